@@ -1,0 +1,106 @@
+"""Attention as the blocks see it: hand over v, k, q as each is ready, then ask for the result.
+
+The staging lets an implementation start moving v while k and q are still being computed, and hide
+the rest under work the block has anyway (`meanwhile`). Local attention has nothing to move and
+implements it trivially. This module knows tokens and heads, no models and no ranks.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+T = TypeVar("T")
+
+
+class AttentionHandle(Protocol):
+    """One attention in flight. Parts are `[B, S_i, H, D]`, joined along S in the order given."""
+
+    def put_v(self, *parts: Tensor) -> None: ...
+
+    def put_k(self, *parts: Tensor) -> None: ...
+
+    def put_q(self, *parts: Tensor) -> None: ...
+
+    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
+        """The attention output `[B, S, H·D]` and what `meanwhile` returned."""
+
+
+class Attention(Protocol):
+    """What a model is given when it is built."""
+
+    def begin(self, lengths: Tensor | None) -> AttentionHandle:
+        """Start one attention. `lengths [B]`: keys from there on are padding; None: no padding."""
+
+
+class LocalAttention:
+    """All tokens and all heads are here. `backend` is a key of `BACKENDS`."""
+
+    def __init__(self, backend: str = "sdpa") -> None:
+        self.backend = get_backend(backend)
+
+    def begin(self, lengths: Tensor | None) -> "LocalHandle":
+        return LocalHandle(self.backend, lengths)
+
+
+class LocalHandle:
+    """Collects the three tensors and calls the backend: there is nothing to overlap."""
+
+    def __init__(self, backend: "Backend", lengths: Tensor | None) -> None:
+        self._backend, self._lengths = backend, lengths
+
+    def put_v(self, *parts: Tensor) -> None:
+        self._v = _join(parts)
+
+    def put_k(self, *parts: Tensor) -> None:
+        self._k = _join(parts)
+
+    def put_q(self, *parts: Tensor) -> None:
+        self._q = _join(parts)
+
+    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
+        out = self._backend(self._q, self._k, self._v, self._lengths)
+        return out.flatten(2), meanwhile()
+
+
+def _join(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+Backend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+    """PyTorch chooses the kernel. `[B, S, H, D]` in and out; keys past `lengths [B]` are masked."""
+    mask = None
+    if lengths is not None:
+        mask = torch.arange(k.shape[1], device=k.device) < lengths[:, None, None, None]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _forced(kernel: SDPBackend) -> Backend:
+    def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+        with sdpa_kernel(kernel):
+            return _sdpa(q, k, v, lengths)
+
+    return attend
+
+
+BACKENDS: dict[str, Backend] = {
+    "sdpa": _sdpa,
+    "cudnn": _forced(SDPBackend.CUDNN_ATTENTION),
+    "flash": _forced(SDPBackend.FLASH_ATTENTION),
+    "efficient": _forced(SDPBackend.EFFICIENT_ATTENTION),
+    "math": _forced(SDPBackend.MATH),
+}
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`; raises ValueError listing the known names."""
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]

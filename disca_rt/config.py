@@ -1,0 +1,113 @@
+"""What a DiT and its predictor are made of: frozen data, one table row per published model.
+
+Field names are those of the `config.json` beside a checkpoint. Nothing here touches tensors.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Family = Literal["hunyuan-video-1.0", "hunyuan-video-1.5"]
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a HunyuanVideo DiT; the defaults are HunyuanVideo 1.0 base (13B).
+
+    `rope` splits the head width over (t, h, w). `text_dim_2`, `byt5_dim`, `byt5_hidden` and
+    `vision_dim` are None where the model has no such input.
+    """
+
+    family: Family = "hunyuan-video-1.0"
+    in_channels: int = 16  # latent channels, in and out
+    patch: tuple[int, int, int] = (1, 2, 2)
+    hidden: int = 3072
+    heads: int = 24
+    double: int = 20
+    single: int = 40
+    rope: tuple[int, int, int] = (16, 56, 56)
+    text_dim: int = 4096
+    text_dim_2: int | None = 768
+    byt5_dim: int | None = None
+    byt5_hidden: int | None = None
+    vision_dim: int | None = None
+    guidance_embed: bool = False
+    meanflow: bool = False  # takes r through `time_r_in`
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads must divide hidden {self.hidden}, got {self.heads}")
+        if sum(self.rope) != self.head_dim or any(axis % 2 for axis in self.rope):
+            raise ValueError(
+                f"rope must be three even numbers that add up to hidden/heads = {self.head_dim}, "
+                f"got {self.rope}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def mlp_dim(self) -> int:
+        return 4 * self.hidden  # MLP ratio 4 in every published model
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of `img_in`: 1.5 concatenates condition latents and their mask."""
+        return 2 * self.in_channels + 1 if self.family == "hunyuan-video-1.5" else self.in_channels
+
+    @property
+    def variant(self) -> str:
+        """base, cfg-distilled or meanflow."""
+        if self.meanflow:
+            return "meanflow"
+        return "cfg-distilled" if self.guidance_embed else "base"
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """A DisCa predictor: as wide as its DiT, `depth` blocks of the kind its family ends with."""
+
+    family: Family = "hunyuan-video-1.0"
+    hidden: int = 3072
+    heads: int = 24
+    depth: int = 2
+
+    def fits(self, dit: DiTConfig) -> bool:
+        return (self.family, self.hidden, self.heads) == (dit.family, dit.hidden, dit.heads)
+
+
+def predictor_config(dit: DiTConfig, depth: int = 2) -> PredictorConfig:
+    """The predictor that fits `dit`."""
+    return PredictorConfig(dit.family, dit.hidden, dit.heads, depth)
+
+
+_VIDEO_10 = DiTConfig()
+_VIDEO_15 = DiTConfig(
+    family="hunyuan-video-1.5",
+    in_channels=32,
+    patch=(1, 1, 1),
+    hidden=2048,
+    heads=16,
+    double=54,
+    single=0,
+    text_dim=3584,
+    text_dim_2=None,
+    byt5_dim=1472,
+    byt5_hidden=2048,
+    vision_dim=1152,
+)
+
+MODELS: dict[str, DiTConfig] = {
+    "hunyuan-video": _VIDEO_10,
+    "hunyuan-video-cfgdistill": replace(_VIDEO_10, guidance_embed=True),
+    "hunyuan-video-meanflow": replace(_VIDEO_10, guidance_embed=True, meanflow=True),
+    "hunyuan-video-1.5": _VIDEO_15,
+    "hunyuan-video-1.5-meanflow": replace(_VIDEO_15, meanflow=True),
+}
+
+
+def get_model_config(name: str) -> DiTConfig:
+    """The row called `name`; raises ValueError listing the known names."""
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {sorted(MODELS)}, got {name!r}")
+    return MODELS[name]

@@ -1,0 +1,143 @@
+"""What a sample is conditioned on, as the text and image encoders give it.
+
+`Conditioning` is the typed object that travels from the encoders (or a file) to a model. A model
+turns it into `Prepared` once per sample: padding text dropped, time-independent embeddings and
+rotary tables computed, so that no step rebuilds them.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import DiTConfig
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoder outputs of a batch of `B` samples; masks are 1 for valid, 0 for padding.
+
+    HunyuanVideo 1.0: `text_states [B, L, text_dim]`, `text_mask [B, L]` and
+    `text_states_2 [B, text_dim_2]` (pooled). HunyuanVideo 1.5: `text_states`, `text_mask`, glyph
+    tokens `byt5_text_states [B, L', byt5_dim]` with `byt5_text_mask [B, L']`,
+    `vision_states [B, V, vision_dim]` (all zero: text-to-video) and
+    `cond_latents [B, C + 1, T, H, W]` (condition latents and their mask channel).
+    """
+
+    text_states: Tensor
+    text_mask: Tensor
+    text_states_2: Tensor | None = None
+    byt5_text_states: Tensor | None = None
+    byt5_text_mask: Tensor | None = None
+    vision_states: Tensor | None = None
+    cond_latents: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.text_states.shape[0]
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there, by name."""
+        present = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: tensor for name, tensor in present.items() if tensor is not None}
+
+    def validate(self, config: DiTConfig) -> None:
+        """Raise ValueError naming the first field that does not fit the model."""
+        for name, expected in _expected_widths(config).items():
+            tensor = getattr(self, name)
+            if expected is None and tensor is not None:
+                raise ValueError(f"conditioning has {name}, which a {config.family} does not take")
+            if expected is not None:
+                _check_states(name, tensor, expected, self.batch)
+        _check_mask("text_mask", self.text_mask, self.text_states)
+        if (self.text_mask.sum(1) == 0).any():
+            raise ValueError("text_mask must leave at least one valid token in every sample")
+        if self.byt5_text_states is not None:
+            _check_mask("byt5_text_mask", self.byt5_text_mask, self.byt5_text_states)
+        _check_cond_latents(self.cond_latents, config, self.batch)
+        for name, tensor in self.tensors().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} has values that are not finite; re-encode the prompt")
+
+
+def _expected_widths(config: DiTConfig) -> dict[str, int | None]:
+    return {
+        "text_states": config.text_dim,
+        "text_states_2": config.text_dim_2,
+        "byt5_text_states": config.byt5_dim,
+        "vision_states": config.vision_dim,
+    }
+
+
+def _check_states(name: str, tensor: Tensor | None, width: int, batch: int) -> None:
+    ndim = 2 if name == "text_states_2" else 3
+    if tensor is None:
+        raise ValueError(f"conditioning lacks {name}, which this model needs")
+    if tensor.ndim != ndim or tensor.shape[0] != batch or tensor.shape[-1] != width:
+        wanted = (batch, "L", width) if ndim == 3 else (batch, width)
+        raise ValueError(f"{name} must be {list(wanted)}, got {list(tensor.shape)}")
+
+
+def _check_mask(name: str, mask: Tensor | None, states: Tensor) -> None:
+    if mask is None or mask.shape != states.shape[:2]:
+        got = None if mask is None else list(mask.shape)
+        raise ValueError(f"{name} must be {list(states.shape[:2])}, got {got}")
+
+
+def _check_cond_latents(cond_latents: Tensor | None, config: DiTConfig, batch: int) -> None:
+    channels = config.embed_channels - config.in_channels
+    if channels == 0 and cond_latents is not None:
+        raise ValueError(f"conditioning has cond_latents, which a {config.family} does not take")
+    if channels == 0:
+        return
+    if cond_latents is None:
+        raise ValueError("conditioning lacks cond_latents, which this model needs")
+    if cond_latents.ndim != 5 or cond_latents.shape[:2] != (batch, channels):
+        wanted = f"[{batch}, {channels}, T, H, W]"
+        raise ValueError(f"cond_latents must be {wanted}, got {list(cond_latents.shape)}")
+
+
+class ValidTokens(NamedTuple):
+    """Tokens `[B, L, C]` with the valid ones in front; `lengths [B]` counts them (None: all)."""
+
+    tokens: Tensor
+    lengths: Tensor | None
+
+
+def drop_padding(tokens: Tensor, mask: Tensor) -> ValidTokens:
+    """Move valid tokens to the front, in order, and cut what is padding in every sample.
+
+    Exact: text tokens carry no position, and padding is never attended to. At batch 1 (or equal
+    counts) nothing is left to mask and `lengths` is None. `tokens [B, L, C]`, `mask [B, L]`.
+    """
+    counts = mask.bool().sum(1)
+    longest = int(counts.max())
+    order = mask.bool().logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :longest]
+    tokens = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[-1]))
+    return ValidTokens(tokens, None if bool((counts == longest).all()) else counts)
+
+
+class Prepared(NamedTuple):
+    """A sample's conditioning as the steps use it; the same at every step.
+
+    `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
+    embedded `text_states_2`; `context [B, L', C]` embedded byT5 and vision tokens (1.5);
+    `order [B, L'']` gathers [context, text] into valid-first order; `lengths [B]` or None counts
+    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D]` fp32; `grid` is (T, H, W) in
+    patches.
+    """
+
+    text_states: Tensor
+    text_lengths: Tensor | None
+    pooled: Tensor | None
+    context: Tensor | None
+    order: Tensor | None
+    cond_latents: Tensor | None
+    lengths: Tensor | None
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+    grid: tuple[int, int, int]

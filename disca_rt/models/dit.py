@@ -1,0 +1,126 @@
+"""A HunyuanVideo DiT in the three pieces of a step: `embed`, the blocks, `head`.
+
+What both models share. `prepare` runs once per sample, the rest at every step; a cache policy
+replaces only what happens between `embed` and `head`. Knows no cache, graph or rank.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..config import DiTConfig
+from ..kernels.ops import Ops
+from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from .conditioning import Conditioning, Prepared
+from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
+from .token_refiner import TokenRefiner
+
+
+class StepInputs(NamedTuple):
+    """The scalars of one step, each `[B]` fp32 (guidance in the model's dtype).
+
+    `timestep` and `timestep_r` are t and r in [0, 1000]; `timestep_r` is None unless the model is a
+    MeanFlow one; `guidance` is 1000 · scale, None unless the model embeds it.
+    """
+
+    timestep: Tensor
+    timestep_r: Tensor | None = None
+    guidance: Tensor | None = None
+
+
+class DiT(nn.Module, ABC):
+    """`config` gives the sizes, `ops` and `attention` the implementation."""
+
+    def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.config, self.ops = config, ops
+        hidden, heads = config.hidden, config.heads
+        self.img_in = PatchEmbed(config.embed_channels, hidden, config.patch)
+        self.txt_in = TokenRefiner(ops, attention, config)
+        self.time_in = TimestepEmbedder(hidden)
+        if config.meanflow:
+            self.time_r_in = TimestepEmbedder(hidden)
+        if config.text_dim_2 is not None:
+            self.vector_in = MLPEmbedder(config.text_dim_2, hidden)
+        if config.guidance_embed:
+            self.guidance_in = TimestepEmbedder(hidden)
+        merged = config.family == "hunyuan-video-1.0"
+        self.double_blocks = nn.ModuleList(
+            DoubleStreamBlock(ops, attention, hidden, heads, merged) for _ in range(config.double)
+        )
+        if config.single:
+            self.single_blocks = nn.ModuleList(
+                SingleStreamBlock(ops, attention, hidden, heads) for _ in range(config.single)
+            )
+        p, q, r = config.patch
+        self.final_layer = FinalLayer(ops, hidden, config.in_channels * p * q * r)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in order; each maps `(tokens [B, S, C], context)` to tokens."""
+        return [*self.double_blocks, *getattr(self, "single_blocks", ())]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.final_layer.linear.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.final_layer.linear.weight.device
+
+    @abstractmethod
+    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
+        """Everything about a sample that no step changes; `latent_shape` is `[B, C, T, H, W]`."""
+
+    @abstractmethod
+    def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        """`vec [B, C]`."""
+
+    @abstractmethod
+    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        """Text tokens `[B, L, C]`, valid ones in front."""
+
+    def embed(
+        self, latents: Tensor, step: StepInputs, prepared: Prepared
+    ) -> tuple[Tensor, BlockContext]:
+        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first."""
+        self._check_step(step)
+        vec = self.modulation_vector(step, prepared)
+        latents = latents.to(self.dtype)
+        if prepared.cond_latents is not None:
+            latents = torch.cat([latents, prepared.cond_latents], dim=1)
+        tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
+        return tokens, BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, prepared.lengths)
+
+    def head(self, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
+        """Joint tokens -> velocity `[B, C, T, H, W]` in the model's dtype."""
+        img = self.final_layer(tokens[:, : context.img_len], context.vec)
+        return self.ops.unpatchify(img, prepared.grid, self.config.patch)
+
+    def forward(self, latents: Tensor, step: StepInputs, prepared: Prepared) -> Tensor:
+        """A full step: velocity `[B, C, T, H, W]` at `latents`."""
+        tokens, context = self.embed(latents, step, prepared)
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return self.head(tokens, context, prepared)
+
+    def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """(T, H, W) in patches; raises ValueError where a side does not divide."""
+        for name, side, patch in zip("THW", latent_shape[2:], self.config.patch, strict=True):
+            if side % patch or side == 0:
+                raise ValueError(f"latents' {name} must be a multiple of {patch}, got {side}")
+        t, h, w = (s // p for s, p in zip(latent_shape[2:], self.config.patch, strict=True))
+        return t, h, w
+
+    def _check_step(self, step: StepInputs) -> None:
+        for name, needed in (
+            ("timestep_r", self.config.meanflow),
+            ("guidance", self.config.guidance_embed),
+        ):
+            if needed != (getattr(step, name) is not None):
+                verb = "needs" if needed else "does not take"
+                raise ValueError(f"this {self.config.variant} model {verb} {name}")

@@ -1,0 +1,42 @@
+"""HunyuanVideo 1.0 (arXiv 2412.03603): base, cfg-distilled and MeanFlow variants."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .conditioning import Conditioning, Prepared, drop_padding
+from .dit import DiT, StepInputs
+from .rope import rope_frequencies
+
+
+class HunyuanVideo(DiT):
+    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
+        conditioning.validate(self.config)
+        conditioning = conditioning.to(self.device)
+        grid = self.token_grid(latent_shape)
+        states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
+        freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
+        return Prepared(
+            text_states=states.to(self.dtype),
+            text_lengths=text_lengths,
+            pooled=self.vector_in(conditioning.text_states_2.to(self.dtype)),
+            context=None,
+            order=None,
+            cond_latents=None,
+            lengths=None if text_lengths is None else text_lengths + len(freqs_cos),
+            freqs_cos=freqs_cos,
+            freqs_sin=freqs_sin,
+            grid=grid,
+        )
+
+    def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        vec = self.time_in(step.timestep)
+        if self.config.meanflow:
+            vec = (vec + self.time_r_in(step.timestep_r)) / 2  # an average here, a sum in 1.5
+        vec = vec + prepared.pooled
+        if self.config.guidance_embed:
+            vec = vec + self.guidance_in(step.guidance)
+        return vec
+
+    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        return self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)

@@ -1,0 +1,108 @@
+"""HunyuanVideo 1.5: image and text to video, double-stream blocks only, four kinds of condition."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..config import DiTConfig
+from ..kernels.ops import Ops
+from .conditioning import Conditioning, Prepared, drop_padding
+from .dit import DiT, StepInputs
+from .layers import ByT5Mapper, VisionProjection
+from .rope import rope_frequencies
+
+LLM, BYT5, VISION = 0, 1, 2  # rows of `cond_type_embedding`
+
+
+class HunyuanVideo15(DiT):
+    def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__(config, ops, attention)
+        self.byt5_in = ByT5Mapper(config.byt5_dim, config.byt5_hidden, config.hidden)
+        self.vision_in = VisionProjection(config.vision_dim, config.hidden)
+        self.cond_type_embedding = nn.Embedding(3, config.hidden)
+
+    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
+        conditioning.validate(self.config)
+        conditioning = conditioning.to(self.device)
+        grid = self.token_grid(latent_shape)
+        if conditioning.cond_latents.shape[2:] != torch.Size(latent_shape[2:]):
+            raise ValueError(
+                f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
+                f"got {list(conditioning.cond_latents.shape[2:])}"
+            )
+        context, context_lengths = self._context_tokens(conditioning)
+        states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
+        order, lengths = _valid_first(context, context_lengths, states, text_lengths)
+        freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
+        pooled = conditioning.text_states_2
+        return Prepared(
+            text_states=states.to(self.dtype),
+            text_lengths=text_lengths,
+            pooled=None if pooled is None else self.vector_in(pooled.to(self.dtype)),
+            context=context,
+            order=order,
+            cond_latents=conditioning.cond_latents.to(self.dtype),
+            lengths=None if lengths is None else lengths + len(freqs_cos),
+            freqs_cos=freqs_cos,
+            freqs_sin=freqs_sin,
+            grid=grid,
+        )
+
+    def _context_tokens(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        """Vision then byT5 tokens `[B, L, C]`, embedded: they do not depend on t."""
+        vision, byt5 = conditioning.vision_states, conditioning.byt5_text_states
+        # Text-to-video is saved as all-zero vision states: those tokens are padding.
+        has_image = vision.flatten(1).any(dim=1, keepdim=True)
+        vision_mask = has_image.expand(vision.shape[:2])
+        tokens = torch.cat(
+            [
+                self.vision_in(vision.to(self.dtype)) + self.cond_type_embedding.weight[VISION],
+                self.byt5_in(byt5.to(self.dtype)) + self.cond_type_embedding.weight[BYT5],
+            ],
+            dim=1,
+        )
+        mask = torch.cat([vision_mask, conditioning.byt5_text_mask.bool()], dim=1)
+        return drop_padding(tokens, mask)
+
+    def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        vec = self.time_in(step.timestep)
+        if prepared.pooled is not None:
+            vec = vec + prepared.pooled
+        if self.config.guidance_embed:
+            vec = vec + self.guidance_in(step.guidance)
+        if self.config.meanflow:
+            vec = vec + self.time_r_in(step.timestep_r)  # a sum here, an average in 1.0
+        return vec
+
+    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        txt = self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
+        txt = torch.cat([prepared.context, txt + self.cond_type_embedding.weight[LLM]], dim=1)
+        if prepared.order is None:
+            return txt
+        return txt.gather(1, prepared.order[:, :, None].expand(-1, -1, txt.shape[-1]))
+
+
+def _valid_first(
+    context: Tensor, context_lengths: Tensor | None, txt: Tensor, text_lengths: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The order `[B, L]` that puts all valid tokens of [context, text] before padding, and counts.
+
+    Both None where no sample has padding. Padding beyond the longest sample is cut.
+    """
+    if context_lengths is None and text_lengths is None:
+        return None, None
+    mask = torch.cat(
+        [_length_mask(context, context_lengths), _length_mask(txt, text_lengths)], dim=1
+    )
+    index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    order, lengths = drop_padding(index[:, :, None], mask)
+    return order[:, :, 0], lengths
+
+
+def _length_mask(tokens: Tensor, lengths: Tensor | None) -> Tensor:
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    if lengths is None:
+        lengths = torch.full((tokens.shape[0],), tokens.shape[1], device=tokens.device)
+    return positions < lengths[:, None]

@@ -1,0 +1,73 @@
+"""DisCa's learned cache (arXiv 2602.05449 §3.2): two blocks that continue from one cached tensor.
+
+`current` are this step's embedded tokens before any block, `cached` the tokens after the last block
+of the last full step, both joint `[B, S, C]`, image first. The head is the DiT's own.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..config import PredictorConfig
+from ..kernels.ops import Ops
+from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+
+
+class FusionMLP(nn.Sequential):
+    """Linear(2C→C), SiLU, Linear(C→C) on [current, cached] without the concatenation."""
+
+    def __init__(self, ops: Ops, hidden: int) -> None:
+        super().__init__(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.ops = ops
+
+    def forward(self, current: Tensor, cached: Tensor) -> Tensor:
+        return self[2](self.ops.fuse_cached(current, cached, self[0].weight, self[0].bias))
+
+
+class Predictor10(nn.Module):
+    """HunyuanVideo 1.0: one fusion over all tokens, then single-stream blocks."""
+
+    def __init__(self, config: PredictorConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.config = config
+        self.fusion_mlp = FusionMLP(ops, config.hidden)
+        self.mm_single_blocks = nn.ModuleList(
+            SingleStreamBlock(ops, attention, config.hidden, config.heads)
+            for _ in range(config.depth)
+        )
+
+    def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
+        tokens = self.fusion_mlp(current, cached)
+        for block in self.mm_single_blocks:
+            tokens = block(tokens, context)
+        return tokens
+
+
+class Predictor15(nn.Module):
+    """HunyuanVideo 1.5: one fusion per stream, then double-stream blocks."""
+
+    def __init__(self, config: PredictorConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.config = config
+        self.fusion_mlp_img = FusionMLP(ops, config.hidden)
+        self.fusion_mlp_txt = FusionMLP(ops, config.hidden)
+        self.double_blocks = nn.ModuleList(
+            DoubleStreamBlock(ops, attention, config.hidden, config.heads, merged=False)
+            for _ in range(config.depth)
+        )
+
+    def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
+        img, txt = slice(None, context.img_len), slice(context.img_len, None)
+        tokens = torch.cat(
+            [
+                self.fusion_mlp_img(current[:, img], cached[:, img]),
+                self.fusion_mlp_txt(current[:, txt], cached[:, txt]),
+            ],
+            dim=1,
+        )
+        for block in self.double_blocks:
+            tokens = block(tokens, context)
+        return tokens
+
+
+Predictor = Predictor10 | Predictor15

@@ -1,0 +1,102 @@
+"""`txt_in`: LLM states to text tokens, conditioned on t and on the mean of the states.
+
+Because it depends on t it runs at every step, full or predicted, on text tokens only. Affine
+LayerNorms, no QK norm, no RoPE, SiLU MLP, gates without shift or scale (LI-DiT, arXiv 2406.11831).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..config import DiTConfig
+from ..kernels.ops import Ops
+from .layers import QKVLinear, TimestepEmbedder
+
+REFINER_DEPTH = 2
+
+
+class TokenRefiner(nn.Module):
+    def __init__(self, ops: Ops, attention: Attention, config: DiTConfig) -> None:
+        super().__init__()
+        self.input_embedder = nn.Linear(config.text_dim, config.hidden)
+        self.t_embedder = TimestepEmbedder(config.hidden)
+        self.c_embedder = TextProjection(config.text_dim, config.hidden)
+        self.individual_token_refiner = RefinerBlocks(ops, attention, config)
+
+    def forward(self, states: Tensor, t: Tensor, lengths: Tensor | None) -> Tensor:
+        """`states [B, L, text_dim]` valid first, `t [B]`, `lengths [B]` or None -> `[B, L, C]`."""
+        c = self.t_embedder(t) + self.c_embedder(_masked_mean(states, lengths))  # [B, C]
+        return self.individual_token_refiner(self.input_embedder(states), c, lengths)
+
+
+def _masked_mean(states: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is None:
+        return states.float().mean(dim=1).to(states.dtype)
+    valid = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+    total = (states.float() * valid[..., None]).sum(dim=1)
+    return (total / lengths[:, None]).to(states.dtype)
+
+
+class TextProjection(nn.Module):
+    """`c_embedder`: Linear, SiLU, Linear on `[B, text_dim]`."""
+
+    def __init__(self, in_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, hidden)
+        self.linear_2 = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class RefinerBlocks(nn.Module):
+    def __init__(self, ops: Ops, attention: Attention, config: DiTConfig) -> None:
+        super().__init__()
+        blocks = (
+            RefinerBlock(ops, attention, config.hidden, config.heads) for _ in range(REFINER_DEPTH)
+        )
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, c: Tensor, lengths: Tensor | None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, c, lengths)
+        return x
+
+
+class RefinerBlock(nn.Module):
+    def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.ops, self.attention, self.heads = ops, attention, heads
+        self.norm1 = nn.LayerNorm(hidden)
+        self.self_attn_qkv = QKVLinear(hidden)
+        self.self_attn_proj = nn.Linear(hidden, hidden)
+        self.norm2 = nn.LayerNorm(hidden)
+        self.mlp = RefinerMLP(hidden)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+
+    def forward(self, x: Tensor, c: Tensor, lengths: Tensor | None) -> Tensor:
+        gate_msa, gate_mlp = self.adaLN_modulation(c).chunk(2, dim=-1)
+        x = self.ops.gate_residual(x, self._attend(x, lengths), gate_msa)
+        normed = self.ops.layer_norm(x, self.norm2.weight, self.norm2.bias)
+        return self.ops.gate_residual(x, self.mlp(normed), gate_mlp)
+
+    def _attend(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        normed = self.ops.layer_norm(x, self.norm1.weight, self.norm1.bias)
+        heads = (self.heads, -1)
+        attention = self.attention.begin(lengths)
+        attention.put_v(self.self_attn_qkv.v(normed).unflatten(-1, heads))
+        attention.put_k(self.self_attn_qkv.k(normed).unflatten(-1, heads))
+        attention.put_q(self.self_attn_qkv.q(normed).unflatten(-1, heads))
+        out, _ = attention.result(meanwhile=lambda: None)
+        return self.self_attn_proj(out)
+
+
+class RefinerMLP(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden, 4 * hidden)
+        self.fc2 = nn.Linear(4 * hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(x)))

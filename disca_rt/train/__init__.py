@@ -1,0 +1,1 @@
+"""Training: imports the runtime's models, never the reverse."""

@@ -1,0 +1,203 @@
+"""Flow-matching training of a base model on the procedural clips (arXiv 2210.02747, 2209.03003).
+
+x_t = (1−t)·x_0 + t·ε, v = ε − x_0, loss |v_θ(x_t, t) − v|². A tenth of the prompts is emptied, so
+that the model also learns the unconditional velocity that classifier-free guidance needs.
+
+A run is a frozen `BaseConfig`. Every random number of step i comes from (seed, i), so a run that is
+killed and resumed sees what the uninterrupted one would have seen.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DiTConfig
+from ..models.build import build_dit
+from ..models.conditioning import Conditioning
+from ..models.dit import DiT, StepInputs
+from ..tiny.clips import render
+from ..tiny.codec import PixelUnshuffleCodec
+from ..tiny.config import TINY
+from ..tiny.prompts import Scene, encode, sample_scene
+from ..weights.save import save_safetensors
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """A complete run. `lr` is AdamW's (embedders, modulation, head), `muon_lr` Muon's (blocks)."""
+
+    model: DiTConfig = field(default_factory=lambda: TINY)
+    steps: int = 12_000
+    batch: int = 8
+    lr: float = 1e-3
+    muon_lr: float = 2e-3
+    warmup_steps: int = 200
+    decay_steps: int = 2_000  # linear decay to zero at the end
+    ema: float = 0.999
+    drop_prompt: float = 0.1  # share of emptied prompts
+    drop_word: float = 0.15  # share of prompts that leave the size out; the same for the background
+    shift: float = 2.0  # t is shifted towards noise, where the layout is decided
+    seed: int = 0
+    checkpoint_every: int = 250
+    log_every: int = 25
+
+
+
+def train_base(config: BaseConfig, out: Path) -> Path:
+    """Run, or resume, training in the folder `out`; returns the path of the EMA weights.
+
+    `out` gets `checkpoint.pt` (everything, replaced atomically), `loss.jsonl` and
+    `dit.safetensors` (EMA weights, bf16, official key layout) with its `config.json`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = build_dit(config.model, device="cpu").train().requires_grad_(True)
+    initialise(model, config.seed)
+    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = make_optimizers(model, config)
+    first = _resume(out, model, ema, optimizers)
+    started, losses = time.perf_counter(), []
+    for step in range(first, config.steps):
+        _set_lr(optimizers, config, step)
+        loss = training_loss(model, config, step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        _update_ema(ema, model, config.ema, step)
+        losses.append(loss.item())
+        if not losses[-1] < float("inf"):
+            raise FloatingPointError(f"loss is {losses[-1]} at step {step}; {out} is the last good")
+        if (step + 1) % config.log_every == 0:
+            _log(out, step + 1, losses, (time.perf_counter() - started) / (step + 1 - first))
+            losses = []
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            _save(out, config, step + 1, model, ema, optimizers)
+    return out / "dit.safetensors"
+
+
+def training_loss(model: DiT, config: BaseConfig, step: int) -> Tensor:
+    """The flow-matching loss of step `step`: a scalar."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    latents, conditioning = draw_batch(config, generator)
+    u = torch.rand(config.batch, generator=generator)
+    t = config.shift * u / (1 + (config.shift - 1) * u)
+    noise = torch.randn(latents.shape, generator=generator)
+    x_t = torch.lerp(latents, noise, t[:, None, None, None, None])
+    prepared = model.prepare(conditioning, latents.shape)
+    velocity = model(x_t, StepInputs(1000 * t), prepared)
+    return (velocity - (noise - latents)).square().mean()
+
+
+def draw_batch(config: BaseConfig, generator: torch.Generator) -> tuple[Tensor, Conditioning]:
+    """Fresh clips of scenes that are not held out, as latents, and their prompts, encoded."""
+    scenes = [sample_scene(generator, held_out=False) for _ in range(config.batch)]
+    latents = PixelUnshuffleCodec().encode(render(scenes, generator))
+    chance = torch.rand(config.batch, 3, generator=generator).tolist()
+    prompts = [
+        "" if empty < config.drop_prompt else _leave_out(scene, size, background, config.drop_word)
+        for scene, (empty, size, background) in zip(scenes, chance, strict=True)
+    ]
+    return latents, Conditioning(*encode(prompts))
+
+
+def _leave_out(scene: Scene, size: float, background: float, share: float) -> str:
+    first, *rest = scene.objects
+    if size < share:
+        first = replace(first, size=None)
+    kept = None if background < share else scene.background
+    return Scene((first, *rest), kept).prompt
+
+
+def initialise(model: DiT, seed: int) -> None:
+    """Truncated-normal linears; zero modulation and head, so that every block starts as identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif "norm" in name:
+            nn.init.ones_(parameter)
+        elif _starts_at_zero(name):
+            nn.init.zeros_(parameter)
+        else:
+            fan_in = parameter[0].numel()
+            nn.init.trunc_normal_(parameter, std=fan_in**-0.5, generator=generator)
+
+
+def _starts_at_zero(name: str) -> bool:
+    return any(part in name for part in ("_mod.", "modulation", "final_layer"))
+
+
+def make_optimizers(model: DiT, config: BaseConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for everything else."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        in_block = name.startswith(("double_blocks", "single_blocks"))
+        is_matrix = in_block and parameter.ndim == 2 and not _starts_at_zero(name)
+        (matrices if is_matrix else rest).append(parameter)
+    muon = torch.optim.Muon(
+        matrices, lr=config.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    return [muon, adamw]
+
+
+def _set_lr(optimizers: list[torch.optim.Optimizer], config: BaseConfig, step: int) -> None:
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    decay = min(1.0, (config.steps - step) / max(1, config.decay_steps))
+    for optimizer, lr in zip(optimizers, (config.muon_lr, config.lr), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm * decay
+
+
+@torch.no_grad()
+def _update_ema(ema: dict[str, Tensor], model: DiT, decay: float, step: int) -> None:
+    weight = 1 - min(decay, (step + 1) / (step + 10))
+    for name, parameter in model.named_parameters():
+        ema[name].lerp_(parameter, weight)
+
+
+def _save(
+    out: Path,
+    config: BaseConfig,
+    step: int,
+    model: DiT,
+    ema: dict[str, Tensor],
+    optimizers: list[torch.optim.Optimizer],
+) -> None:
+    state = {
+        "step": step,
+        "config": json.dumps(asdict(config)),
+        "model": model.state_dict(),
+        "ema": ema,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    partial = out / "checkpoint.pt.partial"
+    torch.save(state, partial)
+    os.replace(partial, out / "checkpoint.pt")
+    save_safetensors(out / "dit.safetensors", ema, torch.bfloat16, config.model)
+
+
+def _resume(
+    out: Path, model: DiT, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer]
+) -> int:
+    path = out / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    ema.update(state["ema"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"]
+
+
+def _log(out: Path, step: int, losses: list[float], seconds: float) -> None:
+    line = {"step": step, "loss": sum(losses) / len(losses), "seconds_per_step": round(seconds, 4)}
+    with (out / "loss.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")

@@ -1,0 +1,89 @@
+"""Every op of the DiT blocks, the head and the sampler in plain PyTorch.
+
+This file is the specification of the fused kernels, the path on a CPU and the oracle of the tests.
+It knows nothing about models, ranks or caches. Shapes: `B` batch, `S` tokens, `C` hidden width,
+`H` heads, `D` head width. `shift`, `scale` and `gate` are per sample, `[B, C]`. Callers use only
+what an op returns: `out=` is a hint for implementations that write in place, ignored here because
+in-place writes break autograd and forward mode.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Affine LayerNorm over the last axis of `x [B, S, C]` (the token refiner's)."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
+
+
+def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`LayerNorm(x)·(1 + scale) + shift` of `x [B, S, C]`, without affine weights (DiT, adaLN)."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
+
+
+def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x + gate·branch` for `x, branch [B, S, C]`."""
+    return torch.addcmul(x, branch, gate[:, None])
+
+
+def gate_residual_layer_norm_modulate(
+    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`."""
+    residual = gate_residual(x, branch, gate)
+    return residual, layer_norm_modulate(residual, shift, scale)
+
+
+def rms_norm_rope(x: Tensor, weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Tensor:
+    """RMSNorm over each head of `x [B, S, H, D]`, then RoPE on the first `len(freqs_cos)` rows.
+
+    Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D]` fp32 rotate interleaved pairs
+    (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
+    """
+    normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * weight
+    img, txt = normed.split([len(freqs_cos), x.shape[1] - len(freqs_cos)], dim=1)
+    even, odd = img.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([-odd, even], dim=-1).flatten(-2)
+    img = img.float() * freqs_cos[:, None] + rotated * freqs_sin[:, None]
+    return torch.cat([img.to(x.dtype), txt], dim=1)
+
+
+def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """GELU, tanh approximation, of any shape."""
+    return F.gelu(x, approximate="tanh")
+
+
+def attention_mlp(attention: Tensor, mlp: Tensor) -> Tensor:
+    """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`."""
+    return torch.cat([attention, gelu_tanh(mlp)], dim=-1)
+
+
+def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`SiLU(weight·[current, cached] + bias)`, the predictor's front end (DisCa §3.2).
+
+    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`. Two products instead of
+    one over a concatenation.
+    """
+    weight_current, weight_cached = weight.chunk(2, dim=1)
+    return F.silu(F.linear(current, weight_current, bias) + F.linear(cached, weight_cached))
+
+
+def unpatchify(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
+    """Tokens `[B, T·H·W, C·p·q·r]` to latents `[B, C, T·p, H·q, W·r]` ("nthwcopq->nctohpwq")."""
+    x = x.unflatten(1, grid).unflatten(-1, (-1, *patch))
+    x = x.permute(0, 4, 1, 5, 2, 6, 3, 7)  # B C T p H q W r
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def euler_step(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """`latents + velocity·(sigma_next − sigma)` in fp32 (rectified flow, arXiv 2209.03003)."""
+    return latents + velocity.float() * (sigma_next - sigma)
+
+
+def cfg_combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance `uncond + scale·(cond − uncond)` in fp32 (arXiv 2207.12598)."""
+    return torch.lerp(uncond.float(), cond.float(), scale)
