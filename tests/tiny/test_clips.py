@@ -57,7 +57,7 @@ def test_same_seed_same_clips_whatever_the_neighbours() -> None:
     assert torch.equal(first, torch.cat(alone))
 
 
-@pytest.mark.parametrize(("shape", "motion"), itertools.product(SHAPES, MOTIONS))
+@pytest.mark.parametrize(("shape", "motion"), list(itertools.product(SHAPES, MOTIONS)))
 def test_single_objects_stay_inside_and_move_as_named(shape: str, motion: str) -> None:
     for size in SIZES:
         scene = Scene((ObjectSpec("white", shape, motion, size),), "black")
