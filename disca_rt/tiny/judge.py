@@ -32,9 +32,9 @@ ACROSS = 0.5  # a motion's largest displacement across its direction, as a share
 # (value up to which the score is 1, value from which it is 0). The first are just above what
 # clips from `clips.render` show, the second what a clearly broken clip shows.
 AREA_RANGE = (0.05, 0.35)  # standard deviation of the area over time / its mean
-COLOUR_RANGE = (0.03, 0.2)  # RGB distance to the mean object colour, mean over time
+COLOUR_RANGE = (0.04, 0.2)  # RGB distance to the mean object colour, mean over time
 BACKGROUND_RANGE = (0.01, 0.15)  # RGB change of a background pixel from frame to frame, mean
-ACCELERATION_RANGE = (0.15, 1.5)  # pixels per frame^2, mean length
+ACCELERATION_RANGE = (0.2, 1.5)  # pixels per frame^2, mean length
 BLUR_RANGE = (0.05, 0.6)  # rim pixels beyond the template's, per pixel of outline
 
 

@@ -36,8 +36,10 @@ def centres(alpha: torch.Tensor) -> torch.Tensor:
 def test_clips_have_shape_range_and_flat_colours() -> None:
     scenes = [parse("a large red square standing still on a navy background")] * 3
     video = render(scenes, generator())
-    assert video.shape == (3, 3, *FRAME) and video.dtype == torch.float32
-    assert video.min() >= 0 and video.max() <= 1
+    assert video.shape == (3, 3, *FRAME)
+    assert video.dtype == torch.float32
+    assert video.min() >= 0
+    assert video.max() <= 1
     for name, low, high in (("navy", 600, 680), ("red", 80, 140)):
         exact = (video - rgb(name)[:, None, None, None]).abs().amax(dim=1) < 1e-6
         counts = exact.sum(dim=(2, 3))
@@ -74,7 +76,8 @@ def test_single_objects_stay_inside_and_move_as_named(shape: str, motion: str) -
         if motion == "still":
             assert torch.equal(path[:, 0], path[:, -1])
         else:
-            assert along.min() > 7.9 and along.max() < 10.1
+            assert along.min() > 7.9
+            assert along.max() < 10.1
             assert along.max() - along.min() > 1.0
 
 
@@ -94,7 +97,8 @@ def test_two_objects_stay_in_their_halves() -> None:
             along = travel @ direction
             assert travel.norm(dim=1).allclose(along, atol=0.05)
             if spec.motion != "still":
-                assert along.min() > 5.4 and along.max() < 6.6
+                assert along.min() > 5.4
+                assert along.max() < 6.6
 
 
 def test_left_out_words_are_drawn_at_random() -> None:

@@ -76,7 +76,7 @@ def test_size_word_is_illegal_with_two_objects() -> None:
 
 
 def test_scene_values_are_checked() -> None:
-    with pytest.raises(ValueError, match="colour must be one of red, .*, got 'mauve'"):
+    with pytest.raises(ValueError, match=r"colour must be one of red, .*, got 'mauve'"):
         ObjectSpec("mauve", "circle", "left")
     with pytest.raises(ValueError, match="objects must hold 1 or 2 objects, got 0"):
         Scene(())
@@ -145,8 +145,10 @@ def test_held_out_prompts_are_fixed_distinct_and_mixed() -> None:
 def test_encoding_puts_words_and_slots() -> None:
     text = "a red circle moving left and a blue square moving up on a gray background"
     states, mask, pooled = encode([text, ""])
-    assert states.shape == (2, 16, prompts.TEXT_DIM) and states.dtype == torch.float32
-    assert mask.dtype == torch.int64 and mask.sum(dim=1).tolist() == [16, 1]
+    assert states.shape == (2, 16, prompts.TEXT_DIM)
+    assert states.dtype == torch.float32
+    assert mask.dtype == torch.int64
+    assert mask.sum(dim=1).tolist() == [16, 1]
     assert mask[1].tolist() == [1] + [0] * 15
     words = prompts.VOCABULARY
     read = [words[int(row[: len(words)].argmax())] for row in states[0]]

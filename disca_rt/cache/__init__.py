@@ -1,0 +1,1 @@
+"""Cache policies: what happens between `embed` and `head` of each step. One file each."""

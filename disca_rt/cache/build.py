@@ -1,0 +1,27 @@
+"""The table of cache policies, by name."""
+
+from collections.abc import Callable
+
+from ..models.predictor import Predictor
+from .disca import DisCaPolicy
+from .full import FullPolicy
+from .policy import CachePolicy
+
+
+def _disca(predictor: Predictor | None) -> DisCaPolicy:
+    if predictor is None:
+        raise ValueError("policy 'disca' needs a predictor; give one, or choose policy 'full'")
+    return DisCaPolicy(predictor)
+
+
+POLICIES: dict[str, Callable[[Predictor | None], CachePolicy]] = {
+    "full": lambda predictor: FullPolicy(),
+    "disca": _disca,
+}
+
+
+def build_policy(name: str, predictor: Predictor | None) -> CachePolicy:
+    """The policy called `name`; raises ValueError listing the known names."""
+    if name not in POLICIES:
+        raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
+    return POLICIES[name](predictor)

@@ -1,0 +1,45 @@
+"""The seam every cache policy implements: it owns the middle of a step and its own typed state.
+
+The engine embeds and heads; a policy turns embedded tokens into final tokens, by all blocks, a
+range of them, some branches of them, or none. It never sees latents, graphs or ranks.
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..models.blocks import BlockContext
+from ..schedule import Step
+
+StateT = TypeVar("StateT")
+
+
+class CachePolicy(Protocol, Generic[StateT]):
+    """`schedule_known`: which steps are full is decided by the schedule alone, before the run."""
+
+    name: str
+    schedule_known: bool
+
+    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> StateT:
+        """The state of one sample whose joint tokens are `[B, S, C]`; buffers are written in place."""
+
+    def reset(self, state: StateT) -> None:
+        """Forget the previous sample; addresses stay as they are."""
+
+    def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
+        """What `allocate` takes, in bytes."""
+
+    def is_predicted(self, step: Step) -> bool:
+        """Whether this step runs something cheaper than all blocks; for reports."""
+
+    def run(
+        self,
+        step: Step,
+        tokens: Tensor,
+        context: BlockContext,
+        blocks: Sequence[nn.Module],
+        state: StateT,
+    ) -> Tensor:
+        """Embedded tokens `[B, S, C]` -> tokens for the head."""

@@ -1,0 +1,45 @@
+"""Which video sizes a model takes, and the latents they become.
+
+The rules belong to the codec, not to the DiT. These are HunyuanVideo's causal VAEs: 4× in time, so
+frames are 4n+1; 8× (1.0, with 2×2 patches) or 16× (1.5) in space, so sides divide by 16.
+"""
+
+from dataclasses import dataclass
+
+TIME_FACTOR = 4
+SIDE_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class VideoSizes:
+    """Size rules of one VAE: `latent_channels`, and pixels per latent along each side."""
+
+    latent_channels: int
+    side_factor: int
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(channels, T, H, W) of the latents; ValueError names an illegal size and its way out."""
+        if frames < 1 or frames % TIME_FACTOR != 1:
+            low = max(1, (frames - 1) // TIME_FACTOR * TIME_FACTOR + 1)
+            raise ValueError(
+                f"frames must be 4n+1, got {frames}; nearest are {low} and {low + TIME_FACTOR}"
+            )
+        for name, side in (("height", height), ("width", width)):
+            if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
+                low = max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+                raise ValueError(
+                    f"{name} must be a multiple of {SIDE_MULTIPLE}, got {side}; "
+                    f"nearest are {low} and {low + SIDE_MULTIPLE}"
+                )
+        return (
+            self.latent_channels,
+            (frames - 1) // TIME_FACTOR + 1,
+            height // self.side_factor,
+            width // self.side_factor,
+        )
+
+
+SIZES: dict[str, VideoSizes] = {
+    "hunyuan-video-1.0": VideoSizes(latent_channels=16, side_factor=8),
+    "hunyuan-video-1.5": VideoSizes(latent_channels=32, side_factor=16),
+}
