@@ -56,6 +56,12 @@ class DiTConfig:
         return 2 * self.in_channels + 1 if self.family == "hunyuan-video-1.5" else self.in_channels
 
     @property
+    def layers(self) -> str:
+        """The blocks in words."""
+        parts = [f"{self.double} double-stream"]
+        return " + ".join(parts + [f"{self.single} single-stream"] * bool(self.single))
+
+    @property
     def variant(self) -> str:
         """base, cfg-distilled or meanflow."""
         if self.meanflow:
@@ -72,8 +78,19 @@ class PredictorConfig:
     heads: int = 24
     depth: int = 2
 
-    def fits(self, dit: DiTConfig) -> bool:
-        return (self.family, self.hidden, self.heads) == (dit.family, dit.hidden, dit.heads)
+    @property
+    def layers(self) -> str:
+        """The blocks in words."""
+        kind = "single" if self.family == "hunyuan-video-1.0" else "double"
+        return f"{self.depth} {kind}-stream"
+
+    def differences(self, dit: DiTConfig) -> list[str]:
+        """Why this predictor does not fit `dit`, one phrase each; empty where it fits."""
+        return [
+            f"{name} is {getattr(self, name)} in the predictor, {getattr(dit, name)} in the DiT"
+            for name in ("family", "hidden", "heads")
+            if getattr(self, name) != getattr(dit, name)
+        ]
 
 
 def predictor_config(dit: DiTConfig, depth: int = 2) -> PredictorConfig:

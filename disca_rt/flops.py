@@ -25,7 +25,7 @@ def step_flops(
     latent_shape: tuple[int, int, int, int],
     text_tokens: int,
 ) -> StepFlops:
-    """FLOPs of a full and a predicted step for latents (C, T, H, W) and `text_tokens` valid tokens."""
+    """FLOPs of both kinds of step for latents (C, T, H, W) and `text_tokens` valid tokens."""
     ends = _embed_flops(dit, latent_shape, text_tokens) + _head_flops(dit, latent_shape)
     img = image_tokens(dit, latent_shape)
     blocks = _double_flops(dit.hidden, img, text_tokens) * dit.double

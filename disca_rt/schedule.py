@@ -6,6 +6,7 @@ Step i goes from t = 1000·sigma[i] to r = 1000·sigma[i+1], the (t, r) pair of 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,8 @@ class Schedule:
     def sigmas(self) -> list[float]:
         """`steps + 1` values from 1 to 0, exact in fp32."""
         x = torch.linspace(1, 0, self.steps + 1, dtype=torch.float32)
-        return (self.shift * x / (1 + (self.shift - 1) * x)).tolist()
+        inner = self.shift * x[1:-1] / (1 + (self.shift - 1) * x[1:-1])
+        return [1.0, *inner.tolist(), 0.0]
 
     def __iter__(self) -> Iterator[Step]:
         """The `Step`s in order."""
@@ -60,7 +62,7 @@ def _check_step_list(step_list: Sequence[int], steps: int) -> None:
     shown = list(step_list)
     if not shown or shown[0] != 0:
         raise ValueError(f"step_list must begin with 0 (nothing is cached before), got {shown}")
-    if any(later <= earlier for earlier, later in zip(shown, shown[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(shown)):
         raise ValueError(f"step_list must increase without repeats, got {shown}")
     if shown[-1] >= steps:
         raise ValueError(

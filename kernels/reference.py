@@ -41,8 +41,8 @@ def gate_residual_layer_norm_modulate(
 def rms_norm_rope(x: Tensor, weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Tensor:
     """RMSNorm over each head of `x [B, S, H, D]`, then RoPE on the first `len(freqs_cos)` rows.
 
-    Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D]` fp32 rotate interleaved pairs
-    (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
+    Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D]` fp32 rotate interleaved
+    pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
     """
     normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * weight
     img, txt = normed.split([len(freqs_cos), x.shape[1] - len(freqs_cos)], dim=1)
@@ -65,8 +65,8 @@ def attention_mlp(attention: Tensor, mlp: Tensor) -> Tensor:
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`SiLU(weight·[current, cached] + bias)`, the predictor's front end (DisCa §3.2).
 
-    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`. Two products instead of
-    one over a concatenation.
+    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`. Two products instead
+    of one over a concatenation.
     """
     weight_current, weight_cached = weight.chunk(2, dim=1)
     return F.silu(F.linear(current, weight_current, bias) + F.linear(cached, weight_cached))

@@ -22,6 +22,11 @@ POLICIES: dict[str, Callable[[Predictor | None], CachePolicy]] = {
 
 def build_policy(name: str, predictor: Predictor | None) -> CachePolicy:
     """The policy called `name`; raises ValueError listing the known names."""
+    check_policy(name)
+    return POLICIES[name](predictor)
+
+
+def check_policy(name: str) -> None:
+    """Raises ValueError listing the known names unless `name` is one of them."""
     if name not in POLICIES:
         raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
-    return POLICIES[name](predictor)

@@ -23,7 +23,7 @@ class CachePolicy(Protocol, Generic[StateT]):
     schedule_known: bool
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> StateT:
-        """The state of one sample whose joint tokens are `[B, S, C]`; buffers are written in place."""
+        """The state of one sample of joint tokens `[B, S, C]`; buffers are written in place."""
 
     def reset(self, state: StateT) -> None:
         """Forget the previous sample; addresses stay as they are."""

@@ -155,7 +155,12 @@ class SingleStreamBlock(nn.Module):
         return self.ops.gate_residual(tokens, total, gate)
 
     def _total(
-        self, tokens: Tensor, shift: Tensor, scale: Tensor, context: BlockContext, branches: Branches
+        self,
+        tokens: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        context: BlockContext,
+        branches: Branches,
     ) -> Tensor:
         x = self.ops.layer_norm_modulate(tokens, shift, scale)
         mlp_half = cache(lambda: self.linear1.extra(x))

@@ -78,8 +78,8 @@ def _check_states(name: str, tensor: Tensor | None, width: int, batch: int) -> N
     if tensor is None:
         raise ValueError(f"conditioning lacks {name}, which this model needs")
     if tensor.ndim != ndim or tensor.shape[0] != batch or tensor.shape[-1] != width:
-        wanted = (batch, "L", width) if ndim == 3 else (batch, width)
-        raise ValueError(f"{name} must be {list(wanted)}, got {list(tensor.shape)}")
+        wanted = f"[{batch}, L, {width}]" if ndim == 3 else f"[{batch}, {width}]"
+        raise ValueError(f"{name} must be {wanted}, got {list(tensor.shape)}")
 
 
 def _check_mask(name: str, mask: Tensor | None, states: Tensor) -> None:
@@ -141,3 +141,12 @@ class Prepared(NamedTuple):
     freqs_cos: Tensor
     freqs_sin: Tensor
     grid: tuple[int, int, int]
+
+    @property
+    def tokens(self) -> int:
+        """Joint tokens per sample: image, then text with the padding that is left."""
+        context = 0 if self.context is None else self.context.shape[1]
+        text = context + self.text_states.shape[1]
+        if self.order is not None:
+            text = self.order.shape[1]
+        return len(self.freqs_cos) + text

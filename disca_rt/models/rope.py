@@ -1,4 +1,4 @@
-"""Rotary position tables of the image tokens (RoFormer, arXiv 2104.09864), one axis each for t, h, w."""
+"""Rotary position tables of the image tokens, an axis each for t, h, w (arXiv 2104.09864)."""
 
 import torch
 from torch import Tensor

@@ -1,10 +1,11 @@
-"""The embedded model's shape: HunyuanVideo 1.0 made deep and narrow.
+"""The embedded model's shape and how it is sampled: HunyuanVideo 1.0 made deep and narrow.
 
 18 blocks of width 96, so that a predicted step (two blocks and a fusion) is a small part of a full
 one, as at 13B; 8 heads, so that sequence parallelism has something to divide.
 """
 
 from ..config import DiTConfig
+from ..schedule import full_schedule
 from .codec import LATENT_CHANNELS
 from .prompts import TEXT_DIM, TEXT_DIM_2
 
@@ -18,3 +19,12 @@ TINY = DiTConfig(
     text_dim=TEXT_DIM,
     text_dim_2=TEXT_DIM_2,
 )
+
+SCHEDULE = full_schedule(steps=50, shift=2.0)  # the shift it was trained with
+GUIDANCE_SCALE = 4.0  # classifier-free
+
+
+def takes_tiny_prompts(config: DiTConfig) -> bool:
+    """Whether a DiT speaks the embedded model's prompts and latents."""
+    ours = (TEXT_DIM, TEXT_DIM_2, LATENT_CHANNELS)
+    return (config.text_dim, config.text_dim_2, config.in_channels) == ours

@@ -47,7 +47,6 @@ class BaseConfig:
     log_every: int = 25
 
 
-
 def train_base(config: BaseConfig, out: Path) -> Path:
     """Run, or resume, training in the folder `out`; returns the path of the EMA weights.
 
@@ -115,7 +114,7 @@ def _leave_out(scene: Scene, size: float, background: float, share: float) -> st
 
 
 def initialise(model: DiT, seed: int) -> None:
-    """Truncated-normal linears; zero modulation and head, so that every block starts as identity."""
+    """Truncated-normal linears; zero modulation and head: every block starts as the identity."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

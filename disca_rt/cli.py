@@ -1,0 +1,55 @@
+"""The command line `disca-rt`: parse, dispatch, turn every failure into one line and exit code 2.
+
+Subcommands import what they need when they run, so that `--help` answers at once.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands import flops, generate, inspect
+
+COMMANDS = {"generate": generate, "inspect": inspect, "flops": flops}
+FAILURE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code: 0, or 2 after one line on stderr."""
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        COMMANDS[args.command].run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written")
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}")
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return _fail(str(error).splitlines()[0])
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="disca-rt", description="HunyuanVideo with DisCa, from checkpoint to video."
+    )
+    parser.add_argument("--version", action="version", version=f"disca-rt {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_parser(subparsers, name)
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f"disca-rt: error: {message}", file=sys.stderr)
+    return FAILURE
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""The subcommands of `disca-rt`, one file each: `add_parser` declares it, `run` does it."""

@@ -1,0 +1,34 @@
+"""Argument types that several subcommands share; each error is one line."""
+
+import argparse
+
+
+def step_list(text: str) -> tuple[int, ...]:
+    """ "0,2,5" -> (0, 2, 5)."""
+    try:
+        return tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be step indices such as 0,2,5, got {text!r}"
+        ) from None
+
+
+def video_size(text: str) -> tuple[int, int, int]:
+    """ "704x704x129" (width x height x frames) -> (width, height, frames)."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"must be WIDTHxHEIGHTxFRAMES such as 704x704x129, got {text!r}"
+        )
+    width, height, frames = map(int, parts)
+    return width, height, frames
+
+
+def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
+    """--preset, --steps, --shift, --step-list, --policy."""
+    group = parser.add_argument_group("schedule")
+    group.add_argument("--preset", help="a schedule such as disca-n4 (an unknown name lists all)")
+    group.add_argument("--steps", type=int, help="number of Euler steps")
+    group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
+    group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
+    group.add_argument("--policy", help="what a step that is not full does: disca, or full")

@@ -1,0 +1,34 @@
+"""From the --device and --dtype flags to torch's, refused here rather than amid a load."""
+
+import torch
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_device(name: str) -> torch.device:
+    """ValueError for a device that does not exist here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be such as cpu, cuda, cuda:1, got {name!r}") from error
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ValueError(f"--device must be cpu or cuda, got {name!r}")
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"--device {name} is not here: PyTorch sees {count} CUDA devices; use cpu")
+    return device
+
+
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
+    """None, the checkpoint's own, on a GPU by default; float32 on a CPU, where bf16 is slow."""
+    if name is None:
+        return torch.float32 if device.type == "cpu" else None
+    if name not in DTYPES:
+        raise ValueError(f"--dtype must be one of {sorted(DTYPES)}, got {name!r}")
+    return DTYPES[name]

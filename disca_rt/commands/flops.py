@@ -1,0 +1,126 @@
+"""`disca-rt flops`: our count of the work, for a size, a schedule and a policy."""
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+from .arguments import add_schedule_arguments, video_size
+
+if TYPE_CHECKING:
+    from ..config import DiTConfig
+    from ..schedule import Schedule
+
+DEFAULT_SIZE = 704, 704, 129  # the paper's
+DEFAULT_TEXT_TOKENS = {"tiny": 16}  # its longest prompt; 256 for the others
+
+
+def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="count the floating-point operations of a sample",
+        description="Without a schedule it shows the DisCa paper's Table 4 in our count.",
+    )
+    parser.add_argument(
+        "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
+    )
+    parser.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES; default 704x704x129")
+    parser.add_argument(
+        "--text-tokens", type=int, help="valid text tokens; default 256 (the embedded model: 16)"
+    )
+    parser.add_argument("--predictor-depth", type=int, default=2, help="blocks; default 2")
+    parser.add_argument(
+        "--cfg", action="store_true", help="two passes per step: classifier-free guidance"
+    )
+    add_schedule_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..config import predictor_config
+    from ..flops import image_tokens, sample_flops, step_flops
+
+    dit, latent_shape = _model_and_latents(args)
+    text_tokens = DEFAULT_TEXT_TOKENS.get(args.model, 256)
+    if args.text_tokens is not None:
+        text_tokens = args.text_tokens
+    depth = args.predictor_depth
+    for flag, value in (("--text-tokens", text_tokens), ("--predictor-depth", depth)):
+        if value < 1:
+            raise ValueError(f"{flag} must be at least 1, got {value}")
+    step = step_flops(dit, predictor_config(dit, depth), latent_shape, text_tokens)
+    unit, scale = ("TFLOP", 1e12) if step.full > 1e11 else ("GFLOP", 1e9)
+    rows = _rows(args, dit)
+    baseline = sample_flops(step, rows[0].schedule, rows[0].passes)
+    img = image_tokens(dit, latent_shape)
+    table = Table(
+        "sample", "full", "predicted", unit, "speed-up", title=f"{args.model}, {img} image tokens"
+    )
+    for row in rows:
+        total = sample_flops(step, row.schedule, row.passes)
+        full = row.schedule.full_steps
+        predicted = row.schedule.steps - full
+        table.add_row(
+            row.name,
+            f"{full} x {row.passes}",
+            f"{predicted} x {row.passes}",
+            f"{total / scale:,.0f}",
+            f"{baseline / total:.2f}x",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"one full step {step.full / scale:,.2f} {unit}, one predicted step "
+        f"{step.predicted / scale:,.2f} {unit} ({step.predicted / step.full:.2%})",
+        highlight=False,
+    )
+
+
+class Row(NamedTuple):
+    """One line of the table; `passes` is 2 under classifier-free guidance."""
+
+    name: str
+    schedule: "Schedule"
+    passes: int
+
+
+def _model_and_latents(args: argparse.Namespace) -> tuple["DiTConfig", tuple[int, int, int, int]]:
+    from ..config import get_model_config
+    from ..sizes import SIZES
+    from ..tiny.clips import FRAMES, HEIGHT, WIDTH
+    from ..tiny.codec import PixelUnshuffleCodec
+    from ..tiny.config import TINY
+
+    if args.model == "tiny":
+        width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
+        return TINY, PixelUnshuffleCodec().latent_shape(frames, height, width)
+    dit = get_model_config(args.model)
+    width, height, frames = args.size or DEFAULT_SIZE
+    return dit, SIZES[dit.family].latent_shape(frames, height, width)
+
+
+def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
+    """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
+    from ..cache.build import check_policy
+    from ..schedule import PRESETS, full_schedule
+    from .schedules import choose_schedule
+
+    passes = 2 if args.cfg else 1
+    if any((args.preset, args.steps, args.step_list, args.policy)):
+        policy = args.policy or ("full" if args.step_list is None and not args.preset else "disca")
+        check_policy(policy)
+        asked = [Row(policy, choose_schedule(args, dit, policy), passes)]
+    elif dit.family == "hunyuan-video-1.5":
+        asked = [
+            Row("8 steps", full_schedule(8, 7.0), passes),
+            Row("DisCa 1.5", PRESETS["disca-1.5"], passes),
+        ]
+    else:
+        asked = [
+            Row("20 steps", full_schedule(20, 5.0), passes),
+            Row("DisCa N=2", PRESETS["disca-n2"], passes),
+            Row("DisCa N=3", PRESETS["disca-n3"], passes),
+            Row("DisCa, 10 full steps", PRESETS["disca-10"], passes),
+            Row("DisCa N=4", PRESETS["disca-n4"], passes),
+        ]
+    return [Row("50 steps, classifier-free guidance", PRESETS["full-50"], 2), *asked]

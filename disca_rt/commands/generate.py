@@ -1,0 +1,210 @@
+"""`disca-rt generate`: a prompt or a saved conditioning to video, or to latents."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_schedule_arguments, video_size
+
+if TYPE_CHECKING:
+    from ..runtime.runtime import Runtime, Sample
+    from ..runtime.saved_conditioning import SavedConditioning
+
+FPS = 5  # of the mp4, unless --fps says otherwise
+
+
+def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="make a video from a prompt, or latents from a saved conditioning",
+        description="Without --dit the embedded model runs; it knows prompts such as "
+        "'a small red circle moving left on a black background'.",
+    )
+    parser.add_argument("prompt", nargs="?", help="what to show")
+    models = parser.add_argument_group("models (files, folders or Hub references)")
+    models.add_argument("--dit", help="checkpoint of the DiT")
+    models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
+    models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16, float16")
+    models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    models.add_argument("--ops", default="reference", help="implementation of the ops")
+    models.add_argument("--attention", default="sdpa", help="attention backend")
+    inputs = parser.add_argument_group("input")
+    inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
+    inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
+    inputs.add_argument("--negative-prompt", default="", help="what to steer away from")
+    inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
+    inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
+    inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
+    outputs = parser.add_argument_group("output")
+    outputs.add_argument("--out", type=Path, help="video (.mp4); a contact sheet goes beside it")
+    outputs.add_argument("--latents-out", type=Path, help="final latents (.safetensors)")
+    outputs.add_argument("--fps", type=int, help="frames per second of the mp4")
+    add_schedule_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    _check_arguments(args)
+    runtime = _load_runtime(args)
+    sample = _sample(args, runtime)
+    written = _write(args, sample)
+    _report(sample, written)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Everything that can be refused before a model is loaded."""
+    if (args.prompt is None) == (args.conditioning is None):
+        raise ValueError("give either a prompt or --conditioning FILE")
+    if args.out is None and args.latents_out is None:
+        args.out = Path("out") / "video.mp4" if args.conditioning is None else None
+    if args.out is None and args.latents_out is None:
+        raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
+    for flag, path, suffix in (
+        ("--out", args.out, ".mp4"),
+        ("--latents-out", args.latents_out, ".safetensors"),
+    ):
+        if path is not None:
+            check_writable(flag, path, suffix)
+    if args.fps is not None and args.fps < 1:
+        raise ValueError(f"--fps must be at least 1, got {args.fps}")
+    if args.no_guidance and args.guidance_scale is not None:
+        raise ValueError("give either --guidance-scale or --no-guidance")
+
+
+def check_writable(flag: str, path: Path, suffix: str) -> None:
+    """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
+    if path.suffix != suffix:
+        raise ValueError(f"{flag} must end in {suffix}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{flag} is a folder: {path}; name a file in it")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
+
+
+def _load_runtime(args: argparse.Namespace) -> "Runtime":
+    from ..runtime.runtime import Runtime
+    from ..tiny.runtime import WEIGHTS, with_tiny_prompts
+    from .devices import choose_device, choose_dtype
+
+    device = choose_device(args.device)
+    runtime = Runtime.load(
+        WEIGHTS if args.dit is None else args.dit,
+        args.predictor,
+        device=device,
+        dtype=choose_dtype(args.dtype, device),
+        ops=args.ops,
+        attention=args.attention,
+    )
+    return with_tiny_prompts(runtime)
+
+
+def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
+    import torch
+
+    from .progress import StepProgress
+    from .schedules import choose_schedule
+
+    policy = args.policy or ("full" if runtime.predictor is None else "disca")
+    schedule = choose_schedule(args, runtime.config, policy)
+    inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
+    with StepProgress(schedule.steps) as progress:
+        sample = runtime.sample(
+            **inputs, schedule=schedule, policy=policy, seed=args.seed, on_step=progress.on_step
+        )
+    if not torch.isfinite(sample.latents).all():
+        raise ValueError(f"the result is not finite in {runtime.dit.dtype}; try --dtype float32")
+    return sample
+
+
+def _prompt_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
+    """The arguments of `Runtime.sample` that a prompt determines."""
+    from ..tiny.clips import FRAMES, HEIGHT, WIDTH
+    from ..tiny.config import GUIDANCE_SCALE
+
+    width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
+    scale = GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale
+    return runtime.prompt_inputs(
+        [args.prompt],
+        frames=frames,
+        height=height,
+        width=width,
+        negative_prompt=args.negative_prompt,
+        guidance_scale=None if args.no_guidance else scale,
+    )
+
+
+def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
+    """The arguments of `Runtime.sample` that a saved conditioning determines."""
+    from ..runtime.saved_conditioning import load_conditioning
+
+    saved = load_conditioning(args.conditioning)
+    embeds = runtime.config.guidance_embed
+    scale = args.guidance_scale
+    if scale is None and embeds:
+        scale = saved.guidance_scale
+    return {
+        "conditioning": saved.positive,
+        "negative": None if args.no_guidance else saved.negative,
+        "guidance_scale": scale,
+        "latents": saved.latents,
+        "latent_shape": None if saved.latents is not None else _latent_shape(args, runtime, saved),
+    }
+
+
+def _latent_shape(
+    args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
+) -> tuple[int, int, int, int]:
+    from ..sizes import SIZES
+
+    if args.size is not None:
+        width, height, frames = args.size
+        codec = runtime.codec or SIZES[runtime.config.family]
+        return runtime.config.in_channels, *codec.latent_shape(frames, height, width)[1:]
+    if saved.positive.cond_latents is not None:
+        return runtime.config.in_channels, *saved.positive.cond_latents.shape[2:]
+    raise ValueError(
+        f"conditioning {args.conditioning} has no latents; give the video's --size, "
+        "such as 704x704x129"
+    )
+
+
+def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
+    """Write what was asked for; returns the files."""
+    from ..media import to_frames, write_contact_sheet, write_mp4, write_whole
+    from ..runtime.saved_conditioning import save_latents
+
+    written = []
+    if args.out is not None and sample.video is None:
+        raise ValueError("this model has no decoder in this version; give --latents-out instead")
+    if args.latents_out is not None:
+        args.latents_out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(args.latents_out, lambda partial: save_latents(partial, sample.latents))
+        written.append(args.latents_out)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        frames = to_frames(sample.video[0])
+        sheet = args.out.with_suffix(".png")
+        write_mp4(args.out, frames, args.fps or FPS)
+        write_contact_sheet(sheet, frames)
+        written += [args.out, sheet]
+    return written
+
+
+def _report(sample: "Sample", written: list[Path]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(stage.time_s for stage in sample.times.values())
+    table = Table("stage", "runs", "seconds", "share", title="where the time went")
+    for name, stage in sample.times.items():
+        share = f"{stage.time_s / total:.1%}"
+        table.add_row(name, str(stage.count), f"{stage.time_s:.3f}", share)
+    console = Console()
+    console.print(table)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)

@@ -1,0 +1,35 @@
+"""From the schedule flags to a `Schedule`: explicit flags over a preset over the default."""
+
+import argparse
+
+from ..config import DiTConfig
+from ..schedule import Schedule, full_schedule, get_preset
+from ..tiny.config import SCHEDULE as TINY_SCHEDULE
+from ..tiny.config import takes_tiny_prompts
+
+
+def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Schedule:
+    """The schedule that the flags ask for. ValueError where a step list is missing or illegal."""
+    named = None if args.preset is None else get_preset(args.preset)
+    base = named or default_schedule(config)
+    steps = base.steps if args.steps is None else args.steps
+    shift = base.shift if args.shift is None else args.shift
+    if args.step_list is not None:  # checked even where the policy has no use for it
+        return Schedule(steps, shift, args.step_list)
+    if policy == "full":
+        return full_schedule(steps, shift)
+    if steps != base.steps:
+        raise ValueError(
+            f"steps {steps} needs a step list: the default one is for {base.steps} steps; "
+            "give --step-list, such as 0,1,2,5"
+        )
+    return Schedule(steps, shift, base.step_list)
+
+
+def default_schedule(config: DiTConfig) -> Schedule:
+    """What a model's authors sample with; its step list is for policy disca."""
+    if takes_tiny_prompts(config):
+        return TINY_SCHEDULE
+    if config.family == "hunyuan-video-1.5":
+        return get_preset("disca-1.5")
+    return get_preset("disca-n4" if config.meanflow else "full-50")

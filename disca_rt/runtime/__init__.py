@@ -1,0 +1,1 @@
+"""The runtime that other programs embed: see `runtime.Runtime`."""

@@ -1,0 +1,52 @@
+"""Where the time of a sample went, by stage, without stalling the device.
+
+On a GPU, events are recorded and read once at the end; elsewhere the wall clock is enough.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """`count` runs of one stage took `time_s` seconds together."""
+
+    count: int
+    time_s: float
+
+
+class Stopwatch:
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: dict[str, list[tuple[object, object]]] = defaultdict(list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times the enclosed work under `name`."""
+        start = self._mark()
+        yield
+        self._marks[name].append((start, self._mark()))
+
+    def times(self) -> dict[str, StageTime]:
+        """Stages in the order they first ran. Waits for the device."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return {
+            name: StageTime(len(spans), sum(self._seconds(*span) for span in spans))
+            for name, spans in self._marks.items()
+        }
+
+    def _mark(self) -> object:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, start: object, end: object) -> float:
+        return start.elapsed_time(end) / 1000 if self._on_gpu else end - start

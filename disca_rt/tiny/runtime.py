@@ -1,0 +1,40 @@
+"""The embedded model as a `Runtime`: its weights, its text encoding and its codec.
+
+Any checkpoint of the same interface (text and latent widths) works in its place, so that a model
+trained on the same clips runs from prompts too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..models.conditioning import Conditioning
+from ..runtime.runtime import Runtime
+from .codec import PixelUnshuffleCodec
+from .config import takes_tiny_prompts
+from .prompts import encode
+
+WEIGHTS = Path(__file__).parent / "weights" / "dit.safetensors"
+
+
+def encode_prompts(prompts: Sequence[str]) -> Conditioning:
+    """The text encoder of the embedded model; ValueError lists the known words."""
+    return Conditioning(*encode(prompts))
+
+
+def with_tiny_prompts(runtime: Runtime) -> Runtime:
+    """The same models, given the embedded model's text encoder and codec where they fit."""
+    if not takes_tiny_prompts(runtime.config):
+        return runtime
+    return Runtime(
+        runtime.dit,
+        runtime.predictor,
+        codec=PixelUnshuffleCodec(),
+        text_encoder=encode_prompts,
+    )
+
+
+def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
+    """The model that ships with the package."""
+    return with_tiny_prompts(Runtime.load(WEIGHTS, device=device, dtype=dtype))

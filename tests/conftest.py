@@ -1,0 +1,28 @@
+"""What every test shares: one thread per worker, hypothesis without deadlines, the gpu marker."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is imported; subprocesses inherit it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The cores are shared, so a deadline would measure the neighbours.
+settings.register_profile("disca_rt", deadline=None, print_blob=True)
+settings.load_profile("disca_rt")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder with the authors' reference vectors: `hyvideo10/` and `hyvideo15/`."""
+    return Path(__file__).parent / "golden"

@@ -1,0 +1,61 @@
+"""The reference vectors of both models: weights, inputs, and the authors' outputs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from disca_rt.models.conditioning import Conditioning
+from disca_rt.models.dit import StepInputs
+from disca_rt.runtime.saved_conditioning import load_conditioning
+from disca_rt.schedule import Schedule
+
+FOLDER = Path(__file__).parent / "golden"
+NAMES = ("hyvideo10", "hyvideo15")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One model's folder; `io` are its tensors, `settings` its config.json."""
+
+    folder: Path
+    settings: dict
+    io: dict[str, Tensor]
+
+    @property
+    def dit(self) -> Path:
+        return self.folder / "dit.safetensors"
+
+    @property
+    def predictor(self) -> Path:
+        return self.folder / "predictor.safetensors"
+
+    @property
+    def conditioning(self) -> Conditioning:
+        return load_conditioning(self.folder / "io.safetensors").positive
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(
+            self.settings["steps"], self.settings["shift"], tuple(self.settings["step_list"])
+        )
+
+    def step_inputs(self, index: int) -> StepInputs:
+        timesteps = torch.cat([self.io["timesteps"], torch.zeros(1)])
+        t, r = timesteps[index : index + 1], timesteps[index + 1 : index + 2]
+        return StepInputs(t, r, self.io.get("guidance"))
+
+
+def load_golden(name: str) -> Golden:
+    folder = FOLDER / name
+    settings = json.loads((folder / "config.json").read_text())
+    return Golden(folder, settings, load_file(folder / "io.safetensors"))
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """‖a − b‖ / ‖b‖ in fp64."""
+    difference = actual.double() - expected.double()
+    return (difference.norm() / expected.double().norm()).item()

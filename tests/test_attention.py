@@ -1,0 +1,39 @@
+"""Staged attention against the textbook formula, with and without padding."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.attention import BACKENDS, LocalAttention
+
+
+def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:
+    """Softmax(QKᵀ/√D)V over the first `valid` keys of one sample, `[S, H, D]`, fp64."""
+    q, k, v = q.double(), k.double()[:valid], v.double()[:valid]
+    weights = torch.einsum("shd,thd->hst", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("hst,thd->shd", weights.softmax(-1), v)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flash", "math"])
+@pytest.mark.parametrize("lengths", [None, (9, 4)])
+def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] | None) -> None:
+    if backend == "flash" and lengths is not None:
+        pytest.skip("PyTorch's flash kernel takes no mask on a CPU")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 9, 3, 8, generator=generator)
+    handle = LocalAttention(backend).begin(None if lengths is None else torch.tensor(lengths))
+    handle.put_v(v[:, :5], v[:, 5:])
+    handle.put_k(k[:, :5], k[:, 5:])
+    handle.put_q(q)
+    out, meanwhile = handle.result(meanwhile=lambda: "done")
+    assert meanwhile == "done"
+    assert out.shape == (2, 9, 24)
+    for i, valid in enumerate(lengths or (9, 9)):
+        expected = textbook(q[i], k[i], v[i], valid).flatten(1)
+        assert torch.allclose(out[i].double(), expected, atol=1e-6)
+
+
+def test_unknown_backend_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="sdpa") as error:
+        LocalAttention("fa9")
+    assert all(name in str(error.value) for name in BACKENDS)

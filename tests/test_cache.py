@@ -1,0 +1,90 @@
+"""Cache policies through the engine's eyes: what runs when, what is kept, what is forgotten."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.cache.build import POLICIES, build_policy
+from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.schedule import Schedule, full_schedule
+
+SHAPE = torch.Size([1, 3, 4])
+CPU = torch.device("cpu")
+
+
+class CountingPredictor:
+    """Adds the cached tokens to the current ones and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, current: Tensor, cached: Tensor, context: object) -> Tensor:
+        self.calls += 1
+        return current + cached
+
+
+def run(policy, schedule: Schedule, state) -> list[Tensor]:
+    """Tokens after each step, where step i starts from i and the only block doubles."""
+    blocks = [lambda tokens, context: 2 * tokens]
+    return [
+        policy.run(step, torch.full(SHAPE, float(step.index)), None, blocks, state)
+        for step in schedule
+    ]
+
+
+def test_disca_predicts_from_the_last_full_step() -> None:
+    predictor = CountingPredictor()
+    policy = DisCaPolicy(predictor)
+    state = policy.allocate(SHAPE, torch.float32, CPU)
+    out = run(policy, Schedule(6, 1.0, (0, 3)), state)
+    assert [tokens[0, 0, 0].item() for tokens in out] == [0, 1, 2, 6, 4 + 6, 5 + 6]
+    assert predictor.calls == 4
+
+
+def test_disca_writes_into_one_buffer_that_never_moves() -> None:
+    policy = DisCaPolicy(CountingPredictor())
+    state = policy.allocate(SHAPE, torch.float32, CPU)
+    address = state.cached.data_ptr()
+    for _ in range(2):
+        policy.reset(state)
+        run(policy, Schedule(6, 1.0, (0, 3)), state)
+        assert state.cached.data_ptr() == address
+    assert torch.equal(state.cached, torch.full(SHAPE, 6.0))
+
+
+def test_disca_never_predicts_from_an_earlier_sample() -> None:
+    policy = DisCaPolicy(CountingPredictor())
+    state = policy.allocate(SHAPE, torch.float32, CPU)
+    run(policy, full_schedule(2, 1.0), state)
+    policy.reset(state)
+    predicted = list(Schedule(2, 1.0, (0,)))[1]
+    with pytest.raises(AssertionError, match="begins with a full step"):
+        policy.run(predicted, torch.zeros(SHAPE), None, [], state)
+
+
+def test_disca_keeps_one_tensor() -> None:
+    policy = DisCaPolicy(CountingPredictor())
+    assert policy.cache_bytes(SHAPE, torch.bfloat16) == 3 * 4 * 2
+    state = policy.allocate(SHAPE, torch.bfloat16, CPU)
+    assert state.cached.nbytes == policy.cache_bytes(SHAPE, torch.bfloat16)
+
+
+def test_full_runs_every_block_at_every_step() -> None:
+    policy = build_policy("full", None)
+    out = run(policy, Schedule(3, 1.0, (0,)), policy.allocate(SHAPE, torch.float32, CPU))
+    assert [tokens[0, 0, 0].item() for tokens in out] == [0, 2, 4]
+    assert policy.cache_bytes(SHAPE, torch.float32) == 0
+
+
+def test_every_row_of_the_table_says_what_it_is() -> None:
+    for name in POLICIES:
+        policy = build_policy(name, CountingPredictor())
+        assert policy.name == name
+        assert policy.schedule_known
+
+
+def test_unknown_policy_and_missing_predictor() -> None:
+    with pytest.raises(ValueError, match=r"policy must be one of \['disca', 'full'\]"):
+        build_policy("teacache", None)
+    with pytest.raises(ValueError, match="needs a predictor"):
+        build_policy("disca", None)

@@ -1,0 +1,235 @@
+"""`disca-rt` as a user types it: what it writes, what it says, how it fails."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from disca_rt.cli import main
+from golden_vectors import NAMES, Golden, load_golden, relative_error
+
+PROMPT = "a small red circle moving left on a black background"
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+def golden_arguments(golden: Golden, out: Path, **flags: object) -> list[str]:
+    given = {
+        "dit": golden.dit,
+        "predictor": golden.predictor,
+        "conditioning": golden.folder / "io.safetensors",
+        "latents-out": out,
+        "steps": golden.settings["steps"],
+        "shift": golden.settings["shift"],
+        "step-list": ",".join(map(str, golden.settings["step_list"])),
+        "dtype": "float32",
+        **flags,
+    }
+    flags_text = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
+    return ["generate", *(part for pair in flags_text for part in pair)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("disca", "latents_disca"), ("full", "latents_restricted_meanflow")]
+)
+def test_saved_conditioning_gives_the_golden_latents(
+    golden: Golden, tmp_path: Path, policy: str, expected: str
+) -> None:
+    out = tmp_path / "deep" / "out.safetensors"
+    assert main(golden_arguments(golden, out, policy=policy)) == 0
+    saved = load_file(out)
+    assert set(saved) == {"latents"}
+    assert relative_error(saved["latents"], golden.io[expected]) <= 1e-4
+
+
+def test_prompt_gives_an_mp4_and_a_contact_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "video.mp4"
+    assert main(["generate", PROMPT, "--out", str(out), "--steps", "4"]) == 0
+    with av.open(str(out)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 5
+    assert frames[0].shape == (240, 320, 3)
+    sheet = np.asarray(Image.open(tmp_path / "video.png"))
+    assert sheet.shape == (240, 5 * 320 + 4 * 4, 3)
+    # H.264 and chroma subsampling blur edges, so the two agree on average only.
+    assert np.abs(sheet[:, :320].astype(float) - frames[0]).mean() < 6
+    said = capsys.readouterr().out
+    for stage in ("conditioning", "full steps", "decode", "video.mp4", "video.png"):
+        assert stage in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["video.mp4", "video.png"]
+
+
+def test_same_seed_same_file(tmp_path: Path) -> None:
+    outs = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for out, seed in zip(outs, "778", strict=True):
+        main(["generate", PROMPT, "--latents-out", str(out), "--steps", "2", "--seed", seed])
+    latents = [load_file(out)["latents"] for out in outs]
+    assert torch.equal(latents[0], latents[1])
+    assert not torch.equal(latents[0], latents[2])
+
+
+def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with exit code 2 and one line on stderr that contains `message`."""
+    capsys.readouterr()
+    try:
+        code = main([str(part) for part in arguments])
+    except SystemExit as exit:
+        code = exit.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "Traceback" not in error
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("disca-rt"), error
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate"], "give either a prompt or --conditioning"),
+        (["generate", "a red dog moving left"], "dog"),
+        (["generate", PROMPT, "--size", "32x23x5"], "height must be divisible by 4, got 23"),
+        (["generate", PROMPT, "--size", "32x24"], "must be WIDTHxHEIGHTxFRAMES"),
+        (["generate", PROMPT, "--out", "video.avi"], "--out must end in .mp4"),
+        (["generate", PROMPT, "--steps", "0"], "steps must be at least 1"),
+        (["generate", PROMPT, "--policy", "disca"], "needs a predictor"),
+        (["generate", PROMPT, "--policy", "teacache"], "policy must be one of"),
+        (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
+        (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
+        (["generate", PROMPT, "--step-list", "a,b"], "must be step indices"),
+        (["generate", PROMPT, "--dtype", "fp8"], "--dtype must be one of"),
+        (["generate", PROMPT, "--device", "tpu"], "--device must be"),
+        (["generate", PROMPT, "--attention", "fa9"], "attention backend must be one of"),
+        (["generate", PROMPT, "--ops", "cutlass"], "ops must be one of"),
+        (["generate", PROMPT, "--dit", "no/such.safetensors"], "no/such.safetensors"),
+        (["generate", PROMPT, "--fps", "0"], "--fps must be at least 1"),
+        (["generate", PROMPT, "--guidance-scale", "nan"], "guidance_scale must be a finite number"),
+        (["inspect", "no/such.safetensors"], "no/such.safetensors"),
+        (["flops", "--size", "700x704x129"], "width must be a multiple of 16, got 700"),
+        (["flops", "--size", "704x704x128"], "frames must be 4n+1, got 128"),
+        (["flops", "--model", "wan"], "model must be one of"),
+        (["flops", "--text-tokens", "0"], "--text-tokens must be at least 1"),
+        (["flops", "--steps", "12", "--policy", "disca"], "needs a step list"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails(arguments, message, capsys)
+    assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def test_broken_checkpoints(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    broken = tmp_path / "broken.safetensors"
+    shutil.copy(golden.folder / "config.json", tmp_path)
+    whole = golden.dit.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    fails(golden_arguments(golden, out, dit=broken), "broken.safetensors", capsys)
+    broken.write_bytes(b"\x00" * 1000)
+    fails(golden_arguments(golden, out, dit=broken), "broken.safetensors", capsys)
+    weights = load_file(golden.dit)
+    weights["final_layer.linear.weight"][0, 0] = float("nan")
+    save_file(weights, broken)
+    fails(golden_arguments(golden, out, dit=broken), "not finite", capsys)
+    other = load_golden(next(name for name in NAMES if name != golden.folder.name))
+    fails(golden_arguments(golden, out, predictor=other.predictor), "another model", capsys)
+    fails(golden_arguments(golden, out, predictor=golden.dit), "not a predictor", capsys)
+    fails(golden_arguments(golden, out, dit=golden.predictor), "not a DiT", capsys)
+    conditioning = other.folder / "io.safetensors"
+    fails(golden_arguments(golden, out, conditioning=conditioning), "disca-rt: error", capsys)
+    fails(golden_arguments(golden, out, conditioning=broken), "lacks text_states", capsys)
+    assert not out.exists()
+
+
+def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for target in (tmp_path / "file" / "v.mp4", Path("/proc/disca/v.mp4")):
+        fails(["generate", PROMPT, "--out", target], "--out cannot be written", capsys)
+    folder = tmp_path / "folder.mp4"
+    folder.mkdir()
+    fails(["generate", PROMPT, "--out", folder], "--out is a folder", capsys)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "disca_rt", "generate", PROMPT, "--steps", "100000"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "v.mp4")], stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(0.5)
+    while process.poll() is None and not _is_sampling(process.pid):
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.strip().splitlines()[-1] == "disca-rt: error: interrupted; nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _is_sampling(pid: int) -> bool:
+    """PyTorch is mapped and the process has used a few seconds of CPU."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11]
+    return int(ticks) / os.sysconf("SC_CLK_TCK") > 3
+
+
+def test_inspect_says_what_a_checkpoint_is(
+    golden: Golden, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(golden.dit), str(golden.predictor)]) == 0
+    said = capsys.readouterr().out
+    family = "hunyuan-video-1.0" if golden.folder.name == "hyvideo10" else "hunyuan-video-1.5"
+    parameters = sum(tensor.numel() for tensor in load_file(golden.dit).values())
+    for part in (family, "meanflow", f"{parameters:,}", "bfloat16", "the predictor fits the DiT"):
+        assert part in said, part
+
+
+def test_inspect_says_why_a_predictor_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    ten, fifteen = (load_golden(name) for name in NAMES)
+    assert main(["inspect", str(ten.dit), str(fifteen.predictor)]) == 0
+    assert "does not fit the DiT: family is" in capsys.readouterr().out
+
+
+def test_flops_prints_the_papers_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops"]) == 0
+    said = capsys.readouterr().out
+    for number in ("63888 image tokens", "11.89x", "3.43%"):
+        assert number in said
+
+
+def test_classifier_free_guidance_from_a_file(tmp_path: Path) -> None:
+    golden = load_golden("hyvideo15")
+    tensors = dict(golden.io)
+    tensors["negative_text_states"] = golden.io["text_states"].flip(1).contiguous()
+    tensors["negative_text_mask"] = golden.io["text_mask"].clone()
+    with_negative = tmp_path / "io.safetensors"
+    save_file(tensors, with_negative)
+    outs = {scale: tmp_path / f"{scale}.safetensors" for scale in ("1", "6")}
+    for scale, out in outs.items():
+        flags = {"conditioning": with_negative, "guidance-scale": scale}
+        assert main(golden_arguments(golden, out, **flags)) == 0
+    latents = {scale: load_file(out)["latents"] for scale, out in outs.items()}
+    assert relative_error(latents["1"], golden.io["latents_disca"]) <= 1e-4
+    assert relative_error(latents["6"], latents["1"]) > 1e-2

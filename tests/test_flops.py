@@ -1,0 +1,128 @@
+"""The FLOP count: against the paper's Table 4, and against what PyTorch counts while running."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from disca_rt.attention import LocalAttention
+from disca_rt.config import MODELS, DiTConfig, get_model_config, predictor_config
+from disca_rt.flops import sample_flops, step_flops
+from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.models.conditioning import Conditioning
+from disca_rt.models.dit import StepInputs
+from disca_rt.schedule import PRESETS
+from disca_rt.sizes import SIZES
+from disca_rt.tiny.config import TINY
+
+TOLERANCE = 0.015
+
+
+@pytest.fixture(scope="module")
+def paper_step():
+    dit = get_model_config("hunyuan-video-meanflow")
+    latents = SIZES[dit.family].latent_shape(129, 704, 704)
+    assert latents == (16, 33, 88, 88)
+    return step_flops(dit, predictor_config(dit), latents, text_tokens=256)
+
+
+def test_one_step_is_the_papers(paper_step) -> None:
+    assert paper_step.full / 1e12 == pytest.approx(3945.52, rel=TOLERANCE)
+    assert paper_step.predicted / 1e12 == pytest.approx(135.37, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("preset", "passes", "tflop"),
+    [
+        ("full-50", 2, 394_552),
+        ("disca-n2", 1, 52_239),
+        ("disca-n3", 1, 44_619),
+        ("disca-n4", 1, 33_189),
+    ],
+)
+def test_table_4(paper_step, preset: str, passes: int, tflop: float) -> None:
+    ours = sample_flops(paper_step, PRESETS[preset], passes) / 1e12
+    assert ours == pytest.approx(tflop, rel=TOLERANCE)
+
+
+SMALL_15 = DiTConfig(
+    family="hunyuan-video-1.5",
+    in_channels=4,
+    patch=(1, 1, 1),
+    hidden=64,
+    heads=2,
+    double=3,
+    single=0,
+    rope=(8, 12, 12),
+    text_dim=40,
+    text_dim_2=None,
+    byt5_dim=24,
+    byt5_hidden=32,
+    vision_dim=20,
+    meanflow=True,
+)
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL_15], ids=["1.0", "1.5"])
+def test_count_is_what_pytorch_counts(config: DiTConfig) -> None:
+    latent_shape = (config.in_channels, 3, 8, 12)
+    attention = LocalAttention("math")  # PyTorch's counter does not know the fused CPU kernel
+    dit = build_dit(config, attention=attention, device="cpu")
+    predictor = build_predictor(predictor_config(config), attention=attention, device="cpu")
+    for parameter in (*dit.parameters(), *predictor.parameters()):
+        torch.nn.init.normal_(parameter, std=0.02)
+    conditioning, text_tokens = _conditioning(config, latent_shape)
+    prepared = dit.prepare(conditioning, (1, *latent_shape))
+    t = torch.tensor([500.0])
+    step = StepInputs(t, t if config.meanflow else None, t if config.guidance_embed else None)
+    latents = torch.randn(1, *latent_shape)
+    expected = step_flops(config, predictor_config(config), latent_shape, text_tokens)
+    with FlopCounterMode(display=False) as counted_full:
+        dit(latents, step, prepared)
+    with FlopCounterMode(display=False) as counted_predicted:
+        tokens, context = dit.embed(latents, step, prepared)
+        dit.head(predictor(tokens, tokens, context), context, prepared)
+    assert counted_full.get_total_flops() == pytest.approx(expected.full, rel=0.005)
+    assert counted_predicted.get_total_flops() == pytest.approx(expected.predicted, rel=0.005)
+
+
+def _conditioning(config: DiTConfig, latent_shape: tuple[int, ...]) -> tuple[Conditioning, int]:
+    mask = torch.ones(1, 9, dtype=torch.int64)
+    states = torch.randn(1, 9, config.text_dim)
+    if config.family == "hunyuan-video-1.0":
+        return Conditioning(states, mask, torch.randn(1, config.text_dim_2)), 9
+    conditioning = Conditioning(
+        states,
+        mask,
+        byt5_text_states=torch.randn(1, 5, config.byt5_dim),
+        byt5_text_mask=torch.zeros(1, 5, dtype=torch.int64),
+        vision_states=torch.zeros(1, 4, config.vision_dim),
+        cond_latents=torch.zeros(1, config.in_channels + 1, *latent_shape[1:]),
+    )
+    return conditioning, 9
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("hunyuan-video-cfgdistill", 12.82),
+        ("hunyuan-video-meanflow", 12.83),
+        ("hunyuan-video-1.5", 8.3),
+    ],
+)
+def test_published_sizes_build_on_meta(name: str, billions: float) -> None:
+    dit = build_dit(MODELS[name])
+    assert all(p.device.type == "meta" for p in dit.parameters())
+    count = sum(p.numel() for p in dit.parameters())
+    assert count / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_predictor_size_and_its_share_of_the_work(paper_step) -> None:
+    dit = get_model_config("hunyuan-video-meanflow")
+    predictor = build_predictor(predictor_config(dit))
+    assert sum(p.numel() for p in predictor.parameters()) / 1e6 == pytest.approx(311.5, abs=0.1)
+    assert paper_step.predicted / paper_step.full < 0.04
+
+
+def test_the_embedded_models_predicted_step_is_at_most_0_15_of_a_full_one() -> None:
+    step = step_flops(TINY, predictor_config(TINY), (12, 5, 12, 16), text_tokens=16)
+    assert step.predicted / step.full <= 0.15

@@ -1,0 +1,88 @@
+"""Both models against the authors' outputs: 1e-5 on single forwards, 1e-4 on trajectories."""
+
+import pytest
+import torch
+
+from disca_rt.models.dit import DiT
+from disca_rt.models.predictor import Predictor
+from disca_rt.runtime.runtime import Runtime
+from golden_vectors import NAMES, Golden, load_golden, relative_error
+
+FORWARD, TRAJECTORY = 1e-5, 1e-4
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def runtime(golden: Golden) -> Runtime:
+    return Runtime.load(golden.dit, golden.predictor, dtype=torch.float32)
+
+
+def last_hidden_state(dit: DiT, golden: Golden):
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    step = golden.step_inputs(golden.settings["full_step_index"])
+    tokens, context = dit.embed(golden.io["latents"], step, prepared)
+    for block in dit.blocks:
+        tokens = block(tokens, context)
+    return tokens, context, prepared
+
+
+def test_full_forward(golden: Golden, runtime: Runtime) -> None:
+    tokens, context, prepared = last_hidden_state(runtime.dit, golden)
+    velocity = runtime.dit.head(tokens, context, prepared)
+    assert relative_error(velocity, golden.io["velocity_full"]) <= FORWARD
+
+
+def test_last_hidden_state(golden: Golden, runtime: Runtime) -> None:
+    tokens, context, _ = last_hidden_state(runtime.dit, golden)
+    if "feature_full" in golden.io:
+        expected = golden.io["feature_full"][golden.io["feature_valid"]][None]
+    else:
+        valid_text = golden.io["feature_full_txt"][:, : tokens.shape[1] - context.img_len]
+        expected = torch.cat([golden.io["feature_full_img"], valid_text], dim=1)
+    assert relative_error(tokens, expected) <= FORWARD
+
+
+def test_predicted_step(golden: Golden, runtime: Runtime) -> None:
+    cached, _, prepared = last_hidden_state(runtime.dit, golden)
+    step = golden.step_inputs(golden.settings["predictor_step_index"])
+    current, context = runtime.dit.embed(golden.io["latents_2"], step, prepared)
+    predictor: Predictor = runtime.predictor
+    velocity = runtime.dit.head(predictor(current, cached, context), context, prepared)
+    assert relative_error(velocity, golden.io["velocity_predictor"]) <= FORWARD
+
+
+def test_disca_trajectory_at_every_step(golden: Golden, runtime: Runtime) -> None:
+    seen = []
+    sample = runtime.sample(
+        golden.conditioning,
+        latents=golden.io["latents"],
+        schedule=golden.schedule,
+        policy="disca",
+        guidance_scale=6.0 if runtime.config.guidance_embed else None,
+        on_step=lambda event: seen.append(event.latents.clone()),
+    )
+    assert relative_error(sample.latents, golden.io["latents_disca"]) <= TRAJECTORY
+    for index, expected in enumerate(golden.io["trajectory_disca"]):
+        assert relative_error(seen[index], expected) <= TRAJECTORY, f"step {index}"
+
+
+def test_full_trajectory(golden: Golden, runtime: Runtime) -> None:
+    sample = runtime.sample(
+        golden.conditioning,
+        latents=golden.io["latents"],
+        schedule=golden.schedule,
+        policy="full",
+        guidance_scale=6.0 if runtime.config.guidance_embed else None,
+    )
+    expected = golden.io["latents_restricted_meanflow"]
+    assert relative_error(sample.latents, expected) <= TRAJECTORY
+
+
+def test_schedule(golden: Golden) -> None:
+    assert torch.equal(torch.tensor(golden.schedule.sigmas), golden.io["sigmas"])
+    timesteps = torch.tensor([step.t for step in golden.schedule])
+    assert torch.equal(timesteps, golden.io["timesteps"])

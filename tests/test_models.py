@@ -1,0 +1,239 @@
+"""What the golden vectors do not show: batches, unequal texts, text-to-video, hooks, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.config import DiTConfig
+from disca_rt.models.blocks import BlockContext
+from disca_rt.models.conditioning import Conditioning, drop_padding
+from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.weights.load import load_dit, load_predictor
+from golden_vectors import NAMES, Golden, load_golden, relative_error
+
+EXACT = 1e-6  # the same sums in another order, fp32
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def dit(golden: Golden) -> DiT:
+    return load_dit(golden.dit, dtype=torch.float32)
+
+
+def two_texts(conditioning: Conditioning) -> tuple[Conditioning, list[Conditioning]]:
+    """A batch of two with different text lengths, and its rows on their own."""
+    shorter = conditioning.text_mask.clone()
+    shorter[:, 4:] = 0
+    rows = [conditioning, replace(conditioning, text_mask=shorter)]
+    if conditioning.byt5_text_mask is not None:
+        no_glyphs = torch.zeros_like(conditioning.byt5_text_mask)
+        rows[1] = replace(rows[1], byt5_text_mask=no_glyphs)
+    joined = {
+        name: torch.cat([getattr(row, name) for row in rows]) for name in conditioning.tensors()
+    }
+    return Conditioning(**joined), rows
+
+
+def repeated(step: StepInputs, batch: int) -> StepInputs:
+    return StepInputs(*(None if field is None else field.expand(batch) for field in step))
+
+
+def test_batch_of_unequal_texts_is_its_rows(golden: Golden, dit: DiT) -> None:
+    batch, rows = two_texts(golden.conditioning)
+    latents = torch.cat([golden.io["latents"], golden.io["latents_2"]])
+    step = golden.step_inputs(3)
+    together = dit(latents, repeated(step, 2), dit.prepare(batch, latents.shape))
+    for i, row in enumerate(rows):
+        prepared = dit.prepare(row, latents[i : i + 1].shape)
+        alone = dit(latents[i : i + 1], step, prepared)
+        assert relative_error(together[i : i + 1], alone) <= EXACT
+    assert relative_error(together[:1], together[1:]) > 1e-2, "the rows should differ"
+
+
+def test_predictor_on_a_batch_of_unequal_texts(golden: Golden, dit: DiT) -> None:
+    predictor = load_predictor(golden.predictor, dit.config, dtype=torch.float32)
+    batch, rows = two_texts(golden.conditioning)
+    latents = torch.cat([golden.io["latents"], golden.io["latents_2"]])
+    step = golden.step_inputs(3)
+
+    def predict(conditioning: Conditioning, latents: Tensor) -> Tensor:
+        prepared = dit.prepare(conditioning, latents.shape)
+        tokens, context = dit.embed(latents, repeated(step, len(latents)), prepared)
+        return dit.head(predictor(tokens, tokens.roll(1, dims=2), context), context, prepared)
+
+    together = predict(batch, latents)
+    for i, row in enumerate(rows):
+        assert relative_error(together[i : i + 1], predict(row, latents[i : i + 1])) <= EXACT
+
+
+def test_padding_never_changes_the_result(golden: Golden, dit: DiT) -> None:
+    conditioning = golden.conditioning
+    latents, step = golden.io["latents"], golden.step_inputs(3)
+    padding = conditioning.text_states.new_full((1, 5, conditioning.text_states.shape[2]), 7.0)
+    longer = replace(
+        conditioning,
+        text_states=torch.cat([conditioning.text_states, padding], dim=1),
+        text_mask=torch.cat([conditioning.text_mask, torch.zeros(1, 5).long()], dim=1),
+    )
+    prepared = dit.prepare(longer, latents.shape)
+    assert prepared.lengths is None, "at batch 1 padding is dropped, not masked"
+    expected = dit(latents, step, dit.prepare(conditioning, latents.shape))
+    assert torch.equal(dit(latents, step, prepared), expected)
+
+
+def test_drop_padding_keeps_order_and_counts() -> None:
+    tokens = torch.arange(2 * 5 * 1.0).reshape(2, 5, 1)
+    mask = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]])
+    valid, lengths = drop_padding(tokens, mask)
+    assert valid[0, :, 0].tolist() == [1, 3, 4]
+    assert valid[1, 0, 0] == 5
+    assert lengths.tolist() == [3, 1]
+    assert drop_padding(tokens[:1], mask[:1]).lengths is None
+
+
+def test_all_zero_vision_states_are_text_to_video() -> None:
+    golden = load_golden("hyvideo15")
+    dit = load_dit(golden.dit, dtype=torch.float32)
+    conditioning = golden.conditioning
+    zeros = torch.zeros_like(conditioning.vision_states)
+    text_to_video = replace(conditioning, vision_states=zeros)
+    prepared = dit.prepare(text_to_video, golden.io["latents"].shape)
+    with_image = dit.prepare(conditioning, golden.io["latents"].shape)
+    assert with_image.context.shape[1] - prepared.context.shape[1] == zeros.shape[1]
+    fewer = replace(conditioning, vision_states=zeros[:, :1])
+    step = golden.step_inputs(2)
+    latents = golden.io["latents"]
+    same = dit(latents, step, dit.prepare(fewer, latents.shape))
+    assert torch.equal(dit(latents, step, prepared), same)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_mixes_image_and_text_to_video(batch: int) -> None:
+    golden = load_golden("hyvideo15")
+    dit = load_dit(golden.dit, dtype=torch.float32)
+    image = golden.conditioning
+    text = replace(image, vision_states=torch.zeros_like(image.vision_states))
+    rows = [image, text][:batch]
+    joined = Conditioning(
+        **{name: torch.cat([getattr(row, name) for row in rows]) for name in image.tensors()}
+    )
+    latents = golden.io["latents"].repeat(batch, 1, 1, 1, 1)
+    step = golden.step_inputs(2)
+    together = dit(latents, repeated(step, batch), dit.prepare(joined, latents.shape))
+    for i, row in enumerate(rows):
+        alone = dit(latents[:1], step, dit.prepare(row, latents[:1].shape))
+        assert relative_error(together[i : i + 1], alone) <= EXACT
+
+
+def test_time_r_is_averaged_in_1_0_and_summed_in_1_5(golden: Golden, dit: DiT) -> None:
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    step = golden.step_inputs(3)
+    vec = dit.modulation_vector(step, prepared)
+    others = vec * 0
+    if prepared.pooled is not None:
+        others = others + prepared.pooled
+    if dit.config.guidance_embed:
+        others = others + dit.guidance_in(step.guidance)
+    both = dit.time_in(step.timestep) + dit.time_r_in(step.timestep_r)
+    expected = both / 2 if dit.config.family == "hunyuan-video-1.0" else both
+    assert relative_error(vec - others, expected) <= EXACT
+
+
+def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
+    golden: Golden, dit: DiT
+) -> None:
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    tokens, context = dit.embed(golden.io["latents"], golden.step_inputs(3), prepared)
+    for block in dit.blocks:
+        seen: list[str] = []
+
+        def hook(name, compute, seen=seen):
+            seen.append(name)
+            return compute()
+
+        assert torch.equal(block(tokens, context, hook), block(tokens, context))
+        is_double = hasattr(block, "img_mod")
+        double = {"img_attn", "txt_attn", "img_mlp", "txt_mlp"}
+        assert set(seen) == (double if is_double else {"total", "attn"})
+
+
+def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: DiT) -> None:
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    tokens, context = dit.embed(golden.io["latents"], golden.step_inputs(3), prepared)
+    block = dit.blocks[0]
+    kept: dict[str, Tensor] = {}
+
+    def keep(name, compute):
+        kept[name] = compute()
+        return kept[name]
+
+    expected = block(tokens, context, keep)
+
+    class NeverAttends:
+        def begin(self, lengths):
+            raise AssertionError("attention ran although its branches were replaced")
+
+    attention, block.attention = block.attention, NeverAttends()
+    try:
+        assert torch.equal(block(tokens, context, lambda name, compute: kept[name]), expected)
+    finally:
+        block.attention = attention
+
+
+def test_conditioning_that_does_not_fit_is_refused(golden: Golden, dit: DiT) -> None:
+    conditioning = golden.conditioning
+    shape = golden.io["latents"].shape
+    with pytest.raises(ValueError, match=r"text_states must be \[1, L, 40\], got \[1, 16, 41\]"):
+        wide = torch.zeros(1, 16, 41)
+        dit.prepare(replace(conditioning, text_states=wide), shape)
+    with pytest.raises(ValueError, match="at least one valid token"):
+        dit.prepare(replace(conditioning, text_mask=conditioning.text_mask * 0), shape)
+    with pytest.raises(ValueError, match="not finite"):
+        nan = conditioning.text_states * float("nan")
+        dit.prepare(replace(conditioning, text_states=nan), shape)
+    with pytest.raises(ValueError, match="text_mask must be"):
+        dit.prepare(replace(conditioning, text_mask=conditioning.text_mask[:, :3]), shape)
+
+
+def test_inputs_of_the_other_family_are_refused() -> None:
+    ten, fifteen = (load_golden(name) for name in NAMES)
+    with pytest.raises(ValueError, match="does not take"):
+        extra = replace(ten.conditioning, vision_states=fifteen.conditioning.vision_states)
+        load_dit(ten.dit).prepare(extra, ten.io["latents"].shape)
+    with pytest.raises(ValueError, match="lacks cond_latents"):
+        less = replace(fifteen.conditioning, cond_latents=None)
+        load_dit(fifteen.dit).prepare(less, fifteen.io["latents"].shape)
+    with pytest.raises(ValueError, match="as large as the latents"):
+        load_dit(fifteen.dit).prepare(fifteen.conditioning, (1, 4, 3, 7, 6))
+
+
+def test_step_inputs_must_fit_the_variant(golden: Golden, dit: DiT) -> None:
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    step = golden.step_inputs(3)
+    with pytest.raises(ValueError, match="meanflow model needs timestep_r"):
+        dit(golden.io["latents"], step._replace(timestep_r=None), prepared)
+
+
+def test_latents_that_do_not_divide_into_patches() -> None:
+    golden = load_golden("hyvideo10")
+    dit = load_dit(golden.dit)
+    with pytest.raises(ValueError, match="H must be a multiple of 2, got 7"):
+        dit.prepare(golden.conditioning, (1, 4, 3, 7, 12))
+
+
+def test_config_refuses_axes_that_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="rope must be three even numbers"):
+        DiTConfig(rope=(16, 56, 50))
+    with pytest.raises(ValueError, match="heads must divide hidden"):
+        DiTConfig(heads=23)
+
+
+def test_context_knows_where_text_begins() -> None:
+    freqs = torch.zeros(12, 8)
+    assert BlockContext(torch.zeros(1, 4), freqs, freqs, None).img_len == 12

@@ -1,0 +1,129 @@
+"""The reference ops against their definitions in fp64, written out independently."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.kernels import reference
+from disca_rt.kernels.ops import IMPLEMENTATIONS, Ops, get_ops
+
+FP32 = 2e-6  # relative; sums of up to a few hundred terms
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = FP32) -> bool:
+    return ((actual.double() - expected).norm() / expected.norm()).item() <= tolerance
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(0))
+
+
+def vectors(count: int, width: int = 24) -> Tensor:
+    return torch.randn(count, 2, width, generator=torch.Generator().manual_seed(1))
+
+
+def layer_norm64(x: Tensor) -> Tensor:
+    x = x.double()
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def test_layer_norm_modulate(x: Tensor) -> None:
+    shift, scale = vectors(2)
+    expected = layer_norm64(x) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+    assert close(reference.layer_norm_modulate(x, shift, scale), expected)
+
+
+def test_gate_residual_and_its_fusion(x: Tensor) -> None:
+    gate, shift, scale = vectors(3)
+    branch = x.flip(1)
+    residual = x.double() + gate.double()[:, None] * branch.double()
+    assert close(reference.gate_residual(x, branch, gate), residual)
+    both = reference.gate_residual_layer_norm_modulate(x, branch, gate, shift, scale)
+    assert close(both[0], residual)
+    expected = layer_norm64(residual) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+    assert close(both[1], expected)
+
+
+def test_layer_norm(x: Tensor) -> None:
+    weight, bias = vectors(2)[:, 0]
+    expected = layer_norm64(x) * weight.double() + bias.double()
+    assert close(reference.layer_norm(x, weight, bias), expected)
+
+
+@pytest.mark.parametrize("rotated", [0, 1, 5, 7])
+def test_rms_norm_rope_rotates_only_image_rows(rotated: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2, 7, 3, 8, generator=generator)
+    weight = torch.rand(8, generator=generator) + 0.5
+    angle = torch.rand(rotated, 4, generator=generator) * 6
+    cos, sin = (f(angle).repeat_interleave(2, dim=1) for f in (torch.cos, torch.sin))
+    normed = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = normed * weight.double()
+    pairs = torch.view_as_complex(expected.unflatten(-1, (4, 2)).contiguous())
+    turn = torch.polar(torch.ones(rotated, 1, 4).double(), angle.double()[:, None])
+    pairs[:, :rotated] = pairs[:, :rotated] * turn
+    expected = torch.view_as_real(pairs).flatten(-2)
+    assert close(reference.rms_norm_rope(x, weight, cos, sin), expected)
+
+
+def test_gelu_and_attention_mlp(x: Tensor) -> None:
+    y = x.double()
+    inner = math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)
+    expected = 0.5 * y * (1 + inner.tanh())
+    assert close(reference.gelu_tanh(x), expected)
+    joined = reference.attention_mlp(x, x)
+    assert torch.equal(joined[..., :24], x)
+    assert close(joined[..., 24:], expected)
+
+
+def test_fuse_cached_is_the_product_with_the_concatenation(x: Tensor) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(24, 48, generator=generator), torch.randn(24, generator=generator)
+    cached = x.flip(2)
+    z = torch.cat([x, cached], -1).double() @ weight.double().T + bias.double()
+    assert close(reference.fuse_cached(x, cached, weight, bias), z * z.sigmoid())
+
+
+def test_unpatchify_is_nthwcopq_to_nctohpwq() -> None:
+    n, (t, h, w), c, (o, p, q) = 2, (2, 3, 4), 5, (1, 2, 3)
+    tokens = torch.randn(n, t * h * w, c * o * p * q)
+    expected = tokens.reshape(n, t, h, w, c, o, p, q)
+    expected = torch.einsum("nthwcopq->nctohpwq", expected)
+    expected = expected.reshape(n, c, t * o, h * p, w * q)
+    assert torch.equal(reference.unpatchify(tokens, (t, h, w), (o, p, q)), expected)
+
+
+def test_euler_step_and_guidance_are_fp32() -> None:
+    latents, velocity = torch.randn(2, 3, 4), torch.randn(2, 3, 4).bfloat16()
+    stepped = reference.euler_step(latents, velocity, 0.75, 0.5)
+    assert stepped.dtype == torch.float32
+    assert close(stepped, latents.double() - 0.25 * velocity.double())
+    mixed = reference.cfg_combine(velocity, velocity.flip(0), 6.0)
+    assert mixed.dtype == torch.float32
+    other = velocity.flip(0).double()
+    assert close(mixed, other + 6 * (velocity.double() - other))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ops_keep_the_dtype_they_are_given(x: Tensor, dtype: torch.dtype) -> None:
+    shift, scale = vectors(2).to(dtype)
+    low = x.to(dtype)
+    out = reference.layer_norm_modulate(low, shift, scale)
+    expected = layer_norm64(low) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+    assert out.dtype == dtype
+    assert close(out, expected, 4 * torch.finfo(dtype).eps)
+
+
+def test_every_implementation_has_every_op() -> None:
+    for name in IMPLEMENTATIONS:
+        assert all(callable(op) for op in get_ops(name))
+    assert Ops._fields == tuple(Ops.__annotations__)
+
+
+def test_unknown_ops_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"ops must be one of \['reference'\], got 'triton'"):
+        get_ops("triton")

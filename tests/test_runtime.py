@@ -1,0 +1,293 @@
+"""The runtime as other programs embed it."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.models.conditioning import Conditioning
+from disca_rt.runtime.engine import Cancelled
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.weights.load import load_dit
+from golden_vectors import NAMES, Golden, load_golden, relative_error
+
+DISCA = Schedule(5, 5.0, (0, 2))
+
+
+def load(golden: Golden) -> Runtime:
+    return Runtime.load(golden.dit, golden.predictor, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def runtime(golden: Golden) -> Runtime:
+    return load(golden)
+
+
+def shape_of(golden: Golden) -> tuple[int, ...]:
+    return tuple(golden.io["latents"].shape[1:])
+
+
+def sample(runtime: Runtime, golden: Golden, **arguments) -> Tensor:
+    defaults = {"schedule": DISCA, "policy": "disca", "latent_shape": shape_of(golden)}
+    return runtime.sample(golden.conditioning, **{**defaults, **arguments}).latents
+
+
+def test_same_seed_same_latents_other_seed_others(golden: Golden, runtime: Runtime) -> None:
+    first = sample(runtime, golden, seed=3)
+    assert torch.equal(sample(runtime, golden, seed=3), first)
+    assert relative_error(sample(runtime, golden, seed=4), first) > 0.1
+
+
+def test_explicit_latents_are_the_noise_and_stay_untouched(
+    golden: Golden, runtime: Runtime
+) -> None:
+    noise = torch.randn(1, *shape_of(golden), generator=torch.Generator().manual_seed(3))
+    before = noise.clone()
+    out = sample(runtime, golden, latents=noise, latent_shape=None)
+    assert torch.equal(out, sample(runtime, golden, seed=3))
+    assert torch.equal(noise, before)
+
+
+def test_no_state_leaks_from_one_sample_into_the_next(golden: Golden, runtime: Runtime) -> None:
+    fresh = sample(load(golden), golden, seed=1)
+    sample(runtime, golden, seed=9)
+    other_shape = list(shape_of(golden))
+    if golden.conditioning.cond_latents is None:
+        other_shape[1] = 1
+        sample(runtime, golden, seed=9, latent_shape=tuple(other_shape))
+    with pytest.raises(Cancelled):
+        cancel_at(runtime, golden, step=3)
+    sample(runtime, golden, policy="full", schedule=full_schedule(2, 5.0))
+    assert torch.equal(sample(runtime, golden, seed=1), fresh)
+
+
+def cancel_at(runtime: Runtime, golden: Golden, step: int) -> None:
+    cancel = threading.Event()
+    steps = []
+
+    def on_step(event) -> None:
+        steps.append(event.step.index)
+        if event.step.index == step:
+            cancel.set()
+
+    try:
+        sample(runtime, golden, on_step=on_step, cancel=cancel)
+    finally:
+        assert steps == list(range(step + 1))
+
+
+def test_cancellation_stops_before_the_next_step(golden: Golden, runtime: Runtime) -> None:
+    with pytest.raises(Cancelled, match="before step 2 of 5"):
+        cancel_at(runtime, golden, step=1)
+
+
+def test_callback_sees_each_step_once_and_its_kind(golden: Golden, runtime: Runtime) -> None:
+    seen = []
+    sample(runtime, golden, on_step=seen.append)
+    assert [event.step.index for event in seen] == list(range(5))
+    assert [event.is_predicted for event in seen] == [False, True, False, True, True]
+    assert all(event.steps == 5 for event in seen)
+
+
+def test_an_error_in_a_callback_leaves_the_runtime_usable(golden: Golden, runtime: Runtime) -> None:
+    def fail(event) -> None:
+        raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        sample(runtime, golden, on_step=fail)
+    assert torch.isfinite(sample(runtime, golden)).all()
+
+
+def test_two_runtimes_in_one_process_do_not_touch_each_other() -> None:
+    goldens = [load_golden(name) for name in NAMES]
+    alone = [sample(load(golden), golden) for golden in goldens]
+    runtimes = [load(golden) for golden in goldens]
+    results: dict[int, Tensor] = {}
+
+    def inner(event) -> None:  # the second runs a whole sample inside each step of the first
+        results[1] = sample(runtimes[1], goldens[1])
+
+    results[0] = sample(runtimes[0], goldens[0], on_step=inner)
+    assert torch.equal(results[0], alone[0])
+    assert torch.equal(results[1], alone[1])
+
+
+def test_two_runtimes_over_the_same_weights_in_two_threads() -> None:
+    golden = load_golden("hyvideo10")
+    first = load(golden)
+    second = Runtime(first.dit, first.predictor)
+    expected = [sample(first, golden, seed=seed) for seed in (1, 2)]
+    results: dict[int, Tensor] = {}
+
+    def work(runtime: Runtime, seed: int) -> None:
+        results[seed] = sample(runtime, golden, seed=seed)
+
+    threads = [
+        threading.Thread(target=work, args=(runtime, seed))
+        for runtime, seed in ((first, 1), (second, 2))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(results[1], expected[0])
+    assert torch.equal(results[2], expected[1])
+
+
+def test_one_runtime_refuses_a_sample_inside_a_sample(golden: Golden, runtime: Runtime) -> None:
+    with pytest.raises(RuntimeError, match="make a second one"):
+        sample(runtime, golden, on_step=lambda event: sample(runtime, golden))
+
+
+def test_rows_of_a_batch_are_the_samples_of_consecutive_seeds(
+    golden: Golden, runtime: Runtime
+) -> None:
+    conditioning = golden.conditioning
+    pair = Conditioning(
+        **{name: t.repeat(2, *[1] * (t.ndim - 1)) for name, t in conditioning.tensors().items()}
+    )
+    arguments = {"schedule": DISCA, "policy": "disca", "latent_shape": shape_of(golden)}
+    batch = runtime.sample(pair, seed=5, **arguments).latents
+    for i in range(2):
+        alone = sample(runtime, golden, seed=5 + i)
+        assert relative_error(batch[i : i + 1], alone) <= 1e-5
+
+
+def test_cache_buffers_are_reused_for_the_same_shape(golden: Golden, runtime: Runtime) -> None:
+    sample(runtime, golden)
+    before = {
+        key: pooled.state.cached.data_ptr()
+        for key, pooled in runtime._states.items()
+        if key[0] == "disca"
+    }
+    sample(runtime, golden)
+    after = {
+        key: pooled.state.cached.data_ptr()
+        for key, pooled in runtime._states.items()
+        if key[0] == "disca"
+    }
+    assert before == after
+
+
+def test_times_say_where_the_time_went(golden: Golden, runtime: Runtime) -> None:
+    result = runtime.sample(
+        golden.conditioning, schedule=DISCA, policy="disca", latent_shape=shape_of(golden)
+    )
+    counts = {name: stage.count for name, stage in result.times.items()}
+    assert counts == {"conditioning": 1, "full steps": 2, "predicted steps": 3}
+    assert all(stage.time_s > 0 for stage in result.times.values())
+
+
+def base_runtime() -> tuple[Runtime, Golden]:
+    """HunyuanVideo 1.5's vectors embed no guidance, so they can run classifier-free guidance."""
+    golden = load_golden("hyvideo15")
+    return load(golden), golden
+
+
+def test_classifier_free_guidance_mixes_two_passes() -> None:
+    runtime, golden = base_runtime()
+    positive = golden.conditioning
+    negative = replace(positive, text_states=positive.text_states.flip(1))
+    one_step = {"schedule": full_schedule(1, 5.0), "policy": "full"}
+    noise = golden.io["latents"]
+
+    def velocity(**arguments) -> Tensor:
+        out = sample(runtime, golden, latents=noise, latent_shape=None, **one_step, **arguments)
+        return noise - out
+
+    cond = velocity()
+    uncond = noise - runtime.sample(negative, latents=noise, **one_step).latents
+    for scale in (0.0, 1.0, 6.0):
+        mixed = velocity(negative=negative, guidance_scale=scale)
+        assert relative_error(mixed, uncond + scale * (cond - uncond)) <= 1e-5
+
+
+def test_each_pass_of_classifier_free_guidance_has_its_own_cache() -> None:
+    runtime, golden = base_runtime()
+    positive = golden.conditioning
+    negative = replace(positive, text_states=positive.text_states.flip(1))
+    alone = sample(runtime, golden)
+    mixed = sample(runtime, golden, negative=negative, guidance_scale=1.0)
+    assert relative_error(mixed, alone) <= 1e-5, "at scale 1 the unconditional pass cancels"
+
+
+def test_guidance_that_does_not_fit_the_model_is_refused() -> None:
+    runtime, golden = base_runtime()
+    with pytest.raises(ValueError, match="needs a negative conditioning"):
+        sample(runtime, golden, guidance_scale=6.0)
+    with pytest.raises(ValueError, match="finite number"):
+        sample(runtime, golden, guidance_scale=float("nan"), negative=golden.conditioning)
+    embeds = load_golden("hyvideo10")
+    with pytest.raises(ValueError, match="embeds its guidance"):
+        sample(load(embeds), embeds, negative=embeds.conditioning)
+
+
+def test_embedded_guidance_changes_the_result() -> None:
+    golden = load_golden("hyvideo10")
+    runtime = load(golden)
+    default = sample(runtime, golden)
+    assert torch.equal(sample(runtime, golden, guidance_scale=6.0), default)
+    assert relative_error(sample(runtime, golden, guidance_scale=2.0), default) > 1e-4
+
+
+def test_latents_that_do_not_fit_are_refused(golden: Golden, runtime: Runtime) -> None:
+    channels = runtime.config.in_channels
+    with pytest.raises(ValueError, match="either latents or latent_shape"):
+        sample(runtime, golden, latents=golden.io["latents"])
+    with pytest.raises(ValueError, match="either latents or latent_shape"):
+        sample(runtime, golden, latent_shape=None)
+    with pytest.raises(ValueError, match=rf"latents must be \[1, {channels}, T, H, W\]"):
+        sample(runtime, golden, latents=golden.io["latents"][:, :2], latent_shape=None)
+    with pytest.raises(ValueError, match="not finite"):
+        nan = golden.io["latents"] * float("nan")
+        sample(runtime, golden, latents=nan, latent_shape=None)
+
+
+def test_prompts_need_a_text_encoder(golden: Golden, runtime: Runtime) -> None:
+    with pytest.raises(ValueError, match="give a saved conditioning"):
+        runtime.generate("a cat", frames=5, height=32, width=32, schedule=DISCA, policy="full")
+
+
+def test_a_predictor_of_another_model_is_refused() -> None:
+    ten, fifteen = (load_golden(name) for name in NAMES)
+    with pytest.raises(ValueError, match=r"family is hunyuan-video-1\.5 in the predictor"):
+        Runtime(load(ten).dit, load(fifteen).predictor)
+
+
+def test_bf16_is_near_fp32_on_the_same_inputs(golden: Golden, runtime: Runtime) -> None:
+    low = load_dit(golden.dit, dtype=torch.bfloat16)
+    step = golden.step_inputs(3)
+    velocities = []
+    for dit in (low, runtime.dit):
+        prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+        velocities.append(dit(golden.io["latents"], step, prepared))
+    assert velocities[0].dtype == torch.bfloat16
+    # 2^-8 per rounding, some tens of roundings along the depth: a few per cent at the most.
+    assert relative_error(*velocities) <= 0.03
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, 6016.0), (torch.float32, 6000.0)])
+def test_guidance_is_cast_before_it_is_multiplied(
+    dtype: torch.dtype, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = load_golden("hyvideo10")
+    runtime = Runtime.load(golden.dit, golden.predictor, dtype=dtype)
+    fed = []
+    embed = runtime.dit.embed
+
+    def spy(latents, step, prepared):
+        fed.append(step)
+        return embed(latents, step, prepared)
+
+    monkeypatch.setattr(runtime.dit, "embed", spy)
+    sample(runtime, golden)
+    assert {step.guidance.item() for step in fed} == {expected}
+    assert [step.timestep_r.item() for step in fed] == [*(s.r for s in DISCA)]
