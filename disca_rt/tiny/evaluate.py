@@ -1,4 +1,4 @@
-"""How often the embedded model shows what the prompt says: held-out prompts, fixed seeds, the judge.
+"""How often the embedded model shows what a prompt says: held-out prompts, fixed seeds, a judge.
 
 `python -m disca_rt.tiny.evaluate [--dit FILE] [--prompts 300]` prints the shares.
 """

@@ -3,11 +3,15 @@
 x_t = (1−t)·x_0 + t·ε, v = ε − x_0, loss |v_θ(x_t, t) − v|². A tenth of the prompts is emptied, so
 that the model also learns the unconditional velocity that classifier-free guidance needs.
 
+`python -m disca_rt.train.base FOLDER [--steps N]` trains the embedded model, or resumes.
+
 A run is a frozen `BaseConfig`. Every random number of step i comes from (seed, i), so a run that is
 killed and resumed sees what the uninterrupted one would have seen.
 """
 
+import argparse
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -63,6 +67,10 @@ def train_base(config: BaseConfig, out: Path) -> Path:
     for step in range(first, config.steps):
         _set_lr(optimizers, config, step)
         loss = training_loss(model, config, step)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"loss is {loss.item()} at step {step}; {out} keeps the last good checkpoint"
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -70,8 +78,6 @@ def train_base(config: BaseConfig, out: Path) -> Path:
             optimizer.zero_grad(set_to_none=True)
         _update_ema(ema, model, config.ema, step)
         losses.append(loss.item())
-        if not losses[-1] < float("inf"):
-            raise FloatingPointError(f"loss is {losses[-1]} at step {step}; {out} is the last good")
         if (step + 1) % config.log_every == 0:
             _log(out, step + 1, losses, (time.perf_counter() - started) / (step + 1 - first))
             losses = []
@@ -193,10 +199,30 @@ def _resume(
     ema.update(state["ema"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
+    _forget_log_after(out / "loss.jsonl", state["step"])
     return state["step"]
+
+
+def _forget_log_after(log: Path, step: int) -> None:
+    """Drop the lines of steps that a killed run logged but did not save."""
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _log(out: Path, step: int, losses: list[float], seconds: float) -> None:
     line = {"step": step, "loss": sum(losses) / len(losses), "seconds_per_step": round(seconds, 4)}
     with (out / "loss.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=BaseConfig.steps)
+    args = parser.parse_args()
+    print(train_base(BaseConfig(steps=args.steps), args.folder))
+
+
+if __name__ == "__main__":
+    main()

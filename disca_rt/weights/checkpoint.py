@@ -1,0 +1,152 @@
+"""A checkpoint as one set of named tensors, whether it is one file, a folder or an index of shards.
+
+Names are what the file says, less the prefixes a wrapper put on all of them. Nothing here knows
+what the tensors mean.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .errors import CheckpointError, first_line
+from .files import INDEX_SUFFIX, pick
+from .pickle_file import PickleFile
+from .safetensors_file import SafetensorsFile
+from .tensor_file import TensorFile, TensorSpec
+
+PREFIXES = ("module.", "model.", "predictor.")
+
+# A file holds at least a byte per element, except where tensors share storage; beyond this factor
+# its sizes are nonsense that must not be allocated.
+MAX_ELEMENTS_PER_BYTE = 4
+
+
+class Entry(NamedTuple):
+    """One tensor: the file it is in and its name there."""
+
+    file: TensorFile
+    name: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`path` is what was opened, `files` what holds the tensors, `entries` the tensors by name."""
+
+    path: Path
+    files: tuple[Path, ...]
+    entries: dict[str, Entry]
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        return {name: entry.file.specs[entry.name] for name, entry in self.entries.items()}
+
+    def read(self, name: str) -> Tensor:
+        """A view of the mapped file."""
+        entry = self.entries[name]
+        return entry.file.read(entry.name)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a file, an index, or the folder of one; raises CheckpointError where it is damaged."""
+    try:
+        if path.is_dir():
+            path = path / pick((item.name for item in path.iterdir()), str(path))
+        checkpoint = _open_index(path) if path.suffix == ".json" else _open_single(path)
+        size = sum(file.stat().st_size for file in checkpoint.files)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
+    _check_specs(checkpoint, size)
+    return checkpoint
+
+
+def _open_single(path: Path) -> Checkpoint:
+    file = _open_file(path)
+    return Checkpoint(path, (path,), _strip({name: Entry(file, name) for name in file.specs}))
+
+
+def _open_file(path: Path) -> TensorFile:
+    with path.open("rb") as file:
+        start = file.read(24)
+    if not start:
+        raise CheckpointError(f"{path} is empty; download or copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
+        )
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return SafetensorsFile(path)
+    return PickleFile(path)
+
+
+def _open_index(path: Path) -> Checkpoint:
+    weight_map = read_weight_map(path)
+    shards = {name: path.parent / name for name in sorted(set(weight_map.values()))}
+    absent = [name for name, shard in shards.items() if not shard.is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{path}: {len(absent)} of {len(shards)} shards are not beside it; "
+            f"download them too: {', '.join(absent)}"
+        )
+    opened = {name: _open_file(shard) for name, shard in shards.items()}
+    entries = {name: Entry(file, name) for file in opened.values() for name in file.specs}
+    lost = [name for name, shard in weight_map.items() if name not in opened[shard].specs]
+    if lost:
+        raise CheckpointError(
+            f"{path}: {len(lost)} tensors are missing from the shards it names for them: "
+            f"{', '.join(sorted(lost))}; index and shards are not of one checkpoint"
+        )
+    entries |= {name: Entry(opened[shard], name) for name, shard in weight_map.items()}
+    return Checkpoint(path, tuple(shards.values()), _strip(entries))
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Tensor name -> shard file name, of a `*.index.json`."""
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{path} has no 'weight_map'; name a *{INDEX_SUFFIX}, a .safetensors or a .pt file"
+        )
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or "\0" in shard:
+            raise CheckpointError(
+                f"{path}: weight_map[{name!r}] must be the name of a file beside it, got {shard!r}"
+            )
+    return weight_map
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; raises CheckpointError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({first_line(error)}); write it anew") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must be a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def _strip(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Without the prefixes that every name carries."""
+    while prefix := next((p for p in PREFIXES if _all_start_with(entries, p)), None):
+        entries = {name.removeprefix(prefix): entry for name, entry in entries.items()}
+    return entries
+
+
+def _all_start_with(entries: dict[str, Entry], prefix: str) -> bool:
+    return bool(entries) and all(name.startswith(prefix) for name in entries)
+
+
+def _check_specs(checkpoint: Checkpoint, size: int) -> None:
+    specs = checkpoint.specs
+    if not specs:
+        raise CheckpointError(f"{checkpoint.path} holds no tensors")
+    elements = sum(math.prod(spec.shape) for spec in specs.values())
+    if elements > MAX_ELEMENTS_PER_BYTE * size:
+        raise CheckpointError(
+            f"{checkpoint.path} claims {elements} elements in {size} bytes; it is damaged: "
+            "download or copy it again"
+        )

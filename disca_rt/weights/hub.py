@@ -1,0 +1,118 @@
+"""From what a user names to a local path: a path that is there, or a reference to the Hub.
+
+References are `owner/name`, `owner/name:path/inside` and `hf://owner/name/path/inside@revision`.
+Only the checkpoint's own files are fetched, through the optional `huggingface_hub`.
+"""
+
+import re
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from .checkpoint import read_weight_map
+from .errors import CheckpointError, first_line
+from .files import INDEX_SUFFIX, SUFFIXES, pick
+
+_PART = r"[A-Za-z0-9][\w.-]*"
+SHORT = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<inside>[^@]+))?(?:@(?P<revision>.+))?")
+LONG = re.compile(rf"hf://(?P<repo>{_PART}/{_PART})(?:/(?P<inside>[^@]+))?(?:@(?P<revision>.+))?")
+CHECKPOINT_ENDINGS = (*SUFFIXES, ".json")
+
+
+class Reference(NamedTuple):
+    """A place on the Hub; `inside` is a file or a folder of the repository, or ''."""
+
+    repo: str
+    inside: str
+    revision: str | None
+
+
+def resolve(source: str | Path) -> Path:
+    """The local path of `source`, downloaded if it is a Hub reference.
+
+    Raises CheckpointError where it is neither a path that exists nor a reference that can be had.
+    """
+    if _exists(source):
+        return Path(source)
+    reference = parse_reference(str(source)) if isinstance(source, str) else None
+    if reference is None:
+        raise CheckpointError(
+            f"no such file: {source}; name a file, a folder, or a Hub reference "
+            "(owner/name:path/inside or hf://owner/name/path/inside@revision)"
+        )
+    return _fetch(reference, str(source))
+
+
+def _exists(source: str | Path) -> bool:
+    try:
+        return str(source) != "" and Path(source).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL
+        return False
+
+
+def parse_reference(text: str) -> Reference | None:
+    """None where `text` does not look like a Hub reference but like a path that is not there."""
+    match = LONG.fullmatch(text) or SHORT.fullmatch(text)
+    if match is None:
+        return None
+    reference = Reference(match["repo"], (match["inside"] or "").strip("/"), match["revision"])
+    owner, name = reference.repo.split("/")
+    looks_local = name.endswith(CHECKPOINT_ENDINGS) or Path(owner).is_dir()
+    return None if looks_local and not text.startswith("hf://") else reference
+
+
+def _fetch(reference: Reference, source: str) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError(
+            f"no such file: {source}; as a Hub reference it needs huggingface_hub: "
+            "pip install huggingface_hub"
+        ) from error
+    try:
+        return _Repository(huggingface_hub, reference).fetch()
+    except CheckpointError:
+        raise
+    except Exception as error:  # network, authorisation, disk: the library has a type for each
+        raise CheckpointError(
+            f"{source} could not be fetched from the Hub ({first_line(error)}); check the "
+            "reference, the network and the login, or download it and give its path"
+        ) from error
+
+
+class _Repository:
+    def __init__(self, hub: Any, reference: Reference) -> None:
+        self.hub, self.reference = hub, reference
+
+    def fetch(self) -> Path:
+        file = PurePosixPath(self.reference.inside)
+        if not file.name.endswith(CHECKPOINT_ENDINGS):
+            file = self._pick(file)
+        path = self._download(file)
+        self._download_if_there(file.with_name("config.json"))
+        if file.name.endswith(INDEX_SUFFIX):
+            for shard in sorted(set(read_weight_map(path).values())):
+                self._download(file.with_name(shard))
+        elif file.suffix == ".pt":
+            self._download_if_there(file.with_name(f"{file.stem}_map.pt"))
+        return path
+
+    def _pick(self, folder: PurePosixPath) -> PurePosixPath:
+        files = self.hub.HfApi().list_repo_files(
+            self.reference.repo, revision=self.reference.revision
+        )
+        inside = [PurePosixPath(file) for file in files]
+        names = [file.name for file in inside if file.parent == folder]
+        return folder / pick(names, f"{self.reference.repo}:{self.reference.inside}")
+
+    def _download(self, file: PurePosixPath) -> Path:
+        return Path(
+            self.hub.hf_hub_download(
+                self.reference.repo, str(file), revision=self.reference.revision
+            )
+        )
+
+    def _download_if_there(self, file: PurePosixPath) -> None:
+        errors = self.hub.errors
+        with suppress(errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
+            self._download(file)

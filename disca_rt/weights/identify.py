@@ -1,0 +1,233 @@
+"""Which model a checkpoint is of, read from the names and shapes of its tensors, never its name.
+
+A size is what most of the tensors that show it agree on, so that one damaged tensor is reported as
+mis-shaped rather than taken for the truth.
+"""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from ..config import MODELS, DiTConfig, PredictorConfig
+from .checkpoint import Checkpoint
+from .errors import CheckpointError
+from .layouts.choose import choose_layout
+from .layouts.table import Layout
+from .sidecar import Sidecar, read_sidecar
+from .tensor_file import DTYPES, TensorSpec
+
+FAMILY_NAMES = {"hunyuan-video-1.0": "HunyuanVideo 1.0", "hunyuan-video-1.5": "HunyuanVideo 1.5"}
+OFFICIAL_HEAD_DIM = 128  # whose RoPE axes are known without a config.json
+MAX_SIDE = 2**20  # no tensor of these models is near; beyond it a header is damaged
+
+Config = DiTConfig | PredictorConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, the layout of its names and the model it is of."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    config: Config
+
+    def describe(self) -> str:
+        what = "DiT" if self.layout.kind == "dit" else "DisCa predictor"
+        return f"{FAMILY_NAMES[self.config.family]} {what}"
+
+
+def identify(checkpoint: Checkpoint) -> Model:
+    """Raises CheckpointError where the tensors are not of a model known here."""
+    layout = choose_layout(checkpoint.entries)
+    if layout is None:
+        names = sorted(checkpoint.entries)
+        raise CheckpointError(
+            f"{checkpoint.path} is not a HunyuanVideo DiT or DisCa predictor: none of the layouts "
+            f"known has tensors such as {', '.join(names[:3])} ({len(names)} in all)"
+        )
+    _check_dtypes(checkpoint)
+    shapes = _Shapes(checkpoint, layout)
+    config = _dit_config(shapes) if layout.kind == "dit" else _predictor_config(shapes)
+    return Model(checkpoint, layout, config)
+
+
+def _check_dtypes(checkpoint: Checkpoint) -> None:
+    specs = checkpoint.specs.items()
+    odd = [f"{name} ({spec.dtype})" for name, spec in specs if spec.dtype not in DTYPES]
+    if odd:
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(odd)} tensors are not weights in one of {', '.join(DTYPES)}: "
+            f"{', '.join(odd)}"
+        )
+
+
+class _Shapes:
+    """Shapes of our parameters, as the file's tensors make them up."""
+
+    def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
+        self.path = checkpoint.path
+        self.folder = checkpoint.path.parent
+        self.layout = layout
+        self.specs: dict[str, TensorSpec] = checkpoint.specs
+
+    def shape(self, target: str) -> tuple[int, ...]:
+        """Rows of a split parameter add up; () where nothing of it is there."""
+        pieces = self.layout.pieces(target, self.specs)
+        shapes = [self.specs[p.source].shape for p in pieces if p.source in self.specs]
+        if not shapes or not all(shapes):
+            return ()
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def side(self, what: str, *targets: tuple[str, int]) -> int:
+        """What most of `targets` (parameter, dimension) say; CheckpointError if all are absent."""
+        shapes = [(self.shape(name), dim) for name, dim in targets]
+        votes = Counter(shape[dim] for shape, dim in shapes if len(shape) > dim)
+        if not votes:
+            sources = [self.layout.pieces(name, self.specs)[0].source for name, _ in targets]
+            raise CheckpointError(
+                f"{self.path} is not laid out as a {FAMILY_NAMES[self.layout.family]} "
+                f"{self.layout.kind}: its {what} cannot be read, all of these are missing: "
+                f"{', '.join(sources)}"
+            )
+        side = votes.most_common(1)[0][0]
+        if not 1 <= side <= MAX_SIDE:
+            raise CheckpointError(f"{self.path} is damaged: its {what} would be {side}")
+        return side
+
+    def blocks(self, prefix: str | None) -> int:
+        """One more than the highest block number; one far beyond the others is a damaged name."""
+        if prefix is None:
+            return 0
+        pattern = re.compile(rf"{prefix}\.(\d{{1,9}})\.")
+        found = {int(match[1]) for name in self.specs if (match := pattern.match(name))}
+        believable = [number for number in found if number < 2 * len(found) + 1]
+        return max(believable, default=-1) + 1
+
+    def has(self, embedder: str) -> bool:
+        leaves = ("mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")
+        return any(self.shape(f"{embedder}.{leaf}") for leaf in leaves)
+
+
+def _dit_config(shapes: _Shapes) -> DiTConfig:
+    double, single = _depths(shapes)
+    hidden = _hidden(shapes)
+    head_dim = _head_dim(shapes, "double_blocks.0.img_attn", "double_blocks.0.txt_attn")
+    sidecar = read_sidecar(shapes.folder)
+    try:
+        config = DiTConfig(
+            family=shapes.layout.family,
+            **_latent_sizes(shapes),
+            hidden=hidden,
+            heads=_heads(shapes, hidden, head_dim),
+            double=double,
+            single=single,
+            rope=_rope(shapes, sidecar, head_dim),
+            **_text_sizes(shapes),
+            guidance_embed=shapes.has("guidance_in"),
+            meanflow=shapes.has("time_r_in"),
+        )
+    except CheckpointError:
+        raise
+    except ValueError as error:  # axes that do not add up to the head width
+        where = sidecar.path if sidecar else shapes.path
+        raise CheckpointError(f"{where}: {error}") from error
+    if sidecar:
+        sidecar.check(config)
+    return config
+
+
+def _depths(shapes: _Shapes) -> tuple[int, int]:
+    double, single = shapes.blocks(shapes.layout.double), shapes.blocks(shapes.layout.single)
+    if double == 0 or (shapes.layout.single is not None and single == 0):
+        raise CheckpointError(
+            f"{shapes.path} has {double} double-stream and {single} single-stream blocks, "
+            f"too few for a {FAMILY_NAMES[shapes.layout.family]} DiT; parts of it are missing"
+        )
+    return double, single
+
+
+def _rope(shapes: _Shapes, sidecar: Sidecar | None, head_dim: int) -> tuple[int, int, int]:
+    rope = sidecar.rope if sidecar else None
+    if rope is None and head_dim == OFFICIAL_HEAD_DIM:
+        return DiTConfig.rope
+    if rope is None:
+        raise CheckpointError(
+            f"{shapes.path}: tensors cannot tell the RoPE axes of a head width {head_dim} other "
+            f'than {OFFICIAL_HEAD_DIM}; put a config.json beside it with "rope": [t, h, w]'
+        )
+    return rope
+
+
+def _predictor_config(shapes: _Shapes) -> PredictorConfig:
+    family = shapes.layout.family
+    if family == "hunyuan-video-1.5":
+        blocks, norm, fusion = shapes.layout.double, "img_attn_", "fusion_mlp_img"
+    else:
+        blocks, norm, fusion = shapes.layout.single, "", "fusion_mlp"
+    hidden = shapes.side(
+        "width", *((f"{fusion}.{leaf}", 0) for leaf in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    )
+    head_dim = shapes.side(
+        "head width", *((f"{blocks}.{i}.{norm}{n}_norm.weight", 0) for i in (0, 1) for n in "qk")
+    )
+    depth = shapes.blocks(blocks)
+    return PredictorConfig(family, hidden, _heads(shapes, hidden, head_dim), depth)
+
+
+def _hidden(shapes: _Shapes) -> int:
+    return shapes.side(
+        "width",
+        ("time_in.mlp.2.weight", 0),
+        ("time_in.mlp.0.weight", 0),
+        ("final_layer.linear.weight", 1),
+        ("img_in.proj.weight", 0),
+        ("txt_in.input_embedder.weight", 0),
+        ("double_blocks.0.img_attn_proj.weight", 0),
+        ("double_blocks.0.txt_attn_proj.weight", 0),
+    )
+
+
+def _head_dim(shapes: _Shapes, *attentions: str) -> int:
+    norms = [(f"{name}_{n}_norm.weight", 0) for name in attentions for n in "qk"]
+    return shapes.side("head width", *norms)
+
+
+def _heads(shapes: _Shapes, hidden: int, head_dim: int) -> int:
+    if hidden % head_dim:
+        raise CheckpointError(
+            f"{shapes.path} is damaged: its width {hidden} is no multiple of its head width "
+            f"{head_dim}"
+        )
+    return hidden // head_dim
+
+
+def _latent_sizes(shapes: _Shapes) -> dict:
+    family = shapes.layout.family
+    img_in = shapes.shape("img_in.proj.weight")
+    official = next(config for config in MODELS.values() if config.family == family)
+    if len(img_in) != 5 or not all(1 <= side <= MAX_SIDE for side in img_in):
+        rows = shapes.side("output width", ("final_layer.linear.weight", 0))
+        channels = max(rows // math.prod(official.patch), 1)
+        return {"in_channels": channels, "patch": official.patch}
+    channels = (img_in[1] - 1) // 2 if family == "hunyuan-video-1.5" else img_in[1]
+    return {"in_channels": max(channels, 1), "patch": img_in[2:]}
+
+
+def _text_sizes(shapes: _Shapes) -> dict:
+    text = ("txt_in.input_embedder.weight", 1), ("txt_in.c_embedder.linear_1.weight", 1)
+    sizes: dict = {"text_dim": shapes.side("text width", *text), "text_dim_2": None}
+    if shapes.layout.family == "hunyuan-video-1.0" or shapes.shape("vector_in.in_layer.weight"):
+        pooled = ("vector_in.in_layer.weight", 1)
+        sizes["text_dim_2"] = shapes.side("pooled text width", pooled)
+    if shapes.layout.family == "hunyuan-video-1.5":
+        sizes["byt5_dim"] = shapes.side(
+            "glyph width", ("byt5_in.layernorm.weight", 0), ("byt5_in.fc1.weight", 1)
+        )
+        sizes["byt5_hidden"] = shapes.side(
+            "glyph hidden width", ("byt5_in.fc2.weight", 0), ("byt5_in.fc1.weight", 0)
+        )
+        sizes["vision_dim"] = shapes.side(
+            "vision width", ("vision_in.proj.0.weight", 0), ("vision_in.proj.1.weight", 0)
+        )
+    return sizes

@@ -1,0 +1,75 @@
+"""What a checkpoint is, without loading its weights."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from ..config import DiTConfig, Family, PredictorConfig
+from ..models.build import build_dit, build_predictor
+from .checkpoint import open_checkpoint
+from .hub import resolve
+from .identify import Model, identify
+from .layouts.table import Kind
+from .plan import is_split, plan_copies
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """`dtypes` counts tensors by dtype, `parameters` their elements.
+
+    `variant` is base, cfg-distilled or meanflow, or predictor. `missing_for_disca` says in plain
+    words what DisCa's presets want and the checkpoint lacks.
+    """
+
+    paths: tuple[Path, ...]
+    layout: str
+    kind: Kind
+    config: DiTConfig | PredictorConfig
+    dtypes: Mapping[str, int]
+    parameters: int
+    family: Family
+    variant: str
+    missing_for_disca: tuple[str, ...]
+
+
+def inspect_checkpoint(source: str | Path) -> CheckpointInfo:
+    """Raises CheckpointError for everything that loading would, except values in the tensors."""
+    model = identify(open_checkpoint(resolve(source)))
+    config, specs = model.config, model.checkpoint.specs
+    return CheckpointInfo(
+        paths=model.checkpoint.files,
+        layout=_layout_name(model),
+        kind=model.layout.kind,
+        config=config,
+        dtypes=Counter(spec.dtype for spec in specs.values()),
+        parameters=sum(prod(spec.shape) for spec in specs.values()),
+        family=config.family,
+        variant=config.variant if isinstance(config, DiTConfig) else "predictor",
+        missing_for_disca=_missing_for_disca(config),
+    )
+
+
+def _layout_name(model: Model) -> str:
+    config = model.config
+    module = build_dit(config) if isinstance(config, DiTConfig) else build_predictor(config)
+    split = is_split(model, plan_copies(model, module))
+    if model.layout.own_names and config.family == "hunyuan-video-1.0":
+        return f"{model.layout.name} {'tensor-parallel' if split else 'merged'}"
+    return model.layout.name
+
+
+def _missing_for_disca(config: DiTConfig | PredictorConfig) -> tuple[str, ...]:
+    if isinstance(config, PredictorConfig):
+        return ()
+    missing = []
+    if not config.meanflow:
+        missing.append(
+            "time_r_in: not a MeanFlow model; DisCa's presets want a MeanFlow-distilled model"
+        )
+    if config.family == "hunyuan-video-1.0" and not config.guidance_embed:
+        missing.append(
+            "guidance_in: no embedded guidance; guidance then costs a second forward per step"
+        )
+    return tuple(missing)

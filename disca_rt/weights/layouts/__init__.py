@@ -1,0 +1,1 @@
+"""Key maps from what files call their tensors to what the models call them, one file per layout."""

@@ -1,0 +1,113 @@
+"""The `config.json` beside a checkpoint: what its tensors cannot tell, and a check on what they do.
+
+Only the RoPE axes are taken from it. Sizes it gives must agree with the tensors. It may use our key
+names, diffusers' or the authors'; keys it does not know are ignored, and so is the variant, because
+several checkpoints of one size may share a folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import DiTConfig
+from ..models.rope import ROPE_THETA
+from .checkpoint import read_json_object
+from .errors import CheckpointError
+
+ROPE_KEYS = ("rope", "rope_axes_dim", "rope_dim_list")
+
+# DiTConfig attribute -> its names: ours, the authors', diffusers'
+SIZE_KEYS: dict[str, tuple[str, ...]] = {
+    "hidden": ("hidden", "hidden_size"),
+    "heads": ("heads", "heads_num", "num_attention_heads"),
+    "head_dim": ("attention_head_dim",),
+    "double": ("double", "mm_double_blocks_depth", "num_layers"),
+    "single": ("single", "mm_single_blocks_depth", "num_single_layers"),
+    "text_dim": ("text_dim", "text_states_dim", "text_embed_dim"),
+    "text_dim_2": ("text_dim_2", "pooled_projection_dim"),
+    "byt5_dim": ("byt5_dim", "text_embed_2_dim"),
+    "byt5_hidden": ("byt5_hidden",),
+    "vision_dim": ("vision_dim", "image_embed_dim"),
+    "in_channels": ("in_channels",),
+}
+
+# What this runtime has only one value of.
+FIXED_KEYS: dict[str, tuple[Any, ...]] = {
+    "rope_theta": (None, ROPE_THETA),
+    "image_condition_type": (None,),
+}
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def rope(self) -> tuple[int, int, int] | None:
+        """RoPE axes (t, h, w) or None; raises CheckpointError where they are not three integers."""
+        for key in ROPE_KEYS:
+            axes = self.content.get(key)
+            if axes is not None:
+                return self._axes(key, axes)
+        return None
+
+    def check(self, config: DiTConfig) -> None:
+        """Raise CheckpointError listing every size that is not the tensors'."""
+        wrong = [
+            f"{key} is {value}, the tensors say {getattr(config, field)}"
+            for field, key, value in self._sizes()
+            if value not in _accepted(config, field)
+        ]
+        for key, accepted in FIXED_KEYS.items():
+            if (value := self.content.get(key)) not in accepted:
+                wrong.append(f"{key} is {value}, which is not supported")
+        patch, family = self.content.get("patch"), self.content.get("family")
+        if patch is not None and patch != list(config.patch):
+            wrong.append(f"patch is {patch}, the tensors say {list(config.patch)}")
+        if family is not None and family != config.family:
+            wrong.append(f"family is {family}, the tensors say {config.family}")
+        if wrong:
+            raise CheckpointError(
+                f"{self.path} is not of the checkpoint beside it: {'; '.join(wrong)}; "
+                "correct it or remove it"
+            )
+
+    def _sizes(self) -> list[tuple[str, str, int]]:
+        found = []
+        for field, keys in SIZE_KEYS.items():
+            for key in keys:
+                value = self.content.get(key)
+                if value is None:
+                    continue
+                if not _is_int(value):
+                    raise CheckpointError(f"{self.path}: {key} must be an integer, got {value!r}")
+                found.append((field, key, value))
+        return found
+
+    def _axes(self, key: str, axes: Any) -> tuple[int, int, int]:
+        if not isinstance(axes, list) or len(axes) != 3 or not all(map(_is_axis, axes)):
+            raise CheckpointError(
+                f"{self.path}: {key} must be three even numbers (t, h, w), got {axes!r}"
+            )
+        return axes[0], axes[1], axes[2]
+
+
+def read_sidecar(folder: Path) -> Sidecar | None:
+    """The `config.json` in `folder`, or None."""
+    path = folder / "config.json"
+    return Sidecar(path, read_json_object(path)) if path.is_file() else None
+
+
+def _accepted(config: DiTConfig, field: str) -> tuple[Any, ...]:
+    if field == "in_channels":  # diffusers counts the condition latents of 1.5 too
+        return config.in_channels, config.embed_channels
+    return (getattr(config, field),)
+
+
+def _is_axis(value: Any) -> bool:
+    return _is_int(value) and value > 0 and value % 2 == 0
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

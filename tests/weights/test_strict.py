@@ -1,0 +1,258 @@
+"""Strictness: one error that lists every fault by its name in the file, and says what is wrong."""
+
+import json
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from disca_rt.weights.errors import CheckpointError
+from disca_rt.weights.load import load_dit, load_predictor
+from golden_vectors import Golden, load_golden
+from weights.layout_writers import split_for_tensor_parallel, write_sharded
+
+
+def refusal(load, *args, **kwargs) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def dit_tensors() -> dict[str, torch.Tensor]:
+    return load_file(load_golden("hyvideo10").dit)
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, folder / "broken.safetensors")
+    return folder / "broken.safetensors"
+
+
+def test_lists_every_fault(folder: Path, dit_tensors: dict) -> None:
+    tensors = dict(dit_tensors)
+    removed = ["img_in.proj.weight", "time_in.mlp.2.bias", "single_blocks.1.linear1.weight"]
+    for name in removed:
+        del tensors[name]
+    tensors |= {name: torch.zeros(1) for name in ("double_blocks.7000000000.x", "lora.alpha")}
+    tensors["final_layer.linear.bias"] = torch.zeros(5)
+    tensors["vector_in.out_layer.weight"] = torch.zeros(64, 63)
+    message = refusal(load_dit, write(folder, tensors))
+    assert "broken.safetensors" in message
+    assert "3 missing" in message
+    assert "2 unexpected" in message
+    assert "2 mis-shaped" in message
+    for name in (*removed, "lora.alpha", "double_blocks.7000000000.x"):
+        assert name in message
+    assert "final_layer.linear.bias is [5], should be [16]" in message
+    assert "vector_in.out_layer.weight is [64, 63], should be [64, 64]" in message
+
+
+@pytest.mark.parametrize("name", sorted(load_file(load_golden("hyvideo10").dit))[::6])
+def test_any_missing_tensor_is_named(folder: Path, dit_tensors: dict, name: str) -> None:
+    tensors = {key: tensor for key, tensor in dit_tensors.items() if key != name}
+    message = refusal(load_dit, write(folder, tensors))
+    assert "1 missing" in message
+    assert name in message
+
+
+def test_faults_are_named_as_in_a_split_file(folder: Path, dit_tensors: dict) -> None:
+    tensors = split_for_tensor_parallel(dit_tensors)
+    del tensors["double_blocks.1.txt_attn_k.weight"]
+    tensors["single_blocks.0.linear1_mlp.bias"] = torch.zeros(64)
+    message = refusal(load_dit, write(folder, tensors))
+    assert "1 missing: double_blocks.1.txt_attn_k.weight" in message
+    assert "single_blocks.0.linear1_mlp.bias is [64], should be [256]" in message
+
+
+def test_a_whole_block_missing(folder: Path, dit_tensors: dict) -> None:
+    tensors = {k: t for k, t in dit_tensors.items() if not k.startswith("single_blocks.1.")}
+    message = refusal(load_dit, write(folder, tensors))
+    assert "single_blocks.1.linear1.weight" in message
+
+
+def test_no_single_blocks(folder: Path, dit_tensors: dict) -> None:
+    tensors = {k: t for k, t in dit_tensors.items() if not k.startswith("single_blocks.")}
+    assert "0 single-stream blocks" in refusal(load_dit, write(folder, tensors))
+
+
+def test_values_that_are_not_finite(folder: Path, dit_tensors: dict) -> None:
+    tensors = {name: tensor.clone() for name, tensor in dit_tensors.items()}
+    tensors["time_in.mlp.0.bias"][3] = float("nan")
+    tensors["double_blocks.1.img_attn_qkv.weight"][190, 63] = float("-inf")
+    message = refusal(load_dit, write(folder, tensors))
+    assert "2 tensors have values that are not finite" in message
+    assert "time_in.mlp.0.bias" in message
+    assert "double_blocks.1.img_attn_qkv.weight" in message
+
+
+def test_values_that_the_dtype_cannot_hold(folder: Path, dit_tensors: dict) -> None:
+    tensors = {name: tensor.float() for name, tensor in dit_tensors.items()}
+    tensors["time_in.mlp.0.bias"][3] = 1e6
+    path = write(folder, tensors)
+    load_dit(path)
+    assert "not finite as float16" in refusal(load_dit, path, dtype=torch.float16)
+
+
+def test_dit_and_predictor_exchanged(vectors: Golden) -> None:
+    assert "DisCa predictor, not a DiT" in refusal(load_dit, vectors.predictor)
+    assert "DiT, not a predictor" in refusal(load_predictor, vectors.dit)
+
+
+def test_predictor_of_another_model(vectors_10: Golden) -> None:
+    other = load_dit(load_golden("hyvideo15").dit)
+    message = refusal(load_predictor, vectors_10.predictor, other.config)
+    assert "family is hunyuan-video-1.0 in the predictor, hunyuan-video-1.5" in message
+
+
+def test_predictor_of_another_width(tmp_path: Path, vectors_10: Golden) -> None:
+    config = load_dit(vectors_10.dit).config
+    tensors = {
+        name: tensor.repeat_interleave(2, 0) if tensor.ndim == 1 else _twice(tensor)
+        for name, tensor in load_file(vectors_10.predictor).items()
+    }
+    message = refusal(load_predictor, write(tmp_path, tensors), config)
+    assert "hidden is 128 in the predictor, 64 in the DiT" in message
+
+
+def _twice(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.repeat_interleave(2, 0).repeat_interleave(2, 1)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["encoder.layers.0.weight", "head.bias"],
+        ["double_blocks.0.img_attn.qkv.weight", "img_in.weight", "single_blocks.0.linear1.weight"],
+        ["transformer_blocks.0.attn.to_q.weight", "x_embedder.weight"],
+        ["latents", "text_states"],
+    ],
+)
+def test_other_models(tmp_path: Path, names: list[str]) -> None:
+    tensors = {name: torch.zeros(64, 64) for name in names}
+    message = refusal(load_dit, write(tmp_path, tensors))
+    assert "is not" in message or "missing" in message
+
+
+def test_wrong_kind_of_numbers(folder: Path, dit_tensors: dict) -> None:
+    tensors = dit_tensors | {"time_in.mlp.0.bias": torch.zeros(64, dtype=torch.int8)}
+    assert "time_in.mlp.0.bias" in refusal(load_dit, write(folder, tensors))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.zeros(3),
+        [1, 2],
+        {"module": {"time_in.mlp.0.weight": 3, "x": None}},
+        {3: torch.zeros(2)},
+        {"module": {}},
+        {"x": torch.zeros(2).to_sparse()},
+        OrderedDict(a=torch.zeros(1, device="meta")),
+    ],
+)
+def test_pickles_that_hold_no_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "odd.pt")
+    assert "odd.pt" in refusal(load_dit, tmp_path / "odd.pt")
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_pickled_code_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dit_tensors: dict
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"module": dit_tensors, "args": Evil()}, "evil.pt")
+    message = refusal(load_dit, tmp_path / "evil.pt")
+    assert "never executed" in message
+    assert not Path("executed").exists()
+
+
+def test_old_pickle_is_refused_with_a_hint(tmp_path: Path, dit_tensors: dict) -> None:
+    torch.save(dit_tensors, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    message = refusal(load_dit, tmp_path / "old.pt")
+    assert "before torch 1.6" in message
+    assert "torch.save" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+        (b"PK\x03\x04 nothing", "zip"),
+        (b"<html>", "neither"),
+        (b"\xff" * 100, "neither"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    assert reason in refusal(load_dit, tmp_path / "weights.pt")
+
+
+def test_a_file_that_claims_more_than_it_holds(tmp_path: Path, dit_tensors: dict) -> None:
+    torch.save(
+        dit_tensors | {"img_in.proj.weight": torch.zeros(1).expand(2**40)}, tmp_path / "x.pt"
+    )
+    assert "elements in" in refusal(load_dit, tmp_path / "x.pt")
+
+
+def test_folder_with_several_checkpoints(vectors_10: Golden) -> None:
+    message = refusal(load_dit, vectors_10.folder)
+    assert "dit.safetensors, io.safetensors, predictor.safetensors" in message
+
+
+def test_folder_without_a_checkpoint(tmp_path: Path) -> None:
+    assert "holds no checkpoint" in refusal(load_dit, tmp_path)
+
+
+def test_official_pickle_wins_over_its_fp8_copy(folder: Path, dit_tensors: dict) -> None:
+    torch.save({"module": dit_tensors}, folder / "mp_rank_00_model_states.pt")
+    for copy in ("mp_rank_00_model_states_fp8.pt", "mp_rank_00_model_states_fp8_map.pt"):
+        (folder / copy).write_bytes(b"not read")
+    load_dit(folder)
+
+
+def test_index_faults(folder: Path, dit_tensors: dict) -> None:
+    index = write_sharded(folder, dit_tensors)
+    good = json.loads(index.read_text())
+    shards = sorted(set(good["weight_map"].values()))
+
+    def with_map(**changes: object) -> str:
+        index.write_text(json.dumps({"weight_map": good["weight_map"] | changes}))
+        return refusal(load_dit, index)
+
+    assert "name of a file beside it" in with_map(**{"img_in.proj.bias": "../../etc/passwd"})
+    assert "name of a file beside it" in with_map(**{"img_in.proj.bias": 3})
+    assert "1 tensors are missing from the shards" in with_map(extra=shards[0])
+    assert "1 of 4 shards are not beside it" in with_map(extra="model-4.safetensors")
+    index.write_text("[]")
+    assert "JSON object" in refusal(load_dit, index)
+    index.write_text("{")
+    assert "is not JSON" in refusal(load_dit, index)
+
+
+def test_shard_with_more_than_the_index_names(folder: Path, dit_tensors: dict) -> None:
+    index = write_sharded(folder, dit_tensors | {"stray": torch.zeros(1)})
+    content = json.loads(index.read_text())
+    del content["weight_map"]["stray"]
+    index.write_text(json.dumps(content))
+    assert "1 unexpected: stray" in refusal(load_dit, index)
+
+
+def test_unreadable_file(tmp_path: Path, vectors_10: Golden) -> None:
+    path = tmp_path / "dit.safetensors"
+    shutil.copy(vectors_10.dit, path)
+    path.chmod(0)
+    try:
+        with path.open("rb"):
+            pytest.skip("permissions do not bind this user")
+    except PermissionError:
+        assert "cannot be read" in refusal(load_dit, path)
