@@ -1,0 +1,70 @@
+"""What the package says about itself, and that the pins agree with it."""
+
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import disca_rt
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    return Parser().parsestr(read(wheel, "METADATA"))
+
+
+@pytest.fixture(scope="module")
+def requirements(metadata: Message) -> list[Requirement]:
+    return [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+
+
+def read(wheel: Path, name: str) -> str:
+    return ZipFile(wheel).read(f"disca_rt-{disca_rt.__version__}.dist-info/{name}").decode()
+
+
+def test_version_is_the_packages(metadata: Message) -> None:
+    assert metadata["Version"] == disca_rt.__version__
+
+
+def test_python_range(metadata: Message) -> None:
+    supported = SpecifierSet(metadata["Requires-Python"])
+    assert [v for v in ("3.9", *PYTHONS, "3.14") if v in supported] == list(PYTHONS)
+
+
+def test_requirements_are_ranges(requirements: list[Requirement]) -> None:
+    assert all(s.operator == ">=" for r in requirements for s in r.specifier)
+    (torch,) = (r for r in requirements if r.name == "torch")
+    assert [v for v in ("2.10.2", "2.11.0", "2.13.0") if v in torch.specifier] == [
+        "2.11.0",
+        "2.13.0",
+    ]
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_requirement_has_one_pin_within_its_range(
+    version: str, root: Path, requirements: list[Requirement]
+) -> None:
+    lines = (root / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    here = [p for p in pins if not p.marker or p.marker.evaluate({"python_version": version})]
+    pinned = {canonicalize_name(p.name): str(p.specifier).removeprefix("==") for p in here}
+    assert len(pinned) == len(here)
+    for requirement in requirements:
+        if requirement.name != "disca_rt":
+            assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_entry_point(wheel: Path) -> None:
+    assert "disca-rt = disca_rt.cli:main" in read(wheel, "entry_points.txt").splitlines()
+
+
+def test_importing_the_package_does_not_load_pytorch(root: Path, python) -> None:
+    code = "import sys, disca_rt; print('torch' in sys.modules)"
+    assert python("-c", code, cwd=root) == "False"
