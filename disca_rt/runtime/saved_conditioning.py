@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..models.conditioning import Conditioning
+from ..weights.save import READABLE
 
 NAMES = tuple(field.name for field in fields(Conditioning))
 NEGATIVE = "negative_"
@@ -65,3 +66,4 @@ def _negative(
 def save_latents(path: Path, latents: Tensor) -> None:
     """Write `latents [B, C, T, H, W]` fp32 as the file's one tensor, `latents`."""
     save_file({"latents": latents.detach().float().cpu().contiguous()}, path)
+    path.chmod(READABLE)

@@ -13,6 +13,9 @@ from torch import Tensor
 from ..config import DiTConfig
 
 
+READABLE = 0o644  # safetensors creates files for their owner only
+
+
 def save_safetensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, config: DiTConfig
 ) -> None:
@@ -27,6 +30,7 @@ def save_safetensors(
     contiguous = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     try:
         save_file(contiguous, weights_partial)
+        weights_partial.chmod(READABLE)
         config_partial.write_text(json.dumps(describe(config), indent=1) + "\n")
         os.replace(weights_partial, path)
         os.replace(config_partial, config_path)
