@@ -29,18 +29,24 @@ from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import TINY
 from ..tiny.prompts import Scene, encode, sample_scene
 from ..weights.save import save_safetensors
+from .grow import copy_into_deeper
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """A complete run. `lr` is AdamW's (embedders, modulation, head), `muon_lr` Muon's (blocks)."""
+    """A complete run. `lr` is AdamW's (embedders, modulation, head), `muon_lr` Muon's (blocks).
+
+    `growth` lists (from step, single-stream blocks): the model starts shallow and is deepened on
+    the way; the last depth is the model's own. Each depth warms up anew.
+    """
 
     model: DiTConfig = field(default_factory=lambda: TINY)
-    steps: int = 12_000
+    growth: tuple[tuple[int, int], ...] = ((0, 4), (6_000, 14))
+    steps: int = 20_000
     batch: int = 8
-    lr: float = 1e-3
-    muon_lr: float = 2e-3
-    warmup_steps: int = 200
+    lr: float = 2e-3
+    muon_lr: float = 5e-3
+    warmup_steps: int = 100
     decay_steps: int = 2_000  # linear decay to zero at the end
     ema: float = 0.999
     drop_prompt: float = 0.1  # share of emptied prompts
@@ -50,6 +56,29 @@ class BaseConfig:
     checkpoint_every: int = 250
     log_every: int = 25
 
+    def __post_init__(self) -> None:
+        starts, depths = zip(*self.growth, strict=True)
+        if starts[0] != 0 or list(starts) != sorted(set(starts)):
+            raise ValueError(f"growth must start at step 0 and go forward, got {self.growth}")
+        if depths[-1] != self.model.single or list(depths) != sorted(depths):
+            raise ValueError(
+                f"growth must end at the model's {self.model.single} single-stream blocks and "
+                f"never shrink, got {self.growth}"
+            )
+
+    def stage(self, step: int) -> tuple[int, int]:
+        """(from step, single-stream blocks) in force at `step`."""
+        return max(stage for stage in self.growth if stage[0] <= step)
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds: weights, their moving average, optimizers."""
+
+    model: DiT
+    ema: dict[str, Tensor]
+    optimizers: list[torch.optim.Optimizer]
+
 
 def train_base(config: BaseConfig, out: Path) -> Path:
     """Run, or resume, training in the folder `out`; returns the path of the EMA weights.
@@ -58,32 +87,55 @@ def train_base(config: BaseConfig, out: Path) -> Path:
     `dit.safetensors` (EMA weights, bf16, official key layout) with its `config.json`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = build_dit(config.model, device="cpu").train().requires_grad_(True)
-    initialise(model, config.seed)
-    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizers = make_optimizers(model, config)
-    first = _resume(out, model, ema, optimizers)
+    first, state = _resume(out, config)
     started, losses = time.perf_counter(), []
     for step in range(first, config.steps):
-        _set_lr(optimizers, config, step)
-        loss = training_loss(model, config, step)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at step {step}; {out} keeps the last good checkpoint"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        _update_ema(ema, model, config.ema, step)
-        losses.append(loss.item())
-        if (step + 1) % config.log_every == 0:
-            _log(out, step + 1, losses, (time.perf_counter() - started) / (step + 1 - first))
+        if step and step == config.stage(step)[0]:
+            state = _deepen(state, config, step)
+        losses.append(_train_step(state, config, step, out))
+        done = step + 1
+        if done % config.log_every == 0:
+            _log(out, done, losses, (time.perf_counter() - started) / (done - first))
             losses = []
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            _save(out, config, step + 1, model, ema, optimizers)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            _save(out, config, done, state)
     return out / "dit.safetensors"
+
+
+def _train_step(state: TrainState, config: BaseConfig, step: int, out: Path) -> float:
+    """One optimizer step; returns the loss, raises FloatingPointError where it is not finite."""
+    _set_lr(state.optimizers, config, step)
+    loss = training_loss(state.model, config, step)
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(
+            f"loss is {loss.item()} at step {step}; {out} keeps the last good checkpoint"
+        )
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    _update_ema(state, config, step)
+    return loss.item()
+
+
+def _fresh_state(config: BaseConfig, step: int) -> TrainState:
+    """An initialised model of the depth in force at `step`."""
+    _, single = config.stage(step)
+    model = build_dit(replace(config.model, single=single), device="cpu")
+    model.train().requires_grad_(True)
+    initialise(model, config.seed)
+    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return TrainState(model, ema, make_optimizers(model, config))
+
+
+def _deepen(state: TrainState, config: BaseConfig, step: int) -> TrainState:
+    """The next depth, from the moving average; the optimizers start anew."""
+    state.model.load_state_dict(state.ema)
+    deeper = _fresh_state(config, step)
+    copy_into_deeper(state.model, deeper.model)
+    ema = {name: p.detach().clone() for name, p in deeper.model.named_parameters()}
+    return replace(deeper, ema=ema)
 
 
 def training_loss(model: DiT, config: BaseConfig, step: int) -> Tensor:
@@ -153,7 +205,7 @@ def make_optimizers(model: DiT, config: BaseConfig) -> list[torch.optim.Optimize
 
 
 def _set_lr(optimizers: list[torch.optim.Optimizer], config: BaseConfig, step: int) -> None:
-    warm = min(1.0, (step + 1) / config.warmup_steps)
+    warm = min(1.0, (step - config.stage(step)[0] + 1) / config.warmup_steps)
     decay = min(1.0, (config.steps - step) / max(1, config.decay_steps))
     for optimizer, lr in zip(optimizers, (config.muon_lr, config.lr), strict=True):
         for group in optimizer.param_groups:
@@ -161,46 +213,42 @@ def _set_lr(optimizers: list[torch.optim.Optimizer], config: BaseConfig, step: i
 
 
 @torch.no_grad()
-def _update_ema(ema: dict[str, Tensor], model: DiT, decay: float, step: int) -> None:
-    weight = 1 - min(decay, (step + 1) / (step + 10))
-    for name, parameter in model.named_parameters():
-        ema[name].lerp_(parameter, weight)
+def _update_ema(state: TrainState, config: BaseConfig, step: int) -> None:
+    age = step - config.stage(step)[0]
+    weight = 1 - min(config.ema, (age + 1) / (age + 10))
+    for name, parameter in state.model.named_parameters():
+        state.ema[name].lerp_(parameter, weight)
 
 
-def _save(
-    out: Path,
-    config: BaseConfig,
-    step: int,
-    model: DiT,
-    ema: dict[str, Tensor],
-    optimizers: list[torch.optim.Optimizer],
-) -> None:
-    state = {
-        "step": step,
+def _save(out: Path, config: BaseConfig, done: int, state: TrainState) -> None:
+    saved = {
+        "done": done,
         "config": json.dumps(asdict(config)),
-        "model": model.state_dict(),
-        "ema": ema,
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "model": state.model.state_dict(),
+        "ema": state.ema,
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
     partial = out / "checkpoint.pt.partial"
-    torch.save(state, partial)
+    torch.save(saved, partial)
     os.replace(partial, out / "checkpoint.pt")
-    save_safetensors(out / "dit.safetensors", ema, torch.bfloat16, config.model)
+    save_safetensors(out / "dit.safetensors", state.ema, torch.bfloat16, state.model.config)
 
 
-def _resume(
-    out: Path, model: DiT, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer]
-) -> int:
+def _resume(out: Path, config: BaseConfig) -> tuple[int, TrainState]:
+    """The next step and the state to take it from."""
     path = out / "checkpoint.pt"
     if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    ema.update(state["ema"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    _forget_log_after(out / "loss.jsonl", state["step"])
-    return state["step"]
+        _forget_log_after(out / "loss.jsonl", 0)
+        return 0, _fresh_state(config, 0)
+    saved = torch.load(path, weights_only=True)
+    done = saved["done"]
+    state = _fresh_state(config, done - 1)
+    state.model.load_state_dict(saved["model"])
+    state.ema = saved["ema"]
+    for optimizer, optimizer_state in zip(state.optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(optimizer_state)
+    _forget_log_after(out / "loss.jsonl", done)
+    return done, state
 
 
 def _forget_log_after(log: Path, step: int) -> None:

@@ -9,15 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from disca_rt.models.build import build_dit
-from disca_rt.models.dit import StepInputs
+from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.prompts import is_held_out
 from disca_rt.train import base
 from disca_rt.train.base import BaseConfig, draw_batch, initialise, train_base, training_loss
+from disca_rt.train.grow import copy_into_deeper, spread
 from disca_rt.weights.load import load_dit
 
 SMALL = BaseConfig(
-    model=replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=1),
+    model=replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=3),
+    growth=((0, 1), (3, 3)),
     steps=6,
     batch=2,
     warmup_steps=2,
@@ -27,17 +29,18 @@ SMALL = BaseConfig(
 )
 
 
-def small_model() -> torch.nn.Module:
-    model = build_dit(SMALL.model, device="cpu").requires_grad_(True)
+def small_model(single: int = 1) -> DiT:
+    model = build_dit(replace(SMALL.model, single=single), device="cpu").requires_grad_(True)
     initialise(model, seed=0)
     return model
 
 
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])  # before, at and after the model grows
 def test_a_killed_run_resumes_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_base(SMALL, tmp_path / "whole")
-    real, killed_at = base.training_loss, 5
+    real = base.training_loss
 
     def killed(model, config, step):
         if step == killed_at:
@@ -60,7 +63,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
 
 
 def test_the_weights_load_as_an_official_checkpoint(tmp_path: Path) -> None:
-    path = train_base(replace(SMALL, steps=2), tmp_path)
+    path = train_base(SMALL, tmp_path)
     assert load_dit(path).config == SMALL.model
 
 
@@ -125,3 +128,33 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     with pytest.raises(FloatingPointError, match="loss is nan at step 2"):
         train_base(SMALL, tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_deeper_model_starts_as_the_shallow_one() -> None:
+    shallow, deep = small_model(single=2), small_model(single=5)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in shallow.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    copy_into_deeper(shallow, deep)
+    latents, conditioning = draw_batch(SMALL, generator)
+    velocities = [
+        model(
+            latents, StepInputs(torch.full((2,), 300.0)), model.prepare(conditioning, latents.shape)
+        )
+        for model in (shallow, deep)
+    ]
+    assert torch.equal(*velocities)
+    assert velocities[0].abs().max() > 0.1
+
+
+def test_blocks_are_spread_evenly_and_never_lost() -> None:
+    assert spread(4, 14) == [0, 3, 7, 10]
+    assert spread(3, 3) == [0, 1, 2]
+    with pytest.raises(ValueError, match="cannot grow from 4 single-stream blocks to 3"):
+        spread(4, 3)
+
+
+@pytest.mark.parametrize("growth", [((1, 3),), ((0, 1),), ((0, 4), (2, 3)), ((0, 1), (0, 3))])
+def test_illegal_growth_is_refused(growth: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="growth must"):
+        replace(SMALL, growth=growth)

@@ -1,0 +1,81 @@
+"""The evaluation loop: which clips it judges against which prompts, with a stand-in generator."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import full_schedule
+from disca_rt.tiny.clips import render
+from disca_rt.tiny.config import TINY
+from disca_rt.tiny.evaluate import NOISE_SEED, evaluate
+from disca_rt.tiny.prompts import held_out_prompts, parse
+from disca_rt.tiny.runtime import WEIGHTS, load_tiny, with_tiny_prompts
+from golden_vectors import load_golden
+
+PROMPTS = held_out_prompts(25, seed=0)
+
+
+class Draughtsman:
+    """Generates real clips: of the prompts it is asked for, or of their reverse."""
+
+    def __init__(self, reverse: bool = False) -> None:
+        self.reverse, self.seeds = reverse, []
+
+    def generate(self, prompts, *, seed, **arguments):
+        self.seeds.append(seed)
+        scenes = [parse(prompt) for prompt in prompts]
+        generator = torch.Generator().manual_seed(seed)
+        return SimpleNamespace(video=render(scenes[::-1] if self.reverse else scenes, generator))
+
+
+def test_real_clips_are_all_right() -> None:
+    report = evaluate(Draughtsman(), PROMPTS)
+    assert (report.prompts, report.correct, report.semantic) == (25, 1.0, 1.0)
+    assert report.quality > 0.99
+
+
+def test_clips_of_other_prompts_are_not() -> None:
+    assert evaluate(Draughtsman(reverse=True), PROMPTS).correct <= 0.2  # odd batches have a middle
+
+
+def test_the_noise_of_a_prompt_does_not_depend_on_the_batch() -> None:
+    draughtsman = Draughtsman()
+    evaluate(draughtsman, PROMPTS, batch=10)
+    assert draughtsman.seeds == [NOISE_SEED, NOISE_SEED + 10, NOISE_SEED + 20]
+
+
+def test_the_shipped_model_is_the_embedded_one_and_fits_the_wheel() -> None:
+    runtime = load_tiny()
+    assert runtime.config == TINY
+    assert WEIGHTS.stat().st_size <= 10e6
+
+
+def test_prompts_change_what_is_generated() -> None:
+    runtime = load_tiny()
+    size = {"frames": 5, "height": 24, "width": 32}
+    arguments = {**size, "schedule": full_schedule(2, 2.0), "policy": "full", "seed": 1}
+    red, blue = (
+        runtime.generate(f"a {c} square standing still", guidance_scale=4.0, **arguments).video
+        for c in ("red", "blue")
+    )
+    assert (red - blue).abs().max() > 0.1
+
+
+def test_another_model_gets_no_tiny_prompts() -> None:
+    runtime = Runtime.load(load_golden("hyvideo10").dit)
+    assert with_tiny_prompts(runtime).text_encoder is None
+
+
+def test_unknown_words_are_listed_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="zebra") as error:
+        load_tiny().prompt_inputs(
+            ["a red zebra moving left"],
+            frames=5,
+            height=24,
+            width=32,
+            negative_prompt="",
+            guidance_scale=None,
+        )
+    assert all(word in str(error.value) for word in ("circle", "purple", "navy", "standing"))
