@@ -1,6 +1,6 @@
 """The embedded model's shape and how it is sampled: HunyuanVideo 1.0 made deep and narrow.
 
-16 blocks of width 112, so that a predicted step (two blocks and a fusion) is a small part of a full
+17 blocks of width 112, so that a predicted step (two blocks and a fusion) is a small part of a full
 one, as at 13B; 8 heads, so that sequence parallelism has something to divide. A patch has 48 values
 of noise that every block must carry to the head: much narrower, and little width is left for else.
 """
@@ -14,8 +14,8 @@ TINY = DiTConfig(
     in_channels=LATENT_CHANNELS,
     hidden=112,
     heads=8,
-    double=2,
-    single=14,
+    double=1,
+    single=16,
     rope=(4, 4, 6),
     text_dim=TEXT_DIM,
     text_dim_2=TEXT_DIM_2,

@@ -3,7 +3,8 @@
 x_t = (1−t)·x_0 + t·ε, v = ε − x_0, loss |v_θ(x_t, t) − v|². A tenth of the prompts is emptied, so
 that the model also learns the unconditional velocity that classifier-free guidance needs.
 
-`python -m disca_rt.train.base FOLDER [--steps N]` trains the embedded model, or resumes.
+`python -m disca_rt.train.base FOLDER [--steps N] [--batch B] [--device cuda]` trains the embedded
+model, or resumes.
 
 A run is a frozen `BaseConfig`. Every random number of step i comes from (seed, i), so a run that is
 killed and resumed sees what the uninterrupted one would have seen.
@@ -41,7 +42,7 @@ class BaseConfig:
     """
 
     model: DiTConfig = field(default_factory=lambda: TINY)
-    growth: tuple[tuple[int, int], ...] = ((0, 4), (6_000, 14))
+    growth: tuple[tuple[int, int], ...] = ((0, 5), (6_000, 16))
     steps: int = 20_000
     batch: int = 8
     lr: float = 2e-3
@@ -53,6 +54,7 @@ class BaseConfig:
     drop_word: float = 0.15  # share of prompts that leave the size out; the same for the background
     shift: float = 2.0  # t is shifted towards noise, where the layout is decided
     seed: int = 0
+    device: str = "cpu"  # random numbers come from the CPU on any device
     checkpoint_every: int = 250
     log_every: int = 25
 
@@ -123,8 +125,8 @@ def _fresh_state(config: BaseConfig, step: int) -> TrainState:
     """An initialised model of the depth in force at `step`."""
     _, single = config.stage(step)
     model = build_dit(replace(config.model, single=single), device="cpu")
-    model.train().requires_grad_(True)
     initialise(model, config.seed)
+    model.to(config.device).train().requires_grad_(True)
     ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     return TrainState(model, ema, make_optimizers(model, config))
 
@@ -145,6 +147,7 @@ def training_loss(model: DiT, config: BaseConfig, step: int) -> Tensor:
     u = torch.rand(config.batch, generator=generator)
     t = config.shift * u / (1 + (config.shift - 1) * u)
     noise = torch.randn(latents.shape, generator=generator)
+    latents, noise, t = (tensor.to(model.device) for tensor in (latents, noise, t))
     x_t = torch.lerp(latents, noise, t[:, None, None, None, None])
     prepared = model.prepare(conditioning, latents.shape)
     velocity = model(x_t, StepInputs(1000 * t), prepared)
@@ -240,7 +243,7 @@ def _resume(out: Path, config: BaseConfig) -> tuple[int, TrainState]:
     if not path.exists():
         _forget_log_after(out / "loss.jsonl", 0)
         return 0, _fresh_state(config, 0)
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, map_location=config.device, weights_only=True)
     done = saved["done"]
     state = _fresh_state(config, done - 1)
     state.model.load_state_dict(saved["model"])
@@ -268,8 +271,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=BaseConfig.steps)
+    parser.add_argument("--batch", type=int, default=BaseConfig.batch)
+    parser.add_argument("--device", default=BaseConfig.device)
     args = parser.parse_args()
-    print(train_base(BaseConfig(steps=args.steps), args.folder))
+    config = BaseConfig(steps=args.steps, batch=args.batch, device=args.device)
+    print(train_base(config, args.folder))
 
 
 if __name__ == "__main__":
