@@ -1,0 +1,242 @@
+"""Our full step against diffusers' classes: same weights, same inputs, fp32, eager.
+
+diffusers saves fresh random weights, our loader reads them, and the outputs are compared before
+anything is timed. No token is padding, so that both do the same work: neither gains from the
+padding that ours drops and diffusers' masks. Both call PyTorch's scaled_dot_product_attention.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from disca_rt.config import DiTConfig, predictor_config
+from disca_rt.flops import image_tokens, step_flops
+from disca_rt.models.conditioning import Conditioning
+from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
+from disca_rt.tiny.codec import PixelUnshuffleCodec
+from disca_rt.tiny.config import TINY
+from disca_rt.weights.load import load_dit
+
+from .harness import Comparison, Contender
+
+TOLERANCE = 1e-5
+GOAL = 1.0
+
+
+class Unavailable(RuntimeError):
+    """A benchmark needs something that is not installed."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """`latents` (C, T, H, W) of one sample, and its tokens; byT5 and vision tokens only for 1.5."""
+
+    name: str
+    config: DiTConfig
+    latents: tuple[int, int, int, int]
+    text_tokens: int
+    byt5_tokens: int = 0
+    vision_tokens: int = 0
+
+    @property
+    def condition_tokens(self) -> int:
+        return self.text_tokens + self.byt5_tokens + self.vision_tokens
+
+
+EMBEDDED = StepShape(
+    "embedded", TINY, PixelUnshuffleCodec().latent_shape(FRAMES, HEIGHT, WIDTH), text_tokens=16
+)
+MID_10 = StepShape(
+    "mid-size 1.0",
+    DiTConfig(hidden=512, heads=4, double=2, single=4, text_dim=1024),
+    latents=(16, 5, 16, 16),
+    text_tokens=64,
+)
+MID_15 = StepShape(
+    "mid-size 1.5",
+    DiTConfig(
+        family="hunyuan-video-1.5",
+        in_channels=16,
+        patch=(1, 1, 1),
+        hidden=512,
+        heads=4,
+        double=4,
+        single=0,
+        text_dim=1024,
+        text_dim_2=None,
+        byt5_dim=256,
+        byt5_hidden=2048,  # fixed in diffusers' class
+        vision_dim=256,
+    ),
+    latents=(16, 5, 8, 8),
+    text_tokens=48,
+    byt5_tokens=8,
+    vision_tokens=8,
+)
+
+
+def full_step(shape: StepShape) -> Comparison:
+    """Three contenders: diffusers, ours with `prepare` in every step, ours with it outside."""
+    reference = _their_model(shape.config)
+    dit = _ours(reference)
+    assert dit.config == shape.config, f"loaded {dit.config}, expected {shape.config}"
+    conditioning, latents, step = _inputs(shape)
+    theirs = _their_step(reference, conditioning, latents, step)
+    prepared = dit.prepare(conditioning, latents.shape)
+
+    def whole_step() -> Tensor:
+        return dit(latents, step, dit.prepare(conditioning, latents.shape))
+
+    # 1.5: byT5 and vision tokens are counted as text, which makes the count 2 % too large.
+    flops = step_flops(
+        shape.config, predictor_config(shape.config), shape.latents, shape.condition_tokens
+    ).full
+    return Comparison(
+        name=f"full step, {shape.name}",
+        shape=_describe(shape),
+        dtype="float32",
+        contenders=[
+            Contender(f"diffusers {type(reference).__name__}", theirs, flops),
+            Contender("ours, prepare in the step", whole_step, flops),
+            Contender(
+                "ours, prepare outside",
+                lambda: dit(latents, step, prepared),
+                flops,
+                "as in a sample, where the conditioning is prepared once for all steps",
+            ),
+        ],
+        samples=40,
+        goal=GOAL,
+        relative_difference=_check_equal(whole_step, theirs),
+    )
+
+
+def _their_model(config: DiTConfig) -> nn.Module:
+    try:
+        from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
+    except ImportError as error:
+        raise Unavailable("needs diffusers: pip install 'disca_rt[bench]'") from error
+    sizes = {
+        "in_channels": config.embed_channels,
+        "out_channels": config.in_channels,
+        "patch_size_t": config.patch[0],
+        "patch_size": config.patch[1],
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.head_dim,
+        "num_layers": config.double,
+        "text_embed_dim": config.text_dim,
+        "rope_axes_dim": config.rope,
+    }
+    if config.family == "hunyuan-video-1.5":
+        model = HunyuanVideo15Transformer3DModel(
+            **sizes, text_embed_2_dim=config.byt5_dim, image_embed_dim=config.vision_dim
+        )
+    else:
+        model = HunyuanVideoTransformer3DModel(
+            **sizes,
+            num_single_layers=config.single,
+            pooled_projection_dim=config.text_dim_2,
+            guidance_embeds=False,
+        )
+    return _randomise(model).eval().requires_grad_(False)
+
+
+def _randomise(model: nn.Module) -> nn.Module:
+    """Weights that keep activations near 1, biases and norms that differ from their defaults."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        scale = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+        mean = 1.0 if "norm" in name and parameter.ndim == 1 else 0.0
+        parameter.data.normal_(mean, scale, generator=generator)
+    return model
+
+
+def _ours(reference: nn.Module) -> DiT:
+    with tempfile.TemporaryDirectory() as folder:
+        reference.save_pretrained(folder)
+        return load_dit(Path(folder), dtype=torch.float32)
+
+
+def _inputs(shape: StepShape) -> tuple[Conditioning, Tensor, StepInputs]:
+    generator = torch.Generator().manual_seed(1)
+    config = shape.config
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(1, *size, generator=generator)
+
+    latents = random(*shape.latents)
+    conditioning = Conditioning(
+        text_states=random(shape.text_tokens, config.text_dim),
+        text_mask=torch.ones(1, shape.text_tokens, dtype=torch.long),
+    )
+    if config.family == "hunyuan-video-1.5":
+        conditioning = replace(
+            conditioning,
+            byt5_text_states=random(shape.byt5_tokens, config.byt5_dim),
+            byt5_text_mask=torch.ones(1, shape.byt5_tokens, dtype=torch.long),
+            vision_states=random(shape.vision_tokens, config.vision_dim),
+            cond_latents=random(config.embed_channels - config.in_channels, *shape.latents[1:]),
+        )
+    else:
+        conditioning = replace(conditioning, text_states_2=random(config.text_dim_2))
+    return conditioning, latents, StepInputs(torch.tensor([900.0]))
+
+
+def _their_step(
+    model: nn.Module, conditioning: Conditioning, latents: Tensor, step: StepInputs
+) -> Callable[[], Tensor]:
+    if conditioning.cond_latents is None:
+        return lambda: model(
+            latents,
+            step.timestep,
+            conditioning.text_states,
+            conditioning.text_mask,
+            conditioning.text_states_2,
+            return_dict=False,
+        )[0]
+    # The concatenation is part of a step for both.
+    return lambda: model(
+        torch.cat([latents, conditioning.cond_latents], dim=1),
+        step.timestep,
+        conditioning.text_states,
+        conditioning.text_mask,
+        encoder_hidden_states_2=conditioning.byt5_text_states,
+        encoder_attention_mask_2=conditioning.byt5_text_mask,
+        image_embeds=conditioning.vision_states,
+        return_dict=False,
+    )[0]
+
+
+def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
+    """‖a − b‖ / ‖b‖ of the outputs; raises where it is over the tolerance."""
+    with torch.inference_mode():
+        actual, expected = ours().double(), theirs().double()
+    difference = float((actual - expected).norm() / expected.norm())
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"ours differs from diffusers' by {difference:.1e}, more than {TOLERANCE}: these are "
+            "not the same computation, so nothing was timed"
+        )
+    return difference
+
+
+def _describe(shape: StepShape) -> dict[str, object]:
+    config = shape.config
+    described = {
+        "model": shape.name,
+        "batch": 1,
+        "latents": list(shape.latents),
+        "image tokens": image_tokens(config, shape.latents),
+        "text tokens": shape.text_tokens,
+        "byT5 tokens": shape.byt5_tokens,
+        "vision tokens": shape.vision_tokens,
+        "hidden": config.hidden,
+        "heads": config.heads,
+        "blocks": f"{config.double}+{config.single}",
+    }
+    return {name: value for name, value in described.items() if value != 0}

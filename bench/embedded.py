@@ -1,0 +1,166 @@
+"""What DisCa saves on the embedded model: of a step, and of a whole sample from prompt to video."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.config import DiTConfig, predictor_config
+from disca_rt.flops import StepFlops, image_tokens, sample_flops, step_flops
+from disca_rt.models.build import build_predictor
+from disca_rt.models.dit import StepInputs
+from disca_rt.models.predictor import Predictor
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import Schedule, full_schedule, get_preset
+from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
+from disca_rt.tiny.codec import PixelUnshuffleCodec
+from disca_rt.tiny.config import GUIDANCE_SCALE
+from disca_rt.tiny.runtime import encode_prompts, load_tiny
+
+from .harness import Comparison, Contender
+
+PROMPT = "a red circle moving left and a blue square moving up on a black background"
+TEXT_TOKENS = 16  # of PROMPT; the longest there is
+RANDOM = "random predictor weights, on whose values the time does not depend"
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """In pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+
+TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
+
+
+def steps(size: VideoSize = TRAINED) -> Comparison:
+    """A full and a predicted step, from latents to velocity, as in the denoising loop."""
+    runtime = _runtime()
+    dit, policy = runtime.dit, DisCaPolicy(runtime.predictor)
+    latents = torch.randn(1, *_latent_shape(size), generator=torch.Generator().manual_seed(0))
+    prepared = dit.prepare(encode_prompts([PROMPT]), latents.shape)
+    tokens = torch.Size([1, prepared.tokens, dit.config.hidden])
+    state = policy.allocate(tokens, dit.dtype, dit.device)
+
+    def run(index: int) -> Tensor:
+        step = schedule[index]
+        tokens, context = dit.embed(latents, StepInputs(torch.tensor([step.t])), prepared)
+        tokens = policy.run(step, tokens, context, dit.blocks, state)
+        return dit.head(tokens, context, prepared)
+
+    schedule = list(Schedule(steps=2, shift=5.0, step_list=(0,)))
+    flops = _flops(dit.config, size, TEXT_TOKENS)
+    return Comparison(
+        name="predicted step",
+        shape=_shape(dit.config, size),
+        dtype="float32",
+        contenders=[
+            Contender("full step", partial(run, 0), flops.full),
+            Contender("predicted step", partial(run, 1), flops.predicted, RANDOM),
+        ],
+        samples=100,
+        goal=0.15,
+    )
+
+
+def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
+    """Against what an undistilled model needs: 50 steps of two passes each."""
+    runtime = _runtime()
+    schedule = full_schedule(50, 5.0)
+    both_passes = [_flops(runtime.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
+    baseline = Contender(
+        "50 full steps x 2",
+        partial(_generate, runtime, size, schedule, policy="full", guidance_scale=GUIDANCE_SCALE),
+        sum(sample_flops(one_pass, schedule, passes=1) for one_pass in both_passes),
+        "classifier-free guidance; its unconditional pass has one text token",
+    )
+    contenders = [baseline, _twenty_steps(runtime, size), _disca(runtime, size)]
+    return _comparison("DisCa sample, base 50 x 2", runtime, size, contenders, samples=7)
+
+
+def samples_without_guidance(size: VideoSize = TRAINED) -> Comparison:
+    """Against as many full steps: what the predictor alone saves."""
+    runtime = _runtime()
+    contenders = [_twenty_steps(runtime, size), _disca(runtime, size)]
+    return _comparison("DisCa sample, base 20", runtime, size, contenders, samples=15)
+
+
+def _comparison(
+    name: str, runtime: Runtime, size: VideoSize, contenders: Sequence[Contender], samples: int
+) -> Comparison:
+    return Comparison(name, _shape(runtime.config, size), "float32", contenders, samples)
+
+
+def _twenty_steps(runtime: Runtime, size: VideoSize) -> Contender:
+    schedule = full_schedule(20, 5.0)
+    return Contender(
+        "20 full steps",
+        partial(_generate, runtime, size, schedule, policy="full"),
+        sample_flops(_flops(runtime.config, size, TEXT_TOKENS), schedule, passes=1),
+    )
+
+
+def _disca(runtime: Runtime, size: VideoSize) -> Contender:
+    schedule = get_preset("disca-n4")
+    predicted = schedule.steps - schedule.full_steps
+    return Contender(
+        f"DisCa: {schedule.full_steps} full, {predicted} predicted",
+        partial(_generate, runtime, size, schedule, policy="disca"),
+        sample_flops(_flops(runtime.config, size, TEXT_TOKENS), schedule, passes=1),
+        RANDOM,
+    )
+
+
+def _generate(
+    runtime: Runtime,
+    size: VideoSize,
+    schedule: Schedule,
+    policy: str,
+    guidance_scale: float | None = None,
+) -> None:
+    runtime.generate(
+        PROMPT, **asdict(size), schedule=schedule, policy=policy, guidance_scale=guidance_scale
+    )
+
+
+def _runtime() -> Runtime:
+    tiny = load_tiny()
+    return Runtime(
+        tiny.dit, _random_predictor(tiny.config), codec=tiny.codec, text_encoder=tiny.text_encoder
+    )
+
+
+def _random_predictor(dit: DiTConfig) -> Predictor:
+    predictor = build_predictor(predictor_config(dit), device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in predictor.parameters():
+        parameter.normal_(std=0.05, generator=generator)
+    return predictor
+
+
+def _latent_shape(size: VideoSize) -> tuple[int, int, int, int]:
+    return PixelUnshuffleCodec().latent_shape(size.frames, size.height, size.width)
+
+
+def _flops(dit: DiTConfig, size: VideoSize, text_tokens: int) -> StepFlops:
+    return step_flops(dit, predictor_config(dit), _latent_shape(size), text_tokens)
+
+
+def _shape(dit: DiTConfig, size: VideoSize) -> dict[str, object]:
+    latents = _latent_shape(size)
+    return {
+        "model": "embedded",
+        "batch": 1,
+        "latents": list(latents),
+        "image tokens": image_tokens(dit, latents),
+        "text tokens": TEXT_TOKENS,
+        "hidden": dit.hidden,
+        "heads": dit.heads,
+        "blocks": f"{dit.double}+{dit.single}",
+    }

@@ -1,0 +1,89 @@
+"""`python -m bench.table FILE.jsonl`: the Markdown page of a results file."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .harness import Record, read_records
+
+HEADER = (
+    "benchmark",
+    "threads",
+    "contender",
+    "median",
+    "p5 – p95",
+    "GFLOP/s",
+    "ratio",
+    "p5 – p95",
+    "CPU-time ratio",
+    "FLOP ratio",
+    "goal",
+)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """What was measured, on what, and the notes; ratios are to the first row of a benchmark."""
+    rows = [_cells(record) for record in records]
+    table = [_row(HEADER), _row(["---"] * len(HEADER)), *map(_row, rows)]
+    return "\n".join([*_machines(records), "", *table, "", *_shapes(records)]) + "\n"
+
+
+def _cells(record: Record) -> list[str]:
+    is_baseline = record.contender == record.baseline
+    return [
+        record.benchmark,
+        str(record.threads),
+        record.contender,
+        _milliseconds(record.median_s),
+        f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
+        f"{record.gflops_per_s:.1f}",
+        "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
+        "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
+        "" if is_baseline else f"{record.cpu_ratio:.3f}",
+        "" if is_baseline else f"{record.flop_ratio:.3f}",
+        "" if record.goal is None else f"≤ {record.goal:g}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms"
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    lines = [
+        f"{r.device}, {r.cpus} cores; PyTorch {r.torch}, diffusers {r.diffusers or 'absent'}, "
+        f"Python {r.python}, disca_rt {r.disca_rt}; {r.time[:10]}; "
+        f"OMP_WAIT_POLICY {r.omp_wait_policy}; machine otherwise idle: {r.otherwise_idle}."
+        for r in records
+    ]
+    return _once(lines)
+
+
+def _shapes(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for r in records:
+        shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
+        compared = r.relative_difference
+        same = "" if compared is None else "; outputs agree to 1e-5"
+        lines.append(f"- {r.benchmark}: {shape}, {r.dtype}, {r.samples} samples{same}.")
+        if r.note:
+            lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
+    return _once(lines)
+
+
+def _once(lines: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
+    parser.add_argument("file", type=Path, help="a results file of bench.run")
+    print(markdown(read_records(parser.parse_args(argv).file)), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Every benchmark runs, on the smallest shapes with one sample. No test looks at a time."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import against_diffusers, embedded
+from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
+from bench.embedded import VideoSize
+from bench.harness import Comparison, Record, measure, read_records
+from bench.machine import this_machine
+from bench.run import BENCHMARKS, main
+from disca_rt.tiny.runtime import encode_prompts
+
+SMALLEST = VideoSize(frames=1, height=4, width=4)
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def one_sample(comparison: Comparison) -> list[Record]:
+    with torch.inference_mode():
+        return measure(comparison, 1, this_machine(), torch.get_num_threads())
+
+
+def smaller(shape: StepShape) -> StepShape:
+    config = replace(shape.config, double=1, single=min(shape.config.single, 1))
+    config = replace(config, hidden=64, heads=2, rope=(8, 12, 12), text_dim=32)
+    return replace(shape, config=config, latents=(*shape.latents[:1], 1, 2, 2), text_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("build", "contenders"),
+    [
+        (embedded.steps, 2),
+        (embedded.samples_with_guidance, 3),
+        (embedded.samples_without_guidance, 2),
+    ],
+)
+def test_embedded(build: Callable[[VideoSize], Comparison], contenders: int) -> None:
+    records = one_sample(build(SMALLEST))
+    assert len(records) == contenders
+    assert all(record.flops > 0 for record in records)
+    assert all(record.flop_ratio < 1 for record in records[1:])
+
+
+def test_a_sample_has_the_flops_of_its_steps() -> None:
+    full, predicted = (contender.flops for contender in embedded.steps().contenders)
+    twenty, disca = (each.flops for each in embedded.samples_without_guidance().contenders)
+    assert (twenty, disca) == (20 * full, 8 * full + 12 * predicted)
+
+
+def test_the_prompt_has_the_tokens_the_flops_count() -> None:
+    assert int(encode_prompts([embedded.PROMPT]).text_mask.sum()) == embedded.TEXT_TOKENS
+
+
+@pytest.mark.parametrize("shape", [EMBEDDED, MID_10, MID_15], ids=lambda shape: shape.name)
+def test_against_diffusers(shape: StepShape) -> None:
+    pytest.importorskip("diffusers")
+    comparison = against_diffusers.full_step(smaller(shape))
+    assert comparison.relative_difference <= against_diffusers.TOLERANCE
+    assert [record.flop_ratio for record in one_sample(comparison)] == [1, 1, 1]
+
+
+def test_another_computation_is_not_timed() -> None:
+    with pytest.raises(RuntimeError, match="nothing was timed"):
+        against_diffusers._check_equal(lambda: torch.ones(3), lambda: torch.ones(3) * 1.001)
+    with pytest.raises(RuntimeError, match="nothing was timed"):
+        against_diffusers._check_equal(lambda: torch.full((3,), torch.nan), lambda: torch.ones(3))
+
+
+def test_the_command_writes_lines_and_prints_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "predicted-step", partial(embedded.steps, SMALLEST))
+    out = tmp_path / "out.jsonl"
+    main(["--only", "predicted-step", "--samples", "1", "--threads", "2", "1", "--out", str(out)])
+    records = read_records(out)
+    assert [record.threads for record in records] == [2, 2, 1, 1]
+    assert {record.samples for record in records} == {1}
+    assert "| predicted step | 1 | full step |" in capsys.readouterr().out
+
+
+def test_without_diffusers_its_rows_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    out = tmp_path / "out.jsonl"
+    main(["--only", "full-step-10", "--out", str(out)])
+    assert "full-step-10: skipped, needs diffusers" in capsys.readouterr().out
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flags", [["--only", "typo"], ["--samples", "0"], ["--threads", "-1"]])
+def test_bad_flags_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(flags)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err

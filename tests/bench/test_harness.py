@@ -1,0 +1,147 @@
+"""The harness' arithmetic and order, with contenders and clocks that take no time."""
+
+import dataclasses
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from bench.harness import (
+    Comparison,
+    Contender,
+    Record,
+    Spread,
+    Taken,
+    from_line,
+    interleave,
+    measure,
+    read_records,
+    spread,
+    spread_of_ratios,
+    to_line,
+    write_records,
+)
+from bench.machine import Machine, load_average, this_machine
+from bench.table import HEADER, main, markdown
+
+MACHINE = Machine("CPU: abacus", 2, "default", "3.10.0", "2.11.0", None, "0.1.0")
+
+
+def comparison(log: list[str]) -> Comparison:
+    def contender(name: str, flops: int) -> Contender:
+        return Contender(name, lambda: log.append(name), flops, f"note on {name}")
+
+    shape = {"batch": 1, "latents": [12, 5, 12, 16]}
+    contenders = [contender("slow", 4000), contender("fast", 1000)]
+    return Comparison("race", shape, "float32", contenders, samples=7, goal=0.5)
+
+
+def records(samples: int = 3, threads: int = 2) -> list[Record]:
+    return measure(comparison([]), samples, MACHINE, threads)
+
+
+def ticks(*deltas: float) -> Callable[[], float]:
+    """A clock whose pairs of readings are `deltas` apart."""
+    readings = (
+        reading for start, d in zip(count(0, 100), deltas) for reading in (start, start + d)
+    )
+    return lambda: next(readings)
+
+
+def test_contenders_take_turns_after_one_warm_up_each() -> None:
+    log: list[str] = []
+    interleave(comparison(log).contenders, samples=3)
+    assert log == ["slow", "fast"] * 4
+
+
+def test_samples_are_clock_differences_of_the_timed_rounds() -> None:
+    wall, cpu = ticks(8.0, 2.0, 6.0, 3.0), ticks(4.0, 1.0, 3.0, 1.5)
+    taken = interleave(comparison([]).contenders, samples=2, clock=wall, cpu_clock=cpu)
+    assert taken == {
+        "slow": [Taken(8.0, 4.0), Taken(6.0, 3.0)],
+        "fast": [Taken(2.0, 1.0), Taken(3.0, 1.5)],
+    }
+
+
+def test_spread_is_percentiles() -> None:
+    assert spread([4.0]) == Spread(4.0, 4.0, 4.0)
+    assert spread([3.0, 1.0, 2.0]).median == 2.0
+    assert spread([1.0, 2.0]).median == 1.5
+    assert spread([float(i) for i in range(101)]) == Spread(5.0, 50.0, 95.0)
+
+
+def test_a_ratio_is_taken_within_its_round() -> None:
+    # A slow spell in the last round: the ratio of the medians would be 2/10.
+    assert spread_of_ratios([1.0, 2.0, 50.0], [2.0, 10.0, 100.0]).median == 0.5
+
+
+def test_unequal_numbers_of_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        spread_of_ratios([1.0], [1.0, 2.0])
+
+
+def test_a_record_is_consistent_with_its_samples() -> None:
+    slow, fast = records(samples=5)
+    assert (slow.contender, slow.baseline, fast.baseline) == ("slow", "slow", "slow")
+    assert (slow.ratio, slow.cpu_ratio, slow.flop_ratio) == (1.0, 1.0, 1.0)
+    assert (slow.goal, fast.goal, fast.flop_ratio) == (None, 0.5, 0.25)
+    assert fast.samples == len(fast.seconds) == len(fast.cpu_seconds) == 5
+    assert fast.median_s == spread(fast.seconds).median
+    assert fast.gflops_per_s == pytest.approx(1000 / fast.median_s / 1e9)
+    assert fast.ratio == spread_of_ratios(fast.seconds, slow.seconds).median
+    assert (fast.warmup, fast.otherwise_idle, fast.device) == (1, "unknown", "CPU: abacus")
+
+
+def test_json_round_trip_is_exact() -> None:
+    for record in records():
+        line = to_line(record)
+        assert "\n" not in line
+        assert from_line(line) == record
+
+
+def test_a_rerun_replaces_its_lines_and_only_them(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "cpu.jsonl"
+    one, two, again = records(threads=1), records(threads=2), records(threads=1)
+    write_records(out, one)
+    write_records(out, two)
+    assert read_records(out) == [*one, *two]
+    write_records(out, again)
+    assert read_records(out) == [*two, *again]
+    assert [path.name for path in out.parent.iterdir()] == ["cpu.jsonl"]
+
+
+def test_the_machine_is_described() -> None:
+    machine = this_machine()
+    assert machine.device.startswith("CPU: ")
+    assert machine.device != "CPU: "
+    assert machine.cpus >= 1
+    load = load_average()
+    assert load is None or load >= 0
+
+
+def test_the_table_shows_every_record() -> None:
+    slow, fast = records()
+    fast = dataclasses.replace(
+        fast, median_s=0.0125, ratio=0.25, ratio_p5=0.2, ratio_p95=0.3, cpu_ratio=0.26
+    )
+    lines = markdown([slow, fast]).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4
+    assert {row.count("|") for row in rows} == {len(HEADER) + 1}
+    for shown in ("12.5 ms", "**0.250**", "0.200 – 0.300", "0.260", "≤ 0.5", "race", "fast"):
+        assert shown in rows[3]
+    assert "1 (baseline)" in rows[2]
+    assert "CPU: abacus" in lines[0]
+    assert "diffusers absent" in lines[0]
+    assert "- race: batch 1, latents [12, 5, 12, 16], float32, 3 samples." in lines
+    assert "- race, fast: note on fast." in lines
+
+
+def test_the_table_is_printed_from_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = records()
+    write_records(tmp_path / "cpu.jsonl", measured)
+    main([str(tmp_path / "cpu.jsonl")])
+    assert capsys.readouterr().out == markdown(measured)
