@@ -51,8 +51,9 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
     def run(index: int) -> Tensor:
         step = schedule[index]
         tokens, context = dit.embed(latents, StepInputs(torch.tensor([step.t])), prepared)
-        tokens = policy.run(step, tokens, context, dit.blocks, state)
-        return dit.head(tokens, context, prepared)
+        kind = policy.decide(step, tokens, state)
+        tokens = policy.run(kind, tokens, context, dit.blocks, state)
+        return dit.velocity(tokens, context, prepared)
 
     schedule = list(Schedule(steps=2, shift=5.0, step_list=(0,)))
     flops = _flops(dit.config, size, TEXT_TOKENS)

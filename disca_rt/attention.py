@@ -6,7 +6,7 @@ implements it trivially. This module knows tokens and heads, no models and no ra
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,17 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 T = TypeVar("T")
+
+
+class TokenLayout(NamedTuple):
+    """Where image and text stand among the tokens `[B, S, C]` that a block is given.
+
+    Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens on
+    the device, the rest is padding; None where nothing is padding.
+    """
+
+    img_len: int
+    lengths: Tensor | None
 
 
 class AttentionHandle(Protocol):
@@ -30,10 +41,15 @@ class AttentionHandle(Protocol):
 
 
 class Attention(Protocol):
-    """What a model is given when it is built."""
+    """What a model is given when it is built.
 
-    def begin(self, lengths: Tensor | None) -> AttentionHandle:
-        """Start one attention. `lengths [B]`: keys from there on are padding; None: no padding."""
+    `local` is the attention over tokens that every rank has anyway, such as the token refiner's.
+    """
+
+    local: "LocalAttention"
+
+    def begin(self, layout: TokenLayout) -> AttentionHandle:
+        """Start one attention over tokens laid out so; padding is not attended to."""
 
 
 class LocalAttention:
@@ -42,8 +58,12 @@ class LocalAttention:
     def __init__(self, backend: str = "sdpa") -> None:
         self.backend = get_backend(backend)
 
-    def begin(self, lengths: Tensor | None) -> "LocalHandle":
-        return LocalHandle(self.backend, lengths)
+    @property
+    def local(self) -> "LocalAttention":
+        return self
+
+    def begin(self, layout: TokenLayout) -> "LocalHandle":
+        return LocalHandle(self.backend, layout.lengths)
 
 
 class LocalHandle:
@@ -83,9 +103,20 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _forced(kernel: SDPBackend) -> Backend:
+    """One kernel of PyTorch's or a ValueError: an explicit choice never falls back."""
+
     def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
-        with sdpa_kernel(kernel):
-            return _sdpa(q, k, v, lengths)
+        try:
+            with sdpa_kernel(kernel):
+                return _sdpa(q, k, v, lengths)
+        except RuntimeError as error:
+            if "No available kernel" not in str(error):
+                raise
+            padding = "no padding" if lengths is None else "padding"
+            raise ValueError(
+                f"attention backend {kernel.name.lower()} cannot run on {q.device.type} with "
+                f"{q.dtype}, head width {q.shape[-1]} and {padding}; choose sdpa"
+            ) from error
 
     return attend
 

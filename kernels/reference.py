@@ -41,15 +41,15 @@ def gate_residual_layer_norm_modulate(
 def rms_norm_rope(x: Tensor, weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Tensor:
     """RMSNorm over each head of `x [B, S, H, D]`, then RoPE on the first `len(freqs_cos)` rows.
 
-    Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D]` fp32 rotate interleaved
+    Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D/2]` fp32 rotate interleaved
     pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
     """
     normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * weight
     img, txt = normed.split([len(freqs_cos), x.shape[1] - len(freqs_cos)], dim=1)
     even, odd = img.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([-odd, even], dim=-1).flatten(-2)
-    img = img.float() * freqs_cos[:, None] + rotated * freqs_sin[:, None]
-    return torch.cat([img.to(x.dtype), txt], dim=1)
+    cos, sin = freqs_cos[:, None], freqs_sin[:, None]
+    rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return torch.cat([rotated.flatten(-2).to(x.dtype), txt], dim=1)
 
 
 def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.attention import BACKENDS, LocalAttention
+from disca_rt.attention import BACKENDS, LocalAttention, TokenLayout
 
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:
@@ -21,7 +21,8 @@ def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] 
         pytest.skip("PyTorch's flash kernel takes no mask on a CPU")
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 9, 3, 8, generator=generator)
-    handle = LocalAttention(backend).begin(None if lengths is None else torch.tensor(lengths))
+    layout = TokenLayout(5, None if lengths is None else torch.tensor(lengths))
+    handle = LocalAttention(backend).begin(layout)
     handle.put_v(v[:, :5], v[:, 5:])
     handle.put_k(k[:, :5], k[:, 5:])
     handle.put_q(q)

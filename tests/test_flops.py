@@ -80,7 +80,7 @@ def test_count_is_what_pytorch_counts(config: DiTConfig) -> None:
         dit(latents, step, prepared)
     with FlopCounterMode(display=False) as counted_predicted:
         tokens, context = dit.embed(latents, step, prepared)
-        dit.head(predictor(tokens, tokens, context), context, prepared)
+        dit.velocity(predictor(tokens, tokens, context), context, prepared)
     assert counted_full.get_total_flops() == pytest.approx(expected.full, rel=0.005)
     assert counted_predicted.get_total_flops() == pytest.approx(expected.predicted, rel=0.005)
 

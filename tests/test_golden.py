@@ -32,7 +32,7 @@ def last_hidden_state(dit: DiT, golden: Golden):
 
 def test_full_forward(golden: Golden, runtime: Runtime) -> None:
     tokens, context, prepared = last_hidden_state(runtime.dit, golden)
-    velocity = runtime.dit.head(tokens, context, prepared)
+    velocity = runtime.dit.velocity(tokens, context, prepared)
     assert relative_error(velocity, golden.io["velocity_full"]) <= FORWARD
 
 
@@ -41,7 +41,7 @@ def test_last_hidden_state(golden: Golden, runtime: Runtime) -> None:
     if "feature_full" in golden.io:
         expected = golden.io["feature_full"][golden.io["feature_valid"]][None]
     else:
-        valid_text = golden.io["feature_full_txt"][:, : tokens.shape[1] - context.img_len]
+        valid_text = golden.io["feature_full_txt"][:, : tokens.shape[1] - context.layout.img_len]
         expected = torch.cat([golden.io["feature_full_img"], valid_text], dim=1)
     assert relative_error(tokens, expected) <= FORWARD
 
@@ -51,7 +51,7 @@ def test_predicted_step(golden: Golden, runtime: Runtime) -> None:
     step = golden.step_inputs(golden.settings["predictor_step_index"])
     current, context = runtime.dit.embed(golden.io["latents_2"], step, prepared)
     predictor: Predictor = runtime.predictor
-    velocity = runtime.dit.head(predictor(current, cached, context), context, prepared)
+    velocity = runtime.dit.velocity(predictor(current, cached, context), context, prepared)
     assert relative_error(velocity, golden.io["velocity_predictor"]) <= FORWARD
 
 

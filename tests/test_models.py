@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from disca_rt.config import DiTConfig
-from disca_rt.models.blocks import BlockContext
 from disca_rt.models.conditioning import Conditioning, drop_padding
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.weights.load import load_dit, load_predictor
@@ -65,7 +64,7 @@ def test_predictor_on_a_batch_of_unequal_texts(golden: Golden, dit: DiT) -> None
     def predict(conditioning: Conditioning, latents: Tensor) -> Tensor:
         prepared = dit.prepare(conditioning, latents.shape)
         tokens, context = dit.embed(latents, repeated(step, len(latents)), prepared)
-        return dit.head(predictor(tokens, tokens.roll(1, dims=2), context), context, prepared)
+        return dit.velocity(predictor(tokens, tokens.roll(1, dims=2), context), context, prepared)
 
     together = predict(batch, latents)
     for i, row in enumerate(rows):
@@ -176,7 +175,7 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
     expected = block(tokens, context, keep)
 
     class NeverAttends:
-        def begin(self, lengths):
+        def begin(self, layout):
             raise AssertionError("attention ran although its branches were replaced")
 
     attention, block.attention = block.attention, NeverAttends()
@@ -232,8 +231,3 @@ def test_config_refuses_axes_that_do_not_add_up() -> None:
         DiTConfig(rope=(16, 56, 50))
     with pytest.raises(ValueError, match="heads must divide hidden"):
         DiTConfig(heads=23)
-
-
-def test_context_knows_where_text_begins() -> None:
-    freqs = torch.zeros(12, 8)
-    assert BlockContext(torch.zeros(1, 4), freqs, freqs, None).img_len == 12

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import BlockContext
+from ..models.blocks import BlockContext, run_blocks
 from ..models.predictor import Predictor
 from ..schedule import Step
+from .policy import StepKind
 
 
 @dataclass
@@ -20,7 +21,6 @@ class DisCaState:
     """`cached [B, S, C]`: tokens after the last block of the last full step of this sample."""
 
     cached: Tensor
-    is_filled: bool = False
 
 
 class DisCaPolicy:
@@ -34,27 +34,25 @@ class DisCaPolicy:
         return DisCaState(torch.empty(tokens, dtype=dtype, device=device))
 
     def reset(self, state: DisCaState) -> None:
-        state.is_filled = False
+        """Nothing to do: a schedule begins with a full step, which overwrites `cached`."""
 
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return tokens.numel() * dtype.itemsize
 
-    def is_predicted(self, step: Step) -> bool:
-        return not step.is_full
+    def decide(self, step: Step, tokens: Tensor, state: DisCaState) -> StepKind:
+        return "full" if step.is_full else "predicted"
 
     def run(
         self,
-        step: Step,
+        kind: StepKind,
         tokens: Tensor,
         context: BlockContext,
         blocks: Sequence[nn.Module],
         state: DisCaState,
     ) -> Tensor:
-        if not step.is_full:
-            assert state.is_filled, "a schedule begins with a full step"
+        if kind == "predicted":
             return self.predictor(tokens, state.cached, context)
-        for block in blocks:
-            tokens = block(tokens, context)
-        state.cached.copy_(tokens)
-        state.is_filled = True
+        tokens = run_blocks(blocks, tokens, context, out=state.cached)
+        if tokens is not state.cached:  # ops that write in place have saved this pass
+            state.cached.copy_(tokens)
         return tokens

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import BlockContext
+from ..models.blocks import BlockContext, run_blocks
 from ..schedule import Step
+from .policy import StepKind
 
 
 class FullPolicy:
@@ -22,17 +23,15 @@ class FullPolicy:
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return 0
 
-    def is_predicted(self, step: Step) -> bool:
-        return False
+    def decide(self, step: Step, tokens: Tensor, state: None) -> StepKind:
+        return "full"
 
     def run(
         self,
-        step: Step,
+        kind: StepKind,
         tokens: Tensor,
         context: BlockContext,
         blocks: Sequence[nn.Module],
         state: None,
     ) -> Tensor:
-        for block in blocks:
-            tokens = block(tokens, context)
-        return tokens
+        return run_blocks(blocks, tokens, context)

@@ -5,7 +5,7 @@ range of them, some branches of them, or none. It never sees latents, graphs or 
 """
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from ..models.blocks import BlockContext
 from ..schedule import Step
 
 StateT = TypeVar("StateT")
+StepKind = Literal["full", "predicted"]
+"""Full: all blocks ran. Predicted: something cheaper stood in for them."""
 
 
 class CachePolicy(Protocol, Generic[StateT]):
@@ -31,12 +33,12 @@ class CachePolicy(Protocol, Generic[StateT]):
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         """What `allocate` takes, in bytes."""
 
-    def is_predicted(self, step: Step) -> bool:
-        """Whether this step runs something cheaper than all blocks; for reports."""
+    def decide(self, step: Step, tokens: Tensor, state: StateT) -> StepKind:
+        """What this step will do. Where `schedule_known`, only `step` is looked at."""
 
     def run(
         self,
-        step: Step,
+        kind: StepKind,
         tokens: Tensor,
         context: BlockContext,
         blocks: Sequence[nn.Module],

@@ -27,5 +27,5 @@ class StepProgress:
         self._progress.__exit__(*exception)
 
     def on_step(self, event: StepEvent) -> None:
-        kind = "predicted step" if event.is_predicted else "full step"
-        self._progress.update(self._task, completed=event.step.index + 1, description=kind)
+        done = event.step.index + 1
+        self._progress.update(self._task, completed=done, description=f"{event.kind} step")

@@ -2,35 +2,29 @@
 
 A block takes joint tokens `[B, S, C]`, image first, and returns them: every kind has the same
 signature, so a cache policy can run all blocks, a range, or none. A policy can also stand in for
-one branch of a block through `branches`. Blocks know no cache, no graph and no rank.
+one branch of a block through `branches`; `out` is where the result would be welcome (a hint).
+Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention import Attention, TokenLayout
 from ..kernels.ops import Ops
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
 
 
 class BlockContext(NamedTuple):
-    """What every block of one step shares: `vec [B, C]`, rotary tables `[S_img, D]`, `lengths`.
-
-    `lengths [B]` counts image plus valid text tokens, None where nothing is padding.
-    """
+    """What every block of one step shares: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
 
     vec: Tensor
     freqs_cos: Tensor
     freqs_sin: Tensor
-    lengths: Tensor | None
-
-    @property
-    def img_len(self) -> int:
-        return len(self.freqs_cos)
+    layout: TokenLayout
 
 
 Branches = Callable[[str, Callable[[], Tensor]], Tensor]
@@ -43,6 +37,15 @@ Returns `compute()`, or something in its place; then `compute` never runs.
 def compute_branch(name: str, compute: Callable[[], Tensor]) -> Tensor:
     """The `Branches` of a block that nobody stands in for."""
     return compute()
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], tokens: Tensor, context: BlockContext, out: Tensor | None = None
+) -> Tensor:
+    """Tokens `[B, S, C]` through `blocks` in order; the last may write into `out` (a hint)."""
+    for block in blocks[:-1]:
+        tokens = block(tokens, context)
+    return blocks[-1](tokens, context, out=out)
 
 
 class DoubleStreamBlock(nn.Module):
@@ -74,9 +77,13 @@ class DoubleStreamBlock(nn.Module):
         self.add_module(f"{stream}_mlp", MLP(self.ops, hidden))
 
     def forward(
-        self, tokens: Tensor, context: BlockContext, branches: Branches = compute_branch
+        self,
+        tokens: Tensor,
+        context: BlockContext,
+        branches: Branches = compute_branch,
+        out: Tensor | None = None,
     ) -> Tensor:
-        img, txt = tokens.tensor_split([context.img_len], dim=1)
+        img, txt = tokens.tensor_split([context.layout.img_len], dim=1)
         img_mod, txt_mod = self.img_mod(context.vec), self.txt_mod(context.vec)
         joint = cache(lambda: self._attend(img, txt, img_mod, txt_mod, context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
@@ -98,7 +105,7 @@ class DoubleStreamBlock(nn.Module):
         rope = context.freqs_cos, context.freqs_sin
         no_rope = context.freqs_cos[:0], context.freqs_sin[:0]
         norm_rope = self.ops.rms_norm_rope
-        attention = self.attention.begin(context.lengths)
+        attention = self.attention.begin(context.layout)
         attention.put_v(self._project("img", "v", img_in), self._project("txt", "v", txt_in))
         attention.put_k(
             norm_rope(self._project("img", "k", img_in), self.img_attn_k_norm.weight, *rope),
@@ -148,11 +155,15 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden, factor=3)
 
     def forward(
-        self, tokens: Tensor, context: BlockContext, branches: Branches = compute_branch
+        self,
+        tokens: Tensor,
+        context: BlockContext,
+        branches: Branches = compute_branch,
+        out: Tensor | None = None,
     ) -> Tensor:
         shift, scale, gate = self.modulation(context.vec)
         total = branches("total", lambda: self._total(tokens, shift, scale, context, branches))
-        return self.ops.gate_residual(tokens, total, gate)
+        return self.ops.gate_residual(tokens, total, gate, out=out)
 
     def _total(
         self,
@@ -171,7 +182,7 @@ class SingleStreamBlock(nn.Module):
         heads = (self.heads, -1)
         rope = context.freqs_cos, context.freqs_sin
         norm_rope = self.ops.rms_norm_rope
-        attention = self.attention.begin(context.lengths)
+        attention = self.attention.begin(context.layout)
         attention.put_v(self.linear1.v(x).unflatten(-1, heads))
         attention.put_k(
             norm_rope(self.linear1.k(x).unflatten(-1, heads), self.k_norm.weight, *rope)

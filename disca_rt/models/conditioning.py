@@ -127,7 +127,7 @@ class Prepared(NamedTuple):
     `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
     embedded `text_states_2`; `context [B, L', C]` embedded byT5 and vision tokens (1.5);
     `order [B, L'']` gathers [context, text] into valid-first order; `lengths [B]` or None counts
-    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D]` fp32; `grid` is (T, H, W) in
+    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is (T, H, W) in
     patches.
     """
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention import Attention, TokenLayout
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock, run_blocks
 from .conditioning import Conditioning, Prepared
 from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
 from .token_refiner import TokenRefiner
@@ -40,7 +40,7 @@ class DiT(nn.Module, ABC):
         self.config, self.ops = config, ops
         hidden, heads = config.hidden, config.heads
         self.img_in = PatchEmbed(config.embed_channels, hidden, config.patch)
-        self.txt_in = TokenRefiner(ops, attention, config)
+        self.txt_in = TokenRefiner(ops, attention.local, config)
         self.time_in = TimestepEmbedder(hidden)
         if config.meanflow:
             self.time_r_in = TimestepEmbedder(hidden)
@@ -94,19 +94,25 @@ class DiT(nn.Module, ABC):
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
-        return tokens, BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, prepared.lengths)
+        layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths)
+        return tokens, BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
 
-    def head(self, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
-        """Joint tokens -> velocity `[B, C, T, H, W]` in the model's dtype."""
-        img = self.final_layer(tokens[:, : context.img_len], context.vec)
-        return self.ops.unpatchify(img, prepared.grid, self.config.patch)
+    def head(self, tokens: Tensor, context: BlockContext) -> Tensor:
+        """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` in the model's dtype."""
+        return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
+
+    def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
+        """All patches of a sample -> velocity `[B, C, T, H, W]`."""
+        return self.ops.unpatchify(patches, prepared.grid, self.config.patch)
+
+    def velocity(self, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
+        """Joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
+        return self.unpatchify(self.head(tokens, context), prepared)
 
     def forward(self, latents: Tensor, step: StepInputs, prepared: Prepared) -> Tensor:
         """A full step: velocity `[B, C, T, H, W]` at `latents`."""
         tokens, context = self.embed(latents, step, prepared)
-        for block in self.blocks:
-            tokens = block(tokens, context)
-        return self.head(tokens, context, prepared)
+        return self.velocity(run_blocks(self.blocks, tokens, context), context, prepared)
 
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """(T, H, W) in patches; raises ValueError where a side does not divide."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..attention import Attention
 from ..config import PredictorConfig
 from ..kernels.ops import Ops
-from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock, run_blocks
 
 
 class FusionMLP(nn.Sequential):
@@ -38,9 +38,7 @@ class Predictor10(nn.Module):
 
     def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
         tokens = self.fusion_mlp(current, cached)
-        for block in self.mm_single_blocks:
-            tokens = block(tokens, context)
-        return tokens
+        return run_blocks(self.mm_single_blocks, tokens, context)
 
 
 class Predictor15(nn.Module):
@@ -57,7 +55,8 @@ class Predictor15(nn.Module):
         )
 
     def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
-        img, txt = slice(None, context.img_len), slice(context.img_len, None)
+        img_len = context.layout.img_len
+        img, txt = slice(None, img_len), slice(img_len, None)
         tokens = torch.cat(
             [
                 self.fusion_mlp_img(current[:, img], cached[:, img]),
@@ -65,9 +64,7 @@ class Predictor15(nn.Module):
             ],
             dim=1,
         )
-        for block in self.double_blocks:
-            tokens = block(tokens, context)
-        return tokens
+        return run_blocks(self.double_blocks, tokens, context)
 
 
 Predictor = Predictor10 | Predictor15

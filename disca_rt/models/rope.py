@@ -9,10 +9,10 @@ ROPE_THETA = 256.0
 def rope_frequencies(
     grid: tuple[int, int, int], axes: tuple[int, int, int], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin `[T·H·W, sum(axes)]` fp32 for patch positions t, h, w; pairs are interleaved."""
+    """cos and sin `[T·H·W, sum(axes)/2]` fp32 for patch positions t, h, w: one value a pair."""
     positions = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
     angles = [_angles(p.flatten(), axis) for p, axis in zip(positions, axes, strict=True)]
-    table = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
+    table = torch.cat(angles, dim=1)
     return table.cos().to(device), table.sin().to(device)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention import Attention, TokenLayout
 from ..config import DiTConfig
 from ..kernels.ops import Ops
 from .layers import QKVLinear, TimestepEmbedder
@@ -84,7 +84,7 @@ class RefinerBlock(nn.Module):
     def _attend(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         normed = self.ops.layer_norm(x, self.norm1.weight, self.norm1.bias)
         heads = (self.heads, -1)
-        attention = self.attention.begin(lengths)
+        attention = self.attention.begin(TokenLayout(0, lengths))
         attention.put_v(self.self_attn_qkv.v(normed).unflatten(-1, heads))
         attention.put_k(self.self_attn_qkv.k(normed).unflatten(-1, heads))
         attention.put_q(self.self_attn_qkv.q(normed).unflatten(-1, heads))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cache.policy import CachePolicy
+from ..cache.policy import CachePolicy, StepKind
 from ..models.conditioning import Prepared
 from ..models.dit import DiT, StepInputs
 from ..schedule import Schedule, Step
@@ -28,7 +28,7 @@ class StepEvent(NamedTuple):
 
     step: Step
     steps: int
-    is_predicted: bool
+    kind: StepKind
     latents: Tensor
 
 
@@ -63,37 +63,54 @@ def denoise(
     `passes` is one conditioning, or the conditional and then the unconditional one when
     `guidance.classifier_free` is set. Raises `Cancelled` when `cancel` is set between steps.
     """
-    embedded = _guidance_input(guidance.embedded, latents.shape[0], dit)
+    inputs = _StepTable(schedule, guidance, latents.shape[0], dit)
     for each in passes:
         policy.reset(each.state)
     for step in schedule:
         if cancel is not None and cancel.is_set():
             raise Cancelled(f"cancelled before step {step.index} of {schedule.steps}")
-        is_predicted = policy.is_predicted(step)
-        with stopwatch.stage("predicted steps" if is_predicted else "full steps"):
-            inputs = _step_inputs(step, embedded, latents.shape[0], dit)
-            velocities = [_velocity(dit, policy, step, inputs, latents, each) for each in passes]
-            velocity = velocities[0]
-            if guidance.classifier_free is not None:
-                velocity = dit.ops.cfg_combine(*velocities, guidance.classifier_free)
-            latents = dit.ops.euler_step(latents, velocity, step.sigma, step.sigma_next)
+        started = stopwatch.start()
+        kinds, patches = zip(
+            *(_forward(dit, policy, step, inputs, latents, each) for each in passes), strict=True
+        )
+        velocity = dit.unpatchify(_guided(patches, guidance, dit), passes[0].prepared)
+        latents = dit.ops.euler_step(latents, velocity, step.sigma, step.sigma_next)
+        kind: StepKind = "full" if "full" in kinds else "predicted"
+        stopwatch.stop(f"{kind} steps", started)
         if on_step is not None:
-            on_step(StepEvent(step, schedule.steps, is_predicted, latents))
+            on_step(StepEvent(step, schedule.steps, kind, latents))
     return latents
 
 
-def _velocity(
-    dit: DiT, policy: CachePolicy, step: Step, inputs: StepInputs, latents: Tensor, each: Pass
-) -> Tensor:
-    tokens, context = dit.embed(latents, inputs, each.prepared)
-    tokens = policy.run(step, tokens, context, dit.blocks, each.state)
-    return dit.head(tokens, context, each.prepared)
+def _forward(
+    dit: DiT, policy: CachePolicy, step: Step, inputs: "_StepTable", latents: Tensor, each: Pass
+) -> tuple[StepKind, Tensor]:
+    """What the step did, and its velocity patches `[B, S_img, C·p·q·r]`."""
+    tokens, context = dit.embed(latents, inputs.row(step), each.prepared)
+    kind = policy.decide(step, tokens, each.state)
+    tokens = policy.run(kind, tokens, context, dit.blocks, each.state)
+    return kind, dit.head(tokens, context)
 
 
-def _step_inputs(step: Step, guidance: Tensor | None, batch: int, dit: DiT) -> StepInputs:
-    t = torch.full((batch,), step.t, dtype=torch.float32, device=dit.device)
-    r = torch.full_like(t, step.r) if dit.config.meanflow else None
-    return StepInputs(t, r, guidance)
+def _guided(patches: Sequence[Tensor], guidance: Guidance, dit: DiT) -> Tensor:
+    if guidance.classifier_free is None:
+        return patches[0]
+    return dit.ops.cfg_combine(*patches, guidance.classifier_free)
+
+
+class _StepTable:
+    """The scalars of every step, on the device before the first one: no step waits for the host."""
+
+    def __init__(self, schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> None:
+        steps = list(schedule)
+        timesteps = torch.tensor([*(step.t for step in steps), steps[-1].r], device=dit.device)
+        self._timesteps = timesteps[:, None].expand(-1, batch)
+        self._has_r = dit.config.meanflow
+        self._guidance = _guidance_input(guidance.embedded, batch, dit)
+
+    def row(self, step: Step) -> StepInputs:
+        r = self._timesteps[step.index + 1] if self._has_r else None
+        return StepInputs(self._timesteps[step.index], r, self._guidance)
 
 
 def _guidance_input(scale: float | None, batch: int, dit: DiT) -> Tensor | None:

@@ -28,9 +28,16 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times the enclosed work under `name`."""
-        start = self._mark()
+        started = self.start()
         yield
-        self._marks[name].append((start, self._mark()))
+        self.stop(name, started)
+
+    def start(self) -> object:
+        """A mark to give to `stop`, for work whose name is known only when it is done."""
+        return self._mark()
+
+    def stop(self, name: str, started: object) -> None:
+        self._marks[name].append((started, self._mark()))
 
     def times(self) -> dict[str, StageTime]:
         """Stages in the order they first ran. Waits for the device."""

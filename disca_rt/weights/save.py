@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..config import DiTConfig
 
-
 READABLE = 0o644  # safetensors creates files for their owner only
 
 

@@ -23,7 +23,7 @@ def full_step(dit: DiT, vectors: Golden) -> tuple[torch.Tensor, torch.Tensor]:
     tokens, context = dit.embed(vectors.io["latents"], step, prepared)
     for block in dit.blocks:
         tokens = block(tokens, context)
-    return dit.head(tokens, context, prepared), tokens
+    return dit.velocity(tokens, context, prepared), tokens
 
 
 def predicted_step(
@@ -32,7 +32,7 @@ def predicted_step(
     prepared = dit.prepare(vectors.conditioning, vectors.io["latents_2"].shape)
     step = vectors.step_inputs(vectors.settings["predictor_step_index"])
     current, context = dit.embed(vectors.io["latents_2"], step, prepared)
-    return dit.head(predictor(current, cached, context), context, prepared)
+    return dit.velocity(predictor(current, cached, context), context, prepared)
 
 
 @pytest.mark.parametrize("layout", WRITERS)
