@@ -3,8 +3,6 @@
 Files appear whole or not at all. Small clips are enlarged by whole pixels, to be seen.
 """
 
-import os
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from .atomic import write_whole
 
 SMALLEST_SIDE = 240  # pixels; smaller clips are enlarged to at least this
 SHEET_COLUMNS = 8
@@ -39,16 +39,6 @@ def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
     row = [part for frame in chosen for part in (frame, gap)][:-1]
     sheet = Image.fromarray(np.concatenate(row, axis=1))
     write_whole(path, lambda partial: sheet.save(partial, format="PNG"))
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a neighbouring file, then rename it to `path`; on failure remove it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _encode(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -125,6 +125,8 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         (["flops", "--model", "wan"], "model must be one of"),
         (["flops", "--text-tokens", "0"], "--text-tokens must be at least 1"),
         (["flops", "--steps", "12", "--policy", "disca"], "needs a step list"),
+        (["flops", "--steps", "0"], "steps must be at least 1"),
+        (["flops", "--model", "hunyuan-video", "--policy", "disca"], "every step full"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -193,6 +195,18 @@ def _is_sampling(pid: int) -> bool:
     """PyTorch is mapped and the process has used a few seconds of CPU."""
     ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11]
     return int(ticks) / os.sysconf("SC_CLK_TCK") > 3
+
+
+def test_flags_that_would_be_ignored_are_refused(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    with_video = [*golden_arguments(golden, out), "--out", tmp_path / "v.mp4"]
+    fails(with_video, "--out needs the VAE", capsys)
+    fails(golden_arguments(golden, out, size="64x64x5"), "--size is settled", capsys)
+    fails(golden_arguments(golden, out, **{"negative-prompt": "blurry"}), "negative_*", capsys)
+    fails(golden_arguments(golden, out, fps=5), "goes with --out", capsys)
+    assert not out.exists()
 
 
 def test_inspect_says_what_a_checkpoint_is(

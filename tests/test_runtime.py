@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.runtime.engine import Cancelled
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule, full_schedule
-from disca_rt.weights.load import load_dit
+from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
 DISCA = Schedule(5, 5.0, (0, 2))
@@ -256,6 +257,18 @@ def test_a_predictor_of_another_model_is_refused() -> None:
     ten, fifteen = (load_golden(name) for name in NAMES)
     with pytest.raises(ValueError, match=r"family is hunyuan-video-1\.5 in the predictor"):
         Runtime(load(ten).dit, load(fifteen).predictor)
+
+
+def test_a_predictor_in_another_dtype_is_refused() -> None:
+    golden = load_golden("hyvideo10")
+    low = load_predictor(golden.predictor, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="predictor must be where and as the DiT is"):
+        Runtime(load(golden).dit, low)
+
+
+def test_a_policy_of_the_callers_own(golden: Golden, runtime: Runtime) -> None:
+    own = sample(runtime, golden, policy=DisCaPolicy(runtime.predictor))
+    assert torch.equal(own, sample(runtime, golden, policy="disca"))
 
 
 def test_bf16_is_near_fp32_on_the_same_inputs(golden: Golden, runtime: Runtime) -> None:

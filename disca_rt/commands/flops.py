@@ -106,8 +106,10 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     from .schedules import choose_schedule
 
     passes = 2 if args.cfg else 1
-    if any((args.preset, args.steps, args.step_list, args.policy)):
-        policy = args.policy or ("full" if args.step_list is None and not args.preset else "disca")
+    flags = (args.preset, args.steps, args.shift, args.step_list, args.policy)
+    if any(flag is not None for flag in flags):
+        has_list = args.step_list is not None or args.preset is not None
+        policy = args.policy or ("disca" if has_list else "full")
         check_policy(policy)
         asked = [Row(policy, choose_schedule(args, dit, policy), passes)]
     elif dit.family == "hunyuan-video-1.5":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..runtime.saved_conditioning import SavedConditioning
 
 FPS = 5  # of the mp4, unless --fps says otherwise
+DEFAULT_OUT = Path("out") / "video.mp4"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -32,18 +33,24 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     inputs = parser.add_argument_group("input")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
-    inputs.add_argument("--negative-prompt", default="", help="what to steer away from")
+    inputs.add_argument("--negative-prompt", help="what to steer away from; nothing by default")
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
     outputs = parser.add_argument_group("output")
-    outputs.add_argument("--out", type=Path, help="video (.mp4); a contact sheet goes beside it")
+    outputs.add_argument(
+        "--out",
+        type=Path,
+        help="video (.mp4), default out/video.mp4; a contact sheet goes beside it",
+    )
     outputs.add_argument("--latents-out", type=Path, help="final latents (.safetensors)")
     outputs.add_argument("--fps", type=int, help="frames per second of the mp4")
     add_schedule_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.prompt is not None and args.out is None and args.latents_out is None:
+        args.out = DEFAULT_OUT
     _check_arguments(args)
     runtime = _load_runtime(args)
     sample = _sample(args, runtime)
@@ -53,22 +60,35 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
+    from ..cache.build import check_policy
+    from ..schedule import get_preset
+
     if (args.prompt is None) == (args.conditioning is None):
         raise ValueError("give either a prompt or --conditioning FILE")
-    if args.out is None and args.latents_out is None:
-        args.out = Path("out") / "video.mp4" if args.conditioning is None else None
+    if args.conditioning is not None and args.negative_prompt is not None:
+        raise ValueError(
+            "--negative-prompt goes with a prompt; a saved conditioning holds negative_* tensors"
+        )
+    if args.policy is not None:
+        check_policy(args.policy)
+    if args.preset is not None:
+        get_preset(args.preset)
+    _check_outputs(args)
+    if args.no_guidance and args.guidance_scale is not None:
+        raise ValueError("give either --guidance-scale or --no-guidance")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
     if args.out is None and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
+    if args.fps is not None and (args.fps < 1 or args.out is None):
+        raise ValueError(f"--fps must be at least 1 and goes with --out, got {args.fps}")
     for flag, path, suffix in (
         ("--out", args.out, ".mp4"),
         ("--latents-out", args.latents_out, ".safetensors"),
     ):
         if path is not None:
             check_writable(flag, path, suffix)
-    if args.fps is not None and args.fps < 1:
-        raise ValueError(f"--fps must be at least 1, got {args.fps}")
-    if args.no_guidance and args.guidance_scale is not None:
-        raise ValueError("give either --guidance-scale or --no-guidance")
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
@@ -100,17 +120,25 @@ def _load_runtime(args: argparse.Namespace) -> "Runtime":
         ops=args.ops,
         attention=args.attention,
     )
-    return with_tiny_prompts(runtime)
+    runtime = with_tiny_prompts(runtime)
+    if args.out is not None and runtime.codec is None:
+        raise ValueError(
+            f"--out needs the VAE of {runtime.config.family}, which is not part of this version; "
+            "give --latents-out FILE.safetensors"
+        )
+    return runtime
 
 
 def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
     import torch
 
+    from ..cache.build import build_policy
     from .progress import StepProgress
     from .schedules import choose_schedule
 
-    policy = args.policy or ("full" if runtime.predictor is None else "disca")
-    schedule = choose_schedule(args, runtime.config, policy)
+    name = args.policy or ("full" if runtime.predictor is None else "disca")
+    policy = build_policy(name, runtime.predictor)
+    schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
     with StepProgress(schedule.steps) as progress:
         sample = runtime.sample(
@@ -133,7 +161,7 @@ def _prompt_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, An
         frames=frames,
         height=height,
         width=width,
-        negative_prompt=args.negative_prompt,
+        negative_prompt=args.negative_prompt or "",
         guidance_scale=None if args.no_guidance else scale,
     )
 
@@ -143,6 +171,8 @@ def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any
     from ..runtime.saved_conditioning import load_conditioning
 
     saved = load_conditioning(args.conditioning)
+    if saved.latents is not None and args.size is not None:
+        raise ValueError(f"--size is settled by the latents in {args.conditioning}; leave it out")
     embeds = runtime.config.guidance_embed
     scale = args.guidance_scale
     if scale is None and embeds:
@@ -175,15 +205,16 @@ def _latent_shape(
 
 def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
     """Write what was asked for; returns the files."""
-    from ..media import to_frames, write_contact_sheet, write_mp4, write_whole
-    from ..runtime.saved_conditioning import save_latents
+    from safetensors.torch import save_file
+
+    from ..atomic import write_whole
+    from ..media import to_frames, write_contact_sheet, write_mp4
 
     written = []
-    if args.out is not None and sample.video is None:
-        raise ValueError("this model has no decoder in this version; give --latents-out instead")
     if args.latents_out is not None:
         args.latents_out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.latents_out, lambda partial: save_latents(partial, sample.latents))
+        latents = {"latents": sample.latents.float().cpu().contiguous()}
+        write_whole(args.latents_out, lambda partial: save_file(latents, partial))
         written.append(args.latents_out)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,11 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
             f"steps {steps} needs a step list: the default one is for {base.steps} steps; "
             "give --step-list, such as 0,1,2,5"
         )
+    if base.full_steps == base.steps:
+        raise ValueError(
+            f"policy {policy} needs a step list: this model's default has every step full; "
+            "give --step-list, such as 0,1,2,5, or a --preset"
+        )
     return Schedule(steps, shift, base.step_list)
 
 
@@ -30,6 +35,6 @@ def default_schedule(config: DiTConfig) -> Schedule:
     """What a model's authors sample with; its step list is for policy disca."""
     if takes_tiny_prompts(config):
         return TINY_SCHEDULE
-    if config.family == "hunyuan-video-1.5":
-        return get_preset("disca-1.5")
-    return get_preset("disca-n4" if config.meanflow else "full-50")
+    if not config.meanflow:
+        return get_preset("full-50")
+    return get_preset("disca-1.5" if config.family == "hunyuan-video-1.5" else "disca-n4")

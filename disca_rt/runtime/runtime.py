@@ -7,14 +7,15 @@ share nothing. It takes a conditioning (or, where it has a text encoder, a promp
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..attention import LocalAttention
+from ..attention import Attention, LocalAttention
 from ..cache.build import build_policy
 from ..cache.policy import CachePolicy
 from ..config import DiTConfig
@@ -70,6 +71,11 @@ class Runtime:
         differences = predictor.config.differences(dit.config) if predictor is not None else []
         if differences:
             raise ValueError(f"predictor does not fit the DiT: {'; '.join(differences)}")
+        if predictor is not None and _placement(predictor) != _placement(dit):
+            raise ValueError(
+                f"predictor must be where and as the DiT is, {_placement(dit)}, "
+                f"got {_placement(predictor)}"
+            )
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
         self._states: dict[tuple[str, int], _PooledState] = {}
@@ -84,10 +90,12 @@ class Runtime:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         ops: str = "reference",
-        attention: str = "sdpa",
+        attention: str | Attention = "sdpa",
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own."""
-        built = {"ops": get_ops(ops), "attention": LocalAttention(attention), "device": device}
+        if isinstance(attention, str):
+            attention = LocalAttention(attention)
+        built = {"ops": get_ops(ops), "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
             return cls(loaded)
@@ -154,7 +162,7 @@ class Runtime:
         conditioning: Conditioning,
         *,
         schedule: Schedule,
-        policy: str,
+        policy: str | CachePolicy,
         latents: Tensor | None = None,
         latent_shape: tuple[int, int, int, int] | None = None,
         negative: Conditioning | None = None,
@@ -172,12 +180,12 @@ class Runtime:
         """
         guidance = self._guidance(guidance_scale, negative)
         latents = self._initial_latents(latents, latent_shape, conditioning.batch, seed)
-        chosen = build_policy(policy, self.predictor)
+        chosen = build_policy(policy, self.predictor) if isinstance(policy, str) else policy
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
             stopwatch = Stopwatch(self.dit.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), _current(self.dit.device):
                 with stopwatch.stage("conditioning"):
                     both = [conditioning] if negative is None else [conditioning, negative]
                     passes = [self._pass(i, c, chosen, latents) for i, c in enumerate(both)]
@@ -196,7 +204,8 @@ class Runtime:
                 if self.codec is not None:
                     with stopwatch.stage("decode"):
                         video = self.codec.decode(latents)
-            return Sample(latents, video, stopwatch.times())
+                times = stopwatch.times()
+            return Sample(latents, video, times)
         finally:
             self._busy.release()
 
@@ -253,6 +262,16 @@ class Runtime:
             state = policy.allocate(tokens, self.dit.dtype, self.dit.device)
             pooled = self._states[key] = _PooledState(tokens, state)
         return Pass(prepared, pooled.state)
+
+
+def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
+
+
+def _current(device: torch.device) -> AbstractContextManager:
+    """Makes `device` the current one: events and kernel launches go there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 DEFAULT_GUIDANCE = 6.0  # the official pipelines' scale, embedded and classifier-free

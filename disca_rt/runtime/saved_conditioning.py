@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..models.conditioning import Conditioning
-from ..weights.save import READABLE
 
 NAMES = tuple(field.name for field in fields(Conditioning))
 NEGATIVE = "negative_"
@@ -61,9 +60,3 @@ def _negative(
     if "byt5_text_mask" in shared:  # a negative prompt without glyphs has no byT5 tokens
         shared["byt5_text_mask"] = torch.zeros_like(shared["byt5_text_mask"])
     return Conditioning(**shared, **given)
-
-
-def save_latents(path: Path, latents: Tensor) -> None:
-    """Write `latents [B, C, T, H, W]` fp32 as the file's one tensor, `latents`."""
-    save_file({"latents": latents.detach().float().cpu().contiguous()}, path)
-    path.chmod(READABLE)

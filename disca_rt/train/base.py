@@ -13,7 +13,6 @@ killed and resumed sees what the uninterrupted one would have seen.
 import argparse
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..atomic import write_whole
 from ..config import DiTConfig
 from ..models.build import build_dit
 from ..models.conditioning import Conditioning
@@ -226,14 +226,12 @@ def _update_ema(state: TrainState, config: BaseConfig, step: int) -> None:
 def _save(out: Path, config: BaseConfig, done: int, state: TrainState) -> None:
     saved = {
         "done": done,
-        "config": json.dumps(asdict(config)),
+        "config": _described(config),
         "model": state.model.state_dict(),
         "ema": state.ema,
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
-    partial = out / "checkpoint.pt.partial"
-    torch.save(saved, partial)
-    os.replace(partial, out / "checkpoint.pt")
+    write_whole(out / "checkpoint.pt", lambda partial: torch.save(saved, partial))
     save_safetensors(out / "dit.safetensors", state.ema, torch.bfloat16, state.model.config)
 
 
@@ -244,6 +242,7 @@ def _resume(out: Path, config: BaseConfig) -> tuple[int, TrainState]:
         _forget_log_after(out / "loss.jsonl", 0)
         return 0, _fresh_state(config, 0)
     saved = torch.load(path, map_location=config.device, weights_only=True)
+    _check_same_run(path, saved["config"], _described(config))
     done = saved["done"]
     state = _fresh_state(config, done - 1)
     state.model.load_state_dict(saved["model"])
@@ -252,6 +251,22 @@ def _resume(out: Path, config: BaseConfig) -> tuple[int, TrainState]:
         optimizer.load_state_dict(optimizer_state)
     _forget_log_after(out / "loss.jsonl", done)
     return done, state
+
+
+def _described(config: BaseConfig) -> dict:
+    """What must not change when a run is resumed, as plain data."""
+    free = ("steps", "device", "checkpoint_every", "log_every")
+    fields = {name: value for name, value in asdict(config).items() if name not in free}
+    return json.loads(json.dumps(fields))
+
+
+def _check_same_run(path: Path, saved: dict, wanted: dict) -> None:
+    for name, value in wanted.items():
+        if saved[name] != value:
+            raise ValueError(
+                f"{path} was trained with {name} {saved[name]}, not {value}; "
+                "resume with the same, or choose another folder"
+            )
 
 
 def _forget_log_after(log: Path, step: int) -> None:

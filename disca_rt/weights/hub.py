@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .checkpoint import read_weight_map
 from .errors import CheckpointError, first_line
-from .files import INDEX_SUFFIX, SUFFIXES, pick
+from .files import INDEX_SUFFIX, SCALE_MAP_SUFFIX, SUFFIXES, pick
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 SHORT = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<inside>[^@]+))?(?:@(?P<revision>.+))?")
@@ -93,8 +93,8 @@ class _Repository:
         if file.name.endswith(INDEX_SUFFIX):
             for shard in sorted(set(read_weight_map(path).values())):
                 self._download(file.with_name(shard))
-        elif file.suffix == ".pt":
-            self._download_if_there(file.with_name(f"{file.stem}_map.pt"))
+        else:
+            self._download_if_there(file.with_name(file.stem + SCALE_MAP_SUFFIX))
         return path
 
     def _pick(self, folder: PurePosixPath) -> PurePosixPath:

@@ -62,6 +62,12 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     assert len(losses[0]) == SMALL.steps
 
 
+def test_a_run_resumed_with_other_settings_is_refused(tmp_path: Path) -> None:
+    train_base(replace(SMALL, steps=2), tmp_path)
+    with pytest.raises(ValueError, match="was trained with batch 2, not 4"):
+        train_base(replace(SMALL, batch=4), tmp_path)
+
+
 def test_the_weights_load_as_an_official_checkpoint(tmp_path: Path) -> None:
     path = train_base(SMALL, tmp_path)
     assert load_dit(path).config == SMALL.model
