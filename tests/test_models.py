@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from disca_rt.config import DiTConfig
-from disca_rt.models.conditioning import Conditioning, drop_padding
+from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.models.prepared import drop_padding
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -104,7 +105,9 @@ def test_all_zero_vision_states_are_text_to_video() -> None:
     text_to_video = replace(conditioning, vision_states=zeros)
     prepared = dit.prepare(text_to_video, golden.io["latents"].shape)
     with_image = dit.prepare(conditioning, golden.io["latents"].shape)
-    assert with_image.context.shape[1] - prepared.context.shape[1] == zeros.shape[1]
+    assert (
+        with_image.condition_tokens.shape[1] - prepared.condition_tokens.shape[1] == zeros.shape[1]
+    )
     fewer = replace(conditioning, vision_states=zeros[:, :1])
     step = golden.step_inputs(2)
     latents = golden.io["latents"]

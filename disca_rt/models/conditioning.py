@@ -1,12 +1,10 @@
 """What a sample is conditioned on, as the text and image encoders give it.
 
-`Conditioning` is the typed object that travels from the encoders (or a file) to a model. A model
-turns it into `Prepared` once per sample: padding text dropped, time-independent embeddings and
-rotary tables computed, so that no step rebuilds them.
+`Conditioning` is the typed object that travels from the encoders (or a file) to a model, which
+checks it and turns it into `Prepared` once per sample.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,54 +97,3 @@ def _check_cond_latents(cond_latents: Tensor | None, config: DiTConfig, batch: i
     if cond_latents.ndim != 5 or cond_latents.shape[:2] != (batch, channels):
         wanted = f"[{batch}, {channels}, T, H, W]"
         raise ValueError(f"cond_latents must be {wanted}, got {list(cond_latents.shape)}")
-
-
-class ValidTokens(NamedTuple):
-    """Tokens `[B, L, C]` with the valid ones in front; `lengths [B]` counts them (None: all)."""
-
-    tokens: Tensor
-    lengths: Tensor | None
-
-
-def drop_padding(tokens: Tensor, mask: Tensor) -> ValidTokens:
-    """Move valid tokens to the front, in order, and cut what is padding in every sample.
-
-    Exact: text tokens carry no position, and padding is never attended to. At batch 1 (or equal
-    counts) nothing is left to mask and `lengths` is None. `tokens [B, L, C]`, `mask [B, L]`.
-    """
-    counts = mask.bool().sum(1)
-    longest = int(counts.max())
-    order = mask.bool().logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :longest]
-    tokens = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[-1]))
-    return ValidTokens(tokens, None if bool((counts == longest).all()) else counts)
-
-
-class Prepared(NamedTuple):
-    """A sample's conditioning as the steps use it; the same at every step.
-
-    `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
-    embedded `text_states_2`; `context [B, L', C]` embedded byT5 and vision tokens (1.5);
-    `order [B, L'']` gathers [context, text] into valid-first order; `lengths [B]` or None counts
-    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is (T, H, W) in
-    patches.
-    """
-
-    text_states: Tensor
-    text_lengths: Tensor | None
-    pooled: Tensor | None
-    context: Tensor | None
-    order: Tensor | None
-    cond_latents: Tensor | None
-    lengths: Tensor | None
-    freqs_cos: Tensor
-    freqs_sin: Tensor
-    grid: tuple[int, int, int]
-
-    @property
-    def tokens(self) -> int:
-        """Joint tokens per sample: image, then text with the padding that is left."""
-        context = 0 if self.context is None else self.context.shape[1]
-        text = context + self.text_states.shape[1]
-        if self.order is not None:
-            text = self.order.shape[1]
-        return len(self.freqs_cos) + text

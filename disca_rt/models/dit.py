@@ -15,8 +15,9 @@ from ..attention import Attention, TokenLayout
 from ..config import DiTConfig
 from ..kernels.ops import Ops
 from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock, run_blocks
-from .conditioning import Conditioning, Prepared
+from .conditioning import Conditioning
 from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
+from .prepared import Prepared
 from .token_refiner import TokenRefiner
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .conditioning import Conditioning, Prepared, drop_padding
+from .conditioning import Conditioning
 from .dit import DiT, StepInputs
+from .prepared import Prepared, drop_padding
 from .rope import rope_frequencies
 
 
@@ -20,7 +21,7 @@ class HunyuanVideo(DiT):
             text_states=states.to(self.dtype),
             text_lengths=text_lengths,
             pooled=self.vector_in(conditioning.text_states_2.to(self.dtype)),
-            context=None,
+            condition_tokens=None,
             order=None,
             cond_latents=None,
             lengths=None if text_lengths is None else text_lengths + len(freqs_cos),

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ..attention import Attention
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from .conditioning import Conditioning, Prepared, drop_padding
+from .conditioning import Conditioning
 from .dit import DiT, StepInputs
 from .layers import ByT5Mapper, VisionProjection
+from .prepared import Prepared, drop_padding
 from .rope import rope_frequencies
 
 LLM, BYT5, VISION = 0, 1, 2  # rows of `cond_type_embedding`
@@ -34,16 +35,16 @@ class HunyuanVideo15(DiT):
                 f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
                 f"got {list(conditioning.cond_latents.shape[2:])}"
             )
-        context, context_lengths = self._context_tokens(conditioning)
+        tokens, token_lengths = self._condition_tokens(conditioning)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
-        order, lengths = _valid_first(context, context_lengths, states, text_lengths)
+        order, lengths = _valid_first(tokens, token_lengths, states, text_lengths)
         freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
         pooled = conditioning.text_states_2
         return Prepared(
             text_states=states.to(self.dtype),
             text_lengths=text_lengths,
             pooled=None if pooled is None else self.vector_in(pooled.to(self.dtype)),
-            context=context,
+            condition_tokens=tokens,
             order=order,
             cond_latents=conditioning.cond_latents.to(self.dtype),
             lengths=None if lengths is None else lengths + len(freqs_cos),
@@ -52,7 +53,7 @@ class HunyuanVideo15(DiT):
             grid=grid,
         )
 
-    def _context_tokens(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+    def _condition_tokens(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
         """Vision then byT5 tokens `[B, L, C]`, embedded: they do not depend on t."""
         vision, byt5 = conditioning.vision_states, conditioning.byt5_text_states
         # Text-to-video is saved as all-zero vision states: those tokens are padding.
@@ -80,24 +81,24 @@ class HunyuanVideo15(DiT):
 
     def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
         txt = self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
-        txt = torch.cat([prepared.context, txt + self.cond_type_embedding.weight[LLM]], dim=1)
+        txt = torch.cat(
+            [prepared.condition_tokens, txt + self.cond_type_embedding.weight[LLM]], dim=1
+        )
         if prepared.order is None:
             return txt
         return txt.gather(1, prepared.order[:, :, None].expand(-1, -1, txt.shape[-1]))
 
 
 def _valid_first(
-    context: Tensor, context_lengths: Tensor | None, txt: Tensor, text_lengths: Tensor | None
+    tokens: Tensor, token_lengths: Tensor | None, txt: Tensor, text_lengths: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The order `[B, L]` that puts all valid tokens of [context, text] before padding, and counts.
+    """The order `[B, L]` that puts all valid tokens of [condition, text] before padding, and counts.
 
     Both None where no sample has padding. Padding beyond the longest sample is cut.
     """
-    if context_lengths is None and text_lengths is None:
+    if token_lengths is None and text_lengths is None:
         return None, None
-    mask = torch.cat(
-        [_length_mask(context, context_lengths), _length_mask(txt, text_lengths)], dim=1
-    )
+    mask = torch.cat([_length_mask(tokens, token_lengths), _length_mask(txt, text_lengths)], dim=1)
     index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     order, lengths = drop_padding(index[:, :, None], mask)
     return order[:, :, 0], lengths

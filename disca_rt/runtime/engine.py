@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..cache.policy import CachePolicy, StepKind
-from ..models.conditioning import Prepared
 from ..models.dit import DiT, StepInputs
+from ..models.prepared import Prepared
 from ..schedule import Schedule, Step
 from .stopwatch import Stopwatch
 

@@ -1,0 +1,60 @@
+"""A conditioning as the steps use it: made once per sample, the same at every step.
+
+Padding text is dropped, embeddings that do not depend on t and rotary tables are computed, so that
+no step rebuilds them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ValidTokens(NamedTuple):
+    """Tokens `[B, L, C]` with the valid ones in front; `lengths [B]` counts them (None: all)."""
+
+    tokens: Tensor
+    lengths: Tensor | None
+
+
+def drop_padding(tokens: Tensor, mask: Tensor) -> ValidTokens:
+    """Move valid tokens to the front, in order, and cut what is padding in every sample.
+
+    Exact: text tokens carry no position, and padding is never attended to. At batch 1 (or equal
+    counts) nothing is left to mask and `lengths` is None. `tokens [B, L, C]`, `mask [B, L]`.
+    """
+    counts = mask.bool().sum(1)
+    longest = int(counts.max())
+    order = mask.bool().logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :longest]
+    tokens = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[-1]))
+    return ValidTokens(tokens, None if bool((counts == longest).all()) else counts)
+
+
+class Prepared(NamedTuple):
+    """A sample's conditioning as the steps use it; the same at every step.
+
+    `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
+    embedded `text_states_2`; `condition_tokens [B, L', C]` embedded vision and byT5 tokens (1.5);
+    `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None counts
+    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is (T, H, W) in
+    patches.
+    """
+
+    text_states: Tensor
+    text_lengths: Tensor | None
+    pooled: Tensor | None
+    condition_tokens: Tensor | None
+    order: Tensor | None
+    cond_latents: Tensor | None
+    lengths: Tensor | None
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+    grid: tuple[int, int, int]
+
+    @property
+    def tokens(self) -> int:
+        """Joint tokens per sample: image, then text with the padding that is left."""
+        if self.order is not None:
+            return len(self.freqs_cos) + self.order.shape[1]
+        parts = [self.freqs_cos[None], self.text_states, self.condition_tokens]
+        return sum(part.shape[1] for part in parts if part is not None)
