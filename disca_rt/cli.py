@@ -1,4 +1,6 @@
-"""The command line `disca-rt`: parse, dispatch, turn every failure into one line and exit code 2.
+"""The command line `disca-rt`: parse, dispatch, turn what went wrong into one line and exit code 2.
+
+A RuntimeError that is not about memory is our own bug and keeps its traceback.
 
 Subcommands import what they need when they run, so that `--help` answers at once.
 """
@@ -7,12 +9,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import __version__
 from .commands import flops, generate, inspect
 
 COMMANDS = {"generate": generate, "inspect": inspect, "flops": flops}
 FAILURE = 2
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,15 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except RuntimeError as error:
-        if "out of memory" not in str(error):
+        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
-        return _fail(str(error).splitlines()[0])
+        return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="disca-rt", description="HunyuanVideo with DisCa, from checkpoint to video."
     )
     parser.add_argument("--version", action="version", version=f"disca-rt {__version__}")
@@ -44,6 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         command.add_parser(subparsers, name)
     return parser
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(message))
 
 
 def _fail(message: str) -> int:

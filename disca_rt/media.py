@@ -1,6 +1,6 @@
 """Writing video for people: an mp4 and a contact sheet. Knows frames, not how they came.
 
-Files appear whole or not at all. Small clips are enlarged by whole pixels, to be seen.
+Small clips are enlarged by whole pixels, to be seen.
 """
 
 from fractions import Fraction
@@ -10,8 +10,6 @@ import av
 import numpy as np
 from PIL import Image
 from torch import Tensor
-
-from .atomic import write_whole
 
 SMALLEST_SIDE = 240  # pixels; smaller clips are enlarged to at least this
 SHEET_COLUMNS = 8
@@ -26,22 +24,17 @@ def to_frames(video: Tensor) -> np.ndarray:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
-    """H.264 of uint8 `frames [T, H, W, 3]`; both sides must be even."""
-    write_whole(path, lambda partial: _encode(partial, frames, fps))
-
-
 def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
     """A PNG of evenly chosen frames `[T, H, W, 3]`, at most eight, side by side."""
     count = min(len(frames), SHEET_COLUMNS)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     gap = np.full((frames.shape[1], SHEET_GAP, 3), 255, np.uint8)
     row = [part for frame in chosen for part in (frame, gap)][:-1]
-    sheet = Image.fromarray(np.concatenate(row, axis=1))
-    write_whole(path, lambda partial: sheet.save(partial, format="PNG"))
+    Image.fromarray(np.concatenate(row, axis=1)).save(path, format="PNG")
 
 
-def _encode(path: Path, frames: np.ndarray, fps: int) -> None:
+def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
+    """H.264 of uint8 `frames [T, H, W, 3]`; both sides must be even."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
         stream.height, stream.width = frames.shape[1:3]

@@ -92,10 +92,10 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         code = exit.code
     error = capsys.readouterr().err
     assert code == 2
-    assert "Traceback" not in error
-    last = error.strip().splitlines()[-1]
-    assert last.startswith("disca-rt"), error
-    assert message in last
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("disca-rt: error: ")
+    assert message in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,20 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
         (["generate", PROMPT, "--step-list", "a,b"], "must be step indices"),
+        (["generate", PROMPT, "--step-list", "0,1_0"], "must be step indices"),
+        (["generate", PROMPT, "--step-list", "0,2"], "needs a predictor"),
+        (["generate", PROMPT, "--steps", "x"], "--steps"),
+        (["generate", PROMPT, "--seed", "18446744073709551615"], "--seed must be from"),
+        (["generate", PROMPT, "--fps", "99999999999"], "--fps must be from 1 to 240"),
+        (["generate", PROMPT, "--size", "99996x99996x9999", "--steps", "1"], "out of memory"),
+        (["generate", PROMPT, "--out", "a" * 300 + ".mp4"], "--out cannot be written"),
+        (["unknown"], "invalid choice: 'unknown'"),
         (["generate", PROMPT, "--dtype", "fp8"], "--dtype must be one of"),
         (["generate", PROMPT, "--device", "tpu"], "--device must be"),
         (["generate", PROMPT, "--attention", "fa9"], "attention backend must be one of"),
         (["generate", PROMPT, "--ops", "cutlass"], "ops must be one of"),
         (["generate", PROMPT, "--dit", "no/such.safetensors"], "no/such.safetensors"),
-        (["generate", PROMPT, "--fps", "0"], "--fps must be at least 1"),
+        (["generate", PROMPT, "--fps", "0"], "--fps must be from 1 to 240"),
         (["generate", PROMPT, "--guidance-scale", "nan"], "guidance_scale must be a finite number"),
         (["inspect", "no/such.safetensors"], "no/such.safetensors"),
         (["flops", "--size", "700x704x129"], "width must be a multiple of 16, got 700"),
@@ -166,6 +174,56 @@ def test_broken_checkpoints(
     assert not out.exists()
 
 
+def with_tensors(golden: Golden, path: Path, **tensors: torch.Tensor) -> Path:
+    save_file({**golden.io, **tensors}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("text_states", torch.tensor(1.0), "text_states is empty"),
+        ("text_states", torch.zeros(1, 16, 40).to(torch.float8_e4m3fn), "text_states must be"),
+        ("text_states", torch.full((1, 16, 40), float("nan")), "not finite"),
+        ("text_states", torch.zeros(1, 16, 41), "text_states must be [1, L, 40]"),
+        ("text_mask", torch.full((1, 16), -1), "text_mask must hold 1 for valid"),
+        ("text_mask", torch.zeros(1, 16), "at least one valid token"),
+        ("latents", torch.zeros(2, 4, 3, 8, 12), "latents must be [1, 4, T, H, W]"),
+        ("latents", torch.zeros(1, 4, 3, 7, 12), "latents"),
+        ("latents", torch.zeros(1, 4, 3, 8, 12).to(torch.complex64), "latents must be"),
+    ],
+)
+def test_broken_conditioning(
+    golden: Golden,
+    name: str,
+    tensor: torch.Tensor,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "sub" / "out.safetensors"
+    broken = with_tensors(golden, tmp_path / "io.safetensors", **{name: tensor})
+    fails(golden_arguments(golden, out, conditioning=broken), message, capsys)
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("values", [[6000.0, 1000.0], [], [6000.0] * 3])
+def test_guidance_of_a_file_is_one_value(
+    values: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = load_golden("hyvideo10")
+    broken = with_tensors(golden, tmp_path / "io.safetensors", guidance=torch.tensor(values))
+    out = tmp_path / "out.safetensors"
+    fails(golden_arguments(golden, out, conditioning=broken), "guidance", capsys)
+
+
+def test_a_folder_is_not_a_conditioning(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = golden_arguments(golden, tmp_path / "out.safetensors", conditioning=tmp_path)
+    fails(arguments, "is not a file", capsys)
+
+
 def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
     for target in (tmp_path / "file" / "v.mp4", Path("/proc/disca/v.mp4")):
@@ -173,6 +231,8 @@ def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
     fails(["generate", PROMPT, "--out", folder], "--out is a folder", capsys)
+    (tmp_path / "sheet.png").mkdir()
+    fails(["generate", PROMPT, "--out", tmp_path / "sheet.mp4"], "contact sheet", capsys)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -207,6 +267,11 @@ def test_flags_that_would_be_ignored_are_refused(
     fails(golden_arguments(golden, out, **{"negative-prompt": "blurry"}), "negative_*", capsys)
     fails(golden_arguments(golden, out, fps=5), "goes with --out", capsys)
     assert not out.exists()
+
+
+def test_full_ignores_no_step_list_in_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "--steps", "20", "--policy", "full", "--step-list", "0,3"]) == 0
+    assert "20 x 1" in capsys.readouterr().out
 
 
 def test_inspect_says_what_a_checkpoint_is(

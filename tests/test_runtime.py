@@ -47,6 +47,14 @@ def test_same_seed_same_latents_other_seed_others(golden: Golden, runtime: Runti
     assert relative_error(sample(runtime, golden, seed=4), first) > 0.1
 
 
+def test_results_are_ordinary_tensors(golden: Golden, runtime: Runtime) -> None:
+    latents = sample(runtime, golden)
+    latents.add_(1)
+    weight = torch.ones((), requires_grad=True)
+    (latents * weight).sum().backward()
+    assert torch.isfinite(weight.grad)
+
+
 def test_explicit_latents_are_the_noise_and_stay_untouched(
     golden: Golden, runtime: Runtime
 ) -> None:

@@ -1,22 +1,20 @@
 """Argument types that several subcommands share; each error is one line."""
 
 import argparse
+import re
 
 
 def step_list(text: str) -> tuple[int, ...]:
     """ "0,2,5" -> (0, 2, 5)."""
-    try:
-        return tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be step indices such as 0,2,5, got {text!r}"
-        ) from None
+    if not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*", text):
+        raise argparse.ArgumentTypeError(f"must be step indices such as 0,2,5, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def video_size(text: str) -> tuple[int, int, int]:
     """ "704x704x129" (width x height x frames) -> (width, height, frames)."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,5}", part) for part in parts):
         raise argparse.ArgumentTypeError(
             f"must be WIDTHxHEIGHTxFRAMES such as 704x704x129, got {text!r}"
         )

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..runtime.saved_conditioning import SavedConditioning
 
 FPS = 5  # of the mp4, unless --fps says otherwise
+MAX_FPS = 240
+SEEDS = range(-(2**63), 2**63)  # what a generator takes
 DEFAULT_OUT = Path("out") / "video.mp4"
 
 
@@ -61,8 +63,10 @@ def run(args: argparse.Namespace) -> None:
 def _check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
     from ..cache.build import check_policy
-    from ..schedule import get_preset
+    from ..schedule import Schedule, get_preset
 
+    if not SEEDS.start <= args.seed < SEEDS.stop:
+        raise ValueError(f"--seed must be from {SEEDS.start} to {SEEDS.stop - 1}, got {args.seed}")
     if (args.prompt is None) == (args.conditioning is None):
         raise ValueError("give either a prompt or --conditioning FILE")
     if args.conditioning is not None and args.negative_prompt is not None:
@@ -73,6 +77,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         check_policy(args.policy)
     if args.preset is not None:
         get_preset(args.preset)
+    if args.step_list is not None:
+        steps = max(args.step_list) + 1 if args.steps is None else args.steps
+        Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
     _check_outputs(args)
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
@@ -81,27 +88,30 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _check_outputs(args: argparse.Namespace) -> None:
     if args.out is None and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
-    if args.fps is not None and (args.fps < 1 or args.out is None):
-        raise ValueError(f"--fps must be at least 1 and goes with --out, got {args.fps}")
+    if args.fps is not None and (not 1 <= args.fps <= MAX_FPS or args.out is None):
+        raise ValueError(f"--fps must be from 1 to {MAX_FPS} and goes with --out, got {args.fps}")
     for flag, path, suffix in (
         ("--out", args.out, ".mp4"),
         ("--latents-out", args.latents_out, ".safetensors"),
     ):
         if path is not None:
             check_writable(flag, path, suffix)
+    if args.out is not None:
+        check_writable("the contact sheet of --out", _sheet(args.out), ".png")
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
     """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
     if path.suffix != suffix:
         raise ValueError(f"{flag} must end in {suffix}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"{flag} is a folder: {path}; name a file in it")
     folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        if path.is_dir():
+            raise ValueError(f"{flag} is a folder: {path}; name a file in it")
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder) as trial:
+            (Path(trial) / path.name).touch()
     except OSError as error:
         raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
 
@@ -136,7 +146,8 @@ def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
     from .progress import StepProgress
     from .schedules import choose_schedule
 
-    name = args.policy or ("full" if runtime.predictor is None else "disca")
+    wants_disca = runtime.predictor is not None or args.step_list is not None
+    name = args.policy or ("disca" if wants_disca else "full")
     policy = build_policy(name, runtime.predictor)
     schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
@@ -145,7 +156,8 @@ def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
             **inputs, schedule=schedule, policy=policy, seed=args.seed, on_step=progress.on_step
         )
     if not torch.isfinite(sample.latents).all():
-        raise ValueError(f"the result is not finite in {runtime.dit.dtype}; try --dtype float32")
+        way_out = "" if runtime.dit.dtype == torch.float32 else "; try --dtype float32"
+        raise ValueError(f"the result is not finite in {runtime.dit.dtype}{way_out}")
     return sample
 
 
@@ -204,26 +216,26 @@ def _latent_shape(
 
 
 def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
-    """Write what was asked for; returns the files."""
+    """Write what was asked for, all of it or nothing; returns the files."""
     from safetensors.torch import save_file
 
-    from ..atomic import write_whole
+    from ..atomic import write_all
     from ..media import to_frames, write_contact_sheet, write_mp4
 
-    written = []
+    writers = {}
     if args.latents_out is not None:
-        args.latents_out.parent.mkdir(parents=True, exist_ok=True)
         latents = {"latents": sample.latents.float().cpu().contiguous()}
-        write_whole(args.latents_out, lambda partial: save_file(latents, partial))
-        written.append(args.latents_out)
+        writers[args.latents_out] = lambda partial: save_file(latents, partial)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        frames = to_frames(sample.video[0])
-        sheet = args.out.with_suffix(".png")
-        write_mp4(args.out, frames, args.fps or FPS)
-        write_contact_sheet(sheet, frames)
-        written += [args.out, sheet]
-    return written
+        frames, fps = to_frames(sample.video[0]), args.fps or FPS
+        writers[args.out] = lambda partial: write_mp4(partial, frames, fps)
+        writers[_sheet(args.out)] = lambda partial: write_contact_sheet(partial, frames)
+    write_all(writers)
+    return list(writers)
+
+
+def _sheet(out: Path) -> Path:
+    return out.with_suffix(".png")
 
 
 def _report(sample: "Sample", written: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""The progress bar of a sample, on stderr so that stdout stays clean."""
+"""The progress bar of a sample: on stderr, only where that is a terminal, gone when it ends."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,16 +16,19 @@ class StepProgress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        console = Console(stderr=True)
+        self._progress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._progress.add_task("sampling", total=steps)
 
     def __enter__(self) -> "StepProgress":
-        self._progress.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.__exit__(*exception)
+        self._progress.stop()
 
     def on_step(self, event: StepEvent) -> None:
+        self._progress.start()  # not before: a refused input shows no bar
         done = event.step.index + 1
         self._progress.update(self._task, completed=done, description=f"{event.kind} step")

@@ -15,9 +15,11 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
     steps = base.steps if args.steps is None else args.steps
     shift = base.shift if args.shift is None else args.shift
     if args.step_list is not None:  # checked even where the policy has no use for it
-        return Schedule(steps, shift, args.step_list)
+        asked = Schedule(steps, shift, args.step_list)
+        return full_schedule(steps, shift) if policy == "full" else asked
     if policy == "full":
         return full_schedule(steps, shift)
+    full_schedule(steps, shift)  # illegal steps are refused before a missing list is
     if steps != base.steps:
         raise ValueError(
             f"steps {steps} needs a step list: the default one is for {base.steps} steps; "

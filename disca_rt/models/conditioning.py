@@ -84,6 +84,8 @@ def _check_mask(name: str, mask: Tensor | None, states: Tensor) -> None:
     if mask is None or mask.shape != states.shape[:2]:
         got = None if mask is None else list(mask.shape)
         raise ValueError(f"{name} must be {list(states.shape[:2])}, got {got}")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"{name} must hold 1 for valid and 0 for padding, got other values")
 
 
 def _check_cond_latents(cond_latents: Tensor | None, config: DiTConfig, batch: int) -> None:

@@ -92,7 +92,7 @@ class HunyuanVideo15(DiT):
 def _valid_first(
     tokens: Tensor, token_lengths: Tensor | None, txt: Tensor, text_lengths: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The order `[B, L]` that puts all valid tokens of [condition, text] before padding, and counts.
+    """The order `[B, L]` that puts the valid tokens of [condition, text] first, and their counts.
 
     Both None where no sample has padding. Padding beyond the longest sample is cut.
     """

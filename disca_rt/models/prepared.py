@@ -35,9 +35,9 @@ class Prepared(NamedTuple):
 
     `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
     embedded `text_states_2`; `condition_tokens [B, L', C]` embedded vision and byT5 tokens (1.5);
-    `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None counts
-    image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is (T, H, W) in
-    patches.
+    `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None
+    counts image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is
+    (T, H, W) in patches.
     """
 
     text_states: Tensor

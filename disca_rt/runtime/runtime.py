@@ -185,7 +185,7 @@ class Runtime:
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
             stopwatch = Stopwatch(self.dit.device)
-            with torch.inference_mode(), _current(self.dit.device):
+            with torch.no_grad(), _current(self.dit.device):
                 with stopwatch.stage("conditioning"):
                     both = [conditioning] if negative is None else [conditioning, negative]
                     passes = [self._pass(i, c, chosen, latents) for i, c in enumerate(both)]

@@ -16,6 +16,9 @@ from ..models.conditioning import Conditioning
 
 NAMES = tuple(field.name for field in fields(Conditioning))
 NEGATIVE = "negative_"
+USED = {*NAMES, "latents", "guidance"}
+STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MASK_DTYPES = (*STATE_DTYPES, torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,47 @@ class SavedConditioning:
 
 
 def load_conditioning(path: Path) -> SavedConditioning:
-    """Read `path`; ValueError names a file that is not safetensors or lacks a tensor."""
+    """Read `path`; ValueError names a file that is not safetensors, a missing or odd tensor."""
+    if not path.is_file():
+        raise ValueError(f"conditioning {path} is not a file")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"conditioning {path} cannot be read as safetensors: {error}") from error
+    for name, tensor in tensors.items():
+        if name.removeprefix(NEGATIVE) in USED:
+            _check_tensor(path, name, tensor)
     for name in ("text_states", "text_mask"):
         if name not in tensors:
             raise ValueError(f"conditioning {path} lacks {name}; it has {sorted(tensors)}")
     positive = Conditioning(**{name: tensors.get(name) for name in NAMES})
-    guidance = tensors.get("guidance")
     return SavedConditioning(
         positive=positive,
         negative=_negative(path, tensors, positive),
         latents=tensors.get("latents"),
-        guidance_scale=None if guidance is None else float(guidance.flatten()[0]) / 1000,
+        guidance_scale=_guidance_scale(path, tensors.get("guidance"), positive.batch),
     )
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    if tensor.ndim == 0 or tensor.numel() == 0:
+        raise ValueError(f"conditioning {path}: {name} is empty, {list(tensor.shape)}")
+    is_mask = name.endswith("_mask")
+    if tensor.dtype not in (MASK_DTYPES if is_mask else STATE_DTYPES):
+        kind = "a mask (bool, integer or float)" if is_mask else "float32, bfloat16 or float16"
+        raise ValueError(f"conditioning {path}: {name} must be {kind}, got {tensor.dtype}")
+
+
+def _guidance_scale(path: Path, guidance: Tensor | None, batch: int) -> float | None:
+    if guidance is None:
+        return None
+    values = set(guidance.flatten().tolist())
+    if len(values) != 1 or guidance.numel() not in (1, batch):
+        raise ValueError(
+            f"conditioning {path}: guidance must be one value, the same for all {batch} samples, "
+            f"got {guidance.tolist()}"
+        )
+    return values.pop() / 1000
 
 
 def _negative(
