@@ -31,8 +31,9 @@ class SavedConditioning:
     guidance_scale: float | None
 
 
-def load_conditioning(path: Path) -> SavedConditioning:
-    """Read `path`; ValueError names a file that is not safetensors, a missing or odd tensor."""
+def load_conditioning(source: str | Path) -> SavedConditioning:
+    """Read the file `source`; ValueError names a file that is not safetensors, a missing or odd tensor."""
+    path = Path(source)
     if not path.is_file():
         raise ValueError(f"conditioning {path} is not a file")
     try:
