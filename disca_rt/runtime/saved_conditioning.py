@@ -32,7 +32,7 @@ class SavedConditioning:
 
 
 def load_conditioning(source: str | Path) -> SavedConditioning:
-    """Read the file `source`; ValueError names a file that is not safetensors, a missing or odd tensor."""
+    """Read the file `source`; ValueError names an unreadable file, a missing or an odd tensor."""
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"conditioning {path} is not a file")
