@@ -3,8 +3,8 @@
 x_t = (1−t)·x_0 + t·ε, v = ε − x_0, loss |v_θ(x_t, t) − v|². A tenth of the prompts is emptied, so
 that the model also learns the unconditional velocity that classifier-free guidance needs.
 
-`python -m disca_rt.train.base FOLDER [--steps N] [--batch B] [--device cuda]` trains the embedded
-model, or resumes.
+`python -m disca_rt.train.base FOLDER [--steps N] [--batch B] [--device cuda] [--start FILE]` trains
+the embedded model, or resumes.
 
 A run is a frozen `BaseConfig`. Every random number of step i comes from (seed, i), so a run that is
 killed and resumed sees what the uninterrupted one would have seen.
@@ -29,6 +29,8 @@ from ..tiny.clips import render
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import TINY
 from ..tiny.prompts import Scene, encode, sample_scene
+from ..weights.inspect import inspect_checkpoint
+from ..weights.load import load_dit
 from ..weights.save import save_safetensors
 from .grow import copy_into_deeper
 
@@ -43,12 +45,13 @@ class BaseConfig:
 
     model: DiTConfig = field(default_factory=lambda: TINY)
     growth: tuple[tuple[int, int], ...] = ((0, 5), (6_000, 16))
-    steps: int = 20_000
+    start: str | None = None  # a checkpoint of the first depth to start from, instead of noise
+    steps: int = 14_000
     batch: int = 8
     lr: float = 2e-3
     muon_lr: float = 5e-3
     warmup_steps: int = 100
-    decay_steps: int = 2_000  # linear decay to zero at the end
+    decay_steps: int = 8_000  # linear decay to zero at the end
     ema: float = 0.999
     drop_prompt: float = 0.1  # share of emptied prompts
     drop_word: float = 0.15  # share of prompts that leave the size out; the same for the background
@@ -126,6 +129,8 @@ def _fresh_state(config: BaseConfig, step: int) -> TrainState:
     _, single = config.stage(step)
     model = build_dit(replace(config.model, single=single), device="cpu")
     initialise(model, config.seed)
+    if step == 0 and config.start is not None:
+        model.load_state_dict(load_dit(config.start, dtype=torch.float32).state_dict())
     model.to(config.device).train().requires_grad_(True)
     ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     return TrainState(model, ema, make_optimizers(model, config))
@@ -288,8 +293,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=BaseConfig.steps)
     parser.add_argument("--batch", type=int, default=BaseConfig.batch)
     parser.add_argument("--device", default=BaseConfig.device)
+    parser.add_argument("--start", help="weights to start from, at any depth of the growth")
     args = parser.parse_args()
     config = BaseConfig(steps=args.steps, batch=args.batch, device=args.device)
+    if args.start is not None:
+        single = inspect_checkpoint(args.start).config.single
+        deepened = ((0, single), *(stage for stage in config.growth if stage[1] > single))
+        config = replace(config, start=args.start, growth=deepened)
     print(train_base(config, args.folder))
 
 

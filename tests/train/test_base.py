@@ -62,6 +62,16 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     assert len(losses[0]) == SMALL.steps
 
 
+def test_a_run_can_start_from_weights(tmp_path: Path) -> None:
+    first = replace(SMALL, model=replace(SMALL.model, single=1), growth=((0, 1),))
+    start = train_base(first, tmp_path / "first")
+    config = replace(SMALL, start=str(start), steps=1, warmup_steps=10**9, checkpoint_every=1)
+    again = train_base(config, tmp_path / "again")
+    weights = [load_file(path) for path in (start, again)]
+    # After one step at a vanishing rate the weights are those it started from, in bf16.
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_run_resumed_with_other_settings_is_refused(tmp_path: Path) -> None:
     train_base(replace(SMALL, steps=2), tmp_path)
     with pytest.raises(ValueError, match="was trained with batch 2, not 4"):
