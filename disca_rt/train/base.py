@@ -51,7 +51,7 @@ class BaseConfig:
     lr: float = 2e-3
     muon_lr: float = 5e-3
     warmup_steps: int = 100
-    # Linear to zero at the end. At a constant rate the loss stayed at 0.154 from step 4,500 on; from
+    # Linear to zero at the end. At a constant rate the loss stayed at 0.154 from step 4,500; from
     # the moving average of step 5,500, 3,200 falling steps brought it to 0.11.
     decay_steps: int = 8_000
     ema: float = 0.999
