@@ -295,9 +295,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=BaseConfig.steps)
     parser.add_argument("--batch", type=int, default=BaseConfig.batch)
     parser.add_argument("--device", default=BaseConfig.device)
+    parser.add_argument("--lr", type=float, default=BaseConfig.lr)
+    parser.add_argument("--muon-lr", type=float, default=BaseConfig.muon_lr)
+    parser.add_argument("--seed", type=int, default=BaseConfig.seed)
     parser.add_argument("--start", help="weights to start from, at any depth of the growth")
     args = parser.parse_args()
-    config = BaseConfig(steps=args.steps, batch=args.batch, device=args.device)
+    chosen = {n: getattr(args, n) for n in ("steps", "batch", "device", "lr", "muon_lr", "seed")}
+    config = BaseConfig(**chosen)
     if args.start is not None:
         single = inspect_checkpoint(args.start).config.single
         deepened = ((0, single), *(stage for stage in config.growth if stage[1] > single))
