@@ -52,7 +52,7 @@ class BaseConfig:
     muon_lr: float = 5e-3
     warmup_steps: int = 100
     # Linear to zero at the end. At a constant rate the loss stayed at 0.154 from step 4,500; from
-    # the moving average of step 5,500, 3,200 falling steps brought it to 0.11.
+    # the moving average of step 5,500, 3,200 falling steps brought it to 0.10.
     decay_steps: int = 8_000
     ema: float = 0.999
     drop_prompt: float = 0.1  # share of emptied prompts
