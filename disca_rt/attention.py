@@ -102,6 +102,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
+REFUSALS = ("No available kernel", "No viable backend")  # of a GPU and of a CPU
+
+
 def _forced(kernel: SDPBackend) -> Backend:
     """One kernel of PyTorch's or a ValueError: an explicit choice never falls back."""
 
@@ -110,7 +113,7 @@ def _forced(kernel: SDPBackend) -> Backend:
             with sdpa_kernel(kernel):
                 return _sdpa(q, k, v, lengths)
         except RuntimeError as error:
-            if "No available kernel" not in str(error):
+            if not any(refusal in str(error) for refusal in REFUSALS):
                 raise
             padding = "no padding" if lengths is None else "padding"
             raise ValueError(

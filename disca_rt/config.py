@@ -47,10 +47,6 @@ class DiTConfig:
         return self.hidden // self.heads
 
     @property
-    def mlp_dim(self) -> int:
-        return 4 * self.hidden  # MLP ratio 4 in every published model
-
-    @property
     def embed_channels(self) -> int:
         """Channels of `img_in`: 1.5 concatenates condition latents and their mask."""
         return 2 * self.in_channels + 1 if self.family == "hunyuan-video-1.5" else self.in_channels

@@ -17,8 +17,6 @@ def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:
 @pytest.mark.parametrize("backend", ["sdpa", "flash", "math"])
 @pytest.mark.parametrize("lengths", [None, (9, 4)])
 def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] | None) -> None:
-    if backend == "flash" and lengths is not None:
-        pytest.skip("PyTorch's flash kernel takes no mask on a CPU")
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 9, 3, 8, generator=generator)
     layout = TokenLayout(5, None if lengths is None else torch.tensor(lengths))
@@ -32,6 +30,17 @@ def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] 
     for i, valid in enumerate(lengths or (9, 9)):
         expected = textbook(q[i], k[i], v[i], valid).flatten(1)
         assert torch.allclose(out[i].double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cudnn", "efficient"])
+def test_a_backend_that_cannot_run_here_never_falls_back(backend: str) -> None:
+    handle = LocalAttention(backend).begin(TokenLayout(5, None))
+    x = torch.randn(1, 9, 3, 8)
+    handle.put_v(x)
+    handle.put_k(x)
+    handle.put_q(x)
+    with pytest.raises(ValueError, match=r"cannot run on cpu .* choose sdpa"):
+        handle.result(meanwhile=lambda: None)
 
 
 def test_unknown_backend_lists_the_known() -> None:

@@ -123,6 +123,8 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         (["generate", PROMPT, "--dtype", "fp8"], "--dtype must be one of"),
         (["generate", PROMPT, "--device", "tpu"], "--device must be"),
         (["generate", PROMPT, "--attention", "fa9"], "attention backend must be one of"),
+        (["generate", PROMPT, "--attention", "cudnn"], "cannot run on cpu"),
+        (["generate", PROMPT, "--preset", "disca-n4"], "needs a predictor"),
         (["generate", PROMPT, "--ops", "cutlass"], "ops must be one of"),
         (["generate", PROMPT, "--dit", "no/such.safetensors"], "no/such.safetensors"),
         (["generate", PROMPT, "--fps", "0"], "--fps must be from 1 to 240"),
@@ -215,6 +217,13 @@ def test_guidance_of_a_file_is_one_value(
     broken = with_tensors(golden, tmp_path / "io.safetensors", guidance=torch.tensor(values))
     out = tmp_path / "out.safetensors"
     fails(golden_arguments(golden, out, conditioning=broken), "guidance", capsys)
+
+
+def test_embedded_guidance_cannot_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = golden_arguments(load_golden("hyvideo10"), tmp_path / "out.safetensors")
+    fails([*arguments, "--no-guidance"], "embeds its guidance", capsys)
 
 
 def test_a_folder_is_not_a_conditioning(

@@ -136,6 +136,8 @@ def _load_runtime(args: argparse.Namespace) -> "Runtime":
             f"--out needs the VAE of {runtime.config.family}, which is not part of this version; "
             "give --latents-out FILE.safetensors"
         )
+    if args.no_guidance and runtime.config.guidance_embed:
+        raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
     return runtime
 
 
@@ -143,10 +145,13 @@ def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
     import torch
 
     from ..cache.build import build_policy
+    from ..schedule import get_preset
     from .progress import StepProgress
     from .schedules import choose_schedule
 
-    wants_disca = runtime.predictor is not None or args.step_list is not None
+    preset = None if args.preset is None else get_preset(args.preset)
+    has_predicted = preset is not None and preset.full_steps < preset.steps
+    wants_disca = runtime.predictor is not None or args.step_list is not None or has_predicted
     name = args.policy or ("disca" if wants_disca else "full")
     policy = build_policy(name, runtime.predictor)
     schedule = choose_schedule(args, runtime.config, name)
