@@ -6,6 +6,7 @@ implements it trivially. This module knows tokens and heads, no models and no ra
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -92,14 +93,23 @@ def _join(parts: tuple[Tensor, ...]) -> Tensor:
 
 Backend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
+CPU_VECTOR = 16  # fp32 values: at width 14 attention took 19 ms, padded to 16 it takes 12
+
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
     """PyTorch chooses the kernel. `[B, S, H, D]` in and out; keys past `lengths [B]` are masked."""
     mask = None
     if lengths is not None:
         mask = torch.arange(k.shape[1], device=k.device) < lengths[:, None, None, None]
+    width, dtype = q.shape[-1], q.dtype
+    on_cpu = q.device.type == "cpu"
+    if on_cpu:  # its kernel is fastest in fp32, and on whole vectors of it
+        at_least_fp32 = torch.promote_types(dtype, torch.float32)
+        q, k, v = (F.pad(x.to(at_least_fp32), (0, -width % CPU_VECTOR)) for x in (q, k, v))
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=width**-0.5)
+    return out.transpose(1, 2)[..., :width].to(dtype)
 
 
 REFUSALS = ("No available kernel", "No viable backend")  # of a GPU and of a CPU

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import flops, generate, inspect
+from .commands import flops, generate, inspect, train
 
-COMMANDS = {"generate": generate, "inspect": inspect, "flops": flops}
+COMMANDS = {"generate": generate, "inspect": inspect, "flops": flops, "train": train}
 FAILURE = 2
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.schedule import Schedule
 
 SHAPE = torch.Size([1, 3, 4])
@@ -30,7 +31,7 @@ def run(policy, schedule: Schedule, state) -> list[Tensor]:
     for step in schedule:
         tokens = torch.full(SHAPE, float(step.index))
         kind = policy.decide(step, tokens, state)
-        out.append(policy.run(kind, tokens, None, blocks, state))
+        out.append(policy.run(kind, tokens, None, blocks, state).clone())
     return out
 
 
@@ -73,6 +74,48 @@ def test_disca_keeps_one_tensor() -> None:
     assert state.cached.nbytes == policy.cache_bytes(SHAPE, torch.bfloat16)
 
 
+def values(policy, schedule: Schedule) -> list[float]:
+    """The result of each step, twice over: a second sample must not see the first."""
+    state = policy.allocate(SHAPE, torch.float32, CPU)
+    first = [tokens[0, 0, 0].item() for tokens in run(policy, schedule, state)]
+    policy.reset(state)
+    assert [tokens[0, 0, 0].item() for tokens in run(policy, schedule, state)] == first
+    return first
+
+
+def test_reuse_repeats_the_last_full_step() -> None:
+    assert values(build_policy("reuse", None), Schedule(6, 1.0, (0, 3))) == [0, 0, 0, 6, 6, 6]
+
+
+def test_taylor_extrapolates_over_the_step_index() -> None:
+    schedule = Schedule(8, 1.0, (0, 1, 4))
+    # The block doubles the step index: linear, so order 1 is exact once two full steps are known.
+    assert values(TaylorPolicy(max_order=1), schedule) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert values(TaylorPolicy(max_order=0), schedule) == [0, 2, 2, 2, 8, 8, 8, 8]
+    assert values(TaylorPolicy(max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
+
+
+def test_taylor_of_second_order_follows_the_paper() -> None:
+    policy = TaylorPolicy(max_order=2)
+    state = policy.allocate(SHAPE, torch.float32, CPU)
+    blocks = [lambda tokens, context, out=None: tokens**2]
+    out = []
+    for step in Schedule(8, 1.0, (0, 2, 4)):
+        tokens = torch.full(SHAPE, float(step.index))
+        kind = policy.decide(step, tokens, state)
+        out.append(policy.run(kind, tokens, None, blocks, state)[0, 0, 0].item())
+    # At 4: F = 16, d1 = (16 - 4) / 2 = 6, d2 = (6 - (4 - 0) / 2) / 2 = 2.
+    assert out[5:] == [16 + 6 + 2 / 2, 16 + 12 + 2 * 4 / 2, 16 + 18 + 2 * 9 / 2]
+
+
+def test_policies_keep_what_they_say() -> None:
+    for name in POLICIES:
+        policy = build_policy(name, CountingPredictor())
+        state = policy.allocate(SHAPE, torch.bfloat16, CPU)
+        kept = [v for v in vars(state).values() if isinstance(v, Tensor)] if state else []
+        assert sum(tensor.nbytes for tensor in kept) == policy.cache_bytes(SHAPE, torch.bfloat16)
+
+
 def test_full_runs_every_block_at_every_step() -> None:
     policy = build_policy("full", None)
     out = run(policy, Schedule(3, 1.0, (0,)), policy.allocate(SHAPE, torch.float32, CPU))
@@ -88,7 +131,9 @@ def test_every_row_of_the_table_says_what_it_is() -> None:
 
 
 def test_unknown_policy_and_missing_predictor() -> None:
-    with pytest.raises(ValueError, match=r"policy must be one of \['disca', 'full'\]"):
+    with pytest.raises(
+        ValueError, match=r"policy must be one of \['disca', 'full', 'reuse', 'taylor'\]"
+    ):
         build_policy("teacache", None)
     with pytest.raises(ValueError, match="needs a predictor"):
         build_policy("disca", None)

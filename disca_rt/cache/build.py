@@ -6,6 +6,8 @@ from ..models.predictor import Predictor
 from .disca import DisCaPolicy
 from .full import FullPolicy
 from .policy import CachePolicy
+from .reuse import ReusePolicy
+from .taylor import TaylorPolicy
 
 
 def _disca(predictor: Predictor | None) -> DisCaPolicy:
@@ -17,6 +19,8 @@ def _disca(predictor: Predictor | None) -> DisCaPolicy:
 POLICIES: dict[str, Callable[[Predictor | None], CachePolicy]] = {
     "full": lambda predictor: FullPolicy(),
     "disca": _disca,
+    "reuse": lambda predictor: ReusePolicy(),
+    "taylor": lambda predictor: TaylorPolicy(),
 }
 
 

@@ -147,9 +147,11 @@ def completions(scene: Scene) -> Iterator[Scene]:
         yield Scene((replace(first, size=size), *scene.objects[1:]), background)
 
 
-def sample_scene(generator: torch.Generator, held_out: bool) -> Scene:
-    """Draw a fully specified scene, one in four with two objects, all held out or none."""
-    objects = 2 if _uniform(generator, 1)[0] < TWO_OBJECT_SHARE else 1
+def sample_scene(
+    generator: torch.Generator, held_out: bool, pairs: float = TWO_OBJECT_SHARE
+) -> Scene:
+    """Draw a fully specified scene, held out or not; a share of `pairs` has two objects."""
+    objects = 2 if _uniform(generator, 1)[0] < pairs else 1
     return _sample_with(objects, generator, held_out)
 
 

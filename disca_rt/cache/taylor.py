@@ -1,0 +1,89 @@
+"""TaylorSeer (arXiv 2503.06923) on the final hidden state: extrapolate it over the step index.
+
+A full step brings the factors up to date: the tokens F, and their derivatives by differences with
+the previous full step, d_i = (d_{i−1} − d_{i−1} before) / (steps between the two). A step k later
+takes Σ d_i·k^i / i!.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..models.blocks import BlockContext, run_blocks
+from ..schedule import Step
+from .policy import StepKind
+
+
+@dataclass
+class TaylorState:
+    """`factors [max_order + 1, B, S, C]`, the first `known` of them valid.
+
+    `full_index` is the last full step's, `index` the current one's.
+    """
+
+    factors: Tensor
+    known: int = 0
+    full_index: int = 0
+    index: int = 0
+
+
+class TaylorPolicy:
+    """`max_order` derivatives; fewer until as many full steps have gone before."""
+
+    name = "taylor"
+    schedule_known = True
+
+    def __init__(self, max_order: int = 1) -> None:
+        if max_order < 0:
+            raise ValueError(f"max_order must be at least 0, got {max_order}")
+        self.max_order = max_order
+
+    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> TaylorState:
+        shape = (self.max_order + 1, *tokens)
+        return TaylorState(torch.empty(shape, dtype=dtype, device=device))
+
+    def reset(self, state: TaylorState) -> None:
+        state.known = state.full_index = state.index = 0
+
+    def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
+        return (self.max_order + 1) * tokens.numel() * dtype.itemsize
+
+    def decide(self, step: Step, tokens: Tensor, state: TaylorState) -> StepKind:
+        state.index = step.index
+        return "full" if step.is_full else "predicted"
+
+    def run(
+        self,
+        kind: StepKind,
+        tokens: Tensor,
+        context: BlockContext,
+        blocks: Sequence[nn.Module],
+        state: TaylorState,
+    ) -> Tensor:
+        if kind == "predicted":
+            return _forecast(state)
+        tokens = run_blocks(blocks, tokens, context)
+        self._update(state, tokens)
+        return tokens
+
+    def _update(self, state: TaylorState, tokens: Tensor) -> None:
+        known = min(state.known + 1, self.max_order + 1)
+        distance = state.index - state.full_index
+        newer = tokens
+        for order in range(known):
+            older = state.factors[order]
+            next_newer = (newer - older) / distance if order + 1 < known else None
+            older.copy_(newer)
+            newer = next_newer
+        state.known, state.full_index = known, state.index
+
+
+def _forecast(state: TaylorState) -> Tensor:
+    distance = state.index - state.full_index
+    forecast = state.factors[0].clone()
+    for order in range(1, state.known):
+        forecast.add_(state.factors[order], alpha=distance**order / math.factorial(order))
+    return forecast

@@ -1,0 +1,200 @@
+"""`disca-rt train`: one stage of training, here or under torchrun; or what it would take."""
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import video_size
+
+if TYPE_CHECKING:
+    from ..models.conditioning import Conditioning
+    from ..train.data import SampleSource
+    from ..train.distributed import World
+
+STAGES = "base", "cfg", "meanflow", "predictor"
+RUN_FLAGS = "steps", "batch", "micro_batch", "lr", "muon_lr", "decay_steps", "seed"
+DRY_RUN_MODELS = {
+    "base": "hunyuan-video",
+    "cfg": "hunyuan-video-cfgdistill",
+    "meanflow": "hunyuan-video-meanflow",
+    "predictor": "hunyuan-video-meanflow",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="train a base model, distil it, or make its predictor",
+        description="base: flow matching. cfg: classifier-free guidance into one pass. meanflow: "
+        "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). The same "
+        "flags again resume a run; under torchrun it is sharded over the ranks.",
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--preset", default="tiny", help="tiny (default), or hunyuan-video (13B)")
+    parser.add_argument("--from", dest="source", help="weights to begin from")
+    parser.add_argument("--out", type=Path, help="folder of the run: weights, checkpoints, losses")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, help="folder of pre-encoded shards (.safetensors)")
+    data.add_argument(
+        "--unconditional", type=Path, help="saved conditioning of the empty prompt (base, cfg)"
+    )
+    settings = parser.add_argument_group("settings (default: the preset's)")
+    settings.add_argument("--steps", type=int, help="optimizer steps")
+    settings.add_argument("--batch", type=int, help="samples per step, over all ranks")
+    settings.add_argument("--micro-batch", type=int, help="samples per forward and rank")
+    settings.add_argument("--lr", type=float, help="AdamW's rate")
+    settings.add_argument("--muon-lr", type=float, help="Muon's rate, for the blocks' matrices")
+    settings.add_argument("--decay-steps", type=int, help="last steps, in which the rates fall")
+    settings.add_argument("--seed", type=int, help="of weights, samples, noise, t and r")
+    settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
+    settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
+    settings.add_argument("--no-gan", action="store_true", help="squared error only (predictor)")
+    settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    dry = parser.add_argument_group("dry run")
+    dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
+    dry.add_argument("--ranks", type=int, default=8, help="ranks to count for; default 8")
+    dry.add_argument("--size", type=video_size, default=(704, 704, 129), help="of the videos")
+    dry.add_argument("--text-tokens", type=int, default=256, help="valid text tokens; default 256")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.dry_run:
+        _dry_run(args)
+        return
+    from ..train.build import build_stage
+    from ..train.distributed import joined_world
+    from ..train.trainer import train
+    from .devices import choose_device
+
+    if args.out is None:
+        raise ValueError("give the folder of the run with --out")
+    config = _config(args, args.source)
+    data, unconditional = _data(args)
+    with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
+        stage = build_stage(config, unconditional)
+        written = train(stage, config, data, args.out, world, progress.on_step)
+    if world.is_first:
+        print(f"wrote {written}")
+
+
+def _config(args: argparse.Namespace, source: str | None) -> Any:
+    """The preset with what the flags change."""
+    from dataclasses import replace
+
+    from ..train.presets import training_config
+
+    config = training_config(args.stage, args.preset, source)
+    given = {name: getattr(args, name) for name in RUN_FLAGS}
+    changed = {name: value for name, value in given.items() if value is not None}
+    flags = {"restriction": args.restriction, "derivative": args.derivative}
+    own = {name: value for name, value in flags.items() if value is not None}
+    if args.no_gan:
+        own["adversarial"] = False
+    for name in own:
+        if not hasattr(config, name):
+            flag = "--no-gan" if name == "adversarial" else f"--{name}"
+            raise ValueError(f"{flag} is nothing that stage {args.stage} has")
+    return replace(config, run=replace(config.run, **changed), **own)
+
+
+def _data(args: argparse.Namespace) -> tuple["SampleSource", "Conditioning | None"]:
+    """Shards from --data; without it, drawn clips, which only the embedded model is trained on."""
+    from ..runtime.saved_conditioning import load_conditioning
+    from ..tiny.training_clips import TrainingClips, unconditional
+    from ..train.data import LatentShards
+
+    is_tiny = args.preset.startswith("tiny")
+    if args.data is None and not is_tiny:
+        raise ValueError(f"preset {args.preset} needs --data FOLDER with pre-encoded shards")
+    empty = load_conditioning(args.unconditional).positive if args.unconditional else None
+    if args.data is not None:
+        return LatentShards(args.data), empty
+    drawn = TrainingClips(seed=args.seed or 0, single_frames=args.preset == "tiny-images")
+    return drawn, empty or unconditional()
+
+
+def _dry_run(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..config import get_model_config
+    from ..sizes import SIZES
+    from ..tiny.codec import PixelUnshuffleCodec
+    from ..tiny.config import TINY
+    from ..train.dry_run import estimate
+
+    if args.ranks < 1:
+        raise ValueError(f"--ranks must be at least 1, got {args.ranks}")
+    config = _config(args, args.source or "(not read in a dry run)")
+    width, height, frames = args.size
+    if args.preset == "tiny":
+        variant = get_model_config(DRY_RUN_MODELS[args.stage])
+        dit = _like(TINY, variant)
+        latent_shape = PixelUnshuffleCodec().latent_shape(frames, height, width)
+    else:
+        dit = get_model_config(DRY_RUN_MODELS[args.stage])
+        latent_shape = SIZES[dit.family].latent_shape(frames, height, width)
+    needed = estimate(config, dit, latent_shape, args.text_tokens, args.ranks)
+    table = Table("memory per rank", "GB", title=f"{args.stage}, {args.ranks} ranks")
+    for name, size in needed.memory.items():
+        table.add_row(name, f"{size / 1e9:,.2f}")
+    table.add_row("total", f"{sum(needed.memory.values()) / 1e9:,.2f}", style="bold")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{needed.tokens:,} tokens per sample; a step of {config.run.batch} samples takes "
+        f"{needed.flops / 1e15:,.3f} PFLOP, {needed.flops / 1e15 / args.ranks:,.3f} per rank",
+        highlight=False,
+    )
+
+
+def _like(dit: Any, variant: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(dit, guidance_embed=variant.guidance_embed, meanflow=variant.meanflow)
+
+
+class _Progress:
+    """Step, loss, throughput and time left on stderr: a bar on a terminal, lines elsewhere."""
+
+    EVERY = 50  # steps between two lines
+
+    def __init__(self, world: "World") -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._console = Console(stderr=True, quiet=not world.is_first)
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not (self._console.is_terminal and world.is_first),
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, event: Any) -> None:
+        self._bar.start()
+        loss, rate = event.terms["loss"], event.samples_per_second
+        text = f"loss {loss:.4f}, {rate:.1f} samples/s"
+        self._bar.update(self._task, completed=event.done, total=event.steps, description=text)
+        if not self._console.is_terminal and event.done % self.EVERY == 0:
+            left = timedelta(seconds=round(event.seconds_left))
+            self._console.print(
+                f"step {event.done}/{event.steps}: {text}, {left} left", highlight=False
+            )

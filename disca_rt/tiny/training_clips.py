@@ -1,0 +1,58 @@
+"""The embedded model's training data: a drawn clip and its prompt for every position, without end.
+
+No held-out scene is drawn. Knows clips and prompts, nothing about models or training.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from ..models.conditioning import Conditioning
+from .clips import FRAMES, render
+from .codec import PixelUnshuffleCodec
+from .prompts import Scene, encode, sample_scene
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """`(latents [12, 5, 12, 16], conditioning)`; the same at a position for the same seed.
+
+    With `single_frames` the latents are one frame of the clip, [12, 1, 12, 16]: what is to be seen
+    is learned at a fifth of the tokens, before how it moves.
+    """
+
+    seed: int = 0
+    single_frames: bool = False
+    pairs: float = 0.4  # share of two-object scenes, which take longest to learn
+    drop_word: float = 0.15  # share of prompts without the size; the same for the background
+
+    def at(self, position: int) -> tuple[Tensor, Conditioning]:
+        """The sample at `position`, from 0 on."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_000_007 + position)
+        scene = sample_scene(generator, held_out=False, pairs=self.pairs)
+        video = render([scene], generator)
+        if self.single_frames:
+            frame = int(torch.randint(FRAMES, (), generator=generator))
+            video = video[:, :, frame : frame + 1]
+        latents = PixelUnshuffleCodec().encode(video)[0]
+        size, background = torch.rand(2, generator=generator).tolist()
+        prompt = _leave_out(scene, size < self.drop_word, background < self.drop_word).prompt
+        return latents, Conditioning(*encode([prompt]))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Conditioning]]:
+        return map(self.at, count())
+
+
+def unconditional() -> Conditioning:
+    """The conditioning of the empty prompt, batch 1."""
+    return Conditioning(*encode([""]))
+
+
+def _leave_out(scene: Scene, size: bool, background: bool) -> Scene:
+    first, *rest = scene.objects
+    if size:
+        first = replace(first, size=None)
+    return Scene((first, *rest), None if background else scene.background)

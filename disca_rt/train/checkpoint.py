@@ -1,0 +1,91 @@
+"""Checkpoints of a run: everything it needs to go on as if nothing had happened, whole or absent.
+
+torch.distributed.checkpoint writes the shards of all ranks into a folder beside its place, which is
+renamed once it is complete; then older ones go.
+"""
+
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from .distributed import World
+from .stage import Stage
+
+_PREFIX = "step_"
+
+
+@dataclass
+class TrainState:
+    """A run between two steps: `done` steps, `ema` of the exported module's parameters."""
+
+    stage: Stage
+    optimizers: list[torch.optim.Optimizer]
+    ema: dict[str, Tensor]
+    done: int = 0
+
+
+# Of torch.distributed.checkpoint in a world of one, which is what a run on one device is.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
+
+
+def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
+    """Write `folder/step_N` and remove what was there before."""
+    target = folder / f"{_PREFIX}{state.done:08d}"
+    partial = folder / f".{target.name}.partial"
+    if world.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    world.barrier()
+    dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
+    world.barrier()
+    if world.is_first:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        for old in _complete(folder):
+            if old != target:
+                shutil.rmtree(old)
+    world.barrier()
+
+
+def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
+    """Bring `state` to the last checkpoint in `folder`; False where there is none."""
+    found = _complete(folder)
+    if not found:
+        return False
+    tensors = _tensors(state)
+    dcp.load(tensors, checkpoint_id=found[-1], no_dist=world.size == 1)
+    set_state_dict(
+        state.stage.trained,
+        state.optimizers,
+        model_state_dict=tensors["modules"],
+        optim_state_dict=tensors["optimizers"],
+    )
+    for name, tensor in tensors["ema"].items():
+        state.ema[name].copy_(tensor)
+    torch.set_rng_state(tensors["rng"])
+    state.done = int(tensors["done"])
+    return True
+
+
+def _tensors(state: TrainState) -> dict:
+    """What is saved; the number of steps done is also the position in the data."""
+    modules, optimizers = get_state_dict(state.stage.trained, state.optimizers)
+    return {
+        "modules": modules,
+        "optimizers": optimizers,
+        "ema": state.ema,
+        "rng": torch.get_rng_state(),
+        "done": torch.tensor(state.done),
+    }
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Complete checkpoints, the oldest first."""
+    return sorted(folder.glob(f"{_PREFIX}*"))

@@ -1,0 +1,69 @@
+"""What every training run has, whatever it learns: frozen data, written beside the run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The optimisation, its randomness and its bookkeeping.
+
+    `batch` counts samples over all ranks and accumulated micro-batches: changing the number of
+    ranks or `micro_batch` changes no sample, no noise and no loss.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    micro_batch: int | None = None  # samples per forward and rank; None: a rank's share at once
+    muon_lr: float | None = None  # Muon for the blocks' matrices; None: AdamW for everything
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    decay_steps: int = 0  # the last ones, in which the rates fall linearly to zero
+    clip: float = 1.0  # largest norm of a gradient
+    ema: float = 0.999  # of the weights that are written
+    seed: int = 0
+    bf16: bool = False  # compute in bf16; weights, their gradients and optimizers stay fp32
+    activation_checkpointing: bool = False  # keep the inputs of blocks only, recompute the rest
+    checkpoint_every: int = 250
+    log_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
+
+    def rank_batch(self, world_size: int) -> int:
+        """Samples of a step on each rank; ValueError where the batch does not divide."""
+        if self.batch % world_size:
+            raise ValueError(
+                f"batch must be a multiple of the {world_size} ranks, got {self.batch}; "
+                f"nearest are {_below(self.batch, world_size)} and "
+                f"{_below(self.batch, world_size) + world_size}"
+            )
+        return self.batch // world_size
+
+    def micro_batches(self, world_size: int) -> int:
+        """Forwards per step and rank."""
+        share = self.rank_batch(world_size)
+        micro = self.micro_batch or share
+        if share % micro:
+            raise ValueError(
+                f"micro_batch must divide a rank's share of {share} samples, got {micro}"
+            )
+        return share // micro
+
+    def lr_factor(self, step: int) -> float:
+        """What the rates are multiplied with at `step`: linear warm-up, linear decay to zero."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        decay = min(1.0, (self.steps - step) / max(1, self.decay_steps))
+        return warm * decay
+
+
+def _below(value: int, multiple: int) -> int:
+    return value // multiple * multiple

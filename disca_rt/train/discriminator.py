@@ -1,0 +1,78 @@
+"""A multi-scale discriminator over a DiT's hidden states, with spectral normalisation.
+
+One head per depth and scale looks at the image tokens on their (T, H, W) grid, average-pooled by
+the scale in H and W, and gives a logit per place (patch critics, arXiv 1611.07004, 1711.11585;
+spectral normalisation arXiv 1802.05957).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm
+
+SCALES = 1, 2, 4
+LEAK = 0.2  # slope of LeakyReLU below zero
+
+
+class Features(NamedTuple):
+    """`hidden`: image tokens `[B, S_img, C]` at several depths; `grid` their (T, H, W)."""
+
+    hidden: Sequence[Tensor]
+    grid: tuple[int, int, int]
+
+
+class Discriminator(nn.Module):
+    """`depths` feature maps of width `hidden`; `width` channels inside."""
+
+    def __init__(self, hidden: int, depths: int, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.ModuleList(_Head(hidden, width) for _ in SCALES) for _ in range(depths)
+        )
+
+    def forward(self, features: Features) -> list[Tensor]:
+        """Logits `[B, 1, T, H', W']` of every depth and scale."""
+        logits = []
+        for heads, hidden in zip(self.heads, features.hidden, strict=True):
+            image = F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
+            image = image.unflatten(2, features.grid)  # B C T H W
+            logits += [
+                head(_pooled(image, scale)) for head, scale in zip(heads, SCALES, strict=True)
+            ]
+        return logits
+
+
+class _Head(nn.Module):
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.project = spectral_norm(nn.Conv3d(hidden, width, 1))
+        self.look = spectral_norm(nn.Conv3d(width, width, 3, padding=1))
+        self.judge = spectral_norm(nn.Conv3d(width, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = F.leaky_relu(self.project(image), LEAK)
+        image = F.leaky_relu(self.look(image), LEAK)
+        return self.judge(image)
+
+
+def _pooled(image: Tensor, scale: int) -> Tensor:
+    """`[B, C, T, H, W]` averaged over scale x scale places, a rest at the border as it is."""
+    return F.avg_pool3d(image, (1, scale, scale), ceil_mode=True)
+
+
+def hinge_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """The discriminator's loss: max(0, 1 − D(real)) + max(0, 1 + D(fake)), a mean over heads."""
+    losses = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def frozen_logits(discriminator: Discriminator, features: Features) -> list[Tensor]:
+    """Logits that give gradients to the features and none to the discriminator."""
+    constants: Mapping[str, Tensor] = {
+        name: parameter.detach() for name, parameter in discriminator.named_parameters()
+    }
+    return functional_call(discriminator, constants, (features,))

@@ -1,0 +1,133 @@
+"""Ranks of a training run: who they are, and how a stage's modules are spread over them.
+
+One process without torchrun is a world of one and shards nothing. Otherwise FSDP2 (`fully_shard`)
+shards every DiT and predictor block by block: parameters stay fp32, are gathered in bf16 where the
+run computes in it, and gradients are averaged in fp32. Small modules are replicated.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from ..models.dit import DiT
+from .config import RunConfig
+from .stage import Stage
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of a run's."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of `values` over the ranks."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / self.size
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_world(device: torch.device) -> Iterator[World]:
+    """The world that torchrun describes, joined until the block ends; or a world of one."""
+    if "RANK" not in os.environ:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(stage: Stage, run: RunConfig, world: World) -> None:
+    """Move the stage's modules to their device and shard them over the world, in place."""
+    for name, module in [*stage.trained.items(), *stage.frozen.items()]:
+        is_trained = name in stage.trained
+        module.to(world.device).train(is_trained).requires_grad_(is_trained)
+        if run.activation_checkpointing:
+            _checkpoint_blocks(module)
+        if world.size > 1 and _block_lists(module):
+            _shard(module, run, world)
+        elif world.size > 1:
+            _broadcast(module)
+
+
+def average_gradients(stage: Stage, world: World) -> None:
+    """Average the gradients of replicated modules over the ranks; FSDP has done the others."""
+    for module in stage.trained.values():
+        if world.size > 1 and not isinstance(module, FSDPModule):
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = world.mean(parameter.grad)
+
+
+def sync_gradients(stage: Stage, sync: bool) -> None:
+    """Whether the next backward averages gradients over ranks, or only adds to this rank's."""
+    for module in stage.trained.values():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(sync)
+
+
+def _shard(module: nn.Module, run: RunConfig, world: World) -> None:
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    # The model casts its inputs itself: t and r stay fp32.
+    precision = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if run.bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for blocks in _block_lists(module):
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=precision)
+    fully_shard(module, mesh=mesh, mp_policy=precision)
+    # The warning is about writing in place into what a module returns, which no model here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+    if isinstance(module, DiT):
+        for method in ("prepare", "embed", "head"):
+            register_fsdp_forward_method(module, method)
+
+
+def _checkpoint_blocks(module: nn.Module) -> None:
+    for blocks in _block_lists(module):
+        for index, block in enumerate(blocks):
+            blocks[index] = checkpoint_wrapper(block)
+
+
+def _block_lists(module: nn.Module) -> list[nn.ModuleList]:
+    """The `*_blocks` of a DiT or a predictor; nothing of other modules."""
+    return [child for name, child in module.named_children() if name.endswith("_blocks")]
+
+
+def _broadcast(module: nn.Module) -> None:
+    for tensor in module.state_dict().values():
+        dist.broadcast(tensor, src=0)

@@ -1,0 +1,76 @@
+"""What all stages share of flow matching: the path from video to noise, and a model along it.
+
+x_t = (1−t)·x_0 + t·ε, v = ε − x_0, t and r in [0, 1] (arXiv 2209.03003). A model is fed 1000·t and
+1000·r, and 1000·guidance in its own dtype.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.blocks import BlockContext, run_blocks
+from ..models.dit import DiT, StepInputs
+from ..models.prepared import Prepared
+
+TIMESTEP_SCALE = 1000.0
+GUIDANCE_RANGE = 1.0, 8.0  # of the scales that a guided model is trained on
+
+
+class Point(NamedTuple):
+    """Where on its path each sample is: `x_t [B, C, T, H, W]`, `t [B]`, `r [B]`, `guidance [B]`.
+
+    `r` and `guidance` are looked at only by models that take them.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    r: Tensor
+    guidance: Tensor
+
+
+def noised(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t of `latents` and `noise` `[B, C, T, H, W]` at `t [B]`."""
+    return torch.lerp(latents, noise, per_row(t))
+
+
+def per_row(values: Tensor) -> Tensor:
+    """`[B]` as `[B, 1, 1, 1, 1]`, to be multiplied with latents."""
+    return values[:, None, None, None, None]
+
+
+def scale_to(uniform: Tensor, low: float, high: float) -> Tensor:
+    """Uniforms of [0, 1) as uniforms of [low, high)."""
+    return low + (high - low) * uniform
+
+
+def step_inputs(dit: DiT, point: Point) -> StepInputs:
+    """What `dit` is fed of a point."""
+    r = TIMESTEP_SCALE * point.r if dit.config.meanflow else None
+    guidance = point.guidance.to(dit.dtype) * 1000 if dit.config.guidance_embed else None
+    return StepInputs(TIMESTEP_SCALE * point.t, r, guidance)
+
+
+def hidden_state(dit: DiT, point: Point, prepared: Prepared) -> tuple[Tensor, BlockContext]:
+    """Tokens `[B, S, C]` after the last block, and the blocks' context."""
+    tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+    return run_blocks(dit.blocks, tokens, context), context
+
+
+def velocity(dit: DiT, point: Point, prepared: Prepared) -> Tensor:
+    """What `dit` predicts at `point`, fp32: velocity, or average velocity from t to r.
+
+    In its three pieces, not through `forward`: where the model is sharded, each gathers its own
+    weights.
+    """
+    return velocity_of(dit, *hidden_state(dit, point, prepared), prepared)
+
+
+def velocity_of(dit: DiT, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
+    """The velocity that the head reads from tokens `[B, S, C]`, fp32."""
+    return dit.unpatchify(dit.head(tokens, context), prepared).float()
+
+
+def mean_square(prediction: Tensor, target: Tensor) -> Tensor:
+    """The squared error, a mean over everything: a scalar."""
+    return (prediction.float() - target.float()).square().mean()

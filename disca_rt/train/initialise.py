@@ -1,0 +1,81 @@
+"""Where training starts: fresh weights, or another model's, such that nothing is lost.
+
+Deepening, a first guidance embedder and a first r embedder all change no output.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..attention import Attention
+from ..config import DiTConfig, PredictorConfig
+from ..models.build import build_dit, build_predictor
+from ..models.dit import DiT
+from ..models.predictor import Predictor
+from .grow import copy_into_deeper
+from .optimizers import starts_at_zero
+
+
+def fresh_dit(config: DiTConfig, seed: int, attention: Attention | None = None) -> DiT:
+    """A DiT whose blocks are the identity and whose velocity is zero, fp32, on the CPU."""
+    dit = build_dit(config, attention=attention, device="cpu")
+    initialise(dit, seed)
+    return dit
+
+
+def fresh_predictor(config: PredictorConfig, seed: int) -> Predictor:
+    """A predictor whose blocks are the identity, fp32, on the CPU."""
+    predictor = build_predictor(config, device="cpu")
+    initialise(predictor, seed)
+    return predictor
+
+
+def deepened(dit: DiT, config: DiTConfig, seed: int) -> DiT:
+    """`dit` with new single-stream blocks, up to those of `config`, that are the identity."""
+    if replace(dit.config, single=config.single) != config:
+        raise ValueError(f"start must differ in its single-stream blocks only, got {dit.config}")
+    deeper = fresh_dit(config, seed)
+    copy_into_deeper(dit, deeper)
+    return deeper
+
+
+def with_guidance(teacher: DiT, seed: int, attention: Attention | None = None) -> DiT:
+    """`teacher` with a `guidance_in` that adds nothing yet: the same velocity at any scale."""
+    return _extended(teacher, replace(teacher.config, guidance_embed=True), seed, attention)
+
+
+def with_r(teacher: DiT, seed: int, attention: Attention | None = None) -> DiT:
+    """`teacher` with a `time_r_in` such that at r = t the model equals it exactly.
+
+    HunyuanVideo 1.0 averages the two embeddings: `time_r_in` is a copy of `time_in`. 1.5 adds them:
+    its last layer is zero.
+    """
+    student = _extended(teacher, replace(teacher.config, meanflow=True), seed, attention)
+    if teacher.config.family == "hunyuan-video-1.0":
+        student.time_r_in.load_state_dict(student.time_in.state_dict())
+    return student
+
+
+def _extended(teacher: DiT, config: DiTConfig, seed: int, attention: Attention | None) -> DiT:
+    student = fresh_dit(config, seed, attention)
+    new = student.load_state_dict(teacher.state_dict(), strict=False).missing_keys
+    assert all(name.startswith(("guidance_in.", "time_r_in.")) for name in new)
+    for name, parameter in student.named_parameters():
+        if name in new and ".mlp.2." in name:  # the embedder's last layer
+            nn.init.zeros_(parameter)
+    return student
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, seed: int) -> None:
+    """Truncated-normal linears; zero modulation and head: every block starts as the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias") or starts_at_zero(name):
+            nn.init.zeros_(parameter)
+        elif "norm" in name:
+            nn.init.ones_(parameter)
+        else:
+            fan_in = parameter[0].numel()
+            nn.init.trunc_normal_(parameter, std=fan_in**-0.5, generator=generator)

@@ -1,0 +1,118 @@
+"""Restricted MeanFlow (arXiv 2602.05449 §3.3, Algorithm 2): average velocity, short intervals.
+
+I ~ U(0, R), t ~ U(0, 1), r = max(0, t − I); v from the frozen guided model; u_θ(x_t, r, t) learns
+v − (t − r)·du/dt, where du/dt is the derivative along (dx, dr, dt) = (v, 0, 1). R = 1 is plain
+MeanFlow (arXiv 2505.13447).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..models.dit import DiT
+from ..models.prepared import Prepared
+from .config import RunConfig
+from .data import Batch
+from .draws import Draws
+from .flow import GUIDANCE_RANGE, Point, mean_square, noised, per_row, scale_to, velocity
+from .optimizers import make_optimizers
+from .stage import Loss
+
+Derivative = Literal["jvp", "finite-difference"]
+
+
+@dataclass(frozen=True)
+class MeanFlowStageConfig:
+    """`teacher` is a guided model (cfg-distilled); `restriction` is R.
+
+    `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
+    nothing checkpointed. "finite-difference" runs anywhere, at two more forwards; it cannot see
+    what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
+    """
+
+    run: RunConfig
+    teacher: str
+    restriction: float = 0.2
+    derivative: Derivative = "jvp"
+    difference_step: float = 5e-3  # of t in [0, 1], each side
+
+    def __post_init__(self) -> None:
+        if not 0 < self.restriction <= 1:
+            raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
+        if self.derivative not in ("jvp", "finite-difference"):
+            raise ValueError(
+                f"derivative must be jvp or finite-difference, got {self.derivative!r}"
+            )
+        if self.derivative == "jvp" and self.run.activation_checkpointing:
+            raise ValueError(
+                "activation_checkpointing does not go with derivative jvp; choose finite-difference"
+            )
+
+
+class MeanFlowStage:
+    """`student` begins as the teacher (`initialise.with_r`)."""
+
+    exported = "student"
+
+    def __init__(self, config: MeanFlowStageConfig, student: DiT, teacher: DiT) -> None:
+        if not teacher.config.guidance_embed or teacher.config.meanflow:
+            raise ValueError(f"teacher must be cfg-distilled, got a {teacher.config.variant} model")
+        self.config, self.dit_config = config, student.config
+        self.trained = nn.ModuleDict({"student": student})
+        self.frozen = nn.ModuleDict({"teacher": teacher})
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return make_optimizers(self.trained["student"], self.config.run)
+
+    def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
+        student, teacher = self.trained["student"], self.frozen["teacher"]
+        point = draw_point(batch, draws, self.config.restriction)
+        shape = batch.latents.shape
+        with torch.no_grad():
+            v = velocity(teacher, point, teacher.prepare(batch.conditioning, shape))
+        prepared = student.prepare(batch.conditioning, shape)
+        if self.config.derivative == "jvp":
+            u, du_dt = exact_derivative(student, point, v, prepared)
+        else:
+            du_dt = difference(student, point, v, prepared, self.config.difference_step)
+            u = velocity(student, point, prepared)
+        target = v - per_row(point.t - point.r) * du_dt.detach()
+        total = mean_square(u, target)
+        return Loss(total, {"loss": total.detach()})
+
+
+def draw_point(batch: Batch, draws: Draws, restriction: float) -> Point:
+    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) of a batch."""
+    t = draws.time
+    r = (t - restriction * draws.interval).clamp(min=0)
+    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE)
+    return Point(noised(batch.latents, draws.noise, t), t, r, guidance)
+
+
+def exact_derivative(
+    student: DiT, point: Point, v: Tensor, prepared: Prepared
+) -> tuple[Tensor, Tensor]:
+    """u and du/dt along v, both like the latents, by forward-mode differentiation."""
+
+    def u(x_t: Tensor, t: Tensor) -> Tensor:
+        return velocity(student, point._replace(x_t=x_t, t=t), prepared)
+
+    return torch.func.jvp(u, (point.x_t, point.t), (v, torch.ones_like(point.t)))
+
+
+@torch.no_grad()
+def difference(student: DiT, point: Point, v: Tensor, prepared: Prepared, step: float) -> Tensor:
+    """du/dt along v by a central difference over t ± step, one-sided where that leaves [0, 1]."""
+    later = (point.t + step).clamp(max=1) - point.t
+    earlier = (point.t - step).clamp(min=0) - point.t
+    u_later, u_earlier = (
+        velocity(
+            student,
+            point._replace(x_t=point.x_t + per_row(moved) * v, t=point.t + moved),
+            prepared,
+        )
+        for moved in (later, earlier)
+    )
+    return (u_later - u_earlier) / per_row(later - earlier)

@@ -1,0 +1,172 @@
+"""Training DisCa's predictor on a frozen distilled model (arXiv 2602.05449 §3.2, Algorithm 3).
+
+The model M's last hidden state at (x_t, r, t) is the cache; at a later point (x_t', r', t') of the
+same path the predictor learns M's output from it, by squared error first, then also against a
+discriminator that looks at M's hidden states one step further on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..models.dit import DiT
+from ..models.predictor import Predictor
+from ..models.prepared import Prepared
+from .config import RunConfig
+from .data import Batch
+from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from .draws import Draws
+from .flow import (
+    Point,
+    hidden_state,
+    mean_square,
+    noised,
+    per_row,
+    step_inputs,
+    velocity,
+    velocity_of,
+)
+from .meanflow import draw_point
+from .optimizers import make_optimizers
+from .stage import Loss
+
+
+@dataclass(frozen=True)
+class PredictorStageConfig:
+    """`dit` is the distilled model; rates and steps are the paper's, as are R and λ.
+
+    Without `adversarial` the whole run is squared error ("DisCa without GAN").
+    """
+
+    run: RunConfig
+    dit: str
+    depth: int = 2  # blocks of the predictor
+    restriction: float = 0.2
+    largest_gap: float = 0.2  # Δ ~ U(0, largest_gap) between the cached point and the predicted
+    mse_steps: int = 500  # squared error alone
+    adversarial: bool = True
+    discriminator_lr: float = 1e-2
+    discriminator_width: int = 256
+    adversarial_weight: float = 1.0  # λ
+
+    def __post_init__(self) -> None:
+        for name in ("restriction", "largest_gap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if self.depth < 1 or self.mse_steps < 0:
+            raise ValueError(
+                f"depth must be at least 1 and mse_steps at least 0, "
+                f"got {self.depth} and {self.mse_steps}"
+            )
+
+
+class PredictorStage:
+    exported = "predictor"
+
+    def __init__(self, config: PredictorStageConfig, predictor: Predictor, dit: DiT) -> None:
+        if not dit.config.meanflow:
+            raise ValueError(f"dit must be a meanflow model, got a {dit.config.variant} one")
+        self.config, self.dit_config = config, dit.config
+        self.trained = nn.ModuleDict({"predictor": predictor})
+        self.depths = feature_depths(len(dit.blocks))
+        if config.adversarial:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.run.seed)
+                self.trained["discriminator"] = Discriminator(
+                    dit.config.hidden, len(self.depths), config.discriminator_width
+                )
+        self.frozen = nn.ModuleDict({"dit": dit})
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = make_optimizers(self.trained["predictor"], self.config.run)
+        if self.config.adversarial:
+            optimizers += make_optimizers(
+                self.trained["discriminator"], self.config.run, self.config.discriminator_lr
+            )
+        return optimizers
+
+    def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
+        dit = self.frozen["dit"]
+        point = draw_point(batch, draws, self.config.restriction)
+        later = self._later_point(batch, draws, point)
+        prepared = dit.prepare(batch.conditioning, batch.latents.shape)
+        with torch.no_grad():
+            cached, _ = hidden_state(dit, point, prepared)
+            target = velocity(dit, later, prepared)
+        prediction = predicted_velocity(dit, self.trained["predictor"], cached, later, prepared)
+        mse = mean_square(prediction, target)
+        terms = {"mse": mse.detach()}
+        if not self.config.adversarial or step < self.config.mse_steps:
+            return Loss(mse, {"loss": mse.detach(), **terms})
+        return self._adversarial(mse, terms, later, prediction, target, prepared)
+
+    def _later_point(self, batch: Batch, draws: Draws, point: Point) -> Point:
+        """(t', r') = max(0, (t − Δ, r − Δ)), on the path of the same x_0 and ε."""
+        gap = self.config.largest_gap * draws.gap
+        t, r = (point.t - gap).clamp(min=0), (point.r - gap).clamp(min=0)
+        return Point(noised(batch.latents, draws.noise, t), t, r, point.guidance)
+
+    def _adversarial(
+        self,
+        mse: Tensor,
+        terms: dict[str, Tensor],
+        later: Point,
+        prediction: Tensor,
+        target: Tensor,
+        prepared: Prepared,
+    ) -> Loss:
+        dit, discriminator = self.frozen["dit"], self.trained["discriminator"]
+        fake = features(dit, next_point(later, prediction), prepared, self.depths)
+        with torch.no_grad():
+            real = features(dit, next_point(later, target), prepared, self.depths)
+        # The paper's printed Algorithm 3 and its equations (7) and (8) disagree in sign. This
+        # follows the hinge as Geometric GAN defines it (arXiv 1705.02894): real is the positive
+        # side, so the discriminator raises D(real) and lowers D(fake), and the predictor raises
+        # D(fake).
+        detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
+        discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
+        realism = torch.stack([each.mean() for each in frozen_logits(discriminator, fake)]).mean()
+        predictor_loss = mse - self.config.adversarial_weight * realism
+        terms |= {
+            "loss": predictor_loss.detach(),
+            "discriminator": discriminator_loss.detach(),
+            "realism": realism.detach(),
+        }
+        return Loss(predictor_loss + discriminator_loss, terms)
+
+
+def predicted_velocity(
+    dit: DiT, predictor: Predictor, cached: Tensor, point: Point, prepared: Prepared
+) -> Tensor:
+    """The same by the predictor, from `cached [B, S, C]`."""
+    with torch.no_grad():
+        tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+    return velocity_of(dit, predictor(tokens, cached, context), context, prepared)
+
+
+def next_point(point: Point, u: Tensor) -> Point:
+    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair of the same length on."""
+    length = point.t - point.r
+    return Point(
+        point.x_t - per_row(length) * u,
+        point.r,
+        (point.r - length).clamp(min=0),
+        point.guidance,
+    )
+
+
+def feature_depths(blocks: int) -> list[int]:
+    """Indices of the blocks whose outputs the discriminator sees: each quarter's last."""
+    return sorted({max(1, blocks * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})
+
+
+def features(dit: DiT, point: Point, prepared: Prepared, depths: list[int]) -> Features:
+    """M's hidden image tokens after the blocks in `depths`."""
+    tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+    hidden = []
+    for index, block in enumerate(dit.blocks):
+        tokens = block(tokens, context)
+        if index in depths:
+            hidden.append(tokens[:, : context.layout.img_len])
+    return Features(hidden, prepared.grid)

@@ -1,0 +1,84 @@
+"""Complete training runs by stage and name: a run is a function that returns its whole config.
+
+"hunyuan-video" has the paper's settings (arXiv 2602.05449 §6.1, 13B). "tiny" is the embedded model
+on two CPU cores, and "tiny-images" what goes before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..tiny.config import TINY
+from .cfg_distill import CFGStageConfig
+from .config import RunConfig
+from .flow_matching import BaseStageConfig
+from .meanflow import MeanFlowStageConfig
+from .predictor import PredictorStageConfig
+
+StageConfig = BaseStageConfig | CFGStageConfig | MeanFlowStageConfig | PredictorStageConfig
+
+_TINY_RUN = RunConfig(steps=3_000, batch=8, lr=1e-3, muon_lr=2e-3, bf16=True, decay_steps=2_000)
+_PAPER_RUN = RunConfig(
+    steps=10_000,
+    batch=64,
+    micro_batch=1,
+    lr=1e-5,
+    betas=(0.9, 0.95),
+    bf16=True,
+    activation_checkpointing=True,
+)
+
+
+def tiny_images(start: str | None = None) -> BaseStageConfig:
+    """The embedded model's first stage: single frames, five times as many."""
+    run = replace(_TINY_RUN, steps=10_000, batch=40, lr=1.5e-3, muon_lr=3.5e-3, decay_steps=0)
+    return BaseStageConfig(run, TINY, start, shift=1.5)
+
+
+def tiny_base(start: str | None = None) -> BaseStageConfig:
+    """The embedded model's base: clips."""
+    run = replace(_TINY_RUN, steps=10_000, lr=1.2e-3, muon_lr=2.5e-3, decay_steps=8_000)
+    return BaseStageConfig(run, TINY, start)
+
+
+def tiny_cfg(teacher: str) -> CFGStageConfig:
+    return CFGStageConfig(_TINY_RUN, teacher)
+
+
+def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
+    return MeanFlowStageConfig(replace(_TINY_RUN, bf16=False), teacher)
+
+
+def tiny_predictor(dit: str) -> PredictorStageConfig:
+    return PredictorStageConfig(
+        replace(_TINY_RUN, muon_lr=None), dit, mse_steps=2_000, discriminator_width=64
+    )
+
+
+def paper_cfg(teacher: str) -> CFGStageConfig:
+    return CFGStageConfig(_PAPER_RUN, teacher)
+
+
+def paper_meanflow(teacher: str) -> MeanFlowStageConfig:
+    return MeanFlowStageConfig(_PAPER_RUN, teacher, derivative="finite-difference")
+
+
+def paper_predictor(dit: str) -> PredictorStageConfig:
+    return PredictorStageConfig(replace(_PAPER_RUN, steps=1_500, lr=1e-4), dit)
+
+
+PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
+    "base": {"tiny-images": tiny_images, "tiny": tiny_base},
+    "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
+    "meanflow": {"tiny": tiny_meanflow, "hunyuan-video": paper_meanflow},
+    "predictor": {"tiny": tiny_predictor, "hunyuan-video": paper_predictor},
+}
+
+
+def training_config(stage: str, preset: str, source: str | None) -> Any:
+    """The run called `preset` of `stage`, from `source`; ValueError lists the known names."""
+    if preset not in PRESETS[stage]:
+        raise ValueError(f"preset must be one of {sorted(PRESETS[stage])}, got {preset!r}")
+    if source is None and stage != "base":
+        raise ValueError(f"stage {stage} needs the weights it starts from; give them with --from")
+    return PRESETS[stage][preset](source)

@@ -1,0 +1,202 @@
+"""The only training loop: draw, loss, backward, clip, step, average, log, checkpoint.
+
+A run resumes from the last checkpoint in its folder and then is the run that was never interrupted:
+samples and random numbers come from positions, not from a history.
+"""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..atomic import write_whole
+from ..weights.save import save_safetensors
+from .checkpoint import TrainState, load_checkpoint, save_checkpoint
+from .config import RunConfig
+from .data import SampleReader, SampleSource, make_reader, read_batch
+from .distributed import World, average_gradients, spread, sync_gradients
+from .draws import draw
+from .loss_log import LossLog
+from .optimizers import set_lr
+from .stage import Stage
+
+WEIGHTS_NAME = {"predictor": "predictor.safetensors"}  # by what is exported; the rest are DiTs
+MAY_CHANGE = ("steps", "micro_batch", "checkpoint_every", "log_every", "activation_checkpointing")
+
+
+class TrainEvent(NamedTuple):
+    """What a callback sees after each step: `done` of `steps`, and the step's loss terms."""
+
+    done: int
+    steps: int
+    terms: Mapping[str, float]
+    samples_per_second: float
+    seconds_left: float
+
+
+def train(
+    stage: Stage,
+    config: Any,
+    data: SampleSource,
+    folder: Path,
+    world: World,
+    on_step: Callable[[TrainEvent], None] | None = None,
+) -> Path:
+    """Run, or resume, `stage` in `folder`; returns the path of the averaged weights.
+
+    `config` is the stage's complete config, whose `run` says how; it is written to `run.json`, and
+    a folder that holds another run's is refused. `folder` gets checkpoints, `loss.jsonl`,
+    `loss.png` and the weights, in the official key layout, bf16. Raises FloatingPointError at a
+    loss that is not finite; the last checkpoint stays.
+    """
+    run: RunConfig = config.run
+    run.micro_batches(world.size)
+    _check_same_run(folder, config, world)
+    spread(stage, run, world)
+    ema = {name: tensor.clone() for name, tensor in _parameters(stage.trained[stage.exported])}
+    state = TrainState(stage, stage.optimizers(), ema)
+    load_checkpoint(folder / "checkpoints", state, world)
+    trainer = _Trainer(state, run, make_reader(data, run.seed), folder, world)
+    while state.done < run.steps:
+        event = trainer.step()
+        if on_step is not None:
+            on_step(event)
+    return trainer.weights
+
+
+class _Trainer:
+    """One run on one rank."""
+
+    def __init__(
+        self, state: TrainState, run: RunConfig, reader: SampleReader, folder: Path, world: World
+    ) -> None:
+        self.state, self.run, self.reader, self.world = state, run, reader, world
+        self.folder = folder
+        self.weights = folder / WEIGHTS_NAME.get(state.stage.exported, "dit.safetensors")
+        self.log = LossLog(folder, state.done) if world.is_first else None
+        self.terms: dict[str, list[float]] = defaultdict(list)
+        self.first, self.started = state.done, time.perf_counter()
+
+    def step(self) -> TrainEvent:
+        """One optimizer step, and what is due after it."""
+        state, run = self.state, self.run
+        set_lr(state.optimizers, run.lr_factor(state.done))
+        terms = self._backward()
+        self._check_finite(terms)
+        average_gradients(state.stage, self.world)
+        for module in state.stage.trained.values():
+            nn.utils.clip_grad_norm_(module.parameters(), run.clip)
+        for optimizer in state.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        _average(state.ema, state.stage.trained[state.stage.exported], run.ema, state.done)
+        state.done += 1
+        return self._report(terms)
+
+    def _backward(self) -> dict[str, float]:
+        """Gradients of the step's mean loss; returns its terms, the mean over ranks."""
+        run, size = self.run, self.world.size
+        count, share = run.micro_batches(size), run.rank_batch(size)
+        first = self.state.done * run.batch + self.world.rank * share
+        summed: dict[str, Tensor] = {}
+        for index in range(count):
+            sync_gradients(self.state.stage, index == count - 1)
+            micro = share // count
+            positions = range(first + index * micro, first + (index + 1) * micro)
+            batch = read_batch(self.reader, positions)
+            draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
+            with self._precision():
+                loss = self.state.stage.loss(
+                    batch.to(self.world.device), draws.to(self.world.device), self.state.done
+                )
+            (loss.total / count).backward()
+            for name, value in loss.terms.items():
+                summed[name] = summed.get(name, 0) + value.float() / count
+        means = self.world.mean(torch.stack(list(summed.values())))
+        return dict(zip(summed, means.tolist(), strict=True))
+
+    def _precision(self) -> AbstractContextManager:
+        """bf16 products in a world of one; ranks compute in what FSDP gathers."""
+        if not self.run.bf16 or self.world.size > 1:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    def _check_finite(self, terms: Mapping[str, float]) -> None:
+        if not all(map(math.isfinite, terms.values())):
+            kept = self.folder / "checkpoints"
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.state.done} ({dict(terms)}); "
+                f"{kept} keeps the last good checkpoint: resume it with a smaller lr"
+            )
+
+    def _report(self, terms: Mapping[str, float]) -> TrainEvent:
+        done, run = self.state.done, self.run
+        for name, value in terms.items():
+            self.terms[name].append(value)
+        rate = run.batch * (done - self.first) / (time.perf_counter() - self.started)
+        if self.log is not None and (done % run.log_every == 0 or done == run.steps):
+            means = {name: sum(values) / len(values) for name, values in self.terms.items()}
+            self.log.add(done, means, rate)
+            self.terms.clear()
+        if done % run.checkpoint_every == 0 or done == run.steps:
+            save_checkpoint(self.folder / "checkpoints", self.state, self.world)
+            self._export()
+        return TrainEvent(done, run.steps, terms, rate, (run.steps - done) * run.batch / rate)
+
+    def _export(self) -> None:
+        whole = {name: _whole(tensor) for name, tensor in self.state.ema.items()}
+        if self.log is not None:
+            save_safetensors(self.weights, whole, torch.bfloat16, self.state.stage.dit_config)
+            self.log.draw()
+
+
+def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters by their official keys, sharded as they are."""
+    for name, parameter in module.named_parameters():
+        yield name.replace("_checkpoint_wrapped_module.", ""), parameter.detach()
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the parameters; a young average forgets faster."""
+    weight = 1 - min(decay, (step + 1) / (step + 10))
+    for name, tensor in _parameters(module):
+        ema[name].lerp_(tensor, weight)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _check_same_run(folder: Path, config: Any, world: World) -> None:
+    """Write `run.json`, or refuse to go on with another run's checkpoints."""
+    described = json.loads(json.dumps({"stage": type(config).__name__, **asdict(config)}))
+    path = folder / "run.json"
+    if path.exists():
+        saved = json.loads(path.read_text())
+        for name, (theirs, ours) in _differences(saved, described).items():
+            raise ValueError(
+                f"{folder} holds a run with {name} {theirs}, not {ours}; resume with the same, or "
+                "choose another folder"
+            )
+    if world.is_first:
+        text = json.dumps(described, indent=1) + "\n"
+        write_whole(path, lambda partial: partial.write_text(text))
+    world.barrier()
+
+
+def _differences(saved: dict, ours: dict) -> dict[str, tuple[Any, Any]]:
+    """What differs, except what may change when a run is resumed."""
+    flat = [
+        {**{k: v for k, v in each.items() if k != "run"}, **each["run"]} for each in (saved, ours)
+    ]
+    names = [name for name in flat[1] if name not in MAY_CHANGE]
+    return {n: (flat[0].get(n), flat[1][n]) for n in names if flat[0].get(n) != flat[1][n]}

@@ -1,0 +1,48 @@
+"""The one way an op enters torch.library, so that no misuse of it passes silently.
+
+`torch.func.jvp` through a custom op gives zero derivatives without an error. A registered op looks
+for forward-mode tangents before it runs, and refuses them. It knows no particular op.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+NAMESPACE = "disca_rt"
+
+
+class RegisteredOp:
+    """`torch.ops.disca_rt.<name>`, called through a check; see `register_op`."""
+
+    def __init__(self, run: Callable[..., Any], mutates: Iterable[str]) -> None:
+        name = run.__name__
+        self._op = torch.library.custom_op(f"{NAMESPACE}::{name}", run, mutates_args=mutates)
+        self.register_fake = self._op.register_fake  # shapes and dtypes, for compilers
+        self.register_autograd = self._op.register_autograd
+        self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default  # for opcheck
+        wraps(run)(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        refuse_tangents(self.__name__, (*args, *kwargs.values()))
+        return self._op(*args, **kwargs)
+
+
+def register_op(mutates: Iterable[str] = ()) -> Callable[[Callable[..., Any]], RegisteredOp]:
+    """Register the decorated launcher under its own name; `mutates` names the inputs it writes."""
+    return lambda run: RegisteredOp(run, mutates)
+
+
+def refuse_tangents(name: str, values: Iterable[Any]) -> None:
+    """RuntimeError if a tensor among `values` is being differentiated in forward mode."""
+    if forward_ad._current_level < 0:  # nobody differentiates in forward mode: one comparison
+        return
+    for value in values:
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise RuntimeError(
+                f"op {name} has no forward-mode derivative, PyTorch would take it for zero; "
+                "build the model with ops 'reference'"
+            )

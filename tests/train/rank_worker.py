@@ -1,0 +1,39 @@
+"""One rank of test_ranks.py: trains every stage in a folder, and writes down the losses.
+
+Run as `torchrun ... rank_worker.py FOLDER VARIANT`.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from disca_rt.train.distributed import joined_world
+from train.small import STAGES, run
+
+VARIANTS = {
+    "plain": {},
+    "checkpointed": {"activation_checkpointing": True, "micro_batch": 1},
+    "bf16": {"bf16": True},
+}
+
+
+def main(folder: Path, variant: str) -> None:
+    with joined_world(torch.device("cpu")) as world:
+        losses = {}
+        for name, make_config in STAGES.items():
+            for rank in range(world.size):  # one after the other writes the same weights
+                if rank == world.rank:
+                    config = make_config(folder / f"starts_{name}")
+                world.barrier()
+            config = replace(config, run=replace(config.run, **VARIANTS[variant]))
+            _, losses[name] = run(config, folder / name, world)
+        if world.is_first:
+            (folder / "losses.json").write_text(json.dumps(losses))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,108 @@
+"""`disca-rt train`: what is run, what is refused in one line, what a dry run prints."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from disca_rt.cli import main
+from disca_rt.train import presets
+from disca_rt.train.flow_matching import BaseStageConfig
+from disca_rt.weights.load import load_dit
+from train.small import RUN, SMALL, randomised, saved
+
+
+@pytest.fixture(autouse=True)
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_base(start: str | None = None) -> BaseStageConfig:
+        return BaseStageConfig(RUN, SMALL, start)
+
+    tables = {**presets.PRESETS, "base": {"tiny": small_base, "tiny-images": small_base}}
+    monkeypatch.setattr(presets, "PRESETS", tables)
+
+
+def test_a_run_writes_its_folder_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["train", "base", "--out", str(tmp_path), "--batch", "2", "--seed", "7"]
+    assert main([*flags, "--steps", "2"]) == 0
+    assert main([*flags, "--steps", "3"]) == 0
+    assert f"wrote {tmp_path / 'dit.safetensors'}" in capsys.readouterr().out
+    assert load_dit(tmp_path / "dit.safetensors").config == SMALL
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert described["run"]["batch"] == 2
+    assert described["run"]["steps"] == 3
+    assert len((tmp_path / "loss.jsonl").read_text().splitlines()) == 3
+
+
+def test_stages_follow_one_another(tmp_path: Path) -> None:
+    base = saved(randomised(SMALL), tmp_path / "dit.safetensors")
+    steps = ["--steps", "1", "--batch", "2"]
+    stages = {
+        "cfg": ("dit.safetensors", []),
+        "meanflow": ("dit.safetensors", ["--restriction", "0.4", "--derivative", "jvp"]),
+        "predictor": ("predictor.safetensors", ["--no-gan"]),
+    }
+    source = base
+    for stage, (written, flags) in stages.items():
+        out = tmp_path / stage
+        command = ["train", stage, "--from", source, "--out", str(out), *steps, *flags]
+        assert main(command) == 0
+        source = str(out / written)
+    run = json.loads((tmp_path / "predictor" / "run.json").read_text())
+    assert run["adversarial"] is False
+    assert json.loads((tmp_path / "meanflow" / "run.json").read_text())["restriction"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["base"], "give the folder of the run with --out"),
+        (["base", "--out", "x", "--preset", "huge"], "preset must be one of ['tiny', 'tiny-im"),
+        (
+            ["cfg", "--out", "x"],
+            "stage cfg needs the weights it starts from; give them with --from",
+        ),
+        (["base", "--out", "x", "--no-gan"], "--no-gan is nothing that stage base has"),
+        (["base", "--out", "x", "--restriction", "0.2"], "--restriction is nothing that stage"),
+        (["base", "--out", "x", "--batch", "0"], "batch must be at least 1, got 0"),
+        (["base", "--out", "x", "--data", "nowhere"], "no *.safetensors files in nowhere"),
+        (["base", "--out", "x", "--from", "nowhere"], "nowhere"),
+        (["base", "--out", "x", "--device", "tpu"], "--device must be"),
+        (
+            ["predictor", "--out", "x", "--preset", "hunyuan-video", "--from", "y"],
+            "preset hunyuan-video needs --data FOLDER",
+        ),
+    ],
+)
+def test_refusals_are_one_line(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_a_dry_run_of_the_13b_predictor_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["train", "predictor", "--preset", "hunyuan-video", "--dry-run", "--ranks", "8"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "64,144 tokens per sample" in printed
+    for row in ("frozen weights", "optimizer", "activations", "total", "PFLOP"):
+        assert row in printed
+
+
+def test_every_preset_is_complete() -> None:
+    for stage, table in presets.PRESETS.items():
+        for name in table:
+            config = presets.training_config(stage, name, "weights")
+            assert replace(config) == config

@@ -1,0 +1,321 @@
+"""What each stage learns: its targets by hand, where gradients go, and that it does learn."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.config import predictor_config
+from disca_rt.kernels.reference import cfg_combine
+from disca_rt.models.conditioning import Conditioning
+from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import Schedule
+from disca_rt.tiny.prompts import encode
+from disca_rt.tiny.training_clips import TrainingClips, unconditional
+from disca_rt.train.build import build_stage
+from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
+from disca_rt.train.data import Batch, make_reader, read_batch
+from disca_rt.train.discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from disca_rt.train.draws import Draws, draw
+from disca_rt.train.flow import Point, velocity
+from disca_rt.train.flow_matching import BaseStage, BaseStageConfig, shifted
+from disca_rt.train.grow import spread
+from disca_rt.train.initialise import deepened, fresh_predictor
+from disca_rt.train.optimizers import make_optimizers
+from disca_rt.train.predictor import (
+    PredictorStage,
+    PredictorStageConfig,
+    feature_depths,
+    next_point,
+    predicted_velocity,
+)
+from train.small import CFG, MEANFLOW, RUN, SMALL, STAGES, randomised, run, saved
+
+
+def batch_and_draws(size: int = 4) -> tuple[Batch, Draws]:
+    batch = read_batch(make_reader(TrainingClips(), 0), range(size))
+    return batch, draw(0, range(size), batch.latents.shape[1:], strata=size)
+
+
+def test_a_fresh_base_model_has_the_variance_of_the_target_as_its_loss(tmp_path: Path) -> None:
+    stage = build_stage(STAGES["base"](tmp_path), unconditional())
+    batch, draws = batch_and_draws(16)
+    target = draws.noise - batch.latents
+    assert stage.loss(batch, draws, 0).total.item() == pytest.approx(
+        target.square().mean().item(), rel=1e-5
+    )
+
+
+def test_a_share_of_prompts_is_emptied() -> None:
+    model = randomised(SMALL)
+    batch, draws = batch_and_draws(8)
+    losses = {}
+    for share in (0.0, 1.0):
+        config = BaseStageConfig(RUN, SMALL, drop_conditioning=share)
+        losses[share] = BaseStage(config, model, unconditional()).loss(batch, draws, 0).total
+    empty = batch._replace(conditioning=Conditioning(*encode([""] * 8)))
+    config = BaseStageConfig(RUN, SMALL, drop_conditioning=0.0)
+    by_hand = BaseStage(config, model, unconditional()).loss(empty, draws, 0).total
+    assert losses[1.0].item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert losses[0.0].item() != pytest.approx(by_hand.item(), rel=1e-3)
+
+
+def test_shift_moves_t_towards_noise() -> None:
+    t = torch.linspace(0, 1, 11)
+    assert torch.equal(shifted(t, 1.0), t)
+    assert (shifted(t, 3.0) >= t).all()
+    assert shifted(t, 3.0)[[0, -1]].tolist() == [0, 1]
+
+
+def test_cfg_distillation_learns_what_the_runtime_guides_with() -> None:
+    teacher, student = randomised(SMALL), randomised(CFG, seed=1)
+    stage = CFGStage(CFGStageConfig(RUN, "unused"), student, teacher, unconditional())
+    batch, draws = batch_and_draws(2)
+    shape, guidance = batch.latents.shape, 1 + 7 * draws.guidance
+    x_t = torch.lerp(batch.latents, draws.noise, draws.time[:, None, None, None, None])
+    step = StepInputs(1000 * draws.time)
+    v_c = teacher(x_t, step, teacher.prepare(batch.conditioning, shape))
+    v_uc = teacher(x_t, step, teacher.prepare(Conditioning(*encode(["", ""])), shape))
+    rows = zip(v_c, v_uc, guidance.tolist(), strict=True)
+    target = torch.stack([cfg_combine(*row) for row in rows])
+    ours = student(
+        x_t,
+        StepInputs(1000 * draws.time, None, 1000 * guidance),
+        student.prepare(batch.conditioning, shape),
+    )
+    by_hand = (ours - target).square().mean()
+    assert stage.loss(batch, draws, 0).total.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_gradients_reach_what_is_trained_and_nothing_else(name: str, tmp_path: Path) -> None:
+    stage = build_stage(STAGES[name](tmp_path), unconditional())
+    stage.trained.requires_grad_(True)
+    with torch.no_grad():
+        for each in stage.trained.parameters():  # nothing hides behind a zero gate
+            each.add_(0.05 * torch.randn(each.shape, generator=torch.Generator().manual_seed(0)))
+    batch, draws = batch_and_draws()
+    stage.loss(batch, draws, step=10).total.backward()
+    missing = [n for n, p in stage.trained.named_parameters() if p.grad is None or not p.grad.any()]
+    # A critic's last bias moves real and fake alike: within the hinge its gradients cancel.
+    allowed = ("k_norm", "attn_k", "qkv.bias", "linear1.bias", "judge.bias")
+    assert [n for n in missing if not n.endswith(allowed)] == []
+    assert all(p.grad is None for p in stage.frozen.parameters())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_trained_parameter_has_one_optimizer(name: str, tmp_path: Path) -> None:
+    config = STAGES[name](tmp_path)
+    stage = build_stage(replace(config, run=replace(RUN, muon_lr=1e-3)), unconditional())
+    stepped = [p for o in stage.optimizers() for g in o.param_groups for p in g["params"]]
+    assert len(stepped) == len({id(p) for p in stepped}) == len(list(stage.trained.parameters()))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_learns_one_batch(name: str, tmp_path: Path) -> None:
+    config = replace(STAGES[name](tmp_path), run=replace(RUN, lr=3e-3))
+    if name == "predictor":
+        config = replace(config, adversarial=False)
+    stage = build_stage(config, unconditional())
+    stage.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    optimizers, losses = stage.optimizers(), []
+    for _ in range(25):
+        loss = stage.loss(batch, draws, 0).total
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_muon_has_the_matrices_of_blocks() -> None:
+    model = randomised(SMALL)
+    muon, adamw = make_optimizers(model, replace(RUN, muon_lr=1e-3))
+    names = {id(p): n for n, p in model.named_parameters()}
+    matrices = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    assert {name.split(".")[0] for name in matrices} == {"double_blocks", "single_blocks"}
+    assert not any("mod" in name for name in matrices)
+    assert len(adamw.param_groups[0]["params"]) + len(matrices) == len(names)
+
+
+# --- the predictor -------------------------------------------------------------------------------
+
+
+def predictor_stage(**changes: object) -> PredictorStage:
+    dit = randomised(MEANFLOW, std=0.1)
+    predictor = fresh_predictor(predictor_config(MEANFLOW), seed=0)
+    config = PredictorStageConfig(RUN, "unused", mse_steps=1, discriminator_width=8, **changes)
+    return PredictorStage(config, predictor.requires_grad_(True), dit)
+
+
+def test_the_predicted_step_is_the_one_the_runtime_takes() -> None:
+    """Training's cache → prediction is DisCaPolicy's, at the same two points of a trajectory."""
+    stage = predictor_stage()
+    dit, predictor = stage.frozen["dit"], stage.trained["predictor"]
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.add_(
+                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
+    conditioning, shape = Conditioning(*encode(["a red circle moving left"])), (1, 12, 2, 4, 4)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    schedule = Schedule(2, 1.0, (0,))
+    predictor.requires_grad_(False)
+    sample = Runtime(dit, predictor).sample(
+        conditioning,
+        schedule=schedule,
+        policy=DisCaPolicy(predictor),
+        latents=noise,
+        guidance_scale=3.0,
+    )
+    from disca_rt.train.flow import hidden_state
+
+    def at(x_t, t, r):
+        return Point(x_t, torch.tensor([t]), torch.tensor([r]), torch.tensor([3.0]))
+
+    prepared = dit.prepare(conditioning, shape)
+    first = at(noise, 1.0, 0.5)
+    cached, _ = hidden_state(dit, first, prepared)
+    second = next_point(first, velocity(dit, first, prepared))
+    assert (second.t.item(), second.r.item()) == (0.5, 0.0)
+    last = next_point(second, predicted_velocity(dit, predictor, cached, second, prepared))
+    assert torch.allclose(last.x_t, sample.latents, atol=1e-5)
+
+
+def test_squared_error_alone_until_the_adversarial_steps() -> None:
+    stage = predictor_stage()
+    batch, draws = batch_and_draws()
+    assert stage.loss(batch, draws, 0).terms.keys() == {"loss", "mse"}
+    assert {"discriminator", "realism"} < stage.loss(batch, draws, 1).terms.keys()
+    without = predictor_stage(adversarial=False)
+    assert without.loss(batch, draws, 99).terms.keys() == {"loss", "mse"}
+    assert set(without.trained) == {"predictor"}
+
+
+def test_points_share_their_path_and_never_pass_its_end() -> None:
+    stage = predictor_stage()
+    batch, draws = batch_and_draws(4)
+    from disca_rt.train.meanflow import draw_point
+
+    point = draw_point(batch, draws, 0.2)
+    later = stage._later_point(batch, draws, point)
+    assert (later.t <= point.t).all()
+    assert (point.t - later.t).max() <= 0.2
+    assert (later.r >= 0).all()
+    clean = (later.x_t - later.t[:, None, None, None, None] * draws.noise) / (
+        1 - later.t[:, None, None, None, None]
+    )
+    assert torch.allclose(clean, batch.latents, atol=1e-4)
+    after = next_point(later, torch.ones_like(later.x_t))
+    assert torch.equal(after.t, later.r)
+    assert torch.equal(after.r, (2 * later.r - later.t).clamp(min=0))
+
+
+def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
+    torch.manual_seed(0)
+    discriminator = Discriminator(hidden=8, depths=2, width=4)
+    grid = (1, 4, 4)
+    real, fake = (Features([torch.randn(2, 16, 8) for _ in range(2)], grid) for _ in range(2))
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = hinge_loss(discriminator(real), discriminator(fake))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(2, abs=0.3)
+    assert losses[-1] < 0.7 * losses[0]
+    means = [torch.stack([x.mean() for x in discriminator(each)]).mean() for each in (real, fake)]
+    assert means[0] > means[1]
+    hidden = [h.clone().requires_grad_(True) for h in fake.hidden]
+    optimizer.zero_grad()
+    score = torch.stack(
+        [x.mean() for x in frozen_logits(discriminator, Features(hidden, grid))]
+    ).mean()
+    score.backward()
+    assert all(p.grad is None for p in discriminator.parameters())
+    moved = Features([(h + 5 * h.grad / h.grad.norm()).detach() for h in hidden], grid)
+    assert torch.stack([x.mean() for x in discriminator(moved)]).mean() > score
+
+
+def test_spectral_norms_bound_the_discriminator() -> None:
+    torch.manual_seed(0)
+    discriminator = Discriminator(hidden=8, depths=1, width=4)
+    features = Features([torch.randn(1, 16, 8)], (1, 4, 4))
+    for _ in range(30):
+        discriminator(features)
+    for module in discriminator.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            norm = torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2)
+            assert norm.item() == pytest.approx(1, abs=0.05)
+
+
+def test_feature_depths_are_spread_over_the_blocks() -> None:
+    assert feature_depths(60) == [14, 29, 44, 59]
+    assert feature_depths(17) == [3, 7, 11, 16]
+    assert feature_depths(2) == [0, 1]
+    assert feature_depths(1) == [0]
+
+
+# --- where training starts -----------------------------------------------------------------------
+
+
+def test_a_deeper_model_starts_as_the_shallow_one() -> None:
+    shallow = randomised(replace(SMALL, single=2))
+    deep = deepened(shallow, replace(SMALL, single=5), seed=1)
+    batch, draws = batch_and_draws(2)
+    point = Point(draws.noise, draws.time, draws.time, draws.time)
+    ours, theirs = (
+        velocity(m, point, m.prepare(batch.conditioning, batch.latents.shape))
+        for m in (deep, shallow)
+    )
+    assert torch.equal(ours, theirs)
+    assert ours.abs().max() > 0.1
+    with pytest.raises(ValueError, match="single-stream blocks only"):
+        deepened(shallow, replace(SMALL, double=2), seed=1)
+
+
+def test_blocks_are_spread_evenly_and_never_lost() -> None:
+    assert spread(4, 14) == [0, 3, 7, 10]
+    assert spread(3, 3) == [0, 1, 2]
+    with pytest.raises(ValueError, match="cannot grow from 4 single-stream blocks to 3"):
+        spread(4, 3)
+
+
+def test_a_run_starts_from_shallower_weights(tmp_path: Path) -> None:
+    start = saved(randomised(replace(SMALL, single=1)), tmp_path / "dit.safetensors")
+    config = BaseStageConfig(replace(RUN, steps=1), SMALL, start)
+    path, _ = run(config, tmp_path / "deep")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_weights_of_the_wrong_variant_are_refused(name: str, tmp_path: Path) -> None:
+    config = STAGES[name](tmp_path)
+    wrong = saved(
+        randomised(MEANFLOW if name != "predictor" else CFG), tmp_path / "wrong" / "dit.safetensors"
+    )
+    if name == "base":
+        config = replace(config, model=MEANFLOW)
+    else:
+        config = replace(config, **{"dit" if name == "predictor" else "teacher": wrong})
+    with pytest.raises(
+        ValueError, match=r"(model|teacher|dit) must be .*, got a (meanflow|cfg-distilled)"
+    ):
+        build_stage(config, unconditional())
+
+
+def test_stages_that_empty_prompts_need_the_empty_prompt(tmp_path: Path) -> None:
+    for name in ("base", "cfg"):
+        with pytest.raises(ValueError, match="--unconditional"):
+            build_stage(STAGES[name](tmp_path), None)
+
+
+def test_a_dit_is_what_a_stage_exports(tmp_path: Path) -> None:
+    assert isinstance(build_stage(STAGES["base"](tmp_path), unconditional()).trained["model"], DiT)
