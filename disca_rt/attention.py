@@ -6,7 +6,6 @@ implements it trivially. This module knows tokens and heads, no models and no ra
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -97,19 +96,28 @@ CPU_VECTOR = 16  # fp32 values: at width 14 attention took 19 ms, padded to 16 i
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
-    """PyTorch chooses the kernel. `[B, S, H, D]` in and out; keys past `lengths [B]` are masked."""
+    """PyTorch chooses the kernel."""
+    if q.device.type != "cpu":
+        return _attend(q, k, v, lengths)
+    # A CPU's fused kernel is fastest in fp32, and on whole vectors of it.
+    width, dtype = q.shape[-1], q.dtype
+    at_least_fp32 = torch.promote_types(dtype, torch.float32)
+    q, k, v = (F.pad(x.to(at_least_fp32), (0, -width % CPU_VECTOR)) for x in (q, k, v))
+    with torch.autocast("cpu", enabled=False):
+        return _attend(q, k, v, lengths, width)[..., :width].to(dtype)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, width: int | None = None
+) -> Tensor:
+    """`[B, S, H, D]` in and out, keys past `lengths [B]` masked; `width`: D before padding."""
     mask = None
     if lengths is not None:
         mask = torch.arange(k.shape[1], device=k.device) < lengths[:, None, None, None]
-    width, dtype = q.shape[-1], q.dtype
-    on_cpu = q.device.type == "cpu"
-    if on_cpu:  # its kernel is fastest in fp32, and on whole vectors of it
-        at_least_fp32 = torch.promote_types(dtype, torch.float32)
-        q, k, v = (F.pad(x.to(at_least_fp32), (0, -width % CPU_VECTOR)) for x in (q, k, v))
+    scale = (width or q.shape[-1]) ** -0.5
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=width**-0.5)
-    return out.transpose(1, 2)[..., :width].to(dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out.transpose(1, 2)
 
 
 REFUSALS = ("No available kernel", "No viable backend")  # of a GPU and of a CPU
@@ -121,7 +129,7 @@ def _forced(kernel: SDPBackend) -> Backend:
     def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
         try:
             with sdpa_kernel(kernel):
-                return _sdpa(q, k, v, lengths)
+                return _attend(q, k, v, lengths)
         except RuntimeError as error:
             if not any(refusal in str(error) for refusal in REFUSALS):
                 raise

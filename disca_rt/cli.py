@@ -12,9 +12,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import flops, generate, inspect, train
+from .commands import evaluate, flops, generate, inspect, train
 
-COMMANDS = {"generate": generate, "inspect": inspect, "flops": flops, "train": train}
+COMMANDS = {
+    "generate": generate,
+    "inspect": inspect,
+    "flops": flops,
+    "train": train,
+    "evaluate": evaluate,
+}
 FAILURE = 2
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 

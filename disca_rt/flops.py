@@ -13,10 +13,11 @@ from .schedule import Schedule
 
 
 class StepFlops(NamedTuple):
-    """Of one sample (batch 1): `full` and `predicted` step."""
+    """Of one sample (batch 1): a `full` step, a `predicted` one, and embed and head alone."""
 
     full: int
     predicted: int
+    ends: int
 
 
 def step_flops(
@@ -37,7 +38,7 @@ def step_flops(
         if is_single
         else _double_flops(dit.hidden, img, text_tokens)
     )
-    return StepFlops(full=ends + blocks, predicted=ends + fusion + predicted)
+    return StepFlops(full=ends + blocks, predicted=ends + fusion + predicted, ends=ends)
 
 
 def sample_flops(step: StepFlops, schedule: Schedule, passes: int) -> int:

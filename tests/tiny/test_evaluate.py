@@ -9,7 +9,7 @@ from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import full_schedule
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.config import TINY
-from disca_rt.tiny.evaluate import NOISE_SEED, evaluate
+from disca_rt.tiny.evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
 from disca_rt.tiny.prompts import held_out_prompts, parse
 from disca_rt.tiny.runtime import WEIGHTS, load_tiny, with_tiny_prompts
 from golden_vectors import load_golden
@@ -27,23 +27,40 @@ class Draughtsman:
         self.seeds.append(seed)
         scenes = [parse(prompt) for prompt in prompts]
         generator = torch.Generator().manual_seed(seed)
-        return SimpleNamespace(video=render(scenes[::-1] if self.reverse else scenes, generator))
+        video = render(scenes[::-1] if self.reverse else scenes, generator)
+        return SimpleNamespace(video=video, latents=video)
+
+
+def share_right(generated: Generated) -> float:
+    return sum(clip.correct for clip in generated.clips) / len(generated.clips)
 
 
 def test_real_clips_are_all_right() -> None:
-    report = evaluate(Draughtsman(), PROMPTS)
-    assert (report.prompts, report.correct, report.semantic) == (25, 1.0, 1.0)
-    assert report.quality > 0.99
+    generated = generate_and_judge(Draughtsman(), PROMPTS)
+    assert [clip.prompt for clip in generated.clips] == PROMPTS
+    assert share_right(generated) == 1
+    assert min(clip.semantic for clip in generated.clips) == 1
+    assert min(clip.quality for clip in generated.clips) > 0.9
+    clip = generated.clips[0]
+    assert clip.total == pytest.approx((clip.semantic + 4 * clip.quality) / 5)
+    assert generated.video.shape == (25, 3, 5, 24, 32)
 
 
 def test_clips_of_other_prompts_are_not() -> None:
-    assert evaluate(Draughtsman(reverse=True), PROMPTS).correct <= 0.2  # odd batches have a middle
+    generated = generate_and_judge(Draughtsman(reverse=True), PROMPTS)
+    assert share_right(generated) <= 0.2  # odd batches have a middle
 
 
 def test_the_noise_of_a_prompt_does_not_depend_on_the_batch() -> None:
     draughtsman = Draughtsman()
-    evaluate(draughtsman, PROMPTS, batch=10)
+    generate_and_judge(draughtsman, PROMPTS, batch=10)
     assert draughtsman.seeds == [NOISE_SEED, NOISE_SEED + 10, NOISE_SEED + 20]
+
+
+def test_relative_l2_is_per_sample() -> None:
+    reference = torch.ones(2, 3, 1, 1, 1)
+    latents = torch.stack([reference[0], 3 * reference[0]])
+    assert relative_l2(latents, reference) == [0, 2]
 
 
 def test_the_shipped_model_is_the_embedded_one_and_fits_the_wheel() -> None:
@@ -54,8 +71,7 @@ def test_the_shipped_model_is_the_embedded_one_and_fits_the_wheel() -> None:
 
 def test_prompts_change_what_is_generated() -> None:
     runtime = load_tiny()
-    size = {"frames": 5, "height": 24, "width": 32}
-    arguments = {**size, "schedule": full_schedule(2, 2.0), "policy": "full", "seed": 1}
+    arguments = {**SIZE, "schedule": full_schedule(2, 2.0), "policy": "full", "seed": 1}
     red, blue = (
         runtime.generate(f"a {c} square standing still", guidance_scale=4.0, **arguments).video
         for c in ("red", "blue")
@@ -71,11 +87,6 @@ def test_another_model_gets_no_tiny_prompts() -> None:
 def test_unknown_words_are_listed_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="zebra") as error:
         load_tiny().prompt_inputs(
-            ["a red zebra moving left"],
-            frames=5,
-            height=24,
-            width=32,
-            negative_prompt="",
-            guidance_scale=None,
+            ["a red zebra moving left"], **SIZE, negative_prompt="", guidance_scale=None
         )
     assert all(word in str(error.value) for word in ("circle", "purple", "navy", "standing"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from disca_rt import attention
 from disca_rt.config import get_model_config
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
@@ -40,15 +41,21 @@ def counted(stage: Stage, batch: Batch) -> int:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_flops_are_what_pytorch_counts(name: str, tmp_path: Path) -> None:
+def test_flops_are_what_pytorch_counts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PyTorch's counter does not know the fused CPU kernel.
+    monkeypatch.setitem(attention.BACKENDS, "sdpa", attention.BACKENDS["math"])
     config = replace(STAGES[name](tmp_path), run=replace(RUN, batch=2))
+    if name == "predictor":  # the discriminator is not counted: two per mille of a step at 13B
+        config = replace(config, discriminator_width=1)
     stage = build_stage(config, unconditional())
     batch = fixed_batch(2)
     text = int(batch.conditioning.text_mask[0].sum())
     dit = next(m for m in [*stage.trained.values(), *stage.frozen.values()] if isinstance(m, DiT))
     expected = counted(stage, batch)
     ours = estimate(config, dit.config, LATENTS, text, ranks=1).flops
-    # Left out: the discriminator; counted too high: gradients of inputs that need none.
+    # Counted too high: gradients of inputs that need none.
     assert ours == pytest.approx(expected, rel=0.12)
 
 

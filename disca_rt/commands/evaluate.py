@@ -1,0 +1,96 @@
+"""`disca-rt evaluate`: the ladder of the embedded model, judged: table, lines and picture."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..tiny.ladder import Rung
+
+PROMPTS, QUICK_PROMPTS = 300, 8
+SHOWN = 6  # prompts on the picture sheet
+
+
+def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="judge the embedded model at every step count and policy that the paper compares",
+        description="Held-out prompts, fixed noise, paired intervals. Writes ladder.md, "
+        "ladder.jsonl and ladder.png. The ladder's weights are in the repository, not in the "
+        "package; --dit judges one checkpoint of your own instead, at 50 steps.",
+    )
+    parser.add_argument("--ladder", type=Path, default=Path("ladder"), help="folder of its weights")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
+    parser.add_argument("--prompts", type=int, help=f"how many; default {PROMPTS}")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_PROMPTS} prompts: a trial, not a result"
+    )
+    parser.add_argument("--only", help="rungs whose names contain this; the first row always runs")
+    parser.add_argument("--dit", type=Path, help="a checkpoint to judge instead of the ladder")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+
+
+def run(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ..atomic import write_all
+    from ..tiny.evaluate import PROMPT_SEED
+    from ..tiny.prompts import held_out_prompts
+    from ..tiny.report import markdown, write_sheet
+    from ..tiny.run_ladder import LadderRun
+    from .devices import choose_device
+
+    if args.prompts is not None and args.quick:
+        raise ValueError("give either --prompts or --quick")
+    count = args.prompts or (QUICK_PROMPTS if args.quick else PROMPTS)
+    if count < 2:
+        raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
+    device = choose_device(args.device)
+    folder, rungs = _rungs(args)
+    ladder = LadderRun(folder, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
+    console = Console(stderr=True)
+    ladder.run(rungs, lambda rung: console.print(f"{rung.name} ...", highlight=False))
+    lines = [_described(count, device), *ladder.lines]
+    page = markdown(lines)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_all(
+        {
+            args.out / "ladder.jsonl": lambda partial: partial.write_text(text),
+            args.out / "ladder.md": lambda partial: partial.write_text(page),
+            args.out / "ladder.png": lambda partial: write_sheet(partial, ladder.videos),
+        }
+    )
+    print(page)
+    print(f"wrote {args.out / 'ladder.md'}, ladder.jsonl and ladder.png beside it")
+
+
+def _rungs(args: argparse.Namespace) -> tuple[Path, list["Rung"]]:
+    """The folder of weights and the rungs asked for."""
+    from ..tiny.config import SCHEDULE
+    from ..tiny.ladder import RUNGS, Rung
+
+    if args.dit is not None:
+        path = args.dit / "dit.safetensors" if args.dit.is_dir() else args.dit
+        return path.parent, [Rung("50 steps", 1, path.stem, SCHEDULE)]
+    chosen = [rung for rung in RUNGS[1:] if args.only is None or args.only in rung.name]
+    if not chosen:
+        raise ValueError(f"--only {args.only!r} is in no rung; they are {[r.name for r in RUNGS]}")
+    needed = {rung.reference for rung in chosen}
+    rungs = [rung for rung in RUNGS[1:] if rung in chosen or rung.name in needed]
+    return args.ladder, [RUNGS[0], *rungs]
+
+
+def _described(prompts: int, device: Any) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "kind": "run",
+        "prompts": prompts,
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+    }

@@ -1,0 +1,143 @@
+"""Runs rungs of the ladder over the same prompts and noise, and gives what the tables need.
+
+A result is plain lines, as they stand in the JSONL; nothing is printed or drawn here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache.build import build_policy
+from ..config import DiTConfig, predictor_config
+from ..flops import step_flops
+from ..runtime.memory import PeakMemory
+from ..runtime.runtime import Runtime
+from .codec import PixelUnshuffleCodec
+from .evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
+from .ladder import COMPARISONS, Rung, load_rung
+from .prompts import encode
+from .statistics import mean_interval, paired_difference
+
+SCORES = "semantic", "quality", "total", "correct", "relative_l2"
+
+
+class LadderRun:
+    """`lines` grow by one rung after another; `videos` holds what the picture sheet shows."""
+
+    def __init__(
+        self, folder: Path, prompts: Sequence[str], device: torch.device, shown: int
+    ) -> None:
+        self.folder, self.prompts, self.device, self.shown = folder, prompts, device, shown
+        self.lines: list[dict[str, Any]] = []
+        self.videos: dict[str, Tensor] = {}
+        self._latents: dict[str, Tensor] = {}
+        self._clips: dict[str, list[dict[str, Any]]] = {}
+        self._baseline: dict[str, float] = {}
+        self._text_tokens = round(encode(prompts).text_mask.sum(1).float().mean().item())
+
+    def run(self, rungs: Sequence[Rung], on_rung: Callable[[Rung], None]) -> None:
+        """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
+        for rung in rungs:
+            on_rung(rung)
+            runtime = load_rung(rung, self.folder, self.device)
+            generated = generate_and_judge(
+                runtime, self.prompts, rung.schedule, rung.policy, rung.guidance_scale
+            )
+            self._keep(rung, generated)
+            self.lines.append(self._summary(rung, runtime, generated))
+        self.lines += self._comparisons()
+        self.lines += [line for clips in self._clips.values() for line in clips]
+
+    def _keep(self, rung: Rung, generated: Generated) -> None:
+        self.videos[rung.name] = generated.video[: self.shown]
+        self._latents[rung.name] = generated.latents
+        reference = self._latents.get(rung.reference or "")
+        clips = [
+            {"kind": "clip", "rung": rung.name, **clip.line(), "correct": float(clip.correct)}
+            for clip in generated.clips
+        ]
+        if reference is not None:
+            distances = relative_l2(generated.latents, reference)
+            for clip, distance in zip(clips, distances, strict=True):
+                clip["relative_l2"] = distance
+        self._clips[rung.name] = clips
+
+    def _summary(self, rung: Rung, runtime: Runtime, generated: Generated) -> dict[str, Any]:
+        flops = rung_flops(rung, runtime.config, self._text_tokens)
+        clips, times = self._clips[rung.name], passes(runtime.config)
+        if not self._baseline:
+            self._baseline = {"flops": flops, "seconds": generated.seconds}
+        means = {
+            score: mean_interval([clip[score] for clip in clips])._asdict()
+            for score in SCORES
+            if score in clips[0]
+        }
+        schedule = rung.schedule
+        is_cached = rung.policy != "full"
+        full = schedule.full_steps if is_cached else schedule.steps
+        return {
+            "kind": "rung",
+            "name": rung.name,
+            "table": rung.table,
+            "full_steps": full * times,
+            "predicted_steps": (schedule.steps - full) * times,
+            "gflop": flops / 1e9,
+            "speedup_theoretical": self._baseline["flops"] / flops,
+            "speedup_measured": self._baseline["seconds"] / generated.seconds,
+            "seconds_per_clip": generated.seconds / len(generated.clips),
+            **memory(rung, runtime),
+            **means,
+        }
+
+    def _comparisons(self) -> Iterator[dict[str, Any]]:
+        for better, worse in COMPARISONS:
+            if better not in self._clips or worse not in self._clips:
+                continue
+            ours, theirs = self._clips[better], self._clips[worse]
+            differences = {
+                score: paired_difference(
+                    [clip[score] for clip in ours], [clip[score] for clip in theirs]
+                )._asdict()
+                for score in SCORES
+                if score in ours[0] and score in theirs[0]
+            }
+            yield {"kind": "comparison", "better": better, "worse": worse, **differences}
+
+
+def passes(config: DiTConfig) -> int:
+    """Forwards per step: two under classifier-free guidance, one where guidance is embedded."""
+    return 1 if config.guidance_embed else 2
+
+
+def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
+    """Of one clip."""
+    shape = PixelUnshuffleCodec().latent_shape(**SIZE)
+    step = step_flops(config, predictor_config(config), shape, text_tokens)
+    cheap = {"full": step.full, "disca": step.predicted}.get(rung.policy, step.ends)
+    full = rung.schedule.full_steps
+    return passes(config) * (full * step.full + (rung.schedule.steps - full) * cheap)
+
+
+def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
+    """Peak bytes of one clip's sampling beyond the weights, and what its policy keeps of them."""
+    prompt = "a small red circle moving left on a black background"
+    peak = PeakMemory(runtime.dit.device)
+    with peak:
+        runtime.generate(
+            prompt,
+            **SIZE,
+            schedule=rung.schedule,
+            policy=rung.policy,
+            guidance_scale=rung.guidance_scale,
+            seed=NOISE_SEED,
+        )
+    text = int(encode([prompt]).text_mask.sum())
+    _, frames, height, width = PixelUnshuffleCodec().latent_shape(**SIZE)
+    _, q, r = runtime.config.patch
+    tokens = torch.Size([1, frames * (height // q) * (width // r) + text, runtime.config.hidden])
+    policy = build_policy(rung.policy, runtime.predictor)
+    cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
+    return {"peak_bytes": peak.peak, "cache_bytes": cached}

@@ -1,0 +1,164 @@
+"""The ladder from weights to table: on a model made of noise, so that only the counting matters."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from disca_rt.cli import main
+from disca_rt.config import predictor_config
+from disca_rt.runtime.memory import PeakMemory
+from disca_rt.tiny.config import TINY
+from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
+from disca_rt.tiny.run_ladder import rung_flops
+from disca_rt.tiny.statistics import mean_interval, paired_difference
+from disca_rt.train.initialise import fresh_dit, fresh_predictor
+from disca_rt.weights.save import save_safetensors
+
+SMALL = replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=2)
+VARIANTS = {
+    BASE: SMALL,
+    CFG: replace(SMALL, guidance_embed=True),
+    MEANFLOW: replace(SMALL, guidance_embed=True, meanflow=True),
+    RESTRICTED: replace(SMALL, guidance_embed=True, meanflow=True),
+    RESTRICTED_04: replace(SMALL, guidance_embed=True, meanflow=True),
+}
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ladder")
+    for seed, (name, config) in enumerate(VARIANTS.items()):
+        dit = fresh_dit(config, seed)
+        torch.nn.init.normal_(dit.final_layer.linear.weight, std=0.3)
+        save_safetensors(folder / f"{name}.safetensors", dit.state_dict(), torch.float32, config)
+    for name in ("predictor", "predictor-without-gan", "predictor-on-meanflow"):
+        predictor = fresh_predictor(predictor_config(SMALL), seed=1)
+        path = folder / f"{name}.safetensors"
+        save_safetensors(path, predictor.state_dict(), torch.float32, VARIANTS[RESTRICTED])
+    return folder
+
+
+def test_every_rung_gets_a_row_and_every_comparison(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
+    assert main(["evaluate", *flags]) == 0
+    page = (tmp_path / "ladder.md").read_text()
+    assert page in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "ladder.jsonl").read_text().splitlines()]
+    rungs = {line["name"]: line for line in lines if line["kind"] == "rung"}
+    assert list(rungs) == [rung.name for rung in RUNGS]
+    assert all(f"| {name} |" in page for name in rungs)
+    assert sum(line["kind"] == "clip" for line in lines) == 2 * len(RUNGS)
+    assert sum(line["kind"] == "comparison" for line in lines) == len(COMPARISONS)
+    for name, full, predicted in (
+        ("original, 50 steps x 2", 100, 0),
+        ("cfg-distilled, 20 steps", 20, 0),
+        ("DisCa N=4", 8, 12),
+        ("DisCa N=2", 13, 7),
+        ("Taylor, 8 full steps", 8, 12),
+    ):
+        assert (rungs[name]["full_steps"], rungs[name]["predicted_steps"]) == (full, predicted)
+    assert rungs["original, 50 steps x 2"]["speedup_theoretical"] == 1
+    assert rungs["restricted-meanflow, 20 steps"]["relative_l2"]["mean"] == 0
+    assert rungs["reuse, 8 full steps"]["relative_l2"]["mean"] > 0
+    assert "relative_l2" not in rungs["original, 10 steps x 2"]
+    tokens = 240 + 11  # of the image and of the prompt that memory is measured with
+    assert rungs["DisCa N=4"]["cache_bytes"] == tokens * 32 * 4
+    assert rungs["Taylor, 8 full steps"]["cache_bytes"] == 2 * tokens * 32 * 4
+    assert rungs["DisCa N=4"]["peak_bytes"] > rungs["DisCa N=4"]["cache_bytes"]
+
+
+def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
+    flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
+    assert main(["evaluate", *flags, "--only", "reuse"]) == 0
+    from PIL import Image
+
+    with Image.open(tmp_path / "ladder.png") as sheet:
+        rows = 3  # the first rung, the reference, and reuse
+        assert sheet.height == rows * (240 // 3 + 6)
+        assert sheet.width > 2 * 3 * 320 // 3
+
+
+def test_one_checkpoint_is_judged_alone(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit = str(ladder / f"{CFG}.safetensors")
+    assert main(["evaluate", "--dit", dit, "--prompts", "2", "--out", str(tmp_path)]) == 0
+    assert "| 50 steps | 50 | 0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--prompts", "1"], "--prompts must be at least 2, for an interval, got 1"),
+        (["--prompts", "9", "--quick"], "give either --prompts or --quick"),
+        (["--only", "teacache"], "--only 'teacache' is in no rung; they are"),
+        (["--ladder", "nowhere"], "the ladder lacks nowhere/base.safetensors; run from the repo"),
+    ],
+)
+def test_refusals_are_one_line(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *flags, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_flops_order_the_rungs() -> None:
+    flops = {r.name: rung_flops(r, VARIANTS[r.dit], text_tokens=12) for r in RUNGS}
+    assert flops["original, 50 steps x 2"] == 2 * 50 * rung_flops_of_one(BASE)
+    assert (
+        flops["reuse, 8 full steps"]
+        < flops["DisCa N=4"]
+        < flops["DisCa N=3"]
+        < flops["DisCa N=2"]
+        < flops["restricted-meanflow, 20 steps"]
+    )
+    assert flops["Taylor, 8 full steps"] == flops["reuse, 8 full steps"]
+
+
+def rung_flops_of_one(dit: str) -> int:
+    from disca_rt.schedule import full_schedule
+
+    rung = replace(RUNGS[0], dit=dit, schedule=full_schedule(1, 1.0))
+    return rung_flops(rung, VARIANTS[dit], text_tokens=12) // 2
+
+
+def test_intervals_hold_the_mean_and_shrink() -> None:
+    generator = torch.Generator().manual_seed(0)
+    few, many = (torch.randn(n, generator=generator).tolist() for n in (30, 3000))
+    for values in (few, many):
+        interval = mean_interval(values)
+        assert interval.low < interval.mean < interval.high
+        expected = 3.92 * torch.tensor(values).std().item() / len(values) ** 0.5
+        assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
+    assert mean_interval(few) == mean_interval(few)
+
+
+def test_pairs_cancel_what_prompts_have_in_common() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs = (10 * torch.randn(100, generator=generator)).tolist()
+    ours = [value + 0.5 for value in theirs]
+    difference = paired_difference(ours, theirs)
+    assert difference.low == pytest.approx(0.5)
+    assert difference.high == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="same prompts, got 2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])
+
+
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
+    with PeakMemory(torch.device("cpu")) as chain:
+        x = torch.zeros(1000)
+        for _ in range(10):
+            x = x + 1
+    assert chain.peak == 2 * 4000
+    with PeakMemory(torch.device("cpu")) as kept:
+        parts = [torch.zeros(1000) for _ in range(5)]
+        views = [part[:10] for part in parts]
+    assert kept.peak == 5 * 4000
+    assert len(views) == 5
