@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
         """Logits `[B, 1, T, H', W']` of every depth and scale."""
         logits = []
         for heads, hidden in zip(self.heads, features.hidden, strict=True):
-            image = F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
+            image = F.layer_norm(hidden.float(), hidden.shape[-1:]).transpose(1, 2)
             image = image.unflatten(2, features.grid)  # B C T H W
             logits += [
                 head(_pooled(image, scale)) for head, scale in zip(heads, SCALES, strict=True)

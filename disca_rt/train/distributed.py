@@ -5,6 +5,7 @@ shards every DiT and predictor block by block: parameters stay fp32, are gathere
 run computes in it, and gradients are averaged in fp32. Small modules are replicated.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -63,9 +64,12 @@ def joined_world(device: torch.device) -> Iterator[World]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    world = World(dist.get_rank(), dist.get_world_size(), device)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        yield world
+        world.barrier()  # no rank leaves while another still talks to it
     finally:
+        gc.collect()  # what still holds the group must not outlive it
         dist.destroy_process_group()
 
 

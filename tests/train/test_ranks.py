@@ -49,8 +49,8 @@ def test_two_ranks_have_the_losses_of_one(
     folder, expected = alone
     losses = torchrun(tmp_path, variant, ranks=2)
     for name, steps in losses.items():
-        # Power iterations of the spectral norms count forwards: compare the first of them.
-        until = 2 if name == "predictor" else len(steps)
+        # Power iterations of the spectral norms count forwards, so micro-batches change them.
+        until = 1 if (name, variant) == ("predictor", "checkpointed") else len(steps)
         for ours, theirs in zip(steps[:until], expected[name][:until], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance), name
     for name in ("base", "cfg", "meanflow"):
