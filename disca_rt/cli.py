@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written")
+        left = getattr(COMMANDS[args.command], "INTERRUPTED", "nothing was written")
+        return _fail(f"interrupted; {left}")
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
     except (ValueError, OSError) as error:

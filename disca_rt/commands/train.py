@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..train.data import SampleSource
     from ..train.distributed import World
 
+INTERRUPTED = "the same command resumes from the last checkpoint"
 STAGES = "base", "cfg", "meanflow", "predictor"
 RUN_FLAGS = "steps", "batch", "micro_batch", "lr", "muon_lr", "decay_steps", "seed"
 DRY_RUN_MODELS = {
