@@ -4,14 +4,13 @@ Full step: run all blocks, keep the tokens after the last one. Predicted step: t
 continues from this step's embedded tokens and the kept ones. One S×C tensor is all it keeps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..models.blocks import BlockContext, run_blocks
-from ..models.predictor import Predictor
 from ..schedule import Step
 from .policy import StepKind
 
@@ -24,10 +23,12 @@ class DisCaState:
 
 
 class DisCaPolicy:
+    """`predictor` is called as `(current, cached, context)` -> tokens `[B, S, C]`."""
+
     name = "disca"
     schedule_known = True
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Callable[[Tensor, Tensor, BlockContext], Tensor]) -> None:
         self.predictor = predictor
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> DisCaState:

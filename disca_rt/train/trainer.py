@@ -134,7 +134,8 @@ class _Trainer:
             kept = self.folder / "checkpoints"
             raise FloatingPointError(
                 f"the loss is not finite at step {self.state.done} ({dict(terms)}); "
-                f"{kept} keeps the last good checkpoint: resume it with a smaller lr"
+                f"{kept} keeps the last good checkpoint; go on from {self.weights} in "
+                "another folder with a smaller lr"
             )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:

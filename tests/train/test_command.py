@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from disca_rt.cli import main
 from disca_rt.train import presets
-from disca_rt.train.flow_matching import BaseStageConfig
+from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
+from disca_rt.train.stage import Loss
 from disca_rt.weights.load import load_dit
 from train.small import RUN, SMALL, randomised, saved
 
@@ -106,3 +108,14 @@ def test_every_preset_is_complete() -> None:
         for name in table:
             config = presets.training_config(stage, name, "weights")
             assert replace(config) == config
+
+
+def test_a_loss_that_is_not_finite_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(BaseStage, "loss", lambda *_: Loss(nan * 1, {"loss": nan.detach()}))
+    assert main(["train", "base", "--out", str(tmp_path), "--steps", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss is not finite at step 0" in error
+    assert "in another folder with a smaller lr" in error
