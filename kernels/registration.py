@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 NAMESPACE = "disca_rt"
 
@@ -40,7 +41,7 @@ def refuse_tangents(name: str, values: Iterable[Any]) -> None:
     """RuntimeError if a tensor among `values` is being differentiated in forward mode."""
     if forward_ad._current_level < 0:  # nobody differentiates in forward mode: one comparison
         return
-    for value in values:
+    for value in tree_leaves(list(values)):
         if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
             raise RuntimeError(
                 f"op {name} has no forward-mode derivative, PyTorch would take it for zero; "

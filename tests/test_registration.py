@@ -45,6 +45,18 @@ def test_forward_mode_is_refused_instead_of_taken_for_zero() -> None:
         torch.func.jvp(lambda y: doubled_into(y, torch.empty(3)), (x,), (tangent,))
 
 
+@register_op()
+def summed(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0)
+
+
+def test_a_tangent_in_a_list_is_seen() -> None:
+    x = torch.ones(3)
+    assert torch.equal(summed([x, x]), 2 * x)
+    with pytest.raises(RuntimeError, match="op summed has no forward-mode derivative"):
+        torch.func.jvp(lambda y: summed([y, x]), (x,), (x,))
+
+
 def test_inputs_that_carry_no_tangent_are_fine_within_forward_mode() -> None:
     weight = torch.ones(3)
     value, derivative = torch.func.jvp(

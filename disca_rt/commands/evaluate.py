@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "ladder.jsonl and ladder.png. The ladder's weights are in the repository, not in the "
         "package; --dit judges one checkpoint of your own instead, at 50 steps.",
     )
-    parser.add_argument("--ladder", type=Path, default=Path("ladder"), help="folder of its weights")
+    parser.add_argument("--ladder", type=Path, help="folder of its weights; default ladder")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
     parser.add_argument("--prompts", type=int, help=f"how many; default {PROMPTS}")
     parser.add_argument(
@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
 
     if args.prompts is not None and args.quick:
         raise ValueError("give either --prompts or --quick")
-    count = args.prompts or (QUICK_PROMPTS if args.quick else PROMPTS)
+    count = args.prompts
+    if count is None:
+        count = QUICK_PROMPTS if args.quick else PROMPTS
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
     device = choose_device(args.device)
@@ -68,17 +70,20 @@ def run(args: argparse.Namespace) -> None:
 def _rungs(args: argparse.Namespace) -> tuple[Path, list["Rung"]]:
     """The folder of weights and the rungs asked for."""
     from ..tiny.config import SCHEDULE
-    from ..tiny.ladder import RUNGS, Rung
+    from ..tiny.ladder import FOLDER, RUNGS, Rung
 
+    if args.dit is not None and (args.only is not None or args.ladder is not None):
+        raise ValueError("--dit judges one checkpoint; leave out --only and --ladder")
     if args.dit is not None:
         path = args.dit / "dit.safetensors" if args.dit.is_dir() else args.dit
-        return path.parent, [Rung("50 steps", 1, path.stem, SCHEDULE)]
+        return path.parent, [Rung("50 steps", (1,), path.stem, SCHEDULE)]
     chosen = [rung for rung in RUNGS[1:] if args.only is None or args.only in rung.name]
     if not chosen:
-        raise ValueError(f"--only {args.only!r} is in no rung; they are {[r.name for r in RUNGS]}")
+        names = [rung.name for rung in RUNGS[1:]]
+        raise ValueError(f"--only {args.only!r} is in no rung; they are {names}")
     needed = {rung.reference for rung in chosen}
     rungs = [rung for rung in RUNGS[1:] if rung in chosen or rung.name in needed]
-    return args.ladder, [RUNGS[0], *rungs]
+    return args.ladder or FOLDER, [RUNGS[0], *rungs]
 
 
 def _described(prompts: int, device: Any) -> dict[str, Any]:

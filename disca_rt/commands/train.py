@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "the same command resumes from the last checkpoint"
 STAGES = "base", "cfg", "meanflow", "predictor"
-RUN_FLAGS = "steps", "batch", "micro_batch", "lr", "muon_lr", "decay_steps", "seed"
+RUN_FLAGS = "steps", "batch", "micro_batch", "lr", "muon_lr", "decay_steps", "seed", "compile"
 DRY_RUN_MODELS = {
     "base": "hunyuan-video",
     "cfg": "hunyuan-video-cfgdistill",
@@ -47,6 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--lr", type=float, help="AdamW's rate")
     settings.add_argument("--muon-lr", type=float, help="Muon's rate, for the blocks' matrices")
     settings.add_argument("--decay-steps", type=int, help="last steps, in which the rates fall")
+    settings.add_argument(
+        "--compile", action="store_true", default=None, help="the blocks, by torch.compile"
+    )
     settings.add_argument("--seed", type=int, help="of weights, samples, noise, t and r")
     settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
     settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         _dry_run(args)
         return
     from ..train.build import build_stage
-    from ..train.distributed import joined_world
+    from ..train.distributed import joined_world, placed
     from ..train.trainer import train
     from .devices import choose_device
 
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     config = _config(args, args.source)
     data, unconditional = _data(args)
     with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
-        stage = build_stage(config, unconditional)
+        stage = placed(lambda: build_stage(config, unconditional), config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)
     if world.is_first:
         print(f"wrote {written}")
@@ -129,7 +132,7 @@ def _dry_run(args: argparse.Namespace) -> None:
         raise ValueError(f"--ranks must be at least 1, got {args.ranks}")
     config = _config(args, args.source or "(not read in a dry run)")
     width, height, frames = args.size
-    if args.preset == "tiny":
+    if args.preset.startswith("tiny"):
         variant = get_model_config(DRY_RUN_MODELS[args.stage])
         dit = _like(TINY, variant)
         latent_shape = PixelUnshuffleCodec().latent_shape(frames, height, width)

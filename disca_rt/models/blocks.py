@@ -7,8 +7,7 @@ Blocks know no cache, no graph and no rank.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from ..attention import Attention, TokenLayout
 from ..kernels.ops import Ops
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
+
+T = TypeVar("T")
 
 
 class BlockContext(NamedTuple):
@@ -37,6 +38,18 @@ Returns `compute()`, or something in its place; then `compute` never runs.
 def compute_branch(name: str, compute: Callable[[], Tensor]) -> Tensor:
     """The `Branches` of a block that nobody stands in for."""
     return compute()
+
+
+def once(compute: Callable[[], T]) -> Callable[[], T]:
+    """`compute`, run at the first call only. torch.compile would see through `functools.cache`."""
+    results: list[T] = []
+
+    def first_result() -> T:
+        if not results:
+            results.append(compute())
+        return results[0]
+
+    return first_result
 
 
 def run_blocks(
@@ -85,7 +98,7 @@ class DoubleStreamBlock(nn.Module):
     ) -> Tensor:
         img, txt = tokens.tensor_split([context.layout.img_len], dim=1)
         img_mod, txt_mod = self.img_mod(context.vec), self.txt_mod(context.vec)
-        joint = cache(lambda: self._attend(img, txt, img_mod, txt_mod, context))
+        joint = once(lambda: self._attend(img, txt, img_mod, txt_mod, context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
         img = self._finish(img, img_attn, img_mod, self.img_mlp, "img_mlp", branches)
@@ -174,7 +187,7 @@ class SingleStreamBlock(nn.Module):
         branches: Branches,
     ) -> Tensor:
         x = self.ops.layer_norm_modulate(tokens, shift, scale)
-        mlp_half = cache(lambda: self.linear1.extra(x))
+        mlp_half = once(lambda: self.linear1.extra(x))
         attn = branches("attn", lambda: self._attend(x, context, mlp_half))
         return self.linear2(self.ops.attention_mlp(attn, mlp_half()))
 

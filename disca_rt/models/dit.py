@@ -116,7 +116,11 @@ class DiT(nn.Module, ABC):
         return self.velocity(run_blocks(self.blocks, tokens, context), context, prepared)
 
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """(T, H, W) in patches; raises ValueError where a side does not divide."""
+        """(T, H, W) in patches of `[B, C, T, H, W]`; ValueError for what the model cannot take."""
+        if latent_shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"latents must have {self.config.in_channels} channels, got {latent_shape[1]}"
+            )
         for name, side, patch in zip("THW", latent_shape[2:], self.config.patch, strict=True):
             if side % patch or side == 0:
                 raise ValueError(f"latents' {name} must be a multiple of {patch}, got {side}")

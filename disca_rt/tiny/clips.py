@@ -1,7 +1,9 @@
 """Drawing scenes of the toy world: flat shapes moving at constant velocity, anti-aliased.
 
-Centres lie on a grid of 2 pixels and move by one cell per frame, like sprites: a model small enough
-to be trained on two CPU cores then learns sharp shapes instead of sub-pixel blur.
+Centres lie on a grid of 2 pixels and move by one cell per frame, like sprites, away from the side
+they come from: a model small enough to be trained on two CPU cores then learns sharp shapes instead
+of sub-pixel blur, and which way is left. (From anywhere, a direction shows only in position times
+frame times word, and the model had the axis of a motion always right and its sign by chance.)
 
 Every shape is a signed distance function (negative inside, in pixels) and a pixel's coverage is
 clamp(0.5 - distance, 0, 1). This module knows the geometry and the palette; it knows nothing
@@ -194,7 +196,11 @@ def _paths(
 def _start(
     low: torch.Tensor, high: torch.Tensor, travel: torch.Tensor, uniform: torch.Tensor
 ) -> torch.Tensor:
-    """A grid point between low and high, MARGIN inside, such that start + travel is there too."""
+    """A grid point between low and high, MARGIN inside, such that start + travel is there too.
+
+    Along its motion an object begins at the side that it comes from.
+    """
     first = ((low + MARGIN - travel.clamp(max=0.0)) / GRID).ceil()
     last = ((high - MARGIN - travel.clamp(min=0.0)) / GRID).floor()
-    return (first + (uniform * (last - first + 1)).floor()) * GRID
+    anywhere = first + (uniform * (last - first + 1)).floor()
+    return torch.where(travel > 0, first, torch.where(travel < 0, last, anywhere)) * GRID

@@ -24,12 +24,12 @@ MEANFLOW, RESTRICTED_04, RESTRICTED = "meanflow", "restricted-meanflow-0.4", "re
 class Rung:
     """One row: `dit` and `predictor` are names of files without `.safetensors`.
 
-    `reference` names the rung whose final latents the row's are compared with: the same weights at
-    20 steps, all full.
+    `tables` are those of the paper that it stands in. `reference` names the rung whose final
+    latents the row's are compared with: the same weights at 20 steps, all full.
     """
 
     name: str
-    table: int  # of the paper's
+    tables: tuple[int, ...]
     dit: str
     schedule: Schedule
     policy: str = "full"
@@ -46,63 +46,80 @@ def _preset(name: str) -> Schedule:
     return replace(PRESETS[name], shift=SCHEDULE.shift)
 
 
-def _disca(name: str, preset: str, table: int, predictor: str, dit: str = RESTRICTED) -> Rung:
-    return Rung(name, table, dit, _preset(preset), "disca", predictor, f"{dit}, 20 steps")
+def _full(dit: str, steps: int, *tables: int) -> Rung:
+    name, reference = f"{dit}, {steps} steps", f"{dit}, 20 steps"
+    return Rung(name, tables, dit, _steps(steps), reference=reference)
 
 
-def _distilled(dit: str, steps: tuple[int, ...], table: int) -> tuple[Rung, ...]:
-    reference = f"{dit}, 20 steps"
-    return tuple(
-        Rung(f"{dit}, {count} steps", table, dit, _steps(count), reference=reference)
-        for count in steps
-    )
+def _cached(
+    name: str,
+    preset: str,
+    tables: tuple[int, ...],
+    policy: str = "disca",
+    predictor: str | None = None,
+    dit: str = RESTRICTED,
+) -> Rung:
+    return Rung(name, tables, dit, _preset(preset), policy, predictor, f"{dit}, 20 steps")
 
+
+TABLES = {
+    1: "Ways of sampling",
+    2: "MeanFlow and Restricted MeanFlow",
+    3: "What DisCa needs",
+    4: "Work and memory",
+}
+TEACHER = f"{CFG}, 50 steps"  # what every distilled row learned from
 
 RUNGS: tuple[Rung, ...] = (
-    Rung("original, 50 steps x 2", 1, BASE, _steps(50)),
-    Rung("original, 10 steps x 2", 1, BASE, _steps(10)),
-    *_distilled(CFG, (50, 20, 10), 1),
-    *_distilled(MEANFLOW, (20, 10), 2),
-    *_distilled(RESTRICTED_04, (20, 10, 9), 2),
-    *_distilled(RESTRICTED, (20, 10, 9), 2),
-    Rung(
-        "reuse, 8 full steps",
-        1,
-        RESTRICTED,
-        _preset("disca-n4"),
-        "reuse",
-        reference=f"{RESTRICTED}, 20 steps",
+    Rung("original, 50 steps x 2", (1, 4), BASE, _steps(50)),
+    Rung("original, 10 steps x 2", (1, 4), BASE, _steps(10)),
+    _full(CFG, 50, 1, 4),
+    _full(CFG, 20, 1, 2, 4),
+    _full(CFG, 10, 1, 2, 4),
+    _full(MEANFLOW, 20, 2, 3),
+    _full(MEANFLOW, 10, 2),
+    _full(RESTRICTED_04, 20, 2),
+    _full(RESTRICTED_04, 10, 2),
+    _full(RESTRICTED_04, 9, 2),
+    _full(RESTRICTED, 20, 1, 2, 3, 4),
+    _full(RESTRICTED, 10, 1, 2),
+    _full(RESTRICTED, 9, 2),
+    _cached("reuse, 8 full steps", "disca-n4", (1, 4), "reuse"),
+    _cached("Taylor of order 1, 8 full steps", "disca-n4", (1, 4), "taylor"),
+    _cached("DisCa N=2", "disca-n2", (1, 4), predictor="predictor"),
+    _cached("DisCa N=3", "disca-n3", (1, 4), predictor="predictor"),
+    _cached("DisCa N=4", "disca-n4", (1, 3, 4), predictor="predictor"),
+    _cached("DisCa N=4 without GAN", "disca-n4", (3,), predictor="predictor-without-gan"),
+    _cached(
+        "DisCa N=4 on MeanFlow",
+        "disca-n4",
+        (3,),
+        predictor="predictor-on-meanflow",
+        dit=MEANFLOW,
     ),
-    Rung(
-        "Taylor, 8 full steps",
-        1,
-        RESTRICTED,
-        _preset("disca-n4"),
-        "taylor",
-        reference=f"{RESTRICTED}, 20 steps",
-    ),
-    _disca("DisCa N=2", "disca-n2", 1, "predictor"),
-    _disca("DisCa N=3", "disca-n3", 1, "predictor"),
-    _disca("DisCa N=4", "disca-n4", 1, "predictor"),
-    _disca("DisCa N=4 without GAN", "disca-n4", 3, "predictor-without-gan"),
-    _disca("DisCa N=4 on MeanFlow", "disca-n4", 3, "predictor-on-meanflow", MEANFLOW),
 )
 
 
 class Comparison(NamedTuple):
-    """`better` should have the higher semantic score and the smaller distance."""
+    """A goal: `first` has a higher semantic score than `second`, and a smaller `distance`.
 
-    better: str
-    worse: str
+    With a `margin` it may be as much lower. `distance` is to what the two have in common:
+    "relative_l2" to the same weights at 20 full steps, "teacher_l2" to the teacher at 50.
+    """
+
+    first: str
+    second: str
+    distance: str | None = "relative_l2"
+    margin: float = 0.0
 
 
 COMPARISONS = (
-    Comparison(f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps"),
+    Comparison(f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps", "teacher_l2"),
     Comparison("DisCa N=4", f"{RESTRICTED}, 10 steps"),
     Comparison("DisCa N=4", "reuse, 8 full steps"),
-    Comparison("DisCa N=4", "Taylor, 8 full steps"),
+    Comparison("DisCa N=4", "Taylor of order 1, 8 full steps"),
+    Comparison("DisCa N=4", f"{RESTRICTED}, 20 steps", distance=None, margin=0.02),
     Comparison("DisCa N=4", "DisCa N=4 without GAN"),
-    Comparison("DisCa N=4", f"{RESTRICTED}, 20 steps"),
 )
 
 

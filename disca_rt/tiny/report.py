@@ -1,6 +1,6 @@
 """The ladder's results for people: Markdown tables from the JSONL lines, and a picture sheet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..media import to_frames
+from .ladder import TABLES, TEACHER
 
 SHOWN_FRAMES = 0, 2, 4
 LABEL_WIDTH, GAP = 220, 6  # pixels
@@ -18,11 +19,15 @@ Line = Mapping[str, Any]
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The page: what ran, one row per rung, and the paired comparisons."""
+    """The page: what ran, a table per table of the paper, and the paired comparisons."""
     run = next(line for line in lines if line["kind"] == "run")
     rungs = [line for line in lines if line["kind"] == "rung"]
     comparisons = [line for line in lines if line["kind"] == "comparison"]
-    parts = [_header(run), _rung_table(rungs)]
+    parts = [_header(run)]
+    for number, title in TABLES.items():
+        rows = [line for line in rungs if number in line["tables"]]
+        if rows:
+            parts.append(f"## {number}. {title}\n\n" + _table(WORK if number == 4 else MARKS, rows))
     if comparisons:
         parts.append(_comparison_table(comparisons))
     return "\n".join(parts)
@@ -32,49 +37,87 @@ def _header(run: Line) -> str:
     return (
         "# The ladder\n\n"
         f"{run['prompts']} held-out prompts, the same noise for every row; {run['device']}, "
-        f"{run['threads']} threads, torch {run['torch']}. Written by `disca-rt evaluate`. "
-        "Scores in per cent with 95 % bootstrap intervals; `L2` is the relative distance of the "
-        "final latents to those of the same weights at 20 full steps; speed-ups are against the "
-        "first row, from FLOPs and measured; memory is of one clip beyond the weights.\n"
+        f"{run['threads']} threads, torch {run['torch']}. Written by `disca-rt evaluate`; the "
+        "numbers of the tables are the paper's. Scores in per cent with 95 % bootstrap intervals. "
+        "`L2` is the relative distance of the final latents to those of the same weights at 20 "
+        f"full steps, `L2 to teacher` to those of {TEACHER}. Speed-ups are against the first row, "
+        "from FLOPs and measured; memory is of one clip beyond the weights.\n"
     )
 
 
-def _rung_table(rungs: Sequence[Line]) -> str:
-    head = (
-        "| | full | predicted | GFLOP | speed-up | measured | peak MB | cache kB "
-        "| semantic | quality | total | all right | L2 |\n|---|" + "--:|" * 12
+Column = Callable[[Line], str]
+
+
+def _score(name: str) -> Column:
+    return lambda line: _percent(line[name])
+
+
+def _distance(name: str) -> Column:
+    return lambda line: _plain(line[name]) if name in line else ""
+
+
+STEPS: Mapping[str, Column] = {
+    "full": lambda line: str(line["full_steps"]),
+    "predicted": lambda line: str(line["predicted_steps"]),
+    "speed-up": lambda line: f"{line['speedup_theoretical']:.2f}",
+}
+MARKS: Mapping[str, Column] = {
+    **STEPS,
+    "semantic": _score("semantic"),
+    "quality": _score("quality"),
+    "total": _score("total"),
+    "all right": _score("correct"),
+    "L2": _distance("relative_l2"),
+    "L2 to teacher": _distance("teacher_l2"),
+}
+WORK: Mapping[str, Column] = {
+    **STEPS,
+    "measured": lambda line: f"{line['speedup_measured']:.2f}",
+    "GFLOP": lambda line: f"{line['gflop']:.1f}",
+    "peak MB": lambda line: f"{line['peak_bytes'] / 1e6:.2f}",
+    "cache kB": lambda line: f"{line['cache_bytes'] / 1e3:.0f}",
+}
+
+
+def _table(columns: Mapping[str, Column], rows: Sequence[Line]) -> str:
+    head = "| | " + " | ".join(columns) + " |\n|---|" + "--:|" * len(columns)
+    body = (
+        "| " + " | ".join([line["name"], *(cell(line) for cell in columns.values())]) + " |"
+        for line in rows
     )
-    return "\n".join([head, *map(_rung_row, rungs)]) + "\n"
-
-
-def _rung_row(line: Line) -> str:
-    cells = [
-        line["name"],
-        str(line["full_steps"]),
-        str(line["predicted_steps"]),
-        f"{line['gflop']:.1f}",
-        f"{line['speedup_theoretical']:.2f}",
-        f"{line['speedup_measured']:.2f}",
-        f"{line['peak_bytes'] / 1e6:.2f}",
-        f"{line['cache_bytes'] / 1e3:.0f}",
-        *(_percent(line[score]) for score in ("semantic", "quality", "total", "correct")),
-        _plain(line["relative_l2"]) if "relative_l2" in line else "",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    return "\n".join([head, *body]) + "\n"
 
 
 def _comparison_table(comparisons: Sequence[Line]) -> str:
     head = (
-        "Paired differences over the same prompts and noise, first minus second:\n\n"
-        "| first | second | semantic | total | L2 |\n|---|---|--:|--:|--:|"
+        "## Goals\n\nPaired differences over the same prompts and noise, first minus second. The "
+        "first should have the higher semantic score (or be at most the margin lower) and the "
+        "smaller distance; a goal is open where its interval holds both answers.\n\n"
+        "| first | second | semantic | | total | L2 | |\n|---|---|--:|---|--:|--:|---|"
     )
-    rows = [
-        f"| {line['better']} | {line['worse']} | {_percent(line['semantic'])} "
-        f"| {_percent(line['total'])} "
-        f"| {_plain(line['relative_l2']) if 'relative_l2' in line else ''} |"
-        for line in comparisons
+    return "\n".join([head, *map(_comparison_row, comparisons)]) + "\n"
+
+
+def _comparison_row(line: Line) -> str:
+    margin = f", less {100 * line['margin']:.0f} points" if line["margin"] else ""
+    distance = line.get(line["distance"] or "")
+    cells = [
+        line["first"],
+        line["second"] + margin,
+        _percent(line["semantic"]),
+        _verdict(line["semantic"], -line["margin"]),
+        _percent(line["total"]),
+        _plain(distance) if distance else "",
+        _verdict({"low": -distance["high"], "high": -distance["low"]}, 0.0) if distance else "",
     ]
-    return "\n".join([head, *rows]) + "\n"
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(interval: Mapping[str, float], least: float) -> str:
+    """Whether what `interval` is of lies above `least`."""
+    if interval["low"] > least:
+        return "met"
+    return "missed" if interval["high"] < least else "open"
 
 
 def _percent(interval: Mapping[str, float]) -> str:

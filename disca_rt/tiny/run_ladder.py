@@ -17,15 +17,15 @@ from ..runtime.memory import PeakMemory
 from ..runtime.runtime import Runtime
 from .codec import PixelUnshuffleCodec
 from .evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
-from .ladder import COMPARISONS, Rung, load_rung
+from .ladder import COMPARISONS, TEACHER, Rung, load_rung
 from .prompts import encode
 from .statistics import mean_interval, paired_difference
 
-SCORES = "semantic", "quality", "total", "correct", "relative_l2"
+SCORES = "semantic", "quality", "total", "correct", "relative_l2", "teacher_l2"
 
 
 class LadderRun:
-    """`lines` grow by one rung after another; `videos` holds what the picture sheet shows."""
+    """`lines` are the results once `run` is over; `videos` holds what the picture sheet shows."""
 
     def __init__(
         self, folder: Path, prompts: Sequence[str], device: torch.device, shown: int
@@ -35,76 +35,79 @@ class LadderRun:
         self.videos: dict[str, Tensor] = {}
         self._latents: dict[str, Tensor] = {}
         self._clips: dict[str, list[dict[str, Any]]] = {}
-        self._baseline: dict[str, float] = {}
         self._text_tokens = round(encode(prompts).text_mask.sum(1).float().mean().item())
 
     def run(self, rungs: Sequence[Rung], on_rung: Callable[[Rung], None]) -> None:
         """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
+        rows = []
         for rung in rungs:
             on_rung(rung)
             runtime = load_rung(rung, self.folder, self.device)
+            used = memory(rung, runtime)  # first: later the runtime's pools are filled
             generated = generate_and_judge(
                 runtime, self.prompts, rung.schedule, rung.policy, rung.guidance_scale
             )
             self._keep(rung, generated)
-            self.lines.append(self._summary(rung, runtime, generated))
-        self.lines += self._comparisons()
-        self.lines += [line for clips in self._clips.values() for line in clips]
+            rows.append(self._row(rung, runtime.config, generated) | used)
+        for rung, row in zip(rungs, rows, strict=True):
+            self._measure_distances(rung)
+            row["speedup_theoretical"] = rows[0]["gflop"] / row["gflop"]
+            row["speedup_measured"] = rows[0]["seconds_per_clip"] / row["seconds_per_clip"]
+            row |= self._means(rung)
+        clips = [line for each in self._clips.values() for line in each]
+        self.lines = [*rows, *self._comparisons(), *clips]
 
     def _keep(self, rung: Rung, generated: Generated) -> None:
         self.videos[rung.name] = generated.video[: self.shown]
         self._latents[rung.name] = generated.latents
-        reference = self._latents.get(rung.reference or "")
-        clips = [
+        self._clips[rung.name] = [
             {"kind": "clip", "rung": rung.name, **clip.line(), "correct": float(clip.correct)}
             for clip in generated.clips
         ]
-        if reference is not None:
-            distances = relative_l2(generated.latents, reference)
-            for clip, distance in zip(clips, distances, strict=True):
-                clip["relative_l2"] = distance
-        self._clips[rung.name] = clips
 
-    def _summary(self, rung: Rung, runtime: Runtime, generated: Generated) -> dict[str, Any]:
-        flops = rung_flops(rung, runtime.config, self._text_tokens)
-        clips, times = self._clips[rung.name], passes(runtime.config)
-        if not self._baseline:
-            self._baseline = {"flops": flops, "seconds": generated.seconds}
-        means = {
+    def _row(self, rung: Rung, config: DiTConfig, generated: Generated) -> dict[str, Any]:
+        schedule, times = rung.schedule, passes(config)
+        full = schedule.steps if rung.policy == "full" else schedule.full_steps
+        return {
+            "kind": "rung",
+            "name": rung.name,
+            "tables": list(rung.tables),
+            "full_steps": full * times,
+            "predicted_steps": (schedule.steps - full) * times,
+            "gflop": rung_flops(rung, config, self._text_tokens) / 1e9,
+            "seconds_per_clip": generated.seconds / len(generated.clips),
+        }
+
+    def _measure_distances(self, rung: Rung) -> None:
+        """Of every clip, to the rungs that its own is compared with, where they ran."""
+        references = {"relative_l2": rung.reference, "teacher_l2": rung.reference and TEACHER}
+        for name, reference in references.items():
+            if reference in self._latents:
+                distances = relative_l2(self._latents[rung.name], self._latents[reference])
+                for clip, distance in zip(self._clips[rung.name], distances, strict=True):
+                    clip[name] = distance
+
+    def _means(self, rung: Rung) -> dict[str, dict[str, float]]:
+        clips = self._clips[rung.name]
+        return {
             score: mean_interval([clip[score] for clip in clips])._asdict()
             for score in SCORES
             if score in clips[0]
         }
-        schedule = rung.schedule
-        is_cached = rung.policy != "full"
-        full = schedule.full_steps if is_cached else schedule.steps
-        return {
-            "kind": "rung",
-            "name": rung.name,
-            "table": rung.table,
-            "full_steps": full * times,
-            "predicted_steps": (schedule.steps - full) * times,
-            "gflop": flops / 1e9,
-            "speedup_theoretical": self._baseline["flops"] / flops,
-            "speedup_measured": self._baseline["seconds"] / generated.seconds,
-            "seconds_per_clip": generated.seconds / len(generated.clips),
-            **memory(rung, runtime),
-            **means,
-        }
 
     def _comparisons(self) -> Iterator[dict[str, Any]]:
-        for better, worse in COMPARISONS:
-            if better not in self._clips or worse not in self._clips:
+        for goal in COMPARISONS:
+            if goal.first not in self._clips or goal.second not in self._clips:
                 continue
-            ours, theirs = self._clips[better], self._clips[worse]
+            ours, theirs = self._clips[goal.first], self._clips[goal.second]
             differences = {
                 score: paired_difference(
                     [clip[score] for clip in ours], [clip[score] for clip in theirs]
                 )._asdict()
-                for score in SCORES
-                if score in ours[0] and score in theirs[0]
+                for score in ("semantic", "quality", "total", "correct", goal.distance)
+                if score is not None and score in ours[0] and score in theirs[0]
             }
-            yield {"kind": "comparison", "better": better, "worse": worse, **differences}
+            yield {"kind": "comparison", **goal._asdict(), **differences}
 
 
 def passes(config: DiTConfig) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.conditioning import Conditioning
+from ..seeds import generator
 from .clips import FRAMES, render
 from .codec import PixelUnshuffleCodec
 from .prompts import Scene, encode, sample_scene
@@ -31,14 +32,14 @@ class TrainingClips:
 
     def at(self, position: int) -> tuple[Tensor, Conditioning]:
         """The sample at `position`, from 0 on."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_000_007 + position)
-        scene = sample_scene(generator, held_out=False, pairs=self.pairs)
-        video = render([scene], generator)
+        numbers = generator("clip", self.seed, position)
+        scene = sample_scene(numbers, held_out=False, pairs=self.pairs)
+        video = render([scene], numbers)
         if self.single_frames:
-            frame = int(torch.randint(FRAMES, (), generator=generator))
+            frame = int(torch.randint(FRAMES, (), generator=numbers))
             video = video[:, :, frame : frame + 1]
         latents = PixelUnshuffleCodec().encode(video)[0]
-        size, background = torch.rand(2, generator=generator).tolist()
+        size, background = torch.rand(2, generator=numbers).tolist()
         prompt = _leave_out(scene, size < self.drop_word, background < self.drop_word).prompt
         return latents, Conditioning(*encode([prompt]))
 

@@ -65,7 +65,7 @@ def _fp32(source: str) -> DiT:
 
 def _frozen(source: str, run: RunConfig) -> DiT:
     """What others learn from, in the dtype that the run computes in."""
-    return load_dit(source, dtype=torch.bfloat16 if run.bf16 else torch.float32)
+    return load_dit(source, dtype=run.dtype)
 
 
 def _needed(unconditional: Conditioning | None) -> Conditioning:

@@ -48,13 +48,13 @@ class CFGStage:
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         student, teacher = self.trained["student"], self.frozen["teacher"]
         shape, t = batch.latents.shape, draws.time
-        guidance = scale_to(draws.guidance, *GUIDANCE_RANGE)
+        guidance = scale_to(draws.guidance, *GUIDANCE_RANGE).to(self.config.run.dtype)
         point = Point(noised(batch.latents, draws.noise, t), t, t, guidance)
         with torch.no_grad():
             unconditional = repeat_rows(self.unconditional, shape[0])
             v_c = velocity(teacher, point, teacher.prepare(batch.conditioning, shape))
             v_uc = velocity(teacher, point, teacher.prepare(unconditional, shape))
-            target = torch.lerp(v_uc, v_c, per_row(guidance))
+            target = torch.lerp(v_uc, v_c, per_row(guidance.float()))
         prediction = velocity(student, point, student.prepare(batch.conditioning, shape))
         total = mean_square(prediction, target)
         return Loss(total, {"loss": total.detach()})

@@ -54,6 +54,11 @@ def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
     world.barrier()
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to load."""
+    return bool(_complete(folder))
+
+
 def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
     """Bring `state` to the last checkpoint in `folder`; False where there is none."""
     found = _complete(folder)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -18,6 +20,7 @@ class RunConfig:
     muon_lr: float | None = None  # Muon for the blocks' matrices; None: AdamW for everything
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
+    muon_weight_decay: float = 0.01
     warmup_steps: int = 100
     decay_steps: int = 0  # the last ones, in which the rates fall linearly to zero
     clip: float = 1.0  # largest norm of a gradient
@@ -25,18 +28,32 @@ class RunConfig:
     seed: int = 0
     bf16: bool = False  # compute in bf16; weights, their gradients and optimizers stay fp32
     activation_checkpointing: bool = False  # keep the inputs of blocks only, recompute the rest
+    compile: bool = False  # the blocks, by torch.compile
     checkpoint_every: int = 250
     log_every: int = 25
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "batch", "micro_batch", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every must be a multiple of log_every, {self.log_every}, so that no "
+                f"line of the log is lost with an interruption; got {self.checkpoint_every}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the run computes in."""
+        return torch.bfloat16 if self.bf16 else torch.float32
 
     def rank_batch(self, world_size: int) -> int:
         """Samples of a step on each rank; ValueError where the batch does not divide."""
@@ -51,7 +68,7 @@ class RunConfig:
     def micro_batches(self, world_size: int) -> int:
         """Forwards per step and rank."""
         share = self.rank_batch(world_size)
-        micro = self.micro_batch or share
+        micro = share if self.micro_batch is None else self.micro_batch
         if share % micro:
             raise ValueError(
                 f"micro_batch must divide a rank's share of {share} samples, got {micro}"

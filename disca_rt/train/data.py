@@ -13,10 +13,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..models.conditioning import Conditioning
+from ..seeds import generator
 
 Sample = tuple[Tensor, Conditioning]
 SampleSource = Iterable[Sample]
@@ -102,8 +103,8 @@ class ShuffledReader:
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self._source))
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self._source), generator=generator)
+            numbers = generator("order", self._seed, epoch)
+            order = torch.randperm(len(self._source), generator=numbers)
             self._epoch, self._order = epoch, order.tolist()
         return self._order[place]
 
@@ -146,6 +147,7 @@ class LatentShards:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._files = sorted(folder.glob("*.safetensors"))
         if not self._files:
             raise ValueError(f"no *.safetensors files in {folder}")
@@ -172,8 +174,12 @@ class LatentShards:
 
 def _shard_length(path: Path) -> int:
     """The N of a shard; ValueError names the file and what does not fit."""
-    with safe_open(path, "pt") as file:
-        lengths = {name: file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
     known = {"latents", *Conditioning.__dataclass_fields__}
     if missing := {"latents", "text_states", "text_mask"} - lengths.keys():
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
@@ -181,12 +187,16 @@ def _shard_length(path: Path) -> int:
         raise ValueError(f"{path} has tensors that are not known: {', '.join(sorted(unknown))}")
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{path} has tensors of different lengths: {lengths}")
+    if len(shapes["latents"]) != 5:
+        raise ValueError(f"latents in {path} must be [N, C, T, H, W], got {shapes['latents']}")
     return lengths["latents"]
 
 
 def replace_rows(conditioning: Conditioning, other: Conditioning, chosen: Tensor) -> Conditioning:
     """`conditioning` with the rows where `chosen [B]` is true taken from `other` (batch 1)."""
     theirs = other.to(chosen.device).tensors()
+    if missing := conditioning.tensors().keys() - theirs.keys():
+        raise ValueError(f"the unconditional conditioning lacks {', '.join(sorted(missing))}")
     mixed = {}
     for name, ours in conditioning.tensors().items():
         longest = max(ours.shape[1], theirs[name].shape[1])

@@ -33,6 +33,21 @@ class Discriminator(nn.Module):
         self.heads = nn.ModuleList(
             nn.ModuleList(_Head(hidden, width) for _ in SCALES) for _ in range(depths)
         )
+        self.train()
+
+    def train(self, mode: bool = True) -> "Discriminator":
+        """Changes nothing: spectral norms iterate in `advance`, not in every forward."""
+        return super().train(False)
+
+    def advance(self) -> None:
+        """One power iteration of every spectral norm: once per step, however often it looks."""
+        for head in self.modules():
+            if isinstance(head, _Head):
+                for layer in (head.project, head.look, head.judge):
+                    norm = layer.parametrizations.weight[0]
+                    norm.train()
+                    _ = layer.weight  # iterates
+                    norm.eval()
 
     def forward(self, features: Features) -> list[Tensor]:
         """Logits `[B, 1, T, H', W']` of every depth and scale."""
@@ -51,12 +66,14 @@ class _Head(nn.Module):
         super().__init__()
         self.project = spectral_norm(nn.Conv3d(hidden, width, 1))
         self.look = spectral_norm(nn.Conv3d(width, width, 3, padding=1))
-        self.judge = spectral_norm(nn.Conv3d(width, 1, 1))
+        # Without a bias: within the hinge real and fake cancel in its gradient, and Adam would make
+        # a random walk of what is left.
+        self.judge = spectral_norm(nn.Conv3d(width, 1, 1, bias=False))
 
     def forward(self, image: Tensor) -> Tensor:
         image = F.leaky_relu(self.project(image), LEAK)
         image = F.leaky_relu(self.look(image), LEAK)
-        return self.judge(image)
+        return self.judge(image).float()
 
 
 def _pooled(image: Tensor, scale: int) -> Tensor:

@@ -8,7 +8,7 @@ run computes in it, and gradients are averaged in fp32. Small modules are replic
 import gc
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -73,17 +73,37 @@ def joined_world(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def spread(stage: Stage, run: RunConfig, world: World) -> None:
-    """Move the stage's modules to their device and shard them over the world, in place."""
+def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:
+    """The stage that `build` makes on the CPU, on its device and sharded over the world.
+
+    The ranks of a host build one after another, so that it holds one whole copy at a time.
+    """
+    if world.size == 1:
+        return _spread(build(), run, world, None)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for turn in range(int(os.environ["LOCAL_WORLD_SIZE"])):
+        if turn == int(os.environ["LOCAL_RANK"]):
+            stage = _spread(build(), run, world, mesh)
+        world.barrier()
+    for module in stage.trained.values():
+        if not isinstance(module, FSDPModule):
+            _broadcast(module)
+    return stage
+
+
+def _spread(stage: Stage, run: RunConfig, world: World, mesh: DeviceMesh | None) -> Stage:
     for name, module in [*stage.trained.items(), *stage.frozen.items()]:
         is_trained = name in stage.trained
-        module.to(world.device).train(is_trained).requires_grad_(is_trained)
+        module.train(is_trained).requires_grad_(is_trained)
         if run.activation_checkpointing:
             _checkpoint_blocks(module)
-        if world.size > 1 and _block_lists(module):
-            _shard(module, run, world)
-        elif world.size > 1:
-            _broadcast(module)
+        if run.compile:
+            _compile_blocks(module)
+        if mesh is not None and _block_lists(module):
+            _shard(module, run, mesh)  # moves a block at a time
+        else:
+            module.to(world.device)
+    return stage
 
 
 def average_gradients(stage: Stage, world: World) -> None:
@@ -95,18 +115,10 @@ def average_gradients(stage: Stage, world: World) -> None:
                     parameter.grad = world.mean(parameter.grad)
 
 
-def sync_gradients(stage: Stage, sync: bool) -> None:
-    """Whether the next backward averages gradients over ranks, or only adds to this rank's."""
-    for module in stage.trained.values():
-        if isinstance(module, FSDPModule):
-            module.set_requires_gradient_sync(sync)
-
-
-def _shard(module: nn.Module, run: RunConfig, world: World) -> None:
-    mesh = init_device_mesh(world.device.type, (world.size,))
+def _shard(module: nn.Module, run: RunConfig, mesh: DeviceMesh) -> None:
     # The model casts its inputs itself: t and r stay fp32.
     precision = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if run.bf16 else None,
+        param_dtype=run.dtype if run.bf16 else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
@@ -125,6 +137,13 @@ def _checkpoint_blocks(module: nn.Module) -> None:
     for blocks in _block_lists(module):
         for index, block in enumerate(blocks):
             blocks[index] = checkpoint_wrapper(block)
+
+
+def _compile_blocks(module: nn.Module) -> None:
+    """In place: the modules and the names of their parameters stay."""
+    for blocks in _block_lists(module):
+        for block in blocks:
+            block.compile()
 
 
 def _block_lists(module: nn.Module) -> list[nn.ModuleList]:

@@ -4,20 +4,23 @@ So they are the same on any number of ranks, in any micro-batch and after any in
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..seeds import generator
+
 _UNIFORMS = 5
-_MIX = 0x9E3779B97F4A7C15  # spreads seeds, so that (seed, position) and (seed + 1, ...) do not meet
 
 
 class Draws(NamedTuple):
     """Per sample of a batch: uniforms `[B]` in [0, 1) and `noise`, like the latents.
 
-    `time` is stratified: over the samples of one step, each B-th of [0, 1) is drawn from once. That
-    keeps the mixture of noise levels, and with it the loss, from changing between steps.
+    `time` is stratified: over the samples of one step, each B-th of [0, 1) is drawn from once, in
+    an order of the step's own. That keeps the mixture of noise levels, and with it the loss, from
+    changing between steps.
     """
 
     time: Tensor
@@ -38,16 +41,18 @@ def draw(seed: int, positions: Sequence[int], shape: Sequence[int], strata: int)
     """
     rows = [_draw_one(seed, position, shape) for position in positions]
     uniforms = torch.stack([uniform for uniform, _ in rows])
-    places = torch.tensor([position % strata for position in positions])
+    steps = (divmod(position, strata) for position in positions)
+    places = torch.tensor([_strata(seed, step, strata)[place] for step, place in steps])
     time, *others = uniforms.unbind(1)
     return Draws((places + time) / strata, *others, torch.stack([noise for _, noise in rows]))
 
 
 def _draw_one(seed: int, position: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    generator = sample_generator(seed, position)
-    return torch.rand(_UNIFORMS, generator=generator), torch.randn(shape, generator=generator)
+    numbers = generator("draws", seed, position)
+    return torch.rand(_UNIFORMS, generator=numbers), torch.randn(shape, generator=numbers)
 
 
-def sample_generator(seed: int, position: int) -> torch.Generator:
-    """The generator of everything random about the sample at `position`."""
-    return torch.Generator().manual_seed((seed * _MIX + position) % 2**63)
+@lru_cache(maxsize=2)
+def _strata(seed: int, step: int, strata: int) -> tuple[int, ...]:
+    """The stratum of each sample of a step."""
+    return tuple(torch.randperm(strata, generator=generator("strata", seed, step)).tolist())

@@ -12,12 +12,11 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..flops import image_tokens, step_flops
 from ..models.build import build_dit, build_predictor
-from .config import RunConfig
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
 
-FP32, BF16 = 4, 2  # bytes
+FP32 = 4  # bytes
 # What a block keeps for its backward, in tensors of S x C. Single-stream: input, its norm, q, k, v
 # before and after their norm, attention in and out, MLP before and after GELU (4 each), the input
 # of linear2 (5). A double-stream block keeps about as much.
@@ -50,6 +49,8 @@ def estimate(
     ranks: int,
 ) -> Estimate:
     """A step of `config` on `dit`, FSDP over `ranks`; `latent_shape` is (C, T, H, W)."""
+    if text_tokens < 1:
+        raise ValueError(f"text tokens must be at least 1, got {text_tokens}")
     run, passes = config.run, dit_passes(config)
     micro = run.rank_batch(ranks) // run.micro_batches(ranks)
     tokens = image_tokens(dit, latent_shape) + text_tokens
@@ -90,7 +91,7 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
         frozen, trained = whole, _parameters(build_predictor(predictor_config(dit, config.depth)))
     else:
         frozen, trained = (whole if hasattr(config, "teacher") else 0), whole
-    compute = _compute_bytes(config.run)
+    compute = config.run.dtype.itemsize
     shared = {
         "frozen weights": compute * frozen,
         "trained weights": FP32 * trained,
@@ -105,7 +106,7 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
 
 def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
     """Bytes per sample that wait for the backward, and what one block needs meanwhile."""
-    tensor = tokens * dit.hidden * _compute_bytes(config.run)
+    tensor = tokens * dit.hidden * config.run.dtype.itemsize
     passes, blocks = dit_passes(config), dit.double + dit.single
     kept = blocks * (passes.trained + passes.through)
     if isinstance(config, PredictorStageConfig):
@@ -116,10 +117,6 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
     if config.run.activation_checkpointing:
         return tensor * (kept + kept_features + KEPT_PER_BLOCK)
     return tensor * (kept * KEPT_PER_BLOCK + kept_features)
-
-
-def _compute_bytes(run: RunConfig) -> int:
-    return BF16 if run.bf16 else FP32
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """What all stages share of flow matching: the path from video to noise, and a model along it.
 
 x_t = (1−t)·x_0 + t·ε, v = ε − x_0, t and r in [0, 1] (arXiv 2209.03003). A model is fed 1000·t and
-1000·r, and 1000·guidance in its own dtype.
+1000·r and 1000·guidance.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,8 @@ GUIDANCE_RANGE = 1.0, 8.0  # of the scales that a guided model is trained on
 class Point(NamedTuple):
     """Where on its path each sample is: `x_t [B, C, T, H, W]`, `t [B]`, `r [B]`, `guidance [B]`.
 
-    `r` and `guidance` are looked at only by models that take them.
+    `r` and `guidance` are looked at only by models that take them. `guidance` is in the dtype that
+    the run computes in: 1000·3.14 is 3136 in bf16, and a teacher and its student must agree.
     """
 
     x_t: Tensor
@@ -47,7 +48,7 @@ def scale_to(uniform: Tensor, low: float, high: float) -> Tensor:
 def step_inputs(dit: DiT, point: Point) -> StepInputs:
     """What `dit` is fed of a point."""
     r = TIMESTEP_SCALE * point.r if dit.config.meanflow else None
-    guidance = point.guidance.to(dit.dtype) * 1000 if dit.config.guidance_embed else None
+    guidance = 1000 * point.guidance if dit.config.guidance_embed else None
     return StepInputs(TIMESTEP_SCALE * point.t, r, guidance)
 
 

@@ -26,7 +26,9 @@ class LossLog:
             log.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict]:
-        return [json.loads(line) for line in self._lines.read_text().splitlines()]
+        """The lines, without one at the end that a killed run could not finish."""
+        whole, _, _ = self._lines.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def draw(self) -> None:
         """Write the curves; nothing without matplotlib, which is an optional extra."""

@@ -28,8 +28,8 @@ class MeanFlowStageConfig:
     """`teacher` is a guided model (cfg-distilled); `restriction` is R.
 
     `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
-    nothing checkpointed. "finite-difference" runs anywhere, at two more forwards; it cannot see
-    what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
+    nothing checkpointed or compiled. "finite-difference" runs anywhere, at two more forwards; it
+    cannot see what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
     """
 
     run: RunConfig
@@ -45,10 +45,11 @@ class MeanFlowStageConfig:
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
             )
-        if self.derivative == "jvp" and self.run.activation_checkpointing:
-            raise ValueError(
-                "activation_checkpointing does not go with derivative jvp; choose finite-difference"
-            )
+        for name in ("activation_checkpointing", "compile"):
+            if self.derivative == "jvp" and getattr(self.run, name):
+                raise ValueError(
+                    f"{name} does not go with derivative jvp; choose finite-difference"
+                )
 
 
 class MeanFlowStage:
@@ -68,7 +69,7 @@ class MeanFlowStage:
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         student, teacher = self.trained["student"], self.frozen["teacher"]
-        point = draw_point(batch, draws, self.config.restriction)
+        point = draw_point(batch, draws, self.config.restriction, self.config.run.dtype)
         shape = batch.latents.shape
         with torch.no_grad():
             v = velocity(teacher, point, teacher.prepare(batch.conditioning, shape))
@@ -83,11 +84,11 @@ class MeanFlowStage:
         return Loss(total, {"loss": total.detach()})
 
 
-def draw_point(batch: Batch, draws: Draws, restriction: float) -> Point:
-    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) of a batch."""
+def draw_point(batch: Batch, draws: Draws, restriction: float, dtype: torch.dtype) -> Point:
+    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) in `dtype`, of a batch."""
     t = draws.time
     r = (t - restriction * draws.interval).clamp(min=0)
-    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE)
+    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE).to(dtype)
     return Point(noised(batch.latents, draws.noise, t), t, r, guidance)
 
 

@@ -20,13 +20,18 @@ def make_optimizers(
     for name, parameter in module.named_parameters():
         is_matrix = run.muon_lr is not None and _is_block_matrix(name, parameter)
         (matrices if is_matrix else rest).append(parameter)
-    adamw = torch.optim.AdamW(rest, lr=lr or run.lr, betas=run.betas, weight_decay=run.weight_decay)
-    if not matrices:
-        return [adamw]
-    muon = torch.optim.Muon(
-        matrices, lr=run.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    adamw = torch.optim.AdamW(
+        rest, lr=run.lr if lr is None else lr, betas=run.betas, weight_decay=run.weight_decay
     )
-    return [muon, adamw]
+    if not matrices:
+        return [_begun(adamw)]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=run.muon_lr,
+        weight_decay=run.muon_weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [_begun(muon), _begun(adamw)]
 
 
 def starts_at_zero(name: str) -> bool:
@@ -38,7 +43,25 @@ def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     """Every rate to `factor` times what it was made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+            group["lr"] = factor * group["initial_lr"]
+
+
+def _begun(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """With all its state from the start, so that every checkpoint has the same tensors.
+
+    PyTorch makes the state in the first step that has a gradient; a step of zeros changes nothing.
+    """
+    for group in optimizer.param_groups:
+        group["initial_lr"], group["lr"] = group["lr"], 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].zero_()
+    set_lr([optimizer], 1.0)
+    return optimizer
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:

@@ -51,6 +51,10 @@ class PredictorStageConfig:
     adversarial_weight: float = 1.0  # λ
 
     def __post_init__(self) -> None:
+        if not 0 < self.discriminator_lr < float("inf"):
+            raise ValueError(
+                f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
+            )
         for name in ("restriction", "largest_gap"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
@@ -77,6 +81,7 @@ class PredictorStage:
                     dit.config.hidden, len(self.depths), config.discriminator_width
                 )
         self.frozen = nn.ModuleDict({"dit": dit})
+        self._advanced_in: int | None = None  # the step that spectral norms are up to date with
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = make_optimizers(self.trained["predictor"], self.config.run)
@@ -88,7 +93,7 @@ class PredictorStage:
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         dit = self.frozen["dit"]
-        point = draw_point(batch, draws, self.config.restriction)
+        point = draw_point(batch, draws, self.config.restriction, self.config.run.dtype)
         later = self._later_point(batch, draws, point)
         prepared = dit.prepare(batch.conditioning, batch.latents.shape)
         with torch.no_grad():
@@ -99,7 +104,7 @@ class PredictorStage:
         terms = {"mse": mse.detach()}
         if not self.config.adversarial or step < self.config.mse_steps:
             return Loss(mse, {"loss": mse.detach(), **terms})
-        return self._adversarial(mse, terms, later, prediction, target, prepared)
+        return self._adversarial(step, mse, terms, later, prediction, target, prepared)
 
     def _later_point(self, batch: Batch, draws: Draws, point: Point) -> Point:
         """(t', r') = max(0, (t − Δ, r − Δ)), on the path of the same x_0 and ε."""
@@ -109,6 +114,7 @@ class PredictorStage:
 
     def _adversarial(
         self,
+        step: int,
         mse: Tensor,
         terms: dict[str, Tensor],
         later: Point,
@@ -117,6 +123,9 @@ class PredictorStage:
         prepared: Prepared,
     ) -> Loss:
         dit, discriminator = self.frozen["dit"], self.trained["discriminator"]
+        if self._advanced_in != step:
+            discriminator.advance()
+            self._advanced_in = step
         fake = features(dit, next_point(later, prediction), prepared, self.depths)
         with torch.no_grad():
             real = features(dit, next_point(later, target), prepared, self.depths)

@@ -4,32 +4,29 @@ A run resumes from the last checkpoint in its folder and then is the run that wa
 samples and random numbers come from positions, not from a history.
 """
 
-import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..atomic import write_whole
 from ..weights.save import save_safetensors
-from .checkpoint import TrainState, load_checkpoint, save_checkpoint
+from .checkpoint import TrainState, has_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import SampleReader, SampleSource, make_reader, read_batch
-from .distributed import World, average_gradients, spread, sync_gradients
+from .distributed import World, average_gradients
 from .draws import draw
 from .loss_log import LossLog
 from .optimizers import set_lr
+from .run_file import RUN_NAME, check_same_run, describe_run, write_run
 from .stage import Stage
 
 WEIGHTS_NAME = {"predictor": "predictor.safetensors"}  # by what is exported; the rest are DiTs
-MAY_CHANGE = ("steps", "micro_batch", "checkpoint_every", "log_every", "activation_checkpointing")
 
 
 class TrainEvent(NamedTuple):
@@ -52,19 +49,27 @@ def train(
 ) -> Path:
     """Run, or resume, `stage` in `folder`; returns the path of the averaged weights.
 
-    `config` is the stage's complete config, whose `run` says how; it is written to `run.json`, and
-    a folder that holds another run's is refused. `folder` gets checkpoints, `loss.jsonl`,
-    `loss.png` and the weights, in the official key layout, bf16. Raises FloatingPointError at a
-    loss that is not finite; the last checkpoint stays.
+    `stage` comes from `distributed.placed`; `config` is its complete config, whose `run` says how.
+    It is written to `run.json` with what the data says of itself, and a folder with another run's
+    checkpoint is refused. `folder` gets checkpoints, `loss.jsonl`, `loss.png` and the weights, in
+    the official key layout, bf16. Raises FloatingPointError at a loss or a gradient that is not
+    finite; the last checkpoint stays.
     """
     run: RunConfig = config.run
     run.micro_batches(world.size)
-    _check_same_run(folder, config, world)
-    spread(stage, run, world)
+    description = describe_run(config, data)
+    if has_checkpoint(folder / "checkpoints"):
+        check_same_run(folder / RUN_NAME, description, config)
     ema = {name: tensor.clone() for name, tensor in _parameters(stage.trained[stage.exported])}
     state = TrainState(stage, stage.optimizers(), ema)
     load_checkpoint(folder / "checkpoints", state, world)
+    if state.done > run.steps:
+        raise ValueError(f"{folder} has {state.done} steps already, got {run.steps}")
+    if world.is_first:
+        write_run(folder / RUN_NAME, description)
     trainer = _Trainer(state, run, make_reader(data, run.seed), folder, world)
+    if state.done == run.steps:
+        trainer.export()
     while state.done < run.steps:
         event = trainer.step()
         if on_step is not None:
@@ -90,10 +95,12 @@ class _Trainer:
         state, run = self.state, self.run
         set_lr(state.optimizers, run.lr_factor(state.done))
         terms = self._backward()
-        self._check_finite(terms)
         average_gradients(state.stage, self.world)
-        for module in state.stage.trained.values():
-            nn.utils.clip_grad_norm_(module.parameters(), run.clip)
+        norms = {
+            f"{name}'s gradient": nn.utils.clip_grad_norm_(module.parameters(), run.clip)
+            for name, module in state.stage.trained.items()
+        }
+        self._check_finite(terms, {name: _whole(norm).item() for name, norm in norms.items()})
         for optimizer in state.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -108,7 +115,6 @@ class _Trainer:
         first = self.state.done * run.batch + self.world.rank * share
         summed: dict[str, Tensor] = {}
         for index in range(count):
-            sync_gradients(self.state.stage, index == count - 1)
             micro = share // count
             positions = range(first + index * micro, first + (index + 1) * micro)
             batch = read_batch(self.reader, positions)
@@ -129,14 +135,22 @@ class _Trainer:
             return nullcontext()
         return torch.autocast(self.world.device.type, torch.bfloat16)
 
-    def _check_finite(self, terms: Mapping[str, float]) -> None:
-        if not all(map(math.isfinite, terms.values())):
-            kept = self.folder / "checkpoints"
-            raise FloatingPointError(
-                f"the loss is not finite at step {self.state.done} ({dict(terms)}); "
-                f"{kept} keeps the last good checkpoint; go on from {self.weights} in "
-                "another folder with a smaller lr"
-            )
+    def _check_finite(self, terms: Mapping[str, float], norms: Mapping[str, float]) -> None:
+        for what, values in {"loss": terms, "gradient": norms}.items():
+            if not all(map(math.isfinite, values.values())):
+                raise FloatingPointError(
+                    f"the {what} is not finite at step {self.state.done} ({dict(values)}); "
+                    f"{self._way_out()}"
+                )
+
+    def _way_out(self) -> str:
+        checkpoints = self.folder / "checkpoints"
+        if not has_checkpoint(checkpoints):
+            return "there is no checkpoint yet; begin again with a smaller lr"
+        return (
+            f"{checkpoints} keeps the last good checkpoint; go on from {self.weights} in another "
+            "folder with a smaller lr"
+        )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:
         done, run = self.state.done, self.run
@@ -148,14 +162,19 @@ class _Trainer:
             self.log.add(done, means, rate)
             self.terms.clear()
         if done % run.checkpoint_every == 0 or done == run.steps:
+            self.export()  # first, so that no checkpoint is without its weights
             save_checkpoint(self.folder / "checkpoints", self.state, self.world)
-            self._export()
         return TrainEvent(done, run.steps, terms, rate, (run.steps - done) * run.batch / rate)
 
-    def _export(self) -> None:
-        whole = {name: _whole(tensor) for name, tensor in self.state.ema.items()}
+    def export(self) -> None:
+        """Write the averaged weights and the curves; all ranks take part, one tensor at a time."""
+        weights = {}
+        for name, tensor in self.state.ema.items():
+            whole = _whole(tensor)
+            if self.world.is_first:
+                weights[name] = whole.to("cpu", torch.bfloat16)
         if self.log is not None:
-            save_safetensors(self.weights, whole, torch.bfloat16, self.state.stage.dit_config)
+            save_safetensors(self.weights, weights, torch.bfloat16, self.state.stage.dit_config)
             self.log.draw()
 
 
@@ -175,29 +194,3 @@ def _average(ema: dict[str, Tensor], module: nn.Module, decay: float, step: int)
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _check_same_run(folder: Path, config: Any, world: World) -> None:
-    """Write `run.json`, or refuse to go on with another run's checkpoints."""
-    described = json.loads(json.dumps({"stage": type(config).__name__, **asdict(config)}))
-    path = folder / "run.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        for name, (theirs, ours) in _differences(saved, described).items():
-            raise ValueError(
-                f"{folder} holds a run with {name} {theirs}, not {ours}; resume with the same, or "
-                "choose another folder"
-            )
-    if world.is_first:
-        text = json.dumps(described, indent=1) + "\n"
-        write_whole(path, lambda partial: partial.write_text(text))
-    world.barrier()
-
-
-def _differences(saved: dict, ours: dict) -> dict[str, tuple[Any, Any]]:
-    """What differs, except what may change when a run is resumed."""
-    flat = [
-        {**{k: v for k, v in each.items() if k != "run"}, **each["run"]} for each in (saved, ours)
-    ]
-    names = [name for name in flat[1] if name not in MAY_CHANGE]
-    return {n: (flat[0].get(n), flat[1][n]) for n in names if flat[0].get(n) != flat[1][n]}

@@ -121,6 +121,16 @@ def test_starts_are_the_grid_points_that_leave_the_shape_inside() -> None:
         assert torch.equal(seen, torch.arange(4.0, side - 3, clips.GRID))
 
 
+@pytest.mark.parametrize("motion", MOTIONS[:-1])
+def test_moving_objects_begin_at_the_side_they_come_from(motion: str) -> None:
+    scene = parse(f"a small white circle moving {motion} on a black background")
+    path = centres(opacity(render([scene] * 200, generator()), "black"))[:, 0].round()
+    side = {"left": 28.0, "right": 4.0, "up": 20.0, "down": 4.0}[motion]
+    along, across = (0, 1) if motion in ("left", "right") else (1, 0)
+    assert (path[:, along] == side).all()
+    assert len(path[:, across].unique()) > 5
+
+
 def test_coverage_matches_fine_sampling() -> None:
     for index, shape in enumerate(SHAPES):
         drawn = clips.coverage(

@@ -12,6 +12,7 @@ from disca_rt.config import predictor_config
 from disca_rt.runtime.memory import PeakMemory
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
+from disca_rt.tiny.report import markdown
 from disca_rt.tiny.run_ladder import rung_flops
 from disca_rt.tiny.statistics import mean_interval, paired_difference
 from disca_rt.train.initialise import fresh_dit, fresh_predictor
@@ -51,7 +52,14 @@ def test_every_rung_gets_a_row_and_every_comparison(
     lines = [json.loads(line) for line in (tmp_path / "ladder.jsonl").read_text().splitlines()]
     rungs = {line["name"]: line for line in lines if line["kind"] == "rung"}
     assert list(rungs) == [rung.name for rung in RUNGS]
-    assert all(f"| {name} |" in page for name in rungs)
+    assert all(page.count(f"| {rung.name} |") >= len(rung.tables) >= 1 for rung in RUNGS)
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## 1. Ways of sampling",
+        "## 2. MeanFlow and Restricted MeanFlow",
+        "## 3. What DisCa needs",
+        "## 4. Work and memory",
+        "## Goals",
+    ]
     assert sum(line["kind"] == "clip" for line in lines) == 2 * len(RUNGS)
     assert sum(line["kind"] == "comparison" for line in lines) == len(COMPARISONS)
     for name, full, predicted in (
@@ -59,17 +67,42 @@ def test_every_rung_gets_a_row_and_every_comparison(
         ("cfg-distilled, 20 steps", 20, 0),
         ("DisCa N=4", 8, 12),
         ("DisCa N=2", 13, 7),
-        ("Taylor, 8 full steps", 8, 12),
+        ("Taylor of order 1, 8 full steps", 8, 12),
     ):
         assert (rungs[name]["full_steps"], rungs[name]["predicted_steps"]) == (full, predicted)
     assert rungs["original, 50 steps x 2"]["speedup_theoretical"] == 1
     assert rungs["restricted-meanflow, 20 steps"]["relative_l2"]["mean"] == 0
     assert rungs["reuse, 8 full steps"]["relative_l2"]["mean"] > 0
     assert "relative_l2" not in rungs["original, 10 steps x 2"]
+    assert rungs["cfg-distilled, 50 steps"]["relative_l2"]["mean"] > 0  # its reference is later
+    assert rungs["cfg-distilled, 50 steps"]["teacher_l2"]["mean"] == 0
+    assert rungs["meanflow, 10 steps"]["teacher_l2"]["mean"] > 0
     tokens = 240 + 11  # of the image and of the prompt that memory is measured with
     assert rungs["DisCa N=4"]["cache_bytes"] == tokens * 32 * 4
-    assert rungs["Taylor, 8 full steps"]["cache_bytes"] == 2 * tokens * 32 * 4
+    assert rungs["Taylor of order 1, 8 full steps"]["cache_bytes"] == 2 * tokens * 32 * 4
     assert rungs["DisCa N=4"]["peak_bytes"] > rungs["DisCa N=4"]["cache_bytes"]
+    plain = rungs["restricted-meanflow, 20 steps"]["peak_bytes"]
+    assert rungs["DisCa N=4"]["peak_bytes"] >= plain + tokens * 32 * 4
+
+
+def test_goals_are_met_missed_or_open() -> None:
+    def row(first: tuple[float, float], distance: tuple[float, float], margin: float) -> str:
+        spans = {"semantic": first, "total": first, "relative_l2": distance}
+        intervals = {n: {"mean": (a + b) / 2, "low": a, "high": b} for n, (a, b) in spans.items()}
+        goal = {"first": "a", "second": "b", "distance": "relative_l2", "margin": margin}
+        run = {"kind": "run", "prompts": 2, "device": "cpu", "threads": 1, "torch": "2"}
+        page = markdown([run, {"kind": "comparison", **goal, **intervals}])
+        return page.splitlines()[-1]
+
+    better = row((0.01, 0.03), (-0.2, -0.1), 0.0)
+    assert better.startswith("| a | b | 2.0 [1.0, 3.0] | met |")
+    assert better.endswith("| met |")
+    worse = row((-0.03, -0.01), (0.1, 0.2), 0.0)
+    assert worse.count("| missed |") == 2
+    assert row((-0.01, 0.01), (-0.1, 0.1), 0.0).count("| open |") == 2
+    within = row((-0.01, 0.01), (-0.2, -0.1), 0.02)
+    assert "| b, less 2 points |" in within
+    assert within.count("| met |") == 2
 
 
 def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
@@ -95,6 +128,8 @@ def test_one_checkpoint_is_judged_alone(
     ("flags", "message"),
     [
         (["--prompts", "1"], "--prompts must be at least 2, for an interval, got 1"),
+        (["--prompts", "0"], "--prompts must be at least 2, for an interval, got 0"),
+        (["--dit", "a.safetensors", "--only", "DisCa"], "--dit judges one checkpoint; leave out"),
         (["--prompts", "9", "--quick"], "give either --prompts or --quick"),
         (["--only", "teacache"], "--only 'teacache' is in no rung; they are"),
         (["--ladder", "nowhere"], "the ladder lacks nowhere/base.safetensors; run from the repo"),
@@ -119,7 +154,7 @@ def test_flops_order_the_rungs() -> None:
         < flops["DisCa N=2"]
         < flops["restricted-meanflow, 20 steps"]
     )
-    assert flops["Taylor, 8 full steps"] == flops["reuse, 8 full steps"]
+    assert flops["Taylor of order 1, 8 full steps"] == flops["reuse, 8 full steps"]
 
 
 def rung_flops_of_one(dit: str) -> int:

@@ -1,5 +1,6 @@
 """What a run learns from: the same sample at a position, whoever reads it."""
 
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def test_rows_are_replaced_by_the_unconditional_one() -> None:
         ),
         (
             {
+                "latents": torch.tensor(1.0),
+                "text_states": torch.zeros(2, 1),
+                "text_mask": torch.zeros(2, 1),
+            },
+            "different lengths",
+        ),
+        (
+            {
+                "latents": torch.zeros(2, 1),
+                "text_states": torch.zeros(2, 1),
+                "text_mask": torch.zeros(2, 1),
+            },
+            r"must be \[N, C, T, H, W\], got \[2, 1\]",
+        ),
+        (
+            {
                 "latents": torch.zeros(2, 1),
                 "text_states": torch.zeros(2, 1),
                 "text_mask": torch.zeros(2, 1),
@@ -120,7 +137,7 @@ def test_a_wrong_shard_is_refused_by_name(
     tensors: dict[str, Tensor], message: str, tmp_path: Path
 ) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=f"a.safetensors .*{message}"):
+    with pytest.raises(ValueError, match=f"a.safetensors.*{message}"):
         LatentShards(tmp_path)
 
 
@@ -184,7 +201,38 @@ def test_draws_belong_to_positions() -> None:
         assert torch.equal(whole, torch.cat([getattr(each, field) for each in apart]))
     assert not torch.equal(together.noise[0], together.noise[1])
     assert not torch.equal(together.noise[1], draw(8, [0], shape, strata=4).noise[0])
-    assert together.time.mul(4).floor().tolist() == [0, 1, 2, 3] * 2  # stratified
+    strata = together.time.mul(4).floor().reshape(2, 4)
+    assert strata.sort(dim=1).values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_a_sample_that_comes_again_gets_other_strata() -> None:
+    """A data set as long as a batch: t must not belong to the sample."""
+    seen = torch.stack([draw(0, range(4 * s, 4 * s + 4), (1,), strata=4).time for s in range(60)])
+    assert (seen.min(dim=0).values < 0.1).all()
+    assert (seen.max(dim=0).values > 0.9).all()
+
+
+def test_draws_have_nothing_to_do_with_the_clip() -> None:
+    """They are of the same seed and position, and must not be the same numbers."""
+    positions = range(1500)
+    draws = torch.stack(draw(0, positions, (1,), strata=1)[:-1])
+    clips = [TrainingClips(drop_word=0.0).at(position)[1] for position in positions]
+    words = torch.stack([c.text_states[0].amax(0) for c in clips]).T
+    words = words[words.std(dim=1) > 0]
+    correlation = torch.corrcoef(torch.cat([draws, words]))[: len(draws), len(draws) :]
+    assert correlation.abs().max() < 0.12  # 4.6 standard deviations
+
+
+def test_a_file_that_is_no_shard_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be read"):
+        LatentShards(tmp_path)
+
+
+def test_an_unconditional_conditioning_must_have_what_the_samples_have() -> None:
+    with_pooled = replace(sample(1)[1], text_states_2=torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="unconditional conditioning lacks text_states_2"):
+        replace_rows(with_pooled, sample(9)[1], torch.tensor([True]))
 
 
 def test_draws_are_uniform_and_normal() -> None:

@@ -138,7 +138,7 @@ def test_intervals_are_restricted(restriction: float) -> None:
     shape = (12, 1, 2, 2)
     draws = draw(0, range(2000), shape, strata=2000)
     batch = Batch(torch.zeros(2000, *shape), Conditioning(*encode(["a red circle moving left"])), 0)
-    point = draw_point(batch, draws, restriction)
+    point = draw_point(batch, draws, restriction, torch.float32)
     interval = point.t - point.r
     assert interval.min() >= 0
     assert interval.max() <= restriction
@@ -160,14 +160,17 @@ def test_the_target_is_the_meanflow_identity() -> None:
     draws = draw(0, range(2), shape[1:], strata=2)
     batch = Batch(torch.zeros(shape), conditioning, torch.arange(2))
     loss = stage.loss(batch, draws, step=0)
-    point = draw_point(batch, draws, config.restriction)
+    point = draw_point(batch, draws, config.restriction, torch.float32)
     prepared = student.prepare(conditioning, shape)
     v = velocity(teacher, point, prepared)
     u, du_dt = exact_derivative(student, point, v, prepared)
     by_hand = (u - (v - (point.t - point.r)[:, None, None, None, None] * du_dt)).square().mean()
     assert loss.total.item() == pytest.approx(by_hand.item(), rel=1e-5)
     loss.total.backward()
-    assert all(p.grad is not None for p in student.parameters())
+    target = (v - (point.t - point.r)[:, None, None, None, None] * du_dt).detach()
+    expected = torch.autograd.grad((u - target).square().mean(), list(student.parameters()))
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
     assert all(p.grad is None for p in teacher.parameters())
 
 
@@ -193,6 +196,7 @@ def test_both_derivatives_train_alike(tmp_path: Path) -> None:
             {"run": replace(RUN, activation_checkpointing=True)},
             "activation_checkpointing does not go with derivative jvp",
         ),
+        ({"run": replace(RUN, compile=True)}, "compile does not go with derivative jvp"),
     ],
 )
 def test_illegal_settings_are_refused(change: dict, message: str) -> None:

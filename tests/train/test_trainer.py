@@ -1,16 +1,18 @@
 """The training loop: a killed run loses nothing, ranks change nothing, bad numbers stop it."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
-from disca_rt.train import trainer
+from disca_rt.train import distributed, trainer
 from disca_rt.train.build import build_stage
+from disca_rt.train.distributed import placed
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.stage import Loss
 from disca_rt.train.trainer import train
@@ -24,8 +26,9 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     stage: str, killed_at: int, tmp_path: Path
 ) -> None:
     config = STAGES[stage](tmp_path)
-    if stage == "base":
-        config = replace(config, run=replace(RUN, muon_lr=1e-3))
+    # The rates never stand still, so that a resumed run must know what they refer to.
+    rates = {"warmup_steps": 3, "decay_steps": 3, "muon_lr": 1e-3 if stage == "base" else None}
+    config = replace(config, run=replace(RUN, **rates))
     whole, terms = run(config, tmp_path / "whole")
 
     def kill(event: trainer.TrainEvent) -> None:
@@ -34,7 +37,8 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
 
     killed = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
-        train(build_stage(config, unconditional()), config, TrainingClips(), killed, ALONE, kill)
+        stage_of_it = placed(lambda: build_stage(config, unconditional()), config.run, ALONE)
+        train(stage_of_it, config, TrainingClips(), killed, ALONE, kill)
     torch.manual_seed(1)  # the resumed run gets its random state from the checkpoint
     resumed, later = run(config, killed)
     assert later == terms[-len(later) :]
@@ -42,6 +46,15 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     logs = [(tmp_path / name / "loss.jsonl").read_text() for name in ("whole", "killed")]
     assert [_losses(log) for log in logs] == [[t["loss"] for t in terms]] * 2
+
+
+def test_how_often_checkpoints_are_written_changes_no_loss(tmp_path: Path) -> None:
+    config = STAGES["predictor"](tmp_path)  # its discriminator first learns at step 1
+    often, rarely = (
+        run(replace(config, run=replace(RUN, checkpoint_every=n)), tmp_path / str(n))[1]
+        for n in (1, 4)
+    )
+    assert often == rarely
 
 
 def _losses(log: str) -> list[float]:
@@ -54,29 +67,48 @@ def test_micro_batches_change_no_loss(stage: str, tmp_path: Path) -> None:
     _, whole = run(config, tmp_path / "whole")
     split = replace(config, run=replace(RUN, micro_batch=2))
     _, parts = run(split, tmp_path / "parts")
-    if stage == "predictor":  # spectral norms go one power iteration further per forward
-        whole, parts = whole[:1], parts[:1]
     for one, other in zip(whole, parts, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_activation_checkpointing_changes_no_weight(tmp_path: Path) -> None:
+def test_activation_checkpointing_changes_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = []
+    monkeypatch.setattr(
+        distributed,
+        "checkpoint_wrapper",
+        lambda block: wrapped.append(block) or checkpoint_wrapper(block),
+    )
     config = BaseStageConfig(RUN, SMALL)
     kept, _ = run(config, tmp_path / "kept")
     recomputed, _ = run(
         replace(config, run=replace(RUN, activation_checkpointing=True)), tmp_path / "recomputed"
     )
+    assert len(wrapped) == SMALL.double + SMALL.single
     weights = [load_file(path) for path in (kept, recomputed)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_compiled_blocks_change_no_loss(tmp_path: Path) -> None:
+    shallow = BaseStageConfig(replace(RUN, steps=2), replace(SMALL, single=1))
+    _, eager = run(shallow, tmp_path / "eager")
+    compiled = replace(shallow, run=replace(shallow.run, compile=True))
+    torch._dynamo.utils.counters.clear()
+    written, losses = run(compiled, tmp_path / "compiled")
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
+    for one, other in zip(eager, losses, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert load_dit(written).config == shallow.model
+
+
 def test_bf16_changes_the_loss_a_little_and_keeps_fp32_weights(tmp_path: Path) -> None:
     config = BaseStageConfig(RUN, SMALL)
     _, exact = run(config, tmp_path / "fp32")
-    stage = build_stage(config, unconditional())
-    terms = []
     bf16 = replace(config, run=replace(RUN, bf16=True))
+    stage = placed(lambda: build_stage(config, unconditional()), bf16.run, ALONE)
+    terms = []
     train(stage, bf16, TrainingClips(), tmp_path, ALONE, lambda e: terms.append(e.terms))
     assert terms[-1]["loss"] == pytest.approx(exact[-1]["loss"], rel=0.02)
     assert {p.dtype for p in stage.trained.parameters()} == {torch.float32}
@@ -98,6 +130,53 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
         run(replace(config, run=replace(RUN, batch=8)), tmp_path)
     with pytest.raises(ValueError, match=r"holds a run with shift 2.0, not 3.0"):
         run(replace(config, shift=3.0), tmp_path)
+    with pytest.raises(ValueError, match=r"has 3 steps already, got 2"):
+        run(config, tmp_path)
+    described = tmp_path / "run.json"
+    saved = json.loads(described.read_text())
+    assert saved["data"] == {"type": "TrainingClips", **asdict(TrainingClips())}
+    del saved["run"]["compile"]  # as an older version wrote it
+    described.write_text(json.dumps(saved))
+    run(replace(config, run=replace(RUN, steps=4)), tmp_path)
+    described.write_text("[]")
+    with pytest.raises(ValueError, match=r"run.json does not describe a run: it has no run"):
+        run(config, tmp_path)
+
+
+def test_settings_may_change_until_there_is_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BaseStageConfig(RUN, SMALL)
+    monkeypatch.setattr(BaseStage, "loss", lambda *_: broken_loss())
+    with pytest.raises(FloatingPointError, match="no checkpoint yet; begin again with a smaller"):
+        run(config, tmp_path)
+    monkeypatch.undo()
+    slower, _ = run(replace(config, run=replace(RUN, lr=1e-4)), tmp_path)
+    assert slower.exists()
+
+
+def broken_loss() -> Loss:
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    return Loss(nan * 1, {"loss": nan.detach()})
+
+
+def test_a_run_that_is_over_writes_its_weights_again(tmp_path: Path) -> None:
+    config = BaseStageConfig(RUN, SMALL)
+    path, _ = run(config, tmp_path)
+    weights = load_file(path)
+    path.unlink()
+    again, terms = run(config, tmp_path)
+    assert terms == []
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(again).items())
+
+
+def test_a_log_with_a_torn_line_is_gone_on_with(tmp_path: Path) -> None:
+    config = BaseStageConfig(RUN, SMALL)
+    run(replace(config, run=replace(RUN, steps=2)), tmp_path)
+    log = tmp_path / "loss.jsonl"
+    log.write_text(log.read_text() + '{"step": 3, "lo')
+    run(config, tmp_path)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
@@ -120,6 +199,28 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     assert len(terms) == 2
 
 
+def test_a_gradient_that_is_not_finite_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BaseStageConfig(RUN, SMALL)
+    real = BaseStage.loss
+
+    def root(stage, batch, draws, step):
+        loss = real(stage, batch, draws, step)
+        weight = stage.trained["model"].img_in.proj.bias
+        # The root of zero is finite and its derivative is not.
+        return loss._replace(total=loss.total + (weight - weight.detach()).sum().abs().sqrt())
+
+    run(replace(config, run=replace(RUN, steps=2)), tmp_path)
+    good = load_file(tmp_path / "dit.safetensors")
+    monkeypatch.setattr(BaseStage, "loss", root)
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 2.*smaller lr"):
+        run(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+    kept = load_file(tmp_path / "dit.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in good.items())
+
+
 def test_loss_curves_are_drawn(tmp_path: Path) -> None:
     run(STAGES["predictor"](tmp_path), tmp_path / "run")
     from PIL import Image
@@ -136,6 +237,9 @@ def test_loss_curves_are_drawn(tmp_path: Path) -> None:
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be a positive number, got -1.0"),
         ({"ema": 1.0}, "ema must be from 0 to below 1, got 1.0"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to 2.63 - 1, got -1"),
+        ({"log_every": 3}, "checkpoint_every must be a multiple of log_every, 3,"),
     ],
 )
 def test_illegal_settings_are_refused(change: dict, message: str) -> None:

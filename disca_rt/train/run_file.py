@@ -1,0 +1,70 @@
+"""`run.json` in a run's folder: its complete config and data; and whether another is the same."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_whole
+from .data import LatentShards, SampleSource
+
+RUN_NAME = "run.json"
+MAY_CHANGE = (
+    "steps",
+    "micro_batch",
+    "checkpoint_every",
+    "log_every",
+    "activation_checkpointing",
+    "compile",
+)
+
+
+def describe_run(config: Any, data: SampleSource) -> dict[str, Any]:
+    """A stage's config, a frozen dataclass, and what `data` is, as JSON has it."""
+    described = {"stage": type(config).__name__, "data": _described(data), **asdict(config)}
+    return json.loads(json.dumps(described))
+
+
+def write_run(path: Path, description: Mapping[str, Any]) -> None:
+    text = json.dumps(description, indent=1) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text))
+
+
+def check_same_run(path: Path, description: Mapping[str, Any], config: Any) -> None:
+    """ValueError names what differs in the run that `path` describes, except what may change."""
+    saved, ours = _flat(_read(path)), _flat(description)
+    defaults = {
+        field.name: field.default
+        for described in (config, config.run)
+        for field in fields(described)
+        if field.default is not MISSING
+    }
+    for name in ours.keys() - set(MAY_CHANGE):
+        theirs = saved.get(name, defaults.get(name))  # a setting younger than the run
+        if theirs != ours[name]:
+            raise ValueError(
+                f"{path.parent} holds a run with {name} {theirs}, not {ours[name]}; resume with "
+                "the same, or choose another folder"
+            )
+
+
+def _described(data: SampleSource) -> dict[str, Any]:
+    name = type(data).__name__
+    if isinstance(data, LatentShards):
+        return {"type": name, "folder": data.folder.name, "samples": len(data)}
+    return {"type": name, **(asdict(data) if is_dataclass(data) else {})}
+
+
+def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{k: v for k, v in description.items() if k != "run"}, **description["run"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text())
+        if not isinstance(described, dict) or not isinstance(described.get("run"), dict):
+            raise ValueError("it has no run")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a run: {error}") from error
+    return described
