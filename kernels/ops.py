@@ -16,6 +16,9 @@ from . import reference
 class Ops(NamedTuple):
     """The ops of one implementation; `kernels/reference.py` documents each of them."""
 
+    buffer: Callable[..., Tensor | None]
+    join_tokens: Callable[..., Tensor]
+    joint_linear: Callable[..., Tensor]
     layer_norm: Callable[..., Tensor]
     layer_norm_modulate: Callable[..., Tensor]
     gate_residual: Callable[..., Tensor]

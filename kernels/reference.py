@@ -14,6 +14,28 @@ from torch import Tensor
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 
 
+def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Memory for `out=` of the ops that follow, or None where ops return tensors of their own."""
+    return None
+
+
+def join_tokens(img: Tensor, txt: Tensor, out: Tensor | None = None) -> Tensor:
+    """`[B, S_img, C]`, `[B, S_txt, C]` -> `[B, S, C]`; with `out` they are its rows already."""
+    return torch.cat([img, txt], dim=1)
+
+
+def joint_linear(
+    img: Tensor,
+    txt: Tensor,
+    img_weight: Tensor,
+    img_bias: Tensor,
+    txt_weight: Tensor,
+    txt_bias: Tensor,
+) -> Tensor:
+    """A linear of its own for each stream: `[B, S_img, K]`, `[B, S_txt, K]` -> `[B, S, N]`."""
+    return torch.cat([F.linear(img, img_weight, img_bias), F.linear(txt, txt_weight, txt_bias)], 1)
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Affine LayerNorm over the last axis of `x [B, S, C]` (the token refiner's)."""
     return F.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
@@ -31,25 +53,33 @@ def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = 
 
 
 def gate_residual_layer_norm_modulate(
-    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`."""
     residual = gate_residual(x, branch, gate)
     return residual, layer_norm_modulate(residual, shift, scale)
 
 
-def rms_norm_rope(x: Tensor, weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Tensor:
+def rms_norm_rope(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
+) -> Tensor:
     """RMSNorm over each head of `x [B, S, H, D]`, then RoPE on the first `len(freqs_cos)` rows.
 
     Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D/2]` fp32 rotate interleaved
-    pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
+    pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised with a weight of
+    their own, not rotated. `x` is given up: the result may be in its place.
     """
-    normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * weight
+    normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype)
     img, txt = normed.split([len(freqs_cos), x.shape[1] - len(freqs_cos)], dim=1)
-    even, odd = img.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = (img * img_weight).float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = freqs_cos[:, None], freqs_sin[:, None]
     rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return torch.cat([rotated.flatten(-2).to(x.dtype), txt], dim=1)
+    return torch.cat([rotated.flatten(-2).to(x.dtype), txt * txt_weight], dim=1)
 
 
 def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -57,7 +87,7 @@ def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def attention_mlp(attention: Tensor, mlp: Tensor) -> Tensor:
+def attention_mlp(attention: Tensor, mlp: Tensor, out: Tensor | None = None) -> Tensor:
     """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`."""
     return torch.cat([attention, gelu_tanh(mlp)], dim=-1)
 

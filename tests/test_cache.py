@@ -1,5 +1,7 @@
 """Cache policies through the engine's eyes: what runs when, what is kept, what is forgotten."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch import Tensor
 from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.cache.taylor import TaylorPolicy
+from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.schedule import Schedule
 
 SHAPE = torch.Size([1, 3, 4])
@@ -24,9 +28,20 @@ class CountingPredictor:
         return current + cached
 
 
+class Block:
+    """A block whose residual stream is `function` of the tokens."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], ops: Ops | None = None) -> None:
+        self.function, self.ops = function, ops or get_ops("reference")
+
+    def __call__(self, stream: Stream, context: object) -> Stream:
+        tokens = settle(stream, self.ops)
+        return (Part(tokens, self.function(tokens) - tokens, torch.ones(1, SHAPE[2])),)
+
+
 def run(policy, schedule: Schedule, state) -> list[Tensor]:
     """Tokens after each step, where step i starts from i and the only block doubles."""
-    blocks = [lambda tokens, context, out=None: 2 * tokens]
+    blocks = [Block(lambda tokens: 2 * tokens)]
     out = []
     for step in schedule:
         tokens = torch.full(SHAPE, float(step.index))
@@ -59,9 +74,11 @@ def test_ops_that_write_into_the_buffer_are_not_copied_again() -> None:
     policy = DisCaPolicy(CountingPredictor())
     state = policy.allocate(SHAPE, torch.float32, CPU)
 
-    def block(tokens: Tensor, context: object, out: Tensor | None = None) -> Tensor:
-        return torch.mul(tokens, 3, out=out)
+    def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor) -> Tensor:
+        return torch.addcmul(x, branch, gate[:, None], out=out)
 
+    ops = get_ops("reference")._replace(gate_residual=gate_residual)
+    block = Block(lambda tokens: 3 * tokens, ops)
     out = policy.run("full", torch.ones(SHAPE), None, [block], state)
     assert out is state.cached
     assert torch.equal(out, torch.full(SHAPE, 3.0))
@@ -98,7 +115,7 @@ def test_taylor_extrapolates_over_the_step_index() -> None:
 def test_taylor_of_second_order_follows_the_paper() -> None:
     policy = TaylorPolicy(max_order=2)
     state = policy.allocate(SHAPE, torch.float32, CPU)
-    blocks = [lambda tokens, context, out=None: tokens**2]
+    blocks = [Block(lambda tokens: tokens**2)]
     out = []
     for step in Schedule(8, 1.0, (0, 2, 4)):
         tokens = torch.full(SHAPE, float(step.index))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
 from disca_rt.models.predictor import Predictor
 from disca_rt.runtime.runtime import Runtime
@@ -25,9 +26,7 @@ def last_hidden_state(dit: DiT, golden: Golden):
     prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
     step = golden.step_inputs(golden.settings["full_step_index"])
     tokens, context = dit.embed(golden.io["latents"], step, prepared)
-    for block in dit.blocks:
-        tokens = block(tokens, context)
-    return tokens, context, prepared
+    return run_blocks(dit.blocks, tokens, context), context, prepared
 
 
 def test_full_forward(golden: Golden, runtime: Runtime) -> None:

@@ -59,15 +59,16 @@ def test_layer_norm(x: Tensor) -> None:
 def test_rms_norm_rope_rotates_only_image_rows(rotated: int) -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, 7, 3, 8, generator=generator)
-    weight = torch.rand(8, generator=generator) + 0.5
+    weights = torch.rand(2, 8, generator=generator) + 0.5
     angle = torch.rand(rotated, 4, generator=generator) * 6
     normed = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    expected = normed * weight.double()
+    of_row = weights[(torch.arange(7) >= rotated).long()]
+    expected = normed * of_row.double()[:, None]
     pairs = torch.view_as_complex(expected.unflatten(-1, (4, 2)).contiguous())
     turn = torch.polar(torch.ones(rotated, 1, 4).double(), angle.double()[:, None])
     pairs[:, :rotated] = pairs[:, :rotated] * turn
     expected = torch.view_as_real(pairs).flatten(-2)
-    assert close(reference.rms_norm_rope(x, weight, angle.cos(), angle.sin()), expected)
+    assert close(reference.rms_norm_rope(x, *weights, angle.cos(), angle.sin()), expected)
 
 
 def test_gelu_and_attention_mlp(x: Tensor) -> None:
@@ -86,6 +87,20 @@ def test_fuse_cached_is_the_product_with_the_concatenation(x: Tensor) -> None:
     cached = x.flip(2)
     z = torch.cat([x, cached], -1).double() @ weight.double().T + bias.double()
     assert close(reference.fuse_cached(x, cached, weight, bias), z * z.sigmoid())
+
+
+def test_streams_have_linears_of_their_own(x: Tensor) -> None:
+    generator = torch.Generator().manual_seed(4)
+    weights, biases = (
+        torch.randn(2, 5, 24, generator=generator),
+        torch.randn(2, 5, generator=generator),
+    )
+    img, txt = x[:, :4], x[:, 4:]
+    joint = reference.joint_linear(img, txt, weights[0], biases[0], weights[1], biases[1])
+    of_row = (torch.arange(7) >= 4).long()
+    expected = torch.einsum("bsk,snk->bsn", x.double(), weights[of_row].double())
+    assert close(joint, expected + biases[of_row].double())
+    assert torch.equal(reference.join_tokens(img, txt), x)
 
 
 def test_unpatchify_is_nthwcopq_to_nctohpwq() -> None:

@@ -18,20 +18,23 @@ class QKVLinear(nn.Linear):
         super().__init__(hidden, 3 * hidden + extra)
 
     def q(self, x: Tensor) -> Tensor:
-        return self._rows(x, 0, self.in_features)
+        return F.linear(x, *self.rows("q"))
 
     def k(self, x: Tensor) -> Tensor:
-        return self._rows(x, self.in_features, 2 * self.in_features)
+        return F.linear(x, *self.rows("k"))
 
     def v(self, x: Tensor) -> Tensor:
-        return self._rows(x, 2 * self.in_features, 3 * self.in_features)
+        return F.linear(x, *self.rows("v"))
 
     def extra(self, x: Tensor) -> Tensor:
-        """The rows after q, k, v: the MLP half of a single-stream block's `linear1`."""
-        return self._rows(x, 3 * self.in_features, self.out_features)
+        """The MLP half of a single-stream block's `linear1`."""
+        return F.linear(x, *self.rows("extra"))
 
-    def _rows(self, x: Tensor, start: int, stop: int) -> Tensor:
-        return F.linear(x, self.weight[start:stop], self.bias[start:stop])
+    def rows(self, which: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of "q", "k", "v", or of the "extra" rows after them."""
+        start = ("q", "k", "v", "extra").index(which) * self.in_features
+        stop = self.out_features if which == "extra" else start + self.in_features
+        return self.weight[start:stop], self.bias[start:stop]
 
 
 class TimestepEmbedder(nn.Module):
