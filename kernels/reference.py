@@ -87,8 +87,13 @@ def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def attention_mlp(attention: Tensor, mlp: Tensor, out: Tensor | None = None) -> Tensor:
-    """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`."""
+def attention_mlp(
+    attention: Tensor, mlp: Tensor, out: Tensor | None = None, placed: bool = False
+) -> Tensor:
+    """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`.
+
+    `placed`: the attention has been written into `out`'s first channels already.
+    """
     return torch.cat([attention, gelu_tanh(mlp)], dim=-1)
 
 
@@ -102,6 +107,11 @@ def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -
     return F.silu(F.linear(current, weight_current, bias) + F.linear(cached, weight_cached))
 
 
+def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The final layer: `layer_norm_modulate`, then a linear: `[B, S, C]` -> patches `[B, S, N]`."""
+    return F.linear(layer_norm_modulate(x, shift, scale), weight, bias)
+
+
 def unpatchify(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
     """Tokens `[B, T·H·W, C·p·q·r]` to latents `[B, C, T·p, H·q, W·r]` ("nthwcopq->nctohpwq")."""
     x = x.unflatten(1, grid).unflatten(-1, (-1, *patch))
@@ -109,11 +119,46 @@ def unpatchify(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def euler_step(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """`latents + velocity·(sigma_next − sigma)` in fp32 (rectified flow, arXiv 2209.03003)."""
-    return latents + velocity.float() * (sigma_next - sigma)
+def euler_step(
+    latents: Tensor,
+    patches: Tensor,
+    uncond: Tensor | None,
+    scale: float,
+    dt: Tensor,
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+) -> Tensor:
+    """`latents + velocity·dt` in fp32 (rectified flow, arXiv 2209.03003), of velocity patches.
+
+    `latents [B, C, T, H, W]` fp32, `patches` and `uncond [B, S, N]`, `dt []` fp32 (negative). With
+    `uncond` the velocity is guided, `uncond + scale·(patches − uncond)` (arXiv 2207.12598).
+    """
+    velocity = patches.float()
+    if uncond is not None:
+        velocity = torch.lerp(uncond.float(), velocity, scale)
+    return latents + unpatchify(velocity, grid, patch) * dt
 
 
-def cfg_combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance `uncond + scale·(cond − uncond)` in fp32 (arXiv 2207.12598)."""
-    return torch.lerp(uncond.float(), cond.float(), scale)
+def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
+    """`Σ|x − reference| / Σ|reference|`, fp32 `[]`: how much a tensor has changed."""
+    return (x.float() - reference.float()).abs().sum() / reference.float().abs().sum()
+
+
+def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: int) -> None:
+    """Replace the divided differences of orders 0 to `known` − 1 by those that end in `newest`.
+
+    `factors [K, ...]` in place; order i becomes (order i − 1 now − order i − 1 before) / distance.
+    """
+    newer = newest
+    for order in range(known):
+        older = factors[order].clone()
+        factors[order].copy_(newer)
+        newer = ((newer.float() - older.float()) / distance).to(newest.dtype)
+
+
+def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
+    """`Σ coefficients[i]·factors[i]`, like `factors[0]`: Taylor or Hermite by its coefficients."""
+    total = coefficients[0] * factors[0].float()
+    for factor, coefficient in zip(factors[1:], coefficients[1:], strict=False):
+        total = total + coefficient * factor.float()
+    return total.to(factors.dtype)

@@ -14,6 +14,7 @@ from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.schedule import Schedule
 
 SHAPE = torch.Size([1, 3, 4])
+OPS = get_ops("reference")
 CPU = torch.device("cpu")
 
 
@@ -32,7 +33,7 @@ class Block:
     """A block whose residual stream is `function` of the tokens."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], ops: Ops | None = None) -> None:
-        self.function, self.ops = function, ops or get_ops("reference")
+        self.function, self.ops = function, ops or OPS
 
     def __call__(self, stream: Stream, context: object) -> Stream:
         tokens = settle(stream, self.ops)
@@ -77,7 +78,7 @@ def test_ops_that_write_into_the_buffer_are_not_copied_again() -> None:
     def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor) -> Tensor:
         return torch.addcmul(x, branch, gate[:, None], out=out)
 
-    ops = get_ops("reference")._replace(gate_residual=gate_residual)
+    ops = OPS._replace(gate_residual=gate_residual)
     block = Block(lambda tokens: 3 * tokens, ops)
     out = policy.run("full", torch.ones(SHAPE), None, [block], state)
     assert out is state.cached
@@ -101,19 +102,19 @@ def values(policy, schedule: Schedule) -> list[float]:
 
 
 def test_reuse_repeats_the_last_full_step() -> None:
-    assert values(build_policy("reuse", None), Schedule(6, 1.0, (0, 3))) == [0, 0, 0, 6, 6, 6]
+    assert values(build_policy("reuse", None, OPS), Schedule(6, 1.0, (0, 3))) == [0, 0, 0, 6, 6, 6]
 
 
 def test_taylor_extrapolates_over_the_step_index() -> None:
     schedule = Schedule(8, 1.0, (0, 1, 4))
     # The block doubles the step index: linear, so order 1 is exact once two full steps are known.
-    assert values(TaylorPolicy(max_order=1), schedule) == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert values(TaylorPolicy(max_order=0), schedule) == [0, 2, 2, 2, 8, 8, 8, 8]
-    assert values(TaylorPolicy(max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
+    assert values(TaylorPolicy(OPS, max_order=1), schedule) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert values(TaylorPolicy(OPS, max_order=0), schedule) == [0, 2, 2, 2, 8, 8, 8, 8]
+    assert values(TaylorPolicy(OPS, max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
 
 
 def test_taylor_of_second_order_follows_the_paper() -> None:
-    policy = TaylorPolicy(max_order=2)
+    policy = TaylorPolicy(OPS, max_order=2)
     state = policy.allocate(SHAPE, torch.float32, CPU)
     blocks = [Block(lambda tokens: tokens**2)]
     out = []
@@ -127,14 +128,14 @@ def test_taylor_of_second_order_follows_the_paper() -> None:
 
 def test_policies_keep_what_they_say() -> None:
     for name in POLICIES:
-        policy = build_policy(name, CountingPredictor())
+        policy = build_policy(name, CountingPredictor(), OPS)
         state = policy.allocate(SHAPE, torch.bfloat16, CPU)
         kept = [v for v in vars(state).values() if isinstance(v, Tensor)] if state else []
         assert sum(tensor.nbytes for tensor in kept) == policy.cache_bytes(SHAPE, torch.bfloat16)
 
 
 def test_full_runs_every_block_at_every_step() -> None:
-    policy = build_policy("full", None)
+    policy = build_policy("full", None, OPS)
     out = run(policy, Schedule(3, 1.0, (0,)), policy.allocate(SHAPE, torch.float32, CPU))
     assert [tokens[0, 0, 0].item() for tokens in out] == [0, 2, 4]
     assert policy.cache_bytes(SHAPE, torch.float32) == 0
@@ -142,7 +143,7 @@ def test_full_runs_every_block_at_every_step() -> None:
 
 def test_every_row_of_the_table_says_what_it_is() -> None:
     for name in POLICIES:
-        policy = build_policy(name, CountingPredictor())
+        policy = build_policy(name, CountingPredictor(), OPS)
         assert policy.name == name
         assert policy.schedule_known
 
@@ -151,6 +152,6 @@ def test_unknown_policy_and_missing_predictor() -> None:
     with pytest.raises(
         ValueError, match=r"policy must be one of \['disca', 'full', 'reuse', 'taylor'\]"
     ):
-        build_policy("teacache", None)
+        build_policy("teacache", None, OPS)
     with pytest.raises(ValueError, match="needs a predictor"):
-        build_policy("disca", None)
+        build_policy("disca", None, OPS)

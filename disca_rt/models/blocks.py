@@ -167,7 +167,8 @@ class SingleStreamBlock(nn.Module):
         joint = self.ops.buffer(x, (*x.shape[:2], self.linear2.in_features))
         attn_out = None if joint is None else joint[..., : x.shape[-1]]
         attn = branches("attn", lambda: self._attend(x, context, mlp_half, attn_out))
-        return self.linear2(self.ops.attention_mlp(attn, mlp_half(), out=joint))
+        placed = joint is not None and attn is attn_out
+        return self.linear2(self.ops.attention_mlp(attn, mlp_half(), joint, placed))
 
     def _attend(
         self,

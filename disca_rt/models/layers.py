@@ -158,4 +158,4 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(vec).chunk(2, dim=-1)
-        return self.linear(self.ops.layer_norm_modulate(x, shift, scale))
+        return self.ops.head(x, shift, scale, self.linear.weight, self.linear.bias)

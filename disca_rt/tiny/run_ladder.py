@@ -141,6 +141,6 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     _, frames, height, width = PixelUnshuffleCodec().latent_shape(**SIZE)
     _, q, r = runtime.config.patch
     tokens = torch.Size([1, frames * (height // q) * (width // r) + text, runtime.config.hidden])
-    policy = build_policy(rung.policy, runtime.predictor)
+    policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
     cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
     return {"peak_bytes": peak.peak, "cache_bytes": cached}

@@ -113,14 +113,40 @@ def test_unpatchify_is_nthwcopq_to_nctohpwq() -> None:
 
 
 def test_euler_step_and_guidance_are_fp32() -> None:
-    latents, velocity = torch.randn(2, 3, 4), torch.randn(2, 3, 4).bfloat16()
-    stepped = reference.euler_step(latents, velocity, 0.75, 0.5)
+    latents = torch.randn(2, 5, 2, 6, 4)
+    patches, uncond = torch.randn(2, 2, 24, 10).bfloat16()
+    grid, patch, dt = (2, 6, 2), (1, 1, 2), torch.tensor(-0.25)
+    stepped = reference.euler_step(latents, patches, None, 1.0, dt, grid, patch)
     assert stepped.dtype == torch.float32
-    assert close(stepped, latents.double() - 0.25 * velocity.double())
-    mixed = reference.cfg_combine(velocity, velocity.flip(0), 6.0)
-    assert mixed.dtype == torch.float32
-    other = velocity.flip(0).double()
-    assert close(mixed, other + 6 * (velocity.double() - other))
+    velocity = reference.unpatchify(patches.double(), grid, patch)
+    assert close(stepped, latents.double() - 0.25 * velocity)
+    other = reference.unpatchify(uncond.double(), grid, patch)
+    guided = reference.euler_step(latents, patches, uncond, 6.0, dt, grid, patch)
+    assert close(guided, latents.double() - 0.25 * (other + 6 * (velocity - other)))
+
+
+def test_head_is_the_linear_of_the_modulated_norm(x: Tensor) -> None:
+    shift, scale = vectors(2)
+    weight, bias = torch.randn(5, 24), torch.randn(5)
+    normed = layer_norm64(x) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+    expected = normed @ weight.double().T + bias.double()
+    assert close(reference.head(x, shift, scale, weight, bias), expected)
+
+
+def test_relative_l1(x: Tensor) -> None:
+    other = x.flip(1)
+    expected = (x - other).double().abs().sum() / other.double().abs().sum()
+    assert close(reference.relative_l1(x, other), expected)
+
+
+def test_finite_differences_and_forecast_continue_a_polynomial() -> None:
+    """t² at 1, 3 and 5: its divided differences, then Taylor's series from them."""
+    factors = torch.full((3, 2, 3), float("nan"))
+    for known, t in ((1, 1.0), (2, 3.0), (3, 5.0)):
+        reference.finite_differences(factors, torch.full((2, 3), t * t), 2.0, known)
+    assert [factors[i, 0, 0].item() for i in range(3)] == [25, 8, 2]
+    assert reference.forecast(factors, [1.0, 2.0, 2.0])[0, 0] == 25 + 2 * 8 + 2 * 2
+    assert reference.forecast(factors, [1.0])[0, 0] == 25
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -136,10 +162,13 @@ def test_ops_keep_the_dtype_they_are_given(x: Tensor, dtype: torch.dtype) -> Non
 def test_every_implementation_has_every_op() -> None:
     for name in IMPLEMENTATIONS:
         for op in Ops._fields:
-            expected = inspect.signature(getattr(reference, op))
-            assert inspect.signature(getattr(get_ops(name), op)) == expected
+            ours, theirs = (
+                inspect.signature(each).parameters
+                for each in (getattr(get_ops(name), op), getattr(reference, op))
+            )
+            assert ours == theirs, op
 
 
 def test_unknown_ops_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ops must be one of \['reference'\], got 'triton'"):
-        get_ops("triton")
+    with pytest.raises(ValueError, match=r"ops must be one of .*'triton'\], got 'cutlass'"):
+        get_ops("cutlass")

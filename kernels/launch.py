@@ -1,0 +1,86 @@
+"""How kernels are launched: block sizes by a table per (device, op, width), and the launch itself.
+
+The table is data, measured by `disca-rt tune`; a device or width it lacks gets a default that is a
+formula. Either way a launch depends on shapes alone, so nothing changes under a graph capture.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+TABLE = Path(__file__).with_name("launch_table.json")
+TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
+FLOATS = torch.float32, torch.bfloat16, torch.float16
+
+
+class LaunchConfig(NamedTuple):
+    """`rows` per program, and the warps that share them."""
+
+    rows: int
+    num_warps: int
+
+
+def launch_config(op: str, width: int, device: torch.device) -> LaunchConfig:
+    """Of rows of `width` elements on `device`."""
+    return _launch_config(op, width, device_name(device))
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@cache
+def _launch_config(op: str, width: int, device: str) -> LaunchConfig:
+    measured = read_table().get(device, {}).get(op, {}).get(str(width))
+    return LaunchConfig(*measured) if measured else default_config(width)
+
+
+def default_config(width: int) -> LaunchConfig:
+    """A tile of about TILE elements."""
+    padded = next_power_of_2(width)
+    rows = max(1, TILE // 2 // padded)
+    return LaunchConfig(rows, max(1, min(8, rows * padded // 512)))
+
+
+def read_table() -> dict[str, dict[str, dict[str, list[int]]]]:
+    """`{device: {op: {width: [rows, num_warps]}}}`."""
+    return json.loads(TABLE.read_text())
+
+
+def next_power_of_2(value: int) -> int:
+    return 1 << max(0, value - 1).bit_length()
+
+
+def cdiv(value: int, divisor: int) -> int:
+    return -(-value // divisor)
+
+
+def launch(kernel: Any, grid: Sequence[int], *args: Any, on: Tensor, **options: Any) -> None:
+    """Run a Triton kernel on the device of the tensor `on`."""
+    if on.device.type == "cuda" and on.device.index != torch.cuda.current_device():
+        with torch.cuda.device(on.device):
+            kernel[tuple(grid)](*args, **options)
+    else:
+        kernel[tuple(grid)](*args, **options)
+
+
+def check_rows(op: str, **tensors: Tensor) -> None:
+    """ValueError unless every tensor is floating point with contiguous last axis, on one device."""
+    first = next(iter(tensors.values()))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{op}: {name} must be fp32, bf16 or fp16, got {tensor.dtype}")
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            raise ValueError(f"{op}: {name} must be contiguous along its last axis")
+        if tensor.device != first.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, not on {first.device}")
+
+
+def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{op}: {name} must be {list(shape)}, got {list(tensor.shape)}")

@@ -1,0 +1,285 @@
+"""The fused ops against fp64, at odd shapes and strides: no more than twice the reference's error.
+
+Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is not a GPU's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt.kernels import reference
+from disca_rt.kernels.ops import Ops, get_ops
+from ops import oracle
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = [torch.float32] + [torch.bfloat16, torch.float16] * torch.cuda.is_available()
+WIDTHS = [64, 112, 1000, 2048, 3072]
+ROWS = [1, 7, 63]
+
+Args = tuple[Any, ...]
+
+
+def fused() -> Ops:
+    return get_ops("triton")
+
+
+class Make:
+    """Random arguments of one dtype; rows are slices of wider buffers, never contiguous."""
+
+    def __init__(self, dtype: torch.dtype, batch: int = 2, seed: int = 0) -> None:
+        self.dtype, self.batch = dtype, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        values = torch.randn(shape, generator=self.generator)
+        return values.to(DEVICE, dtype or self.dtype)
+
+    def rows(self, rows: int, width: int) -> Tensor:
+        return self.randn(self.batch, rows + 2, width + 16)[:, 1:-1, 8:-8]
+
+    def vector(self, width: int) -> Tensor:
+        return self.randn(self.batch, 3 * width)[:, width : 2 * width]
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+
+def assert_as_good_as_reference(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
+    """The one tolerance: twice the error of the same dtype's reference, or two roundings."""
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    assert torch.isfinite(ours).all()
+    bound = max(2 * error(theirs, exact), 2 * torch.finfo(ours.dtype).eps)
+    assert error(ours, exact) <= bound
+
+
+def check(name: str, args: Args) -> None:
+    """Op `name` on copies of `args`: fused, reference, fp64."""
+    results = [
+        function(*[each.clone() if isinstance(each, Tensor) else each for each in args])
+        for function in (
+            lambda *copies: getattr(fused(), name)(*_as_strided(copies, args)),
+            getattr(reference, name),
+            getattr(oracle, name),
+        )
+    ]
+    groups = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
+    for ours, theirs, exact in groups:
+        assert_as_good_as_reference(ours, theirs, exact)
+
+
+def _as_strided(copies: Args, originals: Args) -> Args:
+    """Copies with the strides of the originals, which cloning may have lost."""
+    strided = []
+    for copy, original in zip(copies, originals, strict=True):
+        if isinstance(copy, Tensor) and copy.stride() != original.stride():
+            base = torch.full(
+                (original.untyped_storage().size() // original.element_size(),),
+                float("nan"),
+                dtype=original.dtype,
+                device=original.device,
+            )
+            view = base.as_strided(original.shape, original.stride(), original.storage_offset())
+            view.copy_(copy)
+            copy = view
+        strided.append(copy)
+    return tuple(strided)
+
+
+ROW_OPS: dict[str, Callable[[Make, int, int], Args]] = {
+    "layer_norm": lambda m, s, c: (m.rows(s, c), m.randn(c), m.randn(c)),
+    "layer_norm_modulate": lambda m, s, c: (m.rows(s, c), m.vector(c), m.vector(c)),
+    "gate_residual": lambda m, s, c: (m.rows(s, c), m.rows(s, c), m.vector(c)),
+    "gate_residual_layer_norm_modulate": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, c),
+        *(m.vector(c) for _ in range(3)),
+    ),
+    "gelu_tanh": lambda m, s, c: (3 * m.rows(s, c),),
+    "attention_mlp": lambda m, s, c: (m.rows(s, c), m.rows(s, 4 * c)),
+    "head": lambda m, s, c: (
+        m.rows(s, c),
+        m.vector(c),
+        m.vector(c),
+        m.randn(64, c) / c**0.5,
+        m.randn(64),
+    ),
+    "fuse_cached": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, c),
+        m.randn(c, 2 * c) / c**0.5,
+        m.randn(c),
+    ),
+    "joint_linear": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(5, c),
+        m.randn(48, c) / c**0.5,
+        m.randn(48),
+        m.randn(48, c) / c**0.5,
+        m.randn(48),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ROW_OPS)
+def test_row_ops(name: str, width: int, dtype: torch.dtype) -> None:
+    for rows in ROWS if width <= 112 else ROWS[1:2]:
+        check(name, ROW_OPS[name](Make(dtype), rows, width))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "width"), [(24, 128), (16, 128), (8, 14), (3, 64), (1, 2)])
+@pytest.mark.parametrize(("rows", "rotated"), [(7, 5), (1, 0), (9, 9)])
+def test_rms_norm_rope(heads: int, width: int, rows: int, rotated: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    packed = make.randn(2, rows, 3, heads, width)
+    angles = make.randn(rotated, width // 2, dtype=torch.float32)
+    weights = make.randn(width), make.randn(width)
+    check("rms_norm_rope", (packed[:, :, 1], *weights, angles.cos(), angles.sin()))
+
+
+def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:
+    make = Make(torch.float32)
+    packed = make.randn(2, 7, 3, 4, 8)
+    q, k, v = packed.clone().unbind(2)
+    angles = make.randn(5, 4)
+    weights = make.randn(8), make.randn(8)
+    out = fused().rms_norm_rope(packed[:, :, 0], *weights, angles.cos(), angles.sin())
+    assert out.data_ptr() == packed.data_ptr()
+    assert torch.equal(packed[:, :, 1], k)
+    assert torch.equal(packed[:, :, 2], v)
+    assert not torch.equal(packed[:, :, 0], q)
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (1, 1, 1, 1), (2, 1, 1), (4,), (3, 0, 1)])
+def test_the_send_layout_is_the_rotation_by_ranks(counts: tuple[int, ...]) -> None:
+    from disca_rt.kernels.rms_norm_rope_send import rms_norm_rope_send
+
+    make, heads = Make(torch.float32), sum(counts)
+    x = make.randn(2, 7, heads, 8)
+    angles = make.randn(5, 4)
+    tables = make.randn(8), make.randn(8), angles.cos(), angles.sin()
+    first, count = [], []
+    for each in counts:
+        count += [each] * each
+        first += [len(first)] * each
+    starts = torch.tensor([first, count], dtype=torch.int32, device=DEVICE)
+    sent = rms_norm_rope_send(x, *tables, starts)
+    expected = fused().rms_norm_rope(x.clone(), *tables)
+    parts = expected.split([each for each in counts if each], dim=2)
+    assert torch.equal(sent, torch.cat([part.flatten() for part in parts]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "grid", "patch"),
+    [(16, (2, 3, 5), (1, 2, 2)), (12, (5, 6, 8), (1, 2, 2)), (32, (3, 4, 7), (1, 1, 1))],
+)
+def test_euler_step(
+    channels: int,
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    guided: bool,
+    dtype: torch.dtype,
+) -> None:
+    make = Make(dtype)
+    sides = [g * p for g, p in zip(grid, patch, strict=True)]
+    latents = make.randn(2, channels, *sides, dtype=torch.float32)
+    shape = (2, grid[0] * grid[1] * grid[2], channels * patch[0] * patch[1] * patch[2])
+    patches, uncond = make.randn(*shape), make.randn(*shape)
+    dt = torch.tensor(-0.05, device=DEVICE)
+    check("euler_step", (latents, patches, uncond if guided else None, 6.0, dt, grid, patch))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
+def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    check("relative_l1", (make.randn(*shape), make.randn(*shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("known", [1, 2, 3, 4])
+def test_differences_and_forecasts(known: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    factors, newest = make.randn(4, 2, 63, 40), make.randn(2, 63, 40)
+    ours, theirs, exact = factors.clone(), factors.clone(), factors.double()
+    fused().finite_differences(ours, newest, 3.0, known)
+    reference.finite_differences(theirs, newest, 3.0, known)
+    newer = newest.double()
+    for order in range(known):
+        older = exact[order].clone()
+        exact[order] = newer
+        newer = (newer - older) / 3.0
+    assert_as_good_as_reference(ours, theirs, exact)
+    check("forecast", (factors, [1.0, 2.0, 2.0, 4 / 3][:known]))
+
+
+def test_results_go_where_they_are_welcome() -> None:
+    ops, make = fused(), Make(torch.float32)
+    x, branch = make.rows(7, 64), make.rows(7, 64)
+    gate, shift, scale = (make.vector(64) for _ in range(3))
+    nan = torch.full((3, 2, 9, 80), float("nan"), device=DEVICE)
+    first, second, third = (each[:, 1:-1, 8:-8] for each in nan)
+    assert ops.gate_residual(x, branch, gate, out=first) is first
+    pair = ops.gate_residual_layer_norm_modulate(x, branch, gate, shift, scale, out=(second, third))
+    assert pair[0] is second
+    assert pair[1] is third
+    assert torch.equal(first, second)
+    assert torch.equal(third, ops.layer_norm_modulate(second, shift, scale))
+    outside = torch.ones(3, 2, 9, 80, dtype=torch.bool)
+    outside[:, :, 1:-1, 8:-8] = False
+    assert nan[outside.to(DEVICE)].isnan().all()
+    assert not nan[~outside.to(DEVICE)].isnan().any()
+
+
+def test_attention_that_is_in_place_is_not_moved() -> None:
+    make = Make(torch.float32)
+    attention, mlp = make.randn(2, 7, 64), make.randn(2, 7, 256)
+    out = torch.full((2, 7, 320), float("nan"), device=DEVICE)
+    out[..., :64] = attention
+    joint = fused().attention_mlp(attention + 1, mlp, out, placed=True)
+    assert joint is out
+    assert torch.equal(out, fused().attention_mlp(attention, mlp))
+
+
+def test_empty_rows_are_left_alone() -> None:
+    ops, make = fused(), Make(torch.float32)
+    x, vector = make.randn(2, 0, 64), make.vector(64)
+    assert ops.layer_norm_modulate(x, vector, vector).shape == x.shape
+    assert ops.gate_residual(x, x, vector).shape == x.shape
+    assert ops.gelu_tanh(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda o, x, v: o.layer_norm_modulate(x, v[:1], v), r"shift must be \[2, 64\], got \[1"),
+        (lambda o, x, v: o.layer_norm_modulate(x.long(), v, v), "x must be fp32, bf16 or fp16"),
+        (lambda o, x, v: o.gate_residual(x, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
+        (lambda o, x, v: o.gelu_tanh(x.mT), "x must be contiguous along its last axis"),
+        (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
+        (lambda o, x, v: o.forecast(x, [1.0] * 3), "coefficients must be from 1 to 2, got 3"),
+        (lambda o, x, v: o.finite_differences(x, x[0], 1.0, 3), "known must be from 1 to 2"),
+    ],
+)
+def test_bad_arguments_are_named(call: Callable, message: str) -> None:
+    make = Make(torch.float32)
+    with pytest.raises(ValueError, match=message):
+        call(fused(), make.randn(2, 7, 64), make.vector(64))
+
+
+def test_training_is_refused() -> None:
+    make = Make(torch.float32)
+    x, vector = make.randn(2, 7, 64).requires_grad_(True), make.vector(64)
+    with pytest.raises(RuntimeError, match="layer_norm_modulate_into has no backward; train with"):
+        fused().layer_norm_modulate(x, vector, vector)
+    with torch.no_grad():
+        fused().layer_norm_modulate(x, vector, vector)
