@@ -28,7 +28,7 @@ class BaseStageConfig:
     model: DiTConfig
     start: str | None = None
     drop_conditioning: float = 0.1  # share of samples that see the unconditional one
-    shift: float = 2.0  # t is shifted towards noise, where the layout is decided
+    shift: float = 2.0  # of t towards noise, where it is decided what is where
 
 
 class BaseStage:

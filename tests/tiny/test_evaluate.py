@@ -69,6 +69,13 @@ def test_the_shipped_model_is_the_embedded_one_and_fits_the_wheel() -> None:
     assert WEIGHTS.stat().st_size <= 10e6
 
 
+def test_the_shipped_model_shows_what_prompts_say() -> None:
+    """The docs have its rate on 300 prompts; on these, another model would fail."""
+    generated = generate_and_judge(load_tiny(), held_out_prompts(8, seed=2), batch=8)
+    assert share_right(generated) >= 0.75
+    assert sum(clip.semantic for clip in generated.clips) / 8 >= 0.9
+
+
 def test_prompts_change_what_is_generated() -> None:
     runtime = load_tiny()
     arguments = {**SIZE, "schedule": full_schedule(2, 2.0), "policy": "full", "seed": 1}
