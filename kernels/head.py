@@ -5,13 +5,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .launch import (
+    LaunchConfig,
+    cdiv,
+    check_rows,
+    check_shape,
+    launch,
+    launch_config,
+    next_power_of_2,
+)
 from .registration import register_op
 from .row_norm import NORM_EPS
 
 OP = "head"
 BLOCK_K = 64
-MIN_DOT = 16  # rows and columns of a matrix product, at least
+MIN_DOT = 16  # columns of a matrix product, at least
+DEFAULT = LaunchConfig(rows=64, num_warps=4)
 
 
 @triton.jit
@@ -88,11 +97,10 @@ def head_into(
     check_shape(OP, "weight", weight, (outs, width))
     if out.numel() == 0:
         return
-    config = launch_config(OP, width, x.device)
-    rows = max(MIN_DOT, config.rows)
+    config = launch_config(OP, width, x.device, DEFAULT)
     launch(
         _head_kernel,
-        (cdiv(seq, rows), batch),
+        (cdiv(seq, config.rows), batch),
         x,
         shift,
         scale,
@@ -105,7 +113,7 @@ def head_into(
         scale.stride(0),
         C=width,
         N=outs,
-        BLOCK_M=rows,
+        BLOCK_M=config.rows,
         BLOCK_N=max(MIN_DOT, next_power_of_2(outs)),
         BLOCK_K=BLOCK_K,
         num_warps=config.num_warps,

@@ -25,9 +25,11 @@ class LaunchConfig(NamedTuple):
     num_warps: int
 
 
-def launch_config(op: str, width: int, device: torch.device) -> LaunchConfig:
-    """Of rows of `width` elements on `device`."""
-    return _launch_config(op, width, device_name(device))
+def launch_config(
+    op: str, width: int, device: torch.device, default: LaunchConfig | None = None
+) -> LaunchConfig:
+    """Of rows of `width` elements on `device`; `default` where the table has none."""
+    return _launch_config(op, width, device_name(device)) or default or default_config(width)
 
 
 def device_name(device: torch.device) -> str:
@@ -35,9 +37,9 @@ def device_name(device: torch.device) -> str:
 
 
 @cache
-def _launch_config(op: str, width: int, device: str) -> LaunchConfig:
+def _launch_config(op: str, width: int, device: str) -> LaunchConfig | None:
     measured = read_table().get(device, {}).get(op, {}).get(str(width))
-    return LaunchConfig(*measured) if measured else default_config(width)
+    return LaunchConfig(*measured) if measured else None
 
 
 def default_config(width: int) -> LaunchConfig:
