@@ -36,10 +36,7 @@ def tiny_images(start: str | None = None) -> BaseStageConfig:
 
 
 def tiny_base(start: str | None = None) -> BaseStageConfig:
-    """The embedded model's base: clips, mostly where it is decided what moves which way.
-
-    The posterior of a scene given x_t is one scene below t = 0.9 and all of them above 0.99.
-    """
+    """The embedded model's base: clips, mostly at t where it is decided what moves where."""
     run = replace(_TINY_RUN, steps=9_500, lr=1.2e-3, muon_lr=2.5e-3, decay_steps=8_500)
     return BaseStageConfig(run, TINY, start, shift=8.0)
 

@@ -23,6 +23,7 @@ from disca_rt.train.flow import Point, step_inputs, velocity
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig, shifted
 from disca_rt.train.grow import spread
 from disca_rt.train.initialise import deepened, fresh_predictor
+from disca_rt.train.meanflow import draw_point
 from disca_rt.train.optimizers import make_optimizers
 from disca_rt.train.predictor import (
     PredictorStage,
@@ -217,8 +218,6 @@ def test_a_teacher_in_bf16_and_its_student_are_given_the_same_guidance() -> None
     run_in_bf16 = replace(RUN, bf16=True)
     teacher, student = randomised(CFG).bfloat16(), randomised(CFG)
     batch, draws = batch_and_draws()
-    from disca_rt.train.meanflow import draw_point
-
     point = draw_point(batch, draws, 0.2, run_in_bf16.dtype)
     theirs, ours = (step_inputs(dit, point).guidance for dit in (teacher, student))
     assert torch.equal(theirs, ours)
@@ -228,8 +227,6 @@ def test_a_teacher_in_bf16_and_its_student_are_given_the_same_guidance() -> None
 def test_points_share_their_path_and_never_pass_its_end() -> None:
     stage = predictor_stage()
     batch, draws = batch_and_draws(4)
-    from disca_rt.train.meanflow import draw_point
-
     point = draw_point(batch, draws, 0.2, torch.float32)
     later = stage._later_point(batch, draws, point)
     assert (later.t <= point.t).all()
