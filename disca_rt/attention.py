@@ -36,11 +36,8 @@ class AttentionHandle(Protocol):
 
     def put_q(self, q: Tensor) -> None: ...
 
-    def result(self, meanwhile: Callable[[], T], out: Tensor | None = None) -> tuple[Tensor, T]:
-        """The attention output `[B, S, H·D]` and what `meanwhile` returned.
-
-        `out`, of the same shape, is where the output would be welcome: a hint.
-        """
+    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
+        """The attention output `[B, S, H·D]` and what `meanwhile` returned."""
 
 
 class Attention(Protocol):
@@ -84,7 +81,7 @@ class LocalHandle:
     def put_q(self, q: Tensor) -> None:
         self._q = q
 
-    def result(self, meanwhile: Callable[[], T], out: Tensor | None = None) -> tuple[Tensor, T]:
+    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
         attended = self._backend(self._q, self._k, self._v, self._lengths)
         return attended.flatten(2), meanwhile()
 

@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_rows, check_shape, launch
+from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
 OP = "euler_step"
-BLOCK = 1024  # latents of a program
+DEFAULT = LaunchConfig(rows=1, num_warps=4)
 
 
 @triton.jit
@@ -76,9 +76,11 @@ def euler_step_into(
         raise ValueError(f"{OP}: latents and dt must be fp32, got {latents.dtype}, {dt.dtype}")
     if latents.numel() == 0:
         return
+    config = launch_config(OP, SPAN, latents.device, DEFAULT)
+    block = config.rows * SPAN
     launch(
         _euler_step_kernel,
-        (cdiv(latents[0].numel(), BLOCK), batch),
+        (cdiv(latents[0].numel(), block), batch),
         latents,
         patches,
         patches if uncond is None else uncond,
@@ -89,8 +91,8 @@ def euler_step_into(
         *grid,
         *patch,
         IS_GUIDED=uncond is not None,
-        BLOCK=BLOCK,
-        num_warps=4,
+        BLOCK=block,
+        num_warps=config.num_warps,
         on=latents,
     )
 

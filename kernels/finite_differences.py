@@ -4,11 +4,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_rows, check_shape, launch
+from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
 OP = "finite_differences"
-BLOCK = 2048
+DEFAULT = LaunchConfig(rows=2, num_warps=8)
 MAX_KNOWN = 4  # orders 0 to 3
 
 
@@ -37,16 +37,18 @@ def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: 
         raise ValueError(f"{OP}: known must be from 1 to {len(factors)}, got {known}")
     if newest.numel() == 0:
         return
+    config = launch_config(OP, SPAN, newest.device, DEFAULT)
+    block = config.rows * SPAN
     launch(
         _finite_differences_kernel,
-        (cdiv(newest.numel(), BLOCK),),
+        (cdiv(newest.numel(), block),),
         factors,
         newest,
         newest.numel(),
         factors.stride(0),
         float(distance),
         KNOWN=known,
-        BLOCK=BLOCK,
-        num_warps=8,
+        BLOCK=block,
+        num_warps=config.num_warps,
         on=newest,
     )

@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_rows, launch
+from .launch import SPAN, LaunchConfig, cdiv, check_rows, launch, launch_config
 from .registration import register_op
 
 OP = "forecast"
-BLOCK = 2048
+DEFAULT = LaunchConfig(rows=2, num_warps=8)
 MAX_TERMS = 4  # orders 0 to 3
 
 
@@ -42,9 +42,11 @@ def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> No
         )
     if out.numel() == 0:
         return
+    config = launch_config(OP, SPAN, out.device, DEFAULT)
+    block = config.rows * SPAN
     launch(
         _forecast_kernel,
-        (cdiv(out.numel(), BLOCK),),
+        (cdiv(out.numel(), block),),
         factors,
         out,
         out.numel(),
@@ -52,8 +54,8 @@ def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> No
         *coefficients,
         *[0.0] * (MAX_TERMS - len(coefficients)),
         TERMS=len(coefficients),
-        BLOCK=BLOCK,
-        num_warps=8,
+        BLOCK=block,
+        num_warps=config.num_warps,
         on=out,
     )
 

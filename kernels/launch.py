@@ -1,11 +1,12 @@
-"""How kernels are launched: block sizes by a table per (device, op, width), and the launch itself.
+"""How kernels are launched: by a table per (device, op, width), and the launch itself.
 
 The table is data, measured by `disca-rt tune`; a device or width it lacks gets a default that is a
 formula. Either way a launch depends on shapes alone, so nothing changes under a graph capture.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from torch import Tensor
 
 TABLE = Path(__file__).with_name("launch_table.json")
 TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
+SPAN = 1024  # elements of a row, in the table too, of ops that work on flat memory
 FLOATS = torch.float32, torch.bfloat16, torch.float16
 
 
@@ -25,21 +27,46 @@ class LaunchConfig(NamedTuple):
     num_warps: int
 
 
+Choice = LaunchConfig | str
+"""What an op is launched with at one width; of an op with variants, the name of one."""
+
+Table = dict[str, dict[str, dict[str, list[int] | str]]]
+"""`{device: {op: {width: [rows, num_warps] or variant}}}`."""
+
+_tried: dict[str, Choice] = {}  # by op, instead of the table's; see `trying`
+
+
 def launch_config(
     op: str, width: int, device: torch.device, default: LaunchConfig | None = None
 ) -> LaunchConfig:
     """Of rows of `width` elements on `device`; `default` where the table has none."""
-    return _launch_config(op, width, device_name(device)) or default or default_config(width)
+    return measured_choice(op, width, device) or default or default_config(width)
 
 
+def measured_choice(op: str, width: int, device: torch.device) -> Any:
+    """The table's choice for `op`, None where it has none."""
+    return _tried.get(op) or _from_table(op, width, device_name(device))
+
+
+@contextmanager
+def trying(op: str, choice: Choice) -> Iterator[None]:
+    """Within, `op` is launched with `choice` at every width: for measuring, not for threads."""
+    _tried[op] = choice
+    try:
+        yield
+    finally:
+        del _tried[op]
+
+
+@cache
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @cache
-def _launch_config(op: str, width: int, device: str) -> LaunchConfig | None:
+def _from_table(op: str, width: int, device: str) -> Choice | None:
     measured = read_table().get(device, {}).get(op, {}).get(str(width))
-    return LaunchConfig(*measured) if measured else None
+    return LaunchConfig(*measured) if isinstance(measured, list) else measured
 
 
 def default_config(width: int) -> LaunchConfig:
@@ -49,9 +76,13 @@ def default_config(width: int) -> LaunchConfig:
     return LaunchConfig(rows, max(1, min(8, rows * padded // 512)))
 
 
-def read_table() -> dict[str, dict[str, dict[str, list[int]]]]:
-    """`{device: {op: {width: [rows, num_warps]}}}`."""
+def read_table() -> Table:
     return json.loads(TABLE.read_text())
+
+
+def forget_table() -> None:
+    """Read the file again at the next launch."""
+    _from_table.cache_clear()
 
 
 def next_power_of_2(value: int) -> int:

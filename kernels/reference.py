@@ -82,29 +82,26 @@ def rms_norm_rope(
     return torch.cat([rotated.flatten(-2).to(x.dtype), txt * txt_weight], dim=1)
 
 
-def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """GELU, tanh approximation, of any shape."""
-    return F.gelu(x, approximate="tanh")
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`GELU(weight·x + bias)`, tanh approximation: `[B, S, C]` -> `[B, S, N]`."""
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-def attention_mlp(
-    attention: Tensor, mlp: Tensor, out: Tensor | None = None, placed: bool = False
-) -> Tensor:
-    """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`.
+def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`weight·[first, second] + bias` as two products, without the concatenation.
 
-    `placed`: the attention has been written into `out`'s first channels already.
+    `first [B, S, K]`, `second [B, S, M]`, `weight [N, K + M]`, `bias [N]` -> `[B, S, N]`.
     """
-    return torch.cat([attention, gelu_tanh(mlp)], dim=-1)
+    weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
+    return F.linear(first, weight_first, bias) + F.linear(second, weight_second)
 
 
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`SiLU(weight·[current, cached] + bias)`, the predictor's front end (DisCa §3.2).
 
-    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`. Two products instead
-    of one over a concatenation.
+    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`.
     """
-    weight_current, weight_cached = weight.chunk(2, dim=1)
-    return F.silu(F.linear(current, weight_current, bias) + F.linear(cached, weight_cached))
+    return F.silu(pair_linear(current, cached, weight, bias))
 
 
 def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

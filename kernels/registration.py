@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 NAMESPACE = "disca_rt"
+REGISTERED: list["RegisteredOp"] = []  # what there is, for those who check all of it
 
 
 class RegisteredOp:
@@ -27,6 +28,7 @@ class RegisteredOp:
         self.register_fake = self._op.register_fake  # shapes and dtypes, for compilers
         self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default  # for opcheck
         wraps(run)(self)
+        REGISTERED.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         refuse_derivatives(self.__name__, (*args, *kwargs.values()))

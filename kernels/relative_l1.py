@@ -8,11 +8,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_rows, check_shape, launch, next_power_of_2
+from .launch import (
+    SPAN,
+    LaunchConfig,
+    cdiv,
+    check_rows,
+    check_shape,
+    launch,
+    launch_config,
+    next_power_of_2,
+)
 from .registration import register_op
 
 OP = "relative_l1"
-BLOCK = 4096
+DEFAULT = LaunchConfig(rows=4, num_warps=8)
 MAX_PROGRAMS = 1024
 
 
@@ -51,8 +60,10 @@ def relative_l1_into(x: Tensor, reference: Tensor, out: Tensor) -> None:
     if x.numel() == 0:
         raise ValueError(f"{OP}: x must not be empty")
     count = x.numel()
-    programs = min(MAX_PROGRAMS, cdiv(count, BLOCK))
-    share = cdiv(cdiv(count, programs), BLOCK) * BLOCK
+    config = launch_config(OP, SPAN, x.device, DEFAULT)
+    block = config.rows * SPAN
+    programs = min(MAX_PROGRAMS, cdiv(count, block))
+    share = cdiv(cdiv(count, programs), block) * block
     programs = cdiv(count, share)
     sums = torch.empty(2 * programs, dtype=torch.float32, device=x.device)
     launch(
@@ -63,12 +74,12 @@ def relative_l1_into(x: Tensor, reference: Tensor, out: Tensor) -> None:
         sums,
         count,
         share,
-        BLOCK=BLOCK,
-        num_warps=8,
+        BLOCK=block,
+        num_warps=config.num_warps,
         on=x,
     )
-    block = next_power_of_2(programs)
-    launch(_ratio_kernel, (1,), sums, out, programs, BLOCK=block, num_warps=4, on=x)
+    last = next_power_of_2(programs)
+    launch(_ratio_kernel, (1,), sums, out, programs, BLOCK=last, num_warps=4, on=x)
 
 
 def relative_l1(x: Tensor, reference: Tensor) -> Tensor:

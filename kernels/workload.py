@@ -4,10 +4,13 @@ Knows shapes and the fewest bytes an op can move, nothing about clocks or compil
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from .launch import SPAN
 
 
 class Shapes(NamedTuple):
@@ -42,6 +45,9 @@ REAL = {
     )
 }
 
+SMALL = Shapes("small", 40, 3, 128, 8, 16, (2, 4, 5), (1, 2, 2))
+"""For trials in Triton's interpreter."""
+
 
 class Make(Protocol):
     """Makes the tensors of a call: random ones on a device, or empty ones on the meta device."""
@@ -50,9 +56,10 @@ class Make(Protocol):
 
 
 class Call(NamedTuple):
-    """`op` of the row of ops, or of a module of its own, on `args`.
+    """`op` on `args`; see `implementation`.
 
-    `width` is what its launch configuration goes by, `minimum_bytes` what it must move at least.
+    `width` is what its launch configuration goes by, `minimum_bytes` what it must move at least (0
+    where that is not what limits it).
     """
 
     op: str
@@ -115,18 +122,26 @@ def calls(
             lambda: (*rope(), even_starts(s.heads, make)),
             2 * rows + tables,
         ),
-        "gelu_tanh": (4 * s.hidden, lambda: (tokens(4),), 8 * rows),
-        "attention_mlp": (4 * s.hidden, lambda: (tokens(), tokens(4)), 10 * rows),
+        "gelu_tanh": (SPAN, lambda: (tokens(4),), 8 * rows),
+        "linear_gelu": (
+            4 * s.hidden,
+            lambda: (
+                tokens(),
+                make(4 * s.hidden, s.hidden, dtype=dtype),
+                make(4 * s.hidden, dtype=dtype),
+            ),
+            0,
+        ),
         "head": (s.hidden, head, s.img * (s.hidden + columns) * size),
-        "euler_step": (columns, euler, latents * (4 + 4 + 2 * size)),
-        "relative_l1": (s.hidden, lambda: (tokens(), tokens()), 2 * rows),
+        "euler_step": (SPAN, euler, latents * (4 + 4 + 2 * size)),
+        "relative_l1": (SPAN, lambda: (tokens(), tokens()), 2 * rows),
         "finite_differences": (
-            s.hidden,
+            SPAN,
             lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), tokens(), 4.0, 3),
             6 * rows,
         ),
         "forecast": (
-            s.hidden,
+            SPAN,
             lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), [1.0, 2.0, 3.0]),
             4 * rows,
         ),
@@ -137,6 +152,13 @@ def calls(
         )
         for op, (width, arguments, least) in made.items()
     }
+
+
+def implementation(op: str) -> Callable[..., Any]:
+    """The fused op called `op`: of the row, or one below it that works in place or sends."""
+    below = {"gelu_tanh": "gelu_tanh_", "rms_norm_rope_send": "rms_norm_rope_send"}
+    module = import_module(f".{op if op in below else 'fused'}", __package__)
+    return getattr(module, below.get(op, op))
 
 
 def even_starts(heads: int, make: Make, ranks: int = 8) -> Tensor:

@@ -163,20 +163,11 @@ class SingleStreamBlock(nn.Module):
         return (Part(x, total, gate),)
 
     def _total(self, x: Tensor, context: BlockContext, branches: Branches) -> Tensor:
-        mlp_half = once(lambda: self.linear1.extra(x))
-        joint = self.ops.buffer(x, (*x.shape[:2], self.linear2.in_features))
-        attn_out = None if joint is None else joint[..., : x.shape[-1]]
-        attn = branches("attn", lambda: self._attend(x, context, mlp_half, attn_out))
-        placed = joint is not None and attn is attn_out
-        return self.linear2(self.ops.attention_mlp(attn, mlp_half(), joint, placed))
+        mlp_half = once(lambda: self.ops.linear_gelu(x, *self.linear1.rows("extra")))
+        attn = branches("attn", lambda: self._attend(x, context, mlp_half))
+        return self.ops.pair_linear(attn, mlp_half(), self.linear2.weight, self.linear2.bias)
 
-    def _attend(
-        self,
-        x: Tensor,
-        context: BlockContext,
-        meanwhile: Callable[[], Tensor],
-        out: Tensor | None,
-    ) -> Tensor:
+    def _attend(self, x: Tensor, context: BlockContext, meanwhile: Callable[[], Tensor]) -> Tensor:
         heads = (self.heads, -1)
         rope = context.freqs_cos, context.freqs_sin
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
@@ -185,5 +176,5 @@ class SingleStreamBlock(nn.Module):
         attention.put_v(self.linear1.v(x).unflatten(-1, heads))
         attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm, *rope))
         attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm, *rope))
-        attn, _ = attention.result(meanwhile, out=out)
+        attn, _ = attention.result(meanwhile)
         return attn

@@ -26,12 +26,11 @@ class QKVLinear(nn.Linear):
     def v(self, x: Tensor) -> Tensor:
         return F.linear(x, *self.rows("v"))
 
-    def extra(self, x: Tensor) -> Tensor:
-        """The MLP half of a single-stream block's `linear1`."""
-        return F.linear(x, *self.rows("extra"))
-
     def rows(self, which: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of "q", "k", "v", or of the "extra" rows after them."""
+        """Weight and bias of "q", "k", "v", or of the "extra" rows after them.
+
+        Those are the MLP half of a single-stream block's `linear1`.
+        """
         start = ("q", "k", "v", "extra").index(which) * self.in_features
         stop = self.out_features if which == "extra" else start + self.in_features
         return self.weight[start:stop], self.bias[start:stop]
@@ -113,7 +112,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ops.gelu_tanh(self.fc1(x)))
+        return self.fc2(self.ops.linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class ByT5Mapper(nn.Module):

@@ -36,13 +36,13 @@ def rms_norm_rope(
     return torch.cat([torch.view_as_real(pairs * turn).flatten(-2), txt], dim=1)
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    x = x.double()
-    return 0.5 * x * (1 + ((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)).tanh())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    z = x.double() @ weight.double().T + bias.double()
+    return 0.5 * z * (1 + ((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)).tanh())
 
 
-def attention_mlp(attention: Tensor, mlp: Tensor) -> Tensor:
-    return torch.cat([attention.double(), gelu_tanh(mlp)], dim=-1)
+def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([first, second], -1).double() @ weight.double().T + bias.double()
 
 
 def joint_linear(img: Tensor, txt: Tensor, *weights: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def joint_linear(img: Tensor, txt: Tensor, *weights: Tensor) -> Tensor:
 
 
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    z = torch.cat([current, cached], -1).double() @ weight.double().T + bias.double()
+    z = pair_linear(current, cached, weight, bias)
     return z * z.sigmoid()
 
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from disca_rt.kernels import fused
 from disca_rt.kernels.registration import RegisteredOp
-from disca_rt.kernels.rms_norm_rope_send import rms_norm_rope_send
-from disca_rt.kernels.workload import REAL, calls
+from disca_rt.kernels.workload import REAL, calls, implementation
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def recorded(names: tuple[str, ...] = tuple(REAL)) -> Iterator[Launch]:
     """Every launch of every op at the shapes called `names`."""
     for name in names:
         for op, make_call in calls(REAL[name], _on_meta).items():
-            run = rms_norm_rope_send if op == "rms_norm_rope_send" else getattr(fused, op)
+            run = implementation(op)
             launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
             def record(kernel: Any, *arguments: Any, into: list = launches, **options: Any) -> None:

@@ -27,7 +27,6 @@ BUDGETS = {
     "_rms_norm_rope_kernel": (64, 1024),
     "_rms_norm_rope_send_kernel": (64, 1024),
     "_gelu_tanh_kernel": (48, 0),
-    "_attention_mlp_kernel": (48, 0),
     "_head_kernel": (160, 65536),
     "_euler_step_kernel": (48, 0),
     "_partial_sums_kernel": (64, 64),

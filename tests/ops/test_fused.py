@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from disca_rt.kernels import reference
+from disca_rt.kernels.launch import trying
 from disca_rt.kernels.ops import Ops, get_ops
 from ops import oracle
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DTYPES = [torch.float32] + [torch.bfloat16, torch.float16] * torch.cuda.is_available()
+DTYPES = [
+    torch.float32,
+    pytest.param(torch.bfloat16, marks=pytest.mark.gpu),
+    pytest.param(torch.float16, marks=pytest.mark.gpu),
+]
 WIDTHS = [64, 112, 1000, 2048, 3072]
 ROWS = [1, 7, 63]
 
@@ -99,8 +105,13 @@ ROW_OPS: dict[str, Callable[[Make, int, int], Args]] = {
         m.rows(s, c),
         *(m.vector(c) for _ in range(3)),
     ),
-    "gelu_tanh": lambda m, s, c: (3 * m.rows(s, c),),
-    "attention_mlp": lambda m, s, c: (m.rows(s, c), m.rows(s, 4 * c)),
+    "linear_gelu": lambda m, s, c: (m.rows(s, c), m.randn(4 * c, c) / c**0.5, m.randn(4 * c)),
+    "pair_linear": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, 4 * c),
+        m.randn(c, 5 * c) / c**0.5,
+        m.randn(c),
+    ),
     "head": lambda m, s, c: (
         m.rows(s, c),
         m.vector(c),
@@ -240,14 +251,25 @@ def test_results_go_where_they_are_welcome() -> None:
     assert not nan[~outside.to(DEVICE)].isnan().any()
 
 
-def test_attention_that_is_in_place_is_not_moved() -> None:
+def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
+    from disca_rt.kernels.gelu_tanh import gelu_tanh_
+
     make = Make(torch.float32)
-    attention, mlp = make.randn(2, 7, 64), make.randn(2, 7, 256)
-    out = torch.full((2, 7, 320), float("nan"), device=DEVICE)
-    out[..., :64] = attention
-    joint = fused().attention_mlp(attention + 1, mlp, out, placed=True)
-    assert joint is out
-    assert torch.equal(out, fused().attention_mlp(attention, mlp))
+    wide = 3 * make.randn(2, 9, 1100)
+    before, rows = wide.clone(), wide[:, 1:-1, 8:-8]
+    expected = F.gelu(rows.double(), approximate="tanh")
+    gelu_tanh_(rows)
+    assert error(rows, expected) < 1e-6
+    rows.copy_(before[:, 1:-1, 8:-8])
+    assert torch.equal(wide, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_epilogue_is_as_good_as_the_kernel(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    with trying("linear_gelu", "epilogue"):
+        check("linear_gelu", (make.randn(2, 63, 512), make.randn(2048, 512) / 23, make.randn(2048)))
 
 
 def test_empty_rows_are_left_alone() -> None:
@@ -255,7 +277,7 @@ def test_empty_rows_are_left_alone() -> None:
     x, vector = make.randn(2, 0, 64), make.vector(64)
     assert ops.layer_norm_modulate(x, vector, vector).shape == x.shape
     assert ops.gate_residual(x, x, vector).shape == x.shape
-    assert ops.gelu_tanh(x).shape == x.shape
+    assert ops.linear_gelu(x, make.randn(8, 64), make.randn(8)).shape == (2, 0, 8)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +286,7 @@ def test_empty_rows_are_left_alone() -> None:
         (lambda o, x, v: o.layer_norm_modulate(x, v[:1], v), r"shift must be \[2, 64\], got \[1"),
         (lambda o, x, v: o.layer_norm_modulate(x.long(), v, v), "x must be fp32, bf16 or fp16"),
         (lambda o, x, v: o.gate_residual(x, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
-        (lambda o, x, v: o.gelu_tanh(x.mT), "x must be contiguous along its last axis"),
+        (lambda o, x, v: o.relative_l1(x.mT, x.mT), "x must be contiguous along its last axis"),
         (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
         (lambda o, x, v: o.forecast(x, [1.0] * 3), "coefficients must be from 1 to 2, got 3"),
         (lambda o, x, v: o.finite_differences(x, x[0], 1.0, 3), "known must be from 1 to 2"),

@@ -71,22 +71,23 @@ def test_rms_norm_rope_rotates_only_image_rows(rotated: int) -> None:
     assert close(reference.rms_norm_rope(x, *weights, angle.cos(), angle.sin()), expected)
 
 
-def test_gelu_and_attention_mlp(x: Tensor) -> None:
-    y = x.double()
+def test_linear_gelu_is_the_tanh_approximation(x: Tensor) -> None:
+    y = x.double() @ torch.eye(24).double()[:, :9] + 1
     inner = math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)
     expected = 0.5 * y * (1 + inner.tanh())
-    assert close(reference.gelu_tanh(x), expected)
-    joined = reference.attention_mlp(x, x)
-    assert torch.equal(joined[..., :24], x)
-    assert close(joined[..., 24:], expected)
+    assert close(reference.linear_gelu(x, torch.eye(24)[:9], torch.ones(9)), expected)
 
 
-def test_fuse_cached_is_the_product_with_the_concatenation(x: Tensor) -> None:
+def test_pairs_are_multiplied_as_if_concatenated(x: Tensor) -> None:
     generator = torch.Generator().manual_seed(3)
     weight, bias = torch.randn(24, 48, generator=generator), torch.randn(24, generator=generator)
-    cached = x.flip(2)
-    z = torch.cat([x, cached], -1).double() @ weight.double().T + bias.double()
-    assert close(reference.fuse_cached(x, cached, weight, bias), z * z.sigmoid())
+    other = x.flip(2)
+    z = torch.cat([x, other], -1).double() @ weight.double().T + bias.double()
+    assert close(reference.pair_linear(x, other, weight, bias), z)
+    assert close(reference.fuse_cached(x, other, weight, bias), z * z.sigmoid())
+    narrow = weight[:, :31]
+    z = torch.cat([x, other[..., :7]], -1).double() @ narrow.double().T + bias.double()
+    assert close(reference.pair_linear(x, other[..., :7], narrow, bias), z)
 
 
 def test_streams_have_linears_of_their_own(x: Tensor) -> None:
