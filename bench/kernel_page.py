@@ -107,8 +107,10 @@ def _measured(op: str, records: Sequence[Record]) -> str:
                 if (record.device, record.benchmark) == (device, f"{op}, {shapes.name}")
                 and record.contender == "ours"
             ]
-            parts += [f"{1 / ratios[-1]:.2f} ({label})"] * bool(ratios)
-        shown += [f"{device}: {', '.join(parts)}"] * bool(parts)
+            if ratios:
+                parts.append(f"{1 / ratios[-1]:.2f} ({label})")
+        if parts:
+            shown.append(f"{device}: {', '.join(parts)}")
     return "; ".join(shown) or "not measured yet"
 
 
