@@ -251,6 +251,51 @@ def test_results_go_where_they_are_welcome() -> None:
     assert not nan[~outside.to(DEVICE)].isnan().any()
 
 
+STRIDE = 2**30 + 8  # of rows: the third begins past what 32 bits address
+
+
+def far_apart(values: Tensor) -> Tensor:
+    """The same rows `[1, 3, ...]` far apart in memory, of which three pages are ever touched."""
+    memory = torch.empty(2 * STRIDE + values[0, 0].numel(), dtype=values.dtype, device=DEVICE)
+    inner = values.stride()[2:]
+    return memory.as_strided(values.shape, (3 * STRIDE, STRIDE, *inner)).copy_(values)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "layer_norm_modulate", "head"])
+def test_addresses_take_64_bits(name: str) -> None:
+    x, *rest = ROW_OPS[name](Make(torch.float32, batch=1), 3, 64)
+    op = getattr(fused(), name)
+    assert torch.equal(op(far_apart(x), *rest), op(x, *rest))
+
+
+def test_addresses_of_residuals_take_64_bits() -> None:
+    ops, make = fused(), Make(torch.float32, batch=1)
+    x, branch = make.rows(3, 64), make.rows(3, 64)
+    gate, shift, scale = (make.vector(64) for _ in range(3))
+    near = ops.gate_residual_layer_norm_modulate(x, branch, gate, shift, scale)
+    out = far_apart(x)
+    assert torch.equal(ops.gate_residual(x, far_apart(branch), gate, out=out), near[0])
+    pair = far_apart(branch), out
+    far = ops.gate_residual_layer_norm_modulate(far_apart(x), branch, gate, shift, scale, out=pair)
+    assert all(torch.equal(*both) for both in zip(far, near, strict=True))
+
+
+def test_addresses_in_place_take_64_bits() -> None:
+    from disca_rt.kernels.gelu_tanh import gelu_tanh_
+
+    make = Make(torch.float32, batch=1)
+    heads = make.randn(1, 3, 4, 16)
+    angles = make.randn(2, 8)
+    tables = make.randn(16), make.randn(16), angles.cos(), angles.sin()
+    far = fused().rms_norm_rope(far_apart(heads), *tables)
+    assert torch.equal(far, fused().rms_norm_rope(heads.clone(), *tables))
+    rows = heads.flatten(2)
+    far = far_apart(rows)
+    gelu_tanh_(rows)
+    gelu_tanh_(far)
+    assert torch.equal(far, rows)
+
+
 def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
     from disca_rt.kernels.gelu_tanh import gelu_tanh_
 
