@@ -14,7 +14,8 @@ import torch
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import LaunchConfig, default_config, read_table
-from disca_rt.kernels.workload import REAL, Call, Shapes, calls, shard
+from disca_rt.kernels.tune import GEMMS
+from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
 
 from .harness import Record, read_records
 
@@ -31,10 +32,11 @@ GEMMs are the library's: what surrounds them is arranged so that nothing is conc
 and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
 the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
 
-Training is refused by these ops, in both modes of differentiation: it takes the reference ops.
+Training is refused by these ops, in both modes of differentiation: it takes the reference ops. What
+a policy that reuses residuals needs is `gate_residual` with a gate of one.
 """
 
-HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction of copy bandwidth")
+HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction")
 
 
 def page(records: Sequence[Record]) -> str:
@@ -62,7 +64,7 @@ def _on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def _units(call: Call, shapes: Shapes) -> str:
     if not call.minimum_bytes:
-        return "a product"
+        return "GEMM"
     units = call.minimum_bytes / (2 * shapes.tokens * shapes.hidden)
     return f"{units:.2g} U" if units >= 0.1 else f"{call.minimum_bytes / 1e6:.0f} MB"
 
@@ -77,6 +79,8 @@ def _launch(op: str, call: Call) -> str:
             shown[device] = entry if isinstance(entry, str) else _config(LaunchConfig(*entry))
     if shown:
         return "; ".join(f"{device}: {entry}" for device, entry in shown.items())
+    if op in GEMMS:
+        return "the library's"
     choice = default(op, call.width)
     return f"default: {choice if isinstance(choice, str) else _config(choice)}"
 
@@ -101,14 +105,13 @@ def _measured(op: str, records: Sequence[Record]) -> str:
     for device in dict.fromkeys(record.device for record in records):
         parts = []
         for shapes, label in ((one, "1 rank"), (shard(one, 8), "8 ranks")):
-            ratios = [
-                record.ratio
-                for record in records
-                if (record.device, record.benchmark) == (device, f"{op}, {shapes.name}")
-                and record.contender == "ours"
-            ]
-            if ratios:
-                parts.append(f"{1 / ratios[-1]:.2f} ({label})")
+            for record in records:
+                if (record.device, record.benchmark) != (device, f"{op}, {shapes.name}"):
+                    continue
+                if record.contender.startswith("ours"):
+                    name = record.contender.removeprefix("ours").strip(", ")
+                    what = ", ".join(part for part in (name, label) if part)
+                    parts.append(f"{1 / record.ratio:.2f} ({what})")
         if parts:
             shown.append(f"{device}: {', '.join(parts)}")
     return "; ".join(shown) or "not measured yet"
@@ -116,7 +119,10 @@ def _measured(op: str, records: Sequence[Record]) -> str:
 
 def _note(records: Sequence[Record]) -> str:
     if records:
-        return "Fractions are of a device copy in the same run; the goal is 0.90.\n"
+        return (
+            "Fractions are of a device copy in the same run, the goal 0.90; of products, of the "
+            "time of the same with a concatenation (`linear_gelu`: without GELU).\n"
+        )
     return (
         "No GPU has run these yet. On a machine with one, `disca-rt tune` writes the launch table, "
         "`python -m bench.run --device cuda` the results, and `python -m bench.kernel_page` this "
@@ -126,9 +132,11 @@ def _note(records: Sequence[Record]) -> str:
 
 def _about(op: str) -> str:
     """The op's specification where the row has it, then what the kernel's file adds."""
-    own = inspect.cleandoc(import_module(f"disca_rt.kernels.{op}").__doc__ or "").split("\n\n")
-    specified = inspect.getdoc(getattr(reference, op, None)) if hasattr(reference, op) else None
-    return "\n\n".join([*([specified] if specified else []), *own, f"`kernels/{op}.py`"])
+    module = inspect.getmodule(inspect.unwrap(implementation(op)))
+    own = inspect.cleandoc(module.__doc__ or "")
+    specified = inspect.getdoc(getattr(reference, op)) if hasattr(reference, op) else None
+    path = f"`kernels/{module.__name__.rpartition('.')[2]}.py`"
+    return "\n\n".join([*([specified] if specified else []), own, path])
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

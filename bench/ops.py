@@ -1,8 +1,8 @@
 """Every fused op against a copy of as many bytes, eager PyTorch, torch.compile and public kernels.
 
 The baseline is a device copy that moves the fewest bytes the op can move, so a ratio is the inverse
-of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. `linear_gelu` is a product; its
-baseline is the same product without GELU.
+of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. Of products the baseline is the
+same with a concatenation, or, of `linear_gelu`, without GELU.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +39,18 @@ EAGER: dict[str, Callable[..., Any]] = {
     "rms_norm_rope_send": _send,
 }
 """Of the ops that are in no row; the others' are the reference's."""
+
+
+def _pair(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(torch.cat([first, second], dim=-1), weight, bias)
+
+
+CONCATENATED: dict[str, Callable[..., Tensor]] = {
+    "joint_linear": reference.joint_linear,
+    "pair_linear": _pair,
+    "fuse_cached": lambda *args: F.silu(_pair(*args)),
+}
+"""Products as others compute them: one, over a concatenation or into one."""
 
 
 def comparisons(device: torch.device, shapes: Iterable[Shapes]) -> Iterator[tuple[str, Build]]:
@@ -104,9 +116,19 @@ def _moved(call: Call, device: torch.device) -> list[Contender]:
 
 
 def _product(call: Call) -> list[Contender]:
-    """What arithmetic limits: GELU in the product's epilogue and after it, against no GELU."""
+    """What arithmetic limits, against the same with a concatenation, or without its GELU."""
+    if call.op in CONCATENATED:
+        eager, ours = CONCATENATED[call.op], implementation(call.op)
+        flops = call_flops(call)
+        return [
+            Contender("concatenated", partial(eager, *call.args), flops),
+            Contender("ours", partial(ours, *call.args), flops, goal=1.0),
+            Contender(
+                "torch.compile", partial(torch.compile(eager, dynamic=False), *call.args), flops
+            ),
+        ]
     x, weight, bias = call.args
-    flops = 2 * x.numel() * len(weight)
+    flops = call_flops(call)
 
     def forced(variant: str) -> object:
         with trying(call.op, variant):
@@ -118,3 +140,12 @@ def _product(call: Call) -> list[Contender]:
         Contender("ours, epilogue", partial(forced, "epilogue"), flops),
         Contender("eager PyTorch", lambda: reference.linear_gelu(x, weight, bias), flops),
     ]
+
+
+def call_flops(call: Call) -> int:
+    """Of a product's call: two per multiply-add."""
+    rows = [each for each in call.args if each.ndim == 3]
+    weights = [each for each in call.args if each.ndim == 2]
+    if call.op == "joint_linear":
+        return sum(2 * x.numel() * len(w) for x, w in zip(rows, weights, strict=True))
+    return sum(2 * x.numel() * len(weights[0]) for x in rows)

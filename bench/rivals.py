@@ -1,6 +1,6 @@
 """The best public kernels for single ops, where they are installed. Facts of their interfaces only.
 
-Each takes the arguments of our op and returns what runs theirs; None where it is not installed.
+Each takes the arguments of our op and returns what runs theirs.
 """
 
 from collections.abc import Callable
@@ -69,11 +69,14 @@ RIVALS: dict[str, dict[str, Callable[[], Rival]]] = {
 
 
 def rivals(op: str, args: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
-    """By name: what runs the installed rivals of `op` on `args`."""
+    """By name: what runs the rivals of `op` on `args`; one that is missing or fails is reported."""
     found = {}
     for name, load in RIVALS.get(op, {}).items():
         try:
-            found[name] = load()(*args)
-        except ImportError:
+            run = load()(*args)
+            run()
+        except Exception as error:  # theirs: whatever it is, the others are still measured
+            print(f"{op}: no {name} ({type(error).__name__}: {error})", flush=True)
             continue
+        found[name] = run
     return found

@@ -12,7 +12,7 @@ OP = "euler_step"
 DEFAULT = LaunchConfig(rows=1, num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["dt_ptr"])  # an element of a table of steps
 def _euler_step_kernel(
     latents_ptr,
     patches_ptr,
@@ -64,7 +64,10 @@ def euler_step_into(
 ) -> None:
     batch, channels = latents.shape[:2]
     columns = channels * patch[0] * patch[1] * patch[2]
-    check_rows(OP, latents=latents, patches=patches, dt=dt.reshape(1))
+    check_rows(OP, latents=latents, patches=patches, dt=dt.reshape(1), out=out)
+    check_shape(OP, "out", out, latents.shape)
+    if uncond is not None:
+        check_rows(OP, patches=patches, uncond=uncond)
     check_shape(OP, "latents", latents, (batch, channels, *(g * p for g, p in zip(grid, patch))))  # noqa: B905
     for name, tensor in {"patches": patches, "uncond": uncond}.items():
         if tensor is not None:
@@ -72,7 +75,7 @@ def euler_step_into(
     for name, tensor in {"latents": latents, "patches": patches, "uncond": uncond}.items():
         if tensor is not None and not tensor.is_contiguous():
             raise ValueError(f"{OP}: {name} must be contiguous")
-    if latents.dtype != torch.float32 or dt.dtype != torch.float32:
+    if not latents.dtype == dt.dtype == out.dtype == torch.float32:
         raise ValueError(f"{OP}: latents and dt must be fp32, got {latents.dtype}, {dt.dtype}")
     if latents.numel() == 0:
         return
@@ -106,6 +109,7 @@ def euler_step(
     grid: tuple[int, int, int],
     patch: tuple[int, int, int],
 ) -> Tensor:
+    latents = latents.contiguous()
     out = torch.empty_like(latents)
     euler_step_into(latents, patches, uncond, scale, dt, list(grid), list(patch), out)
     return out

@@ -34,7 +34,8 @@ def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: 
     if not (factors.is_contiguous() and newest.is_contiguous()) or factors.dtype != newest.dtype:
         raise ValueError(f"{OP}: factors and newest must be contiguous and of one dtype")
     if not 1 <= known <= min(MAX_KNOWN, len(factors)):
-        raise ValueError(f"{OP}: known must be from 1 to {len(factors)}, got {known}")
+        most = min(MAX_KNOWN, len(factors))
+        raise ValueError(f"{OP}: known must be from 1 to {most}, got {known}")
     if newest.numel() == 0:
         return
     config = launch_config(OP, SPAN, newest.device, DEFAULT)

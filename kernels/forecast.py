@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import SPAN, LaunchConfig, cdiv, check_rows, launch, launch_config
+from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
 OP = "forecast"
@@ -33,6 +33,7 @@ def _forecast_kernel(
 @register_op(mutates=["out"])
 def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> None:
     check_rows(OP, factors=factors, out=out)
+    check_shape(OP, "out", out, factors.shape[1:])
     if not (factors.is_contiguous() and out.is_contiguous()):
         raise ValueError(f"{OP}: factors and out must be contiguous")
     if not 1 <= len(coefficients) <= min(MAX_TERMS, len(factors)):

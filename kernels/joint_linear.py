@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .registration import refuse_derivatives
+
 
 def joint_linear(
     img: Tensor,
@@ -12,6 +14,7 @@ def joint_linear(
     txt_weight: Tensor,
     txt_bias: Tensor,
 ) -> Tensor:
+    refuse_derivatives("joint_linear", (img, txt, img_weight, img_bias, txt_weight, txt_bias))
     batch, img_len, _ = img.shape
     shape = (batch, img_len + txt.shape[1], len(img_weight))
     out = torch.empty(shape, dtype=img.dtype, device=img.device)

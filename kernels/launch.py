@@ -33,7 +33,7 @@ Choice = LaunchConfig | str
 Table = dict[str, dict[str, dict[str, list[int] | str]]]
 """`{device: {op: {width: [rows, num_warps] or variant}}}`."""
 
-_tried: dict[str, Choice] = {}  # by op, instead of the table's; see `trying`
+_tried: dict[str, Choice | None] = {}  # by op, instead of the table's; see `trying`
 
 
 def launch_config(
@@ -49,8 +49,11 @@ def measured_choice(op: str, width: int, device: torch.device) -> Any:
 
 
 @contextmanager
-def trying(op: str, choice: Choice) -> Iterator[None]:
-    """Within, `op` is launched with `choice` at every width: for measuring, not for threads."""
+def trying(op: str, choice: Choice | None) -> Iterator[None]:
+    """Within, `op` is launched with `choice` at every width; None: as by the table.
+
+    For measuring: what is tried is global, not a thread's.
+    """
     _tried[op] = choice
     try:
         yield

@@ -45,6 +45,7 @@ def layer_norm_into(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Non
     check_rows("layer_norm", x=x, weight=weight, bias=bias, out=out)
     check_shape("layer_norm", "weight", weight, (width,))
     check_shape("layer_norm", "bias", bias, (width,))
+    check_shape("layer_norm", "out", out, x.shape)
     if x.numel() == 0:
         return
     config = launch_config("layer_norm", width, x.device)

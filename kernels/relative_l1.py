@@ -55,6 +55,7 @@ def _ratio_kernel(sums_ptr, out_ptr, PROGRAMS, BLOCK: tl.constexpr):
 def relative_l1_into(x: Tensor, reference: Tensor, out: Tensor) -> None:
     check_rows(OP, x=x, reference=reference)
     check_shape(OP, "reference", reference, x.shape)
+    check_shape(OP, "out", out, ())
     if not (x.is_contiguous() and reference.is_contiguous()):
         raise ValueError(f"{OP}: x and reference must be contiguous")
     if x.numel() == 0:

@@ -4,6 +4,7 @@ Works on any strided view `[B, S, H, D]`: the q or k of packed QKV, or a tensor 
 maths is one Triton function that `rms_norm_rope_send` shares.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -68,8 +69,8 @@ def _rms_norm_rope_kernel(
     batch = tl.program_id(1).to(tl.int64)
     heads = tl.arange(0, BLOCK_H)
     cols = tl.arange(0, BLOCK_D)
-    head_offsets = heads[:, None] * stride_xh + cols[None, :]
-    for index in tl.static_range(BLOCK_M):
+    head_offsets = heads.to(tl.int64)[:, None] * stride_xh + cols[None, :]
+    for index in range(BLOCK_M):
         row = (tl.program_id(0) * BLOCK_M + index).to(tl.int64)
         mask = (heads < tl.where(row < S, H, 0))[:, None] & (cols < D)[None, :]
         x_ptrs = x_ptr + batch * stride_xb + row * stride_xs + head_offsets
@@ -131,14 +132,15 @@ def check_rope(
     width = x.shape[3]
     if width % 2:
         raise ValueError(f"{op}: the head width must be even, got {width}")
-    check_rows(op, x=x, img_weight=img_weight, txt_weight=txt_weight)
+    tables = {"freqs_cos": freqs_cos, "freqs_sin": freqs_sin}
+    check_rows(op, x=x, img_weight=img_weight, txt_weight=txt_weight, **tables)
     check_shape(op, "img_weight", img_weight, (width,))
     check_shape(op, "txt_weight", txt_weight, (width,))
     if len(freqs_cos) > x.shape[1]:
         raise ValueError(f"{op}: {len(freqs_cos)} rows of tables for {x.shape[1]} tokens")
-    for name, table in (("freqs_cos", freqs_cos), ("freqs_sin", freqs_sin)):
+    for name, table in tables.items():
         check_shape(op, name, table, (len(freqs_cos), width // 2))
-        if not table.is_contiguous() or table.element_size() != 4:
+        if not table.is_contiguous() or table.dtype != torch.float32:
             raise ValueError(f"{op}: {name} must be contiguous fp32, got {table.dtype}")
 
 

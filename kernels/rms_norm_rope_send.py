@@ -43,11 +43,11 @@ def _rms_norm_rope_send_kernel(
     # Of each head: the first head of the rank that gets it, and how many that rank gets.
     first = tl.load(starts_ptr + heads, mask=valid, other=0).to(tl.int64)
     count = tl.load(starts_ptr + H + heads, mask=valid, other=0).to(tl.int64)
-    for index in tl.static_range(BLOCK_M):
+    for index in range(BLOCK_M):
         row = (tl.program_id(0) * BLOCK_M + index).to(tl.int64)
         mask = (heads < tl.where(row < S, H, 0))[:, None] & (cols < D)[None, :]
         x_ptrs = x_ptr + batch * stride_xb + row * stride_xs
-        x_ptrs = x_ptrs + heads[:, None] * stride_xh + cols[None, :]
+        x_ptrs = x_ptrs + heads.to(tl.int64)[:, None] * stride_xh + cols[None, :]
         out = norm_and_rotate(
             x_ptrs,
             mask,
@@ -80,6 +80,8 @@ def rms_norm_rope_send_into(
     check_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin)
     check_rows(OP, x=x, out=out)
     check_shape(OP, "starts", starts, (2, heads))
+    if starts.dtype != torch.int32 or not starts.is_contiguous() or starts.device != x.device:
+        raise ValueError(f"{OP}: starts must be contiguous int32 on {x.device}")
     check_shape(OP, "out", out, (x.numel(),))
     if x.numel() == 0:
         return

@@ -5,6 +5,7 @@ Knows candidates and winners; what is called comes from `workload`, the clock fr
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from .launch import Choice, LaunchConfig, next_power_of_2, trying
 from .linear_gelu import VARIANTS
 from .workload import Call, Make, Shapes, calls, implementation
 
+GEMMS = "joint_linear", "pair_linear", "fuse_cached"
 ROWS = 1, 2, 4, 8, 16, 32, 64, 128
 WARPS = 1, 2, 4, 8, 16
 PER_THREAD = range(4, 65)  # elements of a tile: fewer wastes threads, more spills
@@ -33,7 +35,9 @@ class Measured(NamedTuple):
 
 
 def candidates(op: str, width: int) -> list[Choice]:
-    """What `op` may be launched with at `width`."""
+    """What `op` may be launched with at `width`; nothing where it is the library's GEMMs alone."""
+    if op in GEMMS:
+        return []
     if op == "linear_gelu":
         return list(VARIANTS)
     columns = BLOCK_K if op == "head" else next_power_of_2(width)
@@ -47,11 +51,21 @@ def candidates(op: str, width: int) -> list[Choice]:
 
 
 def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Measured]:
-    """Every op at all `shapes`, one call's tensors alive at a time."""
+    """Every op at all `shapes`, one call's tensors alive at a time.
+
+    GELU after a product is measured as it will be launched: with the best of its own candidates.
+    """
     for each in shapes:
+        gelu: Choice | None = None
         for op, make_call in calls(each, make).items():
             call = make_call()
-            yield Measured(op, each.name, call.width, dict(_timed(call, clock)))
+            if not candidates(op, call.width):
+                continue
+            with trying("gelu_tanh", gelu) if op == "linear_gelu" else nullcontext():
+                measured = Measured(op, each.name, call.width, dict(_timed(call, clock)))
+            if op == "gelu_tanh":
+                gelu = best([measured])
+            yield measured
 
 
 def _timed(call: Call, clock: Clock) -> Iterator[tuple[Choice | None, float]]:

@@ -85,10 +85,13 @@ def calls(
         return make(1, 6 * s.hidden, dtype=dtype).chunk(6, dim=-1)[:count]
 
     def rope() -> tuple[Tensor, ...]:
-        packed = make(1, s.tokens, 3, s.heads, width, dtype=dtype)
+        x = make(1, s.tokens, s.heads, width, dtype=dtype)
         norms = make(width, dtype=dtype), make(width, dtype=dtype)
         tables = make(s.img, width // 2, dtype=fp32), make(s.img, width // 2, dtype=fp32)
-        return (packed[:, :, 0], *norms, *tables)
+        return (x, *norms, *tables)
+
+    def linear(fan_in: int, fan_out: int = s.hidden) -> tuple[Tensor, Tensor]:
+        return make(fan_out, fan_in, dtype=dtype), make(fan_out, dtype=dtype)
 
     def head() -> tuple[Tensor, ...]:
         x = tokens()[:, : s.img]
@@ -125,13 +128,21 @@ def calls(
         "gelu_tanh": (SPAN, lambda: (tokens(4),), 8 * rows),
         "linear_gelu": (
             4 * s.hidden,
+            lambda: (tokens(), *linear(s.hidden, 4 * s.hidden)),
+            0,
+        ),
+        "joint_linear": (
+            s.hidden,
             lambda: (
-                tokens(),
-                make(4 * s.hidden, s.hidden, dtype=dtype),
-                make(4 * s.hidden, dtype=dtype),
+                tokens()[:, : s.img],
+                tokens()[:, s.img :],
+                *linear(s.hidden),
+                *linear(s.hidden),
             ),
             0,
         ),
+        "pair_linear": (5 * s.hidden, lambda: (tokens(), tokens(4), *linear(5 * s.hidden)), 0),
+        "fuse_cached": (2 * s.hidden, lambda: (tokens(), tokens(), *linear(2 * s.hidden)), 0),
         "head": (s.hidden, head, s.img * (s.hidden + columns) * size),
         "euler_step": (SPAN, euler, latents * (4 + 4 + 2 * size)),
         "relative_l1": (SPAN, lambda: (tokens(), tokens()), 2 * rows),

@@ -17,6 +17,8 @@ from ..models.blocks import BlockContext, run_blocks
 from ..schedule import Step
 from .policy import StepKind
 
+MAX_ORDER = 3  # of the fused ops
+
 
 @dataclass
 class TaylorState:
@@ -38,8 +40,8 @@ class TaylorPolicy:
     schedule_known = True
 
     def __init__(self, ops: Ops, max_order: int = 1) -> None:
-        if max_order < 0:
-            raise ValueError(f"max_order must be at least 0, got {max_order}")
+        if not 0 <= max_order <= MAX_ORDER:
+            raise ValueError(f"max_order must be from 0 to {MAX_ORDER}, got {max_order}")
         self.ops, self.max_order = ops, max_order
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> TaylorState:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "and as one of eight ranks. Replaces this device's part of the launch table.",
     )
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1")
-    parser.add_argument("--out", type=Path, help="the table to write; default: the package's own")
+    parser.add_argument("--out", type=Path, help="a table to write instead of the package's own")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
     clock = _once if args.dry_run else _benched
-    with torch.inference_mode():
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), current:
         measured = list(_reported(measure(shapes, make, clock)))
     if args.dry_run:
         return

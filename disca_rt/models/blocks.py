@@ -30,7 +30,8 @@ class BlockContext(NamedTuple):
 Branches = Callable[[str, Callable[[], Tensor]], Tensor]
 """Called as `branches(name, compute)` for each branch, the tensor before its gate.
 
-Returns `compute()`, or something in its place; then `compute` never runs.
+Returns `compute()`, or something in its place; then `compute` never runs. What is returned is read
+until the next block has begun, or the tokens are settled.
 """
 
 

@@ -13,7 +13,10 @@ from ..kernels.ops import Ops
 
 
 class Part(NamedTuple):
-    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is to be added where there is one."""
+    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is to be added where there is one.
+
+    Where image and text are parts of their own, each has a branch once a block has run.
+    """
 
     x: Tensor
     branch: Tensor | None = None
@@ -36,6 +39,7 @@ def settle(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
     """Joint tokens `[B, S, C]`, every sum taken; `out` is where they would be welcome (a hint)."""
     if len(stream) == 1:
         return _sum(stream[0], ops, out)
+    assert all(part.branch is not None for part in stream)
     if out is None:
         out = _joint_buffer(stream, ops)
     sums = [_sum(part, ops, rows) for part, rows in zip(stream, _rows(stream, out), strict=True)]
@@ -53,6 +57,7 @@ def enter_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple
     """`enter` of all rows, joint."""
     if len(stream) == 1:
         return enter(stream[0], shift, scale, ops)
+    assert all(part.branch is not None for part in stream)
     joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     entered = [

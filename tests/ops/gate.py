@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ops.real_launches import Launch, recorded
+from ops.real_launches import Launch, recorded, variants
 
 ARCHITECTURES = 80, 90, 100
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -43,7 +43,7 @@ def _spilling_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
 def planted() -> Launch:
     x = torch.empty(16384, dtype=torch.float32, device="meta")
     options = {"BLOCK": 16384, "num_warps": 1}
-    return Launch("planted spill", "none", _spilling_kernel, (x, x), options)
+    return Launch("planted spill", "none", torch.float32, _spilling_kernel, (x, x), options)
 
 
 def compiled(launch: Launch, architecture: int) -> Any:
@@ -58,7 +58,9 @@ def compiled(launch: Launch, architecture: int) -> Any:
         if name in constant or value is None or (type(value) is int and value == 1):
             signature[name], constants[(index,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(index,)] = TYPES[value.dtype], ALIGNMENT
+            signature[name] = TYPES[value.dtype]
+            if not launch.kernel.params[index].do_not_specialize_on_alignment:
+                attributes[(index,)] = ALIGNMENT
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
@@ -78,7 +80,7 @@ def measured(kernel: Any) -> dict[str, int]:
         usage = _tool("cuobjdump", "-res-usage", file.name)
         code = _tool("cuobjdump", "-sass", file.name)
     numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    loads = re.findall(r"\bLDG\.E\S*", code)
+    loads = re.findall(r"\b(?:LDG|LDGSTS)\.E\S*", code)
     stores = re.findall(r"\bSTG\.E\S*", code)
     return {
         "registers": numbers["REG"],
@@ -103,6 +105,8 @@ def report(launches: Iterable[Launch]) -> list[dict[str, Any]]:
             "op": launch.op,
             "shapes": launch.shapes,
             "kernel": launch.kernel.__name__,
+            "file": launch.kernel.fn.__module__.rpartition(".")[2],
+            "dtype": str(launch.dtype).removeprefix("torch."),
             "architecture": architecture,
             **measured(compiled(launch, architecture)),
         }
@@ -113,6 +117,6 @@ def report(launches: Iterable[Launch]) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     with Path(sys.argv[1]).open("w") as file:
-        for launch in (planted(), *recorded()):
+        for launch in (planted(), *recorded(), *variants()):
             for line in report([launch]):
                 print(json.dumps(line), file=file, flush=True)
