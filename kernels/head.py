@@ -22,7 +22,7 @@ from .registration import register_op
 from .row_norm import NORM_EPS
 
 OP = "head"
-BLOCK_K = 64
+BLOCK_K = 64  # columns at a time of 16-bit tokens; fp32 has no room for more than a quarter
 MIN_DOT = 16  # columns of a matrix product, at least
 DEFAULT = LaunchConfig(rows=64, num_warps=4)
 
@@ -119,7 +119,7 @@ def head_into(
         N=outs,
         BLOCK_M=config.rows,
         BLOCK_N=max(MIN_DOT, next_power_of_2(outs)),
-        BLOCK_K=BLOCK_K,
+        BLOCK_K=BLOCK_K if x.element_size() == 2 else BLOCK_K // 4,
         num_warps=config.num_warps,
         on=x,
     )

@@ -28,8 +28,9 @@ BUDGETS = {
     "_rms_norm_rope_send_kernel": (64, 1024),
     "_gelu_tanh_kernel": (48, 0),
     "_head_kernel": (160, 65536),
+    "_head_kernel float32": (240, 32768),  # products in fp32 by multiply-add, not by tensor core
     "_euler_step_kernel": (48, 0),
-    "_partial_sums_kernel": (64, 64),
+    "_partial_sums_kernel": (80, 64),
     "_ratio_kernel": (48, 64),
     "_finite_differences_kernel": (48, 0),
     "_forecast_kernel": (48, 0),
@@ -37,7 +38,7 @@ BUDGETS = {
 # Accesses narrower than 16 bytes that remain, and why.
 NARROW_LOADS = {
     "_rms_norm_rope_kernel": 2,  # 1.5's tables: half a row of fp32 per thread
-    "_rms_norm_rope_send_kernel": 6,  # those, and the heads' places
+    "_rms_norm_rope_send_kernel": 8,  # those, and the heads' places
     "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
     "_ratio_kernel": 16,  # a few sums
     "_head_kernel": 8,  # shift, scale and bias
@@ -62,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def excesses(line: dict[str, Any]) -> list[str]:
     """What a kernel takes beyond its budget."""
     kernel = line["kernel"]
-    registers, shared = BUDGETS.get(kernel, (64, 0))
+    registers, shared = BUDGETS.get(f"{kernel} {line['dtype']}") or BUDGETS.get(kernel, (64, 0))
     found = {
         "registers": line["registers"] - registers,
         "shared memory": line["shared"] - shared,
@@ -81,7 +82,8 @@ def test_every_kernel_is_within_its_budget(report: list[dict[str, Any]]) -> None
 
 def test_every_kernel_is_compiled_for_every_architecture(report: list[dict[str, Any]]) -> None:
     compiled = {(line["kernel"], line["architecture"]) for line in report}
-    assert compiled >= {(kernel, a) for kernel in BUDGETS for a in ARCHITECTURES}
+    kernels = {name.split()[0] for name in BUDGETS}
+    assert compiled >= {(kernel, a) for kernel in kernels for a in ARCHITECTURES}
     files = {path.stem: path.read_text() for path in (ROOT / "kernels").glob("*.py")}
     with_kernel = {stem for stem, text in files.items() if "@triton.jit" in text}
     real = [line for line in report if line["op"] != "planted spill"]
