@@ -1,0 +1,166 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace disca_rt {
+namespace {
+
+// Part `index` of `count` in `parts` nearly equal ones: sizes differ by one at most.
+Span part(int64_t count, int64_t parts, int64_t index) {
+  return {count * index / parts, count * (index + 1) / parts};
+}
+
+// The same with the larger parts where the others are small, so that two streams even out.
+Span part_from_end(int64_t count, int64_t parts, int64_t index) {
+  const Span mirrored = part(count, parts, parts - 1 - index);
+  return {count - mirrored.stop, count - mirrored.start};
+}
+
+// The largest divisor of `ranks` that fits `heads` and a node.
+int64_t largest_ulysses_degree(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
+  const int64_t most = std::min(heads, ranks_per_node > 0 ? ranks_per_node : ranks);
+  for (int64_t degree = std::min(ranks, most); degree > 1; --degree) {
+    if (ranks % degree == 0) return degree;
+  }
+  return 1;
+}
+
+// A ring of single ranks moves all keys and values through every rank: no plan of ours.
+bool is_legal(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
+  return ranks == 1 || largest_ulysses_degree(ranks, heads, ranks_per_node) > 1;
+}
+
+std::string joined(const std::vector<int64_t>& values) {
+  std::ostringstream text;
+  for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "") << values[i];
+  return text.str();
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+void check_positive(const char* name, int64_t value, int64_t least) {
+  if (value < least) {
+    std::ostringstream text;
+    text << name << " must be at least " << least << ", got " << value;
+    refuse(text.str());
+  }
+}
+
+void check_counts(const Request& request) {
+  check_positive("img_tokens", request.img_tokens, 1);
+  check_positive("txt_tokens", request.txt_tokens, 0);
+  check_positive("heads", request.heads, 1);
+  check_positive("ranks", request.ranks, 1);
+  check_positive("ranks_per_node", request.ranks_per_node, 0);
+  check_positive("ulysses_degree", request.ulysses_degree, 0);
+  check_positive("head_chunks", request.head_chunks, 1);
+  if (request.ranks > request.img_tokens) {
+    std::ostringstream text;
+    text << "ranks must be at most the " << request.img_tokens << " image tokens, got "
+         << request.ranks;
+    refuse(text.str());
+  }
+}
+
+int64_t chosen_ulysses_degree(const Request& request) {
+  const int64_t asked = request.ulysses_degree;
+  if (asked == 0) {
+    if (!is_legal(request.ranks, request.heads, request.ranks_per_node)) {
+      std::ostringstream text;
+      text << "ranks " << request.ranks << " have no common divisor with " << request.heads
+           << " heads to share; legal numbers are "
+           << joined(legal_world_sizes(request.heads, request.ranks_per_node, 2 * request.ranks));
+      refuse(text.str());
+    }
+    return largest_ulysses_degree(request.ranks, request.heads, request.ranks_per_node);
+  }
+  if (asked > request.heads || request.ranks % asked != 0) {
+    std::vector<int64_t> legal;
+    for (int64_t degree = 1; degree <= std::min(request.heads, request.ranks); ++degree) {
+      if (request.ranks % degree == 0) legal.push_back(degree);
+    }
+    std::ostringstream text;
+    text << "ulysses_degree must divide the " << request.ranks << " ranks and be at most the "
+         << request.heads << " heads, got " << asked << "; legal are " << joined(legal);
+    refuse(text.str());
+  }
+  return asked;
+}
+
+}  // namespace
+
+Plan::Plan(const Request& request) : request_(request) {
+  check_counts(request);
+  ulysses_ = chosen_ulysses_degree(request);
+  chunks_ = std::min(request.head_chunks, request.heads / ulysses_);
+}
+
+std::vector<int64_t> Plan::members(int64_t group) const {
+  std::vector<int64_t> ranks;
+  for (int64_t i = 0; i < ulysses_; ++i) ranks.push_back(group * ulysses_ + i);
+  return ranks;
+}
+
+Shard Plan::shard(int64_t rank) const {
+  return {part(request_.img_tokens, request_.ranks, rank),
+          part_from_end(request_.txt_tokens, request_.ranks, rank)};
+}
+
+Span Plan::heads(int64_t rank) const { return part(request_.heads, ulysses_, rank % ulysses_); }
+
+Span Plan::heads(int64_t rank, int64_t chunk) const {
+  const Span all = heads(rank);
+  const Span within = part(all.size(), chunks_, chunk);
+  return {all.start + within.start, all.start + within.stop};
+}
+
+int64_t Plan::group_tokens(int64_t group) const {
+  int64_t tokens = 0;
+  for (const int64_t rank : members(group)) tokens += shard(rank).tokens();
+  return tokens;
+}
+
+std::vector<int64_t> Plan::send_rows(int64_t rank, int64_t chunk) const {
+  std::vector<int64_t> rows;
+  for (const int64_t peer : members(group_of(rank))) {
+    rows.push_back(shard(rank).tokens() * heads(peer, chunk).size());
+  }
+  return rows;
+}
+
+std::vector<int64_t> Plan::receive_rows(int64_t rank, int64_t chunk) const {
+  std::vector<int64_t> rows;
+  for (const int64_t peer : members(group_of(rank))) {
+    rows.push_back(shard(peer).tokens() * heads(rank, chunk).size());
+  }
+  return rows;
+}
+
+int64_t Plan::largest_send_rows() const {
+  int64_t largest = 0;
+  for (int64_t rank = 0; rank < request_.ranks; ++rank) {
+    largest = std::max(largest, shard(rank).tokens() * request_.heads);
+  }
+  return largest;
+}
+
+int64_t Plan::largest_receive_rows() const {
+  int64_t largest = 0;
+  for (int64_t rank = 0; rank < request_.ranks; ++rank) {
+    largest = std::max(largest, group_tokens(group_of(rank)) * heads(rank).size());
+  }
+  return largest;
+}
+
+std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most) {
+  std::vector<int64_t> sizes;
+  for (int64_t ranks = 1; ranks <= most; ++ranks) {
+    if (is_legal(ranks, heads, ranks_per_node)) sizes.push_back(ranks);
+  }
+  return sizes;
+}
+
+}  // namespace disca_rt

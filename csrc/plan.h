@@ -1,0 +1,79 @@
+// Who holds which tokens and heads, and who sends how much to whom: pure arithmetic.
+//
+// Sequence parallelism trades tokens for heads around attention (Ulysses, arXiv 2309.14509): a rank
+// has a share of the tokens with all heads, sends each other rank that one's heads of them, and gets
+// all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass keys and
+// values around a ring of groups (arXiv 2310.01889). A plan follows from its request alone, so all
+// ranks have the same without a word between them. Knows no tensors, streams or processes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace disca_rt {
+
+// Half-open.
+struct Span {
+  int64_t start = 0;
+  int64_t stop = 0;
+  int64_t size() const { return stop - start; }
+};
+
+// What is divided among how many. Zero means: as the plan sees fit.
+struct Request {
+  int64_t img_tokens = 0;
+  int64_t txt_tokens = 0;
+  int64_t heads = 0;
+  int64_t ranks = 1;
+  int64_t ranks_per_node = 0;  // Ulysses stays inside a node; 0: all are in one
+  int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this
+  int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
+};
+
+// A rank's part of both streams. Its joint tokens are these image rows, then these text rows.
+struct Shard {
+  Span img;
+  Span txt;
+  int64_t tokens() const { return img.size() + txt.size(); }
+};
+
+class Plan {
+ public:
+  // std::invalid_argument names what is illegal, and the world sizes that are not.
+  explicit Plan(const Request& request);
+
+  const Request& request() const { return request_; }
+  int64_t ulysses_degree() const { return ulysses_; }
+  int64_t ring_degree() const { return request_.ranks / ulysses_; }
+  int64_t chunks() const { return chunks_; }
+
+  // Ranks of one Ulysses group are consecutive.
+  int64_t group_of(int64_t rank) const { return rank / ulysses_; }
+  std::vector<int64_t> members(int64_t group) const;
+
+  Shard shard(int64_t rank) const;
+  // All heads of `rank`, or those of one chunk of them.
+  Span heads(int64_t rank) const;
+  Span heads(int64_t rank, int64_t chunk) const;
+  // Tokens that a group has once it has exchanged: its members' shards, one after another.
+  int64_t group_tokens(int64_t group) const;
+
+  // Rows of one head each, (tokens × heads), to and from every member of the rank's group when
+  // tokens are traded for heads. The way back is the same with both exchanged.
+  std::vector<int64_t> send_rows(int64_t rank, int64_t chunk) const;
+  std::vector<int64_t> receive_rows(int64_t rank, int64_t chunk) const;
+
+  // Largest over all ranks, so that buffers are made once.
+  int64_t largest_send_rows() const;
+  int64_t largest_receive_rows() const;
+
+ private:
+  Request request_;
+  int64_t ulysses_ = 1;
+  int64_t chunks_ = 1;
+};
+
+// World sizes up to `most` that have a plan for these heads and nodes.
+std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most);
+
+}  // namespace disca_rt

@@ -1,0 +1,136 @@
+// The plan's promises over many requests: everything is somewhere once, and sends match receives.
+#include "../../csrc/plan.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+using disca_rt::Plan;
+using disca_rt::Request;
+using disca_rt::Span;
+
+namespace {
+
+int checks = 0;
+
+void check(bool holds, const char* what, int line) {
+  ++checks;
+  if (!holds) {
+    std::fprintf(stderr, "line %d: %s\n", line, what);
+    std::exit(1);
+  }
+}
+#define CHECK(condition) check((condition), #condition, __LINE__)
+
+Request request(int64_t img, int64_t txt, int64_t heads, int64_t ranks) {
+  Request made;
+  made.img_tokens = img;
+  made.txt_tokens = txt;
+  made.heads = heads;
+  made.ranks = ranks;
+  return made;
+}
+
+void everything_is_somewhere_once(const Plan& plan) {
+  const Request& asked = plan.request();
+  Span img, txt;
+  int64_t fewest = asked.img_tokens + asked.txt_tokens, most = 0;
+  for (int64_t rank = 0; rank < asked.ranks; ++rank) {
+    const auto shard = plan.shard(rank);
+    CHECK(shard.img.start == img.stop);
+    CHECK(shard.txt.start == txt.stop);
+    img = shard.img;
+    txt = shard.txt;
+    fewest = std::min(fewest, shard.tokens());
+    most = std::max(most, shard.tokens());
+  }
+  CHECK(img.stop == asked.img_tokens);
+  CHECK(txt.stop == asked.txt_tokens);
+  CHECK(most - fewest <= 1 + (asked.txt_tokens > 0));
+  for (int64_t group = 0; group < plan.ring_degree(); ++group) {
+    Span last;
+    for (const int64_t rank : plan.members(group)) {
+      CHECK(plan.group_of(rank) == group);
+      CHECK(plan.heads(rank).start == last.stop);
+      CHECK(plan.heads(rank).size() >= 1);
+      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+        const Span piece = plan.heads(rank, chunk);
+        CHECK(piece.start == last.stop);
+        CHECK(piece.size() >= 1);
+        last = piece;
+      }
+      CHECK(plan.heads(rank).stop == last.stop);
+    }
+    CHECK(last.stop == asked.heads);
+  }
+}
+
+void sends_match_receives(const Plan& plan) {
+  for (int64_t group = 0; group < plan.ring_degree(); ++group) {
+    const auto members = plan.members(group);
+    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+      for (size_t i = 0; i < members.size(); ++i) {
+        const auto sent = plan.send_rows(members[i], chunk);
+        for (size_t j = 0; j < members.size(); ++j) {
+          CHECK(sent[j] == plan.receive_rows(members[j], chunk)[i]);
+        }
+      }
+    }
+    for (const int64_t rank : members) {
+      int64_t sent = 0, received = 0;
+      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+        for (const int64_t rows : plan.send_rows(rank, chunk)) sent += rows;
+        for (const int64_t rows : plan.receive_rows(rank, chunk)) received += rows;
+      }
+      CHECK(sent == plan.shard(rank).tokens() * plan.request().heads);
+      CHECK(received == plan.group_tokens(group) * plan.heads(rank).size());
+      CHECK(sent <= plan.largest_send_rows());
+      CHECK(received <= plan.largest_receive_rows());
+    }
+  }
+}
+
+std::string refusal(const Request& asked) {
+  try {
+    Plan plan(asked);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void illegal_requests_say_what_is_legal() {
+  CHECK(refusal(request(0, 1, 8, 1)) == "img_tokens must be at least 1, got 0");
+  CHECK(refusal(request(7, 1, 8, 8)) == "ranks must be at most the 7 image tokens, got 8");
+  CHECK(refusal(request(100, 1, 3, 5)).find("legal numbers are 1, 2, 3, 4, 6, 8, 9, 10") !=
+        std::string::npos);
+  Request asked = request(100, 1, 24, 8);
+  asked.ulysses_degree = 3;
+  CHECK(refusal(asked).find("got 3; legal are 1, 2, 4, 8") != std::string::npos);
+}
+
+}  // namespace
+
+int main() {
+  for (int64_t ranks = 1; ranks <= 17; ++ranks) {
+    for (const int64_t heads : {1, 3, 8, 16, 24}) {
+      for (const int64_t img : {17, 240, 1000}) {
+        for (const int64_t txt : {0, 1, 16, 257}) {
+          for (const int64_t chunks : {1, 2, 5}) {
+            Request asked = request(img, txt, heads, ranks);
+            asked.head_chunks = chunks;
+            if (!refusal(asked).empty()) continue;
+            const Plan plan(asked);
+            everything_is_somewhere_once(plan);
+            sends_match_receives(plan);
+          }
+        }
+      }
+    }
+  }
+  const Plan plan(request(63888, 256, 24, 64));
+  CHECK(plan.ulysses_degree() == 16 && plan.ring_degree() == 4);
+  illegal_requests_say_what_is_legal();
+  std::printf("%d checks\n", checks);
+}
