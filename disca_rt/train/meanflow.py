@@ -16,11 +16,12 @@ from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
 from .draws import Draws
-from .flow import GUIDANCE_RANGE, Point, mean_square, noised, per_row, scale_to, velocity
+from .flow import GUIDANCE_RANGE, Point, noised, per_row, scale_to, velocity
 from .optimizers import make_optimizers
 from .stage import Loss
 
 Derivative = Literal["jvp", "finite-difference"]
+WEIGHT_EPS = 1e-2  # c: keeps the weight of a sample without error finite
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class MeanFlowStageConfig:
     `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
     nothing checkpointed or compiled. "finite-difference" runs anywhere, at two more forwards; it
     cannot see what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
+    `weight_power` is p of MeanFlow's weights 1/(error + c)^p (arXiv 2505.13447, eq. 22); DisCa's
+    squared error is 0.
     """
 
     run: RunConfig
@@ -37,10 +40,13 @@ class MeanFlowStageConfig:
     restriction: float = 0.2
     derivative: Derivative = "jvp"
     difference_step: float = 5e-3  # of t in [0, 1], each side
+    weight_power: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.restriction <= 1:
             raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
+        if not 0 <= self.weight_power <= 1:
+            raise ValueError(f"weight_power must be from 0 to 1, got {self.weight_power}")
         if self.derivative not in ("jvp", "finite-difference"):
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
@@ -80,8 +86,9 @@ class MeanFlowStage:
             du_dt = difference(student, point, v, prepared, self.config.difference_step)
             u = velocity(student, point, prepared)
         target = v - per_row(point.t - point.r) * du_dt.detach()
-        total = mean_square(u, target)
-        return Loss(total, {"loss": total.detach()})
+        errors = (u - target).square().flatten(1).mean(1)
+        weights = (errors.detach() + WEIGHT_EPS) ** -self.config.weight_power
+        return Loss((weights * errors).mean(), {"loss": errors.detach().mean()})
 
 
 def draw_point(batch: Batch, draws: Draws, restriction: float, dtype: torch.dtype) -> Point:
