@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache.build import build_policy
 from ..config import DiTConfig, predictor_config
-from ..flops import step_flops
+from ..flops import image_tokens, sample_flops, step_flops
 from ..runtime.memory import PeakMemory
 from ..runtime.runtime import Runtime
 from .codec import PixelUnshuffleCodec
@@ -28,9 +28,9 @@ class LadderRun:
     """`lines` are the results once `run` is over; `videos` holds what the picture sheet shows."""
 
     def __init__(
-        self, folder: Path, prompts: Sequence[str], device: torch.device, shown: int
+        self, folders: Sequence[Path], prompts: Sequence[str], device: torch.device, shown: int
     ) -> None:
-        self.folder, self.prompts, self.device, self.shown = folder, prompts, device, shown
+        self.folders, self.prompts, self.device, self.shown = folders, prompts, device, shown
         self.lines: list[dict[str, Any]] = []
         self.videos: dict[str, Tensor] = {}
         self._latents: dict[str, Tensor] = {}
@@ -42,7 +42,7 @@ class LadderRun:
         rows = []
         for rung in rungs:
             on_rung(rung)
-            runtime = load_rung(rung, self.folder, self.device)
+            runtime = load_rung(rung, self.folders, self.device)
             used = memory(rung, runtime)  # first: later the runtime's pools are filled
             generated = generate_and_judge(
                 runtime, self.prompts, rung.schedule, rung.policy, rung.guidance_scale
@@ -67,7 +67,7 @@ class LadderRun:
 
     def _row(self, rung: Rung, config: DiTConfig, generated: Generated) -> dict[str, Any]:
         schedule, times = rung.schedule, passes(config)
-        full = schedule.steps if rung.policy == "full" else schedule.full_steps
+        full = schedule.full_steps
         return {
             "kind": "rung",
             "name": rung.name,
@@ -116,12 +116,13 @@ def passes(config: DiTConfig) -> int:
 
 
 def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
-    """Of one clip."""
+    """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
     shape = PixelUnshuffleCodec().latent_shape(**SIZE)
-    step = step_flops(config, predictor_config(config), shape, text_tokens)
-    cheap = {"full": step.full, "disca": step.predicted}.get(rung.policy, step.ends)
-    full = rung.schedule.full_steps
-    return passes(config) * (full * step.full + (rung.schedule.steps - full) * cheap)
+    of_passes = [
+        step_flops(config, predictor_config(config), shape, tokens)
+        for tokens in (text_tokens, 1)[: passes(config)]
+    ]
+    return sum(sample_flops(step, rung.schedule, policy=rung.policy) for step in of_passes)
 
 
 def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
@@ -138,9 +139,8 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
             seed=NOISE_SEED,
         )
     text = int(encode([prompt]).text_mask.sum())
-    _, frames, height, width = PixelUnshuffleCodec().latent_shape(**SIZE)
-    _, q, r = runtime.config.patch
-    tokens = torch.Size([1, frames * (height // q) * (width // r) + text, runtime.config.hidden])
+    img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
+    tokens = torch.Size([1, img + text, runtime.config.hidden])
     policy = build_policy(rung.policy, runtime.predictor)
     cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
     return {"peak_bytes": peak.peak, "cache_bytes": cached}

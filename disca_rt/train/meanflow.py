@@ -16,12 +16,20 @@ from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
 from .draws import Draws
-from .flow import GUIDANCE_RANGE, Point, noised, per_row, scale_to, velocity
+from .flow import (
+    GUIDANCE_RANGE,
+    Point,
+    check_weight_power,
+    noised,
+    per_row,
+    scale_to,
+    velocity,
+    weighted_square,
+)
 from .optimizers import make_optimizers
 from .stage import Loss
 
 Derivative = Literal["jvp", "finite-difference"]
-WEIGHT_EPS = 1e-2  # c: keeps the weight of a sample without error finite
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,7 @@ class MeanFlowStageConfig:
     `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
     nothing checkpointed or compiled. "finite-difference" runs anywhere, at two more forwards; it
     cannot see what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
-    `weight_power` is p of MeanFlow's weights 1/(error + c)^p (arXiv 2505.13447, eq. 22); DisCa's
-    squared error is 0.
+    `weight_power` is that of `flow.weighted_square`; DisCa's squared error is 0.
     """
 
     run: RunConfig
@@ -45,8 +52,7 @@ class MeanFlowStageConfig:
     def __post_init__(self) -> None:
         if not 0 < self.restriction <= 1:
             raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
-        if not 0 <= self.weight_power <= 1:
-            raise ValueError(f"weight_power must be from 0 to 1, got {self.weight_power}")
+        check_weight_power(self.weight_power)
         if self.derivative not in ("jvp", "finite-difference"):
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
@@ -86,9 +92,8 @@ class MeanFlowStage:
             du_dt = difference(student, point, v, prepared, self.config.difference_step)
             u = velocity(student, point, prepared)
         target = v - per_row(point.t - point.r) * du_dt.detach()
-        errors = (u - target).square().flatten(1).mean(1)
-        weights = (errors.detach() + WEIGHT_EPS) ** -self.config.weight_power
-        return Loss((weights * errors).mean(), {"loss": errors.detach().mean()})
+        errors = weighted_square(u, target, self.config.weight_power)
+        return Loss(errors.weighted, {"loss": errors.plain})
 
 
 def draw_point(batch: Batch, draws: Draws, restriction: float, dtype: torch.dtype) -> Point:

@@ -19,13 +19,14 @@ from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
 from .draws import Draws
 from .flow import (
     Point,
+    check_weight_power,
     hidden_state,
-    mean_square,
     noised,
     per_row,
     step_inputs,
     velocity,
     velocity_of,
+    weighted_square,
 )
 from .meanflow import draw_point
 from .optimizers import make_optimizers
@@ -49,12 +50,14 @@ class PredictorStageConfig:
     discriminator_lr: float = 1e-2
     discriminator_width: int = 256
     adversarial_weight: float = 1.0  # λ
+    weight_power: float = 0.0  # of `flow.weighted_square`; 0 is the paper's squared error
 
     def __post_init__(self) -> None:
         if not 0 < self.discriminator_lr < float("inf"):
             raise ValueError(
                 f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
             )
+        check_weight_power(self.weight_power)
         for name in ("restriction", "largest_gap"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
@@ -100,11 +103,11 @@ class PredictorStage:
             cached, _ = hidden_state(dit, point, prepared)
             target = velocity(dit, later, prepared)
         prediction = predicted_velocity(dit, self.trained["predictor"], cached, later, prepared)
-        mse = mean_square(prediction, target)
-        terms = {"mse": mse.detach()}
+        errors = weighted_square(prediction, target, self.config.weight_power)
+        terms = {"mse": errors.plain}
         if not self.config.adversarial or step < self.config.mse_steps:
-            return Loss(mse, {"loss": mse.detach(), **terms})
-        return self._adversarial(step, mse, terms, later, prediction, target, prepared)
+            return Loss(errors.weighted, {"loss": errors.weighted.detach(), **terms})
+        return self._adversarial(step, errors.weighted, terms, later, prediction, target, prepared)
 
     def _later_point(self, batch: Batch, draws: Draws, point: Point) -> Point:
         """(t', r') = max(0, (t − Δ, r − Δ)), on the path of the same x_0 and ε."""
@@ -115,7 +118,7 @@ class PredictorStage:
     def _adversarial(
         self,
         step: int,
-        mse: Tensor,
+        error: Tensor,
         terms: dict[str, Tensor],
         later: Point,
         prediction: Tensor,
@@ -136,7 +139,7 @@ class PredictorStage:
         detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
         discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
         realism = torch.stack([each.mean() for each in frozen_logits(discriminator, fake)]).mean()
-        predictor_loss = mse - self.config.adversarial_weight * realism
+        predictor_loss = error - self.config.adversarial_weight * realism
         terms |= {
             "loss": predictor_loss.detach(),
             "discriminator": discriminator_loss.detach(),
@@ -148,14 +151,17 @@ class PredictorStage:
 def predicted_velocity(
     dit: DiT, predictor: Predictor, cached: Tensor, point: Point, prepared: Prepared
 ) -> Tensor:
-    """The same by the predictor, from `cached [B, S, C]`."""
+    """What the predictor makes of `point` from `cached [B, S, C]`, fp32 like the latents.
+
+    The embedding is the frozen model's, without gradient.
+    """
     with torch.no_grad():
         tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
     return velocity_of(dit, predictor(tokens, cached, context), context, prepared)
 
 
 def next_point(point: Point, u: Tensor) -> Point:
-    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair of the same length on."""
+    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair as far on, at least 0."""
     length = point.t - point.r
     return Point(
         point.x_t - per_row(length) * u,

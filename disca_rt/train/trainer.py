@@ -148,8 +148,8 @@ class _Trainer:
         if not has_checkpoint(checkpoints):
             return "there is no checkpoint yet; begin again with a smaller lr"
         return (
-            f"{checkpoints} keeps the last good checkpoint; go on from {self.weights} in another "
-            "folder with a smaller lr"
+            f"{checkpoints} keeps the last good checkpoint; begin again in another folder with a "
+            "smaller lr"
         )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:
