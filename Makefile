@@ -5,13 +5,14 @@ PROMPT ?= a red circle moving left on a black background
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-gpu clean
 
 help:
 	@echo "make demo   generate a video with the embedded model: out/demo.mp4 (PROMPT=\"...\")"
 	@echo "make test   lint and run the tests (JOBS=$(JOBS))"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make bench  measure on this machine's CPU"
+	@echo "make bench-gpu  tune and measure the fused kernels on this machine's GPU"
 	@echo "make clean  remove the environment and everything built or generated"
 
 demo: $(READY)
@@ -27,6 +28,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench.run
+
+bench-gpu: $(READY)
+	$(BIN)/disca-rt tune
+	$(BIN)/python -m bench.run --device cuda
+	$(BIN)/python -m bench.kernel_page > docs/kernels.md
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

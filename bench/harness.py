@@ -3,14 +3,15 @@
 The contenders take turns, A, B, A, B, ..., so that a slow spell of the machine hits all of them.
 A ratio is taken within each round, against the baseline's sample of that round; the ratio of a
 contender is the median over the rounds. Beside the wall clock there is the CPU time of all threads
-of this process: on a busy machine it leaves out what other processes took.
+of this process: on a busy machine it leaves out what other processes took. A GPU is timed by a
+timer of its own (`bench.device`).
 """
 
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,25 +20,29 @@ import numpy as np
 
 from .machine import Machine, load_average
 
-WARMUP = 1  # untimed runs of each contender
-
 
 @dataclass(frozen=True)
 class Contender:
-    """`run` does the work once; `flops` of it by `disca_rt.flops`; `note` says what is special."""
+    """`run` does the work once; `flops` of it by `disca_rt.flops`, 0 where bytes limit it.
+
+    `note` says what is special; `goal` is the ratio to stay at or below; `minimum_bytes` are those
+    that must be moved.
+    """
 
     name: str
     run: Callable[[], object]
-    flops: int
+    flops: int = 0
     note: str = ""
+    goal: float | None = None
+    minimum_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Contenders on one shape, the baseline first.
 
-    `samples` unless the caller asks for another number; `goal`: the ratio that the others are to
-    stay at or below; `relative_difference` of the outputs, where they were compared.
+    `samples` unless the caller asks for another number; `relative_difference` of the outputs, where
+    they were compared.
     """
 
     name: str
@@ -45,7 +50,6 @@ class Comparison:
     dtype: str
     contenders: Sequence[Contender]
     samples: int
-    goal: float | None = None
     relative_difference: float | None = None
 
 
@@ -54,6 +58,27 @@ class Taken(NamedTuple):
 
     wall: float
     cpu: float
+
+
+class Timer(NamedTuple):
+    """`time` runs what it is given once; before the samples come `warmup` untimed runs of each."""
+
+    time: Callable[[Callable[[], object]], Taken]
+    warmup: int = 1
+
+
+def host_timer(
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.process_time,
+) -> Timer:
+    """For work that is done when its function returns."""
+
+    def timed(run: Callable[[], object]) -> Taken:
+        start, cpu_start = clock(), cpu_clock()
+        run()
+        return Taken(clock() - start, cpu_clock() - cpu_start)
+
+    return Timer(timed)
 
 
 class Spread(NamedTuple):
@@ -70,6 +95,7 @@ class Record:
 
     `seconds` (wall) and `cpu_seconds` are the samples in order. Ratios are to the baseline, and 1
     on its own line. `otherwise_idle` is not known to a process; `load_average` hints at it.
+    `libraries` are further versions.
     """
 
     benchmark: str
@@ -103,11 +129,14 @@ class Record:
     cpu_ratio: float
     cpu_ratio_p5: float
     cpu_ratio_p95: float
-    flop_ratio: float
+    flop_ratio: float | None
     goal: float | None
     relative_difference: float | None
     seconds: list[float]
     cpu_seconds: list[float]
+    minimum_bytes: int = 0
+    gb_per_s: float = 0.0
+    libraries: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -115,10 +144,16 @@ class Record:
         return self.benchmark, self.threads, self.device
 
 
-def measure(comparison: Comparison, samples: int, machine: Machine, threads: int) -> list[Record]:
-    """One record per contender, the baseline first."""
-    load = load_average()
-    taken = interleave(comparison.contenders, samples)
+def measure(
+    comparison: Comparison,
+    samples: int,
+    machine: Machine,
+    threads: int,
+    timer: Timer | None = None,
+) -> list[Record]:
+    """One record per contender, the baseline first; by the host's clocks without a `timer`."""
+    load, timer = load_average(), timer or host_timer()
+    taken = interleave(comparison.contenders, samples, timer)
     base = comparison.contenders[0]
     return [
         Record(
@@ -133,12 +168,13 @@ def measure(comparison: Comparison, samples: int, machine: Machine, threads: int
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             otherwise_idle="unknown",
             load_average=load,
-            warmup=WARMUP,
+            warmup=timer.warmup,
             samples=samples,
-            **_statistics(taken[each.name], taken[base.name], each.flops),
+            **_statistics(taken[each.name], taken[base.name], each),
             flops=each.flops,
-            flop_ratio=each.flops / base.flops,
-            goal=None if each is base else comparison.goal,
+            flop_ratio=each.flops / base.flops if base.flops else None,
+            goal=each.goal,
+            minimum_bytes=each.minimum_bytes,
             relative_difference=comparison.relative_difference,
         )
         for each in comparison.contenders
@@ -146,21 +182,16 @@ def measure(comparison: Comparison, samples: int, machine: Machine, threads: int
 
 
 def interleave(
-    contenders: Sequence[Contender],
-    samples: int,
-    clock: Callable[[], float] = time.perf_counter,
-    cpu_clock: Callable[[], float] = time.process_time,
+    contenders: Sequence[Contender], samples: int, timer: Timer
 ) -> dict[str, list[Taken]]:
     """Samples by contender, after the warm-up; one of each per round."""
     for each in contenders:
-        for _ in range(WARMUP):
+        for _ in range(timer.warmup):
             each.run()
     taken: dict[str, list[Taken]] = {each.name: [] for each in contenders}
     for _ in range(samples):
         for each in contenders:
-            start, cpu_start = clock(), cpu_clock()
-            each.run()
-            taken[each.name].append(Taken(clock() - start, cpu_clock() - cpu_start))
+            taken[each.name].append(timer.time(each.run))
     return taken
 
 
@@ -173,7 +204,9 @@ def spread_of_ratios(samples: Sequence[float], baseline: Sequence[float]) -> Spr
     return spread([sample / base for sample, base in zip(samples, baseline, strict=True)])
 
 
-def _statistics(taken: Sequence[Taken], baseline: Sequence[Taken], flops: int) -> dict[str, Any]:
+def _statistics(
+    taken: Sequence[Taken], baseline: Sequence[Taken], contender: Contender
+) -> dict[str, Any]:
     seconds, cpu_seconds = map(list, zip(*taken, strict=True))
     base_seconds, base_cpu_seconds = zip(*baseline, strict=True)
     wall = spread(seconds)
@@ -183,7 +216,8 @@ def _statistics(taken: Sequence[Taken], baseline: Sequence[Taken], flops: int) -
         "median_s": wall.median,
         "p5_s": wall.p5,
         "p95_s": wall.p95,
-        "gflops_per_s": flops / wall.median / 1e9,
+        "gflops_per_s": contender.flops / wall.median / 1e9,
+        "gb_per_s": contender.minimum_bytes / wall.median / 1e9,
         "ratio": ratio.median,
         "ratio_p5": ratio.p5,
         "ratio_p95": ratio.p95,

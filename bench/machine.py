@@ -1,8 +1,8 @@
-"""What a measurement ran on: the CPU, the library versions and how busy the machine was."""
+"""What a measurement ran on: CPU or GPU, library versions and how busy the machine was."""
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +18,7 @@ class Machine:
     """`diffusers` is None where it is not installed; the rest are names and versions.
 
     `omp_wait_policy` is how idle OpenMP threads wait: spinning, the default, costs a busy machine.
+    `libraries` are the versions of what else is installed and matters on a GPU.
     """
 
     device: str
@@ -27,17 +28,25 @@ class Machine:
     torch: str
     diffusers: str | None
     disca_rt: str
+    libraries: dict[str, str] = field(default_factory=dict)
 
 
-def this_machine() -> Machine:
+GPU_LIBRARIES = "triton", "flash-attn", "liger-kernel", "quack-kernels", "nvidia-cudnn-cu13"
+
+
+def this_machine(device: torch.device | None = None) -> Machine:
+    """With the CPU as the device, or the GPU `device`."""
+    is_gpu = device is not None and device.type == "cuda"
+    found = {name: _version(name) for name in GPU_LIBRARIES} if is_gpu else {}
     return Machine(
-        device=f"CPU: {_cpu_name()}",
+        device=f"GPU: {torch.cuda.get_device_name(device)}" if is_gpu else f"CPU: {_cpu_name()}",
         cpus=os.cpu_count() or 1,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
         python=platform.python_version(),
         torch=torch.__version__,
         diffusers=_version("diffusers"),
         disca_rt=disca_rt.__version__,
+        libraries={name: version for name, version in found.items() if version},
     )
 
 

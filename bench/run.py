@@ -1,10 +1,12 @@
-"""`python -m bench.run`: measure on this machine's CPU, write JSON lines, print the table of them.
+"""`python -m bench.run`: measure on this machine, write JSON lines, print the table of them.
 
+On its CPU: models and samples; with --device cuda: every fused op at the real models' shapes.
 Absolute times are this machine's; only the ratios within a benchmark mean something elsewhere.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -13,13 +15,15 @@ import torch
 
 from . import against_diffusers, embedded
 from .against_diffusers import EMBEDDED, MID_10, MID_15, Unavailable
-from .harness import Comparison, Record, measure, write_records
+from .harness import Comparison, Record, Timer, host_timer, measure, write_records
 from .machine import this_machine
 from .table import markdown
 
 RESULTS = Path(__file__).parent / "results"
 
-BENCHMARKS: dict[str, Callable[[], Comparison]] = {
+Build = Callable[[], Comparison]
+
+ON_CPU: dict[str, Build] = {
     "predicted-step": embedded.steps,
     "sample-cfg": embedded.samples_with_guidance,
     "sample": embedded.samples_without_guidance,
@@ -30,39 +34,90 @@ BENCHMARKS: dict[str, Callable[[], Comparison]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    out = args.out or RESULTS / f"cpu-{date.today():%Y-%m-%d}.jsonl"
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not (args.dry_run or torch.cuda.is_available()):
+        parser.error("--device cuda: PyTorch sees no GPU; --dry-run tries them on the CPU")
+    if args.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are defined
+    device = torch.device("cpu" if args.dry_run else args.device)
+    benchmarks = ON_CPU if args.device == "cpu" else op_benchmarks(device, args.dry_run)
+    chosen = select(benchmarks, args.only)
+    if not chosen:
+        parser.error(f"--only {args.only} is in no benchmark; they are {list(benchmarks)}")
     records = []
     for threads in args.threads:
-        records += run(args.only or BENCHMARKS, args.samples, threads, out)
+        out = args.out or RESULTS / f"{args.device}-{date.today():%Y-%m-%d}.jsonl"
+        out = None if args.dry_run else out
+        records += run(chosen, 1 if args.dry_run else args.samples, threads, device, out)
     if records:
-        print(f"\n{markdown(records)}\nwrote {out}")
+        print(f"\n{markdown(records)}")
 
 
-def run(names: Iterable[str], samples: int | None, threads: int, out: Path) -> list[Record]:
-    """Measures and writes one benchmark after another; `samples` None: each benchmark's own."""
+def op_benchmarks(device: torch.device, is_small: bool) -> dict[str, Build]:
+    """The fused ops'; `is_small` for a trial in Triton's interpreter."""
+    from .ops import comparisons, real_shapes, small_shapes
+
+    return dict(comparisons(device, small_shapes() if is_small else real_shapes()))
+
+
+def select(benchmarks: Mapping[str, Build], only: Sequence[str] | None) -> dict[str, Build]:
+    """Those whose name contains one of `only`."""
+    return {
+        name: build
+        for name, build in benchmarks.items()
+        if only is None or any(part in name for part in only)
+    }
+
+
+def run(
+    benchmarks: Mapping[str, Build],
+    samples: int | None,
+    threads: int,
+    device: torch.device,
+    out: Path | None,
+) -> list[Record]:
+    """Measures one benchmark after another; `samples` None: each benchmark's own number.
+
+    Every benchmark is written to `out` when it is over.
+    """
     torch.set_num_threads(threads)
-    machine = this_machine()
+    machine, timer = this_machine(device), _timer(device)
     records = []
-    for name in names:
+    for name, build in benchmarks.items():
         try:
-            comparison = BENCHMARKS[name]()
+            comparison = build()
         except Unavailable as error:
             print(f"{name}: skipped, {error}", flush=True)
             continue
         count = samples or comparison.samples
         print(f"{name}: {count} samples, {threads} threads", flush=True)
         with torch.inference_mode():
-            measured = measure(comparison, count, machine, threads)
-        write_records(out, measured)
+            measured = measure(comparison, count, machine, threads, timer)
+        if out is not None:
+            write_records(out, measured)
         records += measured
     return records
 
 
+def _timer(device: torch.device) -> Timer:
+    if device.type == "cpu":
+        return host_timer()
+    from .device import device_timer
+
+    return device_timer(device)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--only", action="append", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS)
+        "--only", action="append", metavar="PART", help="benchmarks whose name contains this"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --device cuda: every benchmark once, interpreted on the CPU, nothing written",
     )
     parser.add_argument(
         "--samples", type=_positive, help="of each contender; default: the benchmark's own number"

@@ -13,6 +13,7 @@ HEADER = (
     "median",
     "p5 – p95",
     "GFLOP/s",
+    "GB/s",
     "ratio",
     "p5 – p95",
     "CPU-time ratio",
@@ -36,11 +37,12 @@ def _cells(record: Record) -> list[str]:
         record.contender,
         _milliseconds(record.median_s),
         f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
-        f"{record.gflops_per_s:.1f}",
+        f"{record.gflops_per_s:.1f}" if record.flops else "",
+        f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
         "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
         "" if is_baseline else f"{record.cpu_ratio:.3f}",
-        "" if is_baseline else f"{record.flop_ratio:.3f}",
+        "" if is_baseline or record.flop_ratio is None else f"{record.flop_ratio:.3f}",
         "" if record.goal is None else f"≤ {record.goal:g}",
     ]
 
@@ -50,14 +52,16 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms"
+    return f"{seconds * 1000:,.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.1f} µs"
 
 
 def _machines(records: Sequence[Record]) -> list[str]:
     lines = [
         f"{r.device}, {r.cpus} cores; PyTorch {r.torch}, diffusers {r.diffusers or 'absent'}, "
         f"Python {r.python}, disca_rt {r.disca_rt}; {r.time[:10]}; "
-        f"OMP_WAIT_POLICY {r.omp_wait_policy}; machine otherwise idle: {r.otherwise_idle}."
+        f"OMP_WAIT_POLICY {r.omp_wait_policy}; machine otherwise idle: {r.otherwise_idle}"
+        + "".join(f"; {name} {version}" for name, version in r.libraries.items())
+        + "."
         for r in records
     ]
     return _once(lines)

@@ -28,13 +28,13 @@ class TokenLayout(NamedTuple):
 
 
 class AttentionHandle(Protocol):
-    """One attention in flight. Parts are `[B, S_i, H, D]`, joined along S in the order given."""
+    """One attention in flight, over joint tokens `[B, S, H, D]`."""
 
-    def put_v(self, *parts: Tensor) -> None: ...
+    def put_v(self, v: Tensor) -> None: ...
 
-    def put_k(self, *parts: Tensor) -> None: ...
+    def put_k(self, k: Tensor) -> None: ...
 
-    def put_q(self, *parts: Tensor) -> None: ...
+    def put_q(self, q: Tensor) -> None: ...
 
     def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
         """The attention output `[B, S, H·D]` and what `meanwhile` returned."""
@@ -72,22 +72,18 @@ class LocalHandle:
     def __init__(self, backend: "Backend", lengths: Tensor | None) -> None:
         self._backend, self._lengths = backend, lengths
 
-    def put_v(self, *parts: Tensor) -> None:
-        self._v = _join(parts)
+    def put_v(self, v: Tensor) -> None:
+        self._v = v
 
-    def put_k(self, *parts: Tensor) -> None:
-        self._k = _join(parts)
+    def put_k(self, k: Tensor) -> None:
+        self._k = k
 
-    def put_q(self, *parts: Tensor) -> None:
-        self._q = _join(parts)
+    def put_q(self, q: Tensor) -> None:
+        self._q = q
 
     def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
-        out = self._backend(self._q, self._k, self._v, self._lengths)
-        return out.flatten(2), meanwhile()
-
-
-def _join(parts: tuple[Tensor, ...]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        attended = self._backend(self._q, self._k, self._v, self._lengths)
+        return attended.flatten(2), meanwhile()
 
 
 Backend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

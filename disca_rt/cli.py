@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, train
+from .commands import evaluate, flops, generate, inspect, train, tune
 
 COMMANDS = {
     "generate": generate,
@@ -20,6 +20,7 @@ COMMANDS = {
     "flops": flops,
     "train": train,
     "evaluate": evaluate,
+    "tune": tune,
 }
 FAILURE = 2
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")

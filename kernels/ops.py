@@ -4,10 +4,12 @@ A row is a module that exposes the names of `Ops`; `reference` is plain PyTorch 
 Asking for a row is explicit: there is no fallback from one to another.
 """
 
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import reference
@@ -16,24 +18,47 @@ from . import reference
 class Ops(NamedTuple):
     """The ops of one implementation; `kernels/reference.py` documents each of them."""
 
+    buffer: Callable[..., Tensor | None]
+    join_tokens: Callable[..., Tensor]
+    joint_linear: Callable[..., Tensor]
     layer_norm: Callable[..., Tensor]
     layer_norm_modulate: Callable[..., Tensor]
     gate_residual: Callable[..., Tensor]
     gate_residual_layer_norm_modulate: Callable[..., tuple[Tensor, Tensor]]
     rms_norm_rope: Callable[..., Tensor]
-    gelu_tanh: Callable[..., Tensor]
-    attention_mlp: Callable[..., Tensor]
+    linear_gelu: Callable[..., Tensor]
+    pair_linear: Callable[..., Tensor]
     fuse_cached: Callable[..., Tensor]
+    head: Callable[..., Tensor]
     unpatchify: Callable[..., Tensor]
     euler_step: Callable[..., Tensor]
-    cfg_combine: Callable[..., Tensor]
+    relative_l1: Callable[..., Tensor]
+    finite_differences: Callable[..., None]
+    forecast: Callable[..., Tensor]
 
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference}
+def _triton() -> ModuleType:
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "ops 'triton' need a GPU, and there is none; choose 'reference' "
+            "(or set TRITON_INTERPRET=1 to try the kernels slowly on the CPU)"
+        )
+    try:
+        from . import fused
+    except ImportError as error:
+        raise ValueError(f"ops 'triton' need the package triton: {error}") from error
+    return fused
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], ModuleType]] = {
+    "reference": lambda: reference,
+    "triton": _triton,
+}
 
 
 def get_ops(name: str) -> Ops:
-    """The ops called `name`; raises ValueError listing the known names."""
+    """The ops called `name`; ValueError for an unknown name, or where they cannot run."""
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"ops must be one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
-    return Ops(*(getattr(IMPLEMENTATIONS[name], op) for op in Ops._fields))
+    row = IMPLEMENTATIONS[name]()
+    return Ops(*(getattr(row, op) for op in Ops._fields))

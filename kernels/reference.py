@@ -14,6 +14,28 @@ from torch import Tensor
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 
 
+def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Memory for `out=` of the ops that follow, or None where ops return tensors of their own."""
+    return None
+
+
+def join_tokens(img: Tensor, txt: Tensor, out: Tensor | None = None) -> Tensor:
+    """`[B, S_img, C]`, `[B, S_txt, C]` -> `[B, S, C]`; with `out` they are its rows already."""
+    return torch.cat([img, txt], dim=1)
+
+
+def joint_linear(
+    img: Tensor,
+    txt: Tensor,
+    img_weight: Tensor,
+    img_bias: Tensor,
+    txt_weight: Tensor,
+    txt_bias: Tensor,
+) -> Tensor:
+    """A linear of its own for each stream: `[B, S_img, K]`, `[B, S_txt, K]` -> `[B, S, N]`."""
+    return torch.cat([F.linear(img, img_weight, img_bias), F.linear(txt, txt_weight, txt_bias)], 1)
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Affine LayerNorm over the last axis of `x [B, S, C]` (the token refiner's)."""
     return F.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
@@ -31,45 +53,60 @@ def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = 
 
 
 def gate_residual_layer_norm_modulate(
-    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`."""
     residual = gate_residual(x, branch, gate)
     return residual, layer_norm_modulate(residual, shift, scale)
 
 
-def rms_norm_rope(x: Tensor, weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Tensor:
+def rms_norm_rope(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
+) -> Tensor:
     """RMSNorm over each head of `x [B, S, H, D]`, then RoPE on the first `len(freqs_cos)` rows.
 
     Statistics and rotation are fp32; `freqs_cos, freqs_sin [S_img, D/2]` fp32 rotate interleaved
-    pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised, not rotated.
+    pairs (RoFormer, arXiv 2104.09864). Rows past `S_img` are text: normalised with a weight of
+    their own, not rotated. `x` is given up: the result may be in its place.
     """
-    normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * weight
+    normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype)
     img, txt = normed.split([len(freqs_cos), x.shape[1] - len(freqs_cos)], dim=1)
-    even, odd = img.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = (img * img_weight).float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = freqs_cos[:, None], freqs_sin[:, None]
     rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return torch.cat([rotated.flatten(-2).to(x.dtype), txt], dim=1)
+    return torch.cat([rotated.flatten(-2).to(x.dtype), txt * txt_weight], dim=1)
 
 
-def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """GELU, tanh approximation, of any shape."""
-    return F.gelu(x, approximate="tanh")
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`GELU(weight·x + bias)`, tanh approximation: `[B, S, C]` -> `[B, S, N]`."""
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-def attention_mlp(attention: Tensor, mlp: Tensor) -> Tensor:
-    """`[attention, gelu_tanh(mlp)]` along channels: `[B, S, C]`, `[B, S, M]` -> `[B, S, C + M]`."""
-    return torch.cat([attention, gelu_tanh(mlp)], dim=-1)
+def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`weight·[first, second] + bias` as two products, without the concatenation.
+
+    `first [B, S, K]`, `second [B, S, M]`, `weight [N, K + M]`, `bias [N]` -> `[B, S, N]`.
+    """
+    weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
+    return F.linear(first, weight_first, bias) + F.linear(second, weight_second)
 
 
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`SiLU(weight·[current, cached] + bias)`, the predictor's front end (DisCa §3.2).
 
-    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`. Two products instead
-    of one over a concatenation.
+    `current, cached [B, S, C]`, `weight [C, 2C]`, `bias [C]` -> `[B, S, C]`.
     """
-    weight_current, weight_cached = weight.chunk(2, dim=1)
-    return F.silu(F.linear(current, weight_current, bias) + F.linear(cached, weight_cached))
+    return F.silu(pair_linear(current, cached, weight, bias))
+
+
+def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The final layer: `layer_norm_modulate`, then a linear: `[B, S, C]` -> patches `[B, S, N]`."""
+    return F.linear(layer_norm_modulate(x, shift, scale), weight, bias)
 
 
 def unpatchify(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
@@ -79,11 +116,46 @@ def unpatchify(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def euler_step(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """`latents + velocity·(sigma_next − sigma)` in fp32 (rectified flow, arXiv 2209.03003)."""
-    return latents + velocity.float() * (sigma_next - sigma)
+def euler_step(
+    latents: Tensor,
+    patches: Tensor,
+    uncond: Tensor | None,
+    scale: float,
+    dt: Tensor,
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+) -> Tensor:
+    """`latents + velocity·dt` in fp32 (rectified flow, arXiv 2209.03003), of velocity patches.
+
+    `latents [B, C, T, H, W]` fp32, `patches` and `uncond [B, S, N]`, `dt []` fp32 (negative). With
+    `uncond` the velocity is guided, `uncond + scale·(patches − uncond)` (arXiv 2207.12598).
+    """
+    velocity = patches.float()
+    if uncond is not None:
+        velocity = torch.lerp(uncond.float(), velocity, scale)
+    return latents + unpatchify(velocity, grid, patch) * dt
 
 
-def cfg_combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance `uncond + scale·(cond − uncond)` in fp32 (arXiv 2207.12598)."""
-    return torch.lerp(uncond.float(), cond.float(), scale)
+def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
+    """`Σ|x − reference| / Σ|reference|`, fp32 `[]`: how much a tensor has changed."""
+    return (x.float() - reference.float()).abs().sum() / reference.float().abs().sum()
+
+
+def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: int) -> None:
+    """Replace the divided differences of orders 0 to `known` − 1 by those that end in `newest`.
+
+    `factors [K, ...]` in place; order i becomes (order i − 1 now − order i − 1 before) / distance.
+    """
+    newer = newest
+    for order in range(known):
+        older = factors[order].clone()
+        factors[order].copy_(newer)
+        newer = ((newer.float() - older.float()) / distance).to(newest.dtype)
+
+
+def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
+    """`Σ coefficients[i]·factors[i]`, like `factors[0]`: Taylor or Hermite by its coefficients."""
+    total = coefficients[0] * factors[0].float()
+    for factor, coefficient in zip(factors[1:], coefficients[1:], strict=False):
+        total = total + coefficient * factor.float()
+    return total.to(factors.dtype)

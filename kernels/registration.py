@@ -1,7 +1,8 @@
 """The one way an op enters torch.library, so that no misuse of it passes silently.
 
 `torch.func.jvp` through a custom op gives zero derivatives without an error. A registered op looks
-for forward-mode tangents before it runs, and refuses them. It knows no particular op.
+for tangents and gradients before it runs, and refuses them: training takes the reference ops by
+choice, never by accident. This module knows no particular op.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 NAMESPACE = "disca_rt"
+REGISTERED: list["RegisteredOp"] = []  # what there is, for those who check all of it
 
 
 class RegisteredOp:
@@ -21,14 +23,15 @@ class RegisteredOp:
 
     def __init__(self, run: Callable[..., Any], mutates: Iterable[str]) -> None:
         name = run.__name__
+        self.launcher = run
         self._op = torch.library.custom_op(f"{NAMESPACE}::{name}", run, mutates_args=mutates)
         self.register_fake = self._op.register_fake  # shapes and dtypes, for compilers
-        self.register_autograd = self._op.register_autograd
         self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default  # for opcheck
         wraps(run)(self)
+        REGISTERED.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        refuse_tangents(self.__name__, (*args, *kwargs.values()))
+        refuse_derivatives(self.__name__, (*args, *kwargs.values()))
         return self._op(*args, **kwargs)
 
 
@@ -37,13 +40,21 @@ def register_op(mutates: Iterable[str] = ()) -> Callable[[Callable[..., Any]], R
     return lambda run: RegisteredOp(run, mutates)
 
 
-def refuse_tangents(name: str, values: Iterable[Any]) -> None:
-    """RuntimeError if a tensor among `values` is being differentiated in forward mode."""
-    if forward_ad._current_level < 0:  # nobody differentiates in forward mode: one comparison
+def refuse_derivatives(name: str, values: Iterable[Any]) -> None:
+    """RuntimeError if a tensor among `values` is being differentiated, in either mode."""
+    forward_mode = forward_ad._current_level >= 0
+    if not forward_mode and not torch.is_grad_enabled():
         return
     for value in tree_leaves(list(values)):
-        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+        if not isinstance(value, Tensor):
+            continue
+        if forward_mode and forward_ad.unpack_dual(value).tangent is not None:
             raise RuntimeError(
                 f"op {name} has no forward-mode derivative, PyTorch would take it for zero; "
                 "build the model with ops 'reference'"
+            )
+        if value.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"op {name} has no backward; train with ops 'reference', or run it under "
+                "torch.no_grad()"
             )

@@ -8,6 +8,8 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is imported; subprocesses inherit it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not Path("/dev/nvidia0").exists():  # before Triton is imported: kernels run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The cores are shared, so a deadline would measure the neighbours.
 settings.register_profile("disca_rt", deadline=None, print_blob=True)

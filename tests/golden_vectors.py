@@ -19,11 +19,12 @@ NAMES = ("hyvideo10", "hyvideo15")
 
 @dataclass(frozen=True)
 class Golden:
-    """One model's folder; `io` are its tensors, `settings` its config.json."""
+    """One model's folder; `io` are its tensors, on the device asked for, `settings` its config."""
 
     folder: Path
     settings: dict
     io: dict[str, Tensor]
+    device: str
 
     @property
     def dit(self) -> Path:
@@ -35,7 +36,7 @@ class Golden:
 
     @property
     def conditioning(self) -> Conditioning:
-        return load_conditioning(self.folder / "io.safetensors").positive
+        return load_conditioning(self.folder / "io.safetensors").positive.to(self.device)
 
     @property
     def schedule(self) -> Schedule:
@@ -44,18 +45,18 @@ class Golden:
         )
 
     def step_inputs(self, index: int) -> StepInputs:
-        timesteps = torch.cat([self.io["timesteps"], torch.zeros(1)])
+        timesteps = torch.cat([self.io["timesteps"], torch.zeros(1, device=self.device)])
         t, r = timesteps[index : index + 1], timesteps[index + 1 : index + 2]
         return StepInputs(t, r, self.io.get("guidance"))
 
 
-def load_golden(name: str) -> Golden:
+def load_golden(name: str, device: str = "cpu") -> Golden:
     folder = FOLDER / name
     settings = json.loads((folder / "config.json").read_text())
-    return Golden(folder, settings, load_file(folder / "io.safetensors"))
+    return Golden(folder, settings, load_file(folder / "io.safetensors", device), device)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """‖a − b‖ / ‖b‖ in fp64."""
-    difference = actual.double() - expected.double()
+    difference = actual.double() - expected.double().to(actual.device)
     return (difference.norm() / expected.double().norm()).item()

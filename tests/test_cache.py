@@ -1,5 +1,7 @@
 """Cache policies through the engine's eyes: what runs when, what is kept, what is forgotten."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,12 @@ from torch import Tensor
 from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.cache.taylor import TaylorPolicy
+from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.schedule import Schedule
 
 SHAPE = torch.Size([1, 3, 4])
+OPS = get_ops("reference")
 CPU = torch.device("cpu")
 
 
@@ -24,9 +29,20 @@ class CountingPredictor:
         return current + cached
 
 
+class Block:
+    """A block whose residual stream is `function` of the tokens."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], ops: Ops | None = None) -> None:
+        self.function, self.ops = function, ops or OPS
+
+    def __call__(self, stream: Stream, context: object) -> Stream:
+        tokens = settle(stream, self.ops)
+        return (Part(tokens, self.function(tokens) - tokens, torch.ones(1, SHAPE[2])),)
+
+
 def run(policy, schedule: Schedule, state) -> list[Tensor]:
     """Tokens after each step, where step i starts from i and the only block doubles."""
-    blocks = [lambda tokens, context, out=None: 2 * tokens]
+    blocks = [Block(lambda tokens: 2 * tokens)]
     out = []
     for step in schedule:
         tokens = torch.full(SHAPE, float(step.index))
@@ -59,9 +75,11 @@ def test_ops_that_write_into_the_buffer_are_not_copied_again() -> None:
     policy = DisCaPolicy(CountingPredictor())
     state = policy.allocate(SHAPE, torch.float32, CPU)
 
-    def block(tokens: Tensor, context: object, out: Tensor | None = None) -> Tensor:
-        return torch.mul(tokens, 3, out=out)
+    def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor) -> Tensor:
+        return torch.addcmul(x, branch, gate[:, None], out=out)
 
+    ops = OPS._replace(gate_residual=gate_residual)
+    block = Block(lambda tokens: 3 * tokens, ops)
     out = policy.run("full", torch.ones(SHAPE), None, [block], state)
     assert out is state.cached
     assert torch.equal(out, torch.full(SHAPE, 3.0))
@@ -84,21 +102,21 @@ def values(policy, schedule: Schedule) -> list[float]:
 
 
 def test_reuse_repeats_the_last_full_step() -> None:
-    assert values(build_policy("reuse", None), Schedule(6, 1.0, (0, 3))) == [0, 0, 0, 6, 6, 6]
+    assert values(build_policy("reuse", None, OPS), Schedule(6, 1.0, (0, 3))) == [0, 0, 0, 6, 6, 6]
 
 
 def test_taylor_extrapolates_over_the_step_index() -> None:
     schedule = Schedule(8, 1.0, (0, 1, 4))
     # The block doubles the step index: linear, so order 1 is exact once two full steps are known.
-    assert values(TaylorPolicy(max_order=1), schedule) == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert values(TaylorPolicy(max_order=0), schedule) == [0, 2, 2, 2, 8, 8, 8, 8]
-    assert values(TaylorPolicy(max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
+    assert values(TaylorPolicy(OPS, max_order=1), schedule) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert values(TaylorPolicy(OPS, max_order=0), schedule) == [0, 2, 2, 2, 8, 8, 8, 8]
+    assert values(TaylorPolicy(OPS, max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
 
 
 def test_taylor_of_second_order_follows_the_paper() -> None:
-    policy = TaylorPolicy(max_order=2)
+    policy = TaylorPolicy(OPS, max_order=2)
     state = policy.allocate(SHAPE, torch.float32, CPU)
-    blocks = [lambda tokens, context, out=None: tokens**2]
+    blocks = [Block(lambda tokens: tokens**2)]
     out = []
     for step in Schedule(8, 1.0, (0, 2, 4)):
         tokens = torch.full(SHAPE, float(step.index))
@@ -110,14 +128,14 @@ def test_taylor_of_second_order_follows_the_paper() -> None:
 
 def test_policies_keep_what_they_say() -> None:
     for name in POLICIES:
-        policy = build_policy(name, CountingPredictor())
+        policy = build_policy(name, CountingPredictor(), OPS)
         state = policy.allocate(SHAPE, torch.bfloat16, CPU)
         kept = [v for v in vars(state).values() if isinstance(v, Tensor)] if state else []
         assert sum(tensor.nbytes for tensor in kept) == policy.cache_bytes(SHAPE, torch.bfloat16)
 
 
 def test_full_runs_every_block_at_every_step() -> None:
-    policy = build_policy("full", None)
+    policy = build_policy("full", None, OPS)
     out = run(policy, Schedule(3, 1.0, (0,)), policy.allocate(SHAPE, torch.float32, CPU))
     assert [tokens[0, 0, 0].item() for tokens in out] == [0, 2, 4]
     assert policy.cache_bytes(SHAPE, torch.float32) == 0
@@ -125,7 +143,7 @@ def test_full_runs_every_block_at_every_step() -> None:
 
 def test_every_row_of_the_table_says_what_it_is() -> None:
     for name in POLICIES:
-        policy = build_policy(name, CountingPredictor())
+        policy = build_policy(name, CountingPredictor(), OPS)
         assert policy.name == name
         assert policy.schedule_known
 
@@ -134,6 +152,6 @@ def test_unknown_policy_and_missing_predictor() -> None:
     with pytest.raises(
         ValueError, match=r"policy must be one of \['disca', 'full', 'reuse', 'taylor'\]"
     ):
-        build_policy("teacache", None)
+        build_policy("teacache", None, OPS)
     with pytest.raises(ValueError, match="needs a predictor"):
-        build_policy("disca", None)
+        build_policy("disca", None, OPS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
 from disca_rt.models.predictor import Predictor
 from disca_rt.runtime.runtime import Runtime
@@ -11,23 +12,30 @@ from golden_vectors import NAMES, Golden, load_golden, relative_error
 FORWARD, TRAJECTORY = 1e-5, 1e-4
 
 
+@pytest.fixture(scope="module", params=["reference", "triton"])
+def ops(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module", params=NAMES)
-def golden(request: pytest.FixtureRequest) -> Golden:
-    return load_golden(request.param)
+def golden(request: pytest.FixtureRequest, ops: str) -> Golden:
+    """On the GPU for the fused ops, where there is one; in Triton's interpreter elsewhere."""
+    on_gpu = ops == "triton" and torch.cuda.is_available()
+    return load_golden(request.param, "cuda" if on_gpu else "cpu")
 
 
 @pytest.fixture(scope="module")
-def runtime(golden: Golden) -> Runtime:
-    return Runtime.load(golden.dit, golden.predictor, dtype=torch.float32)
+def runtime(golden: Golden, ops: str) -> Runtime:
+    return Runtime.load(
+        golden.dit, golden.predictor, device=golden.device, dtype=torch.float32, ops=ops
+    )
 
 
 def last_hidden_state(dit: DiT, golden: Golden):
     prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
     step = golden.step_inputs(golden.settings["full_step_index"])
     tokens, context = dit.embed(golden.io["latents"], step, prepared)
-    for block in dit.blocks:
-        tokens = block(tokens, context)
-    return tokens, context, prepared
+    return run_blocks(dit.blocks, tokens, context), context, prepared
 
 
 def test_full_forward(golden: Golden, runtime: Runtime) -> None:
@@ -70,7 +78,9 @@ def test_disca_trajectory_at_every_step(golden: Golden, runtime: Runtime) -> Non
         assert relative_error(seen[index], expected) <= TRAJECTORY, f"step {index}"
 
 
-def test_full_trajectory(golden: Golden, runtime: Runtime) -> None:
+def test_full_trajectory(golden: Golden, runtime: Runtime, ops: str) -> None:
+    if (ops, golden.device) == ("triton", "cpu"):
+        pytest.skip("a minute in the interpreter; the trajectory above has full steps too")
     sample = runtime.sample(
         golden.conditioning,
         latents=golden.io["latents"],
@@ -83,6 +93,6 @@ def test_full_trajectory(golden: Golden, runtime: Runtime) -> None:
 
 
 def test_schedule(golden: Golden) -> None:
-    assert torch.equal(torch.tensor(golden.schedule.sigmas), golden.io["sigmas"])
+    assert torch.equal(torch.tensor(golden.schedule.sigmas), golden.io["sigmas"].cpu())
     timesteps = torch.tensor([step.t for step in golden.schedule])
-    assert torch.equal(timesteps, golden.io["timesteps"])
+    assert torch.equal(timesteps, golden.io["timesteps"].cpu())

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from disca_rt.config import DiTConfig
+from disca_rt.kernels.ops import get_ops
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
+from disca_rt.models.stream import Part, settle
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -21,9 +23,12 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return load_golden(request.param)
 
 
-@pytest.fixture(scope="module")
-def dit(golden: Golden) -> DiT:
-    return load_dit(golden.dit, dtype=torch.float32)
+INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="these tensors are on the CPU")
+
+
+@pytest.fixture(scope="module", params=["reference", pytest.param("triton", marks=INTERPRETED)])
+def dit(golden: Golden, request: pytest.FixtureRequest) -> DiT:
+    return load_dit(golden.dit, dtype=torch.float32, ops=get_ops(request.param))
 
 
 def two_texts(conditioning: Conditioning) -> tuple[Conditioning, list[Conditioning]]:
@@ -57,7 +62,7 @@ def test_batch_of_unequal_texts_is_its_rows(golden: Golden, dit: DiT) -> None:
 
 
 def test_predictor_on_a_batch_of_unequal_texts(golden: Golden, dit: DiT) -> None:
-    predictor = load_predictor(golden.predictor, dit.config, dtype=torch.float32)
+    predictor = load_predictor(golden.predictor, dit.config, dtype=torch.float32, ops=dit.ops)
     batch, rows = two_texts(golden.conditioning)
     latents = torch.cat([golden.io["latents"], golden.io["latents_2"]])
     step = golden.step_inputs(3)
@@ -159,10 +164,24 @@ def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
             seen.append(name)
             return compute()
 
-        assert torch.equal(block(tokens, context, hook), block(tokens, context))
+        stream = (Part(tokens),)
+        hooked, plain = block(stream, context, hook), block(stream, context)
+        assert torch.equal(settle(hooked, block.ops), settle(plain, block.ops))
         is_double = hasattr(block, "img_mod")
         double = {"img_attn", "txt_attn", "img_mlp", "txt_mlp"}
         assert set(seen) == (double if is_double else {"total", "attn"})
+
+
+def test_blocks_compile_without_a_break(golden: Golden, dit: DiT) -> None:
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    for block in (dit.blocks[0], dit.blocks[-1]):
+        torch._dynamo.reset()
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            tokens, context = dit.embed(golden.io["latents"], golden.step_inputs(3), prepared)
+            expected = settle(block((Part(tokens),), context), block.ops)
+            actual = settle(compiled((Part(tokens),), context), block.ops)
+        assert relative_error(actual, expected) <= EXACT
 
 
 def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: DiT) -> None:
@@ -175,7 +194,8 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
         kept[name] = compute()
         return kept[name]
 
-    expected = block(tokens, context, keep)
+    stream = (Part(tokens),)
+    expected = settle(block(stream, context, keep), block.ops)
 
     class NeverAttends:
         def begin(self, layout):
@@ -183,7 +203,8 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
 
     attention, block.attention = block.attention, NeverAttends()
     try:
-        assert torch.equal(block(tokens, context, lambda name, compute: kept[name]), expected)
+        replaced = block(stream, context, lambda name, compute: kept[name])
+        assert torch.equal(settle(replaced, block.ops), expected)
     finally:
         block.attention = attention
 

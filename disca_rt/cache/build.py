@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .disca import DisCaPolicy
 from .full import FullPolicy
@@ -10,24 +11,24 @@ from .reuse import ReusePolicy
 from .taylor import TaylorPolicy
 
 
-def _disca(predictor: Predictor | None) -> DisCaPolicy:
+def _disca(predictor: Predictor | None, ops: Ops) -> DisCaPolicy:
     if predictor is None:
         raise ValueError("policy 'disca' needs a predictor; give one, or choose policy 'full'")
     return DisCaPolicy(predictor)
 
 
-POLICIES: dict[str, Callable[[Predictor | None], CachePolicy]] = {
-    "full": lambda predictor: FullPolicy(),
+POLICIES: dict[str, Callable[[Predictor | None, Ops], CachePolicy]] = {
+    "full": lambda predictor, ops: FullPolicy(),
     "disca": _disca,
-    "reuse": lambda predictor: ReusePolicy(),
-    "taylor": lambda predictor: TaylorPolicy(),
+    "reuse": lambda predictor, ops: ReusePolicy(),
+    "taylor": lambda predictor, ops: TaylorPolicy(ops),
 }
 
 
-def build_policy(name: str, predictor: Predictor | None) -> CachePolicy:
-    """The policy called `name`; raises ValueError listing the known names."""
+def build_policy(name: str, predictor: Predictor | None, ops: Ops) -> CachePolicy:
+    """The policy called `name`, over the model's `ops`; ValueError lists the known names."""
     check_policy(name)
-    return POLICIES[name](predictor)
+    return POLICIES[name](predictor, ops)
 
 
 def check_policy(name: str) -> None:

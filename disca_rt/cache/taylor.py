@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..kernels.ops import Ops
 from ..models.blocks import BlockContext, run_blocks
 from ..schedule import Step
 from .policy import StepKind
+
+MAX_ORDER = 3  # of the fused ops
 
 
 @dataclass
@@ -36,10 +39,10 @@ class TaylorPolicy:
     name = "taylor"
     schedule_known = True
 
-    def __init__(self, max_order: int = 1) -> None:
-        if max_order < 0:
-            raise ValueError(f"max_order must be at least 0, got {max_order}")
-        self.max_order = max_order
+    def __init__(self, ops: Ops, max_order: int = 1) -> None:
+        if not 0 <= max_order <= MAX_ORDER:
+            raise ValueError(f"max_order must be from 0 to {MAX_ORDER}, got {max_order}")
+        self.ops, self.max_order = ops, max_order
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> TaylorState:
         shape = (self.max_order + 1, *tokens)
@@ -64,26 +67,18 @@ class TaylorPolicy:
         state: TaylorState,
     ) -> Tensor:
         if kind == "predicted":
-            return _forecast(state)
+            return self._forecast(state)
         tokens = run_blocks(blocks, tokens, context)
         self._update(state, tokens)
         return tokens
 
     def _update(self, state: TaylorState, tokens: Tensor) -> None:
-        known = min(state.known + 1, self.max_order + 1)
+        state.known = min(state.known + 1, self.max_order + 1)
         distance = state.index - state.full_index
-        newer = tokens
-        for order in range(known):
-            older = state.factors[order]
-            next_newer = (newer - older) / distance if order + 1 < known else None
-            older.copy_(newer)
-            newer = next_newer
-        state.known, state.full_index = known, state.index
+        self.ops.finite_differences(state.factors, tokens, distance, state.known)
+        state.full_index = state.index
 
-
-def _forecast(state: TaylorState) -> Tensor:
-    distance = state.index - state.full_index
-    forecast = state.factors[0].clone()
-    for order in range(1, state.known):
-        forecast.add_(state.factors[order], alpha=distance**order / math.factorial(order))
-    return forecast
+    def _forecast(self, state: TaylorState) -> Tensor:
+        distance = state.index - state.full_index
+        coefficients = [distance**order / math.factorial(order) for order in range(state.known)]
+        return self.ops.forecast(state.factors, coefficients)

@@ -153,7 +153,7 @@ def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
     has_predicted = preset is not None and preset.full_steps < preset.steps
     wants_disca = runtime.predictor is not None or args.step_list is not None or has_predicted
     name = args.policy or ("disca" if wants_disca else "full")
-    policy = build_policy(name, runtime.predictor)
+    policy = build_policy(name, runtime.predictor, runtime.dit.ops)
     schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
     with StepProgress(schedule.steps) as progress:

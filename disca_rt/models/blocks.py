@@ -1,20 +1,19 @@
 """The two kinds of DiT block, used by both models and by both predictors.
 
-A block takes joint tokens `[B, S, C]`, image first, and returns them: every kind has the same
-signature, so a cache policy can run all blocks, a range, or none. A policy can also stand in for
-one branch of a block through `branches`; `out` is where the result would be welcome (a hint).
-Blocks know no cache, no graph and no rank.
+A block takes the residual stream of joint tokens, image first, and returns it: every kind has the
+same signature, so a cache policy can run all blocks, a range, or none. A policy can also stand in
+for one branch of a block through `branches`. Blocks know no cache, no graph and no rank.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ..attention import Attention, TokenLayout
 from ..kernels.ops import Ops
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
+from .stream import Part, Stream, enter, enter_joint, settle, split_stream
 
 T = TypeVar("T")
 
@@ -31,7 +30,8 @@ class BlockContext(NamedTuple):
 Branches = Callable[[str, Callable[[], Tensor]], Tensor]
 """Called as `branches(name, compute)` for each branch, the tensor before its gate.
 
-Returns `compute()`, or something in its place; then `compute` never runs.
+Returns `compute()`, or something in its place; then `compute` never runs. What is returned is read
+until the next block has begun, or the tokens are settled.
 """
 
 
@@ -55,10 +55,11 @@ def once(compute: Callable[[], T]) -> Callable[[], T]:
 def run_blocks(
     blocks: Sequence[nn.Module], tokens: Tensor, context: BlockContext, out: Tensor | None = None
 ) -> Tensor:
-    """Tokens `[B, S, C]` through `blocks` in order; the last may write into `out` (a hint)."""
-    for block in blocks[:-1]:
-        tokens = block(tokens, context)
-    return blocks[-1](tokens, context, out=out)
+    """Tokens `[B, S, C]` through `blocks` in order; `out`: where they would be welcome (a hint)."""
+    stream: Stream = (Part(tokens),)
+    for block in blocks:
+        stream = block(stream, context)
+    return settle(stream, blocks[-1].ops, out) if blocks else tokens
 
 
 class DoubleStreamBlock(nn.Module):
@@ -90,53 +91,40 @@ class DoubleStreamBlock(nn.Module):
         self.add_module(f"{stream}_mlp", MLP(self.ops, hidden))
 
     def forward(
-        self,
-        tokens: Tensor,
-        context: BlockContext,
-        branches: Branches = compute_branch,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        img, txt = tokens.tensor_split([context.layout.img_len], dim=1)
+        self, stream: Stream, context: BlockContext, branches: Branches = compute_branch
+    ) -> Stream:
         img_mod, txt_mod = self.img_mod(context.vec), self.txt_mod(context.vec)
-        joint = once(lambda: self._attend(img, txt, img_mod, txt_mod, context))
+        img_part, txt_part = split_stream(stream, context.layout.img_len, self.ops)
+        img, img_in = enter(img_part, *img_mod[:2], self.ops)
+        txt, txt_in = enter(txt_part, *txt_mod[:2], self.ops)
+        joint = once(lambda: self._attend(img_in, txt_in, context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
-        img = self._finish(img, img_attn, img_mod, self.img_mlp, "img_mlp", branches)
-        txt = self._finish(txt, txt_attn, txt_mod, self.txt_mlp, "txt_mlp", branches)
-        return torch.cat([img, txt], dim=1)
+        return (
+            self._finish(img, img_attn, img_mod, self.img_mlp, "img_mlp", branches),
+            self._finish(txt, txt_attn, txt_mod, self.txt_mlp, "txt_mlp", branches),
+        )
 
-    def _attend(
-        self,
-        img: Tensor,
-        txt: Tensor,
-        img_mod: tuple[Tensor, ...],
-        txt_mod: tuple[Tensor, ...],
-        context: BlockContext,
-    ) -> tuple[Tensor, ...]:
-        img_in = self.ops.layer_norm_modulate(img, *img_mod[:2])
-        txt_in = self.ops.layer_norm_modulate(txt, *txt_mod[:2])
+    def _attend(self, img_in: Tensor, txt_in: Tensor, context: BlockContext) -> tuple[Tensor, ...]:
         rope = context.freqs_cos, context.freqs_sin
-        no_rope = context.freqs_cos[:0], context.freqs_sin[:0]
-        norm_rope = self.ops.rms_norm_rope
+        k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
+        q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
         attention = self.attention.begin(context.layout)
-        attention.put_v(self._project("img", "v", img_in), self._project("txt", "v", txt_in))
-        attention.put_k(
-            norm_rope(self._project("img", "k", img_in), self.img_attn_k_norm.weight, *rope),
-            norm_rope(self._project("txt", "k", txt_in), self.txt_attn_k_norm.weight, *no_rope),
-        )
-        attention.put_q(
-            norm_rope(self._project("img", "q", img_in), self.img_attn_q_norm.weight, *rope),
-            norm_rope(self._project("txt", "q", txt_in), self.txt_attn_q_norm.weight, *no_rope),
-        )
+        attention.put_v(self._project("v", img_in, txt_in))
+        attention.put_k(self.ops.rms_norm_rope(self._project("k", img_in, txt_in), *k_norms, *rope))
+        attention.put_q(self.ops.rms_norm_rope(self._project("q", img_in, txt_in), *q_norms, *rope))
         out, _ = attention.result(meanwhile=lambda: None)
-        return out.tensor_split([img.shape[1]], dim=1)
+        return out.tensor_split([img_in.shape[1]], dim=1)
 
-    def _project(self, stream: str, which: str, x: Tensor) -> Tensor:
+    def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
+        weights = *self._weights("img", which), *self._weights("txt", which)
+        return self.ops.joint_linear(img_in, txt_in, *weights).unflatten(-1, (self.heads, -1))
+
+    def _weights(self, stream: str, which: str) -> tuple[Tensor, Tensor]:
         if self.merged:
-            projected = getattr(getattr(self, f"{stream}_attn_qkv"), which)(x)
-        else:
-            projected = getattr(self, f"{stream}_attn_{which}")(x)
-        return projected.unflatten(-1, (self.heads, -1))  # B S H D
+            return getattr(self, f"{stream}_attn_qkv").rows(which)
+        linear = getattr(self, f"{stream}_attn_{which}")
+        return linear.weight, linear.bias
 
     def _finish(
         self,
@@ -146,10 +134,10 @@ class DoubleStreamBlock(nn.Module):
         mlp: MLP,
         name: str,
         branches: Branches,
-    ) -> Tensor:
+    ) -> Part:
         _, _, gate_attn, shift, scale, gate_mlp = mod
-        x, modulated = self.ops.gate_residual_layer_norm_modulate(x, attn, gate_attn, shift, scale)
-        return self.ops.gate_residual(x, branches(name, lambda: mlp(modulated)), gate_mlp)
+        x, modulated = enter(Part(x, attn, gate_attn), shift, scale, self.ops)
+        return Part(x, branches(name, lambda: mlp(modulated)), gate_mlp)
 
 
 class SingleStreamBlock(nn.Module):
@@ -168,40 +156,26 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden, factor=3)
 
     def forward(
-        self,
-        tokens: Tensor,
-        context: BlockContext,
-        branches: Branches = compute_branch,
-        out: Tensor | None = None,
-    ) -> Tensor:
+        self, stream: Stream, context: BlockContext, branches: Branches = compute_branch
+    ) -> Stream:
         shift, scale, gate = self.modulation(context.vec)
-        total = branches("total", lambda: self._total(tokens, shift, scale, context, branches))
-        return self.ops.gate_residual(tokens, total, gate, out=out)
+        x, normed = enter_joint(stream, shift, scale, self.ops)
+        total = branches("total", lambda: self._total(normed, context, branches))
+        return (Part(x, total, gate),)
 
-    def _total(
-        self,
-        tokens: Tensor,
-        shift: Tensor,
-        scale: Tensor,
-        context: BlockContext,
-        branches: Branches,
-    ) -> Tensor:
-        x = self.ops.layer_norm_modulate(tokens, shift, scale)
-        mlp_half = once(lambda: self.linear1.extra(x))
+    def _total(self, x: Tensor, context: BlockContext, branches: Branches) -> Tensor:
+        mlp_half = once(lambda: self.ops.linear_gelu(x, *self.linear1.rows("extra")))
         attn = branches("attn", lambda: self._attend(x, context, mlp_half))
-        return self.linear2(self.ops.attention_mlp(attn, mlp_half()))
+        return self.ops.pair_linear(attn, mlp_half(), self.linear2.weight, self.linear2.bias)
 
     def _attend(self, x: Tensor, context: BlockContext, meanwhile: Callable[[], Tensor]) -> Tensor:
         heads = (self.heads, -1)
         rope = context.freqs_cos, context.freqs_sin
+        q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         norm_rope = self.ops.rms_norm_rope
         attention = self.attention.begin(context.layout)
         attention.put_v(self.linear1.v(x).unflatten(-1, heads))
-        attention.put_k(
-            norm_rope(self.linear1.k(x).unflatten(-1, heads), self.k_norm.weight, *rope)
-        )
-        attention.put_q(
-            norm_rope(self.linear1.q(x).unflatten(-1, heads), self.q_norm.weight, *rope)
-        )
-        out, _ = attention.result(meanwhile)
-        return out
+        attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm, *rope))
+        attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm, *rope))
+        attn, _ = attention.result(meanwhile)
+        return attn

@@ -18,20 +18,22 @@ class QKVLinear(nn.Linear):
         super().__init__(hidden, 3 * hidden + extra)
 
     def q(self, x: Tensor) -> Tensor:
-        return self._rows(x, 0, self.in_features)
+        return F.linear(x, *self.rows("q"))
 
     def k(self, x: Tensor) -> Tensor:
-        return self._rows(x, self.in_features, 2 * self.in_features)
+        return F.linear(x, *self.rows("k"))
 
     def v(self, x: Tensor) -> Tensor:
-        return self._rows(x, 2 * self.in_features, 3 * self.in_features)
+        return F.linear(x, *self.rows("v"))
 
-    def extra(self, x: Tensor) -> Tensor:
-        """The rows after q, k, v: the MLP half of a single-stream block's `linear1`."""
-        return self._rows(x, 3 * self.in_features, self.out_features)
+    def rows(self, which: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of "q", "k", "v", or of the "extra" rows after them.
 
-    def _rows(self, x: Tensor, start: int, stop: int) -> Tensor:
-        return F.linear(x, self.weight[start:stop], self.bias[start:stop])
+        Those are the MLP half of a single-stream block's `linear1`.
+        """
+        start = ("q", "k", "v", "extra").index(which) * self.in_features
+        stop = self.out_features if which == "extra" else start + self.in_features
+        return self.weight[start:stop], self.bias[start:stop]
 
 
 class TimestepEmbedder(nn.Module):
@@ -110,7 +112,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ops.gelu_tanh(self.fc1(x)))
+        return self.fc2(self.ops.linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class ByT5Mapper(nn.Module):
@@ -155,4 +157,4 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(vec).chunk(2, dim=-1)
-        return self.linear(self.ops.layer_norm_modulate(x, shift, scale))
+        return self.ops.head(x, shift, scale, self.linear.weight, self.linear.bias)

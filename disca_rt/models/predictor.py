@@ -4,7 +4,6 @@
 of the last full step, both joint `[B, S, C]`, image first. The head is the DiT's own.
 """
 
-import torch
 from torch import Tensor, nn
 
 from ..attention import Attention
@@ -21,7 +20,11 @@ class FusionMLP(nn.Sequential):
         self.ops = ops
 
     def forward(self, current: Tensor, cached: Tensor) -> Tensor:
-        return self[2](self.ops.fuse_cached(current, cached, self[0].weight, self[0].bias))
+        return self[2](self.fuse(current, cached))
+
+    def fuse(self, current: Tensor, cached: Tensor) -> Tensor:
+        """The first Linear and SiLU: `[B, S, C]`."""
+        return self.ops.fuse_cached(current, cached, self[0].weight, self[0].bias)
 
 
 class Predictor10(nn.Module):
@@ -46,7 +49,7 @@ class Predictor15(nn.Module):
 
     def __init__(self, config: PredictorConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.ops = config, ops
         self.fusion_mlp_img = FusionMLP(ops, config.hidden)
         self.fusion_mlp_txt = FusionMLP(ops, config.hidden)
         self.double_blocks = nn.ModuleList(
@@ -56,14 +59,11 @@ class Predictor15(nn.Module):
 
     def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
         img_len = context.layout.img_len
-        img, txt = slice(None, img_len), slice(img_len, None)
-        tokens = torch.cat(
-            [
-                self.fusion_mlp_img(current[:, img], cached[:, img]),
-                self.fusion_mlp_txt(current[:, txt], cached[:, txt]),
-            ],
-            dim=1,
-        )
+        img = self.fusion_mlp_img.fuse(current[:, :img_len], cached[:, :img_len])
+        txt = self.fusion_mlp_txt.fuse(current[:, img_len:], cached[:, img_len:])
+        outs = self.fusion_mlp_img[2], self.fusion_mlp_txt[2]
+        weights = [each for out in outs for each in (out.weight, out.bias)]
+        tokens = self.ops.joint_linear(img, txt, *weights)
         return run_blocks(self.double_blocks, tokens, context)
 
 

@@ -73,8 +73,15 @@ def denoise(
         kinds, patches = zip(
             *(_forward(dit, policy, step, inputs, latents, each) for each in passes), strict=True
         )
-        velocity = dit.unpatchify(_guided(patches, guidance, dit), passes[0].prepared)
-        latents = dit.ops.euler_step(latents, velocity, step.sigma, step.sigma_next)
+        latents = dit.ops.euler_step(
+            latents,
+            patches[0],
+            patches[1] if len(patches) == 2 else None,
+            1.0 if guidance.classifier_free is None else guidance.classifier_free,
+            inputs.dt(step),
+            passes[0].prepared.grid,
+            dit.config.patch,
+        )
         kind: StepKind = "full" if "full" in kinds else "predicted"
         stopwatch.stop(f"{kind} steps", started)
         if on_step is not None:
@@ -92,12 +99,6 @@ def _forward(
     return kind, dit.head(tokens, context)
 
 
-def _guided(patches: Sequence[Tensor], guidance: Guidance, dit: DiT) -> Tensor:
-    if guidance.classifier_free is None:
-        return patches[0]
-    return dit.ops.cfg_combine(*patches, guidance.classifier_free)
-
-
 class _StepTable:
     """The scalars of every step, on the device before the first one: no step waits for the host."""
 
@@ -105,8 +106,14 @@ class _StepTable:
         steps = list(schedule)
         timesteps = torch.tensor([*(step.t for step in steps), steps[-1].r], device=dit.device)
         self._timesteps = timesteps[:, None].expand(-1, batch)
+        lengths = [step.sigma_next - step.sigma for step in steps]
+        self._dt = torch.tensor(lengths, dtype=torch.float32, device=dit.device)
         self._has_r = dit.config.meanflow
         self._guidance = _guidance_input(guidance.embedded, batch, dit)
+
+    def dt(self, step: Step) -> Tensor:
+        """The length of a step, negative, fp32 `[]`."""
+        return self._dt[step.index]
 
     def row(self, step: Step) -> StepInputs:
         r = self._timesteps[step.index + 1] if self._has_r else None

@@ -183,7 +183,11 @@ class Runtime:
         """
         guidance = self._guidance(guidance_scale, negative)
         latents = self._initial_latents(latents, latent_shape, conditioning.batch, seed)
-        chosen = build_policy(policy, self.predictor) if isinstance(policy, str) else policy
+        chosen = (
+            build_policy(policy, self.predictor, self.dit.ops)
+            if isinstance(policy, str)
+            else policy
+        )
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:

@@ -141,6 +141,6 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     text = int(encode([prompt]).text_mask.sum())
     img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
     tokens = torch.Size([1, img + text, runtime.config.hidden])
-    policy = build_policy(rung.policy, runtime.predictor)
+    policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
     cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
     return {"peak_bytes": peak.peak, "cache_bytes": cached}

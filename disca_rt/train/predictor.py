@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..models.blocks import run_blocks
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..models.prepared import Prepared
@@ -180,8 +181,9 @@ def features(dit: DiT, point: Point, prepared: Prepared, depths: list[int]) -> F
     """M's hidden image tokens after the blocks in `depths`."""
     tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
     hidden = []
-    for index, block in enumerate(dit.blocks):
-        tokens = block(tokens, context)
-        if index in depths:
-            hidden.append(tokens[:, : context.layout.img_len])
+    first = 0
+    for last in depths:
+        tokens = run_blocks(dit.blocks[first : last + 1], tokens, context)
+        hidden.append(tokens[:, : context.layout.img_len])
+        first = last + 1
     return Features(hidden, prepared.grid)

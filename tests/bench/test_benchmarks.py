@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from bench import against_diffusers, embedded
+from bench import against_diffusers, embedded, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.harness import Comparison, Record, measure, read_records
 from bench.machine import this_machine
-from bench.run import BENCHMARKS, main
+from bench.run import ON_CPU, main
+from disca_rt.kernels.tune import GEMMS
 from disca_rt.tiny.runtime import encode_prompts
 
 SMALLEST = VideoSize(frames=1, height=4, width=4)
@@ -81,7 +83,7 @@ def test_another_computation_is_not_timed() -> None:
 def test_the_command_writes_lines_and_prints_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(BENCHMARKS, "predicted-step", partial(embedded.steps, SMALLEST))
+    monkeypatch.setitem(ON_CPU, "predicted-step", partial(embedded.steps, SMALLEST))
     out = tmp_path / "out.jsonl"
     main(["--only", "predicted-step", "--samples", "1", "--threads", "2", "1", "--out", str(out)])
     records = read_records(out)
@@ -98,6 +100,44 @@ def test_without_diffusers_its_rows_are_skipped(
     main(["--only", "full-step-10", "--out", str(out)])
     assert "full-step-10: skipped, needs diffusers" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted")
+def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run of what a GPU will do; torch.compile is left out by an eager backend."""
+    with patch("torch.compile", lambda function, **_: function):
+        main(["--device", "cuda", "--dry-run", "--samples", "1"])
+    table = capsys.readouterr().out
+    for op in fused_ops():
+        assert f"| {op}, small | 2 | ours" in table
+    moved = [op for op in fused_ops() if op != "linear_gelu" and op not in GEMMS]
+    assert table.count("| copy |") == len(moved)
+    assert table.count("| ≤ 1.11111 |") == len(moved)
+    assert table.count("| concatenated |") == len(GEMMS)
+    assert "| linear_gelu, small | 2 | ours, epilogue |" in table
+
+
+def test_a_rival_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> None:
+        raise AssertionError("dtype")
+
+    works = {"fine": lambda: lambda x: lambda: x}
+    with patch.dict(rivals.RIVALS, {"op": {"broken": broken, **works}}):
+        assert list(rivals.rivals("op", (1,))) == ["fine"]
+    assert "op: no broken (AssertionError: dtype)" in capsys.readouterr().out
+
+
+def fused_ops() -> list[str]:
+    from disca_rt.kernels.workload import SMALL, calls
+
+    return list(calls(SMALL, torch.empty))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--device", "cuda"])
+    assert "--device cuda: PyTorch sees no GPU; --dry-run tries" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--only", "typo"], ["--samples", "0"], ["--threads", "-1"]])

@@ -14,6 +14,7 @@ from bench.harness import (
     Spread,
     Taken,
     from_line,
+    host_timer,
     interleave,
     measure,
     read_records,
@@ -30,11 +31,13 @@ MACHINE = Machine("CPU: abacus", 2, "default", "3.10.0", "2.11.0", None, "0.1.0"
 
 def comparison(log: list[str]) -> Comparison:
     def contender(name: str, flops: int) -> Contender:
-        return Contender(name, lambda: log.append(name), flops, f"note on {name}")
+        goal = 0.5 if name == "fast" else None
+        note = f"note on {name}"
+        return Contender(name, lambda: log.append(name), flops, note, goal, minimum_bytes=2 * flops)
 
     shape = {"batch": 1, "latents": [12, 5, 12, 16]}
     contenders = [contender("slow", 4000), contender("fast", 1000)]
-    return Comparison("race", shape, "float32", contenders, samples=7, goal=0.5)
+    return Comparison("race", shape, "float32", contenders, samples=7)
 
 
 def records(samples: int = 3, threads: int = 2) -> list[Record]:
@@ -51,13 +54,13 @@ def ticks(*deltas: float) -> Callable[[], float]:
 
 def test_contenders_take_turns_after_one_warm_up_each() -> None:
     log: list[str] = []
-    interleave(comparison(log).contenders, samples=3)
+    interleave(comparison(log).contenders, 3, host_timer())
     assert log == ["slow", "fast"] * 4
 
 
 def test_samples_are_clock_differences_of_the_timed_rounds() -> None:
     wall, cpu = ticks(8.0, 2.0, 6.0, 3.0), ticks(4.0, 1.0, 3.0, 1.5)
-    taken = interleave(comparison([]).contenders, samples=2, clock=wall, cpu_clock=cpu)
+    taken = interleave(comparison([]).contenders, 2, host_timer(wall, cpu))
     assert taken == {
         "slow": [Taken(8.0, 4.0), Taken(6.0, 3.0)],
         "fast": [Taken(2.0, 1.0), Taken(3.0, 1.5)],
@@ -89,6 +92,7 @@ def test_a_record_is_consistent_with_its_samples() -> None:
     assert fast.samples == len(fast.seconds) == len(fast.cpu_seconds) == 5
     assert fast.median_s == spread(fast.seconds).median
     assert fast.gflops_per_s == pytest.approx(1000 / fast.median_s / 1e9)
+    assert fast.gb_per_s == pytest.approx(2000 / fast.median_s / 1e9)
     assert fast.ratio == spread_of_ratios(fast.seconds, slow.seconds).median
     assert (fast.warmup, fast.otherwise_idle, fast.device) == (1, "unknown", "CPU: abacus")
 

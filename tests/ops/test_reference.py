@@ -59,33 +59,49 @@ def test_layer_norm(x: Tensor) -> None:
 def test_rms_norm_rope_rotates_only_image_rows(rotated: int) -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, 7, 3, 8, generator=generator)
-    weight = torch.rand(8, generator=generator) + 0.5
+    weights = torch.rand(2, 8, generator=generator) + 0.5
     angle = torch.rand(rotated, 4, generator=generator) * 6
     normed = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    expected = normed * weight.double()
+    of_row = weights[(torch.arange(7) >= rotated).long()]
+    expected = normed * of_row.double()[:, None]
     pairs = torch.view_as_complex(expected.unflatten(-1, (4, 2)).contiguous())
     turn = torch.polar(torch.ones(rotated, 1, 4).double(), angle.double()[:, None])
     pairs[:, :rotated] = pairs[:, :rotated] * turn
     expected = torch.view_as_real(pairs).flatten(-2)
-    assert close(reference.rms_norm_rope(x, weight, angle.cos(), angle.sin()), expected)
+    assert close(reference.rms_norm_rope(x, *weights, angle.cos(), angle.sin()), expected)
 
 
-def test_gelu_and_attention_mlp(x: Tensor) -> None:
-    y = x.double()
+def test_linear_gelu_is_the_tanh_approximation(x: Tensor) -> None:
+    y = x.double() @ torch.eye(24).double()[:, :9] + 1
     inner = math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)
     expected = 0.5 * y * (1 + inner.tanh())
-    assert close(reference.gelu_tanh(x), expected)
-    joined = reference.attention_mlp(x, x)
-    assert torch.equal(joined[..., :24], x)
-    assert close(joined[..., 24:], expected)
+    assert close(reference.linear_gelu(x, torch.eye(24)[:9], torch.ones(9)), expected)
 
 
-def test_fuse_cached_is_the_product_with_the_concatenation(x: Tensor) -> None:
+def test_pairs_are_multiplied_as_if_concatenated(x: Tensor) -> None:
     generator = torch.Generator().manual_seed(3)
     weight, bias = torch.randn(24, 48, generator=generator), torch.randn(24, generator=generator)
-    cached = x.flip(2)
-    z = torch.cat([x, cached], -1).double() @ weight.double().T + bias.double()
-    assert close(reference.fuse_cached(x, cached, weight, bias), z * z.sigmoid())
+    other = x.flip(2)
+    z = torch.cat([x, other], -1).double() @ weight.double().T + bias.double()
+    assert close(reference.pair_linear(x, other, weight, bias), z)
+    assert close(reference.fuse_cached(x, other, weight, bias), z * z.sigmoid())
+    narrow = weight[:, :31]
+    z = torch.cat([x, other[..., :7]], -1).double() @ narrow.double().T + bias.double()
+    assert close(reference.pair_linear(x, other[..., :7], narrow, bias), z)
+
+
+def test_streams_have_linears_of_their_own(x: Tensor) -> None:
+    generator = torch.Generator().manual_seed(4)
+    weights, biases = (
+        torch.randn(2, 5, 24, generator=generator),
+        torch.randn(2, 5, generator=generator),
+    )
+    img, txt = x[:, :4], x[:, 4:]
+    joint = reference.joint_linear(img, txt, weights[0], biases[0], weights[1], biases[1])
+    of_row = (torch.arange(7) >= 4).long()
+    expected = torch.einsum("bsk,snk->bsn", x.double(), weights[of_row].double())
+    assert close(joint, expected + biases[of_row].double())
+    assert torch.equal(reference.join_tokens(img, txt), x)
 
 
 def test_unpatchify_is_nthwcopq_to_nctohpwq() -> None:
@@ -98,14 +114,40 @@ def test_unpatchify_is_nthwcopq_to_nctohpwq() -> None:
 
 
 def test_euler_step_and_guidance_are_fp32() -> None:
-    latents, velocity = torch.randn(2, 3, 4), torch.randn(2, 3, 4).bfloat16()
-    stepped = reference.euler_step(latents, velocity, 0.75, 0.5)
+    latents = torch.randn(2, 5, 2, 6, 4)
+    patches, uncond = torch.randn(2, 2, 24, 10).bfloat16()
+    grid, patch, dt = (2, 6, 2), (1, 1, 2), torch.tensor(-0.25)
+    stepped = reference.euler_step(latents, patches, None, 1.0, dt, grid, patch)
     assert stepped.dtype == torch.float32
-    assert close(stepped, latents.double() - 0.25 * velocity.double())
-    mixed = reference.cfg_combine(velocity, velocity.flip(0), 6.0)
-    assert mixed.dtype == torch.float32
-    other = velocity.flip(0).double()
-    assert close(mixed, other + 6 * (velocity.double() - other))
+    velocity = reference.unpatchify(patches.double(), grid, patch)
+    assert close(stepped, latents.double() - 0.25 * velocity)
+    other = reference.unpatchify(uncond.double(), grid, patch)
+    guided = reference.euler_step(latents, patches, uncond, 6.0, dt, grid, patch)
+    assert close(guided, latents.double() - 0.25 * (other + 6 * (velocity - other)))
+
+
+def test_head_is_the_linear_of_the_modulated_norm(x: Tensor) -> None:
+    shift, scale = vectors(2)
+    weight, bias = torch.randn(5, 24), torch.randn(5)
+    normed = layer_norm64(x) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+    expected = normed @ weight.double().T + bias.double()
+    assert close(reference.head(x, shift, scale, weight, bias), expected)
+
+
+def test_relative_l1(x: Tensor) -> None:
+    other = x.flip(1)
+    expected = (x - other).double().abs().sum() / other.double().abs().sum()
+    assert close(reference.relative_l1(x, other), expected)
+
+
+def test_finite_differences_and_forecast_continue_a_polynomial() -> None:
+    """t² at 1, 3 and 5: its divided differences, then Taylor's series from them."""
+    factors = torch.full((3, 2, 3), float("nan"))
+    for known, t in ((1, 1.0), (2, 3.0), (3, 5.0)):
+        reference.finite_differences(factors, torch.full((2, 3), t * t), 2.0, known)
+    assert [factors[i, 0, 0].item() for i in range(3)] == [25, 8, 2]
+    assert reference.forecast(factors, [1.0, 2.0, 2.0])[0, 0] == 25 + 2 * 8 + 2 * 2
+    assert reference.forecast(factors, [1.0])[0, 0] == 25
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -121,10 +163,13 @@ def test_ops_keep_the_dtype_they_are_given(x: Tensor, dtype: torch.dtype) -> Non
 def test_every_implementation_has_every_op() -> None:
     for name in IMPLEMENTATIONS:
         for op in Ops._fields:
-            expected = inspect.signature(getattr(reference, op))
-            assert inspect.signature(getattr(get_ops(name), op)) == expected
+            ours, theirs = (
+                inspect.signature(each).parameters
+                for each in (getattr(get_ops(name), op), getattr(reference, op))
+            )
+            assert ours == theirs, op
 
 
 def test_unknown_ops_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ops must be one of \['reference'\], got 'triton'"):
-        get_ops("triton")
+    with pytest.raises(ValueError, match=r"ops must be one of .*'triton'\], got 'cutlass'"):
+        get_ops("cutlass")

@@ -1,0 +1,159 @@
+"""`python -m bench.kernel_page > docs/kernels.md`: the page about the kernels.
+
+What they compute is said by their own files, bytes and launches by the workload and the launch
+table, and what was measured by the results of `bench.run --device cuda`.
+"""
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from disca_rt.kernels import reference
+from disca_rt.kernels.launch import LaunchConfig, default_config, read_table
+from disca_rt.kernels.tune import GEMMS
+from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
+
+from .harness import Record, read_records
+
+RESULTS = Path(__file__).parent / "results"
+INTRO = """\
+# Kernels
+
+One file each in `kernels/`; `kernels/reference.py` has the same names in plain PyTorch and is what
+they are tested against. All take bf16, fp16 and fp32 and compute in fp32, with int64 addresses. An
+op is done when it moves little more than its minimum; U is one activation, S·C values.
+
+GEMMs are the library's: what surrounds them is arranged so that nothing is concatenated.
+`joint_linear` has two GEMMs write into one tensor, `pair_linear` (a single-stream block's `linear2`
+and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
+the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
+
+Training is refused by these ops, in both modes of differentiation: it takes the reference ops. What
+a policy that reuses residuals needs is `gate_residual` with a gate of one.
+"""
+
+HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction")
+
+
+def page(records: Sequence[Record]) -> str:
+    """Markdown: the table of all kernels, then a section on each."""
+    first, _, last = REAL.values()
+    ten, fifteen = (calls(each, _on_meta) for each in (first, last))
+    rows = [
+        (
+            f"`{op}`",
+            _units(make_call(), first),
+            _launch(op, make_call()),
+            _launch(op, fifteen[op]()),
+            _measured(op, records),
+        )
+        for op, make_call in ten.items()
+    ]
+    parts = [INTRO, _table([HEADER, ["---"] * len(HEADER), *rows]), _note(records)]
+    parts += [f"## {op}\n\n{_about(op)}\n" for op in ten]
+    return "\n".join(parts)
+
+
+def _on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _units(call: Call, shapes: Shapes) -> str:
+    if not call.minimum_bytes:
+        return "GEMM"
+    units = call.minimum_bytes / (2 * shapes.tokens * shapes.hidden)
+    return f"{units:.2g} U" if units >= 0.1 else f"{call.minimum_bytes / 1e6:.0f} MB"
+
+
+def _launch(op: str, call: Call) -> str:
+    """By device of the launch table; the default where it has none."""
+    table = read_table()
+    shown = {}
+    for device in table:
+        entry = table[device].get(op, {}).get(str(call.width))
+        if entry is not None:
+            shown[device] = entry if isinstance(entry, str) else _config(LaunchConfig(*entry))
+    if shown:
+        return "; ".join(f"{device}: {entry}" for device, entry in shown.items())
+    if op in GEMMS:
+        return "the library's"
+    choice = default(op, call.width)
+    return f"default: {choice if isinstance(choice, str) else _config(choice)}"
+
+
+def default(op: str, width: int) -> LaunchConfig | str:
+    """What `op` is launched with on a device that the table does not know."""
+    if op == "linear_gelu":
+        return "in place"
+    own = getattr(import_module(f"disca_rt.kernels.{op}"), "DEFAULT", None)
+    return own or default_config(width)
+
+
+def _config(config: LaunchConfig) -> str:
+    rows = "row" if config.rows == 1 else "rows"
+    return f"{config.rows} {rows}, {config.num_warps} warps"
+
+
+def _measured(op: str, records: Sequence[Record]) -> str:
+    """Of 1.0 at 704x704x129, alone and as one of eight ranks, by device."""
+    one = next(iter(REAL.values()))
+    shown = []
+    for device in dict.fromkeys(record.device for record in records):
+        parts = []
+        for shapes, label in ((one, "1 rank"), (shard(one, 8), "8 ranks")):
+            for record in records:
+                if (record.device, record.benchmark) != (device, f"{op}, {shapes.name}"):
+                    continue
+                if record.contender.startswith("ours"):
+                    name = record.contender.removeprefix("ours").strip(", ")
+                    what = ", ".join(part for part in (name, label) if part)
+                    parts.append(f"{1 / record.ratio:.2f} ({what})")
+        if parts:
+            shown.append(f"{device}: {', '.join(parts)}")
+    return "; ".join(shown) or "not measured yet"
+
+
+def _note(records: Sequence[Record]) -> str:
+    if records:
+        return (
+            "Fractions are of a device copy in the same run, the goal 0.90; of products, of the "
+            "time of the same with a concatenation (`linear_gelu`: without GELU).\n"
+        )
+    return (
+        "No GPU has run these yet. On a machine with one, `disca-rt tune` writes the launch table, "
+        "`python -m bench.run --device cuda` the results, and `python -m bench.kernel_page` this "
+        "page; the goal is 0.90 each.\n"
+    )
+
+
+def _about(op: str) -> str:
+    """The op's specification where the row has it, then what the kernel's file adds."""
+    module = inspect.getmodule(inspect.unwrap(implementation(op)))
+    own = inspect.cleandoc(module.__doc__ or "")
+    specified = inspect.getdoc(getattr(reference, op)) if hasattr(reference, op) else None
+    path = f"`kernels/{module.__name__.rpartition('.')[2]}.py`"
+    return "\n\n".join([*([specified] if specified else []), own, path])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.kernel_page", description=__doc__)
+    parser.parse_args(argv)
+    print(page(gpu_records()), end="")
+
+
+def gpu_records() -> list[Record]:
+    """Everything that `bench.run --device cuda` has measured, oldest first."""
+    paths = sorted(RESULTS.glob("cuda-*.jsonl"))
+    return [record for path in paths for record in read_records(path)]
+
+
+if __name__ == "__main__":
+    main()

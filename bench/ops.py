@@ -1,0 +1,151 @@
+"""Every fused op against a copy of as many bytes, eager PyTorch, torch.compile and public kernels.
+
+The baseline is a device copy that moves the fewest bytes the op can move, so a ratio is the inverse
+of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. Of products the baseline is the
+same with a concatenation, or, of `linear_gelu`, without GELU.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from disca_rt.kernels import reference
+from disca_rt.kernels.launch import trying
+from disca_rt.kernels.workload import REAL, SMALL, Call, Shapes, calls, implementation, shard
+
+from .harness import Comparison, Contender
+from .rivals import rivals
+
+FRACTION = 0.90  # of copy bandwidth: P3
+SAMPLES = 30
+
+Build = Callable[[], Comparison]
+
+
+def _send(x: Tensor, *tables: Tensor) -> Tensor:
+    """Rotated and permuted to the ranks' blocks: what others do before an all-to-all."""
+    *tables, starts = tables
+    ranks = x.shape[2] // int(starts[1, 0])
+    rotated = reference.rms_norm_rope(x, *tables)
+    return rotated.unflatten(2, (ranks, -1)).permute(2, 0, 1, 3, 4).contiguous()
+
+
+EAGER: dict[str, Callable[..., Any]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "rms_norm_rope_send": _send,
+}
+"""Of the ops that are in no row; the others' are the reference's."""
+
+
+def _pair(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(torch.cat([first, second], dim=-1), weight, bias)
+
+
+CONCATENATED: dict[str, Callable[..., Tensor]] = {
+    "joint_linear": reference.joint_linear,
+    "pair_linear": _pair,
+    "fuse_cached": lambda *args: F.silu(_pair(*args)),
+}
+"""Products as others compute them: one, over a concatenation or into one."""
+
+
+def comparisons(device: torch.device, shapes: Iterable[Shapes]) -> Iterator[tuple[str, Build]]:
+    """Every op at all `shapes`, by name; tensors are made when a comparison is built."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+    for each in shapes:
+        for op, make_call in calls(each, make).items():
+            yield f"{op}, {each.name}", partial(_comparison, each, make_call, device)
+
+
+def real_shapes() -> list[Shapes]:
+    return [share for each in REAL.values() for share in (each, shard(each, 8))]
+
+
+def small_shapes() -> list[Shapes]:
+    return [SMALL]
+
+
+def _comparison(shapes: Shapes, make_call: Callable[[], Call], device: torch.device) -> Comparison:
+    call = make_call()
+    contenders = _product(call) if not call.minimum_bytes else _moved(call, device)
+    return Comparison(
+        name=f"{call.op}, {shapes.name}",
+        shape={
+            "batch": 1,
+            "image tokens": shapes.img,
+            "text tokens": shapes.txt,
+            "hidden": shapes.hidden,
+            "heads": shapes.heads,
+        },
+        dtype="bfloat16",
+        contenders=contenders,
+        samples=SAMPLES,
+    )
+
+
+def _moved(call: Call, device: torch.device) -> list[Contender]:
+    """What bytes limit: against a copy of them."""
+    source = torch.randint(255, (call.minimum_bytes // 2,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    eager = EAGER.get(call.op) or getattr(reference, call.op)
+    compiled = torch.compile(eager, dynamic=False)
+    runs = {
+        "eager PyTorch": partial(eager, *call.args),
+        "torch.compile": partial(compiled, *call.args),
+        **rivals(call.op, call.args),
+    }
+    size = call.minimum_bytes
+    return [
+        Contender("copy", lambda: target.copy_(source), minimum_bytes=size),
+        Contender(
+            "ours",
+            partial(implementation(call.op), *call.args),
+            goal=1 / FRACTION,
+            minimum_bytes=size,
+        ),
+        *(Contender(name, run, minimum_bytes=size) for name, run in runs.items()),
+    ]
+
+
+def _product(call: Call) -> list[Contender]:
+    """What arithmetic limits, against the same with a concatenation, or without its GELU."""
+    if call.op in CONCATENATED:
+        eager, ours = CONCATENATED[call.op], implementation(call.op)
+        flops = call_flops(call)
+        return [
+            Contender("concatenated", partial(eager, *call.args), flops),
+            Contender("ours", partial(ours, *call.args), flops, goal=1.0),
+            Contender(
+                "torch.compile", partial(torch.compile(eager, dynamic=False), *call.args), flops
+            ),
+        ]
+    x, weight, bias = call.args
+    flops = call_flops(call)
+
+    def forced(variant: str) -> object:
+        with trying(call.op, variant):
+            return implementation(call.op)(*call.args)
+
+    return [
+        Contender("linear alone", lambda: F.linear(x, weight, bias), flops),
+        Contender("ours, in place", partial(forced, "in place"), flops),
+        Contender("ours, epilogue", partial(forced, "epilogue"), flops),
+        Contender("eager PyTorch", lambda: reference.linear_gelu(x, weight, bias), flops),
+    ]
+
+
+def call_flops(call: Call) -> int:
+    """Of a product's call: two per multiply-add."""
+    rows = [each for each in call.args if each.ndim == 3]
+    weights = [each for each in call.args if each.ndim == 2]
+    if call.op == "joint_linear":
+        return sum(2 * x.numel() * len(w) for x, w in zip(rows, weights, strict=True))
+    return sum(2 * x.numel() * len(weights[0]) for x in rows)

@@ -1,0 +1,89 @@
+"""The residual stream between blocks: tokens whose last sum is left to whoever comes next.
+
+A block ends with x + gate·branch, and the next begins by normalising that. Handing on the three
+tensors instead of the sum lets one op do both, whatever block comes next and whoever computed the
+branch. This module knows rows and ops, no weights.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..kernels.ops import Ops
+
+
+class Part(NamedTuple):
+    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is to be added where there is one.
+
+    Where image and text are parts of their own, each has a branch once a block has run.
+    """
+
+    x: Tensor
+    branch: Tensor | None = None
+    gate: Tensor | None = None
+
+
+Stream = tuple[Part, ...]
+"""All rows in one part, or image and text in two."""
+
+
+def split_stream(stream: Stream, img_len: int, ops: Ops) -> Stream:
+    """The stream as image and text."""
+    if len(stream) == 2:
+        return stream
+    tokens = settle(stream, ops)
+    return Part(tokens[:, :img_len]), Part(tokens[:, img_len:])
+
+
+def settle(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
+    """Joint tokens `[B, S, C]`, every sum taken; `out` is where they would be welcome (a hint)."""
+    if len(stream) == 1:
+        return _sum(stream[0], ops, out)
+    assert all(part.branch is not None for part in stream)
+    if out is None:
+        out = _joint_buffer(stream, ops)
+    sums = [_sum(part, ops, rows) for part, rows in zip(stream, _rows(stream, out), strict=True)]
+    return ops.join_tokens(*sums, out=out)
+
+
+def enter(part: Part, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+    """The sum of a part and its LayerNorm, modulated: how a block begins."""
+    if part.branch is None:
+        return part.x, ops.layer_norm_modulate(part.x, shift, scale)
+    return ops.gate_residual_layer_norm_modulate(*part, shift, scale)
+
+
+def enter_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+    """`enter` of all rows, joint."""
+    if len(stream) == 1:
+        return enter(stream[0], shift, scale, ops)
+    assert all(part.branch is not None for part in stream)
+    joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
+    rows = zip(*(_rows(stream, each) for each in joint), strict=True)
+    entered = [
+        ops.gate_residual_layer_norm_modulate(*part, shift, scale, out=out)
+        for part, out in zip(stream, rows, strict=True)
+    ]
+    x, normed = (
+        ops.join_tokens(*parts, out=out)
+        for parts, out in zip(zip(*entered, strict=True), joint, strict=True)
+    )
+    return x, normed
+
+
+def _sum(part: Part, ops: Ops, out: Tensor | None) -> Tensor:
+    if part.branch is None:
+        return part.x
+    return ops.gate_residual(*part, out=out)
+
+
+def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:
+    x = stream[0].x
+    return ops.buffer(x, (x.shape[0], sum(part.x.shape[1] for part in stream), x.shape[2]))
+
+
+def _rows(stream: Stream, joint: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Each part's rows of a joint buffer."""
+    if joint is None:
+        return tuple(None for _ in stream)
+    return joint.split([part.x.shape[1] for part in stream], dim=1)

@@ -1,0 +1,79 @@
+"""LayerNorm(x)·(1 + scale) + shift of rows, one pass: 2 activations moved."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .registration import register_op
+from .row_norm import row_layer_norm
+
+
+@triton.jit
+def _layer_norm_modulate_kernel(
+    x_ptr,
+    shift_ptr,
+    scale_ptr,
+    out_ptr,
+    S,
+    stride_xb,
+    stride_xs,
+    stride_shift,
+    stride_scale,
+    stride_ob,
+    stride_os,
+    C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    batch = tl.program_id(1).to(tl.int64)
+    cols = tl.arange(0, BLOCK_C)
+    mask = (rows < S)[:, None] & (cols < C)[None, :]
+    offs_m = rows.to(tl.int64)[:, None]
+    x_ptrs = x_ptr + batch * stride_xb + offs_m * stride_xs + cols[None, :]
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    shift_ptrs = shift_ptr + batch * stride_shift + cols
+    scale_ptrs = scale_ptr + batch * stride_scale + cols
+    shift = tl.load(shift_ptrs, mask=cols < C, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptrs, mask=cols < C, other=0.0).to(tl.float32)
+    out = row_layer_norm(x, mask, C) * (1.0 + scale)[None, :] + shift[None, :]
+    out_ptrs = out_ptr + batch * stride_ob + offs_m * stride_os + cols[None, :]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@register_op(mutates=["out"])
+def layer_norm_modulate_into(x: Tensor, shift: Tensor, scale: Tensor, out: Tensor) -> None:
+    batch, seq, width = x.shape
+    check_rows("layer_norm_modulate", x=x, shift=shift, scale=scale, out=out)
+    check_shape("layer_norm_modulate", "shift", shift, (batch, width))
+    check_shape("layer_norm_modulate", "scale", scale, (batch, width))
+    check_shape("layer_norm_modulate", "out", out, x.shape)
+    if x.numel() == 0:
+        return
+    config = launch_config("layer_norm_modulate", width, x.device)
+    launch(
+        _layer_norm_modulate_kernel,
+        (cdiv(seq, config.rows), batch),
+        x,
+        shift,
+        scale,
+        out,
+        seq,
+        *x.stride()[:2],
+        shift.stride(0),
+        scale.stride(0),
+        *out.stride()[:2],
+        C=width,
+        BLOCK_M=config.rows,
+        BLOCK_C=next_power_of_2(width),
+        num_warps=config.num_warps,
+        on=x,
+    )
+
+
+def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    layer_norm_modulate_into(x, shift, scale, out)
+    return out

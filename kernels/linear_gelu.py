@@ -1,0 +1,38 @@
+"""GELU(weight·x + bias): a GEMM and a pass in place, or the GEMM's own epilogue where that wins."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .gelu_tanh import gelu_tanh_
+from .launch import measured_choice
+from .registration import register_op
+
+OP = "linear_gelu"
+
+
+def in_epilogue(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """By cuBLASLt. Not for a CPU, whose epilogue is the other GELU."""
+    flat = torch._addmm_activation(bias, x.flatten(0, 1), weight.T, use_gelu=True)
+    return flat.unflatten(0, x.shape[:2])
+
+
+def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = F.linear(x, weight, bias)
+    gelu_tanh_.launcher(out)
+    return out
+
+
+VARIANTS = {"epilogue": in_epilogue, "in place": in_place}
+
+
+@register_op()
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The winner on this device by the launch table; in place where it has none."""
+    winner = measured_choice(OP, len(weight), x.device) or "in place"
+    return VARIANTS[winner](x, weight, bias)
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], len(weight)))

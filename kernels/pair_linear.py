@@ -1,0 +1,25 @@
+"""weight·[first, second] + bias as two accumulating GEMMs, so that nothing is concatenated.
+
+The input of a single-stream block's `linear2`, [attention, MLP], is such a pair, and so is the
+input of the predictor's front end.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registration import refuse_derivatives
+
+
+def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    refuse_derivatives("pair_linear", (first, second, weight, bias))
+    weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
+    out = torch.empty((*first.shape[:2], len(weight)), dtype=first.dtype, device=first.device)
+    for row in range(len(first)):  # the rows of a sample lie together, also where slices come in
+        torch.addmm(bias, first[row], weight_first.T, out=out[row])
+        out[row].addmm_(second[row], weight_second.T)
+    return out
+
+
+def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.silu(pair_linear(current, cached, weight, bias), inplace=True)

@@ -1,0 +1,94 @@
+"""Every op in fp64, from its definition; the arguments are the op's own."""
+
+import torch
+from torch import Tensor
+
+EPS = 1e-6
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _normed(x) * weight.double() + bias.double()
+
+
+def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return _normed(x) * (1 + scale.double()[:, None]) + shift.double()[:, None]
+
+
+def gate_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    return x.double() + gate.double()[:, None] * branch.double()
+
+
+def gate_residual_layer_norm_modulate(
+    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    residual = gate_residual(x, branch, gate)
+    return residual, layer_norm_modulate(residual, shift, scale)
+
+
+def rms_norm_rope(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
+) -> Tensor:
+    x, rotated = x.double(), len(freqs_cos)
+    normed = x / (x.square().mean(-1, keepdim=True) + EPS).sqrt()
+    img, txt = normed[:, :rotated] * img_weight.double(), normed[:, rotated:] * txt_weight.double()
+    pairs = torch.view_as_complex(img.unflatten(-1, (-1, 2)).contiguous())
+    turn = torch.complex(freqs_cos.double(), freqs_sin.double())[:, None]
+    return torch.cat([torch.view_as_real(pairs * turn).flatten(-2), txt], dim=1)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    z = x.double() @ weight.double().T + bias.double()
+    return 0.5 * z * (1 + ((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)).tanh())
+
+
+def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([first, second], -1).double() @ weight.double().T + bias.double()
+
+
+def joint_linear(img: Tensor, txt: Tensor, *weights: Tensor) -> Tensor:
+    img_weight, img_bias, txt_weight, txt_bias = (each.double() for each in weights)
+    return torch.cat(
+        [img.double() @ img_weight.T + img_bias, txt.double() @ txt_weight.T + txt_bias], 1
+    )
+
+
+def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    z = pair_linear(current, cached, weight, bias)
+    return z * z.sigmoid()
+
+
+def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return layer_norm_modulate(x, shift, scale) @ weight.double().T + bias.double()
+
+
+def euler_step(
+    latents: Tensor,
+    patches: Tensor,
+    uncond: Tensor | None,
+    scale: float,
+    dt: Tensor,
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+) -> Tensor:
+    velocity = patches.double()
+    if uncond is not None:
+        velocity = uncond.double() + scale * (velocity - uncond.double())
+    channels = latents.shape[1]
+    velocity = velocity.reshape(len(latents), *grid, channels, *patch)
+    velocity = torch.einsum("nthwcopq->nctohpwq", velocity).reshape(latents.shape)
+    return latents.double() + velocity * dt.double()
+
+
+def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
+    return (x.double() - reference.double()).abs().sum() / reference.double().abs().sum()
+
+
+def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
+    terms = zip(factors.double(), coefficients, strict=False)
+    return torch.stack([factor * coefficient for factor, coefficient in terms]).sum(0)
+
+
+def _normed(x: Tensor) -> Tensor:
+    x = x.double()
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt()

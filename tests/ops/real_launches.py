@@ -1,0 +1,89 @@
+"""What the kernels are launched with at the real models' shapes, recorded without a device.
+
+Arguments are meta tensors; a launch is recorded where Triton would have run it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from disca_rt.kernels.launch import LaunchConfig, read_table, trying
+from disca_rt.kernels.registration import RegisteredOp
+from disca_rt.kernels.workload import REAL, Call, calls, implementation
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of a Triton kernel: `kernel` is a JITFunction, `options` num_warps and constants."""
+
+    op: str
+    shapes: str
+    dtype: torch.dtype
+    kernel: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def recorded(names: tuple[str, ...] = tuple(REAL)) -> Iterator[Launch]:
+    """Every launch of every op at the shapes called `names`, in bf16, by default."""
+    for name in names:
+        for call in calls(REAL[name], _on_meta).values():
+            yield from _launches(call(), name)
+
+
+def variants() -> Iterator[Launch]:
+    """What else is launched: other dtypes, no guidance, other orders, measured configurations."""
+    name, shapes = next(iter(REAL.items()))
+    for dtype in (torch.float16, torch.float32):
+        for call in calls(shapes, _on_meta, dtype).values():
+            yield from _launches(call(), name)
+    made = {op: call() for op, call in calls(shapes, _on_meta).items()}
+    latents, patches, _, *rest = made["euler_step"].args
+    factors, newest, distance, _ = made["finite_differences"].args
+    yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
+    for known in (1, 2, 4):
+        differences = factors, newest, distance, known
+        yield from _launches(made["finite_differences"]._replace(args=differences), name)
+        yield from _launches(made["forecast"]._replace(args=(factors, [1.0] * known)), name)
+    for by_op in read_table().values():
+        yield from _measured(by_op)
+
+
+def _measured(by_op: Mapping[str, Mapping[str, Any]]) -> Iterator[Launch]:
+    """By one device's part of the launch table."""
+    for name, shapes in REAL.items():
+        for op, make_call in calls(shapes, _on_meta).items():
+            call = make_call()
+            choice = by_op.get(op, {}).get(str(call.width))
+            if isinstance(choice, list):
+                with trying(op, LaunchConfig(*choice)):
+                    yield from _launches(call, name)
+
+
+def _launches(call: Call, shapes: str) -> list[Launch]:
+    launches: list[Launch] = []
+    dtype = call.args[1 if call.op == "euler_step" else 0].dtype
+
+    def record(kernel: Any, *arguments: Any, **options: Any) -> None:
+        kept = {k: v for k, v in options.items() if k not in ("grid", "warmup")}
+        launches.append(Launch(call.op, shapes, dtype, kernel, arguments, kept))
+
+    with (
+        patch.object(JITFunction, "run", record),
+        patch.object(RegisteredOp, "__call__", _run_launcher),
+    ):
+        implementation(call.op)(*call.args)
+    return launches
+
+
+def _on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _run_launcher(registered: RegisteredOp, *args: Any) -> Any:
+    return registered.launcher(*args)

@@ -1,0 +1,97 @@
+"""Every kernel, compiled for GPUs that are not here at the real models' shapes: within its budget.
+
+No spills, no local memory, and 16 bytes per access to activations; a planted spill must be seen.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = {80, 90, 100}
+
+# Registers per thread and bytes of shared memory, at most, over architectures and shapes. 64
+# registers leave room for 1,024 threads on a multiprocessor.
+BUDGETS = {
+    "_layer_norm_kernel": (64, 64),
+    "_layer_norm_modulate_kernel": (64, 64),
+    "_gate_residual_kernel": (64, 0),
+    "_gate_residual_layer_norm_modulate_kernel": (64, 64),
+    "_rms_norm_rope_kernel": (64, 1024),
+    "_rms_norm_rope_send_kernel": (64, 1024),
+    "_gelu_tanh_kernel": (48, 0),
+    "_head_kernel": (160, 65536),
+    "_head_kernel float32": (240, 32768),  # products in fp32 by multiply-add, not by tensor core
+    "_euler_step_kernel": (48, 0),
+    "_partial_sums_kernel": (80, 64),
+    "_ratio_kernel": (48, 64),
+    "_finite_differences_kernel": (48, 0),
+    "_forecast_kernel": (48, 0),
+}
+# Accesses narrower than 16 bytes that remain, and why.
+NARROW_LOADS = {
+    "_rms_norm_rope_kernel": 2,  # 1.5's tables: half a row of fp32 per thread
+    "_rms_norm_rope_send_kernel": 8,  # those, and the heads' places
+    "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
+    "_ratio_kernel": 16,  # a few sums
+    "_head_kernel": 8,  # shift, scale and bias
+}
+NARROW_STORES = {"_partial_sums_kernel": 2, "_ratio_kernel": 1}  # scalars
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    path = tmp_path_factory.mktemp("gate") / "gate.jsonl"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "ops.gate", str(path)],
+        env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def excesses(line: dict[str, Any]) -> list[str]:
+    """What a kernel takes beyond its budget."""
+    kernel = line["kernel"]
+    registers, shared = BUDGETS.get(f"{kernel} {line['dtype']}") or BUDGETS.get(kernel, (64, 0))
+    found = {
+        "registers": line["registers"] - registers,
+        "shared memory": line["shared"] - shared,
+        "stack": line["stack"],
+        "local memory": line["local"],
+        "narrow loads": line["loads"] - line["wide_loads"] - NARROW_LOADS.get(kernel, 0),
+        "narrow stores": line["stores"] - line["wide_stores"] - NARROW_STORES.get(kernel, 0),
+    }
+    return [f"{kernel} sm_{line['architecture']} {n}: +{v}" for n, v in found.items() if v > 0]
+
+
+def test_every_kernel_is_within_its_budget(report: list[dict[str, Any]]) -> None:
+    real = [line for line in report if line["op"] != "planted spill"]
+    assert [excess for line in real for excess in excesses(line)] == []
+
+
+def test_every_kernel_is_compiled_for_every_architecture(report: list[dict[str, Any]]) -> None:
+    compiled = {(line["kernel"], line["architecture"]) for line in report}
+    kernels = {name.split()[0] for name in BUDGETS}
+    assert compiled >= {(kernel, a) for kernel in kernels for a in ARCHITECTURES}
+    files = {path.stem: path.read_text() for path in (ROOT / "kernels").glob("*.py")}
+    with_kernel = {stem for stem, text in files.items() if "@triton.jit" in text}
+    real = [line for line in report if line["op"] != "planted spill"]
+    assert with_kernel - {"row_norm"} == {line["file"] for line in real}
+    assert {line["dtype"] for line in real} == {"bfloat16", "float16", "float32"}
+
+
+def test_a_planted_spill_is_seen(report: list[dict[str, Any]]) -> None:
+    planted = [line for line in report if line["op"] == "planted spill"]
+    assert {line["architecture"] for line in planted} == ARCHITECTURES
+    assert all("local memory" in " ".join(excesses(line)) for line in planted)

@@ -1,0 +1,390 @@
+"""The fused ops against fp64, at odd shapes and strides: no more than twice the reference's error.
+
+Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is not a GPU's.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from disca_rt.kernels import reference
+from disca_rt.kernels.launch import trying
+from disca_rt.kernels.ops import Ops, get_ops
+from ops import oracle
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = [
+    torch.float32,
+    pytest.param(torch.bfloat16, marks=pytest.mark.gpu),
+    pytest.param(torch.float16, marks=pytest.mark.gpu),
+]
+WIDTHS = [64, 112, 1000, 2048, 3072]
+ROWS = [1, 7, 63]
+
+Args = tuple[Any, ...]
+
+
+def fused() -> Ops:
+    return get_ops("triton")
+
+
+class Make:
+    """Random arguments of one dtype; rows are slices of wider buffers, never contiguous."""
+
+    def __init__(self, dtype: torch.dtype, batch: int = 2, seed: int = 0) -> None:
+        self.dtype, self.batch = dtype, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        values = torch.randn(shape, generator=self.generator)
+        return values.to(DEVICE, dtype or self.dtype)
+
+    def rows(self, rows: int, width: int) -> Tensor:
+        return self.randn(self.batch, rows + 2, width + 16)[:, 1:-1, 8:-8]
+
+    def vector(self, width: int) -> Tensor:
+        return self.randn(self.batch, 3 * width)[:, width : 2 * width]
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+
+def assert_as_good_as_reference(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
+    """The one tolerance: twice the error of the same dtype's reference, or a rounding of each."""
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    assert torch.isfinite(ours).all()
+    # Rounding the exact result leaves about eps / 4; fp32 sums differ by their order too.
+    eps = torch.finfo(ours.dtype).eps
+    bound = max(2 * error(theirs, exact), 2 * eps if ours.dtype == torch.float32 else eps / 4)
+    assert error(ours, exact) <= bound
+
+
+def check(name: str, args: Args) -> None:
+    """Op `name` on copies of `args`: fused, reference, fp64."""
+    with results_begin_as_nan():
+        results = _results(name, args)
+    groups = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
+    for ours, theirs, exact in groups:
+        assert_as_good_as_reference(ours, theirs, exact)
+
+
+@contextmanager
+def results_begin_as_nan() -> Iterator[None]:
+    """PyTorch fills new memory, so that what an op leaves unwritten is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3, device=DEVICE).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _results(name: str, args: Args) -> list[Any]:
+    """Of the fused op, the reference and the oracle."""
+    return [
+        function(*[each.clone() if isinstance(each, Tensor) else each for each in args])
+        for function in (
+            lambda *copies: getattr(fused(), name)(*_as_strided(copies, args)),
+            getattr(reference, name),
+            getattr(oracle, name),
+        )
+    ]
+
+
+def _as_strided(copies: Args, originals: Args) -> Args:
+    """Copies with the strides of the originals, which cloning may have lost."""
+    strided = []
+    for copy, original in zip(copies, originals, strict=True):
+        if isinstance(copy, Tensor) and copy.stride() != original.stride():
+            base = torch.full(
+                (original.untyped_storage().size() // original.element_size(),),
+                float("nan"),
+                dtype=original.dtype,
+                device=original.device,
+            )
+            view = base.as_strided(original.shape, original.stride(), original.storage_offset())
+            view.copy_(copy)
+            copy = view
+        strided.append(copy)
+    return tuple(strided)
+
+
+ROW_OPS: dict[str, Callable[[Make, int, int], Args]] = {
+    "layer_norm": lambda m, s, c: (m.rows(s, c), m.randn(c), m.randn(c)),
+    "layer_norm_modulate": lambda m, s, c: (m.rows(s, c), m.vector(c), m.vector(c)),
+    "gate_residual": lambda m, s, c: (m.rows(s, c), m.rows(s, c), m.vector(c)),
+    "gate_residual_layer_norm_modulate": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, c),
+        *(m.vector(c) for _ in range(3)),
+    ),
+    "linear_gelu": lambda m, s, c: (m.rows(s, c), m.randn(4 * c, c) / c**0.5, m.randn(4 * c)),
+    "pair_linear": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, 4 * c),
+        m.randn(c, 5 * c) / c**0.5,
+        m.randn(c),
+    ),
+    "head": lambda m, s, c: (
+        m.rows(s, c),
+        m.vector(c),
+        m.vector(c),
+        m.randn(64, c) / c**0.5,
+        m.randn(64),
+    ),
+    "fuse_cached": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(s, c),
+        m.randn(c, 2 * c) / c**0.5,
+        m.randn(c),
+    ),
+    "joint_linear": lambda m, s, c: (
+        m.rows(s, c),
+        m.rows(5, c),
+        m.randn(48, c) / c**0.5,
+        m.randn(48),
+        m.randn(48, c) / c**0.5,
+        m.randn(48),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ROW_OPS)
+def test_row_ops(name: str, width: int, dtype: torch.dtype) -> None:
+    for rows in ROWS if width <= 112 else ROWS[1:2]:
+        check(name, ROW_OPS[name](Make(dtype), rows, width))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "width"), [(24, 128), (16, 128), (8, 14), (3, 64), (1, 2)])
+@pytest.mark.parametrize(("rows", "rotated"), [(7, 5), (1, 0), (9, 9)])
+def test_rms_norm_rope(heads: int, width: int, rows: int, rotated: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    packed = make.randn(2, rows, 3, heads, width)
+    angles = make.randn(rotated, width // 2, dtype=torch.float32)
+    weights = make.randn(width), make.randn(width)
+    check("rms_norm_rope", (packed[:, :, 1], *weights, angles.cos(), angles.sin()))
+
+
+def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:
+    make = Make(torch.float32)
+    packed = make.randn(2, 7, 3, 4, 8)
+    q, k, v = packed.clone().unbind(2)
+    angles = make.randn(5, 4)
+    weights = make.randn(8), make.randn(8)
+    out = fused().rms_norm_rope(packed[:, :, 0], *weights, angles.cos(), angles.sin())
+    assert out.data_ptr() == packed.data_ptr()
+    assert torch.equal(packed[:, :, 1], k)
+    assert torch.equal(packed[:, :, 2], v)
+    assert not torch.equal(packed[:, :, 0], q)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("counts", [(2, 2), (1, 1, 1, 1), (2, 1, 1), (4,), (3, 0, 1)])
+def test_the_send_layout_is_the_rotation_by_ranks(
+    counts: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    from disca_rt.kernels.rms_norm_rope_send import rms_norm_rope_send
+
+    make, heads = Make(dtype), sum(counts)
+    x = make.randn(2, 7, 3, heads, 8)[:, :, 1]
+    angles = make.randn(5, 4, dtype=torch.float32)
+    tables = make.randn(8), make.randn(8), angles.cos(), angles.sin()
+    first, count = [], []
+    for each in counts:
+        count += [each] * each
+        first += [len(first)] * each
+    starts = torch.tensor([first, count], dtype=torch.int32, device=DEVICE)
+    with results_begin_as_nan():
+        sent = rms_norm_rope_send(x, *tables, starts)
+    expected = fused().rms_norm_rope(x.clone(), *tables)
+    parts = expected.split([each for each in counts if each], dim=2)
+    assert torch.equal(sent, torch.cat([part.flatten() for part in parts]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "grid", "patch"),
+    [(16, (2, 3, 5), (1, 2, 2)), (12, (5, 6, 8), (1, 2, 2)), (32, (3, 4, 7), (1, 1, 1))],
+)
+def test_euler_step(
+    channels: int,
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    guided: bool,
+    dtype: torch.dtype,
+) -> None:
+    make = Make(dtype)
+    sides = [g * p for g, p in zip(grid, patch, strict=True)]
+    latents = make.randn(2, channels, *sides, dtype=torch.float32)
+    shape = (2, grid[0] * grid[1] * grid[2], channels * patch[0] * patch[1] * patch[2])
+    patches, uncond = make.randn(*shape), make.randn(*shape)
+    dt = torch.tensor(-0.05, device=DEVICE)
+    check("euler_step", (latents, patches, uncond if guided else None, 6.0, dt, grid, patch))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
+def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    check("relative_l1", (make.randn(*shape), make.randn(*shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("known", [1, 2, 3, 4])
+def test_differences_and_forecasts(known: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    factors, newest = make.randn(4, 2, 63, 40), make.randn(2, 63, 40)
+    ours, theirs, exact = factors.clone(), factors.clone(), factors.double()
+    fused().finite_differences(ours, newest, 3.0, known)
+    reference.finite_differences(theirs, newest, 3.0, known)
+    newer = newest.double()
+    for order in range(known):
+        older = exact[order].clone()
+        exact[order] = newer
+        newer = (newer - older) / 3.0
+    assert_as_good_as_reference(ours, theirs, exact)
+    check("forecast", (factors, [1.0, 2.0, 2.0, 4 / 3][:known]))
+
+
+def test_results_go_where_they_are_welcome() -> None:
+    ops, make = fused(), Make(torch.float32)
+    x, branch = make.rows(7, 64), make.rows(7, 64)
+    gate, shift, scale = (make.vector(64) for _ in range(3))
+    nan = torch.full((3, 2, 9, 80), float("nan"), device=DEVICE)
+    first, second, third = (each[:, 1:-1, 8:-8] for each in nan)
+    assert ops.gate_residual(x, branch, gate, out=first) is first
+    pair = ops.gate_residual_layer_norm_modulate(x, branch, gate, shift, scale, out=(second, third))
+    assert pair[0] is second
+    assert pair[1] is third
+    assert torch.equal(first, second)
+    assert torch.equal(third, ops.layer_norm_modulate(second, shift, scale))
+    outside = torch.ones(3, 2, 9, 80, dtype=torch.bool)
+    outside[:, :, 1:-1, 8:-8] = False
+    assert nan[outside.to(DEVICE)].isnan().all()
+    assert not nan[~outside.to(DEVICE)].isnan().any()
+
+
+STRIDE = 2**30 + 8  # of rows: the third begins past what 32 bits address
+
+
+def far_apart(values: Tensor) -> Tensor:
+    """The same rows `[1, 3, ...]` far apart in memory, of which three pages are ever touched."""
+    memory = torch.empty(2 * STRIDE + values[0, 0].numel(), dtype=values.dtype, device=DEVICE)
+    inner = values.stride()[2:]
+    return memory.as_strided(values.shape, (3 * STRIDE, STRIDE, *inner)).copy_(values)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "layer_norm_modulate", "head"])
+def test_addresses_take_64_bits(name: str) -> None:
+    x, *rest = ROW_OPS[name](Make(torch.float32, batch=1), 3, 64)
+    op = getattr(fused(), name)
+    assert torch.equal(op(far_apart(x), *rest), op(x, *rest))
+
+
+def test_addresses_of_residuals_take_64_bits() -> None:
+    ops, make = fused(), Make(torch.float32, batch=1)
+    x, branch = make.rows(3, 64), make.rows(3, 64)
+    gate, shift, scale = (make.vector(64) for _ in range(3))
+    near = ops.gate_residual_layer_norm_modulate(x, branch, gate, shift, scale)
+    out = far_apart(x)
+    assert torch.equal(ops.gate_residual(x, far_apart(branch), gate, out=out), near[0])
+    pair = far_apart(branch), out
+    far = ops.gate_residual_layer_norm_modulate(far_apart(x), branch, gate, shift, scale, out=pair)
+    assert all(torch.equal(*both) for both in zip(far, near, strict=True))
+
+
+def test_addresses_in_place_take_64_bits() -> None:
+    from disca_rt.kernels.gelu_tanh import gelu_tanh_
+
+    make = Make(torch.float32, batch=1)
+    heads = make.randn(1, 3, 4, 16)
+    angles = make.randn(2, 8)
+    tables = make.randn(16), make.randn(16), angles.cos(), angles.sin()
+    far = fused().rms_norm_rope(far_apart(heads), *tables)
+    near = fused().rms_norm_rope(heads.clone(), *tables)
+    assert torch.equal(far, near)
+    by_head = heads.transpose(1, 2)[:, :3].contiguous()
+    far = far_apart(by_head).transpose(1, 2)
+    assert torch.equal(fused().rms_norm_rope(far, *tables), near[:, :, :3])
+    rows = heads.flatten(2)
+    far = far_apart(rows)
+    gelu_tanh_(rows)
+    gelu_tanh_(far)
+    assert torch.equal(far, rows)
+
+
+def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
+    from disca_rt.kernels.gelu_tanh import gelu_tanh_
+
+    make = Make(torch.float32)
+    wide = 3 * make.randn(2, 9, 1100)
+    before, rows = wide.clone(), wide[:, 1:-1, 8:-8]
+    expected = F.gelu(rows.double(), approximate="tanh")
+    gelu_tanh_(rows)
+    assert error(rows, expected) < 1e-6
+    rows.copy_(before[:, 1:-1, 8:-8])
+    assert torch.equal(wide, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_epilogue_is_as_good_as_the_kernel(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    with trying("linear_gelu", "epilogue"):
+        check("linear_gelu", (make.randn(2, 63, 512), make.randn(2048, 512) / 23, make.randn(2048)))
+
+
+def test_empty_rows_are_left_alone() -> None:
+    ops, make = fused(), Make(torch.float32)
+    x, vector = make.randn(2, 0, 64), make.vector(64)
+    assert ops.layer_norm_modulate(x, vector, vector).shape == x.shape
+    assert ops.gate_residual(x, x, vector).shape == x.shape
+    assert ops.linear_gelu(x, make.randn(8, 64), make.randn(8)).shape == (2, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda o, x, v: o.layer_norm_modulate(x, v[:1], v), r"shift must be \[2, 64\], got \[1"),
+        (lambda o, x, v: o.layer_norm_modulate(x.long(), v, v), "x must be fp32, bf16 or fp16"),
+        (lambda o, x, v: o.gate_residual(x, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
+        (lambda o, x, v: o.relative_l1(x.mT, x.mT), "x must be contiguous along its last axis"),
+        (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
+        (lambda o, x, v: o.head(x, v, v, x[0], v[0, :1]), r"bias must be \[7\], got \[1\]"),
+        (lambda o, x, v: o.forecast(x, [1.0] * 3), "coefficients must be from 1 to 2, got 3"),
+        (lambda o, x, v: o.finite_differences(x, x[0], 1.0, 3), "known must be from 1 to 2"),
+    ],
+)
+def test_bad_arguments_are_named(call: Callable, message: str) -> None:
+    make = Make(torch.float32)
+    with pytest.raises(ValueError, match=message):
+        call(fused(), make.randn(2, 7, 64), make.vector(64))
+
+
+def test_training_is_refused() -> None:
+    make = Make(torch.float32)
+    x, vector = make.randn(2, 7, 64).requires_grad_(True), make.vector(64)
+    with pytest.raises(RuntimeError, match="layer_norm_modulate_into has no backward; train with"):
+        fused().layer_norm_modulate(x, vector, vector)
+    with torch.no_grad():
+        fused().layer_norm_modulate(x, vector, vector)
+    weight, bias = make.randn(8, 128), make.randn(8)
+    with pytest.raises(RuntimeError, match="pair_linear has no backward; train with ops 'ref"):
+        fused().pair_linear(x.detach(), x, weight, bias)
+    with pytest.raises(RuntimeError, match="op joint_linear has no forward-mode derivative"):
+        torch.func.jvp(
+            lambda y: fused().joint_linear(y, y, weight[:, :64], bias, weight[:, 64:], bias),
+            (x.detach(),),
+            (x.detach(),),
+        )
