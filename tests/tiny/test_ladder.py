@@ -111,7 +111,7 @@ def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     with Image.open(tmp_path / "ladder.png") as sheet:
-        rows = 3  # the first rung, the reference, and reuse
+        rows = 4  # the first rung, the teacher, the reference, and reuse
         assert sheet.height == rows * (240 // 3 + 6)
         assert sheet.width > 2 * 3 * 320 // 3
 
