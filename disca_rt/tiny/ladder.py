@@ -124,9 +124,14 @@ COMPARISONS = (
 
 
 def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runtime:
-    """The rung's models, each from the first of `folders` that has it; ValueError if none does."""
-    paths = [_weights(name, folders) for name in (rung.dit, rung.predictor) if name]
+    """The rung's models, as `rung_weights` finds them."""
+    paths = rung_weights(rung, folders)
     return with_tiny_prompts(Runtime.load(*paths, device=device, dtype=torch.float32))
+
+
+def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:
+    """Its files, each in the first of `folders` that has it; ValueError if none does."""
+    return [_weights(name, folders) for name in (rung.dit, rung.predictor) if name]
 
 
 def _weights(name: str, folders: Sequence[Path]) -> Path:

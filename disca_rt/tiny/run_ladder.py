@@ -17,7 +17,7 @@ from ..runtime.memory import PeakMemory
 from ..runtime.runtime import Runtime
 from .codec import PixelUnshuffleCodec
 from .evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
-from .ladder import COMPARISONS, TEACHER, Rung, load_rung
+from .ladder import COMPARISONS, TEACHER, Rung, load_rung, rung_weights
 from .prompts import encode
 from .statistics import mean_interval, paired_difference
 
@@ -39,6 +39,8 @@ class LadderRun:
 
     def run(self, rungs: Sequence[Rung], on_rung: Callable[[Rung], None]) -> None:
         """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
+        for rung in rungs:
+            rung_weights(rung, self.folders)  # before an hour is spent, not after it
         rows = []
         for rung in rungs:
             on_rung(rung)

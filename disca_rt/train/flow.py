@@ -97,5 +97,6 @@ def weighted_square(prediction: Tensor, target: Tensor, power: float) -> Errors:
 
 
 def check_weight_power(power: float) -> None:
+    """ValueError unless `power` is from 0 to 1."""
     if not 0 <= power <= 1:
         raise ValueError(f"weight_power must be from 0 to 1, got {power}")

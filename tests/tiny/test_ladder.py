@@ -105,6 +105,19 @@ def test_goals_are_met_missed_or_open() -> None:
     assert within.count("| met |") == 2
 
 
+def test_missing_weights_are_told_before_anything_runs(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ladder.iterdir():
+        if path.stem != "predictor-on-meanflow":  # the last rung's
+            (tmp_path / path.name).symlink_to(path)
+    assert main(["evaluate", "--prompts", "2", "--ladder", str(tmp_path)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "the ladder lacks" in told[0]
+    assert "predictor-on-meanflow.safetensors" in told[0]
+
+
 def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
     flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
     assert main(["evaluate", *flags, "--only", "reuse"]) == 0
