@@ -30,6 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser.add_argument("--only", help="rungs whose names contain this; the first row always runs")
     parser.add_argument("--dit", type=Path, help="a checkpoint to judge instead of the ladder")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the CPU's threads; default: one for each thread",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tiny.prompts import held_out_prompts
     from ..tiny.report import markdown, write_sheet
     from ..tiny.run_ladder import LadderRun
+    from ..tiny.workers import Workers
     from .devices import choose_device
 
     if args.prompts is not None and args.quick:
@@ -53,8 +59,10 @@ def run(args: argparse.Namespace) -> None:
     folders, rungs = _rungs(args)
     ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
     console = Console(stderr=True)
-    ladder.run(rungs, lambda rung: console.print(f"{rung.name} ...", highlight=False))
-    lines = [_described(count, device), *ladder.lines]
+    processes = _workers(args.workers, device)
+    with Workers(processes, folders, device) as workers:
+        ladder.run(rungs, workers, lambda rung: console.print(f"{rung.name} ...", highlight=False))
+    lines = [_described(count, device, processes, workers.threads), *ladder.lines]
     page = markdown(lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_all(
@@ -89,7 +97,19 @@ def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
     return [args.ladder] if args.ladder else FOLDERS, [RUNGS[0], *rungs]
 
 
-def _described(prompts: int, device: Any) -> dict[str, Any]:
+def _workers(asked: int | None, device: Any) -> int:
+    """How many processes; more than one on a CPU only."""
+    import torch
+
+    if asked is None:
+        return 1 if device.type == "cuda" else torch.get_num_threads()
+    if asked < 1 or (asked > 1 and device.type == "cuda"):
+        most = "1 on a GPU" if device.type == "cuda" else "at least 1"
+        raise ValueError(f"--workers must be {most}, got {asked}")
+    return asked
+
+
+def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[str, Any]:
     import platform
 
     import torch
@@ -99,6 +119,7 @@ def _described(prompts: int, device: Any) -> dict[str, Any]:
         "kind": "run",
         "prompts": prompts,
         "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "threads": threads,
         "torch": torch.__version__.split("+")[0],
     }

@@ -38,16 +38,16 @@ def _header(run: Line) -> str:
     return (
         "# The ladder\n\n"
         f"{run['prompts']} held-out prompts, the same noise for every row; {run['device']}, "
-        f"{run['threads']} threads, torch {run['torch']}. Written by `disca-rt evaluate`; the "
-        "numbers of the tables are the paper's. Scores in per cent with 95 % bootstrap intervals: "
-        "`semantic` is the share of what a prompt names that is right (colour, shape, size, "
-        "motion, background, number), `all right` that of clips with nothing wrong, `quality` the "
-        "mean of no flicker, smoothness and sharpness, `total` (semantic + 4·quality)/5. `full` "
-        "and `predicted` count forwards, two per step under classifier-free guidance. `L2` is the "
-        "relative distance of the final latents to those of the same weights at 20 full steps, `L2 "
-        f"to teacher` to those of {TEACHER}. Speed-ups are against the first row, from FLOPs and "
-        "as measured in batches of ten with prompts encoded and latents decoded; memory is of one "
-        "clip beyond the weights.\n"
+        f"{run['processes']} processes of {run['threads']} threads, torch {run['torch']}. Written "
+        "by `disca-rt evaluate`; the numbers of the tables are the paper's. Scores in per cent "
+        "with 95 % bootstrap intervals: `semantic` is the share of what a prompt names that is "
+        "right (colour, shape, size, motion, background, number), `all right` that of clips with "
+        "nothing wrong, `quality` the mean of no flicker, smoothness and sharpness, `total` "
+        "(semantic + 4·quality)/5. `full` and `predicted` count forwards, two per step under "
+        "classifier-free guidance. `L2` is the relative distance of the final latents to those of "
+        f"the same weights at 20 full steps, `L2 to teacher` to those of {TEACHER}. Speed-ups are "
+        "against the first row, from FLOPs and as measured in batches of ten, prompts encoded and "
+        "latents decoded, each process by itself; memory is of one clip beyond the weights.\n"
     )
 
 

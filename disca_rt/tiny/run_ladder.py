@@ -16,10 +16,11 @@ from ..flops import image_tokens, sample_flops, step_flops
 from ..runtime.memory import PeakMemory
 from ..runtime.runtime import Runtime
 from .codec import PixelUnshuffleCodec
-from .evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
+from .evaluate import NOISE_SEED, SIZE, Generated, relative_l2
 from .ladder import COMPARISONS, TEACHER, Rung, load_rung, rung_weights
 from .prompts import encode
 from .statistics import mean_interval, paired_difference
+from .workers import Workers
 
 SCORES = "semantic", "quality", "total", "correct", "relative_l2", "teacher_l2"
 
@@ -37,7 +38,7 @@ class LadderRun:
         self._clips: dict[str, list[dict[str, Any]]] = {}
         self._text_tokens = round(encode(prompts).text_mask.sum(1).float().mean().item())
 
-    def run(self, rungs: Sequence[Rung], on_rung: Callable[[Rung], None]) -> None:
+    def run(self, rungs: Sequence[Rung], workers: Workers, on_rung: Callable[[Rung], None]) -> None:
         """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
         for rung in rungs:
             rung_weights(rung, self.folders)  # before an hour is spent, not after it
@@ -45,10 +46,8 @@ class LadderRun:
         for rung in rungs:
             on_rung(rung)
             runtime = load_rung(rung, self.folders, self.device)
-            used = memory(rung, runtime)  # first: later the runtime's pools are filled
-            generated = generate_and_judge(
-                runtime, self.prompts, rung.schedule, rung.policy, rung.guidance_scale
-            )
+            used = memory(rung, runtime)
+            generated = workers.generate(rung, self.prompts)
             self._keep(rung, generated)
             rows.append(self._row(rung, runtime.config, generated) | used)
         for rung, row in zip(rungs, rows, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..models.blocks import run_blocks
 from ..models.dit import DiT
-from ..models.predictor import Predictor
+from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
@@ -47,6 +47,7 @@ class PredictorStageConfig:
     restriction: float = 0.2
     largest_gap: float = 0.2  # Δ ~ U(0, largest_gap) between the cached point and the predicted
     mse_steps: int = 500  # squared error alone
+    fusion_rate: float = 0.05  # of the run's lr, for the layers that hidden states come through
     adversarial: bool = True
     discriminator_lr: float = 1e-2
     discriminator_width: int = 256
@@ -59,7 +60,7 @@ class PredictorStageConfig:
                 f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
             )
         check_weight_power(self.weight_power)
-        for name in ("restriction", "largest_gap"):
+        for name in ("restriction", "largest_gap", "fusion_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         if self.depth < 1 or self.mse_steps < 0:
@@ -88,7 +89,13 @@ class PredictorStage:
         self._advanced_in: int | None = None  # the step that spectral norms are up to date with
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = make_optimizers(self.trained["predictor"], self.config.run)
+        predictor = self.trained["predictor"]
+        fusions = {
+            name: self.config.fusion_rate
+            for name, child in predictor.named_children()
+            if isinstance(child, FusionMLP)
+        }
+        optimizers = make_optimizers(predictor, self.config.run, factors=fusions)
         if self.config.adversarial:
             optimizers += make_optimizers(
                 self.trained["discriminator"], self.config.run, self.config.discriminator_lr

@@ -54,7 +54,7 @@ def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
 
 
 def tiny_predictor(dit: str) -> PredictorStageConfig:
-    run = replace(_TINY_RUN, steps=2_000, muon_lr=None, decay_steps=1_000)
+    run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=1_000)
     return PredictorStageConfig(run, dit, mse_steps=1_500, discriminator_width=64, weight_power=1.0)
 
 
