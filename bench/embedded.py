@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,21 +11,19 @@ from torch import Tensor
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.flops import StepFlops, image_tokens, sample_flops, step_flops
-from disca_rt.models.build import build_predictor
 from disca_rt.models.dit import StepInputs
-from disca_rt.models.predictor import Predictor
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule, full_schedule, get_preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import GUIDANCE_SCALE
-from disca_rt.tiny.runtime import encode_prompts, load_tiny
+from disca_rt.tiny.runtime import encode_prompts, load_tiny, with_tiny_prompts
 
 from .harness import Comparison, Contender
 
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
 TEXT_TOKENS = 16  # of PROMPT; the longest there is
-RANDOM = "random predictor weights, on whose values the time does not depend"
+BASE_WEIGHTS = Path(__file__).parents[1] / "ladder" / "base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
     """A full and a predicted step, from latents to velocity, as in the denoising loop."""
-    runtime = _runtime()
+    runtime = load_tiny()
     dit, policy = runtime.dit, DisCaPolicy(runtime.predictor)
     latents = torch.randn(1, *_latent_shape(size), generator=torch.Generator().manual_seed(0))
     prepared = dit.prepare(encode_prompts([PROMPT]), latents.shape)
@@ -50,7 +49,8 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
 
     def run(index: int) -> Tensor:
         step = schedule[index]
-        tokens, context = dit.embed(latents, StepInputs(torch.tensor([step.t])), prepared)
+        inputs = StepInputs(*(torch.tensor([x]) for x in (step.t, step.r, 1000 * GUIDANCE_SCALE)))
+        tokens, context = dit.embed(latents, inputs, prepared)
         kind = policy.decide(step, tokens, state)
         tokens = policy.run(kind, tokens, context, dit.blocks, state)
         return dit.velocity(tokens, context, prepared)
@@ -63,7 +63,7 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
         dtype="float32",
         contenders=[
             Contender("full step", partial(run, 0), flops.full),
-            Contender("predicted step", partial(run, 1), flops.predicted, RANDOM, goal=0.15),
+            Contender("predicted step", partial(run, 1), flops.predicted, goal=0.15),
         ],
         samples=100,
     )
@@ -71,12 +71,12 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
 
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
     """Against what an undistilled model needs: 50 steps of two passes each."""
-    runtime = _runtime()
+    base, runtime = with_tiny_prompts(Runtime.load(BASE_WEIGHTS)), load_tiny()
     schedule = full_schedule(50, 5.0)
-    both_passes = [_flops(runtime.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
+    both_passes = [_flops(base.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
     baseline = Contender(
         "50 full steps x 2",
-        partial(_generate, runtime, size, schedule, policy="full", guidance_scale=GUIDANCE_SCALE),
+        partial(_generate, base, size, schedule, policy="full"),
         sum(sample_flops(one_pass, schedule, passes=1) for one_pass in both_passes),
         "classifier-free guidance; its unconditional pass has one text token",
     )
@@ -86,7 +86,7 @@ def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
 
 def samples_without_guidance(size: VideoSize = TRAINED) -> Comparison:
     """Against as many full steps: what the predictor alone saves."""
-    runtime = _runtime()
+    runtime = load_tiny()
     contenders = [_twenty_steps(runtime, size), _disca(runtime, size)]
     return _comparison("DisCa sample, base 20", runtime, size, contenders, samples=15)
 
@@ -113,35 +113,13 @@ def _disca(runtime: Runtime, size: VideoSize) -> Contender:
         f"DisCa: {schedule.full_steps} full, {predicted} predicted",
         partial(_generate, runtime, size, schedule, policy="disca"),
         sample_flops(_flops(runtime.config, size, TEXT_TOKENS), schedule, passes=1),
-        RANDOM,
     )
 
 
-def _generate(
-    runtime: Runtime,
-    size: VideoSize,
-    schedule: Schedule,
-    policy: str,
-    guidance_scale: float | None = None,
-) -> None:
+def _generate(runtime: Runtime, size: VideoSize, schedule: Schedule, policy: str) -> None:
     runtime.generate(
-        PROMPT, **asdict(size), schedule=schedule, policy=policy, guidance_scale=guidance_scale
+        PROMPT, **asdict(size), schedule=schedule, policy=policy, guidance_scale=GUIDANCE_SCALE
     )
-
-
-def _runtime() -> Runtime:
-    tiny = load_tiny()
-    return Runtime(
-        tiny.dit, _random_predictor(tiny.config), codec=tiny.codec, text_encoder=tiny.text_encoder
-    )
-
-
-def _random_predictor(dit: DiTConfig) -> Predictor:
-    predictor = build_predictor(predictor_config(dit), device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for parameter in predictor.parameters():
-        parameter.normal_(std=0.05, generator=generator)
-    return predictor
 
 
 def _latent_shape(size: VideoSize) -> tuple[int, int, int, int]:

@@ -87,8 +87,6 @@ def _launch(op: str, call: Call) -> str:
 
 def default(op: str, width: int) -> LaunchConfig | str:
     """What `op` is launched with on a device that the table does not know."""
-    if op == "linear_gelu":
-        return "in place"
     own = getattr(import_module(f"disca_rt.kernels.{op}"), "DEFAULT", None)
     return own or default_config(width)
 

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
-from disca_rt.kernels.workload import REAL, SMALL, Call, Shapes, calls, implementation, shard
+from disca_rt.kernels.workload import (
+    REAL,
+    SENT_TO,
+    SMALL,
+    Call,
+    Shapes,
+    calls,
+    implementation,
+    shard,
+)
 
 from .harness import Comparison, Contender
 from .rivals import rivals
@@ -28,10 +37,8 @@ Build = Callable[[], Comparison]
 
 def _send(x: Tensor, *tables: Tensor) -> Tensor:
     """Rotated and permuted to the ranks' blocks: what others do before an all-to-all."""
-    *tables, starts = tables
-    ranks = x.shape[2] // int(starts[1, 0])
-    rotated = reference.rms_norm_rope(x, *tables)
-    return rotated.unflatten(2, (ranks, -1)).permute(2, 0, 1, 3, 4).contiguous()
+    rotated = reference.rms_norm_rope(x, *tables[:-1])
+    return rotated.unflatten(2, (SENT_TO, -1)).permute(2, 0, 1, 3, 4).contiguous()
 
 
 EAGER: dict[str, Callable[..., Any]] = {

@@ -1,6 +1,7 @@
 """The best public kernels for single ops, where they are installed. Facts of their interfaces only.
 
-Each takes the arguments of our op and returns what runs theirs.
+Liger-Kernel comes with `pip install 'disca_rt[rivals]'`; quack-kernels and flash-attn have builds
+for each GPU of their own. Each rival takes the arguments of our op and returns what runs theirs.
 """
 
 from collections.abc import Callable

@@ -41,10 +41,16 @@ def step_flops(
     return StepFlops(full=ends + blocks, predicted=ends + fusion + predicted, ends=ends)
 
 
-def sample_flops(step: StepFlops, schedule: Schedule, passes: int) -> int:
-    """FLOPs of a sample; `passes` is 2 under classifier-free guidance, else 1."""
+def sample_flops(
+    step: StepFlops, schedule: Schedule, passes: int = 1, policy: str = "disca"
+) -> int:
+    """FLOPs of a sample; `passes` is 2 under classifier-free guidance, else 1.
+
+    A step that `policy` makes cheap is a predicted one, or embed and head alone.
+    """
+    cheap = {"full": step.full, "disca": step.predicted, "reuse": step.ends, "taylor": step.ends}
     full = schedule.full_steps
-    return passes * (full * step.full + (schedule.steps - full) * step.predicted)
+    return passes * (full * step.full + (schedule.steps - full) * cheap[policy])
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -24,7 +24,7 @@ from .row_norm import NORM_EPS
 OP = "head"
 BLOCK_K = 64  # columns at a time of 16-bit tokens; fp32 has no room for more than a quarter
 MIN_DOT = 16  # columns of a matrix product, at least
-DEFAULT = LaunchConfig(rows=64, num_warps=4)
+DEFAULT = LaunchConfig(rows=64, num_warps=8)
 
 
 @triton.jit

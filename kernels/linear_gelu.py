@@ -9,6 +9,7 @@ from .launch import measured_choice
 from .registration import register_op
 
 OP = "linear_gelu"
+DEFAULT = "in place"
 
 
 def in_epilogue(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -23,13 +24,13 @@ def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-VARIANTS = {"epilogue": in_epilogue, "in place": in_place}
+VARIANTS = {"epilogue": in_epilogue, DEFAULT: in_place}
 
 
 @register_op()
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The winner on this device by the launch table; in place where it has none."""
-    winner = measured_choice(OP, len(weight), x.device) or "in place"
+    winner = measured_choice(OP, len(weight), x.device) or DEFAULT
     return VARIANTS[winner](x, weight, bias)
 
 

@@ -45,6 +45,7 @@ REAL = {
     )
 }
 
+SENT_TO = 8  # ranks that `rms_norm_rope_send` packs for
 SMALL = Shapes("small", 40, 3, 128, 8, 16, (2, 4, 5), (1, 2, 2))
 """For trials in Triton's interpreter."""
 
@@ -172,9 +173,9 @@ def implementation(op: str) -> Callable[..., Any]:
     return getattr(module, below.get(op, op))
 
 
-def even_starts(heads: int, make: Make, ranks: int = 8) -> Tensor:
+def even_starts(heads: int, make: Make) -> Tensor:
     """`starts` of `rms_norm_rope_send` for heads that divide evenly."""
     device = make(1, dtype=torch.float32).device
-    share = heads // ranks
+    share = heads // SENT_TO
     first = torch.arange(heads, dtype=torch.int32) // share * share
     return torch.stack([first, torch.full_like(first, share)]).to(device)

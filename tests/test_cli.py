@@ -59,7 +59,7 @@ def test_prompt_gives_an_mp4_and_a_contact_sheet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "video.mp4"
-    assert main(["generate", PROMPT, "--out", str(out), "--steps", "4"]) == 0
+    assert main(["generate", PROMPT, "--out", str(out)]) == 0
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 5
@@ -69,15 +69,23 @@ def test_prompt_gives_an_mp4_and_a_contact_sheet(
     # H.264 and chroma subsampling blur edges, so the two agree on average only.
     assert np.abs(sheet[:, :320].astype(float) - frames[0]).mean() < 6
     said = capsys.readouterr().out
-    for stage in ("conditioning", "full steps", "decode", "video.mp4", "video.png"):
+    for stage in (
+        "conditioning",
+        "full steps",
+        "predicted steps",
+        "decode",
+        "video.mp4",
+        "video.png",
+    ):
         assert stage in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["video.mp4", "video.png"]
 
 
 def test_same_seed_same_file(tmp_path: Path) -> None:
     outs = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    short = ["--step-list", "0", "--steps", "2"]
     for out, seed in zip(outs, "778", strict=True):
-        main(["generate", PROMPT, "--latents-out", str(out), "--steps", "2", "--seed", seed])
+        main(["generate", PROMPT, "--latents-out", str(out), *short, "--seed", seed])
     latents = [load_file(out)["latents"] for out in outs]
     assert torch.equal(latents[0], latents[1])
     assert not torch.equal(latents[0], latents[2])
@@ -107,24 +115,24 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         (["generate", PROMPT, "--size", "32x24"], "must be WIDTHxHEIGHTxFRAMES"),
         (["generate", PROMPT, "--out", "video.avi"], "--out must end in .mp4"),
         (["generate", PROMPT, "--steps", "0"], "steps must be at least 1"),
-        (["generate", PROMPT, "--policy", "disca"], "needs a predictor"),
+        (["generate", PROMPT, "--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
         (["generate", PROMPT, "--policy", "teacache"], "policy must be one of"),
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
         (["generate", PROMPT, "--step-list", "a,b"], "must be step indices"),
         (["generate", PROMPT, "--step-list", "0,1_0"], "must be step indices"),
-        (["generate", PROMPT, "--step-list", "0,2"], "needs a predictor"),
+        (["generate", PROMPT, "--negative-prompt", "a red circle"], "embeds its guidance"),
         (["generate", PROMPT, "--steps", "x"], "--steps"),
         (["generate", PROMPT, "--seed", "18446744073709551615"], "--seed must be from"),
         (["generate", PROMPT, "--fps", "99999999999"], "--fps must be from 1 to 240"),
-        (["generate", PROMPT, "--size", "99996x99996x9999", "--steps", "1"], "out of memory"),
+        (["generate", PROMPT, "--size", "99996x99996x9999"], "out of memory"),
         (["generate", PROMPT, "--out", "a" * 300 + ".mp4"], "--out cannot be written"),
         (["unknown"], "invalid choice: 'unknown'"),
         (["generate", PROMPT, "--dtype", "fp8"], "--dtype must be one of"),
         (["generate", PROMPT, "--device", "tpu"], "--device must be"),
         (["generate", PROMPT, "--attention", "fa9"], "attention backend must be one of"),
         (["generate", PROMPT, "--attention", "cudnn"], "cannot run on cpu"),
-        (["generate", PROMPT, "--preset", "disca-n4"], "needs a predictor"),
+        (["generate", PROMPT, "--no-guidance"], "--no-guidance: this model embeds its guidance"),
         (["generate", PROMPT, "--ops", "cutlass"], "ops must be one of"),
         (["generate", PROMPT, "--dit", "no/such.safetensors"], "no/such.safetensors"),
         (["generate", PROMPT, "--fps", "0"], "--fps must be from 1 to 240"),
@@ -246,7 +254,17 @@ def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "disca_rt", "generate", PROMPT, "--steps", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "disca_rt",
+        "generate",
+        PROMPT,
+        "--steps",
+        "100000",
+        "--policy",
+        "full",
+    ]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "v.mp4")], stderr=subprocess.PIPE, text=True
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         name,
         help="judge the embedded model at every step count and policy that the paper compares",
         description="Held-out prompts, fixed noise, paired intervals. Writes ladder.md, "
-        "ladder.jsonl and ladder.png. The ladder's weights are in the repository, not in the "
-        "package; --dit judges one checkpoint of your own instead, at 50 steps.",
+        "ladder.jsonl and ladder.png. Most of the ladder's weights are in the repository only; "
+        "--dit judges one checkpoint of your own instead, at 50 steps.",
     )
-    parser.add_argument("--ladder", type=Path, help="folder of its weights; default ladder")
+    parser.add_argument("--ladder", type=Path, help="folder of all its weights")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
     parser.add_argument("--prompts", type=int, help=f"how many; default {PROMPTS}")
     parser.add_argument(
@@ -29,6 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser.add_argument("--only", help="rungs whose names contain this; the first row always runs")
     parser.add_argument("--dit", type=Path, help="a checkpoint to judge instead of the ladder")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the CPU's threads; default: one for each thread",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tiny.prompts import held_out_prompts
     from ..tiny.report import markdown, write_sheet
     from ..tiny.run_ladder import LadderRun
+    from ..tiny.workers import Workers
     from .devices import choose_device
 
     if args.prompts is not None and args.quick:
@@ -49,11 +56,13 @@ def run(args: argparse.Namespace) -> None:
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
     device = choose_device(args.device)
-    folder, rungs = _rungs(args)
-    ladder = LadderRun(folder, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
+    folders, rungs = _rungs(args)
+    ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
     console = Console(stderr=True)
-    ladder.run(rungs, lambda rung: console.print(f"{rung.name} ...", highlight=False))
-    lines = [_described(count, device), *ladder.lines]
+    processes = _workers(args.workers, device)
+    with Workers(processes, folders, device) as workers:
+        ladder.run(rungs, workers, lambda rung: console.print(f"{rung.name} ...", highlight=False))
+    lines = [_described(count, device, processes, workers.threads), *ladder.lines]
     page = markdown(lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_all(
@@ -67,26 +76,40 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {args.out / 'ladder.md'}, ladder.jsonl and ladder.png beside it")
 
 
-def _rungs(args: argparse.Namespace) -> tuple[Path, list["Rung"]]:
-    """The folder of weights and the rungs asked for."""
+def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
+    """The folders of weights and the rungs asked for, with those they are compared with."""
     from ..tiny.config import SCHEDULE
-    from ..tiny.ladder import FOLDER, RUNGS, Rung
+    from ..tiny.ladder import FOLDERS, RUNGS, TEACHER, Rung
 
     if args.dit is not None and (args.only is not None or args.ladder is not None):
         raise ValueError("--dit judges one checkpoint; leave out --only and --ladder")
     if args.dit is not None:
         path = args.dit / "dit.safetensors" if args.dit.is_dir() else args.dit
-        return path.parent, [Rung("50 steps", (1,), path.stem, SCHEDULE)]
+        if not path.is_file() or path.suffix != ".safetensors":
+            raise ValueError(f"--dit must be a .safetensors file, or a folder with one, got {path}")
+        return [path.parent], [Rung("50 steps", (1,), path.stem, SCHEDULE)]
     chosen = [rung for rung in RUNGS[1:] if args.only is None or args.only in rung.name]
     if not chosen:
         names = [rung.name for rung in RUNGS[1:]]
         raise ValueError(f"--only {args.only!r} is in no rung; they are {names}")
-    needed = {rung.reference for rung in chosen}
+    needed = {rung.reference for rung in chosen} | {TEACHER}
     rungs = [rung for rung in RUNGS[1:] if rung in chosen or rung.name in needed]
-    return args.ladder or FOLDER, [RUNGS[0], *rungs]
+    return [args.ladder] if args.ladder else FOLDERS, [RUNGS[0], *rungs]
 
 
-def _described(prompts: int, device: Any) -> dict[str, Any]:
+def _workers(asked: int | None, device: Any) -> int:
+    """How many processes; more than one on a CPU only."""
+    import torch
+
+    if asked is None:
+        return 1 if device.type == "cuda" else torch.get_num_threads()
+    if asked < 1 or (asked > 1 and device.type == "cuda"):
+        most = "1 on a GPU" if device.type == "cuda" else "at least 1"
+        raise ValueError(f"--workers must be {most}, got {asked}")
+    return asked
+
+
+def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[str, Any]:
     import platform
 
     import torch
@@ -96,6 +119,7 @@ def _described(prompts: int, device: Any) -> dict[str, Any]:
         "kind": "run",
         "prompts": prompts,
         "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "threads": threads,
         "torch": torch.__version__.split("+")[0],
     }

@@ -118,13 +118,13 @@ def check_writable(flag: str, path: Path, suffix: str) -> None:
 
 def _load_runtime(args: argparse.Namespace) -> "Runtime":
     from ..runtime.runtime import Runtime
-    from ..tiny.runtime import WEIGHTS, with_tiny_prompts
+    from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
     from .devices import choose_device, choose_dtype
 
     device = choose_device(args.device)
     runtime = Runtime.load(
-        WEIGHTS if args.dit is None else args.dit,
-        args.predictor,
+        DIT if args.dit is None else args.dit,
+        PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
         device=device,
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops,

@@ -23,7 +23,7 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
     if steps != base.steps:
         raise ValueError(
             f"steps {steps} needs a step list: the default one is for {base.steps} steps; "
-            "give --step-list, such as 0,1,2,5"
+            "give --step-list, such as 0,1,2,5, or --policy full"
         )
     if base.full_steps == base.steps:
         raise ValueError(
@@ -35,8 +35,6 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
 
 def default_schedule(config: DiTConfig) -> Schedule:
     """What a model's authors sample with; its step list is for policy disca."""
-    if takes_tiny_prompts(config):
-        return TINY_SCHEDULE
     if not config.meanflow:
-        return get_preset("full-50")
+        return TINY_SCHEDULE if takes_tiny_prompts(config) else get_preset("full-50")
     return get_preset("disca-1.5" if config.family == "hunyuan-video-1.5" else "disca-n4")

@@ -33,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--preset", default="tiny", help="tiny (default), or hunyuan-video (13B)")
-    parser.add_argument("--from", dest="source", help="weights to begin from")
+    parser.add_argument(
+        "--from", dest="source", help="start of base, teacher of cfg and meanflow, DiT of predictor"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run: weights, checkpoints, losses")
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="folder of pre-encoded shards (.safetensors)")
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("give the folder of the run with --out")
     config = _config(args, args.source)
-    data, unconditional = _data(args)
+    data, unconditional = _data(args, config.run.seed)
     with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
         stage = placed(lambda: build_stage(config, unconditional), config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)
@@ -102,7 +104,7 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
     return replace(config, run=replace(config.run, **changed), **own)
 
 
-def _data(args: argparse.Namespace) -> tuple["SampleSource", "Conditioning | None"]:
+def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditioning | None"]:
     """Shards from --data; without it, drawn clips, which only the embedded model is trained on."""
     from ..runtime.saved_conditioning import load_conditioning
     from ..tiny.training_clips import TrainingClips, unconditional
@@ -114,7 +116,7 @@ def _data(args: argparse.Namespace) -> tuple["SampleSource", "Conditioning | Non
     empty = load_conditioning(args.unconditional).positive if args.unconditional else None
     if args.data is not None:
         return LatentShards(args.data), empty
-    drawn = TrainingClips(seed=args.seed or 0, single_frames=args.preset == "tiny-images")
+    drawn = TrainingClips(seed=seed, single_frames=args.preset == "tiny-images")
     return drawn, empty or unconditional()
 
 

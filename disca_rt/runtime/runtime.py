@@ -149,6 +149,9 @@ class Runtime:
                 "not have; give a saved conditioning instead"
             )
         is_cfg = guidance_scale is not None and not self.config.guidance_embed
+        if negative_prompt and not is_cfg:
+            how = "embeds its guidance" if self.config.guidance_embed else "runs without guidance"
+            raise ValueError(f"this model {how}; leave the negative prompt out")
         negative = self.text_encoder([negative_prompt] * len(prompts)) if is_cfg else None
         return {
             "conditioning": self.text_encoder(prompts),

@@ -16,6 +16,7 @@ from .prompts import parse
 
 PROMPT_SEED = 0
 NOISE_SEED = 10_000  # prompt i starts from the noise of seed NOISE_SEED + i
+BATCH = 10
 SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
 
 
@@ -49,9 +50,13 @@ def generate_and_judge(
     schedule: Schedule = SCHEDULE,
     policy: str = "full",
     guidance_scale: float = GUIDANCE_SCALE,
-    batch: int = 10,
+    batch: int = BATCH,
+    first: int = 0,
 ) -> Generated:
-    """One clip per prompt, judged; a batch changes nothing but the speed."""
+    """One clip per prompt, judged; a batch changes nothing but the speed.
+
+    `first` is the place of the first prompt among all: with its prompt goes its noise.
+    """
     clips: list[Clip] = []
     samples, seconds = [], 0.0
     for start in range(0, len(prompts), batch):
@@ -63,7 +68,7 @@ def generate_and_judge(
             schedule=schedule,
             policy=policy,
             guidance_scale=guidance_scale,
-            seed=NOISE_SEED + start,
+            seed=NOISE_SEED + first + start,
         )
         seconds += time.perf_counter() - started
         samples.append(sample)
@@ -72,6 +77,16 @@ def generate_and_judge(
     latents = torch.cat([sample.latents.cpu() for sample in samples])
     video = torch.cat([sample.video.cpu() for sample in samples])
     return Generated(tuple(clips), latents, video, seconds)
+
+
+def joined(parts: Sequence[Generated]) -> Generated:
+    """The results of consecutive prompts as those of all."""
+    return Generated(
+        tuple(clip for part in parts for clip in part.clips),
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.video for part in parts]),
+        sum(part.seconds for part in parts),
+    )
 
 
 def relative_l2(latents: Tensor, reference: Tensor) -> list[float]:

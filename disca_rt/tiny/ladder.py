@@ -1,9 +1,9 @@
 """The ladder: every way of sampling the embedded model that the DisCa paper compares, as data.
 
-A rung names its weights in the ladder's folder, its schedule and its policy. Knows nothing about
-judging or printing.
+A rung names its weights, its schedule and its policy. Knows nothing about judging or printing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import torch
 from ..runtime.runtime import Runtime
 from ..schedule import PRESETS, Schedule, full_schedule
 from .config import GUIDANCE_SCALE, SCHEDULE
-from .runtime import with_tiny_prompts
+from .runtime import SHIPPED, with_tiny_prompts
 
-FOLDER = Path("ladder")
+FOLDERS = Path("ladder"), SHIPPED  # what the package ships is not in the ladder's folder again
 BASE, CFG = "base", "cfg-distilled"
 MEANFLOW, RESTRICTED_04, RESTRICTED = "meanflow", "restricted-meanflow-0.4", "restricted-meanflow"
 
@@ -123,12 +123,22 @@ COMPARISONS = (
 )
 
 
-def load_rung(rung: Rung, folder: Path, device: torch.device) -> Runtime:
-    """The rung's models from the ladder in `folder`; ValueError says what is missing."""
-    paths = [folder / f"{name}.safetensors" for name in (rung.dit, rung.predictor) if name]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(
-                f"the ladder lacks {path}; run from the repository, or give its folder in --ladder"
-            )
+def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runtime:
+    """The rung's models, as `rung_weights` finds them."""
+    paths = rung_weights(rung, folders)
     return with_tiny_prompts(Runtime.load(*paths, device=device, dtype=torch.float32))
+
+
+def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:
+    """Its files, each in the first of `folders` that has it; ValueError if none does."""
+    return [_weights(name, folders) for name in (rung.dit, rung.predictor) if name]
+
+
+def _weights(name: str, folders: Sequence[Path]) -> Path:
+    places = [folder / f"{name}.safetensors" for folder in folders]
+    for path in places:
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"the ladder lacks {places[0]}; run from the repository, or give its folder in --ladder"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..media import to_frames
 from .ladder import TABLES, TEACHER
 
+DISTANCES = {"relative_l2": "L2", "teacher_l2": "L2 to teacher"}
 SHOWN_FRAMES = 0, 2, 4
 LABEL_WIDTH, GAP = 220, 6  # pixels
 SHRINK = 3  # of the enlarged frames
@@ -37,11 +38,16 @@ def _header(run: Line) -> str:
     return (
         "# The ladder\n\n"
         f"{run['prompts']} held-out prompts, the same noise for every row; {run['device']}, "
-        f"{run['threads']} threads, torch {run['torch']}. Written by `disca-rt evaluate`; the "
-        "numbers of the tables are the paper's. Scores in per cent with 95 % bootstrap intervals. "
-        "`L2` is the relative distance of the final latents to those of the same weights at 20 "
-        f"full steps, `L2 to teacher` to those of {TEACHER}. Speed-ups are against the first row, "
-        "from FLOPs and measured; memory is of one clip beyond the weights.\n"
+        f"{run['processes']} processes of {run['threads']} threads, torch {run['torch']}. Written "
+        "by `disca-rt evaluate`; the numbers of the tables are the paper's. Scores in per cent "
+        "with 95 % bootstrap intervals: `semantic` is the share of what a prompt names that is "
+        "right (colour, shape, size, motion, background, number), `all right` that of clips with "
+        "nothing wrong, `quality` the mean of no flicker, smoothness and sharpness, `total` "
+        "(semantic + 4·quality)/5. `full` and `predicted` count forwards, two per step under "
+        "classifier-free guidance. `L2` is the relative distance of the final latents to those of "
+        f"the same weights at 20 full steps, `L2 to teacher` to those of {TEACHER}. Speed-ups are "
+        "against the first row, from FLOPs and as measured in batches of ten, prompts encoded and "
+        "latents decoded, each process by itself; memory is of one clip beyond the weights.\n"
     )
 
 
@@ -67,8 +73,7 @@ MARKS: Mapping[str, Column] = {
     "quality": _score("quality"),
     "total": _score("total"),
     "all right": _score("correct"),
-    "L2": _distance("relative_l2"),
-    "L2 to teacher": _distance("teacher_l2"),
+    **{title: _distance(name) for name, title in DISTANCES.items()},
 }
 WORK: Mapping[str, Column] = {
     **STEPS,
@@ -93,7 +98,7 @@ def _comparison_table(comparisons: Sequence[Line]) -> str:
         "## Goals\n\nPaired differences over the same prompts and noise, first minus second. The "
         "first should have the higher semantic score (or be at most the margin lower) and the "
         "smaller distance; a goal is open where its interval holds both answers.\n\n"
-        "| first | second | semantic | | total | L2 | |\n|---|---|--:|---|--:|--:|---|"
+        "| first | second | semantic | | total | distance | |\n|---|---|--:|---|--:|--:|---|"
     )
     return "\n".join([head, *map(_comparison_row, comparisons)]) + "\n"
 
@@ -107,7 +112,7 @@ def _comparison_row(line: Line) -> str:
         _percent(line["semantic"]),
         _verdict(line["semantic"], -line["margin"]),
         _percent(line["total"]),
-        _plain(distance) if distance else "",
+        f"{_plain(distance)} ({DISTANCES[line['distance']]})" if distance else "",
         _verdict({"low": -distance["high"], "high": -distance["low"]}, 0.0) if distance else "",
     ]
     return "| " + " | ".join(cells) + " |"

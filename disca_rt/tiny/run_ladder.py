@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..cache.build import build_policy
 from ..config import DiTConfig, predictor_config
-from ..flops import step_flops
+from ..flops import image_tokens, sample_flops, step_flops
 from ..runtime.memory import PeakMemory
 from ..runtime.runtime import Runtime
 from .codec import PixelUnshuffleCodec
-from .evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
-from .ladder import COMPARISONS, TEACHER, Rung, load_rung
+from .evaluate import NOISE_SEED, SIZE, Generated, relative_l2
+from .ladder import COMPARISONS, TEACHER, Rung, load_rung, rung_weights
 from .prompts import encode
 from .statistics import mean_interval, paired_difference
+from .workers import Workers
 
 SCORES = "semantic", "quality", "total", "correct", "relative_l2", "teacher_l2"
 
@@ -28,25 +29,25 @@ class LadderRun:
     """`lines` are the results once `run` is over; `videos` holds what the picture sheet shows."""
 
     def __init__(
-        self, folder: Path, prompts: Sequence[str], device: torch.device, shown: int
+        self, folders: Sequence[Path], prompts: Sequence[str], device: torch.device, shown: int
     ) -> None:
-        self.folder, self.prompts, self.device, self.shown = folder, prompts, device, shown
+        self.folders, self.prompts, self.device, self.shown = folders, prompts, device, shown
         self.lines: list[dict[str, Any]] = []
         self.videos: dict[str, Tensor] = {}
         self._latents: dict[str, Tensor] = {}
         self._clips: dict[str, list[dict[str, Any]]] = {}
         self._text_tokens = round(encode(prompts).text_mask.sum(1).float().mean().item())
 
-    def run(self, rungs: Sequence[Rung], on_rung: Callable[[Rung], None]) -> None:
+    def run(self, rungs: Sequence[Rung], workers: Workers, on_rung: Callable[[Rung], None]) -> None:
         """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
+        for rung in rungs:
+            rung_weights(rung, self.folders)  # before an hour is spent, not after it
         rows = []
         for rung in rungs:
             on_rung(rung)
-            runtime = load_rung(rung, self.folder, self.device)
-            used = memory(rung, runtime)  # first: later the runtime's pools are filled
-            generated = generate_and_judge(
-                runtime, self.prompts, rung.schedule, rung.policy, rung.guidance_scale
-            )
+            runtime = load_rung(rung, self.folders, self.device)
+            used = memory(rung, runtime)
+            generated = workers.generate(rung, self.prompts)
             self._keep(rung, generated)
             rows.append(self._row(rung, runtime.config, generated) | used)
         for rung, row in zip(rungs, rows, strict=True):
@@ -67,7 +68,7 @@ class LadderRun:
 
     def _row(self, rung: Rung, config: DiTConfig, generated: Generated) -> dict[str, Any]:
         schedule, times = rung.schedule, passes(config)
-        full = schedule.steps if rung.policy == "full" else schedule.full_steps
+        full = schedule.full_steps
         return {
             "kind": "rung",
             "name": rung.name,
@@ -116,12 +117,13 @@ def passes(config: DiTConfig) -> int:
 
 
 def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
-    """Of one clip."""
+    """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
     shape = PixelUnshuffleCodec().latent_shape(**SIZE)
-    step = step_flops(config, predictor_config(config), shape, text_tokens)
-    cheap = {"full": step.full, "disca": step.predicted}.get(rung.policy, step.ends)
-    full = rung.schedule.full_steps
-    return passes(config) * (full * step.full + (rung.schedule.steps - full) * cheap)
+    of_passes = [
+        step_flops(config, predictor_config(config), shape, tokens)
+        for tokens in (text_tokens, 1)[: passes(config)]
+    ]
+    return sum(sample_flops(step, rung.schedule, policy=rung.policy) for step in of_passes)
 
 
 def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
@@ -138,9 +140,8 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
             seed=NOISE_SEED,
         )
     text = int(encode([prompt]).text_mask.sum())
-    _, frames, height, width = PixelUnshuffleCodec().latent_shape(**SIZE)
-    _, q, r = runtime.config.patch
-    tokens = torch.Size([1, frames * (height // q) * (width // r) + text, runtime.config.hidden])
+    img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
+    tokens = torch.Size([1, img + text, runtime.config.hidden])
     policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
     cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
     return {"peak_bytes": peak.peak, "cache_bytes": cached}

@@ -15,7 +15,9 @@ from .codec import PixelUnshuffleCodec
 from .config import takes_tiny_prompts
 from .prompts import encode
 
-WEIGHTS = Path(__file__).parent / "weights" / "dit.safetensors"
+SHIPPED = Path(__file__).parent / "weights"
+DIT = SHIPPED / "restricted-meanflow.safetensors"
+PREDICTOR = SHIPPED / "predictor.safetensors"
 
 
 def encode_prompts(prompts: Sequence[str]) -> Conditioning:
@@ -36,5 +38,5 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
-    """The model that ships with the package."""
-    return with_tiny_prompts(Runtime.load(WEIGHTS, device=device, dtype=dtype))
+    """The distilled model and the predictor that ship with the package."""
+    return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, device=device, dtype=dtype))

@@ -1,9 +1,10 @@
 """What a run learns from: samples of latents and conditioning, found again by their position.
 
-A source is any iterable of `(latents [C, T, H, W], conditioning of batch 1)`. One that also has
-`__getitem__` and `__len__` is read in place and shuffled anew each epoch; any other is read in its
-own order, from its beginning again once it is used up. Position p of a run is the same sample on
-any number of ranks, and after any interruption.
+A source is any iterable of `(latents [C, T, H, W], conditioning of batch 1)`. One that makes the
+sample of any position, with `at(position)`, is asked for it; one that has `__getitem__` and
+`__len__` is read in place and shuffled anew each epoch; any other is read in its own order, from
+its beginning again once it is used up. Position p of a run is the same sample on any number of
+ranks, and after any interruption.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,15 @@ from ..models.conditioning import Conditioning
 from ..seeds import generator
 
 Sample = tuple[Tensor, Conditioning]
-SampleSource = Iterable[Sample]
+
+
+class EndlessSource(Protocol):
+    """Has a sample for every position of a run."""
+
+    def at(self, position: int) -> Sample: ...
+
+
+SampleSource = Iterable[Sample] | EndlessSource
 
 
 class Batch(NamedTuple):
@@ -35,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class SampleReader(Protocol):
-    """Gives the samples at positions of the run, which never decrease."""
+    """Gives the samples at positions of the run; a sequential one only at later and later ones."""
 
     def read(self, positions: Sequence[int]) -> list[Sample]: ...
 
@@ -81,7 +90,7 @@ def _pad_second(tensor: Tensor, length: int) -> Tensor:
 class EndlessReader:
     """Of a source that makes the sample of any position with `at`, such as drawn clips."""
 
-    def __init__(self, source: SampleSource) -> None:
+    def __init__(self, source: EndlessSource) -> None:
         self._source = source
 
     def read(self, positions: Sequence[int]) -> list[Sample]:

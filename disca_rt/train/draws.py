@@ -1,4 +1,4 @@
-"""The random numbers of a step, each drawn from (seed, position of its sample) alone.
+"""The random numbers of a step, each drawn from (seed, position of its sample, batch size) alone.
 
 So they are the same on any number of ranks, in any micro-batch and after any interruption.
 """
@@ -17,6 +17,9 @@ _UNIFORMS = 5
 
 class Draws(NamedTuple):
     """Per sample of a batch: uniforms `[B]` in [0, 1) and `noise`, like the latents.
+
+    `time` becomes t, `interval` t − r = R·interval, `guidance` the scale, `gap` the predictor's
+    Δ, and `drop` decides whether the conditioning is left out.
 
     `time` is stratified: over the samples of one step, each B-th of [0, 1) is drawn from once, in
     an order of the step's own. That keeps the mixture of noise levels, and with it the loss, from

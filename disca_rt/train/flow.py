@@ -14,6 +14,7 @@ from ..models.dit import DiT, StepInputs
 from ..models.prepared import Prepared
 
 TIMESTEP_SCALE = 1000.0
+WEIGHT_EPS = 1e-2  # c of the weights: keeps that of a sample without error finite
 GUIDANCE_RANGE = 1.0, 8.0  # of the scales that a guided model is trained on
 
 
@@ -75,3 +76,27 @@ def velocity_of(dit: DiT, tokens: Tensor, context: BlockContext, prepared: Prepa
 def mean_square(prediction: Tensor, target: Tensor) -> Tensor:
     """The squared error, a mean over everything: a scalar."""
     return (prediction.float() - target.float()).square().mean()
+
+
+class Errors(NamedTuple):
+    """Scalars: the `plain` squared error, and the `weighted` one that is differentiated."""
+
+    plain: Tensor
+    weighted: Tensor
+
+
+def weighted_square(prediction: Tensor, target: Tensor, power: float) -> Errors:
+    """Squared errors, each sample's divided by its own size to the `power`.
+
+    1/(error + c)^p are MeanFlow's adaptive weights (arXiv 2505.13447, eq. 22): at 0 both scalars
+    are the same, at 1 all samples count alike.
+    """
+    errors = (prediction.float() - target.float()).square().flatten(1).mean(1)
+    weights = (errors.detach() + WEIGHT_EPS) ** -power
+    return Errors(errors.detach().mean(), (weights * errors).mean())
+
+
+def check_weight_power(power: float) -> None:
+    """ValueError unless `power` is from 0 to 1."""
+    if not 0 <= power <= 1:
+        raise ValueError(f"weight_power must be from 0 to 1, got {power}")

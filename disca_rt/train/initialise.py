@@ -1,20 +1,24 @@
 """Where training starts: fresh weights, or another model's, such that nothing is lost.
 
-Deepening, a first guidance embedder and a first r embedder all change no output.
+Deepening, a first guidance embedder and a first r embedder all change no output, and a predictor
+begins as reuse of what is cached.
 """
 
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from ..attention import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
-from ..models.predictor import Predictor
+from ..models.predictor import FusionMLP, Predictor
 from .grow import copy_into_deeper
 from .optimizers import starts_at_zero
+
+FUSION_SCALE = 2.0**14  # of hidden states before SiLU: exact, and its inverse is in fp16's range
 
 
 def fresh_dit(config: DiTConfig, seed: int, attention: Attention | None = None) -> DiT:
@@ -25,10 +29,44 @@ def fresh_dit(config: DiTConfig, seed: int, attention: Attention | None = None) 
 
 
 def fresh_predictor(config: PredictorConfig, seed: int) -> Predictor:
-    """A predictor whose blocks are the identity, fp32, on the CPU."""
+    """A predictor that gives back what is cached, fp32, on the CPU: its blocks are the identity.
+
+    SiLU(z) is z/2 where z is small, so its fusions divide by FUSION_SCALE before it and multiply
+    after it. They learn their weights without these factors (`Scaled`): hidden states are large,
+    and an optimizer's steps in the weights themselves would be, too.
+    """
     predictor = build_predictor(config, device="cpu")
     initialise(predictor, seed)
+    for module in predictor.modules():
+        if isinstance(module, FusionMLP):
+            _pass_cached(module)
     return predictor
+
+
+class Scaled(nn.Module):
+    """A parametrization: the tensor is `factor` times what is learned."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, learned: Tensor) -> Tensor:
+        return self.factor * learned
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        return tensor / self.factor
+
+
+@torch.no_grad()
+def _pass_cached(fusion: FusionMLP) -> None:
+    first, last = fusion[0], fusion[2]
+    hidden = len(first.weight)
+    first.weight.zero_()
+    first.weight[:, hidden:].fill_diagonal_(1 / FUSION_SCALE)
+    last.weight.zero_().fill_diagonal_(2 * FUSION_SCALE)
+    register_parametrization(first, "weight", Scaled(1 / FUSION_SCALE))
+    register_parametrization(first, "bias", Scaled(1 / FUSION_SCALE))
+    register_parametrization(last, "weight", Scaled(2 * FUSION_SCALE))
 
 
 def deepened(dit: DiT, config: DiTConfig, seed: int) -> DiT:

@@ -16,7 +16,16 @@ from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
 from .draws import Draws
-from .flow import GUIDANCE_RANGE, Point, mean_square, noised, per_row, scale_to, velocity
+from .flow import (
+    GUIDANCE_RANGE,
+    Point,
+    check_weight_power,
+    noised,
+    per_row,
+    scale_to,
+    velocity,
+    weighted_square,
+)
 from .optimizers import make_optimizers
 from .stage import Loss
 
@@ -30,6 +39,7 @@ class MeanFlowStageConfig:
     `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
     nothing checkpointed or compiled. "finite-difference" runs anywhere, at two more forwards; it
     cannot see what oscillates faster than `difference_step`, which bf16 cannot make much smaller.
+    `weight_power` is that of `flow.weighted_square`; DisCa's squared error is 0.
     """
 
     run: RunConfig
@@ -37,10 +47,12 @@ class MeanFlowStageConfig:
     restriction: float = 0.2
     derivative: Derivative = "jvp"
     difference_step: float = 5e-3  # of t in [0, 1], each side
+    weight_power: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.restriction <= 1:
             raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
+        check_weight_power(self.weight_power)
         if self.derivative not in ("jvp", "finite-difference"):
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
@@ -80,8 +92,8 @@ class MeanFlowStage:
             du_dt = difference(student, point, v, prepared, self.config.difference_step)
             u = velocity(student, point, prepared)
         target = v - per_row(point.t - point.r) * du_dt.detach()
-        total = mean_square(u, target)
-        return Loss(total, {"loss": total.detach()})
+        errors = weighted_square(u, target, self.config.weight_power)
+        return Loss(errors.weighted, {"loss": errors.plain})
 
 
 def draw_point(batch: Batch, draws: Draws, restriction: float, dtype: torch.dtype) -> Point:

@@ -1,5 +1,8 @@
 """Optimizers by a run's settings: which parameter learns by which rule. Knows no stages."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,20 +12,27 @@ STARTS_AT_ZERO = ("_mod.", "modulation", "final_layer")  # parts of parameter na
 
 
 def make_optimizers(
-    module: nn.Module, run: RunConfig, lr: float | None = None
+    module: nn.Module,
+    run: RunConfig,
+    lr: float | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> list[torch.optim.Optimizer]:
     """AdamW, and with `muon_lr` Muon (Jordan et al. 2024) for the matrices of blocks.
 
-    `lr` None is the run's. Matrices that start at zero stay with AdamW: an orthogonalised update
-    would move them as far as any other from the first step.
+    `lr` None is the run's; `factors` multiply AdamW's rate of the children so named. Matrices that
+    start at zero stay with AdamW: an orthogonalised update would move them as far as any other from
+    the first step.
     """
-    matrices, rest = [], []
+    lr, factors = run.lr if lr is None else lr, factors or {}
+    matrices = []
+    groups: dict[float, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
-        is_matrix = run.muon_lr is not None and _is_block_matrix(name, parameter)
-        (matrices if is_matrix else rest).append(parameter)
-    adamw = torch.optim.AdamW(
-        rest, lr=run.lr if lr is None else lr, betas=run.betas, weight_decay=run.weight_decay
-    )
+        if run.muon_lr is not None and _is_block_matrix(name, parameter):
+            matrices.append(parameter)
+            continue
+        rate = lr * factors.get(name.partition(".")[0], 1.0)
+        groups.setdefault(rate, {"params": [], "lr": rate})["params"].append(parameter)
+    adamw = torch.optim.AdamW(list(groups.values()), betas=run.betas, weight_decay=run.weight_decay)
     if not matrices:
         return [_begun(adamw)]
     muon = torch.optim.Muon(

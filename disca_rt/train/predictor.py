@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..models.blocks import run_blocks
 from ..models.dit import DiT
-from ..models.predictor import Predictor
+from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
@@ -20,13 +20,14 @@ from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
 from .draws import Draws
 from .flow import (
     Point,
+    check_weight_power,
     hidden_state,
-    mean_square,
     noised,
     per_row,
     step_inputs,
     velocity,
     velocity_of,
+    weighted_square,
 )
 from .meanflow import draw_point
 from .optimizers import make_optimizers
@@ -46,17 +47,20 @@ class PredictorStageConfig:
     restriction: float = 0.2
     largest_gap: float = 0.2  # Δ ~ U(0, largest_gap) between the cached point and the predicted
     mse_steps: int = 500  # squared error alone
+    fusion_rate: float = 0.05  # of the run's lr, for the layers that hidden states come through
     adversarial: bool = True
     discriminator_lr: float = 1e-2
     discriminator_width: int = 256
     adversarial_weight: float = 1.0  # λ
+    weight_power: float = 0.0  # of `flow.weighted_square`; 0 is the paper's squared error
 
     def __post_init__(self) -> None:
         if not 0 < self.discriminator_lr < float("inf"):
             raise ValueError(
                 f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
             )
-        for name in ("restriction", "largest_gap"):
+        check_weight_power(self.weight_power)
+        for name in ("restriction", "largest_gap", "fusion_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         if self.depth < 1 or self.mse_steps < 0:
@@ -85,7 +89,13 @@ class PredictorStage:
         self._advanced_in: int | None = None  # the step that spectral norms are up to date with
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = make_optimizers(self.trained["predictor"], self.config.run)
+        predictor = self.trained["predictor"]
+        fusions = {
+            name: self.config.fusion_rate
+            for name, child in predictor.named_children()
+            if isinstance(child, FusionMLP)
+        }
+        optimizers = make_optimizers(predictor, self.config.run, factors=fusions)
         if self.config.adversarial:
             optimizers += make_optimizers(
                 self.trained["discriminator"], self.config.run, self.config.discriminator_lr
@@ -101,11 +111,11 @@ class PredictorStage:
             cached, _ = hidden_state(dit, point, prepared)
             target = velocity(dit, later, prepared)
         prediction = predicted_velocity(dit, self.trained["predictor"], cached, later, prepared)
-        mse = mean_square(prediction, target)
-        terms = {"mse": mse.detach()}
+        errors = weighted_square(prediction, target, self.config.weight_power)
+        terms = {"mse": errors.plain}
         if not self.config.adversarial or step < self.config.mse_steps:
-            return Loss(mse, {"loss": mse.detach(), **terms})
-        return self._adversarial(step, mse, terms, later, prediction, target, prepared)
+            return Loss(errors.weighted, {"loss": errors.weighted.detach(), **terms})
+        return self._adversarial(step, errors.weighted, terms, later, prediction, target, prepared)
 
     def _later_point(self, batch: Batch, draws: Draws, point: Point) -> Point:
         """(t', r') = max(0, (t − Δ, r − Δ)), on the path of the same x_0 and ε."""
@@ -116,7 +126,7 @@ class PredictorStage:
     def _adversarial(
         self,
         step: int,
-        mse: Tensor,
+        error: Tensor,
         terms: dict[str, Tensor],
         later: Point,
         prediction: Tensor,
@@ -137,7 +147,7 @@ class PredictorStage:
         detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
         discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
         realism = torch.stack([each.mean() for each in frozen_logits(discriminator, fake)]).mean()
-        predictor_loss = mse - self.config.adversarial_weight * realism
+        predictor_loss = error - self.config.adversarial_weight * realism
         terms |= {
             "loss": predictor_loss.detach(),
             "discriminator": discriminator_loss.detach(),
@@ -149,14 +159,17 @@ class PredictorStage:
 def predicted_velocity(
     dit: DiT, predictor: Predictor, cached: Tensor, point: Point, prepared: Prepared
 ) -> Tensor:
-    """The same by the predictor, from `cached [B, S, C]`."""
+    """What the predictor makes of `point` from `cached [B, S, C]`, fp32 like the latents.
+
+    The embedding is the frozen model's, without gradient.
+    """
     with torch.no_grad():
         tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
     return velocity_of(dit, predictor(tokens, cached, context), context, prepared)
 
 
 def next_point(point: Point, u: Tensor) -> Point:
-    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair of the same length on."""
+    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair as far on, at least 0."""
     length = point.t - point.r
     return Point(
         point.x_t - per_row(length) * u,

@@ -16,7 +16,10 @@ from .draws import Draws
 
 
 class Loss(NamedTuple):
-    """`total` is differentiated; `terms` are what the log shows of it, by name."""
+    """`total` is differentiated; `terms` are what the log shows of it, by name.
+
+    They include `"loss"`, and are the same in the same order on all ranks.
+    """
 
     total: Tensor
     terms: Mapping[str, Tensor]

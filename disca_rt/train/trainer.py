@@ -60,7 +60,7 @@ def train(
     description = describe_run(config, data)
     if has_checkpoint(folder / "checkpoints"):
         check_same_run(folder / RUN_NAME, description, config)
-    ema = {name: tensor.clone() for name, tensor in _parameters(stage.trained[stage.exported])}
+    ema = {name: tensor.clone() for name, tensor in _weights(stage.trained[stage.exported])}
     state = TrainState(stage, stage.optimizers(), ema)
     load_checkpoint(folder / "checkpoints", state, world)
     if state.done > run.steps:
@@ -148,8 +148,8 @@ class _Trainer:
         if not has_checkpoint(checkpoints):
             return "there is no checkpoint yet; begin again with a smaller lr"
         return (
-            f"{checkpoints} keeps the last good checkpoint; go on from {self.weights} in another "
-            "folder with a smaller lr"
+            f"{checkpoints} keeps the last good checkpoint; begin again in another folder with a "
+            "smaller lr"
         )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:
@@ -178,9 +178,13 @@ class _Trainer:
             self.log.draw()
 
 
-def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters by their official keys, sharded as they are."""
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights by their official keys, sharded as they are; a parametrized one is computed."""
     for name, parameter in module.named_parameters():
+        owner, parametrized, rest = name.partition(".parametrizations.")
+        if parametrized:
+            kind = rest.removesuffix(".original")
+            name, parameter = f"{owner}.{kind}", getattr(module.get_submodule(owner), kind)
         yield name.replace("_checkpoint_wrapped_module.", ""), parameter.detach()
 
 
@@ -188,7 +192,7 @@ def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _average(ema: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
     """Move the average towards the parameters; a young average forgets faster."""
     weight = 1 - min(decay, (step + 1) / (step + 10))
-    for name, tensor in _parameters(module):
+    for name, tensor in _weights(module):
         ema[name].lerp_(tensor, weight)
 
 

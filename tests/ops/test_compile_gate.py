@@ -27,8 +27,8 @@ BUDGETS = {
     "_rms_norm_rope_kernel": (64, 1024),
     "_rms_norm_rope_send_kernel": (64, 1024),
     "_gelu_tanh_kernel": (48, 0),
-    "_head_kernel": (160, 65536),
-    "_head_kernel float32": (240, 32768),  # products in fp32 by multiply-add, not by tensor core
+    "_head_kernel": (112, 65536),
+    "_head_kernel float32": (248, 32768),  # products in fp32 by multiply-add, not by tensor core
     "_euler_step_kernel": (48, 0),
     "_partial_sums_kernel": (80, 64),
     "_ratio_kernel": (48, 64),

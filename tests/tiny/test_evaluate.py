@@ -1,17 +1,19 @@
 """The evaluation loop: which clips it judges against which prompts, with a stand-in generator."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from disca_rt.config import predictor_config
 from disca_rt.runtime.runtime import Runtime
-from disca_rt.schedule import full_schedule
+from disca_rt.schedule import full_schedule, get_preset
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
 from disca_rt.tiny.prompts import held_out_prompts, parse
-from disca_rt.tiny.runtime import WEIGHTS, load_tiny, with_tiny_prompts
+from disca_rt.tiny.runtime import SHIPPED, load_tiny, with_tiny_prompts
 from golden_vectors import load_golden
 
 PROMPTS = held_out_prompts(25, seed=0)
@@ -65,13 +67,15 @@ def test_relative_l2_is_per_sample() -> None:
 
 def test_the_shipped_model_is_the_embedded_one_and_fits_the_wheel() -> None:
     runtime = load_tiny()
-    assert runtime.config == TINY
-    assert WEIGHTS.stat().st_size <= 10e6
+    assert runtime.config == replace(TINY, guidance_embed=True, meanflow=True)
+    assert runtime.predictor.config == predictor_config(runtime.config)
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 10e6
 
 
 def test_the_shipped_model_shows_what_prompts_say() -> None:
     """The docs have its rate on 300 prompts; on these, another model would fail."""
-    generated = generate_and_judge(load_tiny(), held_out_prompts(8, seed=2), batch=8)
+    prompts, preset = held_out_prompts(8, seed=2), get_preset("disca-n4")
+    generated = generate_and_judge(load_tiny(), prompts, preset, policy="disca", batch=8)
     assert share_right(generated) >= 0.75
     assert sum(clip.semantic for clip in generated.clips) / 8 >= 0.9
 

@@ -1,6 +1,9 @@
 """The ladder from weights to table: on a model made of noise, so that only the counting matters."""
 
 import json
+import multiprocessing
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +12,15 @@ import torch
 
 from disca_rt.cli import main
 from disca_rt.config import predictor_config
+from disca_rt.models.build import build_predictor
 from disca_rt.runtime.memory import PeakMemory
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
 from disca_rt.tiny.report import markdown
 from disca_rt.tiny.run_ladder import rung_flops
 from disca_rt.tiny.statistics import mean_interval, paired_difference
-from disca_rt.train.initialise import fresh_dit, fresh_predictor
+from disca_rt.tiny.workers import Workers
+from disca_rt.train.initialise import fresh_dit, initialise
 from disca_rt.weights.save import save_safetensors
 
 SMALL = replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=2)
@@ -36,10 +41,19 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(dit.final_layer.linear.weight, std=0.3)
         save_safetensors(folder / f"{name}.safetensors", dit.state_dict(), torch.float32, config)
     for name in ("predictor", "predictor-without-gan", "predictor-on-meanflow"):
-        predictor = fresh_predictor(predictor_config(SMALL), seed=1)
+        predictor = build_predictor(predictor_config(SMALL), device="cpu")
+        initialise(predictor, seed=1)
         path = folder / f"{name}.safetensors"
         save_safetensors(path, predictor.state_dict(), torch.float32, VARIANTS[RESTRICTED])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that by default nothing is spawned
+    yield
+    torch.set_num_threads(before)
 
 
 def test_every_rung_gets_a_row_and_every_comparison(
@@ -90,7 +104,8 @@ def test_goals_are_met_missed_or_open() -> None:
         spans = {"semantic": first, "total": first, "relative_l2": distance}
         intervals = {n: {"mean": (a + b) / 2, "low": a, "high": b} for n, (a, b) in spans.items()}
         goal = {"first": "a", "second": "b", "distance": "relative_l2", "margin": margin}
-        run = {"kind": "run", "prompts": 2, "device": "cpu", "threads": 1, "torch": "2"}
+        run = {"kind": "run", "prompts": 2, "device": "cpu", "torch": "2"}
+        run |= {"processes": 1, "threads": 1}
         page = markdown([run, {"kind": "comparison", **goal, **intervals}])
         return page.splitlines()[-1]
 
@@ -105,13 +120,51 @@ def test_goals_are_met_missed_or_open() -> None:
     assert within.count("| met |") == 2
 
 
+def test_missing_weights_are_told_before_anything_runs(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ladder.iterdir():
+        if path.stem != "predictor-on-meanflow":  # the last rung's
+            (tmp_path / path.name).symlink_to(path)
+    assert main(["evaluate", "--prompts", "2", "--ladder", str(tmp_path)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "the ladder lacks" in told[0]
+    assert "predictor-on-meanflow.safetensors" in told[0]
+
+
+def test_processes_change_nothing_but_the_time(ladder: Path, tmp_path: Path) -> None:
+    results = []
+    for count in ("1", "2"):
+        out = tmp_path / count
+        flags = ["--prompts", "12", "--ladder", str(ladder), "--out", str(out), "--only", "reuse"]
+        assert main(["evaluate", *flags, "--workers", count]) == 0
+        lines = [json.loads(line) for line in (out / "ladder.jsonl").read_text().splitlines()]
+        results.append([line for line in lines if line["kind"] == "clip"])
+    alone, shared = results
+    assert [line["prompt"] for line in alone] == [line["prompt"] for line in shared]
+    assert len(alone) == 4 * 12
+    for one, other in zip(alone, shared, strict=True):
+        assert one.keys() == other.keys()
+        assert all(other[k] == pytest.approx(v, abs=1e-3) for k, v in one.items() if k != "prompt")
+
+
+def test_a_worker_that_is_ended_is_told_in_one_line(ladder: Path) -> None:
+    with Workers(2, [ladder], torch.device("cpu")) as workers:
+        workers._pool.submit(os.kill, os.getpid(), 0).result()  # started
+        for process in multiprocessing.active_children():
+            process.terminate()
+        with pytest.raises(ChildProcessError, match="choose fewer --workers"):
+            workers.generate(RUNGS[0], ["a red circle moving left"] * 2)
+
+
 def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
     flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
     assert main(["evaluate", *flags, "--only", "reuse"]) == 0
     from PIL import Image
 
     with Image.open(tmp_path / "ladder.png") as sheet:
-        rows = 3  # the first rung, the reference, and reuse
+        rows = 4  # the first rung, the teacher, the reference, and reuse
         assert sheet.height == rows * (240 // 3 + 6)
         assert sheet.width > 2 * 3 * 320 // 3
 
@@ -130,6 +183,7 @@ def test_one_checkpoint_is_judged_alone(
         (["--prompts", "1"], "--prompts must be at least 2, for an interval, got 1"),
         (["--prompts", "0"], "--prompts must be at least 2, for an interval, got 0"),
         (["--dit", "a.safetensors", "--only", "DisCa"], "--dit judges one checkpoint; leave out"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
         (["--prompts", "9", "--quick"], "give either --prompts or --quick"),
         (["--only", "teacache"], "--only 'teacache' is in no rung; they are"),
         (["--ladder", "nowhere"], "the ladder lacks nowhere/base.safetensors; run from the repo"),

@@ -14,7 +14,7 @@ from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.prompts import encode
 from disca_rt.train.data import Batch
-from disca_rt.train.draws import draw
+from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow import Point, velocity
 from disca_rt.train.initialise import with_guidance, with_r
 from disca_rt.train.meanflow import (
@@ -24,6 +24,7 @@ from disca_rt.train.meanflow import (
     draw_point,
     exact_derivative,
 )
+from disca_rt.train.stage import Loss
 from train.small import CFG, MEANFLOW, RUN, SMALL_15, randomised, run, saved
 
 PROMPTS = ("a red circle moving left", "a white cross standing still on a navy background")
@@ -174,6 +175,27 @@ def test_the_target_is_the_meanflow_identity() -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_weights_make_samples_count_alike() -> None:
+    student, _, shape = small_10()
+    teacher = randomised(CFG)
+    draws = draw(0, range(2), shape[1:], strata=2)
+
+    def loss(power: float, rows: slice) -> Loss:
+        stage = MeanFlowStage(
+            MeanFlowStageConfig(RUN, "unused", weight_power=power), student, teacher
+        )
+        conditioning = Conditioning(*(each[rows] for each in encode(PROMPTS)))
+        batch = Batch(torch.zeros(shape)[rows], conditioning, torch.arange(2)[rows])
+        return stage.loss(batch, Draws(*(each[rows] for each in draws)), step=0)
+
+    errors = [loss(0, slice(row, row + 1)).total.item() for row in (0, 1)]
+    both = [(error + 1e-2) ** -0.5 * error for error in errors]
+    weighted = loss(0.5, slice(2))
+    assert weighted.total.item() == pytest.approx(sum(both) / 2, rel=1e-5)
+    assert weighted.terms["loss"].item() == pytest.approx(sum(errors) / 2, rel=1e-5)
+    assert errors[0] != pytest.approx(errors[1], rel=0.05)
+
+
 def test_both_derivatives_train_alike(tmp_path: Path) -> None:
     teacher = saved(randomised(CFG), tmp_path / "dit.safetensors")
     losses = [
@@ -191,6 +213,7 @@ def test_both_derivatives_train_alike(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"restriction": 0.0}, "restriction must be above 0 and at most 1, got 0.0"),
+        ({"weight_power": 2.0}, "weight_power must be from 0 to 1, got 2.0"),
         ({"derivative": "exact"}, "derivative must be jvp or finite-difference, got 'exact'"),
         (
             {"run": replace(RUN, activation_checkpointing=True)},

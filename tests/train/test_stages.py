@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from disca_rt.cache.disca import DisCaPolicy
-from disca_rt.config import predictor_config
+from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.models.predictor import FusionMLP, Predictor
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.prompts import encode
@@ -19,7 +20,7 @@ from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.discriminator import Discriminator, Features, frozen_logits, hinge_loss
 from disca_rt.train.draws import Draws, draw
-from disca_rt.train.flow import Point, step_inputs, velocity
+from disca_rt.train.flow import Point, hidden_state, step_inputs, velocity, velocity_of
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig, shifted
 from disca_rt.train.grow import spread
 from disca_rt.train.initialise import deepened, fresh_predictor
@@ -32,7 +33,20 @@ from disca_rt.train.predictor import (
     next_point,
     predicted_velocity,
 )
-from train.small import CFG, MEANFLOW, RUN, SMALL, STAGES, randomised, run, saved
+from disca_rt.train.trainer import train
+from disca_rt.weights.load import load_predictor
+from train.small import (
+    ALONE,
+    CFG,
+    MEANFLOW,
+    RUN,
+    SMALL,
+    SMALL_15,
+    STAGES,
+    randomised,
+    run,
+    saved,
+)
 
 
 def batch_and_draws(size: int = 4) -> tuple[Batch, Draws]:
@@ -172,7 +186,6 @@ def test_the_predicted_step_is_the_one_the_runtime_takes() -> None:
         latents=noise,
         guidance_scale=3.0,
     )
-    from disca_rt.train.flow import hidden_state
 
     def at(x_t, t, r):
         return Point(x_t, torch.tensor([t]), torch.tensor([r]), torch.tensor([3.0]))
@@ -316,6 +329,66 @@ def test_blocks_are_spread_evenly_and_never_lost() -> None:
     assert spread(3, 3) == [0, 1, 2]
     with pytest.raises(ValueError, match="cannot grow from 4 single-stream blocks to 3"):
         spread(4, 3)
+
+
+@pytest.mark.parametrize("model", [MEANFLOW, replace(SMALL_15, meanflow=True)])
+def test_a_fresh_predictor_gives_back_what_is_cached(model: DiTConfig) -> None:
+    predictor = fresh_predictor(predictor_config(model), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(2, 40, model.hidden, generator=generator)
+    cached = 30 * torch.randn(2, 40, model.hidden, generator=generator)
+    cached[0, 0] *= 30  # as hidden states are: a few tokens far above the others
+    assert relative_l2(fused(predictor, current, cached), cached) < 0.05
+    assert relative_l2(fused(predictor, current[1:], cached[1:]), cached[1:]) < 2e-3
+    in_bf16 = fused(predictor.bfloat16(), current[1:].bfloat16(), cached[1:].bfloat16())
+    assert relative_l2(in_bf16.float(), cached[1:]) < 5e-3  # bf16's own rounding: 2e-3
+
+
+def fused(predictor: Predictor, current: torch.Tensor, cached: torch.Tensor) -> torch.Tensor:
+    """Image tokens behind the fusion; the blocks are the identity."""
+    (fusion, *_) = (m for m in predictor.modules() if isinstance(m, FusionMLP))
+    with torch.no_grad():
+        return fusion(current, cached)
+
+
+def relative_l2(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def test_a_fresh_predictor_s_loss_is_that_of_reuse() -> None:
+    stage = predictor_stage(adversarial=False)
+    dit = stage.frozen["dit"]
+    batch, draws = batch_and_draws()
+    point = draw_point(batch, draws, 0.2, torch.float32)
+    later = stage._later_point(batch, draws, point)
+    prepared = dit.prepare(batch.conditioning, batch.latents.shape)
+    with torch.no_grad():
+        cached, _ = hidden_state(dit, point, prepared)
+        _, context = dit.embed(later.x_t, step_inputs(dit, later), prepared)
+        reused = velocity_of(dit, cached, context, prepared)
+        loss = stage.loss(batch, draws, 0).total
+    expected = (reused - velocity(dit, later, prepared)).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+
+
+def test_what_a_predictor_s_run_writes_is_in_the_official_layout(tmp_path: Path) -> None:
+    """Trained is a factored form of the fusion; written is what it computes with."""
+    config = STAGES["predictor"](tmp_path)
+    config = replace(config, adversarial=False, run=replace(RUN, steps=2, ema=0.0))
+    stage = build_stage(config, None)
+    stage.trained.requires_grad_(True)
+    path = train(stage, config, TrainingClips(), tmp_path / "run", ALONE)
+    written = load_predictor(path, dtype=torch.float32)
+    trained = stage.trained["predictor"]
+    current, cached = torch.randn(2, 2, 9, MEANFLOW.hidden).unbind()
+    assert relative_l2(fused(written, current, cached), fused(trained, current, cached)) < 1e-2
+
+
+def test_fusions_learn_slower() -> None:
+    stage = predictor_stage(adversarial=False, fusion_rate=0.25)
+    (adamw,) = stage.optimizers()
+    rates = {group["lr"]: len(group["params"]) for group in adamw.param_groups}
+    assert rates == {RUN.lr: len(list(stage.trained.parameters())) - 4, RUN.lr / 4: 4}
 
 
 def test_a_run_starts_from_shallower_weights(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
 from disca_rt.models.predictor import Predictor
 from disca_rt.weights.load import load_dit, load_predictor
@@ -21,8 +22,7 @@ def full_step(dit: DiT, vectors: Golden) -> tuple[torch.Tensor, torch.Tensor]:
     prepared = dit.prepare(vectors.conditioning, vectors.io["latents"].shape)
     step = vectors.step_inputs(vectors.settings["full_step_index"])
     tokens, context = dit.embed(vectors.io["latents"], step, prepared)
-    for block in dit.blocks:
-        tokens = block(tokens, context)
+    tokens = run_blocks(dit.blocks, tokens, context)
     return dit.velocity(tokens, context, prepared), tokens
 
 
