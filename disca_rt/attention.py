@@ -1,30 +1,44 @@
 """Attention as the blocks see it: hand over v, k, q as each is ready, then ask for the result.
 
 The staging lets an implementation start moving v while k and q are still being computed, and hide
-the rest under work the block has anyway (`meanwhile`). Local attention has nothing to move and
+the rest under work the block has anyway (`Work`). Local attention has nothing to move and
 implements it trivially. This module knows tokens and heads, no models and no ranks.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-T = TypeVar("T")
-
 
 class TokenLayout(NamedTuple):
     """Where image and text stand among the tokens `[B, S, C]` that a block is given.
 
-    Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens on
-    the device, the rest is padding; None where nothing is padding.
+    Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens of
+    each whole sample on the device, the rest is padding; None where nothing is padding. `whole` is
+    the number of image and of text tokens where those at hand are a rank's share of them.
     """
 
     img_len: int
     lengths: Tensor | None
+    whole: tuple[int, int] | None = None
+
+
+class Work(Protocol):
+    """What a block can do while tokens are on their way."""
+
+    def advance(self) -> None:
+        """Do the next piece, if one is left."""
+
+
+class NoWork:
+    """Of a block that has nothing else to do."""
+
+    def advance(self) -> None:
+        pass
 
 
 class AttentionHandle(Protocol):
@@ -36,8 +50,8 @@ class AttentionHandle(Protocol):
 
     def put_q(self, q: Tensor) -> None: ...
 
-    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
-        """The attention output `[B, S, H·D]` and what `meanwhile` returned."""
+    def result(self, work: Work) -> Tensor:
+        """The attention output `[B, S, H·D]`; `work` is advanced where there is time for it."""
 
 
 class Attention(Protocol):
@@ -81,35 +95,37 @@ class LocalHandle:
     def put_q(self, q: Tensor) -> None:
         self._q = q
 
-    def result(self, meanwhile: Callable[[], T]) -> tuple[Tensor, T]:
-        attended = self._backend(self._q, self._k, self._v, self._lengths)
-        return attended.flatten(2), meanwhile()
+    def result(self, work: Work) -> Tensor:
+        valid = None
+        if self._lengths is not None:
+            places = torch.arange(self._k.shape[1], device=self._k.device)
+            valid = places < self._lengths[:, None]
+        return self._backend(self._q, self._k, self._v, valid).flatten(2)
 
 
 Backend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`q, k, v [B, S, H, D]` and which keys are `valid [B, S]` (None: all) -> `[B, S, H, D]`."""
 
 CPU_VECTOR = 16  # fp32 values: at width 14 attention took 19 ms, padded to 16 it takes 12
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
     """PyTorch chooses the kernel."""
     if q.device.type != "cpu":
-        return _attend(q, k, v, lengths)
+        return _attend(q, k, v, valid)
     # A CPU's fused kernel is fastest in fp32, and on whole vectors of it.
     width, dtype = q.shape[-1], q.dtype
     at_least_fp32 = torch.promote_types(dtype, torch.float32)
     q, k, v = (F.pad(x.to(at_least_fp32), (0, -width % CPU_VECTOR)) for x in (q, k, v))
     with torch.autocast("cpu", enabled=False):
-        return _attend(q, k, v, lengths, width)[..., :width].to(dtype)
+        return _attend(q, k, v, valid, width)[..., :width].to(dtype)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, width: int | None = None
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, width: int | None = None
 ) -> Tensor:
-    """`[B, S, H, D]` in and out, keys past `lengths [B]` masked; `width`: D before padding."""
-    mask = None
-    if lengths is not None:
-        mask = torch.arange(k.shape[1], device=k.device) < lengths[:, None, None, None]
+    """`width`: D before padding."""
+    mask = None if valid is None else valid[:, None, None, :]
     scale = (width or q.shape[-1]) ** -0.5
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -122,14 +138,14 @@ REFUSALS = ("No available kernel", "No viable backend")  # of a GPU and of a CPU
 def _forced(kernel: SDPBackend) -> Backend:
     """One kernel of PyTorch's or a ValueError: an explicit choice never falls back."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         try:
             with sdpa_kernel(kernel):
-                return _attend(q, k, v, lengths)
+                return _attend(q, k, v, valid)
         except RuntimeError as error:
             if not any(refusal in str(error) for refusal in REFUSALS):
                 raise
-            padding = "no padding" if lengths is None else "padding"
+            padding = "no padding" if valid is None else "padding"
             raise ValueError(
                 f"attention backend {kernel.name.lower()} cannot run on {q.device.type} with "
                 f"{q.dtype}, head width {q.shape[-1]} and {padding}; choose sdpa"

@@ -11,10 +11,13 @@ from torch import Tensor
 from .registration import refuse_derivatives
 
 
-def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def pair_linear(
+    first: Tensor, second: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
+) -> Tensor:
     refuse_derivatives("pair_linear", (first, second, weight, bias))
     weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
-    out = torch.empty((*first.shape[:2], len(weight)), dtype=first.dtype, device=first.device)
+    if out is None:
+        out = torch.empty((*first.shape[:2], len(weight)), dtype=first.dtype, device=first.device)
     for row in range(len(first)):  # the rows of a sample lie together, also where slices come in
         torch.addmm(bias, first[row], weight_first.T, out=out[row])
         out[row].addmm_(second[row], weight_second.T)

@@ -87,7 +87,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-def pair_linear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def pair_linear(
+    first: Tensor, second: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
+) -> Tensor:
     """`weight·[first, second] + bias` as two products, without the concatenation.
 
     `first [B, S, K]`, `second [B, S, M]`, `weight [N, K + M]`, `bias [N]` -> `[B, S, N]`.

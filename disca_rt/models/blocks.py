@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention import Attention, TokenLayout
+from ..attention import Attention, NoWork, TokenLayout, Work
 from ..kernels.ops import Ops
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
 from .stream import Part, Stream, enter, enter_joint, settle, split_stream
@@ -113,7 +113,7 @@ class DoubleStreamBlock(nn.Module):
         attention.put_v(self._project("v", img_in, txt_in))
         attention.put_k(self.ops.rms_norm_rope(self._project("k", img_in, txt_in), *k_norms, *rope))
         attention.put_q(self.ops.rms_norm_rope(self._project("q", img_in, txt_in), *q_norms, *rope))
-        out, _ = attention.result(meanwhile=lambda: None)
+        out = attention.result(NoWork())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
     def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
@@ -164,11 +164,24 @@ class SingleStreamBlock(nn.Module):
         return (Part(x, total, gate),)
 
     def _total(self, x: Tensor, context: BlockContext, branches: Branches) -> Tensor:
-        mlp_half = once(lambda: self.ops.linear_gelu(x, *self.linear1.rows("extra")))
-        attn = branches("attn", lambda: self._attend(x, context, mlp_half))
-        return self.ops.pair_linear(attn, mlp_half(), self.linear2.weight, self.linear2.bias)
+        mlp = _MLPHalf(lambda rows: self.ops.linear_gelu(rows, *self.linear1.rows("extra")), x)
+        attn = branches("attn", lambda: self._attend(x, context, mlp))
+        return self._join_halves(attn, mlp.finish())
 
-    def _attend(self, x: Tensor, context: BlockContext, meanwhile: Callable[[], Tensor]) -> Tensor:
+    def _join_halves(self, attn: Tensor, mlp: Sequence[Tensor]) -> Tensor:
+        """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
+        linear2, sizes = self.linear2, [rows.shape[1] for rows in mlp]
+        if len(mlp) == 1:
+            return self.ops.pair_linear(attn, mlp[0], linear2.weight, linear2.bias)
+        joint = self.ops.buffer(attn, (*attn.shape[:2], len(linear2.weight)))
+        outs = (None, None) if joint is None else joint.split(sizes, dim=1)
+        parts = [
+            self.ops.pair_linear(*halves, linear2.weight, linear2.bias, out=out)
+            for *halves, out in zip(attn.split(sizes, dim=1), mlp, outs, strict=True)
+        ]
+        return self.ops.join_tokens(*parts, out=joint)
+
+    def _attend(self, x: Tensor, context: BlockContext, work: Work) -> Tensor:
         heads = (self.heads, -1)
         rope = context.freqs_cos, context.freqs_sin
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
@@ -177,5 +190,22 @@ class SingleStreamBlock(nn.Module):
         attention.put_v(self.linear1.v(x).unflatten(-1, heads))
         attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm, *rope))
         attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm, *rope))
-        attn, _ = attention.result(meanwhile)
-        return attn
+        return attention.result(work)
+
+
+class _MLPHalf:
+    """The MLP half of `linear1`, at once or, where attention has to wait, in two row pieces."""
+
+    def __init__(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self._compute, self._left = compute, [x]
+        self._done: list[Tensor] = []
+
+    def advance(self) -> None:
+        if not self._done:
+            self._left = list(self._left[0].tensor_split(2, dim=1))
+        if self._left:
+            self._done.append(self._compute(self._left.pop(0)))
+
+    def finish(self) -> list[Tensor]:
+        """Its rows in one or two pieces."""
+        return [*self._done, *map(self._compute, self._left)]

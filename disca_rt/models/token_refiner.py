@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import Attention, TokenLayout
+from ..attention import Attention, NoWork, TokenLayout
 from ..config import DiTConfig
 from ..kernels.ops import Ops
 from .layers import QKVLinear, TimestepEmbedder
@@ -88,8 +88,7 @@ class RefinerBlock(nn.Module):
         attention.put_v(self.self_attn_qkv.v(normed).unflatten(-1, heads))
         attention.put_k(self.self_attn_qkv.k(normed).unflatten(-1, heads))
         attention.put_q(self.self_attn_qkv.q(normed).unflatten(-1, heads))
-        out, _ = attention.result(meanwhile=lambda: None)
-        return self.self_attn_proj(out)
+        return self.self_attn_proj(attention.result(NoWork()))
 
 
 class RefinerMLP(nn.Module):

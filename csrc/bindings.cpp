@@ -1,0 +1,83 @@
+// The Python face of the plan and the scheduler; no logic.
+#include <pybind11/chrono.h>
+#include <torch/extension.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "plan.h"
+#include "scheduler.h"
+
+namespace py = pybind11;
+using namespace disca_rt;
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Plan and scheduler of sequence parallelism; see disca_rt/parallel.";
+
+  py::class_<Span>(module, "Span")
+      .def_readonly("start", &Span::start)
+      .def_readonly("stop", &Span::stop)
+      .def("__len__", &Span::size)
+      .def("__repr__", [](const Span& span) {
+        return "Span(" + std::to_string(span.start) + ", " + std::to_string(span.stop) + ")";
+      });
+
+  py::class_<Shard>(module, "Shard")
+      .def_readonly("img", &Shard::img)
+      .def_readonly("txt", &Shard::txt)
+      .def_property_readonly("tokens", &Shard::tokens);
+
+  py::class_<Plan>(module, "Plan")
+      .def(py::init([](int64_t img_tokens, int64_t txt_tokens, int64_t heads, int64_t ranks,
+                       int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks) {
+             return Plan({img_tokens, txt_tokens, heads, ranks, ranks_per_node, ulysses_degree,
+                          head_chunks});
+           }),
+           py::kw_only(), py::arg("img_tokens"), py::arg("txt_tokens"), py::arg("heads"),
+           py::arg("ranks"), py::arg("ranks_per_node") = 0, py::arg("ulysses_degree") = 0,
+           py::arg("head_chunks") = 1)
+      .def_property_readonly("img_tokens", [](const Plan& p) { return p.request().img_tokens; })
+      .def_property_readonly("txt_tokens", [](const Plan& p) { return p.request().txt_tokens; })
+      .def_property_readonly("num_heads", [](const Plan& p) { return p.request().heads; })
+      .def_property_readonly("ranks", [](const Plan& p) { return p.request().ranks; })
+      .def_property_readonly("ulysses_degree", &Plan::ulysses_degree)
+      .def_property_readonly("ring_degree", &Plan::ring_degree)
+      .def_property_readonly("chunks", &Plan::chunks)
+      .def("group_of", &Plan::group_of)
+      .def("members", &Plan::members)
+      .def("shard", &Plan::shard)
+      .def("heads", py::overload_cast<int64_t>(&Plan::heads, py::const_))
+      .def("heads", py::overload_cast<int64_t, int64_t>(&Plan::heads, py::const_))
+      .def("group_tokens", &Plan::group_tokens)
+      .def("send_rows", &Plan::send_rows)
+      .def("receive_rows", &Plan::receive_rows)
+      .def("largest_send_rows", &Plan::largest_send_rows)
+      .def("largest_receive_rows", &Plan::largest_receive_rows);
+
+  module.def("legal_world_sizes", &legal_world_sizes, py::arg("heads"), py::arg("ranks_per_node"),
+             py::arg("most"));
+
+  py::enum_<Slot>(module, "Slot")
+      .value("V", Slot::V)
+      .value("K", Slot::K)
+      .value("Q", Slot::Q)
+      .value("O", Slot::O);
+
+  py::class_<Scheduler>(module, "Scheduler")
+      .def(py::init([](const Plan& plan, int64_t rank,
+                       const c10::intrusive_ptr<c10d::ProcessGroup>& group, int64_t batch,
+                       int64_t head_dim, at::ScalarType dtype, at::Device device,
+                       std::chrono::milliseconds timeout, bool keep) {
+             return std::make_unique<Scheduler>(plan, rank, group,
+                                                Format{batch, head_dim, dtype, device}, timeout,
+                                                keep);
+           }),
+           py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"), py::arg("batch"),
+           py::arg("head_dim"), py::arg("dtype"), py::arg("device"), py::arg("timeout"),
+           py::arg("keep") = false)
+      .def_property_readonly("plan", &Scheduler::plan)
+      .def_property_readonly("buffer_bytes", &Scheduler::buffer_bytes)
+      .def("send", &Scheduler::send, py::call_guard<py::gil_scoped_release>())
+      .def("send_packed", &Scheduler::send_packed, py::call_guard<py::gil_scoped_release>())
+      .def("receive", &Scheduler::receive, py::call_guard<py::gil_scoped_release>())
+      .def("send_back", &Scheduler::send_back, py::call_guard<py::gil_scoped_release>())
+      .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>());
+}

@@ -1,0 +1,37 @@
+"""Which tokens of a sample a rank has, between the embedding and the head: what the engine asks.
+
+Embedding and text refiner run whole on every rank, the blocks and what a policy caches on a share
+of the tokens, and the head's patches are gathered.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..models.blocks import BlockContext
+
+
+class Sharding(Protocol):
+    """Over one process or several."""
+
+    def share(self, img_tokens: int, txt_tokens: int) -> int:
+        """How many of a sample's tokens this rank has."""
+
+    def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
+        """This rank's share of joint tokens `[B, S, C]`, and the context of it."""
+
+    def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
+        """All image tokens' patches `[B, S_img, P]` from this rank's."""
+
+
+class Whole:
+    """One rank has everything."""
+
+    def share(self, img_tokens: int, txt_tokens: int) -> int:
+        return img_tokens + txt_tokens
+
+    def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
+        return tokens, context
+
+    def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
+        return patches
