@@ -25,6 +25,9 @@ PYBIND11_MODULE(_native, module) {
       .def_readonly("txt", &Shard::txt)
       .def_property_readonly("tokens", &Shard::tokens);
 
+  module.def("token_shard", &token_shard, py::arg("img_tokens"), py::arg("txt_tokens"),
+             py::arg("ranks"), py::arg("rank"));
+
   py::class_<Plan>(module, "Plan")
       .def(py::init([](int64_t img_tokens, int64_t txt_tokens, int64_t heads, int64_t ranks,
                        int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks) {
@@ -74,6 +77,7 @@ PYBIND11_MODULE(_native, module) {
            py::arg("head_dim"), py::arg("dtype"), py::arg("device"), py::arg("timeout"),
            py::arg("keep") = false)
       .def_property_readonly("plan", &Scheduler::plan)
+      .def_property_readonly("begun", &Scheduler::begun)
       .def_property_readonly("buffer_bytes", &Scheduler::buffer_bytes)
       .def("send", &Scheduler::send, py::call_guard<py::gil_scoped_release>())
       .def("send_packed", &Scheduler::send_packed, py::call_guard<py::gil_scoped_release>())

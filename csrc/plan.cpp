@@ -104,9 +104,12 @@ std::vector<int64_t> Plan::members(int64_t group) const {
   return ranks;
 }
 
+Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank) {
+  return {part(img_tokens, ranks, rank), part_from_end(txt_tokens, ranks, rank)};
+}
+
 Shard Plan::shard(int64_t rank) const {
-  return {part(request_.img_tokens, request_.ranks, rank),
-          part_from_end(request_.txt_tokens, request_.ranks, rank)};
+  return token_shard(request_.img_tokens, request_.txt_tokens, request_.ranks, rank);
 }
 
 Span Plan::heads(int64_t rank) const { return part(request_.heads, ulysses_, rank % ulysses_); }

@@ -37,6 +37,10 @@ struct Shard {
   int64_t tokens() const { return img.size() + txt.size(); }
 };
 
+// Rank `rank`'s part of both streams among `ranks`: whatever the heads, so that who only shares out
+// tokens needs no plan.
+Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
+
 class Plan {
  public:
   // std::invalid_argument names what is illegal, and the world sizes that are not.

@@ -159,6 +159,7 @@ int64_t Scheduler::buffer_bytes() const {
 // A sample's rows lie together, so that what arrives is in gathered order as it comes.
 void Scheduler::start(Flight& flight, std::vector<int64_t> send_rows,
                       std::vector<int64_t> receive_rows) {
+  ++begun_;
   c10d::AllToAllOptions options;
   options.timeout = timeout_;
   flight.works.clear();

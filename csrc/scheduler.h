@@ -52,6 +52,8 @@ class Scheduler {
   // This rank's tokens of all heads, [B, S_shard, H, D].
   at::Tensor receive_back();
 
+  // Exchanges begun: how far this rank is.
+  int64_t begun() const { return begun_; }
   // Bytes that all buffers take.
   int64_t buffer_bytes() const;
 
@@ -78,6 +80,7 @@ class Scheduler {
   Format format_;
   std::chrono::milliseconds timeout_;
   bool keep_;
+  int64_t begun_ = 0;
   std::vector<int64_t> members_;
   std::vector<std::vector<Flight>> flights_;  // by slot and chunk
   std::vector<at::Tensor> send_buffers_;      // by slot and chunk

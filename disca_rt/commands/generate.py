@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import add_schedule_arguments, video_size
 
 if TYPE_CHECKING:
+    from ..parallel.ranks import Ranks
     from ..runtime.runtime import Runtime, Sample
     from ..runtime.saved_conditioning import SavedConditioning
 
@@ -39,6 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
+    ranks = parser.add_argument_group(
+        "ranks (torchrun --nproc-per-node N -m disca_rt generate ...)"
+    )
+    ranks.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
+    ranks.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
         "--out",
@@ -54,10 +60,32 @@ def run(args: argparse.Namespace) -> None:
     if args.prompt is not None and args.out is None and args.latents_out is None:
         args.out = DEFAULT_OUT
     _check_arguments(args)
-    runtime = _load_runtime(args)
-    sample = _sample(args, runtime)
-    written = _write(args, sample)
-    _report(sample, written)
+    if not _is_launched():
+        _generate(args, None)
+        return
+    from datetime import timedelta
+
+    from ..parallel.ranks import TIMEOUT, joined
+    from .devices import choose_device
+
+    seconds = TIMEOUT if args.timeout is None else args.timeout
+    with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
+        ranks.check_alike({f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items()})
+        _generate(args, ranks)
+
+
+def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
+    """By this process, or its part of it; the first rank writes and reports."""
+    runtime = _load_runtime(args, ranks)
+    sample = _sample(args, runtime, ranks is None or ranks.is_first)
+    if ranks is None or ranks.is_first:
+        _report(sample, _write(args, sample))
+
+
+def _is_launched() -> bool:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -116,19 +144,30 @@ def check_writable(flag: str, path: Path, suffix: str) -> None:
         raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
 
 
-def _load_runtime(args: argparse.Namespace) -> "Runtime":
+def _load_runtime(args: argparse.Namespace, ranks: "Ranks | None") -> "Runtime":
     from ..runtime.runtime import Runtime
     from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
     from .devices import choose_device, choose_dtype
 
-    device = choose_device(args.device)
+    device = choose_device(args.device) if ranks is None else ranks.device
+    attention, sharding = args.attention, None
+    if ranks is not None:
+        from ..attention import LocalAttention
+        from ..parallel.attention import UlyssesAttention
+        from ..parallel.sharded import Sharded
+
+        local = LocalAttention(args.attention)
+        attention = UlyssesAttention(ranks.group, local, ranks.timeout, args.head_chunks or 1)
+        ranks.progress = lambda: attention.begun
+        sharding = Sharded(ranks.group)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
         device=device,
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops,
-        attention=args.attention,
+        attention=attention,
+        sharding=sharding,
     )
     runtime = with_tiny_prompts(runtime)
     if args.out is not None and runtime.codec is None:
@@ -141,7 +180,7 @@ def _load_runtime(args: argparse.Namespace) -> "Runtime":
     return runtime
 
 
-def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
+def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sample":
     import torch
 
     from ..cache.build import build_policy
@@ -156,7 +195,7 @@ def _sample(args: argparse.Namespace, runtime: "Runtime") -> "Sample":
     policy = build_policy(name, runtime.predictor, runtime.dit.ops)
     schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
-    with StepProgress(schedule.steps) as progress:
+    with StepProgress(schedule.steps, is_shown) as progress:
         sample = runtime.sample(
             **inputs, schedule=schedule, policy=policy, seed=args.seed, on_step=progress.on_step
         )

@@ -9,7 +9,7 @@ from ..runtime.engine import StepEvent
 class StepProgress:
     """A context manager; `on_step` is the callback that `Runtime.sample` takes."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, is_shown: bool = True) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -17,9 +17,8 @@ class StepProgress:
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        self._progress = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
+        is_hidden = not (is_shown and console.is_terminal)
+        self._progress = Progress(*columns, console=console, transient=True, disable=is_hidden)
         self._task = self._progress.add_task("sampling", total=steps)
 
     def __enter__(self) -> "StepProgress":

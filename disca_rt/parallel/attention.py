@@ -29,34 +29,35 @@ class UlyssesAttention:
     def __init__(
         self,
         group: ProcessGroup,
-        heads: int,
         local: LocalAttention,
         timeout: timedelta,
         chunks: int = 1,
     ) -> None:
         self.local = local
-        self._group, self._heads, self._timeout, self._chunks = group, heads, timeout, chunks
+        self._group, self._timeout, self._chunks = group, timeout, chunks
         self._exchanges: dict[tuple, Exchange] = {}
 
-    def plan(self, img_tokens: int, txt_tokens: int) -> Plan:
-        """Who holds what of so many tokens."""
-        return Plan(
-            img_tokens=img_tokens,
-            txt_tokens=txt_tokens,
-            heads=self._heads,
-            ranks=self._group.size(),
-            head_chunks=self._chunks,
-        )
+    @property
+    def begun(self) -> int:
+        """How many exchanges have begun."""
+        return sum(each.scheduler.begun for each in self._exchanges.values())
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
     def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
         """The one for tensors such as `like [B, S_shard, H, D]`; made at its first use."""
-        batch, _, _, head_dim = like.shape
-        key = layout.whole, batch, head_dim, like.dtype, like.device
+        batch, _, heads, head_dim = like.shape
+        key = layout.whole, batch, heads, head_dim, like.dtype, like.device
         if key not in self._exchanges:
-            plan = self.plan(*layout.whole)
+            img_tokens, txt_tokens = layout.whole
+            plan = Plan(
+                img_tokens=img_tokens,
+                txt_tokens=txt_tokens,
+                heads=heads,
+                ranks=self._group.size(),
+                head_chunks=self._chunks,
+            )
             scheduler = Scheduler(
                 plan=plan,
                 rank=self._group.rank(),

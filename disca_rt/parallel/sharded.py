@@ -7,22 +7,27 @@ from torch.distributed import ProcessGroup
 
 from ..attention import TokenLayout
 from ..models.blocks import BlockContext
-from .attention import UlyssesAttention
+from ._native import Shard, token_shard
 
 
 class Sharded:
-    """Over the ranks of `group`, as the plans of `attention` say."""
+    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group."""
 
-    def __init__(self, attention: UlyssesAttention, group: ProcessGroup) -> None:
-        self._attention, self._group = attention, group
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
 
     def share(self, img_tokens: int, txt_tokens: int) -> int:
-        return self._attention.plan(img_tokens, txt_tokens).shard(self._group.rank()).tokens
+        return self._shard(img_tokens, txt_tokens, self._group.rank()).tokens
+
+    def alike(self, latents: Tensor) -> Tensor:
+        latents = latents.clone()
+        dist.broadcast(latents, group_src=0, group=self._group)
+        return latents
 
     def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
         img_len = context.layout.img_len
         whole = img_len, tokens.shape[1] - img_len
-        shard = self._attention.plan(*whole).shard(self._group.rank())
+        shard = self._shard(*whole, self._group.rank())
         img = slice(shard.img.start, shard.img.stop)
         txt = slice(img_len + shard.txt.start, img_len + shard.txt.stop)
         layout = TokenLayout(len(shard.img), context.layout.lengths, whole)
@@ -31,11 +36,14 @@ class Sharded:
         )
 
     def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
-        plan = self._attention.plan(*context.layout.whole)
-        counts = [len(plan.shard(rank).img) for rank in range(plan.ranks)]
+        ranks = range(self._group.size())
+        counts = [len(self._shard(*context.layout.whole, rank).img) for rank in ranks]
         padded = patches.new_zeros(len(patches), max(counts), patches.shape[2])
         padded[:, : patches.shape[1]] = patches
-        gathered = padded.new_empty(plan.ranks * len(padded), *padded.shape[1:])
+        gathered = padded.new_empty(len(ranks) * len(padded), *padded.shape[1:])
         dist.all_gather_into_tensor(gathered, padded, group=self._group)
-        of_ranks = zip(gathered.chunk(plan.ranks), counts, strict=True)
+        of_ranks = zip(gathered.chunk(len(ranks)), counts, strict=True)
         return torch.cat([rows[:, :count] for rows, count in of_ranks], dim=1)
+
+    def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
+        return token_shard(img_tokens, txt_tokens, self._group.size(), rank)

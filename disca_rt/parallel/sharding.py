@@ -17,6 +17,9 @@ class Sharding(Protocol):
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         """How many of a sample's tokens this rank has."""
 
+    def alike(self, latents: Tensor) -> Tensor:
+        """The first rank's initial latents, whatever this rank drew."""
+
     def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
         """This rank's share of joint tokens `[B, S, C]`, and the context of it."""
 
@@ -29,6 +32,9 @@ class Whole:
 
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         return img_tokens + txt_tokens
+
+    def alike(self, latents: Tensor) -> Tensor:
+        return latents
 
     def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
         return tokens, context

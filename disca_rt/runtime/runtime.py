@@ -263,7 +263,7 @@ class Runtime:
             )
         if not torch.isfinite(latents).all():
             raise ValueError("latents have values that are not finite")
-        return latents.to(self.dit.device, torch.float32)
+        return self.sharding.alike(latents.to(self.dit.device, torch.float32))
 
     def _pass(
         self, index: int, conditioning: Conditioning, policy: CachePolicy, latents: Tensor

@@ -1,0 +1,143 @@
+"""The ranks that share a sample: joined from torchrun's environment, alike, and ended together.
+
+Every rank says once a second that it lives and how far it is. Where one fails, the others' exchange
+fails too, or runs into the time-out; each then says which rank it was, and at what. Knows processes
+and a store, no tensors of a model.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, ProcessGroup, Store
+
+TIMEOUT = 60.0  # seconds
+BEAT = 1.0  # seconds
+MISSED = 3  # beats
+
+
+class RankFailure(ChildProcessError):
+    """Another rank failed; the message names it and what was under way."""
+
+
+@dataclass
+class Ranks:
+    """This process among those that share a sample. `progress` counts the exchanges begun."""
+
+    rank: int
+    size: int
+    device: torch.device
+    group: ProcessGroup
+    store: Store
+    timeout: timedelta
+    progress: Callable[[], int] = field(default=lambda: 0)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def check_alike(self, arguments: Mapping[str, str]) -> None:
+        """ValueError, on all ranks, where one was started with other `arguments` than rank 0."""
+        self.store.set(f"arguments/{self.rank}", json.dumps(dict(arguments)))
+        everyone = [json.loads(self.store.get(f"arguments/{r}")) for r in range(self.size)]
+        for rank, theirs in enumerate(everyone):
+            for name in sorted({*theirs, *everyone[0]}):
+                if theirs.get(name) != everyone[0].get(name):
+                    raise ValueError(
+                        f"ranks must be started alike: {name} is {everyone[0].get(name)} on rank 0 "
+                        f"and {theirs.get(name)} on rank {rank}"
+                    )
+
+    def failure(self, error: BaseException) -> BaseException:
+        """What to raise for `error`: itself, told to the others, or the failure it came from."""
+        if not _is_from_elsewhere(error):
+            first = f"rank {self.rank}: {error or type(error).__name__}"
+            self.store.compare_set("failure", "", first)
+            return error
+        told = self._told() or self._silent() or self._behind()
+        where = str(error).splitlines()[0]
+        return RankFailure(f"{told}; rank {self.rank} was at: {where}" if told else where)
+
+    def _told(self) -> str | None:
+        deadline = time.monotonic() + MISSED * BEAT
+        while not self.store.check(["failure"]):
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(BEAT / 10)
+        return self.store.get("failure").decode()
+
+    def _silent(self) -> str | None:
+        beats = self._beats()
+        time.sleep((MISSED - 1) * BEAT)
+        silent = [r for r, now in enumerate(self._beats()) if now == beats[r] and r != self.rank]
+        return f"rank {silent[0]} died or was stopped" if silent else None
+
+    def _behind(self) -> str | None:
+        done = [int(beat.split()[1]) for beat in self._beats()]
+        slowest = min(range(self.size), key=done.__getitem__)
+        if slowest == self.rank:
+            return None
+        return f"rank {slowest} hangs after {done[slowest]} exchanges of {done[self.rank]}"
+
+    def _beats(self) -> list[str]:
+        return [self.store.get(f"beat/{rank}").decode() for rank in range(self.size)]
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
+    """The ranks that torchrun started, until the block ends; what fails in it names its rank."""
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    base, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store = PrefixStore("disca_rt", base)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore("group", base),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+    )
+    ranks = Ranks(rank, size, device, dist.group.WORLD, store, timeout)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(ranks, ended), daemon=True)
+    _say(ranks, 0)
+    heart.start()
+    try:
+        yield ranks
+        dist.barrier()
+    except BaseException as error:
+        raise ranks.failure(error) from None
+    finally:
+        ended.set()
+        heart.join()
+    dist.destroy_process_group()  # not after a failure: it would wait for who is gone
+
+
+def _beat(ranks: Ranks, ended: threading.Event) -> None:
+    count = 1
+    while not ended.wait(BEAT):
+        _say(ranks, count)
+        count += 1
+
+
+def _say(ranks: Ranks, count: int) -> None:
+    ranks.store.set(f"beat/{ranks.rank}", f"{count} {ranks.progress()}")
+
+
+def _is_from_elsewhere(error: BaseException) -> bool:
+    """An exchange or collective that failed, rather than this rank's own trouble."""
+    signs = "tokens for heads", "heads for tokens", "gloo", "NCCL", "Connection closed", "Timed out"
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
