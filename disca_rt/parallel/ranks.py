@@ -57,6 +57,9 @@ class Ranks:
 
     def failure(self, error: BaseException) -> BaseException:
         """What to raise for `error`: itself, told to the others, or the failure it came from."""
+        if isinstance(error, KeyboardInterrupt):  # torchrun interrupts all when one is gone
+            told = self._silent()
+            return RankFailure(told) if told else error
         if not _is_from_elsewhere(error):
             first = f"rank {self.rank}: {error or type(error).__name__}"
             self.store.compare_set("failure", "", first)
