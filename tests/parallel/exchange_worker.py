@@ -1,0 +1,84 @@
+"""One rank of test_exchange.py: random exchanges over gloo, each compared bit by bit.
+
+Run as `torchrun ... exchange_worker.py`; ends with an error where anything differs.
+"""
+
+import random
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from disca_rt.parallel._native import Plan, Scheduler, Slot
+
+from disca_rt.parallel.attention import gathered_places
+
+CASES = 12
+LAYERS = 3
+
+
+def main() -> None:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    groups = [dist.group.WORLD, dist.new_group()]  # two in one process
+    for case in range(CASES):
+        draw = random.Random(case)  # the same on every rank
+        exchange(draw, groups[case % 2])
+    dist.destroy_process_group()
+
+
+def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
+    """Several layers there and back through the same buffers, filled with NaN after each."""
+    ranks, rank = group.size(), group.rank()
+    img, txt = draw.randint(ranks, 50), draw.randint(0, 9)
+    heads, batch, width = draw.randint(ranks, 9), draw.choice((1, 1, 3)), draw.randint(1, 16)
+    dtype = draw.choice((torch.float32, torch.bfloat16))
+    plan = Plan(
+        img_tokens=img, txt_tokens=txt, heads=heads, ranks=ranks, head_chunks=draw.randint(1, 3)
+    )
+    scheduler = Scheduler(
+        plan=plan,
+        rank=rank,
+        group=group,
+        batch=batch,
+        head_dim=width,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        timeout=timedelta(seconds=60),
+    )
+    places, mine = gathered_places(plan, rank), shard_places(plan, rank)
+    assert places.sort().values.tolist() == list(range(img + txt))
+    generator = torch.Generator().manual_seed(draw.randrange(2**31))
+    for _ in range(LAYERS):
+        shape = (batch, img + txt, heads, width)
+        whole = {slot: torch.randn(shape, generator=generator).to(dtype) for slot in SLOTS}
+        for slot, tokens in whole.items():
+            scheduler.send(slot, strided(tokens[:, mine]))
+        for chunk in range(plan.chunks):
+            span = plan.heads(rank, chunk)
+            for slot, tokens in whole.items():
+                ours = scheduler.receive(slot, chunk)
+                assert torch.equal(ours, tokens[:, places, span.start : span.stop])
+                ours.fill_(float("nan"))  # what the next layer must not see
+            scheduler.send_back(chunk, whole[Slot.Q][:, places, span.start : span.stop])
+        assert torch.equal(scheduler.receive_back(), whole[Slot.Q][:, mine])
+
+
+SLOTS = Slot.V, Slot.K, Slot.Q
+
+
+def shard_places(plan: Plan, rank: int) -> torch.Tensor:
+    shard = plan.shard(rank)
+    img = torch.arange(shard.img.start, shard.img.stop)
+    txt = torch.arange(shard.txt.start, shard.txt.stop) + plan.img_tokens
+    return torch.cat([img, txt])
+
+
+def strided(tokens: torch.Tensor) -> torch.Tensor:
+    """A view into a wider tensor, as rows of a packed product are."""
+    wide = torch.zeros(*tokens.shape[:2], 2 * tokens.shape[2], tokens.shape[3], dtype=tokens.dtype)
+    wide[:, :, : tokens.shape[2]] = tokens
+    return wide[:, :, : tokens.shape[2]]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
