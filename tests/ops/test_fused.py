@@ -164,6 +164,32 @@ def test_row_ops(name: str, width: int, dtype: torch.dtype) -> None:
         check(name, ROW_OPS[name](Make(dtype), rows, width))
 
 
+OFFSETS = {
+    "layer_norm": 10.0,
+    "layer_norm_modulate": 10.0,
+    "gate_residual_layer_norm_modulate": 10.0 * 2**0.5,  # of a sum whose std is √2
+    "head": 10.0,
+}
+"""A mean of 10 std, from which a norm must not lose digits."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", OFFSETS)
+def test_norms_of_rows_far_from_zero(name: str, width: int, dtype: torch.dtype) -> None:
+    x, *rest = ROW_OPS[name](Make(dtype), ROWS[1], width)
+    check(name, (x.add_(OFFSETS[name]), *rest))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_rope_of_rows_far_from_zero(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    x = make.randn(2, 7, 3, 24, 128)[:, :, 1].add_(10)
+    angles = make.randn(5, 64, dtype=torch.float32)
+    weights = make.randn(128), make.randn(128)
+    check("rms_norm_rope", (x, *weights, angles.cos(), angles.sin()))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "width"), [(24, 128), (16, 128), (8, 14), (3, 64), (1, 2)])
 @pytest.mark.parametrize(("rows", "rotated"), [(7, 5), (1, 0), (9, 9)])
