@@ -259,6 +259,16 @@ def test_euler_step(
     check("euler_step", (latents, patches, uncond if guided else None, 6.0, dt, grid, patch))
 
 
+def test_a_sample_past_32_bits_is_refused() -> None:
+    from disca_rt.kernels.euler_step import euler_step_into
+
+    grid, patch = [2**13, 2**9, 2**9], [1, 1, 1]
+    latents, dt = torch.empty(2, 1, *grid, device="meta"), torch.empty((), device="meta")
+    patches = torch.empty(2, 2**31, 1, device="meta")
+    with pytest.raises(ValueError, match="must have at most 2147482624 latents, got 2147483648"):
+        euler_step_into.launcher(latents, patches, None, 1.0, dt, grid, patch, latents)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
 def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
