@@ -6,6 +6,7 @@ Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -274,6 +275,22 @@ def test_a_sample_past_32_bits_is_refused() -> None:
 def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     make = Make(dtype)
     check("relative_l1", (make.randn(*shape), make.randn(*shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [4096 * 5, 4096 * 5 + 7])
+def test_relative_l1_of_more_than_a_block_per_program(count: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    with patch("disca_rt.kernels.relative_l1.MAX_PROGRAMS", 2):
+        check("relative_l1", (make.randn(count), make.randn(count)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    x, residual, one = make.rows(7, 112), make.rows(7, 112), torch.ones(1, 112)
+    reused = fused().gate_residual(x, residual, one.to(DEVICE, dtype).expand(2, -1))
+    assert torch.equal(reused, x + residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
