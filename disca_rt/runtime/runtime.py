@@ -95,7 +95,7 @@ class Runtime:
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own."""
         if isinstance(attention, str):
             attention = LocalAttention(attention)
-        built = {"ops": get_ops(ops), "attention": attention, "device": device}
+        built = {"ops": get_ops(ops, device), "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
             return cls(loaded)
