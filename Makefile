@@ -30,9 +30,12 @@ bench: $(READY)
 	$(BIN)/python -m bench.run
 
 bench-gpu: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[rivals]'
 	$(BIN)/disca-rt tune
 	$(BIN)/python -m bench.run --device cuda
-	$(BIN)/python -m bench.kernel_page > docs/kernels.md
+	@mkdir -p out
+	$(BIN)/python -m bench.kernel_page > out/kernels.md
+	mv out/kernels.md docs/kernels.md
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

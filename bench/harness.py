@@ -151,10 +151,16 @@ def measure(
     threads: int,
     timer: Timer | None = None,
 ) -> list[Record]:
-    """One record per contender, the baseline first; by the host's clocks without a `timer`."""
+    """One record per contender, the baseline first; by the host's clocks without a `timer`.
+
+    A contender that fails is told and left out; without the baseline there is nothing to compare.
+    """
     load, timer = load_average(), timer or host_timer()
-    taken = interleave(comparison.contenders, samples, timer)
+    contenders = warm_up(comparison, timer)
     base = comparison.contenders[0]
+    if base not in contenders:
+        return []
+    taken = interleave(contenders, samples, timer)
     return [
         Record(
             benchmark=comparison.name,
@@ -177,17 +183,30 @@ def measure(
             minimum_bytes=each.minimum_bytes,
             relative_difference=comparison.relative_difference,
         )
-        for each in comparison.contenders
+        for each in contenders
     ]
+
+
+def warm_up(comparison: Comparison, timer: Timer) -> list[Contender]:
+    """The contenders that run; of another, such as a compiler that is not there, one line."""
+    running = []
+    for each in comparison.contenders:
+        try:
+            for _ in range(timer.warmup):
+                each.run()
+        except Exception as error:  # whatever it is, the others are still measured
+            lines = str(error).strip().splitlines() or [""]
+            what = f"{type(error).__name__}: {lines[0]}"
+            print(f"{comparison.name}: no {each.name} ({what})", flush=True)
+        else:
+            running.append(each)
+    return running
 
 
 def interleave(
     contenders: Sequence[Contender], samples: int, timer: Timer
 ) -> dict[str, list[Taken]]:
-    """Samples by contender, after the warm-up; one of each per round."""
-    for each in contenders:
-        for _ in range(timer.warmup):
-            each.run()
+    """Samples by contender, one of each per round."""
     taken: dict[str, list[Taken]] = {each.name: [] for each in contenders}
     for _ in range(samples):
         for each in contenders:

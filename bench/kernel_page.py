@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from disca_rt.kernels import reference
-from disca_rt.kernels.launch import LaunchConfig, default_config, read_table
+from disca_rt.kernels.launch import LaunchConfig, default_config
+from disca_rt.kernels.launch_table import read_table
 from disca_rt.kernels.tune import GEMMS
 from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
 
@@ -24,13 +25,19 @@ INTRO = """\
 # Kernels
 
 One file each in `kernels/`; `kernels/reference.py` has the same names in plain PyTorch and is what
-they are tested against. All take bf16, fp16 and fp32 and compute in fp32, with int64 addresses. An
-op is done when it moves little more than its minimum; U is one activation, S·C values.
+they are tested against. All take bf16, fp16 and fp32 and compute in fp32, with int64 addresses
+(`euler_step` within a sample int32). An op is done when it moves little more than its minimum; U is
+one activation, S·C values.
 
 GEMMs are the library's: what surrounds them is arranged so that nothing is concatenated.
 `joint_linear` has two GEMMs write into one tensor, `pair_linear` (a single-stream block's `linear2`
 and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
 the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
+
+Launches go by a table, `[rows, num_warps]` by device, op and width, which `disca-rt tune` measures
+on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the default. Where the
+package cannot be written, `disca-rt tune --out FILE.json` writes another table, and with
+`DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
 
 Training is refused by these ops, in both modes of differentiation: it takes the reference ops. What
 a policy that reuses residuals needs is `gate_residual` with a gate of one.

@@ -145,7 +145,12 @@ def _product(call: Call) -> list[Contender]:
         Contender("linear alone", lambda: F.linear(x, weight, bias), flops),
         Contender("ours, in place", partial(forced, "in place"), flops),
         Contender("ours, epilogue", partial(forced, "epilogue"), flops),
-        Contender("eager PyTorch", lambda: reference.linear_gelu(x, weight, bias), flops),
+        Contender("eager PyTorch", partial(reference.linear_gelu, *call.args), flops),
+        Contender(
+            "torch.compile",
+            partial(torch.compile(reference.linear_gelu, dynamic=False), *call.args),
+            flops,
+        ),
     ]
 
 

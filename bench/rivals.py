@@ -23,6 +23,18 @@ def _liger_layer_norm() -> Rival:
     return rival
 
 
+def _liger_layer_norm_modulate() -> Rival:
+    """LayerNorm of Liger-Kernel with 1 + scale as its weight: the same at batch 1, where it is."""
+    layer_norm = _liger_layer_norm()
+
+    def rival(x: Tensor, shift: Tensor, scale: Tensor) -> Callable[[], object]:
+        if len(x) != 1:
+            raise ValueError(f"one sample has one scale, got a batch of {len(x)}")
+        return layer_norm(x, 1 + scale[0], shift[0])
+
+    return rival
+
+
 def _liger_then_flash_attn() -> Rival:
     """RMSNorm of Liger-Kernel, then rotary of flash-attn on the image rows: two passes."""
     from flash_attn.ops.triton.rotary import apply_rotary
@@ -31,6 +43,8 @@ def _liger_then_flash_attn() -> Rival:
     def rival(
         x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor
     ) -> Callable[[], object]:
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # apply_rotary takes no others; ours are fp32
+
         def run() -> Tensor:
             normed = LigerRMSNormFunction.apply(x, img_weight, EPS)
             return apply_rotary(normed[:, : len(cos)], cos, sin, interleaved=True, inplace=True)
@@ -49,6 +63,7 @@ def _quack_then_flash_attn() -> Rival:
         x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor
     ) -> Callable[[], object]:
         rows = x.flatten(0, 2)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # as above
 
         def run() -> Tensor:
             normed = rmsnorm_fwd(rows, img_weight, eps=EPS)
@@ -62,6 +77,7 @@ def _quack_then_flash_attn() -> Rival:
 
 RIVALS: dict[str, dict[str, Callable[[], Rival]]] = {
     "layer_norm": {"Liger-Kernel": _liger_layer_norm},
+    "layer_norm_modulate": {"Liger-Kernel": _liger_layer_norm_modulate},
     "rms_norm_rope": {
         "Liger-Kernel + flash-attn": _liger_then_flash_attn,
         "quack + flash-attn": _quack_then_flash_attn,

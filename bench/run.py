@@ -94,7 +94,7 @@ def run(
         print(f"{name}: {count} samples, {threads} threads", flush=True)
         with torch.inference_mode():
             measured = measure(comparison, count, machine, threads, timer)
-        if out is not None:
+        if measured and out is not None:
             write_records(out, measured)
         records += measured
     return records

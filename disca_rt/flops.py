@@ -48,9 +48,9 @@ def sample_flops(
 
     A step that `policy` makes cheap is a predicted one, or embed and head alone.
     """
-    cheap = {"full": step.full, "disca": step.predicted, "reuse": step.ends, "taylor": step.ends}
+    cheap = {"full": step.full, "disca": step.predicted}.get(policy, step.ends)
     full = schedule.full_steps
-    return passes * (full * step.full + (schedule.steps - full) * cheap[policy])
+    return passes * (full * step.full + (schedule.steps - full) * cheap)
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -1,4 +1,8 @@
-"""Guidance, unpatchify and the Euler step in one pass over the latents."""
+"""Guidance, unpatchify and the Euler step in one pass over the latents.
+
+Places within a sample are int32, so one of 2³¹ latents is refused: in int64 the kernel takes twice
+the instructions. Samples are int64 apart.
+"""
 
 import torch
 import triton
@@ -10,6 +14,7 @@ from .registration import register_op
 
 OP = "euler_step"
 DEFAULT = LaunchConfig(rows=1, num_warps=4)
+MAX_PLACES = 2**31  # of int32
 
 
 @triton.jit(do_not_specialize_on_alignment=["dt_ptr"])  # an element of a table of steps
@@ -81,6 +86,11 @@ def euler_step_into(
         return
     config = launch_config(OP, SPAN, latents.device, DEFAULT)
     block = config.rows * SPAN
+    if latents[0].numel() > MAX_PLACES - block:
+        raise ValueError(
+            f"{OP}: a sample must have at most {MAX_PLACES - block} latents, "
+            f"got {latents[0].numel()}; choose a smaller size"
+        )
     launch(
         _euler_step_kernel,
         (cdiv(latents[0].numel(), block), batch),

@@ -4,17 +4,16 @@ The table is data, measured by `disca-rt tune`; a device or width it lacks gets 
 formula. Either way a launch depends on shapes alone, so nothing changes under a graph capture.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-TABLE = Path(__file__).with_name("launch_table.json")
+from .launch_table import read_table
+
 TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
 SPAN = 1024  # elements of a row, in the table too, of ops that work on flat memory
 FLOATS = torch.float32, torch.bfloat16, torch.float16
@@ -29,9 +28,6 @@ class LaunchConfig(NamedTuple):
 
 Choice = LaunchConfig | str
 """What an op is launched with at one width; of an op with variants, the name of one."""
-
-Table = dict[str, dict[str, dict[str, list[int] | str]]]
-"""`{device: {op: {width: [rows, num_warps] or variant}}}`."""
 
 _tried: dict[str, Choice | None] = {}  # by op, instead of the table's; see `trying`
 
@@ -77,10 +73,6 @@ def default_config(width: int) -> LaunchConfig:
     padded = next_power_of_2(width)
     rows = max(1, TILE // 2 // padded)
     return LaunchConfig(rows, max(1, min(8, rows * padded // 512)))
-
-
-def read_table() -> Table:
-    return json.loads(TABLE.read_text())
 
 
 def forget_table() -> None:

@@ -37,12 +37,18 @@ class Ops(NamedTuple):
     forecast: Callable[..., Tensor]
 
 
-def _triton() -> ModuleType:
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            "ops 'triton' need a GPU, and there is none; choose 'reference' "
-            "(or set TRITON_INTERPRET=1 to try the kernels slowly on the CPU)"
-        )
+def _triton(device: torch.device) -> ModuleType:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "ops 'triton' need a GPU, and there is none; choose 'reference' "
+                "(or set TRITON_INTERPRET=1 to try the kernels slowly on the CPU)"
+            )
+        if device.type != "cuda":
+            raise ValueError(
+                f"ops 'triton' run on a GPU, got device {str(device)!r}; choose device 'cuda', "
+                "or ops 'reference'"
+            )
     try:
         from . import fused
     except ImportError as error:
@@ -50,15 +56,18 @@ def _triton() -> ModuleType:
     return fused
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], ModuleType]] = {
-    "reference": lambda: reference,
+IMPLEMENTATIONS: dict[str, Callable[[torch.device], ModuleType]] = {
+    "reference": lambda device: reference,
     "triton": _triton,
 }
 
 
-def get_ops(name: str) -> Ops:
-    """The ops called `name`; ValueError for an unknown name, or where they cannot run."""
+def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
+    """The ops called `name`; ValueError for an unknown name, or where they cannot run.
+
+    `device` is where their tensors will be.
+    """
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"ops must be one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
-    row = IMPLEMENTATIONS[name]()
+    row = IMPLEMENTATIONS[name](torch.device(device))
     return Ops(*(getattr(row, op) for op in Ops._fields))

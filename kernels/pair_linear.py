@@ -1,7 +1,8 @@
 """weight·[first, second] + bias as two accumulating GEMMs, so that nothing is concatenated.
 
 The input of a single-stream block's `linear2`, [attention, MLP], is such a pair, and so is the
-input of the predictor's front end.
+input of the predictor's front end. The second GEMM reads the output of the first and writes it
+again, 2 activations more than one GEMM; the concatenation would read and write 10, or 4.
 """
 
 import torch

@@ -9,17 +9,18 @@ from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
+import torch
 from triton.runtime.errors import OutOfResources
 
 from .head import BLOCK_K, MIN_DOT
 from .launch import Choice, LaunchConfig, next_power_of_2, trying
 from .linear_gelu import VARIANTS
-from .workload import Call, Make, Shapes, calls, implementation
+from .workload import SMALL, Call, Make, Shapes, calls, implementation
 
 GEMMS = "joint_linear", "pair_linear", "fuse_cached"
 ROWS = 1, 2, 4, 8, 16, 32, 64, 128
 WARPS = 1, 2, 4, 8, 16
-PER_THREAD = range(4, 65)  # elements of a tile: fewer wastes threads, more spills
+PER_THREAD = range(4, 33)  # elements of a tile: fewer wastes threads, more takes registers
 
 Clock = Callable[[Callable[[], object]], float]
 """Seconds that a call takes."""
@@ -32,6 +33,12 @@ class Measured(NamedTuple):
     shapes: str
     width: int
     seconds: Mapping[Choice | None, float]
+
+
+def variants() -> dict[str, tuple[str, ...]]:
+    """By op that has launches to choose from: its variants, none where it has configurations."""
+    tuned = [op for op in calls(SMALL, torch.empty) if op not in GEMMS]
+    return {op: tuple(VARIANTS) if op == "linear_gelu" else () for op in tuned}
 
 
 def candidates(op: str, width: int) -> list[Choice]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.cache.hermite import HermitePolicy
 from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.stream import Part, Stream, settle
@@ -113,8 +114,26 @@ def test_taylor_extrapolates_over_the_step_index() -> None:
     assert values(TaylorPolicy(OPS, max_order=1), Schedule(3, 1.0, (0,))) == [0, 0, 0]
 
 
-def test_taylor_of_second_order_follows_the_paper() -> None:
-    policy = TaylorPolicy(OPS, max_order=2)
+def test_hermite_goes_half_as_far() -> None:
+    schedule = Schedule(8, 1.0, (0, 1, 4))
+    assert values(HermitePolicy(OPS), schedule) == [0, 2, 3, 4, 8, 9, 10, 11]
+    with pytest.raises(ValueError, match="contraction must be above 0 and at most 1, got 2"):
+        HermitePolicy(OPS, contraction=2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        # At 4: F = 16, d1 = (16 - 4) / 2 = 6, d2 = (6 - (4 - 0) / 2) / 2 = 2.
+        (TaylorPolicy(OPS, 2), [16 + 6 + 2 / 2, 16 + 12 + 2 * 4 / 2, 16 + 18 + 2 * 9 / 2]),
+        # H_1(k/2)/2 = k/2, H_2(k/2)/4 = (k² - 2)/4.
+        (HermitePolicy(OPS, 2), [16 + 3 - 1 / 4, 16 + 6 + 2 / 4, 16 + 9 + 7 / 4]),
+    ],
+    ids=["taylor", "hermite"],
+)
+def test_forecasts_of_second_order_follow_the_papers(
+    policy: TaylorPolicy, expected: list[float]
+) -> None:
     state = policy.allocate(SHAPE, torch.float32, CPU)
     blocks = [Block(lambda tokens: tokens**2)]
     out = []
@@ -122,8 +141,7 @@ def test_taylor_of_second_order_follows_the_paper() -> None:
         tokens = torch.full(SHAPE, float(step.index))
         kind = policy.decide(step, tokens, state)
         out.append(policy.run(kind, tokens, None, blocks, state)[0, 0, 0].item())
-    # At 4: F = 16, d1 = (16 - 4) / 2 = 6, d2 = (6 - (4 - 0) / 2) / 2 = 2.
-    assert out[5:] == [16 + 6 + 2 / 2, 16 + 12 + 2 * 4 / 2, 16 + 18 + 2 * 9 / 2]
+    assert out[5:] == expected
 
 
 def test_policies_keep_what_they_say() -> None:
@@ -150,7 +168,7 @@ def test_every_row_of_the_table_says_what_it_is() -> None:
 
 def test_unknown_policy_and_missing_predictor() -> None:
     with pytest.raises(
-        ValueError, match=r"policy must be one of \['disca', 'full', 'reuse', 'taylor'\]"
+        ValueError, match=r"policy must be one of \['disca', 'full', 'hermite', 'reuse', 'taylor'\]"
     ):
         build_policy("teacache", None, OPS)
     with pytest.raises(ValueError, match="needs a predictor"):

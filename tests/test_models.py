@@ -1,17 +1,20 @@
 """What the golden vectors do not show: batches, unequal texts, text-to-video, hooks, refusals."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
+from disca_rt.models.blocks import BlockContext
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
-from disca_rt.models.stream import Part, settle
+from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -207,6 +210,54 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
         assert torch.equal(settle(replaced, block.ops), expected)
     finally:
         block.attention = attention
+
+
+class StandIn:
+    """A policy that stands in for some branches of every other block with those it has kept.
+
+    All that it returns is in one memory, which it fills with NaN at each call; `own` is what stands
+    there, and None returns tensors of their own.
+    """
+
+    def __init__(self, own: Tensor | None) -> None:
+        self.own = own
+        self.kept: dict[tuple[int, str], Tensor] = {}
+        self.is_keeping = True
+
+    def run(self, blocks: Sequence[nn.Module], tokens: Tensor, context: BlockContext) -> Tensor:
+        stream: Stream = (Part(tokens),)
+        for index, block in enumerate(blocks):
+            hook = [partial(self.stand_in, index)] if index % 2 else []
+            stream = block(stream, context, *hook)
+        return settle(stream, blocks[0].ops)
+
+    def stand_in(self, index: int, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        if self.is_keeping:
+            self.kept[index, name] = compute().clone()
+        is_reused = name in ("img_attn", "txt_mlp", "attn")
+        branch = self.kept[index, name] if self.is_keeping or is_reused else compute()
+        if self.own is None:
+            return branch
+        place = self.own.fill_(float("nan"))[: branch.numel()].view(branch.shape)
+        return place.copy_(branch)
+
+
+def test_a_policy_may_return_every_branch_in_one_buffer(golden: Golden, dit: DiT) -> None:
+    """Fused or not, across blocks that are hooked and blocks that are not."""
+    reference = load_dit(golden.dit, dtype=torch.float32)
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    own = torch.empty(5 * prepared.tokens * dit.config.hidden)
+    results = []
+    for model, memory in ((reference, None), (dit, None), (dit, own)):
+        policy = StandIn(memory)
+        for step in (3, 4):
+            tokens, context = model.embed(golden.io["latents"], golden.step_inputs(step), prepared)
+            result = policy.run(model.blocks, tokens, context)
+            policy.is_keeping = False
+        results.append(result)
+    expected, fused, in_one_buffer = results
+    assert relative_error(fused, expected) <= EXACT
+    assert torch.equal(in_one_buffer, fused)
 
 
 def test_conditioning_that_does_not_fit_is_refused(golden: Golden, dit: DiT) -> None:

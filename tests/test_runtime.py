@@ -115,6 +115,15 @@ def test_an_error_in_a_callback_leaves_the_runtime_usable(golden: Golden, runtim
     assert torch.isfinite(sample(runtime, golden)).all()
 
 
+def test_kernels_on_a_cpu_are_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="ops 'triton' run on a GPU, got device 'cpu'"):
+        Runtime.load("nowhere.safetensors", ops="triton", device="cpu")
+
+
 def test_two_runtimes_in_one_process_do_not_touch_each_other() -> None:
     goldens = [load_golden(name) for name in NAMES]
     alone = [sample(load(golden), golden) for golden in goldens]

@@ -6,6 +6,7 @@ from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .disca import DisCaPolicy
 from .full import FullPolicy
+from .hermite import HermitePolicy
 from .policy import CachePolicy
 from .reuse import ReusePolicy
 from .taylor import TaylorPolicy
@@ -22,6 +23,7 @@ POLICIES: dict[str, Callable[[Predictor | None, Ops], CachePolicy]] = {
     "disca": _disca,
     "reuse": lambda predictor, ops: ReusePolicy(),
     "taylor": lambda predictor, ops: TaylorPolicy(ops),
+    "hermite": lambda predictor, ops: HermitePolicy(ops),
 }
 
 

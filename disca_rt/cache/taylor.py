@@ -80,5 +80,11 @@ class TaylorPolicy:
 
     def _forecast(self, state: TaylorState) -> Tensor:
         distance = state.index - state.full_index
-        coefficients = [distance**order / math.factorial(order) for order in range(state.known)]
+        coefficients = [
+            self.basis(order, distance) / math.factorial(order) for order in range(state.known)
+        ]
         return self.ops.forecast(state.factors, coefficients)
+
+    def basis(self, order: int, distance: int) -> float:
+        """What the derivative of `order` is multiplied with, `distance` steps on, times order!."""
+        return float(distance**order)

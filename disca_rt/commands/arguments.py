@@ -1,7 +1,9 @@
-"""Argument types that several subcommands share; each error is one line."""
+"""Arguments that several subcommands share, and their checks; each error is one line."""
 
 import argparse
 import re
+import tempfile
+from pathlib import Path
 
 
 def step_list(text: str) -> tuple[int, ...]:
@@ -30,3 +32,19 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
     group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
     group.add_argument("--policy", help="what a step that is not full does: disca, or full")
+
+
+def check_writable(flag: str, path: Path, suffix: str) -> None:
+    """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
+    if path.suffix != suffix:
+        raise ValueError(f"{flag} must end in {suffix}, got {path}")
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise ValueError(f"{flag} is a folder: {path}; name a file in it")
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder) as trial:
+            (Path(trial) / path.name).touch()
+    except OSError as error:
+        raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error

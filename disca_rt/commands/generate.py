@@ -1,11 +1,10 @@
 """`disca-rt generate`: a prompt or a saved conditioning to video, or to latents."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_schedule_arguments, video_size
+from .arguments import add_schedule_arguments, check_writable, video_size
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
@@ -126,22 +125,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
             check_writable(flag, path, suffix)
     if args.out is not None:
         check_writable("the contact sheet of --out", _sheet(args.out), ".png")
-
-
-def check_writable(flag: str, path: Path, suffix: str) -> None:
-    """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
-    if path.suffix != suffix:
-        raise ValueError(f"{flag} must end in {suffix}, got {path}")
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise ValueError(f"{flag} is a folder: {path}; name a file in it")
-        while not folder.exists():
-            folder = folder.parent
-        with tempfile.TemporaryDirectory(dir=folder) as trial:
-            (Path(trial) / path.name).touch()
-    except OSError as error:
-        raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
 
 
 def _load_runtime(args: argparse.Namespace, ranks: "Ranks | None") -> "Runtime":

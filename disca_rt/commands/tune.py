@@ -4,15 +4,22 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
+from .arguments import check_writable
+
 if TYPE_CHECKING:
-    from ..kernels.tune import Measured
+    import torch
+
+    from ..kernels.tune import Clock, Measured
+    from ..kernels.workload import Shapes
 
 INTERPRETED = "TRITON_INTERPRET"
+WARMUP, SAMPLES = 5, 30  # calls of each candidate; the median of the samples counts
+INTERRUPTED = "what was measured until then is in the table (a dry run writes none)"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -20,10 +27,17 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         name,
         help="measure the fused kernels' launch configurations on this GPU",
         description="Every candidate of every kernel at the shapes of the real models, on one GPU "
-        "and as one of eight ranks. Replaces this device's part of the launch table.",
+        "and as one of eight ranks. Each winner replaces its entry of the launch table at once. "
+        "Where the package's own table cannot be written, name another with --out, and name the "
+        "same file in the environment variable DISCA_RT_LAUNCH_TABLE to launch by it.",
     )
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1")
-    parser.add_argument("--out", type=Path, help="a table to write instead of the package's own")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="TABLE.json",
+        help="the table to write; default: DISCA_RT_LAUNCH_TABLE, or the package's own",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -34,58 +48,114 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from ..kernels.workload import REAL, SMALL, shard
-    from .devices import choose_device
-
     if args.dry_run:
         os.environ[INTERPRETED] = "1"  # before the kernels are defined
-        device, shapes = torch.device("cpu"), [SMALL]
-    else:
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "tune measures on a GPU, and there is none; --dry-run tries the candidates on a CPU"
-            )
-        device = choose_device(args.device)
-        shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
-    from ..kernels.launch import TABLE, device_name, forget_table
-    from ..kernels.tune import measure, winners
+        from ..kernels.workload import SMALL
+
+        with torch.inference_mode():
+            list(_measured(torch.device("cpu"), [SMALL], _once))
+        return
+    device, path = _gpu(args.device), _table(args.out)
+    from ..kernels.launch import device_name, forget_table
+    from ..kernels.workload import REAL, shard
+
+    shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
+    with torch.inference_mode(), torch.cuda.device(device):
+        _tune(_measured(device, shapes, _gpu_clock(device)), path, device_name(device))
+    forget_table()
+
+
+def _gpu(name: str) -> "torch.device":
+    import torch
+
+    from .devices import choose_device
+
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "tune measures on a GPU, and there is none; --dry-run tries the candidates on a CPU"
+        )
+    device = choose_device(name)
+    if device.type != "cuda":
+        raise ValueError(
+            f"--device must be a GPU such as cuda, got {name}; --dry-run tries the candidates on "
+            "a CPU"
+        )
+    return device
+
+
+def _table(out: Path | None) -> Path:
+    """Of the table to write, after a look whether it can be read and written."""
+    from ..kernels.launch_table import read_table, table_path
+
+    path = out or table_path()
+    flag = "the launch table (--out names another)" if out is None else "--out"
+    check_writable(flag, path, ".json")
+    if path.is_file():
+        read_table(path)
+    return path
+
+
+def _measured(
+    device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
+) -> "Iterator[Measured]":
+    """Every op at all `shapes`, with a line on each; a shape too large for the device is told."""
+    import torch
+
+    from ..kernels.tune import measure
 
     generator = torch.Generator(device).manual_seed(0)
 
     def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
-    clock = _once if args.dry_run else _benched
-    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with torch.inference_mode(), current:
-        measured = list(_reported(measure(shapes, make, clock)))
-    if args.dry_run:
-        return
-    path = args.out or TABLE
-    _write(path, device_name(device), winners(measured))
-    forget_table()
-    print(f"wrote {path}")
+    for each in shapes:
+        try:
+            yield from map(_reported, measure([each], make, clock))
+        except torch.OutOfMemoryError:
+            print(f"{each.name}: out of memory, what is left of it is not measured", flush=True)
 
 
-def _reported(measured: "Iterable[Measured]") -> "Iterable[Measured]":
-    """Passes on what it is given, and prints a line of each."""
+def _reported(each: "Measured") -> "Measured":
+    default = each.seconds[None]
+    fastest = min((c for c in each.seconds if c), key=each.seconds.__getitem__)
+    gain = default / each.seconds[fastest]
+    shown = fastest if isinstance(fastest, str) else f"{fastest.rows}x{fastest.num_warps}"
+    print(
+        f"{each.op:34} {each.shapes:28} {1e6 * default:10.1f} µs by default, "
+        f"{gain:5.2f} times as fast with {shown} of {len(each.seconds) - 1}",
+        flush=True,
+    )
+    return each
+
+
+def _tune(measured: "Iterable[Measured]", path: Path, device: str) -> None:
+    """Writes the winners after each measurement, so that an interruption loses none."""
+    from ..kernels.launch_table import ELSEWHERE, table_path
+    from ..kernels.tune import winners
+
+    known = []
+    _write(path, device, {})  # must be there before a launch, if the environment names it
     for each in measured:
-        default = each.seconds[None]
-        fastest = min((c for c in each.seconds if c), key=each.seconds.__getitem__)
-        gain = default / each.seconds[fastest]
-        shown = fastest if isinstance(fastest, str) else f"{fastest.rows}x{fastest.num_warps}"
-        print(
-            f"{each.op:34} {each.shapes:28} {1e6 * default:10.1f} µs by default, "
-            f"{gain:5.2f} times as fast with {shown} of {len(each.seconds) - 1}",
-            flush=True,
-        )
-        yield each
+        known.append(each)
+        _write(path, device, winners(known))
+    if not known:
+        raise ValueError("nothing was measured, no shape fits in memory; tune on a larger GPU")
+    print(f"wrote {path}")
+    if path.resolve() != table_path().resolve():
+        print(f"to launch by it: export {ELSEWHERE}={path.resolve()}")
 
 
-def _benched(call: Callable[[], object]) -> float:
-    from triton.testing import do_bench
+def _gpu_clock(device: "torch.device") -> "Clock":
+    from ..runtime.gpu_clock import GPUClock
 
-    return do_bench(call, warmup=10, rep=50, return_mode="median") / 1e3
+    clock = GPUClock(device)
+
+    def timed(call: Callable[[], object]) -> float:
+        for _ in range(WARMUP):
+            call()
+        return median(clock(call) for _ in range(SAMPLES))
+
+    return timed
 
 
 def _once(call: Callable[[], object]) -> float:
@@ -94,9 +164,14 @@ def _once(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _write(path: Path, device: str, entries: dict) -> None:
+def _write(path: Path, device: str, entries: "Mapping[str, Mapping[str, object]]") -> None:
+    """`entries` by op and width into `device`'s part of the table; its others stay."""
     from ..atomic import write_whole
+    from ..kernels.launch_table import read_table
 
-    table = json.loads(path.read_text()) if path.is_file() else {}
-    text = json.dumps(table | {device: entries}, indent=1, sort_keys=True)
+    table = read_table(path) if path.is_file() else {}
+    part = table.setdefault(device, {})
+    for op, by_width in entries.items():
+        part.setdefault(op, {}).update(by_width)
+    text = json.dumps(table, indent=1, sort_keys=True)
     write_whole(path, lambda partial: partial.write_text(text + "\n"))

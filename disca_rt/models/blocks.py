@@ -30,14 +30,19 @@ class BlockContext(NamedTuple):
 Branches = Callable[[str, Callable[[], Tensor]], Tensor]
 """Called as `branches(name, compute)` for each branch, the tensor before its gate.
 
-Returns `compute()`, or something in its place; then `compute` never runs. What is returned is read
-until the next block has begun, or the tokens are settled.
+Returns `compute()`, or something in its place; then `compute` never runs. What is returned has been
+read when the next branch is asked for, or the block is over.
 """
 
 
 def compute_branch(name: str, compute: Callable[[], Tensor]) -> Tensor:
     """The `Branches` of a block that nobody stands in for."""
     return compute()
+
+
+def leave(part: Part, branches: Branches, ops: Ops) -> Part:
+    """How a block ends: the sum is the next one's, but taken here where someone may stand in."""
+    return part if branches is compute_branch else Part(settle((part,), ops))
 
 
 def once(compute: Callable[[], T]) -> Callable[[], T]:
@@ -99,11 +104,13 @@ class DoubleStreamBlock(nn.Module):
         txt, txt_in = enter(txt_part, *txt_mod[:2], self.ops)
         joint = once(lambda: self._attend(img_in, txt_in, context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
+        img, img_normed = self._add_attn(img, img_attn, img_mod)
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
-        return (
-            self._finish(img, img_attn, img_mod, self.img_mlp, "img_mlp", branches),
-            self._finish(txt, txt_attn, txt_mod, self.txt_mlp, "txt_mlp", branches),
-        )
+        txt, txt_normed = self._add_attn(txt, txt_attn, txt_mod)
+        img_mlp = branches("img_mlp", lambda: self.img_mlp(img_normed))
+        img_part = leave(Part(img, img_mlp, img_mod[-1]), branches, self.ops)
+        txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(txt_normed))
+        return img_part, leave(Part(txt, txt_mlp, txt_mod[-1]), branches, self.ops)
 
     def _attend(self, img_in: Tensor, txt_in: Tensor, context: BlockContext) -> tuple[Tensor, ...]:
         rope = context.freqs_cos, context.freqs_sin
@@ -126,18 +133,9 @@ class DoubleStreamBlock(nn.Module):
         linear = getattr(self, f"{stream}_attn_{which}")
         return linear.weight, linear.bias
 
-    def _finish(
-        self,
-        x: Tensor,
-        attn: Tensor,
-        mod: tuple[Tensor, ...],
-        mlp: MLP,
-        name: str,
-        branches: Branches,
-    ) -> Part:
-        _, _, gate_attn, shift, scale, gate_mlp = mod
-        x, modulated = enter(Part(x, attn, gate_attn), shift, scale, self.ops)
-        return Part(x, branches(name, lambda: mlp(modulated)), gate_mlp)
+    def _add_attn(self, x: Tensor, attn: Tensor, mod: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        _, _, gate, shift, scale, _ = mod
+        return enter(Part(x, attn, gate), shift, scale, self.ops)
 
 
 class SingleStreamBlock(nn.Module):
@@ -161,7 +159,7 @@ class SingleStreamBlock(nn.Module):
         shift, scale, gate = self.modulation(context.vec)
         x, normed = enter_joint(stream, shift, scale, self.ops)
         total = branches("total", lambda: self._total(normed, context, branches))
-        return (Part(x, total, gate),)
+        return (leave(Part(x, total, gate), branches, self.ops),)
 
     def _total(self, x: Tensor, context: BlockContext, branches: Branches) -> Tensor:
         mlp = _MLPHalf(lambda rows: self.ops.linear_gelu(rows, *self.linear1.rows("extra")), x)

@@ -1,8 +1,8 @@
 """The residual stream between blocks: tokens whose last sum is left to whoever comes next.
 
 A block ends with x + gate·branch, and the next begins by normalising that. Handing on the three
-tensors instead of the sum lets one op do both, whatever block comes next and whoever computed the
-branch. This module knows rows and ops, no weights.
+tensors instead of the sum lets one op do both, whatever block comes next. This module knows rows
+and ops, no weights.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from ..kernels.ops import Ops
 class Part(NamedTuple):
     """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is to be added where there is one.
 
-    Where image and text are parts of their own, each has a branch once a block has run.
+    Where image and text are parts of their own, either both have a branch or none has.
     """
 
     x: Tensor
@@ -39,7 +39,8 @@ def settle(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
     """Joint tokens `[B, S, C]`, every sum taken; `out` is where they would be welcome (a hint)."""
     if len(stream) == 1:
         return _sum(stream[0], ops, out)
-    assert all(part.branch is not None for part in stream)
+    if stream[0].branch is None:
+        return ops.join_tokens(*(part.x for part in stream))
     if out is None:
         out = _joint_buffer(stream, ops)
     sums = [_sum(part, ops, rows) for part, rows in zip(stream, _rows(stream, out), strict=True)]
@@ -55,9 +56,10 @@ def enter(part: Part, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, T
 
 def enter_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
     """`enter` of all rows, joint."""
+    if stream[0].branch is None:
+        stream = (Part(settle(stream, ops)),)
     if len(stream) == 1:
         return enter(stream[0], shift, scale, ops)
-    assert all(part.branch is not None for part in stream)
     joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     entered = [

@@ -102,7 +102,7 @@ class Runtime:
         """
         if isinstance(attention, str):
             attention = LocalAttention(attention)
-        built = {"ops": get_ops(ops), "attention": attention, "device": device}
+        built = {"ops": get_ops(ops, device), "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
             return cls(loaded, sharding=sharding)

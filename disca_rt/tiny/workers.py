@@ -28,7 +28,7 @@ class Workers:
 
     def __init__(self, count: int, folders: Sequence[Path], device: torch.device) -> None:
         self.threads = max(1, torch.get_num_threads() // count)
-        self._folders, self._device = tuple(folders), device
+        self._count, self._folders, self._device = count, tuple(folders), device
         self._pool = None
         if count > 1:
             self._pool = ProcessPoolExecutor(
@@ -50,11 +50,12 @@ class Workers:
         """One clip per prompt, judged, in order; `seconds` are those of all processes."""
         if self._pool is None:
             return _generate(rung, self._folders, self._device, prompts, 0)
+        size = min(BATCH, -(-len(prompts) // self._count))  # of few prompts each has its share
         jobs = [
             self._pool.submit(
-                _pickled, rung, self._folders, self._device, prompts[first : first + BATCH], first
+                _pickled, rung, self._folders, self._device, prompts[first : first + size], first
             )
-            for first in range(0, len(prompts), BATCH)
+            for first in range(0, len(prompts), size)
         ]
         try:
             return joined([pickle.loads(job.result()) for job in jobs])

@@ -64,10 +64,10 @@ class Discriminator(nn.Module):
 class _Head(nn.Module):
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.project = spectral_norm(nn.Conv3d(hidden, width, 1))
-        self.look = spectral_norm(nn.Conv3d(width, width, 3, padding=1))
-        # Without a bias: within the hinge real and fake cancel in its gradient, and Adam would make
-        # a random walk of what is left.
+        # Without biases: real and fake are so close that they cancel in a bias's gradient, and Adam
+        # would make a random walk of what is left.
+        self.project = spectral_norm(nn.Conv3d(hidden, width, 1, bias=False))
+        self.look = spectral_norm(nn.Conv3d(width, width, 3, padding=1, bias=False))
         self.judge = spectral_norm(nn.Conv3d(width, 1, 1, bias=False))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -41,6 +41,11 @@ def per_row(values: Tensor) -> Tensor:
     return values[:, None, None, None, None]
 
 
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """`s·t/(1 + (s − 1)·t)` (arXiv 2403.03206), where a sampler of shift s has what is at t."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def scale_to(uniform: Tensor, low: float, high: float) -> Tensor:
     """Uniforms of [0, 1) as uniforms of [low, high)."""
     return low + (high - low) * uniform

@@ -7,7 +7,7 @@ that the model also learns the velocity that classifier-free guidance needs.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import DiTConfig
 from ..models.conditioning import Conditioning
@@ -15,7 +15,7 @@ from ..models.dit import DiT
 from .config import RunConfig
 from .data import Batch, replace_rows
 from .draws import Draws
-from .flow import Point, mean_square, noised, velocity
+from .flow import Point, mean_square, noised, shifted, velocity
 from .optimizers import make_optimizers
 from .stage import Loss
 
@@ -56,8 +56,3 @@ class BaseStage:
         prediction = velocity(model, point, model.prepare(conditioning, batch.latents.shape))
         total = mean_square(prediction, draws.noise - batch.latents)
         return Loss(total, {"loss": total.detach()})
-
-
-def shifted(t: Tensor, shift: float) -> Tensor:
-    """`s·t/(1 + (s − 1)·t)` (arXiv 2403.03206)."""
-    return shift * t / (1 + (shift - 1) * t)

@@ -19,17 +19,19 @@ from .data import Batch
 from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
 from .draws import Draws
 from .flow import (
+    GUIDANCE_RANGE,
     Point,
     check_weight_power,
     hidden_state,
     noised,
     per_row,
+    scale_to,
+    shifted,
     step_inputs,
     velocity,
     velocity_of,
     weighted_square,
 )
-from .meanflow import draw_point
 from .optimizers import make_optimizers
 from .stage import Loss
 
@@ -47,6 +49,7 @@ class PredictorStageConfig:
     restriction: float = 0.2
     largest_gap: float = 0.2  # Δ ~ U(0, largest_gap) between the cached point and the predicted
     mse_steps: int = 500  # squared error alone
+    shift: float = 1.0  # of the sampler in whose time t, r and Δ are drawn; 1 is the paper's
     fusion_rate: float = 0.05  # of the run's lr, for the layers that hidden states come through
     adversarial: bool = True
     discriminator_lr: float = 1e-2
@@ -60,6 +63,8 @@ class PredictorStageConfig:
                 f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
             )
         check_weight_power(self.weight_power)
+        if not 0 < self.shift < float("inf"):
+            raise ValueError(f"shift must be a positive number, got {self.shift}")
         for name in ("restriction", "largest_gap", "fusion_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
@@ -104,8 +109,7 @@ class PredictorStage:
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         dit = self.frozen["dit"]
-        point = draw_point(batch, draws, self.config.restriction, self.config.run.dtype)
-        later = self._later_point(batch, draws, point)
+        point, later = draw_pair(batch, draws, self.config)
         prepared = dit.prepare(batch.conditioning, batch.latents.shape)
         with torch.no_grad():
             cached, _ = hidden_state(dit, point, prepared)
@@ -116,12 +120,6 @@ class PredictorStage:
         if not self.config.adversarial or step < self.config.mse_steps:
             return Loss(errors.weighted, {"loss": errors.weighted.detach(), **terms})
         return self._adversarial(step, errors.weighted, terms, later, prediction, target, prepared)
-
-    def _later_point(self, batch: Batch, draws: Draws, point: Point) -> Point:
-        """(t', r') = max(0, (t − Δ, r − Δ)), on the path of the same x_0 and ε."""
-        gap = self.config.largest_gap * draws.gap
-        t, r = (point.t - gap).clamp(min=0), (point.r - gap).clamp(min=0)
-        return Point(noised(batch.latents, draws.noise, t), t, r, point.guidance)
 
     def _adversarial(
         self,
@@ -154,6 +152,27 @@ class PredictorStage:
             "realism": realism.detach(),
         }
         return Loss(predictor_loss + discriminator_loss, terms)
+
+
+def draw_pair(batch: Batch, draws: Draws, config: PredictorStageConfig) -> tuple[Point, Point]:
+    """The cached point (x_t, t, r), and (t', r') = max(0, (t − Δ, r − Δ)) of the same x_0 and ε.
+
+    With a shift all four are uniform in the time of such a sampler, whose steps are short near
+    t = 1, and t − r and t − t' still at most the restriction and the largest gap.
+    """
+    back, gap = config.restriction * draws.interval, config.largest_gap * draws.gap
+    t, r, later_t, later_r = (
+        shifted((draws.time - each).clamp(min=0), config.shift)
+        for each in (torch.zeros_like(gap), back, gap, back + gap)
+    )
+    later_t = torch.maximum(later_t, t - config.largest_gap)
+    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE).to(config.run.dtype)
+
+    def point(t: Tensor, r: Tensor) -> Point:
+        r = torch.maximum(r, t - config.restriction)
+        return Point(noised(batch.latents, draws.noise, t), t, r, guidance)
+
+    return point(t, r), point(later_t, later_r)
 
 
 def predicted_velocity(

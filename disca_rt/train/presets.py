@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..tiny.config import TINY
+from ..tiny.config import SCHEDULE, TINY
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
 from .flow_matching import BaseStageConfig
@@ -55,7 +55,9 @@ def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
 
 def tiny_predictor(dit: str) -> PredictorStageConfig:
     run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=1_000)
-    return PredictorStageConfig(run, dit, mse_steps=1_500, discriminator_width=64, weight_power=1.0)
+    return PredictorStageConfig(
+        run, dit, mse_steps=1_500, discriminator_width=64, weight_power=1.0, shift=SCHEDULE.shift
+    )
 
 
 def paper_cfg(teacher: str) -> CFGStageConfig:

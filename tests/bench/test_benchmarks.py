@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from bench import against_diffusers, embedded, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
-from bench.harness import Comparison, Record, measure, read_records
+from bench.harness import Comparison, Contender, Record, measure, read_records
 from bench.machine import this_machine
 from bench.run import ON_CPU, main
+from disca_rt.kernels import reference
 from disca_rt.kernels.tune import GEMMS
 from disca_rt.tiny.runtime import encode_prompts
 
@@ -114,7 +118,8 @@ def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str])
     assert table.count("| copy |") == len(moved)
     assert table.count("| ≤ 1.11111 |") == len(moved)
     assert table.count("| concatenated |") == len(GEMMS)
-    assert "| linear_gelu, small | 2 | ours, epilogue |" in table
+    for contender in ("ours, epilogue", "torch.compile"):
+        assert f"| linear_gelu, small | 2 | {contender} |" in table
 
 
 def test_a_rival_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +130,65 @@ def test_a_rival_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) -> N
     with patch.dict(rivals.RIVALS, {"op": {"broken": broken, **works}}):
         assert list(rivals.rivals("op", (1,))) == ["fine"]
     assert "op: no broken (AssertionError: dtype)" in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_does_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("no compiler")
+
+    def race(name: str, *broken: str) -> Comparison:
+        names = "base", "compiled"
+        runs = [Contender(each, fail if each in broken else lambda: None) for each in names]
+        return Comparison(name, {}, "float32", runs, 1)
+
+    lost, first, second = race("lost", "base"), race("first", "compiled"), race("second")
+    monkeypatch.setattr(
+        "bench.run.ON_CPU",
+        {each.name: partial(lambda c: c, each) for each in (lost, first, second)},
+    )
+    out = tmp_path / "out.jsonl"
+    main(["--out", str(out)])
+    told = [(record.benchmark, record.contender) for record in read_records(out)]
+    assert told == [("first", "base"), ("second", "base"), ("second", "compiled")]
+    assert "first: no compiled (OSError: no compiler)" in capsys.readouterr().out
+
+
+def fake_module(monkeypatch: pytest.MonkeyPatch, name: str, **contents: object) -> None:
+    """`name` and the packages above it, as if installed."""
+    above = name.split(".")[:-1]
+    for end in range(1, len(above) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(above[:end]), SimpleNamespace())
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**contents))
+
+
+def test_a_liger_norm_is_modulated_by_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = SimpleNamespace(
+        apply=lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    )
+    fake_module(monkeypatch, "liger_kernel.ops.layer_norm", LigerLayerNormFunction=function)
+    x, vectors = torch.randn(1, 7, 64), torch.randn(1, 192).chunk(3, dim=-1)
+    run = rivals.rivals("layer_norm_modulate", (x, *vectors[:2]))["Liger-Kernel"]
+    torch.testing.assert_close(run(), reference.layer_norm_modulate(x, *vectors[:2]))
+    assert rivals.rivals("layer_norm_modulate", (x.expand(2, -1, -1), *vectors[:2])) == {}
+
+
+def test_rotary_rivals_get_tables_in_the_tokens_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, **_: bool) -> Tensor:
+        seen.append((x.dtype, cos.dtype, sin.dtype))
+        return x
+
+    function = SimpleNamespace(apply=lambda x, weight, eps: x)
+    fake_module(monkeypatch, "flash_attn.ops.triton.rotary", apply_rotary=apply_rotary)
+    fake_module(monkeypatch, "liger_kernel.ops.rms_norm", LigerRMSNormFunction=function)
+    fake_module(monkeypatch, "quack.rmsnorm", rmsnorm_fwd=lambda x, weight, eps: x)
+    x = torch.randn(1, 7, 2, 8).bfloat16()
+    tables = torch.randn(8), torch.randn(8), torch.randn(5, 4), torch.randn(5, 4)
+    assert len(rivals.rivals("rms_norm_rope", (x, *tables))) == 2
+    assert seen == [(torch.bfloat16,) * 3] * 2
 
 
 def fused_ops() -> list[str]:

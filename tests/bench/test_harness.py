@@ -54,8 +54,20 @@ def ticks(*deltas: float) -> Callable[[], float]:
 
 def test_contenders_take_turns_after_one_warm_up_each() -> None:
     log: list[str] = []
-    interleave(comparison(log).contenders, 3, host_timer())
+    measure(comparison(log), 3, MACHINE, 2)
     assert log == ["slow", "fast"] * 4
+
+
+def test_a_contender_that_fails_is_told_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("no C++ compiler\nin PATH")
+
+    race, broken = comparison([]), Contender("broken", fail)
+    beside = dataclasses.replace(race, contenders=[*race.contenders, broken])
+    assert [each.contender for each in measure(beside, 2, MACHINE, 2)] == ["slow", "fast"]
+    assert capsys.readouterr().out == "race: no broken (RuntimeError: no C++ compiler)\n"
+    without_baseline = dataclasses.replace(race, contenders=[broken, *race.contenders])
+    assert measure(without_baseline, 2, MACHINE, 2) == []
 
 
 def test_samples_are_clock_differences_of_the_timed_rounds() -> None:

@@ -5,6 +5,7 @@ Arguments are meta tensors; a launch is recorded where Triton would have run it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from disca_rt.kernels.launch import LaunchConfig, read_table, trying
+from disca_rt.kernels.launch import LaunchConfig, trying
+from disca_rt.kernels.launch_table import read_table
 from disca_rt.kernels.registration import RegisteredOp
 from disca_rt.kernels.workload import REAL, Call, calls, implementation
+
+DTYPES = torch.bfloat16, torch.float16, torch.float32
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def recorded(names: tuple[str, ...] = tuple(REAL)) -> Iterator[Launch]:
 def variants() -> Iterator[Launch]:
     """What else is launched: other dtypes, no guidance, other orders, measured configurations."""
     name, shapes = next(iter(REAL.items()))
-    for dtype in (torch.float16, torch.float32):
+    for dtype in DTYPES[1:]:
         for call in calls(shapes, _on_meta, dtype).values():
             yield from _launches(call(), name)
     made = {op: call() for op, call in calls(shapes, _on_meta).items()}
@@ -55,9 +59,9 @@ def variants() -> Iterator[Launch]:
 
 
 def _measured(by_op: Mapping[str, Mapping[str, Any]]) -> Iterator[Launch]:
-    """By one device's part of the launch table."""
-    for name, shapes in REAL.items():
-        for op, make_call in calls(shapes, _on_meta).items():
+    """By one device's part of the launch table, in every dtype: it was measured in bf16 alone."""
+    for (name, shapes), dtype in product(REAL.items(), DTYPES):
+        for op, make_call in calls(shapes, _on_meta, dtype).items():
             call = make_call()
             choice = by_op.get(op, {}).get(str(call.width))
             if isinstance(choice, list):

@@ -6,6 +6,7 @@ Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -164,6 +165,32 @@ def test_row_ops(name: str, width: int, dtype: torch.dtype) -> None:
         check(name, ROW_OPS[name](Make(dtype), rows, width))
 
 
+OFFSETS = {
+    "layer_norm": 10.0,
+    "layer_norm_modulate": 10.0,
+    "gate_residual_layer_norm_modulate": 10.0 * 2**0.5,  # of a sum whose std is √2
+    "head": 10.0,
+}
+"""A mean of 10 std, from which a norm must not lose digits."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", OFFSETS)
+def test_norms_of_rows_far_from_zero(name: str, width: int, dtype: torch.dtype) -> None:
+    x, *rest = ROW_OPS[name](Make(dtype), ROWS[1], width)
+    check(name, (x.add_(OFFSETS[name]), *rest))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_rope_of_rows_far_from_zero(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    x = make.randn(2, 7, 3, 24, 128)[:, :, 1].add_(10)
+    angles = make.randn(5, 64, dtype=torch.float32)
+    weights = make.randn(128), make.randn(128)
+    check("rms_norm_rope", (x, *weights, angles.cos(), angles.sin()))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "width"), [(24, 128), (16, 128), (8, 14), (3, 64), (1, 2)])
 @pytest.mark.parametrize(("rows", "rotated"), [(7, 5), (1, 0), (9, 9)])
@@ -233,11 +260,37 @@ def test_euler_step(
     check("euler_step", (latents, patches, uncond if guided else None, 6.0, dt, grid, patch))
 
 
+def test_a_sample_past_32_bits_is_refused() -> None:
+    from disca_rt.kernels.euler_step import euler_step_into
+
+    grid, patch = [2**13, 2**9, 2**9], [1, 1, 1]
+    latents, dt = torch.empty(2, 1, *grid, device="meta"), torch.empty((), device="meta")
+    patches = torch.empty(2, 2**31, 1, device="meta")
+    with pytest.raises(ValueError, match="must have at most 2147482624 latents, got 2147483648"):
+        euler_step_into.launcher(latents, patches, None, 1.0, dt, grid, patch, latents)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
 def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     make = Make(dtype)
     check("relative_l1", (make.randn(*shape), make.randn(*shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [4096 * 5, 4096 * 5 + 7])
+def test_relative_l1_of_more_than_a_block_per_program(count: int, dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    with patch("disca_rt.kernels.relative_l1.MAX_PROGRAMS", 2):
+        check("relative_l1", (make.randn(count), make.randn(count)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
+    make = Make(dtype)
+    x, residual, one = make.rows(7, 112), make.rows(7, 112), torch.ones(1, 112)
+    reused = fused().gate_residual(x, residual, one.to(DEVICE, dtype).expand(2, -1))
+    assert torch.equal(reused, x + residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

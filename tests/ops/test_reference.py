@@ -173,3 +173,21 @@ def test_every_implementation_has_every_op() -> None:
 def test_unknown_ops_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ops must be one of .*'triton'\], got 'cutlass'"):
         get_ops("cutlass")
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "device", "message"),
+    [
+        (False, "cuda", "ops 'triton' need a GPU, and there is none; choose 'reference'"),
+        (True, "cpu", "ops 'triton' run on a GPU, got device 'cpu'; choose device 'cuda', or ops"),
+    ],
+)
+def test_kernels_are_refused_where_they_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, device: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=message):
+        get_ops("triton", device)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert get_ops("triton", device)

@@ -1,8 +1,10 @@
 """Tuning: candidates, winners and the table they are written to; no test looks at a time."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,18 +14,20 @@ import torch
 from disca_rt.cli import main
 from disca_rt.kernels import launch
 from disca_rt.kernels.launch import LaunchConfig, launch_config, measured_choice, trying
-from disca_rt.kernels.tune import GEMMS, Measured, candidates, measure, winners
+from disca_rt.kernels.launch_table import ELSEWHERE, PACKAGED, read_table, table_path
+from disca_rt.kernels.tune import GEMMS, Measured, candidates, measure, variants, winners
 from disca_rt.kernels.workload import REAL, SMALL, calls
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty launch table of the test's own."""
+    """An empty launch table of the test's own, named in the environment."""
     path = tmp_path / "table.json"
     path.write_text("{}")
-    monkeypatch.setattr(launch, "TABLE", path)
+    monkeypatch.setenv(ELSEWHERE, str(path))
     launch.forget_table()
     yield path
     launch.forget_table()
@@ -31,16 +35,56 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_launch_is_the_table_s_or_the_default(table: Path) -> None:
     table.write_text(
-        json.dumps({"cpu": {"gelu_tanh": {"1024": [7, 2]}, "linear_gelu": {"8": "x"}}})
+        json.dumps({"cpu": {"gelu_tanh": {"1024": [8, 2]}, "linear_gelu": {"8": "epilogue"}}})
     )
-    assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(7, 2)
+    assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(8, 2)
     assert launch_config("gelu_tanh", 64, CPU) == launch.default_config(64)
     assert launch_config("layer_norm", 64, CPU, LaunchConfig(3, 1)) == (3, 1)
-    assert measured_choice("linear_gelu", 8, CPU) == "x"
+    assert measured_choice("linear_gelu", 8, CPU) == "epilogue"
     assert measured_choice("linear_gelu", 9, CPU) is None
     with trying("gelu_tanh", LaunchConfig(1, 1)):
         assert launch_config("gelu_tanh", 1024, CPU) == (1, 1)
-    assert launch_config("gelu_tanh", 1024, CPU) == (7, 2)
+    assert launch_config("gelu_tanh", 1024, CPU) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"table\.json is not JSON \(.*\); make it {} and run tune anew"),
+        ("\xff", r"table\.json is not JSON \(.*\); make it {} and run tune anew"),
+        ("[]", r"table\.json: the whole: must be an object, got \[\]"),
+        ('{"cpu": 1}', r"table\.json: cpu: must be an object, got 1; remove it"),
+        ('{"cpu": {"head": [16, 4]}}', r"cpu, head: must be an object, got \[16, 4\]"),
+        ('{"cpu": {"gelu": {}}}', r"cpu: op must be one of \['euler_step', .*, got 'gelu'"),
+        ('{"cpu": {"joint_linear": {}}}', "got 'joint_linear'; remove it"),
+        ('{"cpu": {"head": {"8": [7, 2]}}}', r"cpu, head, 8: must be \[rows, num_w.*got \[7, 2\]"),
+        ('{"cpu": {"head": {"8": [16, 64]}}}', r"at most 32 warps, got \[16, 64\]; remove it"),
+        ('{"cpu": {"head": {"8": [16, 0]}}}', r"got \[16, 0\]"),
+        ('{"cpu": {"head": {"8": [16, true]}}}', r"got \[16, True\]"),
+        ('{"cpu": {"head": {"8": [16]}}}', r"got \[16\]"),
+        ('{"cpu": {"head": {"8": "in place"}}}', "got 'in place'"),
+        ('{"cpu": {"linear_gelu": {"8": "x"}}}', r"one of \['epilogue', 'in place'\], got 'x'"),
+        ('{"cpu": {"linear_gelu": {"8": [1, 2]}}}', r"must be one of .*, got \[1, 2\]"),
+    ],
+)
+def test_a_table_is_checked_when_it_is_read(table: Path, text: str, message: str) -> None:
+    table.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message) as caught:
+        launch_config("gelu_tanh", 1024, CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_is_not_there_is_named(table: Path) -> None:
+    table.unlink()
+    with pytest.raises(ValueError, match=r"no launch table .*table\.json; write it with"):
+        launch_config("gelu_tanh", 1024, CPU)
+
+
+def test_the_package_s_table_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ELSEWHERE, raising=False)
+    assert table_path() == PACKAGED
+    assert isinstance(read_table(), dict)
+    assert set(variants()) == set(calls(SMALL, torch.empty)) - set(GEMMS)
 
 
 def test_every_op_has_candidates_and_the_default_is_among_them() -> None:
@@ -54,6 +98,8 @@ def test_every_op_has_candidates_and_the_default_is_among_them() -> None:
     assert launch.default_config(3072) in candidates("layer_norm_modulate", 3072)
     assert all(rows >= 16 for rows, _ in candidates("head", 3072))
     assert candidates("linear_gelu", 12288) == ["epilogue", "in place"]
+    for rows, warps in candidates("layer_norm_modulate", 3072):
+        assert 4 <= rows * 4096 // (32 * warps) <= 32
 
 
 def test_the_winner_is_fastest_over_all_shapes_of_its_width() -> None:
@@ -97,17 +143,107 @@ def test_gelu_after_a_product_is_measured_as_it_will_be_launched() -> None:
     assert {config.rows for config in launched} == {winner.rows}
 
 
-def test_the_command_writes_this_device_s_part(table: Path, tmp_path: Path) -> None:
+def test_winners_replace_their_entries_and_no_others(tmp_path: Path) -> None:
     from disca_rt.commands.tune import _write
 
     out = tmp_path / "new" / "table.json"
-    _write(out, "one", {"op": {"64": [1, 2]}})
-    _write(out, "two", {"op": {"64": [2, 2]}})
-    _write(out, "one", {"op": {"128": "epilogue"}})
+    _write(out, "one", {"head": {"64": [16, 2], "128": [32, 2]}})
+    _write(out, "two", {"head": {"64": [16, 4]}})
+    _write(out, "one", {"head": {"64": [64, 2]}, "linear_gelu": {"128": "epilogue"}})
     assert json.loads(out.read_text()) == {
-        "one": {"op": {"128": "epilogue"}},
-        "two": {"op": {"64": [2, 2]}},
+        "one": {"head": {"64": [64, 2], "128": [32, 2]}, "linear_gelu": {"128": "epilogue"}},
+        "two": {"head": {"64": [16, 4]}},
     }
+
+
+class Interrupted(BaseException):
+    """What ends a measurement from outside, as Ctrl-C does."""
+
+
+def measured_until(error: BaseException) -> Iterator[Measured]:
+    yield Measured("head", "long", 64, {None: 2.0, LaunchConfig(16, 2): 1.0})
+    raise error
+
+
+def test_an_interruption_loses_no_measurement(tmp_path: Path) -> None:
+    from disca_rt.commands.tune import _tune
+
+    out = tmp_path / "table.json"
+    with pytest.raises(Interrupted):
+        _tune(measured_until(Interrupted()), out, "gpu")
+    assert json.loads(out.read_text()) == {"gpu": {"head": {"64": [16, 2]}}}
+
+
+def test_a_shape_that_does_not_fit_is_told_and_left_out(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from disca_rt.commands.tune import _measured, _tune
+
+    def measure_shape(shapes, make, clock) -> Iterator[Measured]:
+        return measured_until(torch.OutOfMemoryError()) if shapes == [SMALL] else iter([])
+
+    with patch("disca_rt.kernels.tune.measure", measure_shape):
+        measured = _measured(CPU, [SMALL, REAL["1.0 704x704x129"]], lambda call: 1.0)
+        _tune(measured, table, "gpu")
+        with pytest.raises(ValueError, match="nothing was measured"):
+            _tune(_measured(CPU, [], lambda call: 1.0), table, "gpu")
+    assert "small: out of memory, what is left of it is not measured" in capsys.readouterr().out
+    assert read_table(table) == {"gpu": {"head": {"64": [16, 2]}}}
+
+
+def test_a_table_elsewhere_is_told_how_to_use(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from disca_rt.commands.tune import _tune
+
+    other = table.with_name("other.json")
+    one = [Measured("head", "long", 64, {None: 2.0, LaunchConfig(16, 2): 1.0})]
+    _tune(one, table, "gpu")
+    assert capsys.readouterr().out == f"wrote {table}\n"
+    _tune(one, other, "gpu")
+    assert f"to launch by it: export {ELSEWHERE}={other}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "cpu"], "--device must be a GPU such as cuda, got cpu; --dry-run tries"),
+        (["--out", "{folder}/t.txt"], "--out must end in .json, got"),
+        (["--out", "{folder}/a.json/t.json"], "--out cannot be written"),
+        (["--out", "{folder}/a.json"], "a.json: cpu: op must be one of"),
+        ([], "table.json is not JSON"),
+    ],
+)
+def test_what_would_fail_is_refused_before_anything_is_measured(
+    table: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    table.write_text("{")
+    table.with_name("a.json").write_text('{"cpu": {"gelu": {}}}')
+    with (
+        patch("torch.cuda.is_available", lambda: True),
+        patch("torch.cuda.device_count", lambda: 1),
+        patch("disca_rt.kernels.tune.measure", side_effect=AssertionError("measured")),
+    ):
+        assert main(["tune", *(flag.format(folder=table.parent) for flag in flags)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_gate_compiles_the_table_s_launches_in_every_dtype() -> None:
+    code = (
+        "from ops.real_launches import _measured\n"
+        "for each in _measured({'gelu_tanh': {'1024': [4, 2]}, 'linear_gelu': {'12288': 'x'}}):\n"
+        "    print(each.op, each.dtype, each.options['BLOCK_M'], each.options['num_warps'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    dtypes = "torch.bfloat16", "torch.float16", "torch.float32"
+    assert done.stdout.splitlines() == len(REAL) * [f"gelu_tanh {dtype} 4 2" for dtype in dtypes]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -20,8 +20,15 @@ from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.discriminator import Discriminator, Features, frozen_logits, hinge_loss
 from disca_rt.train.draws import Draws, draw
-from disca_rt.train.flow import Point, hidden_state, step_inputs, velocity, velocity_of
-from disca_rt.train.flow_matching import BaseStage, BaseStageConfig, shifted
+from disca_rt.train.flow import (
+    Point,
+    hidden_state,
+    shifted,
+    step_inputs,
+    velocity,
+    velocity_of,
+)
+from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.grow import spread
 from disca_rt.train.initialise import deepened, fresh_predictor
 from disca_rt.train.meanflow import draw_point
@@ -29,6 +36,7 @@ from disca_rt.train.optimizers import make_optimizers
 from disca_rt.train.predictor import (
     PredictorStage,
     PredictorStageConfig,
+    draw_pair,
     feature_depths,
     next_point,
     predicted_velocity,
@@ -237,13 +245,22 @@ def test_a_teacher_in_bf16_and_its_student_are_given_the_same_guidance() -> None
     assert (theirs.float() - 1000 * point.guidance.float()).abs().max() > 0  # the model's rounding
 
 
-def test_points_share_their_path_and_never_pass_its_end() -> None:
-    stage = predictor_stage()
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_points_share_their_path_and_never_pass_its_end(shift: float) -> None:
+    stage = predictor_stage(shift=shift)
     batch, draws = batch_and_draws(4)
-    point = draw_point(batch, draws, 0.2, torch.float32)
-    later = stage._later_point(batch, draws, point)
+    point, later = draw_pair(batch, draws, stage.config)
     assert (later.t <= point.t).all()
-    assert (point.t - later.t).max() <= 0.2
+    assert (point.t - later.t).max() <= 0.2 + 1e-6
+    assert all((each.t - each.r >= 0).all() for each in (point, later))
+    assert all((each.t - each.r).max() <= 0.2 + 1e-6 for each in (point, later))
+    if shift == 1.0:
+        assert torch.equal(point.t, draws.time)
+        assert torch.equal(point.r, (draws.time - 0.2 * draws.interval).clamp(min=0))
+        assert torch.equal(later.t, (draws.time - 0.2 * draws.gap).clamp(min=0))
+        assert torch.allclose(later.r, (point.r - 0.2 * draws.gap).clamp(min=0), atol=1e-6)
+    else:
+        assert torch.equal(point.t, shifted(draws.time, shift))
     assert (later.r >= 0).all()
     clean = (later.x_t - later.t[:, None, None, None, None] * draws.noise) / (
         1 - later.t[:, None, None, None, None]
@@ -359,8 +376,7 @@ def test_a_fresh_predictor_s_loss_is_that_of_reuse() -> None:
     stage = predictor_stage(adversarial=False)
     dit = stage.frozen["dit"]
     batch, draws = batch_and_draws()
-    point = draw_point(batch, draws, 0.2, torch.float32)
-    later = stage._later_point(batch, draws, point)
+    point, later = draw_pair(batch, draws, stage.config)
     prepared = dit.prepare(batch.conditioning, batch.latents.shape)
     with torch.no_grad():
         cached, _ = hidden_state(dit, point, prepared)
