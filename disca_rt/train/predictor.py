@@ -40,6 +40,8 @@ from .stage import Loss
 class PredictorStageConfig:
     """`dit` is the distilled model; rates and steps are the paper's, as are R and λ.
 
+    `fusion_rate` is ours: in the paper all of the predictor learns at one rate.
+
     Without `adversarial` the whole run is squared error ("DisCa without GAN").
     """
 
