@@ -17,7 +17,6 @@ from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.workload import (
     REAL,
-    SENT_TO,
     SMALL,
     Call,
     Shapes,
@@ -35,15 +34,8 @@ SAMPLES = 30
 Build = Callable[[], Comparison]
 
 
-def _send(x: Tensor, *tables: Tensor) -> Tensor:
-    """Rotated and permuted to the ranks' blocks: what others do before an all-to-all."""
-    rotated = reference.rms_norm_rope(x, *tables[:-1])
-    return rotated.unflatten(2, (SENT_TO, -1)).permute(2, 0, 1, 3, 4).contiguous()
-
-
 EAGER: dict[str, Callable[..., Any]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "rms_norm_rope_send": _send,
 }
 """Of the ops that are in no row; the others' are the reference's."""
 

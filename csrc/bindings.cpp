@@ -66,16 +66,17 @@ PYBIND11_MODULE(_native, module) {
 
   py::class_<Scheduler>(module, "Scheduler")
       .def(py::init([](const Plan& plan, int64_t rank,
-                       const c10::intrusive_ptr<c10d::ProcessGroup>& group, int64_t batch,
+                       const c10::intrusive_ptr<c10d::ProcessGroup>& group,
+                       const c10::intrusive_ptr<c10d::ProcessGroup>& ring, int64_t batch,
                        int64_t head_dim, at::ScalarType dtype, at::Device device,
                        std::chrono::milliseconds timeout, bool keep) {
-             return std::make_unique<Scheduler>(plan, rank, group,
+             return std::make_unique<Scheduler>(plan, rank, group, ring,
                                                 Format{batch, head_dim, dtype, device}, timeout,
                                                 keep);
            }),
-           py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"), py::arg("batch"),
-           py::arg("head_dim"), py::arg("dtype"), py::arg("device"), py::arg("timeout"),
-           py::arg("keep") = false)
+           py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"),
+           py::arg("ring") = nullptr, py::arg("batch"), py::arg("head_dim"), py::arg("dtype"),
+           py::arg("device"), py::arg("timeout"), py::arg("keep") = false)
       .def_property_readonly("plan", &Scheduler::plan)
       .def_property_readonly("begun", &Scheduler::begun)
       .def_property_readonly("buffer_bytes", &Scheduler::buffer_bytes)
@@ -83,5 +84,9 @@ PYBIND11_MODULE(_native, module) {
       .def("send_packed", &Scheduler::send_packed, py::call_guard<py::gil_scoped_release>())
       .def("receive", &Scheduler::receive, py::call_guard<py::gil_scoped_release>())
       .def("send_back", &Scheduler::send_back, py::call_guard<py::gil_scoped_release>())
-      .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>());
+      .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>())
+      .def("pass_on", &Scheduler::pass_on, py::arg("slot"), py::arg("chunk"), py::arg("group"),
+           py::arg("heads"), py::arg("back") = false, py::call_guard<py::gil_scoped_release>())
+      .def("receive_passed", &Scheduler::receive_passed,
+           py::call_guard<py::gil_scoped_release>());
 }

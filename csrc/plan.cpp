@@ -126,6 +126,14 @@ int64_t Plan::group_tokens(int64_t group) const {
   return tokens;
 }
 
+int64_t Plan::largest_group_tokens() const {
+  int64_t largest = 0;
+  for (int64_t group = 0; group < ring_degree(); ++group) {
+    largest = std::max(largest, group_tokens(group));
+  }
+  return largest;
+}
+
 std::vector<int64_t> Plan::send_rows(int64_t rank, int64_t chunk) const {
   std::vector<int64_t> rows;
   for (const int64_t peer : members(group_of(rank))) {

@@ -61,6 +61,7 @@ class Plan {
   Span heads(int64_t rank, int64_t chunk) const;
   // Tokens that a group has once it has exchanged: its members' shards, one after another.
   int64_t group_tokens(int64_t group) const;
+  int64_t largest_group_tokens() const;
 
   // Rows of one head each, (tokens × heads), to and from every member of the rank's group when
   // tokens are traded for heads. The way back is the same with both exchanged.

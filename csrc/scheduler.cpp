@@ -20,49 +20,41 @@ int64_t sum(const std::vector<int64_t>& values) {
   return total;
 }
 
+void check_group(const char* name, const c10d::ProcessGroup& group, int64_t size, int64_t rank) {
+  TORCH_CHECK_VALUE(group.getSize() == size && group.getRank() == rank, name, " must have ", size,
+                    " ranks with this one as number ", rank, ", got number ", group.getRank(),
+                    " of ", group.getSize());
+}
+
 }  // namespace
 
-Scheduler::Scheduler(const Plan& plan, int64_t rank,
-                     c10::intrusive_ptr<c10d::ProcessGroup> group, const Format& format,
+Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
+                     c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
                      std::chrono::milliseconds timeout, bool keep)
     : plan_(plan),
       rank_(rank),
       group_(std::move(group)),
+      ring_(std::move(ring)),
       format_(format),
       timeout_(timeout),
       keep_(keep),
       members_(plan.members(plan.group_of(rank))) {
-  TORCH_CHECK_VALUE(group_->getSize() == plan_.ulysses_degree(), "the group must have the plan's ",
-                    plan_.ulysses_degree(), " ranks, got ", group_->getSize());
-  TORCH_CHECK_VALUE(members_[group_->getRank()] == rank_, "rank ", rank_,
-                    " must be the group's number ", rank_ - members_[0], ", got ",
-                    group_->getRank());
-  flights_.resize(kSlots);
-  for (auto& chunks : flights_) chunks.resize(plan_.chunks());
-  send_buffers_.resize(kSlots * plan_.chunks());
-  receive_buffers_.resize(kSlots * plan_.chunks());
-  if (keep_) return;
-  for (int slot = 0; slot < kSlots; ++slot) prepare(static_cast<Slot>(slot));
-}
-
-void Scheduler::prepare(Slot slot) {
-  const int64_t first = static_cast<int64_t>(slot) * plan_.chunks();
-  for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
-    const int64_t out = sum(plan_.send_rows(rank_, chunk));
-    const int64_t in = sum(plan_.receive_rows(rank_, chunk));
-    const bool returns = slot == Slot::O;
-    if (!returns) buffer(send_buffers_, first + chunk, out);
-    buffer(receive_buffers_, first + chunk, returns ? out : in);
+  check_group("group", *group_, plan_.ulysses_degree(), rank_ - members_[0]);
+  if (plan_.ring_degree() > 1) {
+    TORCH_CHECK_VALUE(ring_, "ring must be given for the plan's ", plan_.ring_degree(), " groups");
+    check_group("ring", *ring_, plan_.ring_degree(), plan_.group_of(rank_));
   }
+  for (auto& chunks : flights_) chunks.resize(plan_.chunks());
 }
 
-// [B, rows, D]; one that is kept is made once.
-at::Tensor Scheduler::buffer(std::vector<at::Tensor>& kept, size_t index, int64_t rows) {
-  if (!keep_ && kept[index].defined()) return kept[index];
+// [B, rows, D].
+at::Tensor Scheduler::buffer(Use use, Slot slot, int64_t chunk, int64_t rows) {
   const auto options = at::TensorOptions().dtype(format_.dtype).device(format_.device);
-  at::Tensor made = at::empty({format_.batch, rows, format_.head_dim}, options);
-  if (!keep_) kept[index] = made;
-  return made;
+  const auto make = [&] { return at::empty({format_.batch, rows, format_.head_dim}, options); };
+  if (keep_) return make();
+  const auto [place, is_new] = buffers_.try_emplace({use, slot, chunk});
+  if (is_new) place->second = make();
+  return place->second;
 }
 
 Scheduler::Flight& Scheduler::flight(Slot slot, int64_t chunk) {
@@ -78,12 +70,11 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
       format_.head_dim, "], got ", tokens.sizes());
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
     Flight& each = flight(slot, chunk);
-    const size_t index = static_cast<size_t>(slot) * plan_.chunks() + chunk;
     std::vector<int64_t> out = plan_.send_rows(rank_, chunk);
     std::vector<int64_t> in = plan_.receive_rows(rank_, chunk);
     each.what = std::string("tokens for heads, ") + name_of(slot);
-    each.sent = buffer(send_buffers_, index, sum(out));
-    each.received = buffer(receive_buffers_, index, sum(in));
+    each.sent = buffer(Use::Sent, slot, chunk, sum(out));
+    each.received = buffer(Use::Received, slot, chunk, sum(in));
     int64_t row = 0;
     for (size_t i = 0; i < members_.size(); ++i) {
       const Span heads = plan_.heads(members_[i], chunk);
@@ -92,7 +83,7 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
           .copy_(tokens.narrow(2, heads.start, heads.size()));
       row += out[i];
     }
-    start(each, std::move(out), std::move(in));
+    start(each, *group_, std::move(out), std::move(in));
   }
 }
 
@@ -104,8 +95,8 @@ void Scheduler::send_packed(Slot slot, const at::Tensor& packed) {
   std::vector<int64_t> in = plan_.receive_rows(rank_, 0);
   each.what = std::string("tokens for heads, ") + name_of(slot);
   each.sent = packed.view({format_.batch, sum(out), format_.head_dim});
-  each.received = buffer(receive_buffers_, static_cast<size_t>(slot), sum(in));
-  start(each, std::move(out), std::move(in));
+  each.received = buffer(Use::Received, slot, 0, sum(in));
+  start(each, *group_, std::move(out), std::move(in));
 }
 
 at::Tensor Scheduler::receive(Slot slot, int64_t chunk) {
@@ -115,23 +106,22 @@ at::Tensor Scheduler::receive(Slot slot, int64_t chunk) {
                              plan_.heads(rank_, chunk).size(), format_.head_dim});
 }
 
-void Scheduler::send_back(int64_t chunk, const at::Tensor& heads) {
-  Flight& each = flight(Slot::O, chunk);
-  const size_t index = static_cast<size_t>(Slot::O) * plan_.chunks() + chunk;
+void Scheduler::send_back(Slot slot, int64_t chunk, const at::Tensor& heads) {
+  Flight& each = flight(slot, chunk);
   std::vector<int64_t> out = plan_.receive_rows(rank_, chunk);  // both ways, exchanged
   std::vector<int64_t> in = plan_.send_rows(rank_, chunk);
-  each.what = "heads for tokens, o";
+  each.what = std::string("heads for tokens, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
-  each.received = buffer(receive_buffers_, index, sum(in));
-  start(each, std::move(out), std::move(in));
+  each.received = buffer(Use::Returned, slot, chunk, sum(in));
+  start(each, *group_, std::move(out), std::move(in));
 }
 
-at::Tensor Scheduler::receive_back() {
+at::Tensor Scheduler::receive_back(Slot slot) {
   const int64_t shard = plan_.shard(rank_).tokens();
   at::Tensor tokens = at::empty({format_.batch, shard, plan_.request().heads, format_.head_dim},
                                 at::TensorOptions().dtype(format_.dtype).device(format_.device));
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
-    Flight& each = flight(Slot::O, chunk);
+    Flight& each = flight(slot, chunk);
     wait(each);
     int64_t row = 0;
     for (const int64_t member : members_) {
@@ -146,18 +136,40 @@ at::Tensor Scheduler::receive_back() {
   return tokens;
 }
 
+// To one neighbour from the other is an all-to-all in which all else is empty: every backend has it,
+// and none can lock up in who sends first.
+void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads, bool back) {
+  const int64_t groups = plan_.ring_degree(), here = plan_.group_of(rank_), step = back ? -1 : 1;
+  const int64_t arrives = (group - step + groups) % groups;
+  const int64_t width = plan_.heads(rank_, chunk).size();
+  std::vector<int64_t> out(groups), in(groups);
+  out[(here + step + groups) % groups] = plan_.group_tokens(group) * width;
+  in[(here - step + groups) % groups] = plan_.group_tokens(arrives) * width;
+  // What was passed last is still read while this arrives.
+  const Use use = passes_[static_cast<int>(slot)]++ % 2 ? Use::PassedOdd : Use::PassedEven;
+  Flight& each = passed_[static_cast<int>(slot)];
+  each.what = std::string("round the ring, ") + name_of(slot);
+  each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
+  at::Tensor kept = buffer(use, slot, chunk, plan_.largest_group_tokens() * width);
+  each.received = kept.narrow(1, 0, sum(in));
+  start(each, *ring_, std::move(out), std::move(in));
+}
+
+at::Tensor Scheduler::receive_passed(Slot slot, int64_t chunk) {
+  Flight& each = passed_[static_cast<int>(slot)];
+  wait(each);
+  const int64_t width = plan_.heads(rank_, chunk).size();
+  return each.received.unflatten(1, {each.received.size(1) / width, width});
+}
+
 int64_t Scheduler::buffer_bytes() const {
   int64_t bytes = 0;
-  for (const auto* kept : {&send_buffers_, &receive_buffers_}) {
-    for (const at::Tensor& each : *kept) {
-      if (each.defined()) bytes += static_cast<int64_t>(each.nbytes());
-    }
-  }
+  for (const auto& [_, each] : buffers_) bytes += static_cast<int64_t>(each.nbytes());
   return bytes;
 }
 
 // A sample's rows lie together, so that what arrives is in gathered order as it comes.
-void Scheduler::start(Flight& flight, std::vector<int64_t> send_rows,
+void Scheduler::start(Flight& flight, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
                       std::vector<int64_t> receive_rows) {
   ++begun_;
   c10d::AllToAllOptions options;
@@ -169,7 +181,7 @@ void Scheduler::start(Flight& flight, std::vector<int64_t> send_rows,
 // PyTorch 2.13 calls it all_to_all_single and keeps this name; 2.11 has this name only.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-    flight.works.push_back(group_->alltoall_base(in, out, receive_rows, send_rows, options));
+    flight.works.push_back(group.alltoall_base(in, out, receive_rows, send_rows, options));
 #pragma GCC diagnostic pop
   }
 }

@@ -2,16 +2,18 @@
 //
 // A collective is issued from the stream that computed its input and awaited by the stream that
 // uses its output, so on a GPU transfers run beside kernels and the host waits for neither; over
-// gloo they run in its threads. Knows tensors and one Ulysses group, no models and no rings.
+// gloo they run in its threads. Knows tensors and process groups, no models.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
-#include <memory>
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "plan.h"
@@ -32,11 +34,13 @@ struct Format {
 
 class Scheduler {
  public:
-  // `group` is the Ulysses group of `rank`, its members in the plan's order. Buffers are made here
-  // and used by every exchange: what `receive` gives is good until the slot is sent again. With
-  // `keep` every exchange has tensors of its own, as a backward pass needs them.
+  // `group` is the Ulysses group of `rank`, its members in the plan's order; `ring` the ranks of
+  // the same number in every group, needed where there is more than one. Buffers are made once and
+  // used by every exchange: what `receive` gives is good until the slot is sent again. With `keep`
+  // every exchange has tensors of its own, as a backward pass needs them.
   Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
-            const Format& format, std::chrono::milliseconds timeout, bool keep);
+            c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
+            std::chrono::milliseconds timeout, bool keep);
 
   const Plan& plan() const { return plan_; }
 
@@ -48,9 +52,14 @@ class Scheduler {
   at::Tensor receive(Slot slot, int64_t chunk);
 
   // The way back: all tokens of a chunk of this rank's heads leave for the members they belong to.
-  void send_back(int64_t chunk, const at::Tensor& heads);
+  void send_back(Slot slot, int64_t chunk, const at::Tensor& heads);
   // This rank's tokens of all heads, [B, S_shard, H, D].
-  at::Tensor receive_back();
+  at::Tensor receive_back(Slot slot);
+
+  // Round the ring of groups: one chunk of heads as `group` has it leaves for the next group (back:
+  // the previous one), and the other neighbour's is on its way here.
+  void pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads, bool back);
+  at::Tensor receive_passed(Slot slot, int64_t chunk);
 
   // Exchanges begun: how far this rank is.
   int64_t begun() const { return begun_; }
@@ -60,7 +69,7 @@ class Scheduler {
  private:
   using Work = c10::intrusive_ptr<c10d::Work>;
 
-  // One chunk on its way, an exchange for each sample.
+  // One chunk on its way.
   struct Flight {
     at::Tensor sent;  // kept alive until it has left
     at::Tensor received;
@@ -68,23 +77,29 @@ class Scheduler {
     std::string what;
   };
 
+  // What one exchange can need, each made at its first use and then kept.
+  enum class Use { Sent, Received, Returned, PassedEven, PassedOdd };
+  using Key = std::tuple<Use, Slot, int64_t>;  // and the chunk
+
   Flight& flight(Slot slot, int64_t chunk);
-  void prepare(Slot slot);
-  at::Tensor buffer(std::vector<at::Tensor>& kept, size_t index, int64_t rows);
-  void start(Flight& flight, std::vector<int64_t> send_rows, std::vector<int64_t> receive_rows);
+  at::Tensor buffer(Use use, Slot slot, int64_t chunk, int64_t rows);
+  void start(Flight& flight, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
+             std::vector<int64_t> receive_rows);
   void wait(Flight& flight);
 
   Plan plan_;
   int64_t rank_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  c10::intrusive_ptr<c10d::ProcessGroup> ring_;
   Format format_;
   std::chrono::milliseconds timeout_;
   bool keep_;
   int64_t begun_ = 0;
   std::vector<int64_t> members_;
-  std::vector<std::vector<Flight>> flights_;  // by slot and chunk
-  std::vector<at::Tensor> send_buffers_;      // by slot and chunk
-  std::vector<at::Tensor> receive_buffers_;
+  std::array<std::vector<Flight>, kSlots> flights_;  // by slot and chunk
+  std::array<Flight, kSlots> passed_;
+  std::array<int64_t, kSlots> passes_{};
+  std::map<Key, at::Tensor> buffers_;
 };
 
 }  // namespace disca_rt

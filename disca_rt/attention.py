@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .kernels.packing import Packing
+from .parallel.sharding import Sharding, Whole
+
 
 class TokenLayout(NamedTuple):
     """Where image and text stand among the tokens `[B, S, C]` that a block is given.
@@ -42,7 +45,13 @@ class NoWork:
 
 
 class AttentionHandle(Protocol):
-    """One attention in flight, over joint tokens `[B, S, H, D]`."""
+    """One attention in flight, over joint tokens `[B, S, H, D]`.
+
+    Where `packing` is not None once v is put, k and q are wanted in the layout of
+    `rms_norm_rope_send`.
+    """
+
+    packing: Packing | None
 
     def put_v(self, v: Tensor) -> None: ...
 
@@ -58,9 +67,11 @@ class Attention(Protocol):
     """What a model is given when it is built.
 
     `local` is the attention over tokens that every rank has anyway, such as the token refiner's.
+    `sharding` says which of a sample's tokens the blocks are given.
     """
 
     local: "LocalAttention"
+    sharding: Sharding
 
     def begin(self, layout: TokenLayout) -> AttentionHandle:
         """Start one attention over tokens laid out so; padding is not attended to."""
@@ -70,7 +81,8 @@ class LocalAttention:
     """All tokens and all heads are here. `backend` is a key of `BACKENDS`."""
 
     def __init__(self, backend: str = "sdpa") -> None:
-        self.backend = get_backend(backend)
+        self.name, self.backend = backend, get_backend(backend)
+        self.sharding = Whole()
 
     @property
     def local(self) -> "LocalAttention":
@@ -82,6 +94,8 @@ class LocalAttention:
 
 class LocalHandle:
     """Collects the three tensors and calls the backend: there is nothing to overlap."""
+
+    packing = None
 
     def __init__(self, backend: "Backend", lengths: Tensor | None) -> None:
         self._backend, self._lengths = backend, lengths

@@ -17,6 +17,7 @@ from .pair_linear import fuse_cached, pair_linear
 from .reference import unpatchify
 from .relative_l1 import relative_l1
 from .rms_norm_rope import rms_norm_rope
+from .rms_norm_rope_send import rms_norm_rope_send
 
 __all__ = [
     "buffer",
@@ -35,5 +36,6 @@ __all__ = [
     "pair_linear",
     "relative_l1",
     "rms_norm_rope",
+    "rms_norm_rope_send",
     "unpatchify",
 ]

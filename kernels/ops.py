@@ -26,6 +26,7 @@ class Ops(NamedTuple):
     gate_residual: Callable[..., Tensor]
     gate_residual_layer_norm_modulate: Callable[..., tuple[Tensor, Tensor]]
     rms_norm_rope: Callable[..., Tensor]
+    rms_norm_rope_send: Callable[..., Tensor]
     linear_gelu: Callable[..., Tensor]
     pair_linear: Callable[..., Tensor]
     fuse_cached: Callable[..., Tensor]

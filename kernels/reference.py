@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .packing import Packing
+
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 
 
@@ -80,6 +82,22 @@ def rms_norm_rope(
     cos, sin = freqs_cos[:, None], freqs_sin[:, None]
     rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return torch.cat([rotated.flatten(-2).to(x.dtype), txt * txt_weight], dim=1)
+
+
+def rms_norm_rope_send(
+    x: Tensor,
+    img_weight: Tensor,
+    txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+    packing: Packing,
+) -> Tensor:
+    """`rms_norm_rope` as an all-to-all sends it: the heads of one rank after another's.
+
+    `x [B, S, H, D]` -> `[B, S·H, D]`: of each sample rank r's `[S, H_r, D]`, for all r.
+    """
+    rotated = rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin)
+    return torch.cat([part.flatten(1, 2) for part in rotated.split(packing.counts, dim=2)], dim=1)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """`rms_norm_rope` into the layout that the all-to-all sends: no permutation before the exchange.
 
-The rows of rank r's heads lie together, `[B, S, H_r, D]`, one rank's block after another's.
+Of each sample the rows of rank r's heads lie together, `[S, H_r, D]`, one rank's block after
+another's.
 """
 
 import torch
@@ -9,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .packing import Packing
 from .registration import register_op
 from .rms_norm_rope import check_rope, norm_and_rotate
 
@@ -24,7 +26,6 @@ def _rms_norm_rope_send_kernel(
     sin_ptr,
     starts_ptr,
     out_ptr,
-    B,
     S,
     S_IMG,
     stride_xb,
@@ -61,7 +62,7 @@ def _rms_norm_rope_send_kernel(
             BLOCK_H,
             BLOCK_D,
         )
-        place = B * S * first + (batch * S + row) * count + heads - first
+        place = S * (batch * H + first) + row * count + heads - first
         out_ptrs = out_ptr + place[:, None] * D + cols[None, :]
         tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -82,7 +83,7 @@ def rms_norm_rope_send_into(
     check_shape(OP, "starts", starts, (2, heads))
     if starts.dtype != torch.int32 or not starts.is_contiguous() or starts.device != x.device:
         raise ValueError(f"{OP}: starts must be contiguous int32 on {x.device}")
-    check_shape(OP, "out", out, (x.numel(),))
+    check_shape(OP, "out", out, (batch, seq * heads, width))
     if x.numel() == 0:
         return
     config = launch_config(OP, heads * width, x.device)
@@ -96,7 +97,6 @@ def rms_norm_rope_send_into(
         freqs_sin,
         starts,
         out,
-        batch,
         seq,
         len(freqs_cos),
         *x.stride()[:3],
@@ -116,8 +116,9 @@ def rms_norm_rope_send(
     txt_weight: Tensor,
     freqs_cos: Tensor,
     freqs_sin: Tensor,
-    starts: Tensor,
+    packing: Packing,
 ) -> Tensor:
-    out = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
-    rms_norm_rope_send_into(x, img_weight, txt_weight, freqs_cos, freqs_sin, starts, out)
+    batch, seq, heads, width = x.shape
+    out = torch.empty((batch, seq * heads, width), dtype=x.dtype, device=x.device)
+    rms_norm_rope_send_into(x, img_weight, txt_weight, freqs_cos, freqs_sin, packing.starts, out)
     return out

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .launch import SPAN
+from .packing import Packing, packing
 
 
 class Shapes(NamedTuple):
@@ -123,7 +124,7 @@ def calls(
         "rms_norm_rope": (s.hidden, rope, 2 * rows + tables),
         "rms_norm_rope_send": (
             s.hidden,
-            lambda: (*rope(), even_starts(s.heads, make)),
+            lambda: (*rope(), even_packing(s.heads, make)),
             2 * rows + tables,
         ),
         "gelu_tanh": (SPAN, lambda: (tokens(4),), 8 * rows),
@@ -167,15 +168,12 @@ def calls(
 
 
 def implementation(op: str) -> Callable[..., Any]:
-    """The fused op called `op`: of the row, or one below it that works in place or sends."""
-    below = {"gelu_tanh": "gelu_tanh_", "rms_norm_rope_send": "rms_norm_rope_send"}
+    """The fused op called `op`: of the row, or one below it that works in place."""
+    below = {"gelu_tanh": "gelu_tanh_"}
     module = import_module(f".{op if op in below else 'fused'}", __package__)
     return getattr(module, below.get(op, op))
 
 
-def even_starts(heads: int, make: Make) -> Tensor:
-    """`starts` of `rms_norm_rope_send` for heads that divide evenly."""
-    device = make(1, dtype=torch.float32).device
-    share = heads // SENT_TO
-    first = torch.arange(heads, dtype=torch.int32) // share * share
-    return torch.stack([first, torch.full_like(first, share)]).to(device)
+def even_packing(heads: int, make: Make) -> Packing:
+    """Of heads that divide evenly."""
+    return packing([heads // SENT_TO] * SENT_TO, make(1, dtype=torch.float32).device)

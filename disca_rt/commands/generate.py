@@ -44,6 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     ranks.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
     ranks.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
+    ranks.add_argument(
+        "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
+    )
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
         "--out",
@@ -108,8 +111,18 @@ def _check_arguments(args: argparse.Namespace) -> None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
     _check_outputs(args)
+    _check_ranks(args)
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
+
+
+def _check_ranks(args: argparse.Namespace) -> None:
+    for name in ("timeout", "head_chunks", "ulysses_degree"):
+        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value is not None and not _is_launched():
+            raise ValueError(f"{flag} is for several ranks; start them with torchrun")
+        if value is not None and not value > 0:
+            raise ValueError(f"{flag} must be above 0, got {value}")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -133,16 +146,21 @@ def _load_runtime(args: argparse.Namespace, ranks: "Ranks | None") -> "Runtime":
     from .devices import choose_device, choose_dtype
 
     device = choose_device(args.device) if ranks is None else ranks.device
-    attention, sharding = args.attention, None
+    attention = args.attention
     if ranks is not None:
         from ..attention import LocalAttention
         from ..parallel.attention import UlyssesAttention
-        from ..parallel.sharded import Sharded
 
         local = LocalAttention(args.attention)
-        attention = UlyssesAttention(ranks.group, local, ranks.timeout, args.head_chunks or 1)
+        attention = UlyssesAttention(
+            ranks.group,
+            local,
+            ranks.timeout,
+            chunks=1 if args.head_chunks is None else args.head_chunks,
+            ranks_per_node=ranks.per_node,
+            ulysses_degree=args.ulysses_degree or 0,
+        )
         ranks.progress = lambda: attention.begun
-        sharding = Sharded(ranks.group)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
@@ -150,7 +168,6 @@ def _load_runtime(args: argparse.Namespace, ranks: "Ranks | None") -> "Runtime":
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops,
         attention=attention,
-        sharding=sharding,
     )
     runtime = with_tiny_prompts(runtime)
     if args.out is not None and runtime.codec is None:

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "the same command resumes from the last checkpoint"
 STAGES = "base", "cfg", "meanflow", "predictor"
-RUN_FLAGS = "steps", "batch", "micro_batch", "lr", "muon_lr", "decay_steps", "seed", "compile"
+RUN_FLAGS = (
+    "steps",
+    "batch",
+    "micro_batch",
+    "lr",
+    "muon_lr",
+    "decay_steps",
+    "seed",
+    "compile",
+    "sequence_parallel",
+)
 DRY_RUN_MODELS = {
     "base": "hunyuan-video",
     "cfg": "hunyuan-video-cfgdistill",
@@ -52,6 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument(
         "--compile", action="store_true", default=None, help="the blocks, by torch.compile"
     )
+    settings.add_argument(
+        "--sequence-parallel", type=int, help="ranks that share a sample's tokens; default 1"
+    )
     settings.add_argument("--seed", type=int, help="of weights, samples, noise, t and r")
     settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
     settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
@@ -69,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         _dry_run(args)
         return
     from ..train.build import build_stage
-    from ..train.distributed import joined_world, placed
+    from ..train.distributed import attention_over, joined_world, placed
     from ..train.trainer import train
     from .devices import choose_device
 
@@ -78,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
     config = _config(args, args.source)
     data, unconditional = _data(args, config.run.seed)
     with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
-        stage = placed(lambda: build_stage(config, unconditional), config.run, world)
+        attention = attention_over(config.run, world)
+        stage = placed(lambda: build_stage(config, unconditional, attention), config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)
     if world.is_first:
         print(f"wrote {written}")

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention import Attention, NoWork, TokenLayout, Work
+from ..attention import Attention, AttentionHandle, NoWork, TokenLayout, Work
 from ..kernels.ops import Ops
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
 from .stream import Part, Stream, enter, enter_joint, settle, split_stream
@@ -43,6 +43,17 @@ def compute_branch(name: str, compute: Callable[[], Tensor]) -> Tensor:
 def leave(part: Part, branches: Branches, ops: Ops) -> Part:
     """How a block ends: the sum is the next one's, but taken here where someone may stand in."""
     return part if branches is compute_branch else Part(settle((part,), ops))
+
+
+def norm_rope_for(
+    attention: AttentionHandle, context: BlockContext, ops: Ops
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`rms_norm_rope` with the step's tables, in the layout that `attention` wants."""
+    rope, packing = (context.freqs_cos, context.freqs_sin), attention.packing
+    if packing is None:
+        return lambda x, img_norm, txt_norm: ops.rms_norm_rope(x, img_norm, txt_norm, *rope)
+    send = ops.rms_norm_rope_send
+    return lambda x, img_norm, txt_norm: send(x, img_norm, txt_norm, *rope, packing)
 
 
 def once(compute: Callable[[], T]) -> Callable[[], T]:
@@ -113,13 +124,13 @@ class DoubleStreamBlock(nn.Module):
         return img_part, leave(Part(txt, txt_mlp, txt_mod[-1]), branches, self.ops)
 
     def _attend(self, img_in: Tensor, txt_in: Tensor, context: BlockContext) -> tuple[Tensor, ...]:
-        rope = context.freqs_cos, context.freqs_sin
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
         attention = self.attention.begin(context.layout)
         attention.put_v(self._project("v", img_in, txt_in))
-        attention.put_k(self.ops.rms_norm_rope(self._project("k", img_in, txt_in), *k_norms, *rope))
-        attention.put_q(self.ops.rms_norm_rope(self._project("q", img_in, txt_in), *q_norms, *rope))
+        norm_rope = norm_rope_for(attention, context, self.ops)
+        attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
+        attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms))
         out = attention.result(NoWork())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
@@ -181,13 +192,12 @@ class SingleStreamBlock(nn.Module):
 
     def _attend(self, x: Tensor, context: BlockContext, work: Work) -> Tensor:
         heads = (self.heads, -1)
-        rope = context.freqs_cos, context.freqs_sin
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
-        norm_rope = self.ops.rms_norm_rope
         attention = self.attention.begin(context.layout)
         attention.put_v(self.linear1.v(x).unflatten(-1, heads))
-        attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm, *rope))
-        attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm, *rope))
+        norm_rope = norm_rope_for(attention, context, self.ops)
+        attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm))
+        attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm))
         return attention.result(work)
 
 

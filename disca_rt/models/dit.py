@@ -1,7 +1,8 @@
 """A HunyuanVideo DiT in the three pieces of a step: `embed`, the blocks, `head`.
 
 What both models share. `prepare` runs once per sample, the rest at every step; a cache policy
-replaces only what happens between `embed` and `head`. Knows no cache, graph or rank.
+replaces only what happens between `embed` and `head`. Knows no cache, graph or rank: where ranks
+share the tokens between `embed` and `head`, its attention says which.
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +39,7 @@ class DiT(nn.Module, ABC):
 
     def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
-        self.config, self.ops = config, ops
+        self.config, self.ops, self.sharding = config, ops, attention.sharding
         hidden, heads = config.hidden, config.heads
         self.img_in = PatchEmbed(config.embed_channels, hidden, config.patch)
         self.txt_in = TokenRefiner(ops, attention.local, config)
@@ -88,7 +89,10 @@ class DiT(nn.Module, ABC):
     def embed(
         self, latents: Tensor, step: StepInputs, prepared: Prepared
     ) -> tuple[Tensor, BlockContext]:
-        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first."""
+        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first.
+
+        S tokens are all, or this rank's share of them.
+        """
         self._check_step(step)
         vec = self.modulation_vector(step, prepared)
         latents = latents.to(self.dtype)
@@ -96,11 +100,13 @@ class DiT(nn.Module, ABC):
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
         layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths)
-        return tokens, BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
+        context = BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
+        return self.sharding.scatter(tokens, context)
 
     def head(self, tokens: Tensor, context: BlockContext) -> Tensor:
-        """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` in the model's dtype."""
-        return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
+        """Joint tokens -> all velocity patches `[B, S_img, C·p·q·r]` in the model's dtype."""
+        patches = self.final_layer(tokens[:, : context.layout.img_len], context.vec)
+        return self.sharding.gather(patches, context.layout)
 
     def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
         """All patches of a sample -> velocity `[B, C, T, H, W]`."""

@@ -2,29 +2,54 @@
 
 The same staged interface as local attention. V, K and Q leave as they are put, each under the work
 that makes the next; what is attended leaves in chunks of heads, each under the attention of the
-next (Ulysses, arXiv 2309.14509). Knows plans and one process group, no models.
+next (Ulysses, arXiv 2309.14509). With more ranks than heads, or ranks on several nodes, groups of
+ranks do that and keys and values go round the groups, under the attention to those at hand (ring
+attention, arXiv 2310.01889). Knows plans and process groups, no models.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ..attention import LocalAttention, TokenLayout, Work
+from ..kernels.packing import Packing, packing
 from ._native import Plan, Scheduler, Slot
+from .differentiable import DifferentiableScheduler
+from .partial import get_partial_backend, merge
+from .sharded import Sharded
+
+
+class Groups(NamedTuple):
+    """The ranks that trade tokens for heads, and those of one number in all such groups."""
+
+    ulysses: ProcessGroup
+    ring: ProcessGroup | None
 
 
 class Exchange(NamedTuple):
-    """One plan at work: its `scheduler`, and where each gathered token was, `places [S_group]`."""
+    """One plan at work. `places [S_group]`: where the tokens were that a group has together.
+
+    Groups are in the order in which their keys come round to this rank, its own first. `packing` is
+    that of a member's heads.
+    """
 
     scheduler: Scheduler
-    places: Tensor
+    packing: Packing
+    groups: list[int]
+    places: list[Tensor]
 
 
 class UlyssesAttention:
-    """Given to a model in place of `local`, whose backend it uses. `chunks` of a rank's heads."""
+    """Given to a model in place of `local`, whose backend it uses.
+
+    `chunks`: pieces of a rank's heads. `ranks_per_node`: with several nodes, tokens are traded
+    inside each and keys go round them; 0 where all ranks are in one. Both may be left to the plan.
+    """
 
     def __init__(
         self,
@@ -32,9 +57,13 @@ class UlyssesAttention:
         local: LocalAttention,
         timeout: timedelta,
         chunks: int = 1,
+        ranks_per_node: int = 0,
+        ulysses_degree: int = 0,
     ) -> None:
-        self.local = local
+        self.local, self.sharding = local, Sharded(group)
         self._group, self._timeout, self._chunks = group, timeout, chunks
+        self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
+        self._groups: dict[int, Groups] = {}
         self._exchanges: dict[tuple, Exchange] = {}
 
     @property
@@ -45,32 +74,63 @@ class UlyssesAttention:
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
+    def plan(self, layout: TokenLayout, heads: int) -> Plan:
+        """Who has what of tokens laid out so; ValueError where these ranks cannot share them."""
+        img_tokens, txt_tokens = layout.whole
+        return Plan(
+            img_tokens=img_tokens,
+            txt_tokens=txt_tokens,
+            heads=heads,
+            ranks=self._group.size(),
+            ranks_per_node=self._ranks_per_node,
+            ulysses_degree=self._ulysses_degree,
+            head_chunks=self._chunks,
+        )
+
     def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
         """The one for tensors such as `like [B, S_shard, H, D]`; made at its first use."""
         batch, _, heads, head_dim = like.shape
-        key = layout.whole, batch, heads, head_dim, like.dtype, like.device
+        keep = torch.is_grad_enabled()
+        key = layout.whole, batch, heads, head_dim, like.dtype, like.device, keep
         if key not in self._exchanges:
-            img_tokens, txt_tokens = layout.whole
-            plan = Plan(
-                img_tokens=img_tokens,
-                txt_tokens=txt_tokens,
-                heads=heads,
-                ranks=self._group.size(),
-                head_chunks=self._chunks,
-            )
+            plan, rank = self.plan(layout, heads), self._group.rank()
+            ulysses, ring = self._split(plan)
             scheduler = Scheduler(
                 plan=plan,
-                rank=self._group.rank(),
-                group=self._group,
+                rank=rank,
+                group=ulysses,
+                ring=ring,
                 batch=batch,
                 head_dim=head_dim,
                 dtype=like.dtype,
                 device=like.device,
                 timeout=self._timeout,
+                keep=keep,
             )
-            places = gathered_places(plan, self._group.rank()).to(like.device)
-            self._exchanges[key] = Exchange(scheduler, places)
+            own = plan.group_of(rank)
+            groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
+            places = [gathered_places(plan, group).to(like.device) for group in groups]
+            counts = [len(plan.heads(member)) for member in plan.members(own)]
+            packed = packing(counts, like.device)
+            self._exchanges[key] = Exchange(scheduler, packed, groups, places)
         return self._exchanges[key]
+
+    def _split(self, plan: Plan) -> Groups:
+        """Every rank comes here for the same plan at the same time."""
+        degree = plan.ulysses_degree
+        if plan.ring_degree == 1:
+            return Groups(self._group, None)
+        if degree not in self._groups:
+            ranks = dist.get_process_group_ranks(self._group)
+            group, number = divmod(self._group.rank(), degree)
+            subsets = ranks[group * degree : (group + 1) * degree], ranks[number::degree]
+            self._groups[degree] = Groups(
+                *(
+                    dist.new_group(each, self._timeout, use_local_synchronization=True)
+                    for each in subsets
+                )
+            )
+        return self._groups[degree]
 
 
 class UlyssesHandle:
@@ -78,9 +138,20 @@ class UlyssesHandle:
 
     def __init__(self, attention: UlyssesAttention, layout: TokenLayout) -> None:
         self._attention, self._layout = attention, layout
+        self.packing: Packing | None = None
 
     def put_v(self, v: Tensor) -> None:
-        self._send(Slot.V, v)
+        exchange, lengths = self._attention.exchange(self._layout, v), self._layout.lengths
+        self._scheduler: Scheduler | DifferentiableScheduler = exchange.scheduler
+        self._groups = exchange.groups
+        self._valid = [
+            None if lengths is None else places < lengths[:, None] for places in exchange.places
+        ]
+        if torch.is_grad_enabled():
+            self._scheduler = DifferentiableScheduler(exchange.scheduler)
+        elif exchange.scheduler.plan.chunks == 1:
+            self.packing = exchange.packing
+        self._scheduler.send(Slot.V, v)
 
     def put_k(self, k: Tensor) -> None:
         self._send(Slot.K, k)
@@ -89,25 +160,56 @@ class UlyssesHandle:
         self._send(Slot.Q, q)
 
     def _send(self, slot: Slot, tokens: Tensor) -> None:
-        self._exchange = self._attention.exchange(self._layout, tokens)
-        self._exchange.scheduler.send(slot, tokens)
+        if self.packing is None:
+            self._scheduler.send(slot, tokens)
+        else:
+            self._scheduler.send_packed(slot, tokens)
 
     def result(self, work: Work) -> Tensor:
         work.advance()  # under q
-        scheduler, places = self._exchange
-        lengths, attend = self._layout.lengths, self._attention.local.backend
-        valid = None if lengths is None else places < lengths[:, None]
-        for chunk in range(scheduler.plan.chunks):
-            q, k, v = (scheduler.receive(slot, chunk) for slot in (Slot.Q, Slot.K, Slot.V))
-            scheduler.send_back(chunk, attend(q, k, v, valid))
+        attend = self._attend if len(self._groups) == 1 else self._attend_round
+        for chunk in range(self._scheduler.plan.chunks):
+            self._scheduler.send_back(Slot.O, chunk, attend(chunk))
         work.advance()  # under what comes back
-        return scheduler.receive_back().flatten(2)
+        return self._scheduler.receive_back(Slot.O).flatten(2)
+
+    def _attend(self, chunk: int) -> Tensor:
+        q, k, v = (self._scheduler.receive(slot, chunk) for slot in (Slot.Q, Slot.K, Slot.V))
+        return self._attention.local.backend(q, k, v, self._valid[0])
+
+    def _attend_round(self, chunk: int) -> Tensor:
+        """To every group's keys. Those of the next come here while these are attended to."""
+        rounds = self._round(chunk)
+        if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
+            k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
+            valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
+            return self._attention.local.backend(
+                self._scheduler.receive(Slot.Q, chunk), k, v, valid
+            )
+        attend = get_partial_backend(self._attention.local.name)
+        keys = next(rounds)
+        q = self._scheduler.receive(Slot.Q, chunk)
+        done = attend(q, *keys, self._valid[0])
+        for keys, valid in zip(rounds, self._valid[1:], strict=True):
+            done = merge(done, attend(q, *keys, valid))
+        return done.out.to(q.dtype)
+
+    def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every group's keys and values in turn; each leaves for the next group when it is here."""
+        slots = Slot.K, Slot.V
+        here = tuple(self._scheduler.receive(slot, chunk) for slot in slots)
+        for group in self._groups[:-1]:
+            for slot, heads in zip(slots, here, strict=True):
+                self._scheduler.pass_on(slot, chunk, group, heads)
+            yield here
+            here = tuple(self._scheduler.receive_passed(slot, chunk) for slot in slots)
+        yield here
 
 
-def gathered_places(plan: Plan, rank: int) -> Tensor:
-    """Where each token of `rank`'s group was among the whole sample's, image first."""
+def gathered_places(plan: Plan, group: int) -> Tensor:
+    """Where each token that a group has together was among the whole sample's, image first."""
     spans = []
-    for member in plan.members(plan.group_of(rank)):
+    for member in plan.members(group):
         shard = plan.shard(member)
         spans.append(torch.arange(shard.img.start, shard.img.stop))
         spans.append(plan.img_tokens + torch.arange(shard.txt.start, shard.txt.stop))

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, ProcessGroup, Store
 
+from .. import __version__
+
 TIMEOUT = 60.0  # seconds
 BEAT = 1.0  # seconds
 MISSED = 3  # beats
@@ -29,10 +31,14 @@ class RankFailure(ChildProcessError):
 
 @dataclass
 class Ranks:
-    """This process among those that share a sample. `progress` counts the exchanges begun."""
+    """This process among those that share a sample, `per_node` of them on one machine.
+
+    `progress` counts the exchanges begun.
+    """
 
     rank: int
     size: int
+    per_node: int
     device: torch.device
     group: ProcessGroup
     store: Store
@@ -44,7 +50,11 @@ class Ranks:
         return self.rank == 0
 
     def check_alike(self, arguments: Mapping[str, str]) -> None:
-        """ValueError, on all ranks, where one was started with other `arguments` than rank 0."""
+        """ValueError, on all ranks, where one was started with other `arguments` than rank 0.
+
+        Or with another version of this package or of PyTorch.
+        """
+        arguments = {**arguments, "disca_rt": __version__, "torch": torch.__version__}
         self.store.set(f"arguments/{self.rank}", json.dumps(dict(arguments)))
         everyone = [json.loads(self.store.get(f"arguments/{r}")) for r in range(self.size)]
         for rank, theirs in enumerate(everyone):
@@ -93,11 +103,6 @@ class Ranks:
         return [self.store.get(f"beat/{rank}").decode() for rank in range(self.size)]
 
 
-def is_launched() -> bool:
-    """Whether torchrun started this process with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
     """The ranks that torchrun started, until the block ends; what fails in it names its rank."""
@@ -113,7 +118,8 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
         world_size=size,
         timeout=timeout,
     )
-    ranks = Ranks(rank, size, device, dist.group.WORLD, store, timeout)
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    ranks = Ranks(rank, size, per_node, device, dist.group.WORLD, store, timeout)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(ranks, ended), daemon=True)
     _say(ranks, 0)

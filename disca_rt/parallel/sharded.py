@@ -1,8 +1,11 @@
 """Tokens shared out over the ranks of a process group, and image patches gathered from them."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
 from ..attention import TokenLayout
@@ -18,6 +21,12 @@ class Sharded:
 
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         return self._shard(img_tokens, txt_tokens, self._group.rank()).tokens
+
+    def places(self, img_tokens: int, txt_tokens: int) -> Tensor:
+        """Where this rank's tokens are among a sample's, image first: `[S_shard]`."""
+        shard = self._shard(img_tokens, txt_tokens, self._group.rank())
+        txt = img_tokens + torch.arange(shard.txt.start, shard.txt.stop)
+        return torch.cat([torch.arange(shard.img.start, shard.img.stop), txt])
 
     def alike(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
@@ -35,15 +44,33 @@ class Sharded:
             freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
         )
 
-    def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
+    def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         ranks = range(self._group.size())
-        counts = [len(self._shard(*context.layout.whole, rank).img) for rank in ranks]
-        padded = patches.new_zeros(len(patches), max(counts), patches.shape[2])
-        padded[:, : patches.shape[1]] = patches
-        gathered = padded.new_empty(len(ranks) * len(padded), *padded.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded, group=self._group)
-        of_ranks = zip(gathered.chunk(len(ranks)), counts, strict=True)
-        return torch.cat([rows[:, :count] for rows, count in of_ranks], dim=1)
+        counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
+        return _Gather.apply(rows, counts, self._group)
 
     def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
         return token_shard(img_tokens, txt_tokens, self._group.size(), rank)
+
+
+class _Gather(Function):
+    """Rows `[B, S, P]` of every rank, `counts` of them, one rank after another.
+
+    Every rank goes on alike with all of them, so each computes the whole gradient: what the ranks
+    together have of a rank's rows is that as often as there are ranks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], group: ProcessGroup) -> Tensor:
+        ctx.at = counts, group
+        padded = rows.new_zeros(len(rows), max(counts), rows.shape[2])
+        padded[:, : rows.shape[1]] = rows
+        gathered = padded.new_empty(len(counts) * len(padded), *padded.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded, group=group)
+        of_ranks = zip(gathered.chunk(len(counts)), counts, strict=True)
+        return torch.cat([each[:, :count] for each, count in of_ranks], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        counts, group = ctx.at
+        return group.size() * grad.split(counts, dim=1)[group.rank()], None, None

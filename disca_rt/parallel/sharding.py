@@ -1,14 +1,16 @@
-"""Which tokens of a sample a rank has, between the embedding and the head: what the engine asks.
+"""Which tokens of a sample a rank has, between the embedding and the head of a DiT.
 
 Embedding and text refiner run whole on every rank, the blocks and what a policy caches on a share
 of the tokens, and the head's patches are gathered.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from ..models.blocks import BlockContext
+if TYPE_CHECKING:
+    from ..attention import TokenLayout
+    from ..models.blocks import BlockContext
 
 
 class Sharding(Protocol):
@@ -20,11 +22,11 @@ class Sharding(Protocol):
     def alike(self, latents: Tensor) -> Tensor:
         """The first rank's initial latents, whatever this rank drew."""
 
-    def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
+    def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:
         """This rank's share of joint tokens `[B, S, C]`, and the context of it."""
 
-    def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
-        """All image tokens' patches `[B, S_img, P]` from this rank's."""
+    def gather(self, rows: Tensor, layout: "TokenLayout") -> Tensor:
+        """The rows of all image tokens, `[B, S_img, P]`, from this rank's."""
 
 
 class Whole:
@@ -36,8 +38,8 @@ class Whole:
     def alike(self, latents: Tensor) -> Tensor:
         return latents
 
-    def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
+    def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:
         return tokens, context
 
-    def gather(self, patches: Tensor, context: BlockContext) -> Tensor:
-        return patches
+    def gather(self, rows: Tensor, layout: "TokenLayout") -> Tensor:
+        return rows

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..cache.policy import CachePolicy, StepKind
 from ..models.dit import DiT, StepInputs
 from ..models.prepared import Prepared
-from ..parallel.sharding import Sharding
 from ..schedule import Schedule, Step
 from .stopwatch import Stopwatch
 
@@ -55,16 +54,14 @@ def denoise(
     latents: Tensor,
     passes: Sequence[Pass],
     guidance: Guidance,
-    sharding: Sharding,
     stopwatch: Stopwatch,
     on_step: Callable[[StepEvent], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Tensor:
     """From noise `[B, C, T, H, W]` fp32 to clean latents of the same shape.
 
-    `sharding` says which tokens this rank has. `passes` is one conditioning, or the conditional and
-    then the unconditional one when `guidance.classifier_free` is set. Raises `Cancelled` when
-    `cancel` is set between steps.
+    `passes` is one conditioning, or the conditional and then the unconditional one when
+    `guidance.classifier_free` is set. Raises `Cancelled` when `cancel` is set between steps.
     """
     inputs = _StepTable(schedule, guidance, latents.shape[0], dit)
     for each in passes:
@@ -74,8 +71,7 @@ def denoise(
             raise Cancelled(f"cancelled before step {step.index} of {schedule.steps}")
         started = stopwatch.start()
         kinds, patches = zip(
-            *(_forward(dit, policy, step, inputs, latents, each, sharding) for each in passes),
-            strict=True,
+            *(_forward(dit, policy, step, inputs, latents, each) for each in passes), strict=True
         )
         latents = dit.ops.euler_step(
             latents,
@@ -94,19 +90,13 @@ def denoise(
 
 
 def _forward(
-    dit: DiT,
-    policy: CachePolicy,
-    step: Step,
-    inputs: "_StepTable",
-    latents: Tensor,
-    each: Pass,
-    sharding: Sharding,
+    dit: DiT, policy: CachePolicy, step: Step, inputs: "_StepTable", latents: Tensor, each: Pass
 ) -> tuple[StepKind, Tensor]:
     """What the step did, and its velocity patches `[B, S_img, C·p·q·r]`."""
-    tokens, context = sharding.scatter(*dit.embed(latents, inputs.row(step), each.prepared))
+    tokens, context = dit.embed(latents, inputs.row(step), each.prepared)
     kind = policy.decide(step, tokens, each.state)
     tokens = policy.run(kind, tokens, context, dit.blocks, each.state)
-    return kind, sharding.gather(dit.head(tokens, context), context)
+    return kind, dit.head(tokens, context)
 
 
 class _StepTable:

@@ -23,7 +23,6 @@ from ..kernels.ops import get_ops
 from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..models.predictor import Predictor
-from ..parallel.sharding import Sharding, Whole
 from ..schedule import Schedule
 from ..weights.load import load_dit, load_predictor
 from .engine import Guidance, Pass, StepEvent, denoise
@@ -68,7 +67,6 @@ class Runtime:
         *,
         codec: Codec | None = None,
         text_encoder: TextEncoder | None = None,
-        sharding: Sharding | None = None,
     ) -> None:
         differences = predictor.config.differences(dit.config) if predictor is not None else []
         if differences:
@@ -80,7 +78,6 @@ class Runtime:
             )
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
-        self.sharding = sharding or Whole()
         self._states: dict[tuple[str, int], _PooledState] = {}
         self._busy = threading.Lock()
 
@@ -94,20 +91,19 @@ class Runtime:
         dtype: torch.dtype | None = None,
         ops: str = "reference",
         attention: str | Attention = "sdpa",
-        sharding: Sharding | None = None,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
 
-        `sharding` goes with an `attention` that trades its tokens (`parallel.world`).
+        Several ranks share a sample with an `attention` that trades its tokens
+        (`parallel.attention`); all of them then call `sample` alike.
         """
         if isinstance(attention, str):
             attention = LocalAttention(attention)
         built = {"ops": get_ops(ops, device), "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
-            return cls(loaded, sharding=sharding)
-        loaded_predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
-        return cls(loaded, loaded_predictor, sharding=sharding)
+            return cls(loaded)
+        return cls(loaded, load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built))
 
     @property
     def config(self) -> DiTConfig:
@@ -211,7 +207,6 @@ class Runtime:
                     latents,
                     passes,
                     guidance,
-                    self.sharding,
                     stopwatch,
                     on_step,
                     cancel,
@@ -263,14 +258,14 @@ class Runtime:
             )
         if not torch.isfinite(latents).all():
             raise ValueError("latents have values that are not finite")
-        return self.sharding.alike(latents.to(self.dit.device, torch.float32))
+        return self.dit.sharding.alike(latents.to(self.dit.device, torch.float32))
 
     def _pass(
         self, index: int, conditioning: Conditioning, policy: CachePolicy, latents: Tensor
     ) -> Pass:
         prepared = self.dit.prepare(conditioning, latents.shape)
         img_tokens = len(prepared.freqs_cos)
-        share = self.sharding.share(img_tokens, prepared.tokens - img_tokens)
+        share = self.dit.sharding.share(img_tokens, prepared.tokens - img_tokens)
         tokens = torch.Size([latents.shape[0], share, self.config.hidden])
         key = (policy.name, index)
         pooled = self._states.get(key)

@@ -34,7 +34,6 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
         runtime.predictor,
         codec=PixelUnshuffleCodec(),
         text_encoder=encode_prompts,
-        sharding=runtime.sharding,
     )
 
 

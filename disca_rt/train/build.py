@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..attention import LocalAttention
+from ..attention import Attention, LocalAttention
 from ..config import predictor_config
 from ..models.conditioning import Conditioning
 from ..models.dit import DiT
@@ -20,52 +20,69 @@ from .stage import Stage
 
 
 @singledispatch
-def build_stage(config: Any, unconditional: Conditioning | None) -> Stage:
+def build_stage(
+    config: Any, unconditional: Conditioning | None, attention: Attention | None = None
+) -> Stage:
     """The stage that `config` describes, on the CPU.
 
     `unconditional` (batch 1) is what the base and cfg stages put in place of a conditioning.
+    `attention` is what all models get; None: local.
     """
     raise TypeError(f"not the config of a stage: {config!r}")
 
 
 @build_stage.register
-def _base(config: BaseStageConfig, unconditional: Conditioning | None) -> Stage:
+def _base(
+    config: BaseStageConfig, unconditional: Conditioning | None, attention: Attention | None = None
+) -> Stage:
     seed = config.run.seed
     if config.start is None:
-        model = fresh_dit(config.model, seed)
+        model = fresh_dit(config.model, seed, attention)
     else:
-        model = deepened(_fp32(config.start), config.model, seed)
+        model = deepened(_fp32(config.start), config.model, seed, attention)
     return BaseStage(config, model, _needed(unconditional))
 
 
 @build_stage.register
-def _cfg(config: CFGStageConfig, unconditional: Conditioning | None) -> Stage:
-    student = with_guidance(_fp32(config.teacher), config.run.seed)
-    return CFGStage(config, student, _frozen(config.teacher, config.run), _needed(unconditional))
+def _cfg(
+    config: CFGStageConfig, unconditional: Conditioning | None, attention: Attention | None = None
+) -> Stage:
+    student = with_guidance(_fp32(config.teacher), config.run.seed, attention)
+    teacher = _frozen(config.teacher, config.run, attention)
+    return CFGStage(config, student, teacher, _needed(unconditional))
 
 
 @build_stage.register
-def _meanflow(config: MeanFlowStageConfig, unconditional: Conditioning | None) -> Stage:
-    # PyTorch differentiates only the plain attention in forward mode.
-    attention = LocalAttention("math" if config.derivative == "jvp" else "sdpa")
+def _meanflow(
+    config: MeanFlowStageConfig,
+    unconditional: Conditioning | None,
+    attention: Attention | None = None,
+) -> Stage:
+    teacher = _frozen(config.teacher, config.run, attention)
+    if config.derivative == "jvp":  # PyTorch differentiates only the plain one in forward mode
+        attention = LocalAttention("math")
     student = with_r(_fp32(config.teacher), config.run.seed, attention)
-    return MeanFlowStage(config, student, _frozen(config.teacher, config.run))
+    return MeanFlowStage(config, student, teacher)
 
 
 @build_stage.register
-def _predictor(config: PredictorStageConfig, unconditional: Conditioning | None) -> Stage:
-    dit = _frozen(config.dit, config.run)
-    predictor = fresh_predictor(predictor_config(dit.config, config.depth), config.run.seed)
-    return PredictorStage(config, predictor, dit)
+def _predictor(
+    config: PredictorStageConfig,
+    unconditional: Conditioning | None,
+    attention: Attention | None = None,
+) -> Stage:
+    dit = _frozen(config.dit, config.run, attention)
+    sizes = predictor_config(dit.config, config.depth)
+    return PredictorStage(config, fresh_predictor(sizes, config.run.seed, attention), dit)
 
 
 def _fp32(source: str) -> DiT:
     return load_dit(source, dtype=torch.float32)
 
 
-def _frozen(source: str, run: RunConfig) -> DiT:
+def _frozen(source: str, run: RunConfig, attention: Attention | None) -> DiT:
     """What others learn from, in the dtype that the run computes in."""
-    return load_dit(source, dtype=run.dtype)
+    return load_dit(source, dtype=run.dtype, attention=attention)
 
 
 def _needed(unconditional: Conditioning | None) -> Conditioning:

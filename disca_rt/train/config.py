@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import torch
 
+POSITIVE = "steps", "batch", "micro_batch", "checkpoint_every", "log_every", "sequence_parallel"
+
 
 @dataclass(frozen=True)
 class RunConfig:
     """The optimisation, its randomness and its bookkeeping.
 
     `batch` counts samples over all ranks and accumulated micro-batches: changing the number of
-    ranks or `micro_batch` changes no sample, no noise and no loss.
+    ranks, how many share a sample, or `micro_batch` changes no sample, no noise and no loss.
     """
 
     steps: int
@@ -29,11 +31,12 @@ class RunConfig:
     bf16: bool = False  # compute in bf16; weights, their gradients and optimizers stay fp32
     activation_checkpointing: bool = False  # keep the inputs of blocks only, recompute the rest
     compile: bool = False  # the blocks, by torch.compile
+    sequence_parallel: int = 1  # ranks that share a sample's tokens
     checkpoint_every: int = 250
     log_every: int = 25
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "checkpoint_every", "log_every"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -42,6 +45,8 @@ class RunConfig:
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}, so that no "
                 f"line of the log is lost with an interruption; got {self.checkpoint_every}"
             )
+        if self.compile and self.sequence_parallel > 1:
+            raise ValueError("compile does not go with sequence_parallel; leave out one")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         for name in ("lr", "clip"):
@@ -56,14 +61,21 @@ class RunConfig:
         return torch.bfloat16 if self.bf16 else torch.float32
 
     def rank_batch(self, world_size: int) -> int:
-        """Samples of a step on each rank; ValueError where the batch does not divide."""
-        if self.batch % world_size:
+        """Samples of a step on each rank; ValueError where ranks or the batch do not divide."""
+        if world_size % self.sequence_parallel:
             raise ValueError(
-                f"batch must be a multiple of the {world_size} ranks, got {self.batch}; "
-                f"nearest are {_below(self.batch, world_size)} and "
-                f"{_below(self.batch, world_size) + world_size}"
+                f"sequence_parallel must divide the {world_size} ranks, "
+                f"got {self.sequence_parallel}"
             )
-        return self.batch // world_size
+        groups = world_size // self.sequence_parallel
+        if self.batch % groups:
+            whose = "ranks" if self.sequence_parallel == 1 else "groups of ranks"
+            raise ValueError(
+                f"batch must be a multiple of the {groups} {whose}, got {self.batch}; "
+                f"nearest are {_below(self.batch, groups)} and "
+                f"{_below(self.batch, groups) + groups}"
+            )
+        return self.batch // groups
 
     def micro_batches(self, world_size: int) -> int:
         """Forwards per step and rank."""

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
+from ..attention import Attention, LocalAttention
 from ..models.dit import DiT
 from .config import RunConfig
 from .stage import Stage
@@ -71,6 +72,18 @@ def joined_world(device: torch.device) -> Iterator[World]:
     finally:
         gc.collect()  # what still holds the group must not outlive it
         dist.destroy_process_group()
+
+
+def attention_over(run: RunConfig, world: World) -> Attention:
+    """What a run's models attend with: local, or over the ranks that share a sample."""
+    local = LocalAttention()
+    if run.sequence_parallel == 1:
+        return local
+    from ..parallel.attention import UlyssesAttention
+
+    run.rank_batch(world.size)  # refuses what does not divide
+    group, _ = dist.new_subgroups(run.sequence_parallel)
+    return UlyssesAttention(group, local, dist.constants.default_pg_timeout)
 
 
 def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:

@@ -106,17 +106,19 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
 
 def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
     """Bytes per sample that wait for the backward, and what one block needs meanwhile."""
-    tensor = tokens * dit.hidden * config.run.dtype.itemsize
+    whole = tokens * dit.hidden * config.run.dtype.itemsize
+    tensor = -(-whole // config.run.sequence_parallel)
     passes, blocks = dit_passes(config), dit.double + dit.single
     kept = blocks * (passes.trained + passes.through)
     if isinstance(config, PredictorStageConfig):
         kept += config.depth
-        kept_features = 2 * len(feature_depths(blocks)) if config.adversarial else 0
+        # The discriminator sees all tokens on every rank.
+        features = 2 * len(feature_depths(blocks)) * whole if config.adversarial else 0
     else:
-        kept_features = 0
+        features = 0
     if config.run.activation_checkpointing:
-        return tensor * (kept + kept_features + KEPT_PER_BLOCK)
-    return tensor * (kept * KEPT_PER_BLOCK + kept_features)
+        return tensor * (kept + KEPT_PER_BLOCK) + features
+    return tensor * kept * KEPT_PER_BLOCK + features
 
 
 def _parameters(module: nn.Module) -> int:

@@ -28,14 +28,16 @@ def fresh_dit(config: DiTConfig, seed: int, attention: Attention | None = None) 
     return dit
 
 
-def fresh_predictor(config: PredictorConfig, seed: int) -> Predictor:
+def fresh_predictor(
+    config: PredictorConfig, seed: int, attention: Attention | None = None
+) -> Predictor:
     """A predictor that gives back what is cached, fp32, on the CPU: its blocks are the identity.
 
     SiLU(z) is z/2 where z is small, so its fusions divide by FUSION_SCALE before it and multiply
     after it. They learn their weights without these factors (`Scaled`): hidden states are large,
     and an optimizer's steps in the weights themselves would be, too.
     """
-    predictor = build_predictor(config, device="cpu")
+    predictor = build_predictor(config, attention=attention, device="cpu")
     initialise(predictor, seed)
     for module in predictor.modules():
         if isinstance(module, FusionMLP):
@@ -69,11 +71,11 @@ def _pass_cached(fusion: FusionMLP) -> None:
     register_parametrization(last, "weight", Scaled(2 * FUSION_SCALE))
 
 
-def deepened(dit: DiT, config: DiTConfig, seed: int) -> DiT:
+def deepened(dit: DiT, config: DiTConfig, seed: int, attention: Attention | None = None) -> DiT:
     """`dit` with new single-stream blocks, up to those of `config`, that are the identity."""
     if replace(dit.config, single=config.single) != config:
         raise ValueError(f"start must differ in its single-stream blocks only, got {dit.config}")
-    deeper = fresh_dit(config, seed)
+    deeper = fresh_dit(config, seed, attention)
     copy_into_deeper(dit, deeper)
     return deeper
 

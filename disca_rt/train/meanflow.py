@@ -62,6 +62,10 @@ class MeanFlowStageConfig:
                 raise ValueError(
                     f"{name} does not go with derivative jvp; choose finite-difference"
                 )
+        if self.derivative == "jvp" and self.run.sequence_parallel > 1:
+            raise ValueError(
+                "sequence_parallel does not go with derivative jvp; choose finite-difference"
+            )
 
 
 class MeanFlowStage:

@@ -212,6 +212,7 @@ def features(dit: DiT, point: Point, prepared: Prepared, depths: list[int]) -> F
     first = 0
     for last in depths:
         tokens = run_blocks(dit.blocks[first : last + 1], tokens, context)
-        hidden.append(tokens[:, : context.layout.img_len])
+        img = tokens[:, : context.layout.img_len]
+        hidden.append(dit.sharding.gather(img, context.layout))
         first = last + 1
     return Features(hidden, prepared.grid)

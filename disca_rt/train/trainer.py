@@ -112,7 +112,8 @@ class _Trainer:
         """Gradients of the step's mean loss; returns its terms, the mean over ranks."""
         run, size = self.run, self.world.size
         count, share = run.micro_batches(size), run.rank_batch(size)
-        first = self.state.done * run.batch + self.world.rank * share
+        group = self.world.rank // run.sequence_parallel
+        first = self.state.done * run.batch + group * share
         summed: dict[str, Tensor] = {}
         for index in range(count):
             micro = share // count

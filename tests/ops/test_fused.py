@@ -16,6 +16,7 @@ from torch import Tensor
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.kernels.packing import packing
 from ops import oracle
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -220,22 +221,16 @@ def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:
 def test_the_send_layout_is_the_rotation_by_ranks(
     counts: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    from disca_rt.kernels.rms_norm_rope_send import rms_norm_rope_send
-
     make, heads = Make(dtype), sum(counts)
     x = make.randn(2, 7, 3, heads, 8)[:, :, 1]
     angles = make.randn(5, 4, dtype=torch.float32)
     tables = make.randn(8), make.randn(8), angles.cos(), angles.sin()
-    first, count = [], []
-    for each in counts:
-        count += [each] * each
-        first += [len(first)] * each
-    starts = torch.tensor([first, count], dtype=torch.int32, device=DEVICE)
     with results_begin_as_nan():
-        sent = rms_norm_rope_send(x, *tables, starts)
+        sent = fused().rms_norm_rope_send(x, *tables, packing(counts, DEVICE))
     expected = fused().rms_norm_rope(x.clone(), *tables)
-    parts = expected.split([each for each in counts if each], dim=2)
-    assert torch.equal(sent, torch.cat([part.flatten() for part in parts]))
+    parts = expected.split(counts, dim=2)
+    assert torch.equal(sent, torch.cat([part.flatten(1, 2) for part in parts], dim=1))
+    assert sent.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from disca_rt.parallel._native import Plan, Scheduler, Slot
 
+from disca_rt.parallel._native import Plan, Scheduler, Slot
 from disca_rt.parallel.attention import gathered_places
 
 CASES = 12
@@ -44,7 +44,7 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
         device=torch.device("cpu"),
         timeout=timedelta(seconds=60),
     )
-    places, mine = gathered_places(plan, rank), shard_places(plan, rank)
+    places, mine = gathered_places(plan, plan.group_of(rank)), shard_places(plan, rank)
     assert places.sort().values.tolist() == list(range(img + txt))
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     for _ in range(LAYERS):
@@ -58,8 +58,8 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
                 ours = scheduler.receive(slot, chunk)
                 assert torch.equal(ours, tokens[:, places, span.start : span.stop])
                 ours.fill_(float("nan"))  # what the next layer must not see
-            scheduler.send_back(chunk, whole[Slot.Q][:, places, span.start : span.stop])
-        assert torch.equal(scheduler.receive_back(), whole[Slot.Q][:, mine])
+            scheduler.send_back(Slot.O, chunk, whole[Slot.Q][:, places, span.start : span.stop])
+        assert torch.equal(scheduler.receive_back(Slot.O), whole[Slot.Q][:, mine])
 
 
 SLOTS = Slot.V, Slot.K, Slot.Q

@@ -1,33 +1,19 @@
 """Exchanges over gloo: what was scattered comes back bit by bit, and plans are refused in words."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
 from disca_rt.parallel._native import Plan, legal_world_sizes, token_shard
+from parallel.launch import passes
 
-ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("exchange_worker.py")
-
-
-def torchrun(ranks: int, *command: str | Path) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *launch, *map(str, command)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_what_is_exchanged_comes_back(ranks: int) -> None:
-    done = torchrun(ranks, WORKER)
-    assert done.returncode == 0, done.stderr[-4000:]
+    passes(ranks, HERE / "exchange_worker.py")
 
 
 def test_every_token_is_on_one_rank() -> None:

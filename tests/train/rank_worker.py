@@ -17,6 +17,7 @@ VARIANTS = {
     "plain": {},
     "checkpointed": {"activation_checkpointing": True, "micro_batch": 1},
     "bf16": {"bf16": True},
+    "shared": {"sequence_parallel": 2, "activation_checkpointing": True},
 }
 
 

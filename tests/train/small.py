@@ -15,7 +15,7 @@ from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
 from disca_rt.train.config import RunConfig
-from disca_rt.train.distributed import World, placed
+from disca_rt.train.distributed import World, attention_over, placed
 from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.initialise import fresh_dit
 from disca_rt.train.meanflow import MeanFlowStageConfig
@@ -81,6 +81,7 @@ STAGES: dict[str, Callable[[Path], Any]] = {
 def run(config: Any, folder: Path, world: World = ALONE) -> tuple[Path, list[dict[str, float]]]:
     """Train on drawn clips; the weights' path and every step's loss terms."""
     terms: list[dict[str, float]] = []
-    stage = placed(lambda: build_stage(config, unconditional()), config.run, world)
+    attention = attention_over(config.run, world)
+    stage = placed(lambda: build_stage(config, unconditional(), attention), config.run, world)
     path = train(stage, config, TrainingClips(), folder, world, lambda e: terms.append(e.terms))
     return path, terms

@@ -1,4 +1,5 @@
-"""Two gloo ranks train as one does: FSDP2, micro-batches, activation checkpointing, bf16."""
+"""Gloo ranks train as one does: FSDP2, micro-batches, activation checkpointing, bf16, samples
+shared by ranks."""
 
 import json
 import os
@@ -42,15 +43,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, lis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "tolerance"), [("plain", 1e-5), ("checkpointed", 1e-5)])
-def test_two_ranks_have_the_losses_of_one(
-    variant: str, tolerance: float, alone: tuple[Path, dict], tmp_path: Path
+@pytest.mark.parametrize(
+    ("variant", "ranks"), [("plain", 2), ("checkpointed", 2), ("shared", 2), ("shared", 4)]
+)
+def test_ranks_have_the_losses_of_one(
+    variant: str, ranks: int, alone: tuple[Path, dict], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    losses = torchrun(tmp_path, variant, ranks=2)
+    losses = torchrun(tmp_path, variant, ranks)
     for name, steps in losses.items():
         for ours, theirs in zip(steps, expected[name], strict=True):
-            assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance), name
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
     for name in ("base", "cfg", "meanflow"):
         weights = [load_file(each / name / "dit.safetensors") for each in (folder, tmp_path)]
         assert weights[0].keys() == weights[1].keys()

@@ -1,0 +1,28 @@
+"""How these tests start ranks: torchrun in a process of its own, with the tree's code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(ranks: int, *command: str | Path) -> subprocess.Popen:
+    """Starts `command` on gloo ranks; its output is what they print, both streams."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", *launch, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def passes(ranks: int, worker: Path, *arguments: str | Path) -> None:
+    """Runs a worker of these tests; what it finds wrong is an error of it."""
+    process = torchrun(ranks, worker, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-4000:]

@@ -1,0 +1,92 @@
+"""One rank of test_samples.py: samples over the first N ranks, for every N, against one rank's.
+
+Run as `torchrun ... sample_worker.py`; ends with an error where anything differs.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from disca_rt.attention import Attention, LocalAttention
+from disca_rt.cache.build import build_policy
+from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import Schedule
+from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
+
+BOUND = 1e-5  # of the largest value
+TIMEOUT = timedelta(seconds=300)
+PROMPTS = [
+    "a red circle moving left on a black background",
+    "a small blue square",  # a shorter one: padding
+]
+
+
+class Case(NamedTuple):
+    """`chunks` and `degree` are the attention's; the rest is a sample's."""
+
+    policy: str = "disca"
+    chunks: int = 1
+    degree: int = 0
+    prompts: int = 1
+    guided: bool = False
+
+    def sample(self, attention: Attention) -> Tensor:
+        runtime = with_tiny_prompts(Runtime.load(DIT, PREDICTOR, attention=attention))
+        inputs: dict[str, Any] = runtime.prompt_inputs(
+            PROMPTS[: self.prompts], frames=9, height=40, width=56, guidance_scale=3.0
+        )
+        if self.guided:  # a second pass, mixed as classifier-free guidance does
+            empty = runtime.prompt_inputs([""] * self.prompts, frames=9, height=40, width=56)
+            inputs["negative"] = empty["conditioning"]
+        policy = build_policy(self.policy, runtime.predictor, runtime.dit.ops)
+        schedule = Schedule(4, shift=5.0, step_list=(0, 2))
+        seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
+        return runtime.sample(**inputs, schedule=schedule, policy=policy, seed=seed).latents
+
+
+def cases(ranks: int) -> Iterator[Case]:
+    yield Case()
+    if ranks in (2, 3):
+        yield Case(chunks=3, prompts=2)
+        yield Case(policy="taylor", guided=True)
+        yield Case(policy="reuse")
+        yield Case(policy="full")
+    if ranks in (4, 6):
+        yield Case(degree=2)
+        yield Case(degree=1, prompts=2)
+
+
+def main() -> None:
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    rank, alone = dist.get_rank(), {}
+    for ranks in range(1, dist.get_world_size() + 1):
+        group = dist.new_group(range(ranks))
+        if rank >= ranks:
+            continue
+        for case in cases(ranks):
+            attention = UlyssesAttention(
+                group, LocalAttention(), TIMEOUT, chunks=case.chunks, ulysses_degree=case.degree
+            )
+            latents = case.sample(attention)
+            everyone = [torch.empty_like(latents) for _ in range(ranks)]
+            dist.all_gather(everyone, latents, group=group)
+            assert all(torch.equal(latents, theirs) for theirs in everyone), f"{ranks}: {case}"
+            if rank == 0:
+                kind = case._replace(chunks=1, degree=0)
+                if kind not in alone:
+                    alone[kind] = case.sample(LocalAttention())
+                error = (latents - alone[kind]).abs().max() / alone[kind].abs().max()
+                print(f"{ranks} ranks, {case}: {error:.1e}", flush=True)
+                assert error < BOUND, f"{ranks} ranks, {case}: {error:.1e} away"
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
