@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .kernels.packing import Packing
-from .parallel.sharding import Sharding, Whole
+from .sharding import Sharding, Whole
 
 
 class TokenLayout(NamedTuple):

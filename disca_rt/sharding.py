@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..attention import TokenLayout
-    from ..models.blocks import BlockContext
+    from .attention import TokenLayout
+    from .models.blocks import BlockContext
 
 
 class Sharding(Protocol):
