@@ -1,0 +1,147 @@
+"""One rank of test_gpu.py, on a GPU of its own over NCCL: exchanges bit by bit, and their overlap.
+
+Run as `torchrun ... gpu_worker.py`; ends with an error where anything differs.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.kernels.ops import get_ops
+from disca_rt.parallel._native import Plan, Scheduler, Slot
+from disca_rt.parallel.attention import UlyssesAttention, gathered_places
+
+IMG, TXT, HEADS, WIDTH = 4096, 64, 24, 128
+LAYERS = 3
+SLOTS = Slot.V, Slot.K, Slot.Q
+
+
+def main() -> None:
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", device_id=device)
+    bitwise(device)
+    close_to_local(device)
+    overlapped(device)
+    dist.destroy_process_group()
+
+
+def bitwise(device: torch.device) -> None:
+    """Several layers, no synchronisation between them; every tensor is another one."""
+    plan = Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
+    rank = dist.get_rank()
+    scheduler = Scheduler(
+        plan=plan,
+        rank=rank,
+        group=dist.group.WORLD,
+        batch=2,
+        head_dim=WIDTH,
+        dtype=torch.bfloat16,
+        device=device,
+        timeout=timedelta(seconds=60),
+    )
+    shard, span = plan.shard(rank), plan.heads(rank)
+    mine = torch.cat(
+        [
+            torch.arange(shard.img.start, shard.img.stop, device=device),
+            IMG + torch.arange(shard.txt.start, shard.txt.stop, device=device),
+        ]
+    )
+    places = gathered_places(plan, 0).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    differences = []
+    for _ in range(LAYERS):
+        shape = 2, IMG + TXT, HEADS, WIDTH
+        whole = [torch.randn(shape, device=device, generator=generator).bfloat16() for _ in SLOTS]
+        for slot, tokens in zip(SLOTS, whole, strict=True):
+            scheduler.send(slot, tokens[:, mine])
+        for slot, tokens in zip(SLOTS, whole, strict=True):
+            expected = tokens[:, places, span.start : span.stop]
+            differences.append((scheduler.receive(slot, 0) != expected).sum())
+        scheduler.send_back(Slot.O, 0, whole[2][:, places, span.start : span.stop])
+        differences.append((scheduler.receive_back(Slot.O) != whole[2][:, mine]).sum())
+    assert torch.stack(differences).sum() == 0
+
+
+class _Products:
+    """Work of a block: matrix products, in two pieces."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+
+    def advance(self) -> None:
+        for _ in range(8):
+            self._matrix @ self._matrix
+
+
+def attended(attention: UlyssesAttention, parts: list[Tensor], layout: TokenLayout) -> Tensor:
+    """One attention as a single-stream block does it, fused norm and RoPE in the send layout."""
+    v, k, q = parts
+    ops = get_ops("triton", v.device)
+    one = torch.ones(WIDTH, device=v.device, dtype=v.dtype)
+    angles = torch.zeros(layout.img_len, WIDTH // 2, device=v.device)
+    tables = one, one, angles.cos(), angles.sin()
+    handle = attention.begin(layout)
+    handle.put_v(v)
+    for put, tokens in ((handle.put_k, k), (handle.put_q, q)):
+        put(ops.rms_norm_rope_send(tokens, *tables, handle.packing))
+    return handle.result(_Products(torch.randn(4096, 4096, device=v.device, dtype=v.dtype)))
+
+
+def sharded(device: torch.device) -> tuple[UlyssesAttention, list[Tensor], TokenLayout, Tensor]:
+    attention = UlyssesAttention(dist.group.WORLD, LocalAttention(), timedelta(seconds=60))
+    mine = attention.sharding.places(IMG, TXT).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    shape = 1, IMG + TXT, HEADS, WIDTH
+    whole = [torch.randn(shape, device=device, generator=generator).bfloat16() for _ in SLOTS]
+    layout = TokenLayout(int((mine < IMG).sum()), None, (IMG, TXT))
+    return attention, [each[:, mine] for each in whole], layout, mine
+
+
+@torch.no_grad()
+def close_to_local(device: torch.device) -> None:
+    attention, parts, layout, mine = sharded(device)
+    out = attended(attention, parts, layout)
+    generator = torch.Generator(device).manual_seed(0)
+    shape = 1, IMG + TXT, HEADS, WIDTH
+    v, k, q = (torch.randn(shape, device=device, generator=generator).bfloat16() for _ in SLOTS)
+    k, q = (torch.nn.functional.rms_norm(each.float(), (WIDTH,), eps=1e-6) for each in (k, q))
+    heads = (each.double().transpose(1, 2) for each in (q, k, v))
+    exact = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    assert (out - exact[:, mine]).abs().max() < 2e-2
+
+
+@torch.no_grad()
+def overlapped(device: torch.device) -> None:
+    """Some transfer runs while a matrix product does."""
+    attention, parts, layout, _ = sharded(device)
+    attended(attention, parts, layout)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(LAYERS):
+            attended(attention, parts, layout)
+        torch.cuda.synchronize()
+    kernels = [each for each in profiled.events() if each.device_type.name == "CUDA"]
+    transfers = [each for each in kernels if "nccl" in each.name.lower()]
+    if dist.get_world_size() == 1:  # NCCL copies to itself, with or without a kernel
+        return
+    assert transfers
+    others = [each for each in kernels if each not in transfers]
+    hidden = sum(
+        max(
+            0.0,
+            min(a.time_range.end, b.time_range.end) - max(a.time_range.start, b.time_range.start),
+        )
+        for a in transfers
+        for b in others
+    )
+    assert hidden > 0, f"{len(transfers)} transfers, none under any of {len(others)} kernels"
+
+
+if __name__ == "__main__":
+    main()
