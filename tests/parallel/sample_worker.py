@@ -5,7 +5,8 @@ Run as `torchrun ... sample_worker.py`; ends with an error where anything differ
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from disca_rt.schedule import Schedule
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 
 BOUND = 1e-5  # of the largest value
+BASE = Path(__file__).parents[2] / "ladder" / "base.safetensors"
 TIMEOUT = timedelta(seconds=300)
 PROMPTS = [
     "a red circle moving left on a black background",
@@ -27,7 +29,10 @@ PROMPTS = [
 
 
 class Case(NamedTuple):
-    """`chunks` and `degree` are the attention's; the rest is a sample's."""
+    """`chunks` and `degree` are the attention's; the rest is a sample's.
+
+    `guided`: by the base model, in two passes.
+    """
 
     policy: str = "disca"
     chunks: int = 1
@@ -36,13 +41,16 @@ class Case(NamedTuple):
     guided: bool = False
 
     def sample(self, attention: Attention) -> Tensor:
-        runtime = with_tiny_prompts(Runtime.load(DIT, PREDICTOR, attention=attention))
-        inputs: dict[str, Any] = runtime.prompt_inputs(
-            PROMPTS[: self.prompts], frames=9, height=40, width=56, guidance_scale=3.0
+        models = (BASE, None) if self.guided else (DIT, PREDICTOR)
+        runtime = with_tiny_prompts(Runtime.load(*models, attention=attention))
+        inputs = runtime.prompt_inputs(
+            PROMPTS[: self.prompts],
+            frames=9,
+            height=40,
+            width=56,
+            negative_prompt="",
+            guidance_scale=3.0,
         )
-        if self.guided:  # a second pass, mixed as classifier-free guidance does
-            empty = runtime.prompt_inputs([""] * self.prompts, frames=9, height=40, width=56)
-            inputs["negative"] = empty["conditioning"]
         policy = build_policy(self.policy, runtime.predictor, runtime.dit.ops)
         schedule = Schedule(4, shift=5.0, step_list=(0, 2))
         seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
