@@ -24,8 +24,10 @@ from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..schedule import Schedule
+from ..sharding import Whole
 from ..weights.load import load_dit, load_predictor
 from .engine import Guidance, Pass, StepEvent, denoise
+from .graphs import GraphRunner
 from .stopwatch import StageTime, Stopwatch
 
 
@@ -58,7 +60,11 @@ class Sample:
 
 
 class Runtime:
-    """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs."""
+    """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs.
+
+    With `graphs` steps, and whole trajectories where nobody looks in between, are captured at their
+    second run and then replayed.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Runtime:
         *,
         codec: Codec | None = None,
         text_encoder: TextEncoder | None = None,
+        graphs: GraphRunner | None = None,
     ) -> None:
         differences = predictor.config.differences(dit.config) if predictor is not None else []
         if differences:
@@ -78,6 +85,10 @@ class Runtime:
             )
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
+        if graphs is not None and not isinstance(dit.sharding, Whole):
+            raise ValueError("graphs do not go with sequence parallelism; leave out one")
+        self.graphs = graphs
+        self._policies: dict[str, CachePolicy] = {}
         self._states: dict[tuple[str, int], _PooledState] = {}
         self._busy = threading.Lock()
 
@@ -187,11 +198,7 @@ class Runtime:
         """
         guidance = self._guidance(guidance_scale, negative)
         latents = self._initial_latents(latents, latent_shape, conditioning.batch, seed)
-        chosen = (
-            build_policy(policy, self.predictor, self.dit.ops)
-            if isinstance(policy, str)
-            else policy
-        )
+        chosen = self._policy(policy) if isinstance(policy, str) else policy
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
@@ -210,6 +217,7 @@ class Runtime:
                     stopwatch,
                     on_step,
                     cancel,
+                    self.graphs if chosen.schedule_known else None,
                 )
                 video = None
                 if self.codec is not None:
@@ -219,6 +227,12 @@ class Runtime:
             return Sample(latents, video, times)
         finally:
             self._busy.release()
+
+    def _policy(self, name: str) -> CachePolicy:
+        """The same at every sample: captures are a policy's own."""
+        if name not in self._policies:
+            self._policies[name] = build_policy(name, self.predictor, self.dit.ops)
+        return self._policies[name]
 
     def _guidance(self, scale: float | None, negative: Conditioning | None) -> Guidance:
         if scale is not None and not 0 <= scale < float("inf"):
@@ -272,6 +286,8 @@ class Runtime:
         if pooled is None or pooled.tokens != tokens:
             # The old buffers go before the new ones come: peak memory holds one state per pass.
             self._states.pop(key, None)
+            if self.graphs is not None:
+                self.graphs.clear()  # they write into the old ones
             state = policy.allocate(tokens, self.dit.dtype, self.dit.device)
             pooled = self._states[key] = _PooledState(tokens, state)
         return Pass(prepared, pooled.state)
