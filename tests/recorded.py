@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on a CPU: notes down aten calls and makes them again on the same memory.
+"""A stand-in for CUDA graphs on a CPU: notes down aten calls, and makes them again in place.
 
 As with a graph no Python runs at a replay, addresses are those of the capture, and capturing leaves
 every buffer as it was.
