@@ -49,6 +49,7 @@ PYBIND11_MODULE(_native, module) {
       .def("shard", &Plan::shard)
       .def("heads", py::overload_cast<int64_t>(&Plan::heads, py::const_))
       .def("heads", py::overload_cast<int64_t, int64_t>(&Plan::heads, py::const_))
+      .def("group_span", &Plan::group_span)
       .def("group_tokens", &Plan::group_tokens)
       .def("send_rows", &Plan::send_rows)
       .def("receive_rows", &Plan::receive_rows)

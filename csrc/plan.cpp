@@ -13,12 +13,6 @@ Span part(int64_t count, int64_t parts, int64_t index) {
   return {count * index / parts, count * (index + 1) / parts};
 }
 
-// The same with the larger parts where the others are small, so that two streams even out.
-Span part_from_end(int64_t count, int64_t parts, int64_t index) {
-  const Span mirrored = part(count, parts, parts - 1 - index);
-  return {count - mirrored.stop, count - mirrored.start};
-}
-
 // The largest divisor of `ranks` that fits `heads` and a node.
 int64_t largest_ulysses_degree(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
   const int64_t most = std::min(heads, ranks_per_node > 0 ? ranks_per_node : ranks);
@@ -57,10 +51,10 @@ void check_counts(const Request& request) {
   check_positive("ranks_per_node", request.ranks_per_node, 0);
   check_positive("ulysses_degree", request.ulysses_degree, 0);
   check_positive("head_chunks", request.head_chunks, 1);
-  if (request.ranks > request.img_tokens) {
+  const int64_t tokens = request.img_tokens + request.txt_tokens;
+  if (request.ranks > tokens) {
     std::ostringstream text;
-    text << "ranks must be at most the " << request.img_tokens << " image tokens, got "
-         << request.ranks;
+    text << "ranks must be at most the " << tokens << " tokens, got " << request.ranks;
     refuse(text.str());
   }
 }
@@ -105,7 +99,10 @@ std::vector<int64_t> Plan::members(int64_t group) const {
 }
 
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank) {
-  return {part(img_tokens, ranks, rank), part_from_end(txt_tokens, ranks, rank)};
+  const Span joint = part(img_tokens + txt_tokens, ranks, rank);
+  const auto img = [&](int64_t place) { return std::min(place, img_tokens); };
+  const auto txt = [&](int64_t place) { return std::max<int64_t>(place - img_tokens, 0); };
+  return {{img(joint.start), img(joint.stop)}, {txt(joint.start), txt(joint.stop)}};
 }
 
 Shard Plan::shard(int64_t rank) const {
@@ -120,10 +117,9 @@ Span Plan::heads(int64_t rank, int64_t chunk) const {
   return {all.start + within.start, all.start + within.stop};
 }
 
-int64_t Plan::group_tokens(int64_t group) const {
-  int64_t tokens = 0;
-  for (const int64_t rank : members(group)) tokens += shard(rank).tokens();
-  return tokens;
+Span Plan::group_span(int64_t group) const {
+  const Shard first = shard(group * ulysses_), last = shard((group + 1) * ulysses_ - 1);
+  return {first.img.start + first.txt.start, last.img.stop + last.txt.stop};
 }
 
 int64_t Plan::largest_group_tokens() const {

@@ -30,15 +30,17 @@ struct Request {
   int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
 };
 
-// A rank's part of both streams. Its joint tokens are these image rows, then these text rows.
+// A rank's part of both streams: these image rows, then these text rows, of which only one rank at
+// most has both.
 struct Shard {
   Span img;
   Span txt;
   int64_t tokens() const { return img.size() + txt.size(); }
 };
 
-// Rank `rank`'s part of both streams among `ranks`: whatever the heads, so that who only shares out
-// tokens needs no plan.
+// Rank `rank`'s part of both streams among `ranks`. The joint sequence, image first, is cut into
+// nearly equal spans, so that what is gathered is in the order of one rank's attention, and sums are
+// its sums. Whatever the heads, so that who only shares out tokens needs no plan.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
 class Plan {
@@ -59,8 +61,9 @@ class Plan {
   // All heads of `rank`, or those of one chunk of them.
   Span heads(int64_t rank) const;
   Span heads(int64_t rank, int64_t chunk) const;
-  // Tokens that a group has once it has exchanged: its members' shards, one after another.
-  int64_t group_tokens(int64_t group) const;
+  // Joint tokens that a group has once it has exchanged: its members' shards, one after another.
+  Span group_span(int64_t group) const;
+  int64_t group_tokens(int64_t group) const { return group_span(group).size(); }
   int64_t largest_group_tokens() const;
 
   // Rows of one head each, (tokens × heads), to and from every member of the rank's group when

@@ -32,7 +32,7 @@ class Groups(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """One plan at work. `places [S_group]`: where the tokens were that a group has together.
+    """One plan at work. `places [S_group]`: where the tokens are that a group has together.
 
     Groups are in the order in which their keys come round to this rank, its own first. `packing` is
     that of a member's heads.
@@ -109,7 +109,8 @@ class UlyssesAttention:
             )
             own = plan.group_of(rank)
             groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
-            places = [gathered_places(plan, group).to(like.device) for group in groups]
+            spans = (plan.group_span(group) for group in groups)
+            places = [torch.arange(s.start, s.stop, device=like.device) for s in spans]
             counts = [len(plan.heads(member)) for member in plan.members(own)]
             packed = packing(counts, like.device)
             self._exchanges[key] = Exchange(scheduler, packed, groups, places)
@@ -204,13 +205,3 @@ class UlyssesHandle:
             yield here
             here = tuple(self._scheduler.receive_passed(slot, chunk) for slot in slots)
         yield here
-
-
-def gathered_places(plan: Plan, group: int) -> Tensor:
-    """Where each token that a group has together was among the whole sample's, image first."""
-    spans = []
-    for member in plan.members(group):
-        shard = plan.shard(member)
-        spans.append(torch.arange(shard.img.start, shard.img.stop))
-        spans.append(plan.img_tokens + torch.arange(shard.txt.start, shard.txt.stop))
-    return torch.cat(spans)

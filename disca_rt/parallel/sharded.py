@@ -25,8 +25,7 @@ class Sharded:
     def places(self, img_tokens: int, txt_tokens: int) -> Tensor:
         """Where this rank's tokens are among a sample's, image first: `[S_shard]`."""
         shard = self._shard(img_tokens, txt_tokens, self._group.rank())
-        txt = img_tokens + torch.arange(shard.txt.start, shard.txt.stop)
-        return torch.cat([torch.arange(shard.img.start, shard.img.stop), txt])
+        return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
     def alike(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
@@ -38,9 +37,9 @@ class Sharded:
         whole = img_len, tokens.shape[1] - img_len
         shard = self._shard(*whole, self._group.rank())
         img = slice(shard.img.start, shard.img.stop)
-        txt = slice(img_len + shard.txt.start, img_len + shard.txt.stop)
+        joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
         layout = TokenLayout(len(shard.img), context.layout.lengths, whole)
-        return torch.cat([tokens[:, img], tokens[:, txt]], dim=1), context._replace(
+        return tokens[:, joint], context._replace(
             freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
         )
 

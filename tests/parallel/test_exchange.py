@@ -29,7 +29,7 @@ def test_every_token_is_on_one_rank() -> None:
     ("changes", "message"),
     [
         ({"ranks": 0}, "ranks must be at least 1, got 0"),
-        ({"img_tokens": 3}, "ranks must be at most the 3 image tokens, got 4"),
+        ({"img_tokens": 2, "txt_tokens": 1}, "ranks must be at most the 3 tokens, got 4"),
         ({"ranks": 37, "heads": 8}, "legal numbers are"),
         ({"ulysses_degree": 3}, "must divide the 4 ranks .* legal are 1, 2, 4"),
     ],
