@@ -1,0 +1,115 @@
+"""What every rank does in one block, as steps for the simulator: compute, start, wait, in order.
+
+Follows `UlyssesHandle` and `Scheduler` step by step: V, K and Q leave as each is made, in chunks of
+heads; a chunk is attended when it is there, while K and V of the next ring step travel; its result
+leaves under the next chunk. Durations come from elsewhere, measured or estimated.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ._native import Plan
+from .links import Links
+from .simulate import Compute, Program, Start, Step, Timeline, Transfer, Wait, simulate
+
+Pieces = tuple[Compute, ...]
+
+
+class BlockWork(NamedTuple):
+    """A rank's compute in one block, in order, with what leaves between.
+
+    `pack` and `unpack` have a piece for each chunk of heads, and none where nothing travels. In a
+    single-stream block the MLP half is in two pieces, `under_q` and `under_o`. `attend` has for
+    each chunk a piece for each ring step.
+    """
+
+    enter: Pieces
+    v: Pieces
+    k: Pieces
+    q: Pieces
+    pack: Pieces
+    under_q: Pieces
+    attend: tuple[Pieces, ...]
+    under_o: Pieces
+    unpack: Pieces
+    leave: Pieces
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        attend = sum(self.attend, ())
+        pieces = [*self.enter, *self.v, *self.k, *self.q, *3 * self.pack, *self.under_q]
+        pieces += [*attend, *self.under_o, *self.unpack, *self.leave]
+        return sum(piece.seconds for piece in pieces)
+
+
+def simulate_block(plan: Plan, works: Sequence[BlockWork], links: Links) -> list[Timeline]:
+    """One block on every rank of `plan`, begun together; `works` has each rank's."""
+    traffic = _Traffic(plan, links)
+    return simulate([_program(traffic, rank, work) for rank, work in enumerate(works)])
+
+
+def _program(traffic: "_Traffic", rank: int, work: BlockWork) -> Program:
+    chunks = range(traffic.plan.chunks)
+    steps: list[Step] = [*work.enter]
+    for slot in ("V", "K", "Q"):
+        steps += getattr(work, slot.lower())
+        for chunk in chunks:
+            steps += work.pack[chunk : chunk + 1]
+            steps += map(Start, traffic.exchange(rank, slot, chunk))
+    steps += work.under_q
+    for chunk in chunks:
+        for slot in ("Q", "K", "V"):
+            steps += map(Wait, traffic.exchange(rank, slot, chunk))
+        steps += _ring(traffic, rank, chunk, work.attend[chunk])
+        steps += map(Start, traffic.exchange(rank, "O", chunk))
+    steps += work.under_o
+    for chunk in chunks:
+        steps += map(Wait, traffic.exchange(rank, "O", chunk))
+        steps += work.unpack[chunk : chunk + 1]
+    return [*steps, *work.leave]
+
+
+def _ring(traffic: "_Traffic", rank: int, chunk: int, attend: Pieces) -> Iterator[Step]:
+    """K and V at hand are attended while those of the next step come."""
+    for step, piece in enumerate(attend):
+        coming = traffic.rotation(rank, chunk, step) if step + 1 < len(attend) else []
+        yield from map(Start, coming)
+        yield piece
+        yield from map(Wait, coming)
+
+
+class _Traffic:
+    """The transfers of a plan: all ranks of one make the same of it."""
+
+    def __init__(self, plan: Plan, links: Links) -> None:
+        self.plan, self._links = plan, links
+
+    def exchange(self, rank: int, slot: str, chunk: int) -> list[Transfer]:
+        """Of "V", "K", "Q" or "O" in `rank`'s Ulysses group; none where that is one rank."""
+        ranks = tuple(self.plan.members(self.plan.group_of(rank)))
+        if len(ranks) == 1:
+            return []
+        most = max(exchange_rows(self.plan, member, chunk) for member in ranks)
+        name = slot if self.plan.chunks == 1 else f"{slot}{chunk}"
+        return [self._transfer(name, slot, ranks, most)]
+
+    def rotation(self, rank: int, chunk: int, step: int) -> list[Transfer]:
+        """K and V of a chunk's heads to the next group, those that were attended in `step`."""
+        plan = self.plan
+        first, groups = rank % plan.ulysses_degree, range(plan.ring_degree)
+        ranks = tuple(plan.members(group)[first] for group in groups)
+        most = max(map(plan.group_tokens, groups)) * len(plan.heads(rank, chunk))
+        place = f"{step + 1}" if plan.chunks == 1 else f"{step + 1}.{chunk}"
+        return [self._transfer(f"ring {slot}{place}", "ring", ranks, most) for slot in "KV"]
+
+    def _transfer(self, name: str, kind: str, ranks: tuple[int, ...], rows: int) -> Transfer:
+        wire, link = self._links.among(ranks)
+        return Transfer(name, kind, wire, ranks, link.seconds(rows * self.plan.row_bytes))
+
+
+def exchange_rows(plan: Plan, rank: int, chunk: int) -> int:
+    """The more of what `rank` sends to and receives from others, in rows of one head."""
+    ours = rank % plan.ulysses_degree
+    sent, received = plan.send_rows(rank, chunk), plan.receive_rows(rank, chunk)
+    return max(sum(rows) - rows[ours] for rows in (sent, received))
