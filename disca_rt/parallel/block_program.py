@@ -1,8 +1,8 @@
 """What every rank does in one block, as steps for the simulator: compute, start, wait, in order.
 
 Follows `UlyssesHandle` and `Scheduler` step by step: V, K and Q leave as each is made, in chunks of
-heads; a chunk is attended when it is there, while K and V of the next ring step travel; its result
-leaves under the next chunk. Durations come from elsewhere, measured or estimated.
+heads; a chunk is attended when it is there, while K and V go on round the ring; its result leaves
+under the next chunk. Durations come from elsewhere, measured or estimated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,17 @@ Pieces = tuple[Compute, ...]
 class BlockWork(NamedTuple):
     """A rank's compute in one block, in order, with what leaves between.
 
-    `pack` and `unpack` have a piece for each chunk of heads, and none where nothing travels. In a
-    single-stream block the MLP half is in two pieces, `under_q` and `under_o`. `attend` has for
-    each chunk a piece for each ring step.
+    `pack_v`, `pack_kq` and `unpack` have a piece for each chunk of heads, and none where nothing is
+    copied. In a single-stream block the MLP half is in two pieces, `under_q` and `under_o`.
+    `attend` has for each chunk a piece for each ring step.
     """
 
     enter: Pieces
     v: Pieces
     k: Pieces
     q: Pieces
-    pack: Pieces
+    pack_v: Pieces
+    pack_kq: Pieces
     under_q: Pieces
     attend: tuple[Pieces, ...]
     under_o: Pieces
@@ -37,10 +38,8 @@ class BlockWork(NamedTuple):
     @property
     def seconds(self) -> float:
         """All of it."""
-        attend = sum(self.attend, ())
-        pieces = [*self.enter, *self.v, *self.k, *self.q, *3 * self.pack, *self.under_q]
-        pieces += [*attend, *self.under_o, *self.unpack, *self.leave]
-        return sum(piece.seconds for piece in pieces)
+        parts = self._replace(pack_kq=2 * self.pack_kq, attend=sum(self.attend, ()))
+        return sum(piece.seconds for part in parts for piece in part)
 
 
 def simulate_block(plan: Plan, works: Sequence[BlockWork], links: Links) -> list[Timeline]:
@@ -52,16 +51,15 @@ def simulate_block(plan: Plan, works: Sequence[BlockWork], links: Links) -> list
 def _program(traffic: "_Traffic", rank: int, work: BlockWork) -> Program:
     chunks = range(traffic.plan.chunks)
     steps: list[Step] = [*work.enter]
-    for slot in ("V", "K", "Q"):
-        steps += getattr(work, slot.lower())
+    made = ("V", work.v, work.pack_v), ("K", work.k, work.pack_kq), ("Q", work.q, work.pack_kq)
+    for slot, pieces, pack in made:
+        steps += pieces
         for chunk in chunks:
-            steps += work.pack[chunk : chunk + 1]
+            steps += pack[chunk : chunk + 1]
             steps += map(Start, traffic.exchange(rank, slot, chunk))
     steps += work.under_q
     for chunk in chunks:
-        for slot in ("Q", "K", "V"):
-            steps += map(Wait, traffic.exchange(rank, slot, chunk))
-        steps += _ring(traffic, rank, chunk, work.attend[chunk])
+        steps += _attend(traffic, rank, chunk, work.attend[chunk])
         steps += map(Start, traffic.exchange(rank, "O", chunk))
     steps += work.under_o
     for chunk in chunks:
@@ -70,13 +68,18 @@ def _program(traffic: "_Traffic", rank: int, work: BlockWork) -> Program:
     return [*steps, *work.leave]
 
 
-def _ring(traffic: "_Traffic", rank: int, chunk: int, attend: Pieces) -> Iterator[Step]:
-    """K and V at hand are attended while those of the next step come."""
-    for step, piece in enumerate(attend):
-        coming = traffic.rotation(rank, chunk, step) if step + 1 < len(attend) else []
-        yield from map(Start, coming)
+def _attend(traffic: "_Traffic", rank: int, chunk: int, pieces: Pieces) -> Iterator[Step]:
+    """K and V leave for the next group when they are here, and are attended while they go."""
+    for slot in ("K", "V"):
+        yield from map(Wait, traffic.exchange(rank, slot, chunk))
+    for step, piece in enumerate(pieces):
+        if step > 0:
+            yield from map(Wait, traffic.rotation(rank, chunk, step))
+        if step + 1 < len(pieces):
+            yield from map(Start, traffic.rotation(rank, chunk, step + 1))
+        if step == 0:
+            yield from map(Wait, traffic.exchange(rank, "Q", chunk))
         yield piece
-        yield from map(Wait, coming)
 
 
 class _Traffic:
@@ -95,12 +98,12 @@ class _Traffic:
         return [self._transfer(name, slot, ranks, most)]
 
     def rotation(self, rank: int, chunk: int, step: int) -> list[Transfer]:
-        """K and V of a chunk's heads to the next group, those that were attended in `step`."""
+        """K and V of a chunk's heads to the next group, where they are attended in `step`."""
         plan = self.plan
         first, groups = rank % plan.ulysses_degree, range(plan.ring_degree)
         ranks = tuple(plan.members(group)[first] for group in groups)
         most = max(map(plan.group_tokens, groups)) * len(plan.heads(rank, chunk))
-        place = f"{step + 1}" if plan.chunks == 1 else f"{step + 1}.{chunk}"
+        place = f"{step}" if plan.chunks == 1 else f"{step}.{chunk}"
         return [self._transfer(f"ring {slot}{place}", "ring", ranks, most) for slot in "KV"]
 
     def _transfer(self, name: str, kind: str, ranks: tuple[int, ...], rows: int) -> Transfer:

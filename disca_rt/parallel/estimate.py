@@ -16,6 +16,7 @@ from .simulate import Compute
 BlockKind = Literal["double", "single"]
 
 VALUE_BYTES = 2  # bf16
+MERGE_BYTES = 26  # of each value that ring steps add up: (4 + 4), (2 + 4) and (4 + 4 + 4)
 QUERY_TILE = 128  # rows of one head that a block of the attention kernel takes
 
 
@@ -59,7 +60,9 @@ def block_work(kind: BlockKind, dit: DiTConfig, plan: Plan, rank: int, rates: Ra
         v=(ours.gemm("V", "QKV", 1, 1),),
         k=(ours.gemm("K", "QKV", 1, 1), ours.passes("norm, RoPE", 2)),
         q=(ours.gemm("Q", "QKV", 1, 1), ours.passes("norm, RoPE", 2)),
-        pack=_chunked("pack", ours, plan, rank) if travels else (),
+        pack_v=_chunked("pack", ours, plan, rank) if travels else (),
+        # In one chunk they are packed by norm and RoPE.
+        pack_kq=_chunked("pack", ours, plan, rank) if plan.chunks > 1 else (),
         under_q=ours.mlp_half() if kind == "single" else (),
         attend=_attend(dit, plan, rank, rates),
         under_o=ours.mlp_half() if kind == "single" else (),
@@ -127,8 +130,7 @@ def _attend(dit: DiTConfig, plan: Plan, rank: int, rates: Rates) -> tuple[Pieces
         flops = 4 * queries * keys * heads * dit.head_dim
         efficiency = attention_waves(queries, heads, rates.sms).efficiency
         seconds = flops / (rates.attention_tflops * 1e12 * efficiency)
-        # What a ring step adds to: read and written in fp32, the step's own read once.
-        merged = queries * heads * dit.head_dim * (4 + 4 + VALUE_BYTES) if step else 0
+        merged = queries * heads * dit.head_dim * MERGE_BYTES if step else 0
         place = "".join(f" {part}" for part, of in ((chunk, plan.chunks), (step, groups)) if of > 1)
         return Compute(f"attention{place}", "attention", seconds + merged / (rates.copy_gbs * 1e9))
 

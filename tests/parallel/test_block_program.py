@@ -27,7 +27,8 @@ def block(attend: list[list[float]], **more: float) -> BlockWork:
     """With pieces of one second but for `attend` by chunk and ring step, and `more`."""
     seconds = {"enter": 1, "v": 2, "k": 2, "q": 2, "under_q": 0, "under_o": 0, "leave": 1} | more
     given = {name: pieces(each) for name, each in seconds.items()}
-    return BlockWork(**given, attend=tuple(pieces(*each) for each in attend), pack=(), unpack=())
+    given |= dict.fromkeys(("pack_v", "pack_kq", "unpack"), ())
+    return BlockWork(**given, attend=tuple(pieces(*each) for each in attend))
 
 
 def spans(timeline: Timeline, lane: str) -> dict[str, tuple[float, float]]:
@@ -69,7 +70,8 @@ def test_chunks_of_heads_leave_under_the_next() -> None:
 
 
 def test_packing_lies_before_every_chunk() -> None:
-    packed = block([[2], [2]], enter=0)._replace(pack=pieces(1, 1), unpack=pieces(1, 1))
+    copies = dict.fromkeys(("pack_v", "pack_kq", "unpack"), pieces(1, 1))
+    packed = block([[2], [2]], enter=0)._replace(**copies)
     timeline, _ = simulate_block(plan(8, 4, 2, head_chunks=2), [packed] * 2, Links(LINK))
     wire = spans(timeline, "in the node")
     assert [wire[name] for name in ("V0", "V1", "K0")] == [(3, 4), (4, 5), (7, 8)]
@@ -91,8 +93,10 @@ def test_groups_are_nodes_and_the_ring_is_between_them() -> None:
     works = [block([[9, 1]], enter=0)] * 4
     timeline = simulate_block(plan(16, 2, 4, ranks_per_node=2), works, links)[0]
     assert timeline.lanes == [COMPUTE, "between nodes", "in the node"]
-    # All four rows of the group's eight tokens, at half the speed: 8·1·10 B at 20 B/s.
-    assert spans(timeline, "between nodes") == {"ring K1": (7, 11), "ring V1": (11, 15)}
+    # One head of the group's eight tokens, 8·10 B at 20 B/s. They leave while Q is on its way.
+    assert spans(timeline, "in the node")["Q"] == (6, 7)
+    assert spans(timeline, "between nodes") == {"ring K1": (6, 10), "ring V1": (10, 14)}
+    # Attended from 7 to 16, and the other group's from there to 17.
     assert spans(timeline, "in the node")["O"] == (17, 18)
 
 

@@ -112,10 +112,10 @@ def test_wires_of_nodes() -> None:
 
 def test_buffers_by_hand() -> None:
     plan = Plan(img_tokens=7, txt_tokens=1, heads=3, ranks=3, row_bytes=10)
-    # V, K, Q and O of three tokens of all heads; V, K, Q of all tokens of one.
-    assert buffer_bytes(plan, 0) == (4 * 3 * 3 + 3 * 8) * 10
+    # V and O of three tokens of all heads; V, K, Q of all tokens of one.
+    assert buffer_bytes(plan, 0) == (2 * 3 * 3 + 3 * 8) * 10
     ring = Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=4, ulysses_degree=2, row_bytes=10)
-    assert buffer_bytes(ring, 0) == (4 * 2 * 2 + 3 * 4 + 4 * 4) * 10
+    assert buffer_bytes(ring, 0) == (2 * 2 * 2 + 3 * 4 + 4 * 4) * 10
     assert buffer_bytes(Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=1), 0) == 0
 
 
