@@ -84,8 +84,8 @@ def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ranks", "0"], "--ranks must be from 1 to 1024, got 0"),
-        (["--ranks", "99999999"], "--ranks must be from 1 to 1024"),
+        (["--ranks", "0"], "--ranks must be from 1 to 256, got 0"),
+        (["--ranks", "99999999"], "--ranks must be from 1 to 256"),
         (["--size", "16x16x1", "--ranks", "2"], "must be at most the 1 image tokens, got 2"),
         (
             ["--ranks", "37", "--ranks-per-node", "0"],
@@ -106,7 +106,7 @@ def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--text-tokens", "0"], "--text-tokens must be at least 1"),
         (["--size", "700x704x129"], "width must be a multiple of 16, got 700"),
         (["--world-sizes", "2,x"], "must be numbers of ranks such as 2,4,8, got '2,x'"),
-        (["--world-sizes", "2,0"], "--ranks must be from 1 to 1024, got 0"),
+        (["--world-sizes", "2,0"], "--ranks must be from 1 to 256, got 0"),
         (["--world-sizes", "2", "--ranks", "2"], "not allowed with argument"),
         (["--world-sizes", "2", "--timeline", "t.png"], "--timeline draws one plan; give --ranks"),
         (["--timeline", "t.jpg"], "--timeline must end in .png"),

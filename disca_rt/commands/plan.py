@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..parallel.estimate import Rates
     from ..parallel.forecast import Forecast, Job
 
-MOST_RANKS = 1024  # every rank is simulated: a second or two
+MOST_RANKS = 256  # every rank is simulated, and each pass around the ring
 DEFAULT_RANKS = 8
 
 

@@ -87,22 +87,28 @@ class _Traffic:
 
     def __init__(self, plan: Plan, links: Links) -> None:
         self.plan, self._links = plan, links
+        groups = range(plan.ring_degree)
+        self._group_tokens = max(map(plan.group_tokens, groups))
+        self._rows = {
+            (group, chunk): max(exchange_rows(plan, rank, chunk) for rank in plan.members(group))
+            for group in groups
+            for chunk in range(plan.chunks)
+        }
 
     def exchange(self, rank: int, slot: str, chunk: int) -> list[Transfer]:
         """Of "V", "K", "Q" or "O" in `rank`'s Ulysses group; none where that is one rank."""
-        ranks = tuple(self.plan.members(self.plan.group_of(rank)))
+        group = self.plan.group_of(rank)
+        ranks = tuple(self.plan.members(group))
         if len(ranks) == 1:
             return []
-        most = max(exchange_rows(self.plan, member, chunk) for member in ranks)
         name = slot if self.plan.chunks == 1 else f"{slot}{chunk}"
-        return [self._transfer(name, slot, ranks, most)]
+        return [self._transfer(name, slot, ranks, self._rows[group, chunk])]
 
     def rotation(self, rank: int, chunk: int, step: int) -> list[Transfer]:
         """K and V of a chunk's heads to the next group, where they are attended in `step`."""
         plan = self.plan
-        first, groups = rank % plan.ulysses_degree, range(plan.ring_degree)
-        ranks = tuple(plan.members(group)[first] for group in groups)
-        most = max(map(plan.group_tokens, groups)) * len(plan.heads(rank, chunk))
+        ranks = tuple(range(rank % plan.ulysses_degree, plan.ranks, plan.ulysses_degree))
+        most = self._group_tokens * len(plan.heads(rank, chunk))
         place = f"{step}" if plan.chunks == 1 else f"{step}.{chunk}"
         return [self._transfer(f"ring {slot}{place}", "ring", ranks, most) for slot in "KV"]
 

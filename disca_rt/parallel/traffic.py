@@ -48,9 +48,9 @@ def traffic(plan: Plan, rank: int) -> Traffic:
 
 def wires(plan: Plan, links: Links, rank: int = 0) -> tuple[str, str]:
     """The names of those that the exchange and the ring take."""
-    ring = [plan.members(group)[rank % plan.ulysses_degree] for group in range(plan.ring_degree)]
     exchange = tuple(plan.members(plan.group_of(rank)))
-    return links.among(exchange)[0], links.among(tuple(ring))[0]
+    ring = tuple(range(rank % plan.ulysses_degree, plan.ranks, plan.ulysses_degree))
+    return links.among(exchange)[0], links.among(ring)[0]
 
 
 def buffer_bytes(plan: Plan, rank: int) -> int:
