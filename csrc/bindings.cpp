@@ -30,17 +30,19 @@ PYBIND11_MODULE(_native, module) {
 
   py::class_<Plan>(module, "Plan")
       .def(py::init([](int64_t img_tokens, int64_t txt_tokens, int64_t heads, int64_t ranks,
-                       int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks) {
+                       int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks,
+                       int64_t row_bytes) {
              return Plan({img_tokens, txt_tokens, heads, ranks, ranks_per_node, ulysses_degree,
-                          head_chunks});
+                          head_chunks, row_bytes});
            }),
            py::kw_only(), py::arg("img_tokens"), py::arg("txt_tokens"), py::arg("heads"),
            py::arg("ranks"), py::arg("ranks_per_node") = 0, py::arg("ulysses_degree") = 0,
-           py::arg("head_chunks") = 1)
+           py::arg("head_chunks") = 1, py::arg("row_bytes") = 256)
       .def_property_readonly("img_tokens", [](const Plan& p) { return p.request().img_tokens; })
       .def_property_readonly("txt_tokens", [](const Plan& p) { return p.request().txt_tokens; })
       .def_property_readonly("num_heads", [](const Plan& p) { return p.request().heads; })
       .def_property_readonly("ranks", [](const Plan& p) { return p.request().ranks; })
+      .def_property_readonly("row_bytes", [](const Plan& p) { return p.request().row_bytes; })
       .def_property_readonly("ulysses_degree", &Plan::ulysses_degree)
       .def_property_readonly("ring_degree", &Plan::ring_degree)
       .def_property_readonly("chunks", &Plan::chunks)
@@ -53,6 +55,8 @@ PYBIND11_MODULE(_native, module) {
       .def("group_tokens", &Plan::group_tokens)
       .def("send_rows", &Plan::send_rows)
       .def("receive_rows", &Plan::receive_rows)
+      .def("exchange_bytes", &Plan::exchange_bytes)
+      .def("ring_bytes", &Plan::ring_bytes)
       .def("largest_send_rows", &Plan::largest_send_rows)
       .def("largest_receive_rows", &Plan::largest_receive_rows);
 

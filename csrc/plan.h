@@ -25,9 +25,10 @@ struct Request {
   int64_t txt_tokens = 0;
   int64_t heads = 0;
   int64_t ranks = 1;
-  int64_t ranks_per_node = 0;  // Ulysses stays inside a node; 0: all are in one
+  int64_t ranks_per_node = 0;  // consecutive ones; Ulysses stays inside a node; 0: all are in one
   int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this
   int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
+  int64_t row_bytes = 256;     // one head of one token: 128 values of two bytes
 };
 
 // A rank's part of both streams: these image rows, then these text rows, of which only one rank at
@@ -70,6 +71,11 @@ class Plan {
   // tokens are traded for heads. The way back is the same with both exchanged.
   std::vector<int64_t> send_rows(int64_t rank, int64_t chunk) const;
   std::vector<int64_t> receive_rows(int64_t rank, int64_t chunk) const;
+
+  // What `rank` sends to others in one attention: V, K and Q out and O back, and what it passes on
+  // around the ring, K and V of every group but the last.
+  int64_t exchange_bytes(int64_t rank) const;
+  int64_t ring_bytes(int64_t rank) const;
 
   // Largest over all ranks, so that buffers are made once.
   int64_t largest_send_rows() const;

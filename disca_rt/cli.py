@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, train, tune
+from .commands import evaluate, flops, generate, inspect, plan, train, tune
 
 COMMANDS = {
     "generate": generate,
     "inspect": inspect,
     "flops": flops,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "tune": tune,

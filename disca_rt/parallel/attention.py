@@ -74,8 +74,11 @@ class UlyssesAttention:
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
-    def plan(self, layout: TokenLayout, heads: int) -> Plan:
-        """Who has what of tokens laid out so; ValueError where these ranks cannot share them."""
+    def plan(self, layout: TokenLayout, heads: int, row_bytes: int) -> Plan:
+        """Who has what of tokens laid out so; ValueError where these ranks cannot share them.
+
+        `row_bytes` are those of one token's head.
+        """
         img_tokens, txt_tokens = layout.whole
         return Plan(
             img_tokens=img_tokens,
@@ -85,6 +88,7 @@ class UlyssesAttention:
             ranks_per_node=self._ranks_per_node,
             ulysses_degree=self._ulysses_degree,
             head_chunks=self._chunks,
+            row_bytes=row_bytes,
         )
 
     def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
@@ -93,7 +97,8 @@ class UlyssesAttention:
         keep = torch.is_grad_enabled()
         key = layout.whole, batch, heads, head_dim, like.dtype, like.device, keep
         if key not in self._exchanges:
-            plan, rank = self.plan(layout, heads), self._group.rank()
+            plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
+            rank = self._group.rank()
             ulysses, ring = self._split(plan)
             scheduler = Scheduler(
                 plan=plan,
