@@ -146,11 +146,11 @@ void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tenso
   out[(here + step + groups) % groups] = plan_.group_tokens(group) * width;
   in[(here - step + groups) % groups] = plan_.group_tokens(arrives) * width;
   // What was passed last is still read while this arrives.
-  const Use use = passes_[static_cast<int>(slot)]++ % 2 ? Use::PassedOdd : Use::PassedEven;
+  const bool is_odd = (here - group + groups) % groups % 2;  // how often it was passed
   Flight& each = passed_[static_cast<int>(slot)];
   each.what = std::string("round the ring, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
-  at::Tensor kept = buffer(use, slot, chunk, plan_.largest_group_tokens() * width);
+  at::Tensor kept = buffer(is_odd ? Use::PassedOdd : Use::PassedEven, slot, chunk, plan_.largest_group_tokens() * width);
   each.received = kept.narrow(1, 0, sum(in));
   start(each, *ring_, std::move(out), std::move(in));
 }

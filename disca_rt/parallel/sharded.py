@@ -55,8 +55,8 @@ class Sharded:
 class _Gather(Function):
     """Rows `[B, S, P]` of every rank, `counts` of them, one rank after another.
 
-    Every rank goes on alike with all of them, so each computes the whole gradient: what the ranks
-    together have of a rank's rows is that as often as there are ranks.
+    Every rank goes on with all of them, so the gradient of a rank's rows is the sum of what all
+    ranks have for these.
     """
 
     @staticmethod
@@ -72,4 +72,9 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         counts, group = ctx.at
-        return group.size() * grad.split(counts, dim=1)[group.rank()], None, None
+        padded = grad.new_zeros(len(counts), len(grad), max(counts), grad.shape[2])
+        for of_rank, rows in zip(padded, grad.split(counts, dim=1), strict=True):
+            of_rank[:, : rows.shape[1]] = rows
+        summed = torch.empty_like(padded[0])
+        dist.reduce_scatter_tensor(summed, padded.flatten(0, 1), group=group)
+        return summed[:, : counts[group.rank()]], None, None
