@@ -69,9 +69,8 @@ PYBIND11_MODULE(_native, module) {
                        const c10::intrusive_ptr<c10d::ProcessGroup>& group, int64_t batch,
                        int64_t head_dim, at::ScalarType dtype, at::Device device,
                        std::chrono::milliseconds timeout, bool keep) {
-             return std::make_unique<Scheduler>(plan, rank, group,
-                                                Format{batch, head_dim, dtype, device}, timeout,
-                                                keep);
+             return std::make_unique<Scheduler>(
+                 plan, rank, group, Format{batch, head_dim, dtype, device}, timeout, keep);
            }),
            py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"), py::arg("batch"),
            py::arg("head_dim"), py::arg("dtype"), py::arg("device"), py::arg("timeout"),

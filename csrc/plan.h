@@ -1,10 +1,11 @@
 // Who holds which tokens and heads, and who sends how much to whom: pure arithmetic.
 //
 // Sequence parallelism trades tokens for heads around attention (Ulysses, arXiv 2309.14509): a rank
-// has a share of the tokens with all heads, sends each other rank that one's heads of them, and gets
-// all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass keys and
-// values around a ring of groups (arXiv 2310.01889). A plan follows from its request alone, so all
-// ranks have the same without a word between them. Knows no tensors, streams or processes.
+// has a share of the tokens with all heads, sends each other rank that one's heads of them, and
+// gets all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass
+// keys and values around a ring of groups (arXiv 2310.01889). A plan follows from its request
+// alone, so all ranks have the same without a word between them. Knows no tensors, streams or
+// processes.
 #pragma once
 
 #include <cstdint>

@@ -22,9 +22,8 @@ int64_t sum(const std::vector<int64_t>& values) {
 
 }  // namespace
 
-Scheduler::Scheduler(const Plan& plan, int64_t rank,
-                     c10::intrusive_ptr<c10d::ProcessGroup> group, const Format& format,
-                     std::chrono::milliseconds timeout, bool keep)
+Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
+                     const Format& format, std::chrono::milliseconds timeout, bool keep)
     : plan_(plan),
       rank_(rank),
       group_(std::move(group)),
@@ -71,11 +70,10 @@ Scheduler::Flight& Scheduler::flight(Slot slot, int64_t chunk) {
 
 void Scheduler::send(Slot slot, const at::Tensor& tokens) {
   const int64_t shard = plan_.shard(rank_).tokens();
-  TORCH_CHECK_VALUE(
-      tokens.sizes() ==
-          at::IntArrayRef({format_.batch, shard, plan_.request().heads, format_.head_dim}),
-      name_of(slot), " must be [", format_.batch, ", ", shard, ", ", plan_.request().heads, ", ",
-      format_.head_dim, "], got ", tokens.sizes());
+  TORCH_CHECK_VALUE(tokens.sizes() == at::IntArrayRef({format_.batch, shard, plan_.request().heads,
+                                                       format_.head_dim}),
+                    name_of(slot), " must be [", format_.batch, ", ", shard, ", ",
+                    plan_.request().heads, ", ", format_.head_dim, "], got ", tokens.sizes());
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
     Flight& each = flight(slot, chunk);
     const size_t index = static_cast<size_t>(slot) * plan_.chunks() + chunk;
