@@ -1,6 +1,6 @@
 // The Python face of the plan and the scheduler; no logic.
 #include <pybind11/chrono.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "plan.h"

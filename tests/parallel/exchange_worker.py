@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from disca_rt.parallel._native import Plan, Scheduler, Slot
 
+from disca_rt.parallel._native import Plan, Scheduler, Slot
 from disca_rt.parallel.attention import gathered_places
 
 CASES = 12

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from disca_rt.parallel._native import Plan, legal_world_sizes, token_shard
 
 ROOT = Path(__file__).parents[2]
