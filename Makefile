@@ -6,12 +6,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 CPP := $(wildcard csrc/* tests/csrc/*.h tests/csrc/*.cpp)
 
-.PHONY: help demo test lint bench bench-gpu clean
+.PHONY: help demo test lint sanitize bench bench-gpu clean
 
 help:
 	@echo "make demo   generate a video with the embedded model: out/demo.mp4 (PROMPT=\"...\")"
 	@echo "make test   lint and run the tests (JOBS=$(JOBS))"
 	@echo "make lint   ruff check, ruff format --check and clang-format"
+	@echo "make sanitize  the C++ tests under AddressSanitizer and UBSan"
 	@echo "make bench  measure on this machine's CPU"
 	@echo "make bench-gpu  tune and measure the fused kernels on this machine's GPU"
 	@echo "make clean  remove the environment and everything built or generated"
@@ -27,6 +28,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+sanitize: $(READY)
+	$(BIN)/python -m pytest tests/csrc --sanitize
 
 bench: $(READY)
 	$(BIN)/python -m bench.run
