@@ -1,6 +1,6 @@
 // The Python face of the plan and the scheduler; no logic.
 #include <pybind11/chrono.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "plan.h"
@@ -75,9 +75,8 @@ PYBIND11_MODULE(_native, module) {
                        const c10::intrusive_ptr<c10d::ProcessGroup>& ring, int64_t batch,
                        int64_t head_dim, at::ScalarType dtype, at::Device device,
                        std::chrono::milliseconds timeout, bool keep) {
-             return std::make_unique<Scheduler>(plan, rank, group, ring,
-                                                Format{batch, head_dim, dtype, device}, timeout,
-                                                keep);
+             return std::make_unique<Scheduler>(
+                 plan, rank, group, ring, Format{batch, head_dim, dtype, device}, timeout, keep);
            }),
            py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"),
            py::arg("ring") = nullptr, py::arg("batch"), py::arg("head_dim"), py::arg("dtype"),
@@ -92,6 +91,5 @@ PYBIND11_MODULE(_native, module) {
       .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>())
       .def("pass_on", &Scheduler::pass_on, py::arg("slot"), py::arg("chunk"), py::arg("group"),
            py::arg("heads"), py::arg("back") = false, py::call_guard<py::gil_scoped_release>())
-      .def("receive_passed", &Scheduler::receive_passed,
-           py::call_guard<py::gil_scoped_release>());
+      .def("receive_passed", &Scheduler::receive_passed, py::call_guard<py::gil_scoped_release>());
 }

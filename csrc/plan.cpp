@@ -44,7 +44,7 @@ std::string sized(int64_t bytes) {
 }
 
 // Plans of the same request but for `field`, each with its ring and the most that a rank sends.
-std::string costs(Request request, int64_t Request::*field, const std::vector<int64_t>& values) {
+std::string costs(Request request, int64_t Request::* field, const std::vector<int64_t>& values) {
   std::ostringstream text;
   for (size_t i = 0; i < values.size(); ++i) {
     request.*field = values[i];

@@ -1,10 +1,11 @@
 // Who holds which tokens and heads, and who sends how much to whom: pure arithmetic.
 //
 // Sequence parallelism trades tokens for heads around attention (Ulysses, arXiv 2309.14509): a rank
-// has a share of the tokens with all heads, sends each other rank that one's heads of them, and gets
-// all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass keys and
-// values around a ring of groups (arXiv 2310.01889). A plan follows from its request alone, so all
-// ranks have the same without a word between them. Knows no tensors, streams or processes.
+// has a share of the tokens with all heads, sends each other rank that one's heads of them, and
+// gets all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass
+// keys and values around a ring of groups (arXiv 2310.01889). A plan follows from its request
+// alone, so all ranks have the same without a word between them. Knows no tensors, streams or
+// processes.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ struct Shard {
 };
 
 // Rank `rank`'s part of both streams among `ranks`. The joint sequence, image first, is cut into
-// nearly equal spans, so that what is gathered is in the order of one rank's attention, and sums are
-// its sums. Whatever the heads, so that who only shares out tokens needs no plan.
+// nearly equal spans, so that what is gathered is in the order of one rank's attention, and sums
+// are its sums. Whatever the heads, so that who only shares out tokens needs no plan.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
 class Plan {

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"interrupted; {left}")
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:
         if not any(sign in str(error) for sign in OUT_OF_MEMORY):

@@ -1,27 +1,18 @@
 // The plan's promises over many requests: everything is somewhere once, and sends match receives.
 #include "../../csrc/plan.h"
 
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
+
+#include "check.h"
 
 using disca_rt::Plan;
 using disca_rt::Request;
 using disca_rt::Span;
 
 namespace {
-
-int checks = 0;
-
-void check(bool holds, const char* what, int line) {
-  ++checks;
-  if (!holds) {
-    std::fprintf(stderr, "line %d: %s\n", line, what);
-    std::exit(1);
-  }
-}
-#define CHECK(condition) check((condition), #condition, __LINE__)
 
 Request request(int64_t img, int64_t txt, int64_t heads, int64_t ranks) {
   Request made;
@@ -110,8 +101,9 @@ void illegal_requests_say_what_is_legal() {
         "9 (ring steps 2, 58.9 kB)");
   Request asked = request(100, 1, 24, 8);
   asked.ulysses_degree = 3;
-  CHECK(refusal(asked).find("got 3; legal are, with what a rank sends per block, 1 (ring steps 7, ")
-        != std::string::npos);
+  CHECK(refusal(asked).find(
+            "got 3; legal are, with what a rank sends per block, 1 (ring steps 7, ") !=
+        std::string::npos);
   asked = request(100, 1, 24, 10);
   asked.ranks_per_node = 3;
   CHECK(refusal(asked).find("that divides the 3 ranks of a node, got 10") != std::string::npos);
@@ -122,7 +114,8 @@ void bytes_are_those_of_other_ranks_rows() {
   Request asked = request(16, 4, 2, 2);
   asked.row_bytes = 10;
   CHECK(Plan(asked).exchange_bytes(0) == 4 * 10 * 10 && Plan(asked).ring_bytes(0) == 0);
-  asked.ulysses_degree = 1;  // all heads stay; K and V of ten tokens of two heads are passed on once
+  asked.ulysses_degree =
+      1;  // all heads stay; K and V of ten tokens of two heads are passed on once
   CHECK(Plan(asked).exchange_bytes(0) == 0 && Plan(asked).ring_bytes(0) == 2 * 10 * 2 * 10);
   for (int64_t rank = 0; rank < 7; ++rank) {
     const Plan plan(request(97, 5, 8, 7));
@@ -174,5 +167,5 @@ int main() {
   illegal_requests_say_what_is_legal();
   bytes_are_those_of_other_ranks_rows();
   groups_stay_in_a_node();
-  std::printf("%d checks\n", checks);
+  std::printf("%d checks\n", checks.load());
 }
