@@ -69,14 +69,17 @@ def main() -> None:
     mesh = init_device_mesh("cpu", (1, dist.get_world_size()), mesh_dim_names=("ring", "ulysses"))
     with torch.inference_mode():
         for shape in SMALL if args.small else REAL:
-            comparison = compare(shape, mesh)
-            _tell(f"{comparison.name}: {args.samples or comparison.samples} samples")
-            records = measure(
-                comparison, args.samples or comparison.samples, this_machine(), 1, together()
-            )
-            if dist.get_rank() == 0:
-                write_records(args.out, records)
+            _measure(shape, mesh, args.samples or SAMPLES, args.out)
+    dist.barrier()
     dist.destroy_process_group()
+
+
+def _measure(shape: Shape, mesh: DeviceMesh, samples: int, out: Path) -> None:
+    comparison = compare(shape, mesh)
+    _tell(f"{comparison.name}: {samples} samples")
+    records = measure(comparison, samples, this_machine(), threads=1, timer=together())
+    if dist.get_rank() == 0:
+        write_records(out, records)
 
 
 def together() -> Timer:

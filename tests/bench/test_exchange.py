@@ -20,7 +20,7 @@ def records() -> list[Record]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("benchmark", "ways"),
+    ("name", "ways"),
     [
         ("exchange, even", EVEN),
         ("exchange, two samples", EVEN),
@@ -28,10 +28,8 @@ def records() -> list[Record]:
         ("attention layer", EVEN),
     ],
 )
-def test_every_way_is_measured(
-    records: list[Record], benchmark: str, ways: tuple[Way, ...]
-) -> None:
-    measured = [each for each in records if each.benchmark == f"{benchmark}, 2 ranks"]
+def test_every_way_is_measured(records: list[Record], name: str, ways: tuple[Way, ...]) -> None:
+    measured = [each for each in records if each.benchmark == f"{name}, 2 ranks"]
     assert [each.contender for each in measured] == [way.name for way in ways]
     for each in measured:
         assert each.baseline == ways[0].name
@@ -41,9 +39,9 @@ def test_every_way_is_measured(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", ["even", "two samples", "uneven"])
-def test_ours_moves_least(records: list[Record], benchmark: str) -> None:
-    name = f"exchange, {benchmark}, 2 ranks"
+@pytest.mark.parametrize("shares", ["even", "two samples", "uneven"])
+def test_ours_moves_least(records: list[Record], shares: str) -> None:
+    name = f"exchange, {shares}, 2 ranks"
     of = {each.contender: each for each in records if each.benchmark == name}
     assert (of["ours"].passes, of["ours, k and q packed"].passes) == (4, 2)
     assert min(each.passes for each in of.values()) == 2
