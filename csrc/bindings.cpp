@@ -69,7 +69,9 @@ PYBIND11_MODULE(_native, module) {
       .value("Q", Slot::Q)
       .value("O", Slot::O);
 
-  py::class_<Scheduler>(module, "Scheduler")
+  // The last one to hold a process group waits for its threads, and these may want the GIL, to drop
+  // a tensor that Python made.
+  py::class_<Scheduler>(module, "Scheduler", py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](const Plan& plan, int64_t rank,
                        const c10::intrusive_ptr<c10d::ProcessGroup>& group,
                        const c10::intrusive_ptr<c10d::ProcessGroup>& ring, int64_t batch,
