@@ -72,12 +72,12 @@ def test_waves_that_fill_the_chip(heads: int) -> None:
 
 def test_bytes_by_hand() -> None:
     plan = Plan(img_tokens=7, txt_tokens=1, heads=3, ranks=3, row_bytes=10)
-    # Three, two and three tokens: image 2, 2, 3, and the one of text on the first rank.
-    assert [plan.shard(rank).tokens for rank in range(3)] == [3, 2, 3]
+    # Two, three and three tokens, the last of them text.
+    assert [plan.shard(rank).tokens for rank in range(3)] == [2, 3, 3]
     first, second, _ = (traffic(plan, rank) for rank in range(3))
-    assert (first.qkv_sent, first.qkv_received) == (3 * 2 * 10, 5 * 10)
-    assert (second.o_sent, second.o_received) == (6 * 10, 2 * 2 * 10)
-    assert first.exchange_sent == 3 * 60 + 50 == plan.exchange_bytes(0)
+    assert (first.qkv_sent, first.qkv_received) == (2 * 2 * 10, 6 * 10)
+    assert (second.o_sent, second.o_received) == (5 * 10, 3 * 2 * 10)
+    assert first.exchange_sent == 3 * 40 + 60 == plan.exchange_bytes(0)
     assert first.ring_sent == 0
     ring = Plan(img_tokens=8, txt_tokens=0, heads=3, ranks=8, ulysses_degree=2, row_bytes=10)
     # Groups of two tokens: three go by, and three come, of one head and of two.
@@ -112,8 +112,8 @@ def test_wires_of_nodes() -> None:
 
 def test_buffers_by_hand() -> None:
     plan = Plan(img_tokens=7, txt_tokens=1, heads=3, ranks=3, row_bytes=10)
-    # V and O of three tokens of all heads; V, K, Q of all tokens of one.
-    assert buffer_bytes(plan, 0) == (2 * 3 * 3 + 3 * 8) * 10
+    # V and O of two tokens of all heads; V, K, Q of all tokens of one.
+    assert buffer_bytes(plan, 0) == (2 * 2 * 3 + 3 * 8) * 10
     ring = Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=4, ulysses_degree=2, row_bytes=10)
     assert buffer_bytes(ring, 0) == (2 * 2 * 2 + 3 * 4 + 4 * 4) * 10
     assert buffer_bytes(Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=1), 0) == 0
@@ -149,8 +149,8 @@ def test_uneven_heads_cost_what_the_fullest_rank_does() -> None:
 
 def test_patches_of_the_head() -> None:
     tiny = Job(TINY, (12, 5, 12, 16), 16)
-    # 5·6·8 tokens on 7 ranks, at most 35 each, of 48 values.
-    assert gather_bytes(tiny, tiny.plan(7)) == 6 * 35 * 48 * 2
+    # 5·6·8 image tokens and 16 of text on 7 ranks, at most 37 each, of 48 values.
+    assert gather_bytes(tiny, tiny.plan(7)) == 6 * 37 * 48 * 2
 
 
 @pytest.mark.parametrize("name", MODELS)
