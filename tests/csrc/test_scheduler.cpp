@@ -281,7 +281,7 @@ bool starts_with(const std::string& text, const std::string& start) {
 void what_is_wrong_is_named() {
   Request request;
   request.img_tokens = 6;
-  request.txt_tokens = 1;
+  request.txt_tokens = 2;
   request.heads = 2;
   request.ranks = 2;
   const Plan plan(request);
