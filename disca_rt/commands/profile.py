@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("out") / "profile"
 DEFAULT_PROMPT = "a red circle moving left on a black background"
 TABLE, LINES, TRACE, PAGE = "table.md", "table.jsonl", "trace.json", "profile.html"
-TOP_KERNELS = 5
 LEFT_OUT = "step kind", "calls", "ms"  # on the terminal
 OURS = "command", "out", "nvtx_only"  # arguments that are not the sample's
 
@@ -143,14 +142,13 @@ def _measured(
 def _commands(args: argparse.Namespace, profile: Profile) -> list[str]:
     """Command lines of NVIDIA's profilers for what took longest."""
     from ..profiling.ncu import ncu_lines, nsys_line
-    from ..profiling.table import top_kernels
+    from ..profiling.table import kernels
 
     if not profile.timeline.is_on_gpu:
         return ["# no GPU kernels in this profile: with --device cuda, ncu command lines are here"]
     command = ["python", "-m", "disca_rt", "profile", "--nvtx-only", *sample_flags(args)]
-    kernels = top_kernels(profile.account, TOP_KERNELS)
     folder = str(args.out)
-    return [*ncu_lines(kernels, command, folder), nsys_line(command, folder)]
+    return [*ncu_lines(kernels(profile.account), command, folder), nsys_line(command, folder)]
 
 
 def sample_flags(args: argparse.Namespace) -> list[str]:

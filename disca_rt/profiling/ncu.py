@@ -7,15 +7,26 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from .classes import COLLECTIVE
 from .table import Kernel
 
+LINES = 5
+NO_KERNELS = "Memcpy", "Memset"
 LAUNCHES = 3  # of each kernel: a profiler replays every one dozens of times
 
 
 def ncu_lines(kernels: Sequence[Kernel], command: Sequence[str], folder: str) -> list[str]:
-    """One for each kernel; `command` runs the sample in ranges, results go into `folder`."""
+    """For the first of `kernels`; `command` runs the sample in ranges, results go into `folder`.
+
+    Not for collectives: one that is replayed waits for ranks that do not replay theirs.
+    """
     lines = []
-    for number, kernel in enumerate(kernels, 1):
+    able = [
+        kernel
+        for kernel in kernels
+        if kernel.class_name != COLLECTIVE and not kernel.name.startswith(NO_KERNELS)
+    ]
+    for number, kernel in enumerate(able[:LINES], 1):
         base = function_name(kernel.name)
         arguments = [
             "ncu", "--set", "full", "--nvtx", "--nvtx-include", f"middle {kernel.kind}/",

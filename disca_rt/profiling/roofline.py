@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 860, 500
 LEFT, RIGHT, TOP, BOTTOM = 96, 24, 20, 56
 FONT = 12
 CHARACTER = 7.2  # width of an average one
+RADIUS = 7  # of a dot, its rim included
 ONE_LABEL = 44  # dots of one class nearer than this share a label
 PREFIXES = {0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 
@@ -129,7 +130,7 @@ def _roof(corners: Sequence[tuple[float, float]], ceilings: Ceilings) -> Iterato
     (x0, y0), (x1, y1), (x2, y2) = corners
     yield _text(x2 - 4, y2 - 6, rate_text(ceilings.flops_per_s, "FLOP/s"), "end")
     angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
-    x, y = x0 + 0.3 * (x1 - x0), y0 + 0.3 * (y1 - y0)
+    x, y = x0 + 0.6 * (x1 - x0), y0 + 0.6 * (y1 - y0)
     turned = f'transform="rotate({angle:.1f} {x:.1f} {y:.1f})"'
     yield _text(x, y - 7, rate_text(ceilings.bytes_per_s, "B/s"), "start", more=turned)
 
@@ -147,8 +148,9 @@ def _dots(axes: Axes, shown: Sequence[Dot]) -> Iterator[str]:
     for dot in shown:
         own = colour(dot.row.class_name)
         fill = own if dot.row.kind == "full" else "var(--page)"
+        x, y = axes.x(dot.intensity), axes.y(dot.rate)
         yield (
-            f'<circle cx="{axes.x(dot.intensity):.1f}" cy="{axes.y(dot.rate):.1f}" r="5.5" '
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS - 1.5}" '
             f'fill="{fill}" stroke="{own}" stroke-width="2.5"><title>{_title(dot)}</title></circle>'
         )
 
@@ -162,7 +164,7 @@ def _title(dot: Dot) -> str:
 def _labels(axes: Axes, shown: Sequence[Dot], roof: Sequence[Box]) -> Iterator[str]:
     """The longest first; each beside its dot where it meets nothing, else further away."""
     places = [(axes.x(dot.intensity), axes.y(dot.rate)) for dot in shown]
-    taken = [*roof, *(Box(x - 7, y - 7, x + 7, y + 7) for x, y in places)]
+    taken = [*roof, *(Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places)]
     labelled: list[tuple[str, float, float]] = []
     for dot, (x, y) in sorted(zip(shown, places, strict=True), key=lambda each: -each[0].row.share):
         name = dot.row.class_name
@@ -175,14 +177,16 @@ def _labels(axes: Axes, shown: Sequence[Dot], roof: Sequence[Box]) -> Iterator[s
 
 
 def _label(name: str, x: float, y: float, box: Box) -> Iterator[str]:
+    at, anchor = (box.right, "end") if box.right < x else (box.left, "start")
     edge_x = min(max(x, box.left), box.right)
     edge_y = min(max(y, box.top), box.bottom)
-    if math.hypot(edge_x - x, edge_y - y) > 12:
+    away = math.hypot(edge_x - x, edge_y - y)
+    if away > 12:
+        x, y = x + (edge_x - x) * RADIUS / away, y + (edge_y - y) * RADIUS / away
         yield (
             f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{edge_x:.1f}" y2="{edge_y:.1f}" '
             f'stroke="var(--faint)" stroke-width="0.8"/>'
         )
-    at, anchor = (box.right, "end") if box.right < x else (box.left, "start")
     yield _text(at, box.bottom - 4, name, anchor, more='class="halo"')
 
 

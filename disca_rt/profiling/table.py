@@ -103,13 +103,13 @@ def _rest(kind: StepKind, classes: Sequence[Row], steps: int, wall: float) -> li
     ]
 
 
-def top_kernels(account: Account, count: int) -> list[Kernel]:
-    """The longest together; the two kinds of step apart."""
+def kernels(account: Account) -> list[Kernel]:
+    """Those that took longest together first; the two kinds of step apart."""
     groups: dict[tuple[StepKind, str, str], list[float]] = defaultdict(list)
     for share in account.shares:
         groups[share.kind, share.class_name, share.piece.name].append(share.piece.time_us)
-    kernels = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]
-    return sorted(kernels, key=lambda kernel: -kernel.time_us)[:count]
+    made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]
+    return sorted(made, key=lambda kernel: -kernel.time_us)
 
 
 HEADER = "step kind", "class", "calls", "ms", "ms/step", "share", "rate", "of ceiling"

@@ -161,7 +161,6 @@ def test_flags_make_the_same_sample_again() -> None:
         ("nvjet_tst_256x128_64x4_1x2_h_bz_coopA_NNT", "nvjet_tst_256x128_64x4_1x2_h_bz_coopA_NNT"),
         ("void at::native::elementwise_kernel<128, 4, f(int)>(int, f)", "elementwise_kernel"),
         ("void (anonymous namespace)::softmax_warp<float>(float*)", "softmax_warp"),
-        ("Memcpy DtoD (Device -> Device)", "DtoD"),
     ],
 )
 def test_names_as_ncu_has_them(kernel: str, name: str) -> None:
@@ -169,7 +168,11 @@ def test_names_as_ncu_has_them(kernel: str, name: str) -> None:
 
 
 def test_ncu_lines() -> None:
-    kernels = [Kernel("predicted", "rms_norm_rope", "_rms_norm_rope_kernel", 4, 9.0)]
+    kernels = [
+        Kernel("full", "cache op", "Memcpy DtoD (Device -> Device)", 4, 19.0),
+        Kernel("full", "collective", "ncclDevKernel_SendRecv", 4, 15.0),
+        Kernel("predicted", "rms_norm_rope", "_rms_norm_rope_kernel", 4, 9.0),
+    ]
     [line] = ncu_lines(kernels, ["python", "-m", "disca_rt", "profile", "a red circle"], "out/x")
     assert line == (
         "ncu --set full --nvtx --nvtx-include 'middle predicted/' "
