@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, plan, train, tune
+from .commands import evaluate, flops, generate, inspect, plan, profile, train, tune
 
 COMMANDS = {
     "generate": generate,
@@ -22,6 +22,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "tune": tune,
+    "profile": profile,
 }
 FAILURE = 2
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")

@@ -30,7 +30,8 @@ def package_files(source: Path) -> set[str]:
     python = {p.relative_to(source).as_posix() for p in (source / "disca_rt").rglob("*.py")}
     kernels = {f"disca_rt/kernels/{p.name}" for p in (source / "kernels").iterdir() if p.is_file()}
     weights = {f"{WEIGHTS}/{p.name}" for p in (source / WEIGHTS).glob("*")}
-    return python | kernels | weights | {NATIVE}
+    page = {f"disca_rt/profiling/{name}" for name in ("page.html", "timeline.js")}
+    return python | kernels | weights | page | {NATIVE}
 
 
 def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path) -> None:
