@@ -20,7 +20,7 @@ def test_one_plan(capsys: pytest.CaptureFixture[str]) -> None:
     out = said(["plan"], capsys)
     for part in (
         "63888 image + 256 text tokens on 8 ranks",
-        "8018: 7986 image and 32 text",
+        "8018: 7762 to 8018 image and 0 to 256 text",
         "11.41, the last 41% full",
         "172.4 MB",
         "single-stream block, rank 0",
@@ -86,7 +86,10 @@ def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--ranks", "0"], "--ranks must be from 1 to 256, got 0"),
         (["--ranks", "99999999"], "--ranks must be from 1 to 256"),
-        (["--size", "16x16x1", "--ranks", "2"], "must be at most the 1 image tokens, got 2"),
+        (
+            ["--size", "16x16x1", "--text-tokens", "1", "--ranks", "3"],
+            "must be at most the 2 tokens, got 3",
+        ),
         (
             ["--ranks", "37", "--ranks-per-node", "0"],
             "nearest legal are, with what a rank sends per block, 34 (ring steps 1, ",
