@@ -26,7 +26,8 @@ class Contender:
     """`run` does the work once; `flops` of it by `disca_rt.flops`, 0 where bytes limit it.
 
     `note` says what is special; `goal` is the ratio to stay at or below; `minimum_bytes` are those
-    that must be moved.
+    that must be moved. Of an exchange between processes, `sent_bytes` leave one of them, and
+    `passes` are copies of a whole tensor beside that.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Contender:
     note: str = ""
     goal: float | None = None
     minimum_bytes: int = 0
+    sent_bytes: int = 0
+    passes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class Record:
     minimum_bytes: int = 0
     gb_per_s: float = 0.0
     libraries: dict[str, str] = field(default_factory=dict)
+    sent_bytes: int = 0
+    passes: float = 0.0
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -181,6 +186,8 @@ def measure(
             flop_ratio=each.flops / base.flops if base.flops else None,
             goal=each.goal,
             minimum_bytes=each.minimum_bytes,
+            sent_bytes=each.sent_bytes,
+            passes=each.passes,
             relative_difference=comparison.relative_difference,
         )
         for each in contenders

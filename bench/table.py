@@ -14,6 +14,8 @@ HEADER = (
     "p5 – p95",
     "GFLOP/s",
     "GB/s",
+    "sent by a rank",
+    "passes over memory",
     "ratio",
     "p5 – p95",
     "CPU-time ratio",
@@ -23,9 +25,14 @@ HEADER = (
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """What was measured, on what, and the notes; ratios are to the first row of a benchmark."""
-    rows = [_cells(record) for record in records]
-    table = [_row(HEADER), _row(["---"] * len(HEADER)), *map(_row, rows)]
+    """What was measured, on what, and the notes; ratios are to the first row of a benchmark.
+
+    Columns in which no record has anything are left out.
+    """
+    cells = [_cells(record) for record in records]
+    columns = [column for column in zip(HEADER, *cells, strict=True) if any(column[1:])]
+    header, *rows = zip(*columns, strict=True)
+    table = [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
     return "\n".join([*_machines(records), "", *table, "", *_shapes(records)]) + "\n"
 
 
@@ -39,6 +46,8 @@ def _cells(record: Record) -> list[str]:
         f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
         f"{record.gflops_per_s:.1f}" if record.flops else "",
         f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
+        f"{record.sent_bytes / 1e6:,.2f} MB" if record.sent_bytes else "",
+        f"{record.passes:.4g}" if record.passes else "",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
         "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
         "" if is_baseline else f"{record.cpu_ratio:.3f}",
@@ -71,12 +80,17 @@ def _shapes(records: Sequence[Record]) -> list[str]:
     lines = []
     for r in records:
         shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
-        compared = r.relative_difference
-        same = "" if compared is None else "; outputs agree to 1e-5"
+        same = _sameness(r.relative_difference)
         lines.append(f"- {r.benchmark}: {shape}, {r.dtype}, {r.samples} samples{same}.")
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
     return _once(lines)
+
+
+def _sameness(relative_difference: float | None) -> str:
+    if relative_difference is None:
+        return ""
+    return "; outputs agree " + ("to 1e-5" if relative_difference else "bit by bit")
 
 
 def _once(lines: Sequence[str]) -> list[str]:

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, train, tune
+from .commands import evaluate, flops, generate, inspect, plan, profile, train, tune
 
 COMMANDS = {
     "generate": generate,
     "inspect": inspect,
     "flops": flops,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "tune": tune,
+    "profile": profile,
 }
 FAILURE = 2
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"interrupted; {left}")
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:
         if not any(sign in str(error) for sign in OUT_OF_MEMORY):

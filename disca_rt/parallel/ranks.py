@@ -7,6 +7,7 @@ and a store, no tensors of a model.
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -128,11 +129,28 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
         yield ranks
         dist.barrier()
     except BaseException as error:
-        raise ranks.failure(error) from None
+        with _uninterrupted():
+            failure = ranks.failure(error)
+        raise failure from None
     finally:
         ended.set()
         heart.join()
     dist.destroy_process_group()  # not after a failure: it would wait for who is gone
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """torchrun interrupts all when one is gone: not while they find out which one it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = signal.SIGTERM, signal.SIGINT
+    before = [signal.signal(each, signal.SIG_IGN) for each in ends]
+    try:
+        yield
+    finally:
+        for each, handler in zip(ends, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _beat(ranks: Ranks, ended: threading.Event) -> None:

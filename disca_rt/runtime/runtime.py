@@ -19,7 +19,7 @@ from ..attention import Attention, LocalAttention
 from ..cache.build import build_policy
 from ..cache.policy import CachePolicy
 from ..config import DiTConfig
-from ..kernels.ops import get_ops
+from ..kernels.ops import Ops, get_ops
 from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..models.predictor import Predictor
@@ -100,7 +100,7 @@ class Runtime:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
-        ops: str = "reference",
+        ops: str | Ops = "reference",
         attention: str | Attention = "sdpa",
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
@@ -110,7 +110,9 @@ class Runtime:
         """
         if isinstance(attention, str):
             attention = LocalAttention(attention)
-        built = {"ops": get_ops(ops, device), "attention": attention, "device": device}
+        if isinstance(ops, str):
+            ops = get_ops(ops, device)
+        built = {"ops": ops, "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
             return cls(loaded)

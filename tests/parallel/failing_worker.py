@@ -48,8 +48,14 @@ def main(way: str, timeout: float) -> None:
                 handle.result(NoWork())
 
 
+def interrupt(signum: int, frame: object) -> None:
+    """As the command line does it: torchrun ends the others when one is gone."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         main(sys.argv[1], float(sys.argv[2]))
     except (RankFailure, ValueError, KeyboardInterrupt) as error:
