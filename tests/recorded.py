@@ -29,7 +29,8 @@ class Recorded(TorchDispatchMode):
                 self._save(value)
         result = func(*args, **kwargs)
         self.calls.append((func, args, kwargs, result))
-        self._made |= {_storage(each) for each in pytree.tree_leaves(result) if _is_tensor(each)}
+        given = _storages((args, kwargs))
+        self._made |= _storages(result) - (given - self._made)  # a view of a buffer is not new
         return result
 
     def _save(self, tensor: Tensor) -> None:
@@ -54,6 +55,10 @@ class Recorded(TorchDispatchMode):
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
+
+
+def _storages(tree: Any) -> set[int]:
+    return {_storage(each) for each in pytree.tree_leaves(tree) if _is_tensor(each)}
 
 
 def _storage(tensor: Tensor) -> int:

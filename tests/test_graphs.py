@@ -16,7 +16,11 @@ from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record
 
 CPU = torch.device("cpu")
-PROMPTS = ["a red circle moving left", "a blue square", "a green cross moving up"]
+PROMPTS = [
+    "a red circle moving left",
+    "a blue square moving up on a gray background",
+    "a green cross moving up",
+]
 SIZE = {"frames": 3, "height": 16, "width": 24}
 SCHEDULE = Schedule(7, shift=5.0, step_list=(0, 1, 4))
 

@@ -98,6 +98,7 @@ class MarkedPolicy:
     ) -> None:
         self.name, self.schedule_known = policy.name, policy.schedule_known
         self.allocate, self.cache_bytes = policy.allocate, policy.cache_bytes
+        self.variant = policy.variant
         self.kinds: list[StepKind] = []
         self._policy, self._ranges, self._between = policy, ranges, between
         self._is_in_step = False
@@ -107,7 +108,7 @@ class MarkedPolicy:
         if not self._is_in_step:  # the second pass of classifier-free guidance has a state too
             self._begin(0)
 
-    def decide(self, step: Step, tokens: Tensor, state: Any) -> StepKind:
+    def decide(self, step: Step, tokens: Tensor | None, state: Any) -> StepKind:
         return self._policy.decide(step, tokens, state)
 
     def run(
