@@ -59,5 +59,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], float(sys.argv[2]))
     except (RankFailure, ValueError, KeyboardInterrupt) as error:
-        print(f"RANK {os.environ['RANK']} SAYS {type(error).__name__}: {error}", flush=True)
+        said = f"RANK {os.environ['RANK']} SAYS {type(error).__name__}: {error}\n"
+        os.write(1, said.encode())  # at once: the ranks write to one pipe
         sys.exit(2)
