@@ -191,7 +191,9 @@ void Scheduler::wait(Flight& flight) {
   TORCH_CHECK(!flight.works.empty(), "nothing was sent that could be received");
   for (const Work& work : flight.works) {
     try {
-      work->wait(timeout_);
+      // With a time-out NCCL's would hold up the host; without one the stream waits, and the
+      // group's own time-out ends what hangs.
+      format_.device.is_cuda() ? work->wait() : work->wait(timeout_);
     } catch (const std::exception& error) {
       throw std::runtime_error("rank " + std::to_string(rank_) + ", " + flight.what + ": " +
                                error.what());

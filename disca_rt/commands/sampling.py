@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..runtime.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
 
+LONGEST_TIMEOUT = 86_400  # seconds: a day
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
 
 
@@ -91,8 +92,8 @@ def _check_ranks(args: argparse.Namespace) -> None:
         value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and not _is_launched():
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not value > 0:
-            raise ValueError(f"{flag} must be above 0, got {value}")
+        if value is not None and not 0 < value <= LONGEST_TIMEOUT:
+            raise ValueError(f"{flag} must be above 0 and at most {LONGEST_TIMEOUT}, got {value}")
 
 
 def _is_launched() -> bool:

@@ -69,7 +69,7 @@ class UlyssesAttention:
     @property
     def begun(self) -> int:
         """How many exchanges have begun."""
-        return sum(each.scheduler.begun for each in self._exchanges.values())
+        return sum(each.scheduler.begun for each in list(self._exchanges.values()))
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)

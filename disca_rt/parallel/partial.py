@@ -29,7 +29,8 @@ PartialBackend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
 def merge(part: Partial, more: Partial) -> Partial:
     """Over the keys of both; `out` in fp32, so that many can be merged before one rounding."""
     lse = torch.logaddexp(part.lse, more.lse)
-    weights = torch.exp(part.lse - lse), torch.exp(more.lse - lse)
+    finite = lse.nan_to_num(neginf=0.0)  # two parts may be nothing but padding
+    weights = torch.exp(part.lse - finite), torch.exp(more.lse - finite)
     out = part.out.float() * weights[0][..., None]
     return Partial(torch.addcmul(out, more.out.float(), weights[1][..., None]), lse)
 

@@ -56,8 +56,8 @@ def wires(plan: Plan, links: Links, rank: int = 0) -> tuple[str, str]:
 def buffer_bytes(plan: Plan, rank: int) -> int:
     """What the scheduler of `rank` keeps for a batch of one, at most: sent, received, passed on.
 
-    In one chunk K and Q are sent from where they were made. A ring needs K and V of two groups
-    more: those being attended and those that come.
+    In one chunk K and Q are sent from where they were made. A ring needs K and V of one
+    group more, or of two: those being attended and those that come.
     """
     if plan.ranks == 1:
         return 0
@@ -65,7 +65,8 @@ def buffer_bytes(plan: Plan, rank: int) -> int:
     ours = len(plan.heads(rank))
     gathered = plan.group_tokens(plan.group_of(rank)) * ours
     groups = range(plan.ring_degree)
-    passed = 4 * max(map(plan.group_tokens, groups)) * ours if len(groups) > 1 else 0
+    turns = min(len(groups) - 1, 2)  # a third one writes over the first
+    passed = 2 * turns * max(map(plan.group_tokens, groups)) * ours
     sent = 1 if plan.chunks == 1 else 3
     return (sent * shard + 3 * gathered + shard + passed) * plan.row_bytes
 

@@ -115,7 +115,7 @@ def test_buffers_by_hand() -> None:
     # V and O of two tokens of all heads; V, K, Q of all tokens of one.
     assert buffer_bytes(plan, 0) == (2 * 2 * 3 + 3 * 8) * 10
     ring = Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=4, ulysses_degree=2, row_bytes=10)
-    assert buffer_bytes(ring, 0) == (2 * 2 * 2 + 3 * 4 + 4 * 4) * 10
+    assert buffer_bytes(ring, 0) == (2 * 2 * 2 + 3 * 4 + 2 * 4) * 10
     assert buffer_bytes(Plan(img_tokens=8, txt_tokens=0, heads=2, ranks=1), 0) == 0
 
 
