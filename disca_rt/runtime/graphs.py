@@ -129,7 +129,8 @@ class GraphRunner:
         except Exception as error:
             raise CaptureError(
                 f"a CUDA graph of {_name(compute)} cannot be captured "
-                f"({str(error).strip().splitlines()[0]}); switch graphs off"
+                f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
+                "switch graphs off"
             ) from error
         return _Captured(inputs, output, graph, self._reserved() - before)
 
