@@ -56,9 +56,11 @@ def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
 
 
 def tiny_predictor(dit: str) -> PredictorStageConfig:
-    run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=1_000)
+    # Half of the run is with the discriminator, half of that at the full rate, and the average
+    # forgets all that is before it: or nothing could be said of what the discriminator does.
+    run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=500, ema=0.995)
     return PredictorStageConfig(
-        run, dit, mse_steps=1_500, discriminator_width=64, weight_power=1.0, shift=SCHEDULE.shift
+        run, dit, mse_steps=1_000, discriminator_width=64, weight_power=1.0, shift=SCHEDULE.shift
     )
 
 
