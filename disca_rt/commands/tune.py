@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 INTERPRETED = "TRITON_INTERPRET"
 WARMUP, SAMPLES = 5, 30  # calls of each candidate; the median of the samples counts
-INTERRUPTED = "what was measured until then is in the table (a dry run writes none)"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -43,6 +42,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         action="store_true",
         help="try every candidate once, interpreted on the CPU at a small shape; write nothing",
     )
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    return "what was measured until then is in the table (a dry run writes none)"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -72,6 +72,7 @@ class MeanFlowStage:
     """`student` begins as the teacher (`initialise.with_r`)."""
 
     exported = "student"
+    unconditional = None
 
     def __init__(self, config: MeanFlowStageConfig, student: DiT, teacher: DiT) -> None:
         if not teacher.config.guidance_embed or teacher.config.meanflow:

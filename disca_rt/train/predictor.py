@@ -79,6 +79,7 @@ class PredictorStageConfig:
 
 class PredictorStage:
     exported = "predictor"
+    unconditional = None
 
     def __init__(self, config: PredictorStageConfig, predictor: Predictor, dit: DiT) -> None:
         if not dit.config.meanflow:

@@ -57,7 +57,7 @@ def train(
     """
     run: RunConfig = config.run
     run.micro_batches(world.size)
-    description = describe_run(config, data)
+    description = describe_run(config, data, stage.unconditional)
     if has_checkpoint(folder / "checkpoints"):
         check_same_run(folder / RUN_NAME, description, config)
     ema = {name: tensor.clone() for name, tensor in _weights(stage.trained[stage.exported])}
