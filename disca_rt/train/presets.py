@@ -51,7 +51,12 @@ def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
     # A difference in fp32 takes 0.6 of the exact jvp's time on a CPU. Weights, because the clips
     # are decided near t = 0.95: du/dt is 128 there, and 5 in the middle.
     return MeanFlowStageConfig(
-        run, teacher, derivative="finite-difference", difference_step=5e-4, weight_power=1.0
+        run,
+        teacher,
+        derivative="finite-difference",
+        difference_step=5e-4,
+        weight_power=1.0,
+        shift=SCHEDULE.shift,
     )
 
 
