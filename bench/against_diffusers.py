@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from disca_rt.bench.harness import Comparison, Contender
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.flops import image_tokens, step_flops
 from disca_rt.models.conditioning import Conditioning
@@ -21,8 +22,6 @@ from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import TINY
 from disca_rt.weights.load import load_dit
-
-from .harness import Comparison, Contender
 
 TOLERANCE = 1e-5
 GOAL = 1.0

@@ -7,24 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from bench.harness import (
+from disca_rt.bench.harness import (
     Comparison,
     Contender,
-    Record,
+    Interrupted,
     Spread,
     Taken,
-    from_line,
     host_timer,
     interleave,
     measure,
-    read_records,
+    percentile,
     spread,
     spread_of_ratios,
+)
+from disca_rt.bench.machine import Machine, load_average, this_machine
+from disca_rt.bench.record import (
+    Record,
+    file_stem,
+    from_line,
+    read_records,
     to_line,
     write_records,
 )
-from bench.machine import Machine, load_average, this_machine
-from bench.table import HEADER, main, markdown
+from disca_rt.bench.table import HEADER, main, markdown
 
 MACHINE = Machine("CPU: abacus", 2, "default", "3.10.0", "2.11.0", None, "0.1.0")
 
@@ -72,7 +77,8 @@ def test_a_contender_that_fails_is_told_and_left_out(capsys: pytest.CaptureFixtu
 
 def test_samples_are_clock_differences_of_the_timed_rounds() -> None:
     wall, cpu = ticks(8.0, 2.0, 6.0, 3.0), ticks(4.0, 1.0, 3.0, 1.5)
-    taken = interleave(comparison([]).contenders, 2, host_timer(wall, cpu))
+    taken: dict[str, list[Taken]] = {"slow": [], "fast": []}
+    interleave(comparison([]).contenders, 2, host_timer(wall, cpu), taken)
     assert taken == {
         "slow": [Taken(8.0, 4.0), Taken(6.0, 3.0)],
         "fast": [Taken(2.0, 1.0), Taken(3.0, 1.5)],
@@ -161,3 +167,51 @@ def test_the_table_is_printed_from_the_file(
     write_records(tmp_path / "cpu.jsonl", measured)
     main([str(tmp_path / "cpu.jsonl")])
     assert capsys.readouterr().out == markdown(measured)
+
+
+def test_percentiles_are_between_neighbours() -> None:
+    assert [percentile([2.0, 1.0], share) for share in (0.0, 0.25, 1.0)] == [1.0, 1.25, 2.0]
+    assert percentile([7.0], 0.95) == 7.0
+    numbers = [0.3, 0.1, 0.9, 0.4, 0.2]
+    shares = (0.05, 0.5, 0.95)
+    assert [percentile(numbers, share) for share in shares] == pytest.approx([0.12, 0.3, 0.8])
+
+
+def test_an_interruption_keeps_the_rounds_that_were_over() -> None:
+    log: list[str] = []
+    race = comparison(log)
+
+    def interrupted() -> None:
+        log.append("fast")
+        if log.count("fast") == 4:  # the third sample, after one warm-up
+            raise KeyboardInterrupt
+
+    race = dataclasses.replace(
+        race, contenders=[race.contenders[0], Contender("fast", interrupted)]
+    )
+    with pytest.raises(Interrupted) as caught:
+        measure(race, 7, MACHINE, 2)
+    assert [each.samples for each in caught.value.records] == [2, 2]
+    assert [len(each.seconds) for each in caught.value.records] == [2, 2]
+
+
+def test_an_interruption_before_the_first_round_is_over_has_no_records() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    short = Contender("only", interrupt, warm_up=lambda: None)
+    with pytest.raises(Interrupted) as caught:
+        measure(Comparison("race", {}, "float32", [short], 1), 1, MACHINE, 2)
+    assert caught.value.records == []
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(to_line(records()[0]) + "\n{}\n")
+    with pytest.raises(ValueError, match="line 2 is no result of a benchmark"):
+        read_records(broken)
+
+
+def test_a_file_is_named_after_its_device() -> None:
+    assert file_stem("GPU: NVIDIA H200") == "nvidia-h200"
+    assert file_stem("CPU: AMD EPYC 7B13") == "cpu"

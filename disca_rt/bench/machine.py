@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import disca_rt
+from .. import __version__
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -31,7 +31,14 @@ class Machine:
     libraries: dict[str, str] = field(default_factory=dict)
 
 
-GPU_LIBRARIES = "triton", "flash-attn", "liger-kernel", "quack-kernels", "nvidia-cudnn-cu13"
+GPU_LIBRARIES = (
+    "triton",
+    "flash-attn",
+    "liger-kernel",
+    "quack-kernels",
+    "cache-dit",
+    "nvidia-cudnn-cu13",
+)
 
 
 def this_machine(device: torch.device | None = None) -> Machine:
@@ -45,7 +52,7 @@ def this_machine(device: torch.device | None = None) -> Machine:
         python=platform.python_version(),
         torch=torch.__version__,
         diffusers=_version("diffusers"),
-        disca_rt=disca_rt.__version__,
+        disca_rt=__version__,
         libraries={name: version for name, version in found.items() if version},
     )
 

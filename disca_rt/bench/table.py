@@ -1,10 +1,10 @@
-"""`python -m bench.table FILE.jsonl`: the Markdown page of a results file."""
+"""`python -m disca_rt.bench.table FILE.jsonl`: the Markdown page of a results file."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .harness import Record, read_records
+from .record import Record, read_records
 
 HEADER = (
     "benchmark",
@@ -84,8 +84,8 @@ def _once(lines: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
-    parser.add_argument("file", type=Path, help="a results file of bench.run")
+    parser = argparse.ArgumentParser(prog="python -m disca_rt.bench.table", description=__doc__)
+    parser.add_argument("file", type=Path, help="a results file")
     print(markdown(read_records(parser.parse_args(argv).file)), end="")
 
 
