@@ -23,7 +23,6 @@ COMMANDS = {
     "tune": tune,
 }
 FAILURE = 2
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         return _fail(str(error))
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        from .commands.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_schedule_arguments, check_writable, video_size
+from .ranks import add_rank_arguments, check_ranks, choose_attention, joined_ranks
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
@@ -39,14 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
-    ranks = parser.add_argument_group(
-        "ranks (torchrun --nproc-per-node N -m disca_rt generate ...)"
-    )
-    ranks.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
-    ranks.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
-    ranks.add_argument(
-        "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
-    )
+    add_rank_arguments(parser, "generate")
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
         "--out",
@@ -62,17 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.prompt is not None and args.out is None and args.latents_out is None:
         args.out = DEFAULT_OUT
     _check_arguments(args)
-    if not _is_launched():
-        _generate(args, None)
-        return
-    from datetime import timedelta
-
-    from ..parallel.ranks import TIMEOUT, joined
-    from .devices import choose_device
-
-    seconds = TIMEOUT if args.timeout is None else args.timeout
-    with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
-        ranks.check_alike({f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items()})
+    with joined_ranks(args) as ranks:
         _generate(args, ranks)
 
 
@@ -82,12 +66,6 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     sample = _sample(args, runtime, ranks is None or ranks.is_first)
     if ranks is None or ranks.is_first:
         _report(sample, _write(args, sample))
-
-
-def _is_launched() -> bool:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -111,18 +89,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
     _check_outputs(args)
-    _check_ranks(args)
+    check_ranks(args)
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
-
-
-def _check_ranks(args: argparse.Namespace) -> None:
-    for name in ("timeout", "head_chunks", "ulysses_degree"):
-        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and not _is_launched():
-            raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not value > 0:
-            raise ValueError(f"{flag} must be above 0, got {value}")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -146,28 +115,13 @@ def _load_runtime(args: argparse.Namespace, ranks: "Ranks | None") -> "Runtime":
     from .devices import choose_device, choose_dtype
 
     device = choose_device(args.device) if ranks is None else ranks.device
-    attention = args.attention
-    if ranks is not None:
-        from ..attention import LocalAttention
-        from ..parallel.attention import UlyssesAttention
-
-        local = LocalAttention(args.attention)
-        attention = UlyssesAttention(
-            ranks.group,
-            local,
-            ranks.timeout,
-            chunks=1 if args.head_chunks is None else args.head_chunks,
-            ranks_per_node=ranks.per_node,
-            ulysses_degree=args.ulysses_degree or 0,
-        )
-        ranks.progress = lambda: attention.begun
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
         device=device,
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops,
-        attention=attention,
+        attention=choose_attention(args, ranks, args.attention),
     )
     runtime = with_tiny_prompts(runtime)
     if args.out is not None and runtime.codec is None:
@@ -184,7 +138,9 @@ def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sa
     import torch
 
     from ..cache.build import build_policy
+    from ..footprint import Need
     from ..schedule import get_preset
+    from .out_of_memory import explained, runtime_need, show_size
     from .progress import StepProgress
     from .schedules import choose_schedule
 
@@ -195,7 +151,15 @@ def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sa
     policy = build_policy(name, runtime.predictor, runtime.dit.ops)
     schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
-    with StepProgress(schedule.steps, is_shown) as progress:
+    shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
+
+    def need() -> Need:
+        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape)
+
+    with (
+        explained(need, runtime.dit.device, lambda size: show_size(runtime, size)),
+        StepProgress(schedule.steps, is_shown) as progress,
+    ):
         sample = runtime.sample(
             **inputs, schedule=schedule, policy=policy, seed=args.seed, on_step=progress.on_step
         )

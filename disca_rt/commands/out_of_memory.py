@@ -1,0 +1,95 @@
+"""What a command says when memory runs out: what was needed, and what would fit.
+
+Knows the formula (`footprint`), the device, and how a size is written on the command line.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ..flops import image_tokens
+from ..footprint import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
+from ..models.conditioning import Conditioning
+from ..runtime.runtime import Runtime
+from ..sizes import SIZES
+
+SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
+
+ShowSize = Callable[[tuple[int, int, int]], str]
+"""Latents (T, H, W) as --size takes them."""
+
+
+@contextmanager
+def explained(
+    need: Callable[[], Need], device: torch.device, show_size: ShowSize
+) -> Iterator[None]:
+    """Within, running out of memory is a MemoryError in one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(explanation(need(), capacity(device), show_size)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch has an error of its own on a GPU only."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def explanation(need: Need, capacity: int, show_size: ShowSize) -> str:
+    """For a sample that did not fit into `capacity` bytes on each of its devices."""
+    spare = footprint(need).total <= capacity
+    # By the formula it would have fitted: then the rest is another's, or fragments, a tenth of it.
+    room = int(min(capacity, footprint(need).total) * 0.9) if spare else capacity
+    ways = []
+    size = largest_size(need, room)
+    if size is not None and size != need.size:
+        ways.append(f"--size {show_size(size)}")
+    if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
+        ways.append("--dtype bfloat16")
+    ranks = fewest_ranks(need, room)
+    if ranks is not None:
+        ways.append(f"{ranks} ranks (torchrun)")
+    way_out = f"would fit: {', or '.join(ways)}" if ways else "no size of it would fit"
+    return f"needs about {footprint(need)} of {gigabytes(capacity)}; {way_out}"
+
+
+def runtime_need(
+    runtime: Runtime,
+    policy: str,
+    ops: str,
+    conditioning: Conditioning,
+    latents: Sequence[int],
+) -> Need:
+    """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
+    image = image_tokens(runtime.config, latents)
+    share = runtime.dit.sharding.share(image, conditioning.tokens)
+    return Need(
+        dit=runtime.config,
+        predictor=None if runtime.predictor is None else runtime.predictor.config,
+        size=tuple(latents[1:]),
+        text=conditioning.tokens,
+        itemsize=runtime.dit.dtype.itemsize,
+        policy=policy,
+        ops=ops,
+        ranks=round((image + conditioning.tokens) / share),
+        batch=conditioning.batch,
+    )
+
+
+def show_size(runtime: Runtime, latents: tuple[int, int, int]) -> str:
+    """Latents (T, H, W) as --size takes them."""
+    codec = runtime.codec or SIZES[runtime.config.family]
+    frames, height, width = codec.video_size(*latents)
+    return f"{width}x{height}x{frames}"
+
+
+def capacity(device: torch.device) -> int:
+    """Bytes that this process could have: a GPU's free ones and its own, or all of the RAM."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
