@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from disca_rt.bench.diffusers_models import Unavailable
 from disca_rt.bench.harness import Comparison, Interrupted, Timer, host_timer, measure
 from disca_rt.bench.machine import this_machine
 from disca_rt.bench.record import Record, file_stem, write_records
 from disca_rt.bench.table import markdown
 
 from . import against_diffusers, embedded
-from .against_diffusers import EMBEDDED, MID_10, MID_15, Unavailable
+from .against_diffusers import EMBEDDED, MID_10, MID_15
 
 RESULTS = Path(__file__).parent / "results"
 

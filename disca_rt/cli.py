@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, train, tune
+from .commands import bench, evaluate, flops, generate, inspect, train, tune
 
 COMMANDS = {
     "generate": generate,
@@ -21,6 +21,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "tune": tune,
+    "bench": bench,
 }
 FAILURE = 2
 

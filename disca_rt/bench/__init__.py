@@ -1,1 +1,7 @@
 """Measuring: contenders side by side, and the JSON lines, tables and pictures of what came out."""
+
+RIVALS = "rivals", "sample-rivals"
+"""Against other packages, and what compiles."""
+
+BENCHMARKS = "full-step", "predicted-step", "sample", *RIVALS
+"""Of a model, by the names that --only takes."""

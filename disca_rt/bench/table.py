@@ -1,9 +1,11 @@
 """`python -m disca_rt.bench.table FILE.jsonl`: the Markdown page of a results file."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..footprint import gigabytes
+from .harness import spread
 from .record import Record, read_records
 
 HEADER = (
@@ -14,6 +16,7 @@ HEADER = (
     "p5 – p95",
     "GFLOP/s",
     "GB/s",
+    "MFU",
     "ratio",
     "p5 – p95",
     "CPU-time ratio",
@@ -23,10 +26,49 @@ HEADER = (
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """What was measured, on what, and the notes; ratios are to the first row of a benchmark."""
-    rows = [_cells(record) for record in records]
-    table = [_row(HEADER), _row(["---"] * len(HEADER)), *map(_row, rows)]
-    return "\n".join([*_machines(records), "", *table, "", *_shapes(records)]) + "\n"
+    """What was measured, on what, and the notes; ratios are to the first row of a benchmark.
+
+    MFU is the share of the rate of a matrix product in the same run.
+    """
+    parts = [_machines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
+    parts += [_memory(records), _shapes(records)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
+
+
+def _stages(records: Sequence[Record]) -> list[list[str]]:
+    """A table for each contender that says where the time of its samples went."""
+    tables = []
+    for record in records:
+        if not record.stages:
+            continue
+        totals = [sum(sample) for sample in zip(*record.stages.values(), strict=True)]
+        rows = []
+        for stage, seconds in record.stages.items():
+            taken = spread(seconds)
+            share = spread([s / total for s, total in zip(seconds, totals, strict=True)])
+            ends = f"{_milliseconds(taken.p5)} – {_milliseconds(taken.p95)}"
+            rows.append((stage, _milliseconds(taken.median), ends, f"{share.median:.1%}"))
+        title = f"{record.benchmark}, {record.contender}"
+        tables.append(_table((title, "median", "p5 – p95", "share"), rows))
+    return tables
+
+
+def _memory(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in records:
+        if not record.memory:
+            continue
+        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in record.memory.items())
+        total = gigabytes(sum(record.memory.values()))
+        busy = "" if record.busy is None else f"; device busy {record.busy:.1%} of the time"
+        lines.append(
+            f"- {record.benchmark}, {record.contender}: peak memory {total} ({said}){busy}."
+        )
+    return lines
 
 
 def _cells(record: Record) -> list[str]:
@@ -39,6 +81,7 @@ def _cells(record: Record) -> list[str]:
         f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
         f"{record.gflops_per_s:.1f}" if record.flops else "",
         f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
+        "" if record.mfu is None else f"{record.mfu:.1%}",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
         "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
         "" if is_baseline else f"{record.cpu_ratio:.3f}",
@@ -73,7 +116,11 @@ def _shapes(records: Sequence[Record]) -> list[str]:
         shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
         compared = r.relative_difference
         same = "" if compared is None else "; outputs agree to 1e-5"
-        lines.append(f"- {r.benchmark}: {shape}, {r.dtype}, {r.samples} samples{same}.")
+        weights = f", {r.weights} weights" if r.weights else ""
+        ranks = f", {r.ranks} ranks" if r.ranks > 1 else ""
+        lines.append(
+            f"- {r.benchmark}: {shape}, {r.dtype}{weights}{ranks}, {r.samples} samples{same}."
+        )
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
     return _once(lines)

@@ -1,0 +1,270 @@
+"""The benchmarks of `disca-rt bench`: which contenders run against which, on one workload.
+
+Rivals are rows of a table; what is not installed is told and left out. Knows no clock and no file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..cache.build import build_policy
+from ..config import PredictorConfig, predictor_config
+from ..flops import StepFlops, image_tokens, sample_flops, step_flops
+from ..runtime.runtime import Sample
+from ..schedule import full_schedule
+from .diffusers_models import cache_blocks, compile_blocks, diffusers_model, diffusers_step
+from .harness import Comparison, Contender
+from .random_models import with_other
+from .steps import Steps, Subject, shortened
+from .workloads import Workload
+
+EAGER = "reference", "sdpa"  # ops and attention of the eager reference
+LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
+STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
+SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
+EAGER_OVER_OURS = 1.12  # P6 of the project's goals, on a GPU at 704x704x129 and above
+PREDICTED_SHARE = {"tiny": 0.15}
+BIG_PREDICTED_SHARE = 0.036  # P7
+
+
+class Chosen(NamedTuple):
+    """How our own contender runs: `ops` and `attention` by name, over `ranks`."""
+
+    ops: str
+    attention: str
+    ranks: int = 1
+
+    @property
+    def is_eager(self) -> bool:
+        return (self.ops, self.attention) == EAGER and self.ranks == 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`stages` collects what samples say about themselves, by contender, warm-ups too."""
+
+    workload: Workload
+    subject: Subject
+    chosen: Chosen
+    stages: dict[str, list[Sample]]
+
+    @property
+    def flops(self) -> StepFlops:
+        """Of all ranks together."""
+        predictor = self.subject.runtime.predictor
+        config = predictor.config if predictor is not None else self._fitting
+        dit = self.subject.runtime.config
+        return step_flops(dit, config, self.subject.latents, self.subject.conditioning.tokens)
+
+    @property
+    def _fitting(self) -> PredictorConfig:
+        return predictor_config(self.subject.runtime.config)
+
+    def comparison(self, benchmark: str) -> Comparison:
+        """The one of BENCHMARKS, its contenders ready but for rivals, which are built when run."""
+        return {
+            "full-step": self._full_step,
+            "predicted-step": self._predicted_step,
+            "sample": self._sample,
+            "rivals": self._rivals,
+            "sample-rivals": self._sample_rivals,
+        }[benchmark]()
+
+    @property
+    def ours(self) -> set[str]:
+        """The contenders that run the subject itself."""
+        return {self.sample_name, "eager reference" if self.chosen.is_eager else self.step_name}
+
+    @property
+    def step_name(self) -> str:
+        ops, attention, ranks = self.chosen
+        return f"ours: {ops} ops, {attention} attention" + (f", {ranks} ranks" * (ranks > 1))
+
+    def _full_step(self) -> Comparison:
+        contenders = [self._ours()] if self.chosen.ranks > 1 else [self._eager()]
+        if self.chosen.ranks == 1:
+            contenders.append(self._flash())
+            contenders += [] if self.chosen.is_eager else [self._ours()]
+        return self._step_comparison("full step", contenders)
+
+    def _rivals(self) -> Comparison:
+        contenders = [self._eager()]
+        contenders += [] if self.chosen.is_eager else [self._ours()]
+        for name, note, make in (
+            ("eager reference, torch.compile", "each block compiled", self._compiled),
+            ("diffusers", "weights of its own", self._diffusers),
+            ("diffusers, torch.compile", "each block compiled", self._diffusers_compiled),
+        ):
+            contenders.append(self._lazily(name, make, self.flops.full, note))
+        return self._step_comparison("full step, rivals", contenders)
+
+    def _predicted_step(self) -> Comparison:
+        steps = Steps(self.subject)
+        goal = PREDICTED_SHARE.get(self.workload.model, BIG_PREDICTED_SHARE)
+        contenders = [Contender("full step", steps.full, self.flops.full)]
+        if steps.has_predicted:
+            policy = self.subject.policy.name
+            contenders.append(
+                Contender(
+                    f"predicted step, {policy}",
+                    steps.predicted,
+                    self._cheap_flops(),
+                    goal=goal if policy == "disca" else None,
+                )
+            )
+        return self._step_comparison("predicted step", contenders)
+
+    def _sample(self) -> Comparison:
+        schedule, policy = self.subject.schedule, self.subject.policy
+        every = full_schedule(schedule.steps, schedule.shift)
+        runtime = self.subject.runtime
+        full = replace(
+            self.subject, policy=build_policy("full", None, runtime.dit.ops), schedule=every
+        )
+        contenders = [self._sampling(f"{every.steps} full steps", full)]
+        if policy.name != "full":
+            contenders.append(self._sampling(self.sample_name, self.subject))
+        return self._sample_comparison("sample", contenders)
+
+    def _sample_rivals(self) -> Comparison:
+        schedule = self.subject.schedule
+        ours = self._sampling(self.sample_name, self.subject)
+        name = f"diffusers with cache-dit: {schedule.full_steps} full"
+        note = "made to compute the same full steps; weights of its own"
+        # What a cached step of theirs computes lies between ours without and with a predictor.
+        flops = sample_flops(self.flops, schedule, policy="reuse")
+        contenders = [ours, self._lazily(name, self._cached_sample, flops, note)]
+        return self._sample_comparison("sample, rivals", contenders)
+
+    @property
+    def sample_name(self) -> str:
+        schedule, policy = self.subject.schedule, self.subject.policy
+        if policy.name == "full":
+            return f"{schedule.steps} full steps"
+        predicted = schedule.steps - schedule.full_steps
+        return f"{policy.name}: {schedule.full_steps} full, {predicted} predicted"
+
+    def _eager(self) -> Contender:
+        note = "ours as well: reference ops, sdpa attention" if self.chosen.is_eager else ""
+        run = Steps(self._under(*EAGER)).full
+        return Contender("eager reference", run, self.flops.full, note)
+
+    def _flash(self) -> Contender:
+        note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
+        run = Steps(self._under("reference", "flash")).full
+        return Contender("eager reference, flash attention", run, self.flops.full, note)
+
+    def _ours(self) -> Contender:
+        is_goal = self._is_gpu and self._is_long and self.chosen.ranks == 1
+        goal = 1 / EAGER_OVER_OURS if is_goal else None
+        return Contender(self.step_name, Steps(self.subject).full, self.flops.full, goal=goal)
+
+    def _under(self, ops: str, attention: str) -> Subject:
+        if (ops, attention) == self.chosen[:2]:
+            return self.subject
+        return replace(self.subject, runtime=with_other(self.subject.runtime, ops, attention))
+
+    def _compiled(self) -> Callable[[], Tensor]:
+        subject = replace(self.subject, runtime=with_other(self.subject.runtime, *EAGER))
+        for block in subject.runtime.dit.blocks:
+            block.compile()
+        return Steps(subject).full
+
+    def _diffusers(self) -> Callable[[], Tensor]:
+        return self._their_step(self._their_model())
+
+    def _diffusers_compiled(self) -> Callable[[], Tensor]:
+        return self._their_step(compile_blocks(self._their_model()))
+
+    def _their_model(self) -> nn.Module:
+        """One of its own, to be compiled or cached; all share their weights."""
+        dit = self.subject.runtime.dit
+        return diffusers_model(dit.config, dtype=dit.dtype, weights=self._their_weights)
+
+    @cached_property
+    def _their_weights(self) -> dict[str, Tensor]:
+        dit = self.subject.runtime.dit
+        return diffusers_model(dit.config, dit.device, dit.dtype).state_dict()
+
+    def _their_step(self, model: nn.Module) -> Callable[[], Tensor]:
+        steps, forward = Steps(self.subject), diffusers_step(model, self.subject.conditioning)
+        scalars = steps.scalars()
+        return lambda: steps.euler(forward(steps.latents, scalars))
+
+    def _cached_sample(self) -> Callable[[], Tensor]:
+        steps, schedule = Steps(self.subject), self.subject.schedule
+        model = cache_blocks(self._their_model(), schedule)
+        forward = diffusers_step(model, self.subject.conditioning)
+        scalars = [steps.scalars(step) for step in schedule]
+
+        def run() -> Tensor:
+            for each in scalars:
+                latents = steps.euler(forward(steps.latents, each))
+            return latents
+
+        return run
+
+    def _lazily(
+        self, name: str, make: Callable[[], Callable[[], object]], flops: int, note: str
+    ) -> Contender:
+        """A rival that is built, or found missing, when it is warmed up."""
+        made: list[Callable[[], object]] = []
+
+        def run() -> object:
+            if not made:
+                made.append(make())
+            return made[0]()
+
+        return Contender(name, run, flops, note)
+
+    def _sampling(self, name: str, subject: Subject) -> Contender:
+        kept = self.stages.setdefault(name, [])
+
+        def run() -> None:
+            kept.append(subject.sample())
+
+        warm_up = partial(subject.sample, shortened(subject.schedule))
+        return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)
+
+    def _policy_flops(self, subject: Subject) -> int:
+        return sample_flops(self.flops, subject.schedule, policy=subject.policy.name)
+
+    def _cheap_flops(self) -> int:
+        cheap = {"disca": self.flops.predicted, "full": self.flops.full}
+        return cheap.get(self.subject.policy.name, self.flops.ends)
+
+    @property
+    def _is_gpu(self) -> bool:
+        return self.subject.runtime.dit.device.type == "cuda"
+
+    @property
+    def _is_long(self) -> bool:
+        return self.flops.full > LONG
+
+    def _step_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
+        samples = LONG_STEP_SAMPLES if self._is_long else STEP_SAMPLES
+        return self._comparison(name, contenders, samples)
+
+    def _sample_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
+        samples = LONG_SAMPLE_SAMPLES if self._is_long else SAMPLE_SAMPLES
+        return self._comparison(name, contenders, samples)
+
+    def _comparison(self, name: str, contenders: Sequence[Contender], samples: int) -> Comparison:
+        subject = self.subject
+        dit = subject.runtime.config
+        width, height, frames = self.workload.size
+        shape = {
+            "model": self.workload.model,
+            "video": f"{width}x{height}x{frames}",
+            "batch": 1,
+            "image tokens": image_tokens(dit, subject.latents),
+            "text tokens": subject.conditioning.tokens,
+            "policy": subject.policy.name,
+            "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",
+            **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
+        }
+        dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
+        return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, samples)
