@@ -61,7 +61,7 @@ def diffusers_model(
                 guidance_embeds=config.guidance_embed,
             )
     assert not list(model.buffers()), "a buffer would be left uninitialised"
-    model = model.to(dtype).eval().requires_grad_(False)
+    model = nn.Module.to(model, dtype).eval().requires_grad_(False)  # theirs warns at any cast
     if weights is None:
         return fill_randomly(model.to_empty(device=device), seed=0)
     model.load_state_dict(weights, assign=True)

@@ -75,7 +75,8 @@ def _draw(axis: object, panel: Sequence[Record]) -> None:
 
 
 def _is_ours(record: Record) -> bool:
-    return not record.contender.startswith(("eager reference", "diffusers"))
+    """What ran under the run's own choices; only that is asked for its memory."""
+    return bool(record.memory) or not record.contender.startswith(("eager", "diffusers"))
 
 
 def _weights(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""`disca-rt bench`: how long a step and a sample take, against rivals and against an earlier run."""
+"""`disca-rt bench`: how long steps and samples take, against rivals and an earlier run."""
 
 import argparse
 import importlib.util
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bench import BENCHMARKS, RIVALS
+from ..bench import BENCHMARKS, CEILINGS, RIVALS
 from .arguments import add_schedule_arguments, check_writable
 from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
 
@@ -39,13 +39,19 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument("--model", help="of a size without a preset (an unknown name lists all)")
     models.add_argument("--dit", help="checkpoint of the DiT, instead of random weights")
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
+    models.add_argument(
+        "--random", action="store_true", help="random weights for the embedded model, too"
+    )
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16 (on a GPU), float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
     models.add_argument("--attention", default="sdpa", help="attention backend of ours")
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
-        "--only", action="append", choices=BENCHMARKS, help="this benchmark; may be repeated"
+        "--only",
+        action="append",
+        choices=(CEILINGS, *BENCHMARKS),
+        help="only this; may be repeated",
     )
     measured.add_argument("--samples", type=int, help="of each contender; default by its length")
     measured.add_argument("--threads", type=int, help="of PyTorch; default all cores")
@@ -96,6 +102,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         get_preset(args.preset)
     if args.predictor is not None and args.dit is None:
         raise ValueError("--predictor goes with --dit; without both the weights are random")
+    if args.random and args.dit is not None:
+        raise ValueError("give either --dit or --random")
     for flag in ("samples", "threads"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
@@ -131,6 +139,8 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     device, dtype = placement(args, ranks)
     for each in ceilings(device, dtype, args.quick):
         session.run(each)
+    if args.only == [CEILINGS]:
+        return session
     suite, session.weights, need = load_suite(args, ranks, session.say)
     with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
         memory = memory_by_source(suite.subject)

@@ -63,7 +63,7 @@ def load_suite(
     device, dtype = placement(args, ranks)
     ops = args.ops or ("triton" if device.type == "cuda" else "reference")
     chosen = Chosen(ops, args.attention, 1 if ranks is None else ranks.size)
-    is_random = args.dit is None and workload.model != "tiny"
+    is_random = args.dit is None and (args.random or workload.model != "tiny")
     config = CONFIGS[workload.model]
     need = Need(
         dit=config,
