@@ -158,7 +158,7 @@ class Suite:
         return Contender("eager reference, flash attention", run, self.flops.full, note)
 
     def _ours(self) -> Contender:
-        is_goal = self._is_gpu and self._is_long and self.chosen.ranks == 1
+        is_goal = self._is_gpu and self.is_long and self.chosen.ranks == 1
         goal = 1 / EAGER_OVER_OURS if is_goal else None
         return Contender(self.step_name, Steps(self.subject).full, self.flops.full, goal=goal)
 
@@ -241,15 +241,16 @@ class Suite:
         return self.subject.runtime.dit.device.type == "cuda"
 
     @property
-    def _is_long(self) -> bool:
+    def is_long(self) -> bool:
+        """Whether a step takes seconds: then one warms up, and few are samples enough."""
         return self.flops.full > LONG
 
     def _step_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
-        samples = LONG_STEP_SAMPLES if self._is_long else STEP_SAMPLES
+        samples = LONG_STEP_SAMPLES if self.is_long else STEP_SAMPLES
         return self._comparison(name, contenders, samples)
 
     def _sample_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
-        samples = LONG_SAMPLE_SAMPLES if self._is_long else SAMPLE_SAMPLES
+        samples = LONG_SAMPLE_SAMPLES if self.is_long else SAMPLE_SAMPLES
         return self._comparison(name, contenders, samples)
 
     def _comparison(self, name: str, contenders: Sequence[Contender], samples: int) -> Comparison:

@@ -90,11 +90,15 @@ def _check_arguments(args: argparse.Namespace) -> None:
     from ..attention import get_backend
     from ..bench.workloads import get_workload, latent_shape
     from ..cache.build import check_policy
+    from ..kernels.ops import get_ops
     from ..schedule import get_preset
     from .devices import choose_device, choose_dtype
 
     latent_shape(get_workload(args.workload, args.model))
-    choose_dtype(args.dtype, choose_device(args.device))
+    device = choose_device(args.device)
+    choose_dtype(args.dtype, device)
+    if args.ops is not None:
+        get_ops(args.ops, device)
     get_backend(args.attention)
     if args.policy is not None:
         check_policy(args.policy)
@@ -142,6 +146,8 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     if args.only == [CEILINGS]:
         return session
     suite, session.weights, need = load_suite(args, ranks, session.say)
+    if suite.is_long:
+        session.timer = session.timer._replace(warmup=1)
     with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
         memory = memory_by_source(suite.subject)
     for benchmark in _chosen(args, session):
