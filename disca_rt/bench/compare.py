@@ -113,8 +113,10 @@ def _described(records: Sequence[Record]) -> str:
 
 
 def _drift(now: Sequence[Record], before: Sequence[Record]) -> float:
-    ceilings = [{r.key: r.median_s for r in run if r.benchmark == MATMUL} for run in (now, before)]
-    shared = [ceilings[0][key] / ceilings[1][key] for key in ceilings[0] if key in ceilings[1]]
+    products, earlier = (
+        {_identity(r): r for r in run if r.benchmark == MATMUL} for run in (now, before)
+    )
+    shared = [products[key].median_s / earlier[key].median_s for key in products if key in earlier]
     return shared[-1] - 1 if shared else 0.0
 
 

@@ -3,22 +3,28 @@
 Knows files and the run's ceilings, not what the contenders are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from ..runtime.runtime import Sample
+from ..runtime.stopwatch import StageTime
 from .ceilings import MATMUL
 from .harness import Comparison, Interrupted, Timer, measure
 from .machine import Machine
 from .record import Record, write_records
 
+StageTimes = Mapping[str, StageTime]
+"""Of one sample, by stage."""
+
 
 @dataclass
 class Session:
-    """`out` None: nothing is written. `samples` and `warmup` None: as the comparison has it."""
+    """`out` None: nothing is written. `samples` None: as many as each comparison asks for.
+
+    `lost` are the contenders of ours that did not run.
+    """
 
     machine: Machine
     timer: Timer
@@ -28,18 +34,19 @@ class Session:
     weights: str = ""
     samples: int | None = None
     records: list[Record] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     def run(
         self, comparison: Comparison, finish: Callable[[Record], Record] = lambda record: record
     ) -> list[Record]:
-        """Measures, and hands each record to `finish`; written even where it was interrupted."""
+        """Measures, and lets `finish` add to each record; an interruption writes what there is."""
         count = self.samples or comparison.samples
         self.say(f"{comparison.name}: {count} samples")
         try:
             with torch.inference_mode():
                 measured = self._measure(comparison, count)
         except Interrupted as stopped:
-            self._keep(stopped.records, finish)
+            self._keep(stopped.records, lambda record: record)
             raise
         return self._keep(measured, finish)
 
@@ -69,11 +76,10 @@ class Session:
         return replace(record, mfu=record.gflops_per_s / ceiling.gflops_per_s / record.ranks)
 
 
-def with_stages(record: Record, samples: Mapping[str, list[Sample]]) -> Record:
+def with_stages(record: Record, times: Mapping[str, Sequence[StageTimes]]) -> Record:
     """With the seconds of each stage in each of the record's samples, in order."""
-    taken = samples.get(record.contender, [])[-record.samples :]
+    taken = times.get(record.contender, [])[: record.samples]
     stages = {
-        stage: [sample.times[stage].time_s for sample in taken]
-        for stage in (taken[0].times if taken else ())
+        stage: [sample[stage].time_s for sample in taken] for stage in (taken[0] if taken else ())
     }
     return replace(record, stages=stages)

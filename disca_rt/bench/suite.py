@@ -1,33 +1,29 @@
 """The benchmarks of `disca-rt bench`: which contenders run against which, on one workload.
 
-Rivals are rows of a table; what is not installed is told and left out. Knows no clock and no file.
+Knows no clock and no file.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
-
-from torch import Tensor, nn
 
 from ..cache.build import build_policy
 from ..config import PredictorConfig, predictor_config
 from ..flops import StepFlops, image_tokens, sample_flops, step_flops
-from ..runtime.runtime import Sample
 from ..schedule import full_schedule
-from .diffusers_models import cache_blocks, compile_blocks, diffusers_model, diffusers_step
 from .harness import Comparison, Contender
 from .random_models import with_other
+from .rivals import EAGER, Rivals
+from .session import StageTimes
 from .steps import Steps, Subject, shortened
 from .workloads import Workload
 
-EAGER = "reference", "sdpa"  # ops and attention of the eager reference
 LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
 EAGER_OVER_OURS = 1.12  # P6 of the project's goals, on a GPU at 704x704x129 and above
-PREDICTED_SHARE = {"tiny": 0.15}
-BIG_PREDICTED_SHARE = 0.036  # P7
+PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # P7, and the embedded model's own
 
 
 class Chosen(NamedTuple):
@@ -44,12 +40,12 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Suite:
-    """`stages` collects what samples say about themselves, by contender, warm-ups too."""
+    """`times` collects where the time of the samples went that were measured, by contender."""
 
     workload: Workload
     subject: Subject
     chosen: Chosen
-    stages: dict[str, list[Sample]]
+    times: dict[str, list[StageTimes]] = field(default_factory=dict)
 
     @property
     def flops(self) -> StepFlops:
@@ -93,17 +89,13 @@ class Suite:
     def _rivals(self) -> Comparison:
         contenders = [self._eager()]
         contenders += [] if self.chosen.is_eager else [self._ours()]
-        for name, note, make in (
-            ("eager reference, torch.compile", "each block compiled", self._compiled),
-            ("diffusers", "weights of its own", self._diffusers),
-            ("diffusers, torch.compile", "each block compiled", self._diffusers_compiled),
-        ):
-            contenders.append(self._lazily(name, make, self.flops.full, note))
+        for name, (note, run) in Rivals(self.subject).steps().items():
+            contenders.append(Contender(name, run, self.flops.full, note))
         return self._step_comparison("full step, rivals", contenders)
 
     def _predicted_step(self) -> Comparison:
         steps = Steps(self.subject)
-        goal = PREDICTED_SHARE.get(self.workload.model, BIG_PREDICTED_SHARE)
+        goal = PREDICTED_SHARE.get(self.workload.name)
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
             policy = self.subject.policy.name
@@ -130,13 +122,11 @@ class Suite:
         return self._sample_comparison("sample", contenders)
 
     def _sample_rivals(self) -> Comparison:
-        schedule = self.subject.schedule
-        ours = self._sampling(self.sample_name, self.subject)
-        name = f"diffusers with cache-dit: {schedule.full_steps} full"
-        note = "made to compute the same full steps; weights of its own"
+        contenders = [self._sampling(self.sample_name, self.subject)]
         # What a cached step of theirs computes lies between ours without and with a predictor.
-        flops = sample_flops(self.flops, schedule, policy="reuse")
-        contenders = [ours, self._lazily(name, self._cached_sample, flops, note)]
+        flops = sample_flops(self.flops, self.subject.schedule, policy="reuse")
+        for name, (note, run) in Rivals(self.subject).samples().items():
+            contenders.append(Contender(name, run, flops, note))
         return self._sample_comparison("sample, rivals", contenders)
 
     @property
@@ -167,64 +157,11 @@ class Suite:
             return self.subject
         return replace(self.subject, runtime=with_other(self.subject.runtime, ops, attention))
 
-    def _compiled(self) -> Callable[[], Tensor]:
-        subject = replace(self.subject, runtime=with_other(self.subject.runtime, *EAGER))
-        for block in subject.runtime.dit.blocks:
-            block.compile()
-        return Steps(subject).full
-
-    def _diffusers(self) -> Callable[[], Tensor]:
-        return self._their_step(self._their_model())
-
-    def _diffusers_compiled(self) -> Callable[[], Tensor]:
-        return self._their_step(compile_blocks(self._their_model()))
-
-    def _their_model(self) -> nn.Module:
-        """One of its own, to be compiled or cached; all share their weights."""
-        dit = self.subject.runtime.dit
-        return diffusers_model(dit.config, dtype=dit.dtype, weights=self._their_weights)
-
-    @cached_property
-    def _their_weights(self) -> dict[str, Tensor]:
-        dit = self.subject.runtime.dit
-        return diffusers_model(dit.config, dit.device, dit.dtype).state_dict()
-
-    def _their_step(self, model: nn.Module) -> Callable[[], Tensor]:
-        steps, forward = Steps(self.subject), diffusers_step(model, self.subject.conditioning)
-        scalars = steps.scalars()
-        return lambda: steps.euler(forward(steps.latents, scalars))
-
-    def _cached_sample(self) -> Callable[[], Tensor]:
-        steps, schedule = Steps(self.subject), self.subject.schedule
-        model = cache_blocks(self._their_model(), schedule)
-        forward = diffusers_step(model, self.subject.conditioning)
-        scalars = [steps.scalars(step) for step in schedule]
-
-        def run() -> Tensor:
-            for each in scalars:
-                latents = steps.euler(forward(steps.latents, each))
-            return latents
-
-        return run
-
-    def _lazily(
-        self, name: str, make: Callable[[], Callable[[], object]], flops: int, note: str
-    ) -> Contender:
-        """A rival that is built, or found missing, when it is warmed up."""
-        made: list[Callable[[], object]] = []
-
-        def run() -> object:
-            if not made:
-                made.append(make())
-            return made[0]()
-
-        return Contender(name, run, flops, note)
-
     def _sampling(self, name: str, subject: Subject) -> Contender:
-        kept = self.stages.setdefault(name, [])
+        kept = self.times[name] = []
 
         def run() -> None:
-            kept.append(subject.sample())
+            kept.append(subject.sample().times)
 
         warm_up = partial(subject.sample, shortened(subject.schedule))
         return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)

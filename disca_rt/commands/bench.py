@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
         is_first = ranks is None or ranks.is_first
     if is_first:
         _report(args, session.records, before)
+    if session.lost:
+        raise ValueError(f"did not run, for the reason above: {'; '.join(session.lost)}")
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -151,7 +153,11 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
         memory = memory_by_source(suite.subject)
     for benchmark in _chosen(args, session):
-        session.run(suite.comparison(benchmark), lambda record: _finished(record, suite, memory))
+        comparison = suite.comparison(benchmark)
+        records = session.run(comparison, lambda record: _finished(record, suite, memory))
+        ran = {record.contender for record in records}
+        names = (each.name for each in comparison.contenders)
+        session.lost += [f"{benchmark}: {n}" for n in names if n in suite.ours and n not in ran]
     return session
 
 
@@ -169,7 +175,7 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     if device.type == "cuda":
         from ..bench.gpu_timer import device_timer
 
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
         timer = device_timer(device)
     if ranks is not None:
         from ..bench.rank_timer import slowest
@@ -204,7 +210,7 @@ def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Reco
     from ..bench.session import with_stages
     from ..bench.steps import shortened
 
-    record = with_stages(record, suite.stages)
+    record = with_stages(record, suite.times)
     if record.contender not in suite.ours:
         return record
     record = replace(record, memory=memory)

@@ -109,7 +109,7 @@ def _suite(args: argparse.Namespace, workload: Workload, runtime: Runtime, chose
         policy=build_policy(name, runtime.predictor, runtime.dit.ops),
         schedule=choose_schedule(args, runtime.config, name),
     )
-    return Suite(workload, subject, chosen, {})
+    return Suite(workload, subject, chosen)
 
 
 def _conditioning(runtime: Runtime, workload: Workload) -> Conditioning:

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from disca_rt.attention import LocalAttention
 from disca_rt.bench.busy import covered
-from disca_rt.bench.diffusers_models import diffusers_model
-from disca_rt.bench.harness import Interrupted
+from disca_rt.bench.diffusers_models import cache_blocks, diffusers_model
 from disca_rt.bench.ladder import panels, write_ladder
 from disca_rt.bench.memory import memory_by_source
 from disca_rt.bench.random_models import random_runtime, with_other
@@ -299,8 +299,56 @@ def test_an_interruption_keeps_what_was_measured(
     assert records[-1].benchmark == "predicted step, tiny 8x8x1"
 
 
-def test_interrupted_is_an_interruption() -> None:
-    assert issubclass(Interrupted, KeyboardInterrupt)
+def test_ours_that_fails_fails_the_run_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Steps) -> None:
+        raise RuntimeError("no kernel image\nfor this device")
+
+    monkeypatch.setattr(Steps, "full", broken)
+    out = tmp_path / "bench.jsonl"
+    assert main([*QUICK, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "no eager reference (RuntimeError: no kernel image)" in said.out
+    assert said.err.endswith("for the reason above: full-step: eager reference\n")
+    assert {record.benchmark for record in read_records(out)} > {"sample, tiny 8x8x1"}
+
+
+@pytest.mark.slow
+def test_rivals_that_are_here_run_and_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
+    monkeypatch.setitem(sys.modules, "cache_dit", None)
+    out = tmp_path / "bench.jsonl"
+    only = ["--only", "rivals", "--only", "sample-rivals"]
+    assert main([*QUICK, "--random", "--preset", "disca-n4", *only, "--out", str(out)]) == 0
+    assert [record.contender for record in read_records(out)[2:]] == [
+        "eager reference",
+        "eager reference, torch.compile",
+        "diffusers",
+        "diffusers, torch.compile",
+        "disca: 8 full, 12 predicted",
+    ]
+    assert "no diffusers with cache-dit: 8 full (Unavailable: needs" in capsys.readouterr().out
+
+
+def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    fake = SimpleNamespace(
+        enable_cache=lambda adapter, cache_config: given.update(
+            vars(cache_config), **vars(adapter)
+        ),
+        BlockAdapter=SimpleNamespace,
+        DBCacheConfig=SimpleNamespace,
+        ForwardPattern=SimpleNamespace(Pattern_0=0),
+    )
+    monkeypatch.setitem(sys.modules, "cache_dit", fake)
+    model = SimpleNamespace(transformer_blocks=[1], single_transformer_blocks=[2])
+    assert cache_blocks(model, Schedule(4, 5.0, (0, 2))) is model
+    assert given["steps_computation_mask"] == [1, 0, 1, 0]
+    assert (given["blocks"], given["forward_pattern"]) == ([[1], [2]], [0, 0])
 
 
 @pytest.mark.parametrize(
