@@ -36,6 +36,9 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Without the columns that no row has anything in."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    header, *rows = zip(*columns, strict=True)
     return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
 
 

@@ -150,7 +150,7 @@ def test_the_table_shows_every_record() -> None:
     lines = markdown([slow, fast]).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 4
-    assert {row.count("|") for row in rows} == {len(HEADER) + 1}
+    assert {row.count("|") for row in rows} == {len(HEADER)}, "without MFU, which none has"
     for shown in ("12.5 ms", "**0.250**", "0.200 – 0.300", "0.260", "≤ 0.5", "race", "fast"):
         assert shown in rows[3]
     assert "1 (baseline)" in rows[2]
@@ -215,3 +215,23 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
 def test_a_file_is_named_after_its_device() -> None:
     assert file_stem("GPU: NVIDIA H200") == "nvidia-h200"
     assert file_stem("CPU: AMD EPYC 7B13") == "cpu"
+
+
+def test_the_table_says_what_models_have_and_ops_have_not() -> None:
+    slow, fast = records()
+    stages = {"full steps": [3.0, 1.0, 2.0], "decode": [1.0, 1.0, 2.0]}
+    memory = {"weights": 26_300_000_000, "cache": 400_000_000}
+    told = dataclasses.replace(
+        slow, mfu=0.8765, weights="random", ranks=2, stages=stages, memory=memory, busy=0.5
+    )
+    page = markdown([told, fast])
+    lines = page.splitlines()
+    assert "| MFU |" in page
+    assert "| 87.6% |" in page
+    assert "| race, slow | median | p5 – p95 | share |" in lines
+    # Shares of each sample: 3/4, 1/2 and 2/4.
+    assert "| full steps | 2,000.0 ms | 1,100.0 ms – 2,900.0 ms | 50.0% |" in lines
+    peak = "- race, slow: peak memory 26.7 GB (weights 26.3 GB, cache 400.0 MB)"
+    assert f"{peak}; device busy 50.0% of the time." in lines
+    shape = "batch 1, latents [12, 5, 12, 16], float32, random weights, 2 ranks, 3 samples"
+    assert f"- race: {shape}." in lines
