@@ -18,6 +18,7 @@ from disca_rt.attention import LocalAttention, TokenLayout
 from disca_rt.config import MODELS
 from disca_rt.footprint import Need, footprint
 from disca_rt.kernels import reference
+from disca_rt.kernels.launch import launch_config
 from disca_rt.schedule import get_preset
 from meta_step import meta_step
 
@@ -80,6 +81,12 @@ def test_step(benchmark: BenchmarkFixture, kind: str) -> None:
 
 def test_schedule(benchmark: BenchmarkFixture) -> None:
     assert len(benchmark(lambda: list(get_preset("disca-n4")))) == 20
+
+
+def test_launch_configuration(benchmark: BenchmarkFixture) -> None:
+    """The table's look-up before each launch of a fused op."""
+    config = benchmark(launch_config, "layer_norm_modulate", 3072, torch.device("cpu"))
+    assert config.rows >= 1
 
 
 def test_memory_estimate(benchmark: BenchmarkFixture) -> None:
