@@ -21,7 +21,7 @@ def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
     said = explanation(NEED, 30 * 10**9, show)
     assert said == (
         "needs about 33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB) of 30.0 GB; "
-        "would fit: --size 704x704x65, or 2 ranks (torchrun)"
+        "would fit: size 704x704x65, or 2 ranks (torchrun)"
     )
 
 
@@ -33,8 +33,12 @@ def test_fp32_is_told_of_bf16() -> None:
 def test_where_the_formula_says_it_fits_less_is_offered() -> None:
     """Something else is in memory, or it is in pieces."""
     said = explanation(NEED, 141 * 10**9, show)
-    assert "--size 704x704x" in said
+    assert "; would fit: size 704x704x" in said
     assert "704x704x129" not in said
+
+
+def test_ranks_on_one_cpu_share_its_memory() -> None:
+    assert "ranks" not in explanation(NEED, 30 * 10**9, show, is_gpu=False)
 
 
 def test_where_nothing_fits() -> None:

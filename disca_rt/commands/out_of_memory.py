@@ -31,7 +31,9 @@ def explained(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(explanation(need(), capacity(device), show_size)) from error
+        is_gpu = device.type == "cuda"
+        told = explanation(need(), capacity(device), show_size, is_gpu)
+        raise MemoryError(told) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -39,22 +41,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
-def explanation(need: Need, capacity: int, show_size: ShowSize) -> str:
-    """For a sample that did not fit into `capacity` bytes on each of its devices."""
-    spare = footprint(need).total <= capacity
-    # By the formula it would have fitted: then the rest is another's, or fragments, a tenth of it.
-    room = int(min(capacity, footprint(need).total) * 0.9) if spare else capacity
+def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True) -> str:
+    """For a sample that did not fit into `there` bytes on each of its devices.
+
+    Ranks on a CPU share its memory, so that more of them would not help.
+    """
+    needed = footprint(need).total
+    # Where it would have fitted by the formula, something else is there, or memory is in pieces.
+    room = there if needed > there else int(needed * 0.9)
     ways = []
     size = largest_size(need, room)
     if size is not None and size != need.size:
-        ways.append(f"--size {show_size(size)}")
+        ways.append(f"size {show_size(size)}")
     if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
         ways.append("--dtype bfloat16")
-    ranks = fewest_ranks(need, room)
+    ranks = fewest_ranks(need, room) if is_gpu else None
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
     way_out = f"would fit: {', or '.join(ways)}" if ways else "no size of it would fit"
-    return f"needs about {footprint(need)} of {gigabytes(capacity)}; {way_out}"
+    return f"needs about {footprint(need)} of {gigabytes(there)}; {way_out}"
 
 
 def runtime_need(
