@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from disca_rt.commands.out_of_memory import capacity, explained, explanation
+from disca_rt.commands.out_of_memory import (
+    capacity,
+    explained,
+    explanation,
+    refuse_hopeless,
+)
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.footprint import Need, fits, footprint
 from disca_rt.sizes import SIZES
@@ -65,6 +70,16 @@ def test_other_errors_are_left_as_they_are() -> None:
     given = lambda: NEED, torch.device("cpu"), show
     with pytest.raises(RuntimeError, match="shape"), explained(*given):
         raise RuntimeError("shape '[2]' is invalid")
+
+
+def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, there = torch.device("cpu"), 30 * 10**9
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.capacity", lambda device: there)
+    with pytest.raises(MemoryError, match="would fit: size 704x704x65"):
+        refuse_hopeless(NEED, cpu, show)
+    refuse_hopeless(NEED._replace(size=(17, 88, 88)), cpu, show)
 
 
 def test_what_is_named_would_fit() -> None:

@@ -26,7 +26,7 @@ from ..runtime.runtime import Runtime
 from ..schedule import get_preset
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from .devices import choose_device, choose_dtype
-from .out_of_memory import explained
+from .out_of_memory import explained, refuse_hopeless
 from .ranks import choose_attention
 from .schedules import choose_schedule, default_schedule
 
@@ -82,6 +82,7 @@ def load_suite(
         "attention": choose_attention(args, ranks, args.attention),
     }
     say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
+    refuse_hopeless(need, device, lambda size: show_size(workload, size))
     with explained(lambda: need, device, lambda size: show_size(workload, size)):
         runtime = random_runtime(config, **built) if is_random else _load(args, built)
     weights = EMBEDDED if args.dit is None else Path(args.dit).name

@@ -6,6 +6,7 @@ Knows the formula (`footprint`), the device, and how a size is written on the co
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,7 @@ from ..models.conditioning import Conditioning
 from ..runtime.runtime import Runtime
 from ..sizes import SIZES
 
+MEMORY_INFO = Path("/proc/meminfo")
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
 
 ShowSize = Callable[[tuple[int, int, int]], str]
@@ -92,9 +94,23 @@ def show_size(runtime: Runtime, latents: tuple[int, int, int]) -> str:
     return f"{width}x{height}x{frames}"
 
 
+def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize) -> None:
+    """MemoryError where not even the weights fit, or on a CPU the whole sample.
+
+    There an allocation succeeds all the same, and the process is killed without a word later.
+    """
+    estimate, there = footprint(need), capacity(device)
+    is_gpu = device.type == "cuda"
+    if (estimate.weights if is_gpu else estimate.total) > there:
+        raise MemoryError(explanation(need, there, show_size, is_gpu))
+
+
 def capacity(device: torch.device) -> int:
-    """Bytes that this process could have: a GPU's free ones and its own, or all of the RAM."""
+    """Bytes that this process could have: a GPU's free ones and its own, or the available RAM."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
+    if MEMORY_INFO.is_file():
+        lines = (line.split() for line in MEMORY_INFO.read_text().splitlines())
+        return next(1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
