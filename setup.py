@@ -1,7 +1,42 @@
 """Which folders are packages, where they live, and the C++ extension. Metadata: pyproject.toml."""
 
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from glob import glob
+from pathlib import Path
+
 from setuptools import find_packages, setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+try:
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ModuleNotFoundError:
+    sys.exit(
+        "setup.py: the C++ extension is built against the PyTorch it will run with: "
+        "pip install torch setuptools ninja, then install with --no-build-isolation"
+    )
+
+
+class Build(BuildExtension):
+    """Says in one line what the machine lacks; a failing build would take a hundred."""
+
+    def run(self) -> None:
+        compiler = os.environ.get("CXX", "c++")
+        if shutil.which(shlex.split(compiler)[0]) is None:
+            sys.exit(
+                f"setup.py: needs a C++ compiler, found no {compiler} "
+                "(on Debian and Ubuntu: apt install g++), or name another: CXX=..."
+            )
+        header = Path(sysconfig.get_path("include"), "Python.h")
+        if not header.exists():
+            sys.exit(
+                f"setup.py: needs Python's headers, found no {header} "
+                "(on Debian and Ubuntu: apt install python3-dev)"
+            )
+        super().run()
+
 
 setup(
     # kernels/ has no __init__.py, so that the PyPI package `kernels` wins over it when Python runs
@@ -12,8 +47,13 @@ setup(
         CppExtension(
             "disca_rt.parallel._native",
             ["csrc/bindings.cpp", "csrc/plan.cpp", "csrc/scheduler.cpp"],
-            extra_compile_args=["-O2", "-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+            depends=sorted(glob("csrc/*.h")),  # what else a source distribution needs
+            # Python's own flags ask for debug information, 15 MB of it.
+            extra_compile_args=[
+                *("-O2", "-g0", "-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter")
+            ],
+            extra_link_args=["-Wl,--strip-all"],
         )
     ],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": Build},
 )

@@ -129,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --device cuda: every benchmark once, interpreted on the CPU, nothing written",
     )
     parser.add_argument(
-        "--samples", type=_positive, help="of each contender; default: the benchmark's own number"
+        "--samples", type=positive, help="of each contender; default: the benchmark's own number"
     )
     parser.add_argument(
-        "--threads", type=_positive, nargs="+", default=[2], help="of PyTorch; several: in turn"
+        "--threads", type=positive, nargs="+", default=[2], help="of PyTorch; several: in turn"
     )
     parser.add_argument(
         "--out", type=Path, help="lines of an earlier run in it are replaced; default: by date"
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")

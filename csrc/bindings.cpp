@@ -1,6 +1,6 @@
 // The Python face of the plan and the scheduler; no logic.
 #include <pybind11/chrono.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "plan.h"
@@ -30,17 +30,19 @@ PYBIND11_MODULE(_native, module) {
 
   py::class_<Plan>(module, "Plan")
       .def(py::init([](int64_t img_tokens, int64_t txt_tokens, int64_t heads, int64_t ranks,
-                       int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks) {
+                       int64_t ranks_per_node, int64_t ulysses_degree, int64_t head_chunks,
+                       int64_t row_bytes) {
              return Plan({img_tokens, txt_tokens, heads, ranks, ranks_per_node, ulysses_degree,
-                          head_chunks});
+                          head_chunks, row_bytes});
            }),
            py::kw_only(), py::arg("img_tokens"), py::arg("txt_tokens"), py::arg("heads"),
            py::arg("ranks"), py::arg("ranks_per_node") = 0, py::arg("ulysses_degree") = 0,
-           py::arg("head_chunks") = 1)
+           py::arg("head_chunks") = 1, py::arg("row_bytes") = 256)
       .def_property_readonly("img_tokens", [](const Plan& p) { return p.request().img_tokens; })
       .def_property_readonly("txt_tokens", [](const Plan& p) { return p.request().txt_tokens; })
       .def_property_readonly("num_heads", [](const Plan& p) { return p.request().heads; })
       .def_property_readonly("ranks", [](const Plan& p) { return p.request().ranks; })
+      .def_property_readonly("row_bytes", [](const Plan& p) { return p.request().row_bytes; })
       .def_property_readonly("ulysses_degree", &Plan::ulysses_degree)
       .def_property_readonly("ring_degree", &Plan::ring_degree)
       .def_property_readonly("chunks", &Plan::chunks)
@@ -49,9 +51,12 @@ PYBIND11_MODULE(_native, module) {
       .def("shard", &Plan::shard)
       .def("heads", py::overload_cast<int64_t>(&Plan::heads, py::const_))
       .def("heads", py::overload_cast<int64_t, int64_t>(&Plan::heads, py::const_))
+      .def("group_span", &Plan::group_span)
       .def("group_tokens", &Plan::group_tokens)
       .def("send_rows", &Plan::send_rows)
       .def("receive_rows", &Plan::receive_rows)
+      .def("exchange_bytes", &Plan::exchange_bytes)
+      .def("ring_bytes", &Plan::ring_bytes)
       .def("largest_send_rows", &Plan::largest_send_rows)
       .def("largest_receive_rows", &Plan::largest_receive_rows);
 
@@ -64,15 +69,16 @@ PYBIND11_MODULE(_native, module) {
       .value("Q", Slot::Q)
       .value("O", Slot::O);
 
-  py::class_<Scheduler>(module, "Scheduler")
+  // The last one to hold a process group waits for its threads, and these may want the GIL, to drop
+  // a tensor that Python made.
+  py::class_<Scheduler>(module, "Scheduler", py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](const Plan& plan, int64_t rank,
                        const c10::intrusive_ptr<c10d::ProcessGroup>& group,
                        const c10::intrusive_ptr<c10d::ProcessGroup>& ring, int64_t batch,
                        int64_t head_dim, at::ScalarType dtype, at::Device device,
                        std::chrono::milliseconds timeout, bool keep) {
-             return std::make_unique<Scheduler>(plan, rank, group, ring,
-                                                Format{batch, head_dim, dtype, device}, timeout,
-                                                keep);
+             return std::make_unique<Scheduler>(
+                 plan, rank, group, ring, Format{batch, head_dim, dtype, device}, timeout, keep);
            }),
            py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"),
            py::arg("ring") = nullptr, py::arg("batch"), py::arg("head_dim"), py::arg("dtype"),
@@ -87,6 +93,5 @@ PYBIND11_MODULE(_native, module) {
       .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>())
       .def("pass_on", &Scheduler::pass_on, py::arg("slot"), py::arg("chunk"), py::arg("group"),
            py::arg("heads"), py::arg("back") = false, py::call_guard<py::gil_scoped_release>())
-      .def("receive_passed", &Scheduler::receive_passed,
-           py::call_guard<py::gil_scoped_release>());
+      .def("receive_passed", &Scheduler::receive_passed, py::call_guard<py::gil_scoped_release>());
 }

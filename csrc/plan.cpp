@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <iomanip>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -13,17 +14,16 @@ Span part(int64_t count, int64_t parts, int64_t index) {
   return {count * index / parts, count * (index + 1) / parts};
 }
 
-// The same with the larger parts where the others are small, so that two streams even out.
-Span part_from_end(int64_t count, int64_t parts, int64_t index) {
-  const Span mirrored = part(count, parts, parts - 1 - index);
-  return {count - mirrored.stop, count - mirrored.start};
+// Groups are consecutive ranks, so among several nodes only a divisor of a node's ranks leaves none
+// of them half here and half there.
+bool stays_in_node(int64_t degree, int64_t ranks, int64_t ranks_per_node) {
+  return ranks_per_node == 0 || ranks <= ranks_per_node || ranks_per_node % degree == 0;
 }
 
 // The largest divisor of `ranks` that fits `heads` and a node.
 int64_t largest_ulysses_degree(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
-  const int64_t most = std::min(heads, ranks_per_node > 0 ? ranks_per_node : ranks);
-  for (int64_t degree = std::min(ranks, most); degree > 1; --degree) {
-    if (ranks % degree == 0) return degree;
+  for (int64_t degree = std::min(ranks, heads); degree > 1; --degree) {
+    if (ranks % degree == 0 && stays_in_node(degree, ranks, ranks_per_node)) return degree;
   }
   return 1;
 }
@@ -33,10 +33,44 @@ bool is_legal(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
   return ranks == 1 || largest_ulysses_degree(ranks, heads, ranks_per_node) > 1;
 }
 
-std::string joined(const std::vector<int64_t>& values) {
+std::string sized(int64_t bytes) {
+  constexpr const char* kUnits[] = {"kB", "MB", "GB"};
+  double value = static_cast<double>(bytes) / 1e3;
+  int unit = 0;
+  for (; value >= 1000 && unit < 2; ++unit) value /= 1000;
   std::ostringstream text;
-  for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "") << values[i];
+  text << std::fixed << std::setprecision(1) << value << " " << kUnits[unit];
   return text.str();
+}
+
+// Plans of the same request but for `field`, each with its ring and the most that a rank sends.
+std::string costs(Request request, int64_t Request::* field, const std::vector<int64_t>& values) {
+  std::ostringstream text;
+  for (size_t i = 0; i < values.size(); ++i) {
+    request.*field = values[i];
+    const Plan plan(request);
+    int64_t most = 0;
+    for (int64_t rank = 0; rank < request.ranks; ++rank) {
+      most = std::max(most, plan.exchange_bytes(rank) + plan.ring_bytes(rank));
+    }
+    text << (i ? ", " : "") << values[i] << " (ring steps " << plan.ring_degree() - 1 << ", "
+         << sized(most) << ")";
+  }
+  return text.str();
+}
+
+// The legal numbers of ranks on both sides of the one asked for.
+std::vector<int64_t> nearest_world_sizes(const Request& request) {
+  constexpr size_t kEachSide = 3;
+  std::vector<int64_t> below, nearest;
+  for (const int64_t ranks :
+       legal_world_sizes(request.heads, request.ranks_per_node, 2 * request.ranks)) {
+    if (ranks > request.img_tokens) break;
+    (ranks < request.ranks ? below : nearest).push_back(ranks);
+  }
+  nearest.resize(std::min(nearest.size(), kEachSide));
+  nearest.insert(nearest.begin(), below.end() - std::min(below.size(), kEachSide), below.end());
+  return nearest;
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
@@ -57,10 +91,11 @@ void check_counts(const Request& request) {
   check_positive("ranks_per_node", request.ranks_per_node, 0);
   check_positive("ulysses_degree", request.ulysses_degree, 0);
   check_positive("head_chunks", request.head_chunks, 1);
-  if (request.ranks > request.img_tokens) {
+  check_positive("row_bytes", request.row_bytes, 1);
+  const int64_t tokens = request.img_tokens + request.txt_tokens;
+  if (request.ranks > tokens) {
     std::ostringstream text;
-    text << "ranks must be at most the " << request.img_tokens << " image tokens, got "
-         << request.ranks;
+    text << "ranks must be at most the " << tokens << " tokens, got " << request.ranks;
     refuse(text.str());
   }
 }
@@ -70,9 +105,12 @@ int64_t chosen_ulysses_degree(const Request& request) {
   if (asked == 0) {
     if (!is_legal(request.ranks, request.heads, request.ranks_per_node)) {
       std::ostringstream text;
-      text << "ranks " << request.ranks << " have no common divisor with " << request.heads
-           << " heads to share; legal numbers are "
-           << joined(legal_world_sizes(request.heads, request.ranks_per_node, 2 * request.ranks));
+      text << "ranks must have a divisor from 2 to the " << request.heads << " heads";
+      if (request.ranks_per_node > 0) {
+        text << " that divides the " << request.ranks_per_node << " ranks of a node";
+      }
+      text << ", got " << request.ranks << "; nearest legal are, with what a rank sends per block, "
+           << costs(request, &Request::ranks, nearest_world_sizes(request));
       refuse(text.str());
     }
     return largest_ulysses_degree(request.ranks, request.heads, request.ranks_per_node);
@@ -84,7 +122,9 @@ int64_t chosen_ulysses_degree(const Request& request) {
     }
     std::ostringstream text;
     text << "ulysses_degree must divide the " << request.ranks << " ranks and be at most the "
-         << request.heads << " heads, got " << asked << "; legal are " << joined(legal);
+         << request.heads << " heads, got " << asked
+         << "; legal are, with what a rank sends per block, "
+         << costs(request, &Request::ulysses_degree, legal);
     refuse(text.str());
   }
   return asked;
@@ -105,7 +145,10 @@ std::vector<int64_t> Plan::members(int64_t group) const {
 }
 
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank) {
-  return {part(img_tokens, ranks, rank), part_from_end(txt_tokens, ranks, rank)};
+  const Span joint = part(img_tokens + txt_tokens, ranks, rank);
+  const auto img = [&](int64_t place) { return std::min(place, img_tokens); };
+  const auto txt = [&](int64_t place) { return std::max<int64_t>(place - img_tokens, 0); };
+  return {{img(joint.start), img(joint.stop)}, {txt(joint.start), txt(joint.stop)}};
 }
 
 Shard Plan::shard(int64_t rank) const {
@@ -120,10 +163,9 @@ Span Plan::heads(int64_t rank, int64_t chunk) const {
   return {all.start + within.start, all.start + within.stop};
 }
 
-int64_t Plan::group_tokens(int64_t group) const {
-  int64_t tokens = 0;
-  for (const int64_t rank : members(group)) tokens += shard(rank).tokens();
-  return tokens;
+Span Plan::group_span(int64_t group) const {
+  const Shard first = shard(group * ulysses_), last = shard((group + 1) * ulysses_ - 1);
+  return {first.img.start + first.txt.start, last.img.stop + last.txt.stop};
 }
 
 int64_t Plan::largest_group_tokens() const {
@@ -148,6 +190,21 @@ std::vector<int64_t> Plan::receive_rows(int64_t rank, int64_t chunk) const {
     rows.push_back(shard(peer).tokens() * heads(rank, chunk).size());
   }
   return rows;
+}
+
+int64_t Plan::exchange_bytes(int64_t rank) const {
+  const int64_t tokens = shard(rank).tokens(), ours = heads(rank).size();
+  const int64_t out = 3 * tokens * (request_.heads - ours);
+  const int64_t back = (group_tokens(group_of(rank)) - tokens) * ours;
+  return (out + back) * request_.row_bytes;
+}
+
+int64_t Plan::ring_bytes(int64_t rank) const {
+  int64_t tokens = 0;
+  for (int64_t pass = 0; pass + 1 < ring_degree(); ++pass) {
+    tokens += group_tokens((group_of(rank) + ring_degree() - pass) % ring_degree());
+  }
+  return 2 * tokens * heads(rank).size() * request_.row_bytes;
 }
 
 int64_t Plan::largest_send_rows() const {

@@ -1,10 +1,11 @@
 // Who holds which tokens and heads, and who sends how much to whom: pure arithmetic.
 //
 // Sequence parallelism trades tokens for heads around attention (Ulysses, arXiv 2309.14509): a rank
-// has a share of the tokens with all heads, sends each other rank that one's heads of them, and gets
-// all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass keys and
-// values around a ring of groups (arXiv 2310.01889). A plan follows from its request alone, so all
-// ranks have the same without a word between them. Knows no tensors, streams or processes.
+// has a share of the tokens with all heads, sends each other rank that one's heads of them, and
+// gets all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass
+// keys and values around a ring of groups (arXiv 2310.01889). A plan follows from its request
+// alone, so all ranks have the same without a word between them. Knows no tensors, streams or
+// processes.
 #pragma once
 
 #include <cstdint>
@@ -25,20 +26,23 @@ struct Request {
   int64_t txt_tokens = 0;
   int64_t heads = 0;
   int64_t ranks = 1;
-  int64_t ranks_per_node = 0;  // Ulysses stays inside a node; 0: all are in one
+  int64_t ranks_per_node = 0;  // consecutive ones; Ulysses stays inside a node; 0: all are in one
   int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this
   int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
+  int64_t row_bytes = 256;     // one head of one token: 128 values of two bytes
 };
 
-// A rank's part of both streams. Its joint tokens are these image rows, then these text rows.
+// A rank's part of both streams: these image rows, then these text rows, of which only one rank at
+// most has both.
 struct Shard {
   Span img;
   Span txt;
   int64_t tokens() const { return img.size() + txt.size(); }
 };
 
-// Rank `rank`'s part of both streams among `ranks`: whatever the heads, so that who only shares out
-// tokens needs no plan.
+// Rank `rank`'s part of both streams among `ranks`. The joint sequence, image first, is cut into
+// nearly equal spans, so that what is gathered is in the order of one rank's attention, and sums
+// are its sums. Whatever the heads, so that who only shares out tokens needs no plan.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
 class Plan {
@@ -59,14 +63,20 @@ class Plan {
   // All heads of `rank`, or those of one chunk of them.
   Span heads(int64_t rank) const;
   Span heads(int64_t rank, int64_t chunk) const;
-  // Tokens that a group has once it has exchanged: its members' shards, one after another.
-  int64_t group_tokens(int64_t group) const;
+  // Joint tokens that a group has once it has exchanged: its members' shards, one after another.
+  Span group_span(int64_t group) const;
+  int64_t group_tokens(int64_t group) const { return group_span(group).size(); }
   int64_t largest_group_tokens() const;
 
   // Rows of one head each, (tokens × heads), to and from every member of the rank's group when
   // tokens are traded for heads. The way back is the same with both exchanged.
   std::vector<int64_t> send_rows(int64_t rank, int64_t chunk) const;
   std::vector<int64_t> receive_rows(int64_t rank, int64_t chunk) const;
+
+  // What `rank` sends to others in one attention: V, K and Q out and O back, and what it passes on
+  // around the ring, K and V of every group but the last.
+  int64_t exchange_bytes(int64_t rank) const;
+  int64_t ring_bytes(int64_t rank) const;
 
   // Largest over all ranks, so that buffers are made once.
   int64_t largest_send_rows() const;

@@ -63,11 +63,10 @@ Scheduler::Flight& Scheduler::flight(Slot slot, int64_t chunk) {
 
 void Scheduler::send(Slot slot, const at::Tensor& tokens) {
   const int64_t shard = plan_.shard(rank_).tokens();
-  TORCH_CHECK_VALUE(
-      tokens.sizes() ==
-          at::IntArrayRef({format_.batch, shard, plan_.request().heads, format_.head_dim}),
-      name_of(slot), " must be [", format_.batch, ", ", shard, ", ", plan_.request().heads, ", ",
-      format_.head_dim, "], got ", tokens.sizes());
+  TORCH_CHECK_VALUE(tokens.sizes() == at::IntArrayRef({format_.batch, shard, plan_.request().heads,
+                                                       format_.head_dim}),
+                    name_of(slot), " must be [", format_.batch, ", ", shard, ", ",
+                    plan_.request().heads, ", ", format_.head_dim, "], got ", tokens.sizes());
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
     Flight& each = flight(slot, chunk);
     std::vector<int64_t> out = plan_.send_rows(rank_, chunk);
@@ -136,9 +135,10 @@ at::Tensor Scheduler::receive_back(Slot slot) {
   return tokens;
 }
 
-// To one neighbour from the other is an all-to-all in which all else is empty: every backend has it,
-// and none can lock up in who sends first.
-void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads, bool back) {
+// To one neighbour from the other is an all-to-all in which all else is empty: every backend has
+// it, and none can lock up in who sends first.
+void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads,
+                        bool back) {
   const int64_t groups = plan_.ring_degree(), here = plan_.group_of(rank_), step = back ? -1 : 1;
   const int64_t arrives = (group - step + groups) % groups;
   const int64_t width = plan_.heads(rank_, chunk).size();
@@ -146,11 +146,12 @@ void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tenso
   out[(here + step + groups) % groups] = plan_.group_tokens(group) * width;
   in[(here - step + groups) % groups] = plan_.group_tokens(arrives) * width;
   // What was passed last is still read while this arrives.
-  const Use use = passes_[static_cast<int>(slot)]++ % 2 ? Use::PassedOdd : Use::PassedEven;
+  const bool is_odd = (here - group + groups) % groups % 2;  // how often it was passed
   Flight& each = passed_[static_cast<int>(slot)];
   each.what = std::string("round the ring, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
-  at::Tensor kept = buffer(use, slot, chunk, plan_.largest_group_tokens() * width);
+  at::Tensor kept = buffer(is_odd ? Use::PassedOdd : Use::PassedEven, slot, chunk,
+                           plan_.largest_group_tokens() * width);
   each.received = kept.narrow(1, 0, sum(in));
   start(each, *ring_, std::move(out), std::move(in));
 }
@@ -190,7 +191,9 @@ void Scheduler::wait(Flight& flight) {
   TORCH_CHECK(!flight.works.empty(), "nothing was sent that could be received");
   for (const Work& work : flight.works) {
     try {
-      work->wait(timeout_);
+      // With a time-out NCCL's would hold up the host; without one the stream waits, and the
+      // group's own time-out ends what hangs.
+      format_.device.is_cuda() ? work->wait() : work->wait(timeout_);
     } catch (const std::exception& error) {
       throw std::runtime_error("rank " + std::to_string(rank_) + ", " + flight.what + ": " +
                                error.what());

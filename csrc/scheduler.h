@@ -98,7 +98,6 @@ class Scheduler {
   std::vector<int64_t> members_;
   std::array<std::vector<Flight>, kSlots> flights_;  // by slot and chunk
   std::array<Flight, kSlots> passed_;
-  std::array<int64_t, kSlots> passes_{};
   std::map<Key, at::Tensor> buffers_;
 };
 

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import bench, evaluate, flops, generate, inspect, train, tune
+from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
 
 COMMANDS = {
     "generate": generate,
     "inspect": inspect,
     "flops": flops,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "tune": tune,
     "bench": bench,
+    "profile": profile,
 }
 FAILURE = 2
 
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"interrupted; {left}")
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:
         from .commands.out_of_memory import is_out_of_memory

@@ -1,4 +1,4 @@
-"""What every test shares: one thread per worker, hypothesis without deadlines, the gpu marker."""
+"""What every test shares: one thread per worker, no hypothesis deadlines, marker and option."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,10 @@ if not Path("/dev/nvidia0").exists():  # before Triton is imported: kernels run 
 # The cores are shared, so a deadline would measure the neighbours.
 settings.register_profile("disca_rt", deadline=None, print_blob=True)
 settings.load_profile("disca_rt")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sanitize", action="store_true", help="the C++ tests under ASan and UBSan")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

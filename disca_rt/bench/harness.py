@@ -22,7 +22,9 @@ class Contender:
     """`run` does the work once; `flops` of it by `disca_rt.flops`, 0 where bytes limit it.
 
     `note` says what is special; `goal` is the ratio to stay at or below; `minimum_bytes` are those
-    that must be moved; `warm_up` stands in for `run` before the samples, where that is long.
+    that must be moved; `warm_up` stands in for `run` before the samples, where that is long. Of an
+    exchange between processes, `sent_bytes` leave one of them, and `passes` are copies of a whole
+    tensor beside that.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Contender:
     goal: float | None = None
     minimum_bytes: int = 0
     warm_up: Callable[[], object] | None = None
+    sent_bytes: int = 0
+    passes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ def measure(
                 flop_ratio=each.flops / base.flops if base.flops else None,
                 goal=each.goal,
                 minimum_bytes=each.minimum_bytes,
+                sent_bytes=each.sent_bytes,
+                passes=each.passes,
                 relative_difference=comparison.relative_difference,
                 ranks=ranks,
                 weights=weights,

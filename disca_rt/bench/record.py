@@ -64,6 +64,8 @@ class Record:
     minimum_bytes: int = 0
     gb_per_s: float = 0.0
     libraries: dict[str, str] = field(default_factory=dict)
+    sent_bytes: int = 0
+    passes: float = 0.0
     weights: str = ""
     ranks: int = 1
     mfu: float | None = None

@@ -17,6 +17,8 @@ HEADER = (
     "GFLOP/s",
     "GB/s",
     "MFU",
+    "sent by a rank",
+    "passes over memory",
     "ratio",
     "p5 – p95",
     "CPU-time ratio",
@@ -85,6 +87,8 @@ def _cells(record: Record) -> list[str]:
         f"{record.gflops_per_s:.1f}" if record.flops else "",
         f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
         "" if record.mfu is None else f"{record.mfu:.1%}",
+        f"{record.sent_bytes / 1e6:,.2f} MB" if record.sent_bytes else "",
+        f"{record.passes:.4g}" if record.passes else "",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
         "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
         "" if is_baseline else f"{record.cpu_ratio:.3f}",
@@ -117,8 +121,7 @@ def _shapes(records: Sequence[Record]) -> list[str]:
     lines = []
     for r in records:
         shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
-        compared = r.relative_difference
-        same = "" if compared is None else "; outputs agree to 1e-5"
+        same = _sameness(r.relative_difference)
         weights = f", {r.weights} weights" if r.weights else ""
         ranks = f", {r.ranks} ranks" if r.ranks > 1 else ""
         lines.append(
@@ -127,6 +130,12 @@ def _shapes(records: Sequence[Record]) -> list[str]:
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
     return _once(lines)
+
+
+def _sameness(relative_difference: float | None) -> str:
+    if relative_difference is None:
+        return ""
+    return "; outputs agree " + ("to 1e-5" if relative_difference else "bit by bit")
 
 
 def _once(lines: Sequence[str]) -> list[str]:

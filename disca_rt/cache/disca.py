@@ -40,8 +40,11 @@ class DisCaPolicy:
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return tokens.numel() * dtype.itemsize
 
-    def decide(self, step: Step, tokens: Tensor, state: DisCaState) -> StepKind:
+    def decide(self, step: Step, tokens: Tensor | None, state: DisCaState) -> StepKind:
         return "full" if step.is_full else "predicted"
+
+    def variant(self, state: DisCaState) -> None:
+        return None
 
     def run(
         self,

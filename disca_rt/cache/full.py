@@ -23,8 +23,11 @@ class FullPolicy:
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return 0
 
-    def decide(self, step: Step, tokens: Tensor, state: None) -> StepKind:
+    def decide(self, step: Step, tokens: Tensor | None, state: None) -> StepKind:
         return "full"
+
+    def variant(self, state: None) -> None:
+        return None
 
     def run(
         self,

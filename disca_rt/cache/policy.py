@@ -4,7 +4,7 @@ The engine embeds and heads; a policy turns embedded tokens into final tokens, b
 range of them, some branches of them, or none. It never sees latents, graphs or ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -33,8 +33,14 @@ class CachePolicy(Protocol, Generic[StateT]):
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         """What `allocate` takes, in bytes."""
 
-    def decide(self, step: Step, tokens: Tensor, state: StateT) -> StepKind:
-        """What this step will do. Where `schedule_known`, only `step` is looked at."""
+    def decide(self, step: Step, tokens: Tensor | None, state: StateT) -> StepKind:
+        """What this step will do; all that is kept outside tensors moves on here.
+
+        Where `schedule_known`, only `step` is looked at, and `tokens` may be None.
+        """
+
+    def variant(self, state: StateT) -> Hashable:
+        """What `run` depends on besides tensors: equal variants of a kind do the same to them."""
 
     def run(
         self,
@@ -44,4 +50,4 @@ class CachePolicy(Protocol, Generic[StateT]):
         blocks: Sequence[nn.Module],
         state: StateT,
     ) -> Tensor:
-        """Embedded tokens `[B, S, C]` -> tokens for the head."""
+        """Embedded tokens `[B, S, C]` -> tokens for the head; moves nothing on but tensors."""

@@ -22,15 +22,16 @@ MAX_ORDER = 3  # of the fused ops
 
 @dataclass
 class TaylorState:
-    """`factors [max_order + 1, B, S, C]`, the first `known` of them valid.
+    """`factors [max_order + 1, B, S, C]`, the first `known` of them valid after this step.
 
-    `full_index` is the last full step's, `index` the current one's.
+    `full_index` is the last full step's; `distance` from it to the current step, or, in a full
+    step, to the one before it.
     """
 
     factors: Tensor
     known: int = 0
     full_index: int = 0
-    index: int = 0
+    distance: int = 0
 
 
 class TaylorPolicy:
@@ -49,14 +50,21 @@ class TaylorPolicy:
         return TaylorState(torch.empty(shape, dtype=dtype, device=device))
 
     def reset(self, state: TaylorState) -> None:
-        state.known = state.full_index = state.index = 0
+        state.known = state.full_index = state.distance = 0
 
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return (self.max_order + 1) * tokens.numel() * dtype.itemsize
 
-    def decide(self, step: Step, tokens: Tensor, state: TaylorState) -> StepKind:
-        state.index = step.index
-        return "full" if step.is_full else "predicted"
+    def decide(self, step: Step, tokens: Tensor | None, state: TaylorState) -> StepKind:
+        state.distance = step.index - state.full_index
+        if not step.is_full:
+            return "predicted"
+        state.full_index = step.index
+        state.known = min(state.known + 1, self.max_order + 1)
+        return "full"
+
+    def variant(self, state: TaylorState) -> tuple[int, int]:
+        return state.known, state.distance
 
     def run(
         self,
@@ -69,19 +77,13 @@ class TaylorPolicy:
         if kind == "predicted":
             return self._forecast(state)
         tokens = run_blocks(blocks, tokens, context)
-        self._update(state, tokens)
+        self.ops.finite_differences(state.factors, tokens, state.distance, state.known)
         return tokens
 
-    def _update(self, state: TaylorState, tokens: Tensor) -> None:
-        state.known = min(state.known + 1, self.max_order + 1)
-        distance = state.index - state.full_index
-        self.ops.finite_differences(state.factors, tokens, distance, state.known)
-        state.full_index = state.index
-
     def _forecast(self, state: TaylorState) -> Tensor:
-        distance = state.index - state.full_index
         coefficients = [
-            self.basis(order, distance) / math.factorial(order) for order in range(state.known)
+            self.basis(order, state.distance) / math.factorial(order)
+            for order in range(state.known)
         ]
         return self.ops.forecast(state.factors, coefficients)
 

@@ -24,6 +24,17 @@ def video_size(text: str) -> tuple[int, int, int]:
     return width, height, frames
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --size, --text-tokens: of a forward that is counted, not run."""
+    parser.add_argument(
+        "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
+    )
+    parser.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES; default 704x704x129")
+    parser.add_argument(
+        "--text-tokens", type=int, help="valid text tokens; default 256 (the embedded model: 16)"
+    )
+
+
 def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     """--preset, --steps, --shift, --step-list, --policy."""
     group = parser.add_argument_group("schedule")

@@ -180,7 +180,7 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     if ranks is not None:
         from ..bench.rank_timer import slowest
 
-        timer = slowest(timer, ranks)
+        timer = slowest(timer, ranks.group, device)
     is_first = ranks is None or ranks.is_first
     return Session(
         machine=this_machine(device),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ..attention import LocalAttention
 from ..bench.random_models import random_runtime
 from ..bench.steps import Subject
 from ..bench.suite import Chosen, Suite
@@ -79,7 +80,7 @@ def load_suite(
         "device": device,
         "dtype": dtype,
         "ops": ops,
-        "attention": choose_attention(args, ranks, args.attention),
+        "attention": choose_attention(args, ranks, LocalAttention(args.attention)),
     }
     say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
     refuse_hopeless(need, device, lambda size: show_size(workload, size))

@@ -3,14 +3,11 @@
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from .arguments import add_schedule_arguments, video_size
+from .arguments import add_model_arguments, add_schedule_arguments
 
 if TYPE_CHECKING:
     from ..config import DiTConfig
     from ..schedule import Schedule
-
-DEFAULT_SIZE = 704, 704, 129  # the paper's
-DEFAULT_TEXT_TOKENS = {"tiny": 16}  # its longest prompt; 256 for the others
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -19,13 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="count the floating-point operations of a sample",
         description="Without a schedule it shows the DisCa paper's Table 4 in our count.",
     )
-    parser.add_argument(
-        "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
-    )
-    parser.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES; default 704x704x129")
-    parser.add_argument(
-        "--text-tokens", type=int, help="valid text tokens; default 256 (the embedded model: 16)"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--predictor-depth", type=int, default=2, help="blocks; default 2")
     parser.add_argument(
         "--cfg", action="store_true", help="two passes per step: classifier-free guidance"
@@ -39,15 +30,12 @@ def run(args: argparse.Namespace) -> None:
 
     from ..config import predictor_config
     from ..flops import image_tokens, sample_flops, step_flops
+    from .model_size import model_size
 
-    dit, latent_shape = _model_and_latents(args)
-    text_tokens = DEFAULT_TEXT_TOKENS.get(args.model, 256)
-    if args.text_tokens is not None:
-        text_tokens = args.text_tokens
+    dit, latent_shape, text_tokens = model_size(args)
     depth = args.predictor_depth
-    for flag, value in (("--text-tokens", text_tokens), ("--predictor-depth", depth)):
-        if value < 1:
-            raise ValueError(f"{flag} must be at least 1, got {value}")
+    if depth < 1:
+        raise ValueError(f"--predictor-depth must be at least 1, got {depth}")
     step = step_flops(dit, predictor_config(dit, depth), latent_shape, text_tokens)
     unit, scale = ("TFLOP", 1e12) if step.full > 1e11 else ("GFLOP", 1e9)
     rows = _rows(args, dit)
@@ -82,21 +70,6 @@ class Row(NamedTuple):
     name: str
     schedule: "Schedule"
     passes: int
-
-
-def _model_and_latents(args: argparse.Namespace) -> tuple["DiTConfig", tuple[int, int, int, int]]:
-    from ..config import get_model_config
-    from ..sizes import SIZES
-    from ..tiny.clips import FRAMES, HEIGHT, WIDTH
-    from ..tiny.codec import PixelUnshuffleCodec
-    from ..tiny.config import TINY
-
-    if args.model == "tiny":
-        width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
-        return TINY, PixelUnshuffleCodec().latent_shape(frames, height, width)
-    dit = get_model_config(args.model)
-    width, height, frames = args.size or DEFAULT_SIZE
-    return dit, SIZES[dit.family].latent_shape(frames, height, width)
 
 
 def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:

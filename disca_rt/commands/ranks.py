@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..attention import Attention
+    from ..attention import Attention, LocalAttention
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"
+MOST = 86_400  # of any of them; as seconds a day
 
 
 def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -31,8 +32,8 @@ def check_ranks(args: argparse.Namespace) -> None:
         value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and not is_launched():
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not value > 0:
-            raise ValueError(f"{flag} must be above 0, got {value}")
+        if value is not None and not 0 < value <= MOST:
+            raise ValueError(f"{flag} must be above 0 and at most {MOST}, got {value}")
 
 
 def is_launched() -> bool:
@@ -58,17 +59,16 @@ def joined_ranks(args: argparse.Namespace) -> Iterator["Ranks | None"]:
 
 
 def choose_attention(
-    args: argparse.Namespace, ranks: "Ranks | None", backend: str
-) -> "str | Attention":
-    """`backend` alone, or under the exchange that shares a sample among `ranks`."""
+    args: argparse.Namespace, ranks: "Ranks | None", local: "LocalAttention"
+) -> "Attention":
+    """`local` alone, or under the exchange that shares a sample among `ranks`."""
     if ranks is None:
-        return backend
-    from ..attention import LocalAttention
+        return local
     from ..parallel.attention import UlyssesAttention
 
     attention = UlyssesAttention(
         ranks.group,
-        LocalAttention(backend),
+        local,
         ranks.timeout,
         chunks=1 if args.head_chunks is None else args.head_chunks,
         ranks_per_node=ranks.per_node,

@@ -32,7 +32,7 @@ class Groups(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """One plan at work. `places [S_group]`: where the tokens were that a group has together.
+    """One plan at work. `places [S_group]`: where the tokens are that a group has together.
 
     Groups are in the order in which their keys come round to this rank, its own first. `packing` is
     that of a member's heads.
@@ -69,13 +69,16 @@ class UlyssesAttention:
     @property
     def begun(self) -> int:
         """How many exchanges have begun."""
-        return sum(each.scheduler.begun for each in self._exchanges.values())
+        return sum(each.scheduler.begun for each in list(self._exchanges.values()))
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
-    def plan(self, layout: TokenLayout, heads: int) -> Plan:
-        """Who has what of tokens laid out so; ValueError where these ranks cannot share them."""
+    def plan(self, layout: TokenLayout, heads: int, row_bytes: int) -> Plan:
+        """Who has what of tokens laid out so; ValueError where these ranks cannot share them.
+
+        `row_bytes` are those of one token's head.
+        """
         img_tokens, txt_tokens = layout.whole
         return Plan(
             img_tokens=img_tokens,
@@ -85,6 +88,7 @@ class UlyssesAttention:
             ranks_per_node=self._ranks_per_node,
             ulysses_degree=self._ulysses_degree,
             head_chunks=self._chunks,
+            row_bytes=row_bytes,
         )
 
     def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
@@ -93,7 +97,8 @@ class UlyssesAttention:
         keep = torch.is_grad_enabled()
         key = layout.whole, batch, heads, head_dim, like.dtype, like.device, keep
         if key not in self._exchanges:
-            plan, rank = self.plan(layout, heads), self._group.rank()
+            plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
+            rank = self._group.rank()
             ulysses, ring = self._split(plan)
             scheduler = Scheduler(
                 plan=plan,
@@ -109,7 +114,8 @@ class UlyssesAttention:
             )
             own = plan.group_of(rank)
             groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
-            places = [gathered_places(plan, group).to(like.device) for group in groups]
+            spans = (plan.group_span(group) for group in groups)
+            places = [torch.arange(s.start, s.stop, device=like.device) for s in spans]
             counts = [len(plan.heads(member)) for member in plan.members(own)]
             packed = packing(counts, like.device)
             self._exchanges[key] = Exchange(scheduler, packed, groups, places)
@@ -204,13 +210,3 @@ class UlyssesHandle:
             yield here
             here = tuple(self._scheduler.receive_passed(slot, chunk) for slot in slots)
         yield here
-
-
-def gathered_places(plan: Plan, group: int) -> Tensor:
-    """Where each token that a group has together was among the whole sample's, image first."""
-    spans = []
-    for member in plan.members(group):
-        shard = plan.shard(member)
-        spans.append(torch.arange(shard.img.start, shard.img.stop))
-        spans.append(plan.img_tokens + torch.arange(shard.txt.start, shard.txt.stop))
-    return torch.cat(spans)

@@ -29,7 +29,8 @@ PartialBackend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
 def merge(part: Partial, more: Partial) -> Partial:
     """Over the keys of both; `out` in fp32, so that many can be merged before one rounding."""
     lse = torch.logaddexp(part.lse, more.lse)
-    weights = torch.exp(part.lse - lse), torch.exp(more.lse - lse)
+    finite = lse.nan_to_num(neginf=0.0)  # two parts may be nothing but padding
+    weights = torch.exp(part.lse - finite), torch.exp(more.lse - finite)
     out = part.out.float() * weights[0][..., None]
     return Partial(torch.addcmul(out, more.out.float(), weights[1][..., None]), lse)
 
@@ -63,7 +64,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
     else:
         _refuse_padding("flash", valid)
         out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
-    return _part(out, lse)
+    return _part(out, lse, valid)
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
@@ -71,7 +72,7 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
     q, k, v = _heads_first(q, k, v)
     scale = q.shape[-1] ** -0.5
     out, lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=scale)
-    return _part(out, lse)
+    return _part(out, lse, valid)
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
@@ -79,7 +80,7 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial
     bias = None if valid is None else _bias(valid, q)
     scale = q.shape[-1] ** -0.5
     out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, scale=scale)
-    return _part(out, lse)
+    return _part(out, lse, valid)
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
@@ -88,7 +89,7 @@ def _math(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
     if valid is not None:
         scores = scores + _bias(valid, q)
     lse = scores.logsumexp(dim=3)
-    return _part(torch.matmul(torch.exp(scores - lse[..., None]).to(v.dtype), v), lse)
+    return _part(torch.matmul(torch.exp(scores - lse[..., None]).to(v.dtype), v), lse, valid)
 
 
 PARTIAL_BACKENDS: dict[str, PartialBackend] = {
@@ -122,7 +123,10 @@ def _heads_first(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(each.transpose(1, 2) for each in tensors)
 
 
-def _part(out: Tensor, lse: Tensor) -> Partial:
+def _part(out: Tensor, lse: Tensor, valid: Tensor | None) -> Partial:
     batch, heads, tokens = out.shape[:3]
     lse = lse.reshape(batch, heads, -1)[:, :, :tokens]  # one kernel pads it
+    if valid is not None:  # a part may be nothing but padding, and its mean no number
+        out = out.masked_fill(~valid.any(1)[:, None, None, None], 0.0)
+        lse = lse.masked_fill(~valid.any(1)[:, None, None], float("-inf"))
     return Partial(out.transpose(1, 2), lse.transpose(1, 2))

@@ -7,6 +7,7 @@ and a store, no tensors of a model.
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,16 @@ from .. import __version__
 TIMEOUT = 60.0  # seconds
 BEAT = 1.0  # seconds
 MISSED = 3  # beats
+SIGNS = (
+    "tokens for heads",
+    "heads for tokens",
+    "round the ring",
+    "gloo",
+    "NCCL",
+    "Connection closed",
+    "Timed out",
+    "timed out",
+)
 
 
 class RankFailure(ChildProcessError):
@@ -71,11 +82,11 @@ class Ranks:
             told = self._silent()
             return RankFailure(told) if told else error
         if not _is_from_elsewhere(error):
-            first = f"rank {self.rank}: {error or type(error).__name__}"
+            first = f"rank {self.rank}: {_first_line(error)}"
             self.store.compare_set("failure", "", first)
             return error
         told = self._told() or self._silent() or self._behind()
-        where = str(error).splitlines()[0]
+        where = _first_line(error)
         return RankFailure(f"{told}; rank {self.rank} was at: {where}" if told else where)
 
     def _told(self) -> str | None:
@@ -95,8 +106,8 @@ class Ranks:
     def _behind(self) -> str | None:
         done = [int(beat.split()[1]) for beat in self._beats()]
         slowest = min(range(self.size), key=done.__getitem__)
-        if slowest == self.rank:
-            return None
+        if done[slowest] >= done[self.rank]:
+            return None  # who hangs is at something that is not counted
         return f"rank {slowest} hangs after {done[slowest]} exchanges of {done[self.rank]}"
 
     def _beats(self) -> list[str]:
@@ -128,11 +139,28 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
         yield ranks
         dist.barrier()
     except BaseException as error:
-        raise ranks.failure(error) from None
+        with _uninterrupted():
+            failure = ranks.failure(error)
+        raise failure from None
     finally:
         ended.set()
         heart.join()
     dist.destroy_process_group()  # not after a failure: it would wait for who is gone
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """torchrun interrupts all when one is gone: not while they find out which one it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = signal.SIGTERM, signal.SIGINT
+    before = [signal.signal(each, signal.SIG_IGN) for each in ends]
+    try:
+        yield
+    finally:
+        for each, handler in zip(ends, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _beat(ranks: Ranks, ended: threading.Event) -> None:
@@ -148,5 +176,8 @@ def _say(ranks: Ranks, count: int) -> None:
 
 def _is_from_elsewhere(error: BaseException) -> bool:
     """An exchange or collective that failed, rather than this rank's own trouble."""
-    signs = "tokens for heads", "heads for tokens", "gloo", "NCCL", "Connection closed", "Timed out"
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

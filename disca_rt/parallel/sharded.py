@@ -25,8 +25,7 @@ class Sharded:
     def places(self, img_tokens: int, txt_tokens: int) -> Tensor:
         """Where this rank's tokens are among a sample's, image first: `[S_shard]`."""
         shard = self._shard(img_tokens, txt_tokens, self._group.rank())
-        txt = img_tokens + torch.arange(shard.txt.start, shard.txt.stop)
-        return torch.cat([torch.arange(shard.img.start, shard.img.stop), txt])
+        return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
     def alike(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
@@ -38,9 +37,9 @@ class Sharded:
         whole = img_len, tokens.shape[1] - img_len
         shard = self._shard(*whole, self._group.rank())
         img = slice(shard.img.start, shard.img.stop)
-        txt = slice(img_len + shard.txt.start, img_len + shard.txt.stop)
+        joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
         layout = TokenLayout(len(shard.img), context.layout.lengths, whole)
-        return torch.cat([tokens[:, img], tokens[:, txt]], dim=1), context._replace(
+        return tokens[:, joint], context._replace(
             freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
         )
 
@@ -56,8 +55,8 @@ class Sharded:
 class _Gather(Function):
     """Rows `[B, S, P]` of every rank, `counts` of them, one rank after another.
 
-    Every rank goes on alike with all of them, so each computes the whole gradient: what the ranks
-    together have of a rank's rows is that as often as there are ranks.
+    Every rank goes on with all of them, so the gradient of a rank's rows is the sum of what all
+    ranks have for these.
     """
 
     @staticmethod
@@ -73,4 +72,9 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         counts, group = ctx.at
-        return group.size() * grad.split(counts, dim=1)[group.rank()], None, None
+        padded = grad.new_zeros(len(counts), len(grad), max(counts), grad.shape[2])
+        for of_rank, rows in zip(padded, grad.split(counts, dim=1), strict=True):
+            of_rank[:, : rows.shape[1]] = rows
+        summed = torch.empty_like(padded[0])
+        dist.reduce_scatter_tensor(summed, padded.flatten(0, 1), group=group)
+        return summed[:, : counts[group.rank()]], None, None

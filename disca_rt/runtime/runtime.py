@@ -19,12 +19,14 @@ from ..attention import Attention, LocalAttention
 from ..cache.build import build_policy
 from ..cache.policy import CachePolicy
 from ..config import DiTConfig
-from ..kernels.ops import get_ops
+from ..kernels.ops import Ops, get_ops
 from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..schedule import Schedule
+from ..sharding import Whole
 from .engine import Guidance, Pass, StepEvent, denoise
+from .graphs import GraphRunner
 from .stopwatch import StageTime, Stopwatch
 
 
@@ -60,7 +62,11 @@ class Sample:
 
 
 class Runtime:
-    """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs."""
+    """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs.
+
+    With `graphs` steps, and whole trajectories where nobody looks in between, are captured at their
+    second run and then replayed.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Runtime:
         *,
         codec: Codec | None = None,
         text_encoder: TextEncoder | None = None,
+        graphs: GraphRunner | None = None,
     ) -> None:
         differences = predictor.config.differences(dit.config) if predictor is not None else []
         if differences:
@@ -80,6 +87,10 @@ class Runtime:
             )
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
+        if graphs is not None and not isinstance(dit.sharding, Whole):
+            raise ValueError("graphs do not go with sequence parallelism; leave out one")
+        self.graphs = graphs
+        self._policies: dict[str, CachePolicy] = {}
         self._states: dict[tuple[str, int], _PooledState] = {}
         self._busy = threading.Lock()
 
@@ -91,7 +102,7 @@ class Runtime:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
-        ops: str = "reference",
+        ops: str | Ops = "reference",
         attention: str | Attention = "sdpa",
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
@@ -103,7 +114,9 @@ class Runtime:
 
         if isinstance(attention, str):
             attention = LocalAttention(attention)
-        built = {"ops": get_ops(ops, device), "attention": attention, "device": device}
+        if isinstance(ops, str):
+            ops = get_ops(ops, device)
+        built = {"ops": ops, "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
         if predictor is None:
             return cls(loaded)
@@ -191,11 +204,7 @@ class Runtime:
         """
         guidance = self._guidance(guidance_scale, negative)
         latents = self._initial_latents(latents, latent_shape, conditioning.batch, seed)
-        chosen = (
-            build_policy(policy, self.predictor, self.dit.ops)
-            if isinstance(policy, str)
-            else policy
-        )
+        chosen = self._policy(policy) if isinstance(policy, str) else policy
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
@@ -214,6 +223,7 @@ class Runtime:
                     stopwatch,
                     on_step,
                     cancel,
+                    self.graphs if chosen.schedule_known else None,
                 )
                 video = None
                 if self.codec is not None:
@@ -223,6 +233,12 @@ class Runtime:
             return Sample(latents, video, times)
         finally:
             self._busy.release()
+
+    def _policy(self, name: str) -> CachePolicy:
+        """The same at every sample: captures are a policy's own."""
+        if name not in self._policies:
+            self._policies[name] = build_policy(name, self.predictor, self.dit.ops)
+        return self._policies[name]
 
     def _guidance(self, scale: float | None, negative: Conditioning | None) -> Guidance:
         if scale is not None and not 0 <= scale < float("inf"):
@@ -276,6 +292,8 @@ class Runtime:
         if pooled is None or pooled.tokens != tokens:
             # The old buffers go before the new ones come: peak memory holds one state per pass.
             self._states.pop(key, None)
+            if self.graphs is not None:
+                self.graphs.clear()  # they write into the old ones
             state = policy.allocate(tokens, self.dit.dtype, self.dit.device)
             pooled = self._states[key] = _PooledState(tokens, state)
         return Pass(prepared, pooled.state)

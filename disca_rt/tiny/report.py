@@ -38,7 +38,7 @@ def _header(run: Line) -> str:
     return (
         "# The ladder\n\n"
         f"{run['prompts']} held-out prompts, the same noise for every row; {run['device']}, "
-        f"{run['processes']} processes of {run['threads']} threads, torch {run['torch']}. Written "
+        f"processes × threads {run['processes']} × {run['threads']}, torch {run['torch']}. Written "
         "by `disca-rt evaluate`; the numbers of the tables are the paper's. Scores in per cent "
         "with 95 % bootstrap intervals: `semantic` is the share of what a prompt names that is "
         "right (colour, shape, size, motion, background, number), `all right` that of clips with "

@@ -33,6 +33,7 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
         runtime.dit,
         runtime.predictor,
         codec=PixelUnshuffleCodec(),
+        graphs=runtime.graphs,
         text_encoder=encode_prompts,
     )
 

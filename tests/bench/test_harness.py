@@ -38,7 +38,8 @@ def comparison(log: list[str]) -> Comparison:
     def contender(name: str, flops: int) -> Contender:
         goal = 0.5 if name == "fast" else None
         note = f"note on {name}"
-        return Contender(name, lambda: log.append(name), flops, note, goal, minimum_bytes=2 * flops)
+        moved = {"minimum_bytes": 2 * flops, "sent_bytes": 3_000_000, "passes": 2.5}
+        return Contender(name, lambda: log.append(name), flops, note, goal, **moved)
 
     shape = {"batch": 1, "latents": [12, 5, 12, 16]}
     contenders = [contender("slow", 4000), contender("fast", 1000)]
@@ -153,11 +154,26 @@ def test_the_table_shows_every_record() -> None:
     assert {row.count("|") for row in rows} == {len(HEADER)}, "without MFU, which none has"
     for shown in ("12.5 ms", "**0.250**", "0.200 – 0.300", "0.260", "≤ 0.5", "race", "fast"):
         assert shown in rows[3]
+    assert "| 3.00 MB | 2.5 |" in rows[3]
     assert "1 (baseline)" in rows[2]
     assert "CPU: abacus" in lines[0]
     assert "diffusers absent" in lines[0]
     assert "- race: batch 1, latents [12, 5, 12, 16], float32, 3 samples." in lines
     assert "- race, fast: note on fast." in lines
+
+
+def test_the_table_leaves_out_columns_without_anything() -> None:
+    alone = [dataclasses.replace(each, sent_bytes=0, minimum_bytes=0) for each in records()]
+    header = next(line for line in markdown(alone).splitlines() if line.startswith("|"))
+    assert "passes over memory" in header
+    assert "sent by a rank" not in header
+    assert "GB/s" not in header
+
+
+def test_outputs_that_agree_in_every_bit_are_said_to() -> None:
+    for difference, said in ((0.0, "bit by bit"), (1e-7, "to 1e-5")):
+        compared = [dataclasses.replace(each, relative_difference=difference) for each in records()]
+        assert f"3 samples; outputs agree {said}." in markdown(compared)
 
 
 def test_the_table_is_printed_from_the_file(

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
-    *(".*", "build", "dist", "out", "golden", "*.egg-info", "__pycache__", "*.partial")
+    *(".*", "build", "dist", "out", "golden", "*.egg-info", "__pycache__", "*.partial", "*.so")
 )
 
 Python = Callable[..., str]
@@ -46,6 +46,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree as a fresh clone has it, links included."""
     copy = tmp_path_factory.mktemp("source") / "disca_rt"
     return shutil.copytree(ROOT, copy, symlinks=True, ignore=NOT_SOURCE)
+
+
+@pytest.fixture(scope="session")
+def dist_info(source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's metadata, for which nothing is compiled."""
+    out = tmp_path_factory.mktemp("metadata")
+    build_with("prepare_metadata_for_build_wheel", python, source, out)
+    return next(out.glob("*.dist-info"))
 
 
 @pytest.fixture(scope="session")

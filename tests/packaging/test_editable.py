@@ -3,6 +3,14 @@
 import sysconfig
 from pathlib import Path
 
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),  # a build takes half a minute, or ten minutes on crowded cores
+    pytest.mark.xdist_group("extension"),  # built by one worker for all tests
+]
+
 # -S keeps out the interpreter's own .pth files, and with them another editable install.
 START = f"""
 import importlib.util, site, sys
@@ -17,6 +25,17 @@ def test_kernels_are_the_folder_of_the_repository(
     code = START + "import disca_rt.kernels.ops as ops; print(ops.__file__)"
     found = Path(python("-S", "-c", code, editable, cwd=tmp_path))
     assert found.resolve() == source / "kernels/ops.py"
+
+
+def test_extension_is_in_the_folder_of_the_repository(
+    editable: Path, source: Path, python, tmp_path: Path
+) -> None:
+    code = START + "import disca_rt.parallel._native as n; print(n.__file__, n.token_shard)"
+    found, rest = python("-S", "-c", code, editable, cwd=tmp_path).split(maxsplit=1)
+    assert (
+        Path(found) == source / f"disca_rt/parallel/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    )
+    assert "built-in" in rest
 
 
 def test_no_top_level_folder_of_the_repository_becomes_importable(

@@ -1,13 +1,24 @@
-"""The wheel holds the package, the kernels inside it and the embedded model; nothing else, once."""
+"""The wheel holds the package, its kernels, extension and embedded model; nothing else, once."""
 
 import os
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 from disca_rt import __version__
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),  # a build takes half a minute, or ten minutes on crowded cores
+    pytest.mark.xdist_group("extension"),  # built by one worker for all tests
+]
+
 WEIGHTS = "disca_rt/tiny/weights"
+NATIVE = f"disca_rt/parallel/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def files(wheel: Path) -> list[str]:
@@ -19,7 +30,8 @@ def package_files(source: Path) -> set[str]:
     python = {p.relative_to(source).as_posix() for p in (source / "disca_rt").rglob("*.py")}
     kernels = {f"disca_rt/kernels/{p.name}" for p in (source / "kernels").iterdir() if p.is_file()}
     weights = {f"{WEIGHTS}/{p.name}" for p in (source / WEIGHTS).glob("*")}
-    return python | kernels | weights
+    page = {f"disca_rt/profiling/{name}" for name in ("page.html", "timeline.js")}
+    return python | kernels | weights | page | {NATIVE}
 
 
 def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path) -> None:
@@ -28,7 +40,7 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == package_files(source)
     assert "disca_rt/kernels/reference.py" in packaged
-    # No top-level `kernels`, no tests, no bench.
+    # No top-level `kernels`, no csrc, no tests, no bench.
     assert {n.split("/")[0] for n in names} == {"disca_rt", f"disca_rt-{__version__}.dist-info"}
 
 
@@ -36,6 +48,16 @@ def test_carries_the_embedded_model(wheel: Path) -> None:
     names = {Path(name).name for name in files(wheel) if name.startswith(WEIGHTS)}
     assert "config.json" in names
     assert any(name.endswith(".safetensors") for name in names)
+
+
+def test_is_for_this_python_and_platform(wheel: Path) -> None:
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name == f"disca_rt-{__version__}-{python}-{python}-{platform}.whl"
+
+
+def test_extension_is_stripped(wheel: Path) -> None:
+    assert ZipFile(wheel).getinfo(NATIVE).file_size < 1_000_000  # 0.36 MB; unstripped 15
 
 
 def test_source_distribution_gives_the_same_wheel(wheel: Path, wheel_from_sdist: Path) -> None:
@@ -47,6 +69,12 @@ def test_installed_wheel_imports_its_kernels(installed: Path, python, tmp_path: 
     found = Path(python("-c", where, cwd=tmp_path, path=installed))
     assert found == installed / "disca_rt/kernels/ops.py"
     assert not (installed / "kernels").exists()
+
+
+def test_installed_wheel_imports_its_extension(installed: Path, python, tmp_path: Path) -> None:
+    code = "import disca_rt.parallel._native as n; print(n.__file__, n.legal_world_sizes(2, 0, 9))"
+    found = python("-c", code, cwd=tmp_path, path=installed)
+    assert found == f"{installed / NATIVE} [1, 2, 4, 6, 8]"
 
 
 def test_installed_command_runs(installed: Path, python, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def divisors(number: int) -> list[int]:
 def attended_as_one(draw: random.Random, degree: int) -> None:
     """Groups of `degree` trade heads, the rest is a ring; with and without a gradient."""
     group = dist.group.WORLD
-    img, txt = draw.randint(group.size(), 40), draw.randint(0, 9)
+    img, txt = draw.randint(group.size(), 40), draw.randint(0, 19)
     batch, heads, width = draw.choice((1, 2)), draw.randint(degree, 9), 4 * draw.randint(1, 5)
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     shape = (batch, img + txt, heads, width)

@@ -48,10 +48,17 @@ def main(way: str, timeout: float) -> None:
                 handle.result(NoWork())
 
 
+def interrupt(signum: int, frame: object) -> None:
+    """As the command line does it: torchrun ends the others when one is gone."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         main(sys.argv[1], float(sys.argv[2]))
     except (RankFailure, ValueError, KeyboardInterrupt) as error:
-        print(f"RANK {os.environ['RANK']} SAYS {type(error).__name__}: {error}", flush=True)
+        said = f"RANK {os.environ['RANK']} SAYS {type(error).__name__}: {error}\n"
+        os.write(1, said.encode())  # at once: the ranks write to one pipe
         sys.exit(2)

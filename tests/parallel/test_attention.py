@@ -45,6 +45,15 @@ def test_parts_merge_to_the_whole(name: str, padded: bool) -> None:
     torch.testing.assert_close(done.lse.double(), wanted.lse, atol=1e-5, rtol=0)
 
 
+def test_parts_of_nothing_but_padding_merge() -> None:
+    q, k, v = (torch.ones(1, 2, 1, 4) for _ in range(3))
+    nothing = get_partial_backend("sdpa")(q, k, v, torch.tensor([[False, False]]))
+    everything = get_partial_backend("sdpa")(q, k, v, None)
+    done = merge(merge(nothing, nothing), everything)
+    torch.testing.assert_close(done.out, everything.out)
+    torch.testing.assert_close(done.lse, everything.lse)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["sdpa", "flash", "cudnn", "efficient"])
 @pytest.mark.parametrize("padded", [False, True])

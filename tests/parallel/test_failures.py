@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from parallel.launch import torchrun
 
 WORKER = Path(__file__).with_name("failing_worker.py")
 TIMEOUT = 6  # seconds
+PROMPT = "a red circle moving left on a black background"
 
 
 @pytest.mark.slow
@@ -42,7 +44,7 @@ def test_the_others_name_the_rank_and_the_operation(way: str, named: str) -> Non
 @pytest.mark.slow
 def test_ranks_started_differently_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "a.mp4"
-    command = f'python -m disca_rt generate "a red circle" --seed $RANK --out {out}'
+    command = f'{sys.executable} -m disca_rt generate "{PROMPT}" --seed $RANK --out {out}'
     process = torchrun(2, "--no-python", "bash", "-c", command)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -53,11 +55,10 @@ def test_ranks_started_differently_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_rank_leaves_no_file_and_no_process(tmp_path: Path) -> None:
     out = tmp_path / "a.mp4"
-    process = torchrun(
-        2, "-m", "disca_rt", "generate", "a red circle", "--out", out, "--steps", "99"
-    )
+    flags = "--out", out, "--steps", "900", "--policy", "full", "--size", "64x48x9"
+    process = torchrun(2, "-m", "disca_rt", "generate", PROMPT, *flags)
     ranks = pids_of_ranks(process.pid, 2)
-    time.sleep(8)
+    time.sleep(15)
     os.kill(ranks[1], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

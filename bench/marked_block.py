@@ -1,0 +1,215 @@
+"""One rank's share of a block that notes when it comes to each of its stages.
+
+The block and its attention are the real ones; only the clock is read around what they call. Over a
+group that exchanges nothing that gives the seconds of every piece of compute. Knows no simulator.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from disca_rt.attention import Attention, Backend, LocalAttention, NoWork, TokenLayout, Work
+from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.models.blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from disca_rt.models.stream import Part, Stream, settle
+from disca_rt.parallel._native import Plan
+from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.block_program import BlockWork
+from disca_rt.parallel.simulate import Compute
+
+TIMEOUT = timedelta(seconds=120)
+VALUE_BYTES = 4  # fp32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block of a `kind` in `BLOCKS`; `attends` False moves tokens only. `chunks` of heads."""
+
+    name: str
+    kind: str = "double"
+    chunks: int = 1
+    attends: bool = True
+    img_tokens: int = 4064
+    txt_tokens: int = 32
+    hidden: int = 64
+    heads: int = 8
+
+    def plan(self, ranks: int) -> Plan:
+        return Plan(
+            img_tokens=self.img_tokens,
+            txt_tokens=self.txt_tokens,
+            heads=self.heads,
+            ranks=ranks,
+            head_chunks=self.chunks,
+            row_bytes=self.hidden // self.heads * VALUE_BYTES,
+        )
+
+
+class Marks:
+    """When a block came to its stages, and the seconds that each chunk was attended to."""
+
+    def __init__(self) -> None:
+        self.moments: dict[str, float] = {}
+        self.attended: list[float] = []
+
+    def mark(self, name: str) -> None:
+        self.moments[name] = time.perf_counter()
+
+    def between(self, before: str, after: str) -> float:
+        return self.moments[after] - self.moments[before]
+
+
+class MarkedBlock:
+    """Of a case, over `group`, with random weights and tokens."""
+
+    def __init__(self, case: Case, group: ProcessGroup) -> None:
+        self._attention = _Attention(case, group)
+        self._ops = get_ops("reference", "cpu")
+        given = self._ops, self._attention, case.hidden, case.heads
+        torch.manual_seed(0)
+        self._block = BLOCKS[case.kind](*given)
+        shard = case.plan(group.size()).shard(group.rank())
+        layout = TokenLayout(len(shard.img), None, (case.img_tokens, case.txt_tokens))
+        angles = torch.rand(len(shard.img), case.hidden // case.heads // 2)
+        vec = torch.randn(1, case.hidden)
+        self._context = BlockContext(vec, angles.cos(), angles.sin(), layout)
+        self._tokens = torch.randn(1, shard.tokens, case.hidden)
+
+    def run(self) -> Marks:
+        """Once, begun together with the other ranks."""
+        marks = self._attention.restart()
+        dist.barrier()
+        marks.mark("start")
+        settle(self._block((Part(self._tokens),), self._context), self._ops)
+        marks.mark("end")
+        return marks
+
+
+class AttentionAlone:
+    """In place of a block: of tensors that are there already, with no work meanwhile."""
+
+    def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
+        self._attention, self._heads = attention, heads
+
+    def __call__(self, stream: Stream, context: BlockContext) -> Stream:
+        tokens = stream[0].x.unflatten(-1, (self._heads, -1))
+        handle = self._attention.begin(context.layout)
+        handle.put_v(tokens)
+        # Where heads are wanted in another order their number is the same, and none looks at them.
+        ready = tokens if getattr(handle, "packing", None) is None else tokens.flatten(1, 2)
+        handle.put_k(ready)
+        handle.put_q(ready)
+        return (Part(handle.result(NoWork())),)
+
+
+BLOCKS: dict[str, Callable[..., Any]] = {
+    "double": partial(DoubleStreamBlock, merged=True),
+    "single": SingleStreamBlock,
+    "attention": AttentionAlone,
+}
+
+
+def to_work(runs: Sequence[Marks], chunks: int) -> BlockWork:
+    """The medians of runs without an exchange, stage by stage, for the simulator."""
+
+    def took(before: str, after: str) -> float:
+        return median(run.between(before, after) for run in runs)
+
+    def pieces(seconds: float, count: int = 1) -> tuple[Compute, ...]:
+        return (Compute("", "", seconds / count),) * count
+
+    attended = [median(each) for each in zip(*(run.attended for run in runs), strict=True)]
+    packed = took("k made", "k left"), took("q made", "q left")
+    return BlockWork(
+        enter=(),
+        v=pieces(took("start", "v made")),
+        k=pieces(took("v left", "k made")),
+        q=pieces(took("k left", "q made")),
+        pack_v=pieces(took("v made", "v left"), chunks),
+        pack_kq=pieces(sum(packed) / 2, chunks),
+        under_q=pieces(took("q left", "under q")),
+        attend=tuple(pieces(each) for each in attended),
+        under_o=pieces(took("under q", "under o") - sum(attended)),
+        unpack=pieces(took("under o", "received"), chunks),
+        leave=pieces(took("received", "end")),
+    )
+
+
+class _Attention:
+    """Sequence parallel, with the clock read around it."""
+
+    def __init__(self, case: Case, group: ProcessGroup) -> None:
+        self.local, self._current = LocalAttention(), [Marks()]
+        timed = LocalAttention()
+        timed.backend = _timed(timed.backend if case.attends else _pass_through, self._current)
+        self._ulysses = UlyssesAttention(group, timed, TIMEOUT, case.chunks)
+
+    def restart(self) -> Marks:
+        self._current[0] = Marks()
+        return self._current[0]
+
+    def begin(self, layout: TokenLayout) -> "_Handle":
+        return _Handle(self._current[0], self._ulysses.begin(layout))
+
+
+def _timed(attend: Backend, current: list[Marks]) -> Backend:
+    """Into the marks that `current` holds. No method: a cycle would outlive the process group."""
+
+    def run(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        start = time.perf_counter()
+        out = attend(q, k, v, valid)
+        current[0].attended.append(time.perf_counter() - start)
+        return out
+
+    return run
+
+
+def _pass_through(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    return q.clone()
+
+
+class _Handle:
+    def __init__(self, marks: Marks, handle: Any) -> None:
+        self._marks, self._handle = marks, handle
+
+    def __getattr__(self, name: str) -> Any:
+        """What else a block may ask of a handle."""
+        return getattr(self._handle, name)
+
+    def put_v(self, v: Tensor) -> None:
+        self._put("v", self._handle.put_v, v)
+
+    def put_k(self, k: Tensor) -> None:
+        self._put("k", self._handle.put_k, k)
+
+    def put_q(self, q: Tensor) -> None:
+        self._put("q", self._handle.put_q, q)
+
+    def _put(self, slot: str, put: Any, tokens: Tensor) -> None:
+        self._marks.mark(f"{slot} made")
+        put(tokens)
+        self._marks.mark(f"{slot} left")
+
+    def result(self, work: Work) -> Tensor:
+        out = self._handle.result(_Work(self._marks, work))
+        self._marks.mark("received")
+        return out
+
+
+class _Work:
+    def __init__(self, marks: Marks, work: Work) -> None:
+        self._marks, self._work = marks, work
+        self._names = iter(("under q", "under o"))
+
+    def advance(self) -> None:
+        self._work.advance()
+        self._marks.mark(next(self._names))

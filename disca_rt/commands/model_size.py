@@ -1,0 +1,38 @@
+"""From --model, --size and --text-tokens to the shapes of a forward that nobody runs."""
+
+import argparse
+from typing import NamedTuple
+
+from ..config import DiTConfig, get_model_config
+from ..sizes import SIZES
+from ..tiny.clips import FRAMES, HEIGHT, WIDTH
+from ..tiny.codec import PixelUnshuffleCodec
+from ..tiny.config import TINY
+
+DEFAULT_SIZE = 704, 704, 129  # the paper's
+DEFAULT_TEXT_TOKENS = {"tiny": 16}  # its longest prompt; 256 for the others
+
+
+class ModelSize(NamedTuple):
+    """A model, its latents (C, T, H, W) and its valid text tokens."""
+
+    dit: DiTConfig
+    latents: tuple[int, int, int, int]
+    text_tokens: int
+
+
+def model_size(args: argparse.Namespace) -> ModelSize:
+    """What `add_model_arguments` asked for; ValueError names what is illegal."""
+    text_tokens = DEFAULT_TEXT_TOKENS.get(args.model, 256)
+    if args.text_tokens is not None:
+        text_tokens = args.text_tokens
+    if text_tokens < 1:
+        raise ValueError(f"--text-tokens must be at least 1, got {text_tokens}")
+    if args.model == "tiny":
+        width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
+        return ModelSize(
+            TINY, PixelUnshuffleCodec().latent_shape(frames, height, width), text_tokens
+        )
+    dit = get_model_config(args.model)
+    width, height, frames = args.size or DEFAULT_SIZE
+    return ModelSize(dit, SIZES[dit.family].latent_shape(frames, height, width), text_tokens)

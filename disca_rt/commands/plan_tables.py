@@ -1,0 +1,178 @@
+"""A plan and its forecast in tables: of one plan for a terminal, of several as Markdown.
+
+Where ranks differ a table gives the range. Computes nothing that decides anything.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ..parallel._native import Plan
+from ..parallel.estimate import QUERY_TILE, Rates, attention_waves
+from ..parallel.forecast import BlockForecast, Cost, Forecast, Job, gather_bytes
+from ..parallel.links import Links
+from ..parallel.traffic import buffer_bytes, traffic, wires
+
+
+def print_tables(
+    model: str, job: Job, plan: Plan, predicted: Forecast, links: Links, rates: Rates
+) -> None:
+    console = Console(highlight=False)
+    counts = f"{job.image_tokens} image + {job.text_tokens} text tokens"
+    console.print(_division(f"{model}, {counts} on {plan.ranks} ranks", job, plan, rates))
+    if plan.ranks > 1:
+        console.print(_traffic(job, plan, links))
+    console.print(_costs(job, predicted))
+    for block in predicted.blocks.values():
+        console.print(_events(block))
+    console.print(
+        f"Computed, not measured: {rates.gemm_tflops:g} TFLOP/s in matrix products, "
+        f"{rates.attention_tflops:g} in attention, {rates.copy_gbs:g} GB/s, {rates.sms} SMs; "
+        f"links {links.within} in a node and {links.between} between nodes."
+    )
+
+
+def _division(title: str, job: Job, plan: Plan, rates: Rates) -> Table:
+    table = Table("", "", title=title, show_header=False)
+    ranks = range(plan.ranks)
+    shards = [plan.shard(rank) for rank in ranks]
+    img, txt = ([len(getattr(shard, each)) for shard in shards] for each in ("img", "txt"))
+    tokens = _range(shard.tokens for shard in shards)
+    table.add_row("Ulysses x ring", f"{plan.ulysses_degree} x {plan.ring_degree}")
+    table.add_row("tokens", f"{tokens}: {_range(img)} image and {_range(txt)} text")
+    chunks = f", in {plan.chunks} chunks" if plan.chunks > 1 else ""
+    table.add_row("heads", _range(len(plan.heads(rank)) for rank in ranks) + chunks)
+    heads = {_chunk_heads(plan, rank): rank for rank in reversed(ranks)}
+    for number, rank in enumerate(sorted(heads.values())):
+        label = "waves of attention" if number == 0 else ""
+        table.add_row(label, _waves(plan, rank, rates))
+    table.add_row("buffers", _range_bytes(buffer_bytes(plan, rank) for rank in ranks))
+    return table
+
+
+def _chunk_heads(plan: Plan, rank: int) -> tuple[int, ...]:
+    return tuple(len(plan.heads(rank, chunk)) for chunk in range(plan.chunks))
+
+
+def _waves(plan: Plan, rank: int, rates: Rates) -> str:
+    """Of each chunk's grid; a ring runs it once for each of its groups."""
+    queries = plan.group_tokens(plan.group_of(rank))
+    tiles = -(-queries // QUERY_TILE)
+    said = []
+    for heads in dict.fromkeys(_chunk_heads(plan, rank)):
+        waves = attention_waves(queries, heads, rates.sms)
+        said.append(
+            f"{heads} heads x {tiles} tiles: {waves.count:.2f}, the last {waves.tail:.0%} full "
+            f"({waves.efficiency:.1%} in all)"
+        )
+    return "; ".join(said)
+
+
+def _traffic(job: Job, plan: Plan, links: Links) -> Table:
+    each = [traffic(plan, rank) for rank in range(plan.ranks)]
+    exchange, ring = wires(plan, links)
+    blocks = job.dit.double + job.dit.single, job.predictor_depth
+    title = "a rank's bytes in a block, and what it sends in a step"
+    table = Table("", "over", "sent", "received", "full step", "predicted", title=title)
+
+    def add_row(name: str, wire: str, sent: list[int], received: list[int]) -> None:
+        steps = (f"{_sized(count * max(sent))}" for count in blocks)
+        table.add_row(name, wire, _range_bytes(sent), _range_bytes(received), *steps)
+
+    if plan.ulysses_degree > 1:
+        out, back = [one.qkv_sent for one in each], [one.qkv_received for one in each]
+        add_row("V, K, Q, each", exchange, out, back)
+        add_row("O", exchange, back, out)
+        all_sent = [one.exchange_sent for one in each]
+        add_row("all four", exchange, all_sent, [one.exchange_received for one in each])
+    if plan.ring_degree > 1:
+        passed = [one.ring_sent for one in each]
+        name = f"K, V in {plan.ring_degree - 1} ring steps"
+        add_row(name, ring, passed, [one.ring_received for one in each])
+    everyone, _ = links.among(tuple(range(plan.ranks)))
+    table.add_row("patches, gathered", everyone, "", "", *2 * [_sized(gather_bytes(job, plan))])
+    return table
+
+
+def _costs(job: Job, predicted: Forecast) -> Table:
+    title = f"milliseconds; a predicted step has {job.predictor_depth} {job.predictor_kind} blocks"
+    table = Table("", "one rank", "here", "exposed", "share", "efficiency", title=title)
+    for kind, block in predicted.blocks.items():
+        table.add_row(f"{kind}-stream block", *_cost(block.cost))
+    table.add_row("full step", *_cost(predicted.full))
+    table.add_row("predicted step", *_cost(predicted.predicted))
+    return table
+
+
+def _cost(cost: Cost) -> Iterable[str]:
+    yield from (f"{1e3 * seconds:,.3f}" for seconds in (cost.alone, cost.seconds, cost.exposed))
+    yield from (f"{share:.1%}" for share in (cost.exposed_share, cost.efficiency))
+
+
+def _events(block: BlockForecast) -> Table:
+    """The busiest rank's, as they begin."""
+    rank = block.busiest
+    timeline = block.timelines[rank]
+    table = Table("from ms", "to", *timeline.lanes, title=f"{block.kind}-stream block, rank {rank}")
+    for event in sorted(timeline.events, key=lambda event: event.start):
+        times = (f"{1e3 * moment:.3f}" for moment in (event.start, event.stop))
+        table.add_row(
+            *times, *(event.name if event.lane == lane else "" for lane in timeline.lanes)
+        )
+    return table
+
+
+COLUMNS = (
+    "ranks", "Ulysses x ring", "tokens", "heads", "attention waves", "exchanged", "round the ring",
+    "buffers", "full step, s", "exposed", "efficiency", "predicted step, ms", "exposed",
+    "efficiency",
+)  # fmt: skip
+
+
+def markdown(plans: Sequence[Plan], forecasts: Sequence[Forecast], links: Links, sms: int) -> str:
+    """A line for each plan; bytes are what a rank sends per block, at most."""
+    rows = [_row(*each, links, sms) for each in zip(plans, forecasts, strict=True)]
+    lines = [COLUMNS, ["--:"] * len(COLUMNS), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _row(plan: Plan, predicted: Forecast, links: Links, sms: int) -> list[str]:
+    ranks = range(plan.ranks)
+    each = [traffic(plan, rank) for rank in ranks]
+    exchange, ring = wires(plan, links)
+    heads = [len(plan.heads(rank)) for rank in ranks]
+    waves = attention_waves(plan.group_tokens(0), max(heads), sms)
+    return [
+        str(plan.ranks),
+        f"{plan.ulysses_degree} x {plan.ring_degree}",
+        _range(plan.shard(rank).tokens for rank in ranks),
+        _range(heads),
+        f"{waves.count:.2f}",
+        f"{_sized(max(one.exchange_sent for one in each))} {exchange}",
+        f"{_sized(max(one.ring_sent for one in each))} {ring}" if plan.ring_degree > 1 else "",
+        _sized(max(buffer_bytes(plan, rank) for rank in ranks)),
+        *_step_cells(predicted.full, f"{predicted.full.seconds:.3f}"),
+        *_step_cells(predicted.predicted, f"{1e3 * predicted.predicted.seconds:.1f}"),
+    ]
+
+
+def _step_cells(cost: Cost, seconds: str) -> list[str]:
+    return [seconds, f"{cost.exposed_share:.1%}", f"{cost.efficiency:.3f}"]
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(values)
+    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+
+def _range_bytes(values: Iterable[int]) -> str:
+    found = [_sized(value) for value in sorted(values)]
+    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+
+def _sized(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"

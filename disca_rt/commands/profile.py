@@ -1,0 +1,258 @@
+"""`disca-rt profile`: one sample under the profiler, to a table, a trace and a page."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .arguments import check_writable
+from .ranks import joined_ranks
+from .sampling import (
+    add_sampling_arguments,
+    check_finite,
+    check_sampling_arguments,
+    device_of,
+    load_runtime,
+    sample_request,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..parallel.ranks import Ranks
+    from ..profiling.account import Account
+    from ..profiling.capture import Captured
+    from ..profiling.ceilings import Ceilings
+    from ..profiling.facts import Facts
+    from ..profiling.ranges import Ranges
+    from ..profiling.table import Row
+    from ..profiling.timeline import Timeline
+    from ..runtime.runtime import Runtime
+
+DEFAULT_OUT = Path("out") / "profile"
+DEFAULT_PROMPT = "a red circle moving left on a black background"
+TABLE, LINES, TRACE, PAGE = "table.md", "table.jsonl", "trace.json", "profile.html"
+LEFT_OUT = "step kind", "calls", "ms"  # on the terminal
+OURS = "command", "out", "nvtx_only"  # arguments that are not the sample's
+
+
+def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="say where the time of a sample goes, by step kind and kernel class",
+        description="Runs one sample under PyTorch's profiler. Without --dit, a prompt and a "
+        "conditioning it is one of the embedded model. Writes a table (Markdown and JSON lines), "
+        "a Chrome trace and a page with the timeline and the roofline plot.",
+    )
+    add_sampling_arguments(parser, name)
+    outputs = parser.add_argument_group("output")
+    outputs.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="what to write into; default out/profile"
+    )
+    outputs.add_argument(
+        "--nvtx-only",
+        action="store_true",
+        help="run the sample in NVTX ranges for nsys or ncu, and write nothing",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    # Before PyTorch is imported: its profiler would say on stderr when it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from .devices import choose_device
+
+    if args.nvtx_only and args.out is not None:
+        raise ValueError("--nvtx-only writes nothing; leave --out out")
+    if args.nvtx_only and choose_device(args.device).type != "cuda":
+        raise ValueError("--nvtx-only is for NVIDIA's profilers; give --device cuda")
+    if args.out is None:
+        args.out = DEFAULT_OUT
+    if args.prompt is None and args.conditioning is None and args.dit is None:
+        args.prompt = DEFAULT_PROMPT
+    check_sampling_arguments(args)
+    if not args.nvtx_only:
+        for name in (TABLE, LINES, TRACE, PAGE):
+            check_writable("--out", args.out / name, Path(name).suffix)
+    with joined_ranks(args) as ranks:
+        _profile(args, ranks)
+
+
+class Profile(NamedTuple):
+    """Everything that is written and said."""
+
+    captured: "Captured"
+    timeline: "Timeline"
+    account: "Account"
+    rows: "list[Row]"
+    ceilings: "Ceilings"
+    facts: "Facts"
+
+
+def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
+    """Every rank runs the sample; the first one writes and reports."""
+    from ..kernels.ops import get_ops
+    from ..profiling.marked import marked_attention, marked_ops
+    from ..profiling.ranges import Ranges
+
+    device = device_of(args, ranks)
+    ranges = Ranges(device)
+    ops = marked_ops(get_ops(args.ops, device), ranges)
+    runtime = load_runtime(args, ranks, ops, marked_attention(args.attention, ranges))
+    if args.nvtx_only:
+        _run_in_ranges(args, runtime, ranges)
+        return
+    is_first = ranks is None or ranks.is_first
+    profile = _measured(args, runtime, ranges, 1 if ranks is None else ranks.size, is_first)
+    if is_first:
+        commands = _commands(args, profile)
+        _report(profile, commands, _write(args.out, profile, commands))
+
+
+def _run_in_ranges(args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges") -> None:
+    from ..profiling.capture import run_in_ranges
+
+    policy, schedule, inputs = sample_request(args, runtime)
+    run_in_ranges(runtime, ranges, policy, schedule, inputs)
+
+
+def _measured(
+    args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: int, is_shown: bool
+) -> Profile:
+    from ..profiling.account import account
+    from ..profiling.capture import capture
+    from ..profiling.ceilings import measure_ceilings
+    from ..profiling.facts import facts
+    from ..profiling.table import rows
+    from ..profiling.timeline import read_timeline
+    from .progress import StepProgress
+
+    policy, schedule, inputs = sample_request(args, runtime)
+    device = runtime.dit.device
+    with StepProgress(schedule.steps, is_shown) as progress:
+        captured = capture(runtime, ranges, policy, schedule, inputs, progress.on_step)
+    check_finite(captured.sample, runtime)
+    ceilings = measure_ceilings(device, runtime.dit.dtype)
+    timeline = read_timeline(captured.trace["traceEvents"], device.type == "cuda")
+    accounted = account(timeline, captured.kinds, captured.works)
+    about = facts(runtime, captured, policy, schedule, args.ops, args.attention, ranks)
+    return Profile(captured, timeline, accounted, rows(accounted), ceilings, about)
+
+
+def _commands(args: argparse.Namespace, profile: Profile) -> list[str]:
+    """Command lines of NVIDIA's profilers for what took longest."""
+    from ..profiling.ncu import ncu_lines, nsys_line
+    from ..profiling.table import kernels
+
+    if not profile.timeline.is_on_gpu:
+        return ["# no GPU kernels in this profile: with --device cuda, ncu command lines are here"]
+    command = ["python", "-m", "disca_rt", "profile", "--nvtx-only", *sample_flags(args)]
+    folder = str(args.out)
+    return [*ncu_lines(kernels(profile.account), command, folder), nsys_line(command, folder)]
+
+
+def sample_flags(args: argparse.Namespace) -> list[str]:
+    """The arguments that make the same sample again."""
+    flags: list[str] = []
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in OURS or value is None or value is False:
+            continue
+        if name == "prompt":
+            flags.append(value)
+        elif value is True:
+            flags.append(flag)
+        elif isinstance(value, tuple):
+            flags += [flag, ("x" if name == "size" else ",").join(map(str, value))]
+        else:
+            flags += [flag, str(value)]
+    return flags
+
+
+def _write(folder: Path, profile: Profile, commands: Sequence[str]) -> list[Path]:
+    """All of it or nothing; returns the files."""
+    from ..atomic import write_all
+
+    texts = {
+        TABLE: _markdown(profile, commands),
+        LINES: _json_lines(profile),
+        TRACE: json.dumps(profile.captured.trace, separators=(",", ":")),
+        PAGE: _page(profile, commands),
+    }
+    writers = {
+        folder / name: lambda partial, text=text: partial.write_text(text, encoding="utf-8")
+        for name, text in texts.items()
+    }
+    write_all(writers)
+    return list(writers)
+
+
+def _about(profile: Profile) -> list[str]:
+    from ..profiling.facts import slowdown_lines
+
+    return [*profile.facts.lines(profile.ceilings), *slowdown_lines(profile.captured)]
+
+
+def _markdown(profile: Profile, commands: Sequence[str]) -> str:
+    from ..profiling.table import HEADER, cells
+
+    table = [cells(row, profile.ceilings) for row in profile.rows]
+    lines = [f"| {' | '.join(line)} |" for line in (HEADER, ["---"] * len(HEADER), *table)]
+    about = [f"- {line}" for line in _about(profile)]
+    return "\n".join([*about, "", *lines, "", "```sh", *commands, "```"]) + "\n"
+
+
+def _json_lines(profile: Profile) -> str:
+    from ..profiling.table import record
+
+    about = profile.facts.record()
+    lines = [{**about, **record(row, profile.ceilings)} for row in profile.rows]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _page(profile: Profile, commands: Sequence[str]) -> str:
+    from ..profiling.lanes import lanes
+    from ..profiling.page import page_html
+    from ..profiling.roofline import roofline_svg
+
+    return page_html(
+        "Where the time of a sample goes",
+        _about(profile),
+        profile.rows,
+        profile.ceilings,
+        roofline_svg(profile.rows, profile.ceilings),
+        lanes(profile.timeline, profile.account),
+        commands,
+    )
+
+
+def _report(profile: Profile, commands: Sequence[str], written: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for kind in ("full", "predicted"):
+        if any(row.kind == kind for row in profile.rows):
+            console.print(_terminal_table(profile, kind))
+    for line in (*_about(profile), *commands, *(f"wrote {path}" for path in written)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _terminal_table(profile: Profile, kind: str) -> "Table":
+    """Of one kind of step, narrow enough for 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from ..profiling.table import ALL, HEADER, cells
+
+    rows = [row for row in profile.rows if row.kind == kind]
+    title = f"{rows[0].steps} {kind} step{'s' * (rows[0].steps != 1)}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in HEADER:
+        if name not in LEFT_OUT:
+            table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
+    for row in rows:
+        texts = zip(HEADER, cells(row, profile.ceilings), strict=True)
+        shown = [text for name, text in texts if name not in LEFT_OUT]
+        table.add_row(*shown, style="bold" if row.class_name == ALL else "")
+    return table

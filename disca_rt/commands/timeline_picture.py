@@ -1,0 +1,90 @@
+"""The predicted timeline of a block of each kind as a picture: a lane for compute, one per wire.
+
+Needs matplotlib, an optional extra. Knows events, not how they came.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ..parallel.forecast import BlockForecast, Forecast
+from ..parallel.simulate import COMPUTE, Event, Timeline
+
+COLOURS = {
+    "QKV": "#4477aa",
+    "attention": "#228833",
+    "MLP": "#66ccee",
+    "output": "#aa3377",
+    "elementwise": "#bbbbbb",
+    "V": "#ccbb44",
+    "K": "#ee9944",
+    "Q": "#ee6677",
+    "O": "#994455",
+    "ring": "#ddaa99",
+}
+DARK = {"QKV", "attention", "output", "O"}  # written on in white
+LANE_HEIGHT = 0.7
+NARROWEST = 0.005  # of the picture's width for each letter of a name that is written on its bar
+WAITING = {"facecolor": "white", "edgecolor": "#cc3311", "hatch": "////", "linewidth": 0.0}
+
+
+def write_timeline(path: Path, predicted: Forecast, title: str) -> None:
+    """A PNG with the busiest rank's block of each kind, on one scale of time."""
+    blocks = list(predicted.blocks.values())
+    figure = Figure(figsize=(14, 1.2 + 2.2 * len(blocks)), layout="constrained")
+    longest = max(block.timelines[block.busiest].seconds for block in blocks)
+    for place, block in enumerate(blocks, start=1):
+        axes = figure.add_subplot(len(blocks), 1, place)
+        _draw(axes, block, 1e3 * longest)
+    kinds = {event.kind for block in blocks for event in block.timelines[block.busiest].events}
+    shown = [Patch(color=colour, label=kind) for kind, colour in COLOURS.items() if kind in kinds]
+    shown.append(Patch(**WAITING, label="waiting"))
+    figure.legend(handles=shown, loc="outside lower center", ncols=len(shown))
+    figure.suptitle(title)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _draw(axes: Axes, block: BlockForecast, longest_ms: float) -> None:
+    timeline, cost = block.timelines[block.busiest], block.cost
+    lanes = timeline.lanes
+    for start, stop in _waits(timeline):
+        axes.barh(0, 1e3 * (stop - start), left=1e3 * start, height=LANE_HEIGHT, **WAITING)
+    for event in timeline.events:
+        _draw_event(axes, event, lanes.index(event.lane), longest_ms)
+    axes.set(
+        xlim=(0, longest_ms),
+        ylim=(len(lanes) - 0.5, -0.5),
+        yticks=range(len(lanes)),
+        yticklabels=lanes,
+        xlabel="ms",
+    )
+    axes.set_title(
+        f"{block.kind}-stream block, rank {block.busiest}: {1e3 * cost.seconds:.2f} ms, "
+        f"{cost.exposed_share:.1%} exposed, efficiency {cost.efficiency:.3f}",
+        loc="left",
+        fontsize=10,
+    )
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _draw_event(axes: Axes, event: Event, lane: int, longest_ms: float) -> None:
+    start, width = 1e3 * event.start, 1e3 * (event.stop - event.start)
+    axes.barh(
+        lane, width, left=start, height=LANE_HEIGHT, color=COLOURS[event.kind],
+        edgecolor="white", linewidth=0.5,
+    )  # fmt: skip
+    if width > NARROWEST * longest_ms * len(event.name):
+        colour = "white" if event.kind in DARK else "black"
+        place = {"ha": "center", "va": "center", "fontsize": 8}
+        axes.text(start + width / 2, lane, event.name, color=colour, **place)
+
+
+def _waits(timeline: Timeline) -> list[tuple[float, float]]:
+    """Where compute stands still."""
+    computing = [event for event in timeline.events if event.lane == COMPUTE]
+    gaps = [(before.stop, after.start) for before, after in pairwise(computing)]
+    return [(start, stop) for start, stop in gaps if stop > start]

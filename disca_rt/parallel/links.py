@@ -1,0 +1,63 @@
+"""How fast ranks reach each other: the wires of a node and those between nodes.
+
+Names stand for what such a link gives an exchange, about five sixths of what is printed on it, one
+way; nothing here was measured. Numbers of your own go in its place. Knows no plans.
+"""
+
+import math
+from typing import NamedTuple
+
+
+class Link(NamedTuple):
+    """One rank's wire: so much each way at once, after a latency."""
+
+    bandwidth_gbs: float
+    latency_us: float
+
+    def seconds(self, count: float) -> float:
+        """To send and receive up to `count` bytes each."""
+        return self.latency_us / 1e6 + count / (self.bandwidth_gbs * 1e9)
+
+    def __str__(self) -> str:
+        return f"{self.bandwidth_gbs:g} GB/s, {self.latency_us:g} us"
+
+
+FREE = Link(math.inf, 0.0)
+
+LINKS: dict[str, Link] = {
+    "nvlink4": Link(375.0, 15.0),  # of 450 printed; H100, H200
+    "nvlink5": Link(750.0, 15.0),  # of 900 printed; B200
+    "pcie5": Link(52.0, 20.0),  # of 63 printed; 16 lanes
+    "ethernet": Link(42.0, 40.0),  # of 50 printed; a port of 400 Gb/s for each rank
+}
+
+
+class Links(NamedTuple):
+    """`within` a node and `between` nodes, of `ranks_per_node` consecutive ranks (0: one node)."""
+
+    within: Link
+    between: Link = LINKS["ethernet"]
+    ranks_per_node: int = 0
+
+    def among(self, ranks: tuple[int, ...]) -> tuple[str, Link]:
+        """The wire that a transfer among `ranks` takes, by name."""
+        per_node = self.ranks_per_node
+        if per_node and len({rank // per_node for rank in ranks}) > 1:
+            return "between nodes", self.between
+        return "in the node", self.within
+
+
+def get_link(text: str) -> Link:
+    """The link called so, or "GBS,US"; ValueError lists the known names."""
+    if text in LINKS:
+        return LINKS[text]
+    try:
+        bandwidth, latency = map(float, text.split(","))
+    except ValueError:
+        bandwidth = latency = math.nan
+    if not (0 < bandwidth < math.inf and 0 <= latency < math.inf):
+        raise ValueError(
+            f"link must be one of {sorted(LINKS)} or GB/s and microseconds such as 375,15, "
+            f"got {text!r}"
+        )
+    return Link(bandwidth, latency)

@@ -1,0 +1,34 @@
+"""One colour per class, the same wherever a class is drawn; legible on light and on dark."""
+
+from .classes import ATTENTION, CACHE_OP, COLLECTIVE, COPY, GAP, GEMM, OTHER
+
+FIXED = {
+    ATTENTION: "#c2410c",
+    GEMM: "#2563eb",
+    CACHE_OP: "#be185d",
+    COLLECTIVE: "#a16207",
+    COPY: "#64748b",
+    OTHER: "#78716c",
+    GAP: "#9ca3af",
+}
+# Of fused ops.
+OF_OPS = {
+    "layer_norm_modulate": "#15803d",
+    "gate_residual_layer_norm_modulate": "#0f766e",
+    "gate_residual": "#4d7c0f",
+    "rms_norm_rope": "#7c3aed",
+    "rms_norm_rope_send": "#6d28d9",
+    "linear_gelu": "#0369a1",
+    "pair_linear": "#0e7490",
+    "joint_linear": "#1d4ed8",
+    "fuse_cached": "#9d174d",
+    "head": "#a21caf",
+    "euler_step": "#b91c1c",
+    "unpatchify": "#92400e",
+    "layer_norm": "#166534",
+}
+OF_KINDS = {"full": "#3b5875", "predicted": "#0d9488"}
+
+
+def colour(class_name: str) -> str:
+    return FIXED.get(class_name) or OF_OPS.get(class_name) or FIXED[OTHER]

@@ -1,0 +1,153 @@
+"""CUDA graphs: a callable is captured over persistent buffers at its second use, then replayed.
+
+Knows tensors, no models: who calls says by a key what a capture depends on besides the shapes of
+its inputs, and everything that changes from call to call is an input. The first use of a key runs
+as it is and is the warm-up (kernels are compiled, libraries get their memory); an error while
+capturing is raised, never hidden by running eagerly.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+MOST = 32  # captures that are kept
+
+
+class CaptureError(RuntimeError):
+    """A callable cannot be captured; the message says which one and why."""
+
+
+class Replayable(Protocol):
+    """What was captured: `replay` does it again on the same memory."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], object]], Replayable]
+"""Runs a callable while noting down what it launches."""
+
+
+class CudaCapture:
+    """One memory pool for all captures of a runner: none is replayed while another runs.
+
+    Sharing is safe in any order of replays, and after any eviction, because a captured callable
+    leaves its result in memory from outside the pool: nothing in the pool outlives a replay.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, compute: Callable[[], object]) -> Replayable:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._device)
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            compute()
+        return graph
+
+
+@dataclass
+class _Captured:
+    """`inputs` are read and `output` is written by every replay."""
+
+    inputs: list[Tensor]
+    output: Tensor
+    graph: Replayable
+    memory_bytes: int
+
+
+class GraphRunner:
+    """Captures by key, the least recently used given up for a new one beyond `most`."""
+
+    def __init__(self, device: torch.device, capture: Capture | None = None, most: int = MOST):
+        self._device = device
+        self._capture = capture or CudaCapture(device)
+        self._most = most
+        self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._warm: dict[Hashable, Tensor] = {}
+
+    def run(self, key: Hashable, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`compute(*inputs)`, captured from the second time on; good until the key's next run.
+
+        `inputs` are trees of tensors and constants. `compute` must depend on nothing else that
+        changes while the key stays, and write nothing but buffers that stay.
+        """
+        leaves, spec = pytree.tree_flatten(inputs)
+        key = key, str(spec), tuple(map(_signature, leaves))
+        if key not in self._captured:
+            if key not in self._warm:
+                result = compute(*inputs)
+                self._warm[key] = result.to("meta")
+                return result
+            self._captured[key] = self._captured_now(compute, leaves, spec, self._warm[key])
+            while len(self._captured) > self._most:
+                self._captured.popitem(last=False)
+        self._captured.move_to_end(key)
+        captured = self._captured[key]
+        given = (leaf for leaf in leaves if isinstance(leaf, Tensor))
+        for static, tensor in zip(captured.inputs, given, strict=True):
+            static.copy_(tensor)
+        captured.graph.replay()
+        return captured.output
+
+    def clear(self) -> None:
+        """Give up all captures and their memory."""
+        self._captured.clear()
+        self._warm.clear()
+
+    @property
+    def captures(self) -> int:
+        return len(self._captured)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the captures took of the device when they were made, and their buffers."""
+        return sum(each.memory_bytes for each in self._captured.values())
+
+    def _captured_now(
+        self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, like: Tensor
+    ) -> _Captured:
+        before = self._reserved()
+        static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        arguments = pytree.tree_unflatten(static, spec)
+        inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
+        output = torch.empty_like(like, device=self._device)
+
+        def captured() -> None:
+            output.copy_(compute(*arguments))
+
+        try:
+            graph = self._capture(captured)
+        except Exception as error:
+            raise CaptureError(
+                f"a CUDA graph of {_name(compute)} cannot be captured "
+                f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
+                "switch graphs off"
+            ) from error
+        return _Captured(inputs, output, graph, self._reserved() - before)
+
+    def _reserved(self) -> int:
+        if self._device.type != "cuda":
+            return 0
+        return torch.cuda.memory_reserved(self._device)
+
+
+def _signature(leaf: Any) -> Hashable:
+    """What a capture depends on of an input."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf
+
+
+def _name(compute: Callable[..., object]) -> str:
+    while hasattr(compute, "func"):  # functools.partial
+        compute = compute.func
+    return getattr(compute, "__name__", repr(compute)).strip("_").replace("_", " ")

@@ -1,0 +1,36 @@
+"""Events of a Chrome trace, made by hand."""
+
+from disca_rt.profiling.timeline import Event
+
+HOST, DEVICE = 1, 2
+
+
+def span(cat: str, name: str, start: float, end: float, **args: object) -> Event:
+    """From `start` to `end` µs; on the device's lane where it is a kernel."""
+    lane = DEVICE if cat in ("kernel", "gpu_memcpy") else HOST
+    return {
+        "ph": "X",
+        "cat": cat,
+        "name": name,
+        "ts": start,
+        "dur": end - start,
+        "tid": lane,
+        "args": args,
+    }
+
+
+def marked(name: str, start: float, end: float) -> Event:
+    return span("user_annotation", name, start, end)
+
+
+def operator(name: str, start: float, end: float, shapes: object = (), dtype: str = "float"):
+    dims = list(shapes)
+    return span(
+        "cpu_op", name, start, end, **{"Input Dims": dims, "Input type": [dtype] * len(dims)}
+    )
+
+
+def launched(name: str, at: float, start: float, end: float, number: int, cat: str = "kernel"):
+    """A launch on the host at `at`, and what it launched."""
+    launch = span("cuda_runtime", "cudaLaunchKernel", at, at + 0.5, correlation=number)
+    return [launch, span(cat, name, start, end, correlation=number)]
