@@ -1,12 +1,13 @@
 PYTHON ?= python3
 JOBS ?= 2
 PROMPT ?= a red circle moving left on a black background
+STAGES ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 CPP := $(wildcard csrc/* tests/csrc/*.h tests/csrc/*.cpp)
 
-.PHONY: help demo test lint sanitize bench bench-gpu clean
+.PHONY: help demo test lint sanitize bench gpu gpu-dry-run clean
 
 help:
 	@echo "make demo   generate a video with the embedded model: out/demo.mp4 (PROMPT=\"...\")"
@@ -14,7 +15,8 @@ help:
 	@echo "make lint   ruff check, ruff format --check and clang-format"
 	@echo "make sanitize  the C++ tests under AddressSanitizer and UBSan"
 	@echo "make bench  measure on this machine's CPU"
-	@echo "make bench-gpu  tune and measure the fused kernels on this machine's GPU"
+	@echo "make gpu    build, test, tune and measure on this machine's GPU, with PYTHON's own PyTorch"
+	@echo "            (STAGES=\"steps sample\": only those; make gpu-dry-run tries them on a CPU)"
 	@echo "make clean  remove the environment and everything built or generated"
 
 demo: $(READY)
@@ -35,13 +37,12 @@ sanitize: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.run
 
-bench-gpu: $(READY)
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[rivals]'
-	$(BIN)/disca-rt tune
-	$(BIN)/python -m bench.run --device cuda
-	@mkdir -p out
-	$(BIN)/python -m bench.kernel_page > out/kernels.md
-	mv out/kernels.md docs/kernels.md
+# Without .venv: a machine with a GPU has the PyTorch that fits it, and may have no network.
+gpu:
+	PYTHON=$(PYTHON) bench/gpu.sh $(STAGES)
+
+gpu-dry-run:
+	PYTHON=$(PYTHON) bench/gpu.sh --dry-run $(STAGES)
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

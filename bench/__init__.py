@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench.run` measures, `python -m bench.table FILE` shows what it wrote."""
+"""Benchmarks: `python -m bench.run` measures on a CPU, `gpu.sh` everything a GPU can show."""

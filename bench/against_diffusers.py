@@ -7,12 +7,15 @@ padding that ours drops and diffusers' masks. Both call PyTorch's scaled_dot_pro
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from disca_rt.bench.diffusers_models import diffusers_model, diffusers_step
+from disca_rt.bench.harness import Comparison, Contender
+from disca_rt.bench.workloads import Workload, random_conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.flops import image_tokens, step_flops
 from disca_rt.models.conditioning import Conditioning
@@ -22,14 +25,8 @@ from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import TINY
 from disca_rt.weights.load import load_dit
 
-from .harness import Comparison, Contender
-
 TOLERANCE = 1e-5
 GOAL = 1.0
-
-
-class Unavailable(RuntimeError):
-    """A benchmark needs something that is not installed."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,16 @@ MID_15 = StepShape(
 
 def full_step(shape: StepShape) -> Comparison:
     """Three contenders: diffusers, ours with `prepare` in every step, ours with it outside."""
-    reference = _their_model(shape.config)
+    reference = diffusers_model(shape.config)
     dit = _ours(reference)
     assert dit.config == shape.config, f"loaded {dit.config}, expected {shape.config}"
-    conditioning, latents, step = _inputs(shape)
-    theirs = _their_step(reference, conditioning, latents, step)
+    conditioning, step = _conditioning(shape), StepInputs(torch.tensor([900.0]))
+    latents = torch.randn(1, *shape.latents, generator=torch.Generator().manual_seed(2))
+    forward = diffusers_step(reference, conditioning)
     prepared = dit.prepare(conditioning, latents.shape)
+
+    def theirs() -> Tensor:
+        return forward(latents, step)
 
     def whole_step() -> Tensor:
         return dit(latents, step, dit.prepare(conditioning, latents.shape))
@@ -116,100 +117,16 @@ def full_step(shape: StepShape) -> Comparison:
     )
 
 
-def _their_model(config: DiTConfig) -> nn.Module:
-    try:
-        from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
-    except ImportError as error:
-        raise Unavailable("needs diffusers: pip install 'disca_rt[bench]'") from error
-    sizes = {
-        "in_channels": config.embed_channels,
-        "out_channels": config.in_channels,
-        "patch_size_t": config.patch[0],
-        "patch_size": config.patch[1],
-        "num_attention_heads": config.heads,
-        "attention_head_dim": config.head_dim,
-        "num_layers": config.double,
-        "text_embed_dim": config.text_dim,
-        "rope_axes_dim": config.rope,
-    }
-    if config.family == "hunyuan-video-1.5":
-        model = HunyuanVideo15Transformer3DModel(
-            **sizes, text_embed_2_dim=config.byt5_dim, image_embed_dim=config.vision_dim
-        )
-    else:
-        model = HunyuanVideoTransformer3DModel(
-            **sizes,
-            num_single_layers=config.single,
-            pooled_projection_dim=config.text_dim_2,
-            guidance_embeds=False,
-        )
-    return _randomise(model).eval().requires_grad_(False)
-
-
-def _randomise(model: nn.Module) -> nn.Module:
-    """Weights that keep activations near 1, biases and norms that differ from their defaults."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        scale = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
-        mean = 1.0 if "norm" in name and parameter.ndim == 1 else 0.0
-        parameter.data.normal_(mean, scale, generator=generator)
-    return model
-
-
 def _ours(reference: nn.Module) -> DiT:
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
         return load_dit(Path(folder), dtype=torch.float32)
 
 
-def _inputs(shape: StepShape) -> tuple[Conditioning, Tensor, StepInputs]:
-    generator = torch.Generator().manual_seed(1)
-    config = shape.config
-
-    def random(*size: int) -> Tensor:
-        return torch.randn(1, *size, generator=generator)
-
-    latents = random(*shape.latents)
-    conditioning = Conditioning(
-        text_states=random(shape.text_tokens, config.text_dim),
-        text_mask=torch.ones(1, shape.text_tokens, dtype=torch.long),
-    )
-    if config.family == "hunyuan-video-1.5":
-        conditioning = replace(
-            conditioning,
-            byt5_text_states=random(shape.byt5_tokens, config.byt5_dim),
-            byt5_text_mask=torch.ones(1, shape.byt5_tokens, dtype=torch.long),
-            vision_states=random(shape.vision_tokens, config.vision_dim),
-            cond_latents=random(config.embed_channels - config.in_channels, *shape.latents[1:]),
-        )
-    else:
-        conditioning = replace(conditioning, text_states_2=random(config.text_dim_2))
-    return conditioning, latents, StepInputs(torch.tensor([900.0]))
-
-
-def _their_step(
-    model: nn.Module, conditioning: Conditioning, latents: Tensor, step: StepInputs
-) -> Callable[[], Tensor]:
-    if conditioning.cond_latents is None:
-        return lambda: model(
-            latents,
-            step.timestep,
-            conditioning.text_states,
-            conditioning.text_mask,
-            conditioning.text_states_2,
-            return_dict=False,
-        )[0]
-    # The concatenation is part of a step for both.
-    return lambda: model(
-        torch.cat([latents, conditioning.cond_latents], dim=1),
-        step.timestep,
-        conditioning.text_states,
-        conditioning.text_mask,
-        encoder_hidden_states_2=conditioning.byt5_text_states,
-        encoder_attention_mask_2=conditioning.byt5_text_mask,
-        image_embeds=conditioning.vision_states,
-        return_dict=False,
-    )[0]
+def _conditioning(shape: StepShape) -> Conditioning:
+    tokens = shape.text_tokens, shape.byt5_tokens, shape.vision_tokens
+    workload = Workload(shape.name, "", (0, 0, 0), *tokens)
+    return random_conditioning(shape.config, workload, shape.latents)
 
 
 def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from .harness import Record, read_records, write_records
+from disca_rt.bench.record import Record, read_records, write_records
+from disca_rt.bench.table import markdown
+
 from .run import RESULTS, positive
-from .table import markdown
 
 ROOT = Path(__file__).parents[1]
 

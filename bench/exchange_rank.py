@@ -7,7 +7,7 @@ bit on every rank.
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from disca_rt.bench.diffusers_models import Unavailable
+from disca_rt.bench.harness import Comparison, Contender, host_timer, measure
+from disca_rt.bench.machine import this_machine
+from disca_rt.bench.rank_timer import slowest
+from disca_rt.bench.record import write_records
 from disca_rt.parallel._native import Plan
 
-from .against_diffusers import GOAL, Unavailable
+from .against_diffusers import GOAL
 from .exchange_task import Task, attention_layer, exchange_alone
-from .harness import Comparison, Contender, Taken, Timer, host_timer, measure, write_records
-from .machine import this_machine
 from .traffic import traffic
 from .ulysses import LEFT_OUT, Attend, Traded, Ulysses, Way, ways
 
@@ -77,27 +80,10 @@ def main() -> None:
 def _measure(shape: Shape, mesh: DeviceMesh, samples: int, out: Path) -> None:
     comparison = compare(shape, mesh)
     _tell(f"{comparison.name}: {samples} samples")
-    records = measure(comparison, samples, this_machine(), threads=1, timer=together())
+    clock = slowest(host_timer()._replace(warmup=WARMUP), dist.group.WORLD, torch.device("cpu"))
+    records = measure(comparison, samples, this_machine(), threads=1, timer=clock)
     if dist.get_rank() == 0:
         write_records(out, records)
-
-
-def together() -> Timer:
-    """All ranks start at once; the slowest's time, and the CPU time of all."""
-    host = host_timer()
-
-    def timed(run: Callable[[], object]) -> Taken:
-        dist.barrier()
-        wall, cpu = host.time(run)
-        return Taken(*_over_ranks(dist.ReduceOp.MAX, wall), *_over_ranks(dist.ReduceOp.SUM, cpu))
-
-    return Timer(timed, WARMUP)
-
-
-def _over_ranks(reduce: dist.ReduceOp, *values: float) -> list[float]:
-    reduced = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(reduced, reduce)
-    return reduced.tolist()
 
 
 def compare(shape: Shape, mesh: DeviceMesh) -> Comparison:
@@ -154,7 +140,9 @@ def _contender(shape: Shape, traded: Traded, task: Task, way: Way, ulysses: Ulys
     dist.barrier()
     moved = traffic(run, traded.like.element_size())
     passes = moved.copied_elements / traded.like.numel()
-    sent, passes = _over_ranks(dist.ReduceOp.MAX, moved.sent_bytes, passes)
+    most = torch.tensor([moved.sent_bytes, passes], dtype=torch.float64)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    sent, passes = most.tolist()
     return Contender(
         way.name,
         run,

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 
+from disca_rt.bench.record import Record, read_records
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import LaunchConfig, default_config
 from disca_rt.kernels.launch_table import read_table
 from disca_rt.kernels.tune import GEMMS
 from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
-
-from .harness import Record, read_records
 
 RESULTS = Path(__file__).parent / "results"
 INTRO = """\
@@ -155,9 +154,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def gpu_records() -> list[Record]:
-    """Everything that `bench.run --device cuda` has measured, oldest first."""
-    paths = sorted(RESULTS.glob("cuda-*.jsonl"))
-    return [record for path in paths for record in read_records(path)]
+    """Everything that `bench.run --device cuda` has measured, by device, oldest first."""
+    records = [record for path in sorted(RESULTS.glob("*.jsonl")) for record in read_records(path)]
+    return [record for record in records if record.device.startswith("GPU")]
 
 
 if __name__ == "__main__":

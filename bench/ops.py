@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from disca_rt.bench.harness import Comparison, Contender
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.workload import (
@@ -25,7 +26,6 @@ from disca_rt.kernels.workload import (
     shard,
 )
 
-from .harness import Comparison, Contender
 from .rivals import rivals
 
 FRACTION = 0.90  # of copy bandwidth: P3

@@ -23,12 +23,12 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.testing._internal.distributed import fake_pg  # noqa: F401  # registers "fake"
 
+from disca_rt.bench.harness import spread
+from disca_rt.bench.machine import load_average, this_machine
 from disca_rt.parallel.block_program import exchange_rows, simulate_block
 from disca_rt.parallel.links import Link, Links
 from disca_rt.parallel.simulate import COMPUTE
 
-from .harness import spread
-from .machine import load_average, this_machine
 from .marked_block import TIMEOUT, Case, MarkedBlock, to_work
 
 WARMUP = 3  # rounds

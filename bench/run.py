@@ -13,11 +13,14 @@ from pathlib import Path
 
 import torch
 
+from disca_rt.bench.diffusers_models import Unavailable
+from disca_rt.bench.harness import Comparison, Interrupted, Timer, host_timer, measure
+from disca_rt.bench.machine import this_machine
+from disca_rt.bench.record import Record, file_stem, write_records
+from disca_rt.bench.table import markdown
+
 from . import against_diffusers, embedded
-from .against_diffusers import EMBEDDED, MID_10, MID_15, Unavailable
-from .harness import Comparison, Record, Timer, host_timer, measure, write_records
-from .machine import this_machine
-from .table import markdown
+from .against_diffusers import EMBEDDED, MID_10, MID_15
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--only {args.only} is in no benchmark; they are {list(benchmarks)}")
     records = []
     for threads in args.threads:
-        out = args.out or RESULTS / f"{args.device}-{date.today():%Y-%m-%d}.jsonl"
+        stem = file_stem(this_machine(device).device)
+        out = args.out or RESULTS / f"{stem}-{date.today():%Y-%m-%d}.jsonl"
         out = None if args.dry_run else out
         records += run(chosen, 1 if args.dry_run else args.samples, threads, device, out)
     if records:
@@ -92,8 +96,13 @@ def run(
             continue
         count = samples or comparison.samples
         print(f"{name}: {count} samples, {threads} threads", flush=True)
-        with torch.inference_mode():
-            measured = measure(comparison, count, machine, threads, timer)
+        try:
+            with torch.inference_mode():
+                measured = measure(comparison, count, machine, threads, timer)
+        except Interrupted as stopped:
+            if stopped.records and out is not None:
+                write_records(out, stopped.records)
+            raise
         if measured and out is not None:
             write_records(out, measured)
         records += measured
@@ -103,7 +112,7 @@ def run(
 def _timer(device: torch.device) -> Timer:
     if device.type == "cpu":
         return host_timer()
-    from .device import device_timer
+    from disca_rt.bench.gpu_timer import device_timer
 
     return device_timer(device)
 

@@ -19,9 +19,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from disca_rt.bench.diffusers_models import Unavailable
 from disca_rt.parallel._native import Plan, Scheduler, Slot
-
-from .against_diffusers import Unavailable
 
 TIMEOUT = timedelta(seconds=60)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import evaluate, flops, generate, inspect, plan, profile, train, tune
+from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
 
 COMMANDS = {
     "generate": generate,
@@ -22,10 +22,10 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "tune": tune,
+    "bench": bench,
     "profile": profile,
 }
 FAILURE = 2
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         return _fail(str(error))
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        from .commands.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")
     return 0

@@ -38,6 +38,10 @@ class VideoSizes:
             width // self.side_factor,
         )
 
+    def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+        """(frames, height, width) of latents (T, H, W)."""
+        return TIME_FACTOR * (t - 1) + 1, h * self.side_factor, w * self.side_factor
+
 
 SIZES: dict[str, VideoSizes] = {
     "hunyuan-video-1.0": VideoSizes(latent_channels=16, side_factor=8),

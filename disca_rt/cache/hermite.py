@@ -4,8 +4,6 @@ A step k after the last full one takes Σ d_i·σ^i·H_i(σ·k) / i!, with the p
 polynomials H_i and σ below 1, against the growth of k^i.
 """
 
-from numpy.polynomial.hermite import Hermite
-
 from ..kernels.ops import Ops
 from .taylor import TaylorPolicy
 
@@ -24,5 +22,12 @@ class HermitePolicy(TaylorPolicy):
         self.contraction = contraction
 
     def basis(self, order: int, distance: int) -> float:
-        polynomial = Hermite.basis(order)
-        return float(self.contraction**order * polynomial(self.contraction * distance))
+        return self.contraction**order * _hermite(order, self.contraction * distance)
+
+
+def _hermite(order: int, x: float) -> float:
+    """H_i(x) by its recurrence, H_{i+1} = 2x·H_i − 2i·H_{i−1}."""
+    before, value = 0.0, 1.0
+    for i in range(order):
+        before, value = value, 2 * x * value - 2 * i * before
+    return value

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import check_writable
+from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_finite,
     check_sampling_arguments,
     load_runtime,
-    on_ranks,
     sample_request,
 )
 
 if TYPE_CHECKING:
+    from ..footprint import Need
     from ..parallel.ranks import Ranks
     from ..runtime.runtime import Runtime, Sample
 
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
         args.out = DEFAULT_OUT
     check_sampling_arguments(args)
     _check_outputs(args)
-    on_ranks(args, _generate)
+    with joined_ranks(args) as ranks:
+        _generate(args, ranks)
 
 
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
@@ -78,10 +80,19 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sample":
+    from .out_of_memory import explained, runtime_need, show_size
     from .progress import StepProgress
 
     policy, schedule, inputs = sample_request(args, runtime)
-    with StepProgress(schedule.steps, is_shown) as progress:
+    shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
+
+    def need() -> "Need":
+        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape)
+
+    with (
+        explained(need, runtime.dit.device, lambda size: show_size(runtime, size)),
+        StepProgress(schedule.steps, is_shown) as progress,
+    ):
         sample = runtime.sample(
             **inputs, schedule=schedule, policy=policy, on_step=progress.on_step
         )

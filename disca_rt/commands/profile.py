@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import check_writable
+from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_finite,
     check_sampling_arguments,
     device_of,
     load_runtime,
-    on_ranks,
     sample_request,
 )
 
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
     if not args.nvtx_only:
         for name in (TABLE, LINES, TRACE, PAGE):
             check_writable("--out", args.out / name, Path(name).suffix)
-    on_ranks(args, _profile)
+    with joined_ranks(args) as ranks:
+        _profile(args, ranks)
 
 
 class Profile(NamedTuple):

@@ -5,16 +5,16 @@ is done with a sample is the commands' own.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import add_schedule_arguments, video_size
+from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
     import torch
 
-    from ..attention import Attention, LocalAttention
+    from ..attention import LocalAttention
     from ..cache.policy import CachePolicy
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..runtime.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
 
-LONGEST_TIMEOUT = 86_400  # seconds: a day
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
 
 
@@ -51,14 +50,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
-    ranks = parser.add_argument_group(
-        f"ranks (torchrun --nproc-per-node N -m disca_rt {command} ...)"
-    )
-    ranks.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
-    ranks.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
-    ranks.add_argument(
-        "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
-    )
+    add_rank_arguments(parser, command)
     add_schedule_arguments(parser)
 
 
@@ -82,42 +74,9 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
     if args.step_list is not None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
-    _check_ranks(args)
+    check_ranks(args)
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
-
-
-def _check_ranks(args: argparse.Namespace) -> None:
-    for name in ("timeout", "head_chunks", "ulysses_degree"):
-        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and not _is_launched():
-            raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not 0 < value <= LONGEST_TIMEOUT:
-            raise ValueError(f"{flag} must be above 0 and at most {LONGEST_TIMEOUT}, got {value}")
-
-
-def _is_launched() -> bool:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def on_ranks(
-    args: argparse.Namespace, work: Callable[[argparse.Namespace, "Ranks | None"], None]
-) -> None:
-    """`work(args, ranks)` by this process; `ranks` is None unless it is one of several."""
-    if not _is_launched():
-        work(args, None)
-        return
-    from datetime import timedelta
-
-    from ..parallel.ranks import TIMEOUT, joined
-    from .devices import choose_device
-
-    seconds = TIMEOUT if args.timeout is None else args.timeout
-    with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
-        ranks.check_alike({f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items()})
-        work(args, ranks)
 
 
 def device_of(args: argparse.Namespace, ranks: "Ranks | None") -> "torch.device":
@@ -146,31 +105,12 @@ def load_runtime(
         device=device,
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops if ops is None else ops,
-        attention=_attention(args, ranks, local or LocalAttention(args.attention)),
+        attention=choose_attention(args, ranks, local or LocalAttention(args.attention)),
     )
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:
         raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
     return runtime
-
-
-def _attention(
-    args: argparse.Namespace, ranks: "Ranks | None", local: "LocalAttention"
-) -> "Attention":
-    if ranks is None:
-        return local
-    from ..parallel.attention import UlyssesAttention
-
-    attention = UlyssesAttention(
-        ranks.group,
-        local,
-        ranks.timeout,
-        chunks=1 if args.head_chunks is None else args.head_chunks,
-        ranks_per_node=ranks.per_node,
-        ulysses_degree=args.ulysses_degree or 0,
-    )
-    ranks.progress = lambda: attention.begun
-    return attention
 
 
 def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:

@@ -35,6 +35,17 @@ class Conditioning:
     def batch(self) -> int:
         return self.text_states.shape[0]
 
+    @property
+    def tokens(self) -> int:
+        """Valid ones of every kind, of the sample that has most."""
+        counts = self.text_mask.sum(1)
+        if self.byt5_text_mask is not None:
+            counts = counts + self.byt5_text_mask.sum(1)
+        if self.vision_states is not None:  # all zero: no image, and its tokens are padding
+            has_image = self.vision_states.flatten(1).any(dim=1)
+            counts = counts + has_image * self.vision_states.shape[1]
+        return int(counts.max())
+
     def to(self, device: torch.device | str) -> "Conditioning":
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
 

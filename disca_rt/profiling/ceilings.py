@@ -1,8 +1,4 @@
-"""What the device does at best, measured here and now: a large product, a large copy.
-
-Medians, on random data (a chip that is limited by its power multiplies zeros faster). Knows no
-model.
-"""
+"""What the device does at best, measured here and now: medians of `runtime.ceiling_work`."""
 
 import time
 from collections.abc import Callable
@@ -11,6 +7,7 @@ from statistics import median
 
 import torch
 
+from ..runtime.ceiling_work import ceiling_work
 from ..runtime.gpu_clock import GPUClock
 
 WARMUP, SAMPLES = 3, 10
@@ -29,17 +26,15 @@ class Ceilings:
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Of `size`³ in `dtype`; a second at most."""
-    is_gpu = device.type == "cuda"
-    size, copied = (8192, 2**30) if is_gpu else (1024, 2**28)
-    clock = GPUClock(device) if is_gpu else _host_clock
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(a)
-    matmul = _seconds(clock, lambda: torch.mm(a, b, out=product))
-    source = torch.randint(0, 255, (copied,), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy = _seconds(clock, lambda: target.copy_(source))
-    name = str(dtype).removeprefix("torch.")
-    return Ceilings(2 * size**3 / matmul, 2 * copied / copy, size, name, torch.get_num_threads())
+    clock = GPUClock(device) if device.type == "cuda" else _host_clock
+    work = ceiling_work(device, dtype)
+    return Ceilings(
+        work.flops / _seconds(clock, work.product),
+        work.moved_bytes / _seconds(clock, work.copy),
+        work.side,
+        str(dtype).removeprefix("torch."),
+        torch.get_num_threads(),
+    )
 
 
 def _seconds(clock: Callable[[Callable[[], object]], float], run: Callable[[], object]) -> float:

@@ -1,21 +1,18 @@
 """What was profiled, on what and with which versions: what makes a line of figures reproducible."""
 
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import __version__
 from ..cache.policy import CachePolicy
+from ..runtime.device_name import device_name
 from ..runtime.runtime import Runtime
 from ..schedule import Schedule
 from .capture import Captured
 from .ceilings import Ceilings
 from .table import rate_text
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -82,14 +79,6 @@ def facts(
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"GPU: {torch.cuda.get_device_name(device)}"
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"CPU: {names[0] if names else platform.machine()}"
 
 
 def slowdown_lines(captured: Captured) -> list[str]:

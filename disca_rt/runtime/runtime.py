@@ -25,7 +25,6 @@ from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..schedule import Schedule
 from ..sharding import Whole
-from ..weights.load import load_dit, load_predictor
 from .engine import Guidance, Pass, StepEvent, denoise
 from .graphs import GraphRunner
 from .stopwatch import StageTime, Stopwatch
@@ -36,6 +35,9 @@ class Codec(Protocol):
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T, H, W) of the latents; ValueError names an illegal size."""
+
+    def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+        """(frames, height, width) of latents (T, H, W)."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `[B, C, T, H, W]` -> video `[B, 3, T', H', W']` in [0, 1]."""
@@ -108,6 +110,8 @@ class Runtime:
         Several ranks share a sample with an `attention` that trades its tokens
         (`parallel.attention`); all of them then call `sample` alike.
         """
+        from ..weights.load import load_dit, load_predictor  # they need safetensors, sampling not
+
         if isinstance(attention, str):
             attention = LocalAttention(attention)
         if isinstance(ops, str):

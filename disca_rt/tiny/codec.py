@@ -44,6 +44,10 @@ class PixelUnshuffleCodec:
         _check_multiple("width", width)
         return LATENT_CHANNELS, frames, height // FACTOR, width // FACTOR
 
+    def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+        """(frames, height, width) of latents (T, h, w)."""
+        return t, FACTOR * h, FACTOR * w
+
 
 def _check_multiple(name: str, value: int) -> None:
     low = value // SIZE_MULTIPLE * SIZE_MULTIPLE

@@ -16,9 +16,10 @@ from torch import Tensor
 from bench import against_diffusers, embedded, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
-from bench.harness import Comparison, Contender, Record, measure, read_records
-from bench.machine import this_machine
 from bench.run import ON_CPU, main
+from disca_rt.bench.harness import Comparison, Contender, measure
+from disca_rt.bench.machine import this_machine
+from disca_rt.bench.record import Record, read_records
 from disca_rt.kernels import reference
 from disca_rt.kernels.tune import GEMMS
 from disca_rt.tiny.runtime import encode_prompts

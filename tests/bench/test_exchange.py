@@ -6,10 +6,11 @@ import pytest
 
 from bench import exchange
 from bench.exchange import main, measured_by
-from bench.harness import Comparison, Contender, Record, measure, read_records
-from bench.machine import this_machine
 from bench.traffic import IO
 from bench.ulysses import EVEN, UNEVEN, Way
+from disca_rt.bench.harness import Comparison, Contender, measure
+from disca_rt.bench.machine import this_machine
+from disca_rt.bench.record import Record, read_records
 
 
 @pytest.fixture(scope="module")

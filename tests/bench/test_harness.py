@@ -7,24 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from bench.harness import (
+from disca_rt.bench.harness import (
     Comparison,
     Contender,
-    Record,
+    Interrupted,
     Spread,
     Taken,
-    from_line,
     host_timer,
     interleave,
     measure,
-    read_records,
+    percentile,
     spread,
     spread_of_ratios,
+)
+from disca_rt.bench.machine import Machine, load_average, this_machine
+from disca_rt.bench.record import (
+    Record,
+    file_stem,
+    from_line,
+    read_records,
     to_line,
     write_records,
 )
-from bench.machine import Machine, load_average, this_machine
-from bench.table import HEADER, main, markdown
+from disca_rt.bench.table import HEADER, main, markdown
 
 MACHINE = Machine("CPU: abacus", 2, "default", "3.10.0", "2.11.0", None, "0.1.0")
 
@@ -73,7 +78,8 @@ def test_a_contender_that_fails_is_told_and_left_out(capsys: pytest.CaptureFixtu
 
 def test_samples_are_clock_differences_of_the_timed_rounds() -> None:
     wall, cpu = ticks(8.0, 2.0, 6.0, 3.0), ticks(4.0, 1.0, 3.0, 1.5)
-    taken = interleave(comparison([]).contenders, 2, host_timer(wall, cpu))
+    taken: dict[str, list[Taken]] = {"slow": [], "fast": []}
+    interleave(comparison([]).contenders, 2, host_timer(wall, cpu), taken)
     assert taken == {
         "slow": [Taken(8.0, 4.0), Taken(6.0, 3.0)],
         "fast": [Taken(2.0, 1.0), Taken(3.0, 1.5)],
@@ -145,7 +151,7 @@ def test_the_table_shows_every_record() -> None:
     lines = markdown([slow, fast]).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 4
-    assert {row.count("|") for row in rows} == {len(HEADER) + 1}
+    assert {row.count("|") for row in rows} == {len(HEADER)}, "without MFU, which none has"
     for shown in ("12.5 ms", "**0.250**", "0.200 – 0.300", "0.260", "≤ 0.5", "race", "fast"):
         assert shown in rows[3]
     assert "| 3.00 MB | 2.5 |" in rows[3]
@@ -177,3 +183,71 @@ def test_the_table_is_printed_from_the_file(
     write_records(tmp_path / "cpu.jsonl", measured)
     main([str(tmp_path / "cpu.jsonl")])
     assert capsys.readouterr().out == markdown(measured)
+
+
+def test_percentiles_are_between_neighbours() -> None:
+    assert [percentile([2.0, 1.0], share) for share in (0.0, 0.25, 1.0)] == [1.0, 1.25, 2.0]
+    assert percentile([7.0], 0.95) == 7.0
+    numbers = [0.3, 0.1, 0.9, 0.4, 0.2]
+    shares = (0.05, 0.5, 0.95)
+    assert [percentile(numbers, share) for share in shares] == pytest.approx([0.12, 0.3, 0.8])
+
+
+def test_an_interruption_keeps_the_rounds_that_were_over() -> None:
+    log: list[str] = []
+    race = comparison(log)
+
+    def interrupted() -> None:
+        log.append("fast")
+        if log.count("fast") == 4:  # the third sample, after one warm-up
+            raise KeyboardInterrupt
+
+    race = dataclasses.replace(
+        race, contenders=[race.contenders[0], Contender("fast", interrupted)]
+    )
+    with pytest.raises(Interrupted) as caught:
+        measure(race, 7, MACHINE, 2)
+    assert [each.samples for each in caught.value.records] == [2, 2]
+    assert [len(each.seconds) for each in caught.value.records] == [2, 2]
+
+
+def test_an_interruption_before_the_first_round_is_over_has_no_records() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    short = Contender("only", interrupt, warm_up=lambda: None)
+    with pytest.raises(Interrupted) as caught:
+        measure(Comparison("race", {}, "float32", [short], 1), 1, MACHINE, 2)
+    assert caught.value.records == []
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(to_line(records()[0]) + "\n{}\n")
+    with pytest.raises(ValueError, match="line 2 is no result of a benchmark"):
+        read_records(broken)
+
+
+def test_a_file_is_named_after_its_device() -> None:
+    assert file_stem("GPU: NVIDIA H200") == "nvidia-h200"
+    assert file_stem("CPU: AMD EPYC 7B13") == "cpu"
+
+
+def test_the_table_says_what_models_have_and_ops_have_not() -> None:
+    slow, fast = records()
+    stages = {"full steps": [3.0, 1.0, 2.0], "decode": [1.0, 1.0, 2.0]}
+    memory = {"weights": 26_300_000_000, "cache": 400_000_000}
+    told = dataclasses.replace(
+        slow, mfu=0.8765, weights="random", ranks=2, stages=stages, memory=memory, busy=0.5
+    )
+    page = markdown([told, fast])
+    lines = page.splitlines()
+    assert "| MFU |" in page
+    assert "| 87.6% |" in page
+    assert "| race, slow | median | p5 – p95 | share |" in lines
+    # Shares of each sample: 3/4, 1/2 and 2/4.
+    assert "| full steps | 2,000.0 ms | 1,100.0 ms – 2,900.0 ms | 50.0% |" in lines
+    peak = "- race, slow: peak memory 26.7 GB (weights 26.3 GB, cache 400.0 MB)"
+    assert f"{peak}; device busy 50.0% of the time." in lines
+    shape = "batch 1, latents [12, 5, 12, 16], float32, random weights, 2 ranks, 3 samples"
+    assert f"- race: {shape}." in lines

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bench import kernel_page
-from bench.harness import Comparison, Contender, Taken, Timer, measure
-from bench.machine import Machine
+from disca_rt.bench.harness import Comparison, Contender, Taken, Timer, measure
+from disca_rt.bench.machine import Machine
 from disca_rt.kernels.workload import REAL, shard
 
 DOCS = Path(__file__).parents[2] / "docs"

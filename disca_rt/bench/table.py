@@ -1,10 +1,12 @@
-"""`python -m bench.table FILE.jsonl`: the Markdown page of a results file."""
+"""`python -m disca_rt.bench.table FILE.jsonl`: the Markdown page of a results file."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .harness import Record, read_records
+from ..footprint import gigabytes
+from .harness import spread
+from .record import Record, read_records
 
 HEADER = (
     "benchmark",
@@ -14,6 +16,7 @@ HEADER = (
     "p5 – p95",
     "GFLOP/s",
     "GB/s",
+    "MFU",
     "sent by a rank",
     "passes over memory",
     "ratio",
@@ -27,13 +30,50 @@ HEADER = (
 def markdown(records: Sequence[Record]) -> str:
     """What was measured, on what, and the notes; ratios are to the first row of a benchmark.
 
-    Columns in which no record has anything are left out.
+    MFU is the share of the rate of a matrix product in the same run.
     """
-    cells = [_cells(record) for record in records]
-    columns = [column for column in zip(HEADER, *cells, strict=True) if any(column[1:])]
+    parts = [_machines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
+    parts += [_memory(records), _shapes(records)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Without the columns that no row has anything in."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
     header, *rows = zip(*columns, strict=True)
-    table = [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
-    return "\n".join([*_machines(records), "", *table, "", *_shapes(records)]) + "\n"
+    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
+
+
+def _stages(records: Sequence[Record]) -> list[list[str]]:
+    """A table for each contender that says where the time of its samples went."""
+    tables = []
+    for record in records:
+        if not record.stages:
+            continue
+        totals = [sum(sample) for sample in zip(*record.stages.values(), strict=True)]
+        rows = []
+        for stage, seconds in record.stages.items():
+            taken = spread(seconds)
+            share = spread([s / total for s, total in zip(seconds, totals, strict=True)])
+            ends = f"{_milliseconds(taken.p5)} – {_milliseconds(taken.p95)}"
+            rows.append((stage, _milliseconds(taken.median), ends, f"{share.median:.1%}"))
+        title = f"{record.benchmark}, {record.contender}"
+        tables.append(_table((title, "median", "p5 – p95", "share"), rows))
+    return tables
+
+
+def _memory(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in records:
+        if not record.memory:
+            continue
+        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in record.memory.items())
+        total = gigabytes(sum(record.memory.values()))
+        busy = "" if record.busy is None else f"; device busy {record.busy:.1%} of the time"
+        lines.append(
+            f"- {record.benchmark}, {record.contender}: peak memory {total} ({said}){busy}."
+        )
+    return lines
 
 
 def _cells(record: Record) -> list[str]:
@@ -46,6 +86,7 @@ def _cells(record: Record) -> list[str]:
         f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
         f"{record.gflops_per_s:.1f}" if record.flops else "",
         f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
+        "" if record.mfu is None else f"{record.mfu:.1%}",
         f"{record.sent_bytes / 1e6:,.2f} MB" if record.sent_bytes else "",
         f"{record.passes:.4g}" if record.passes else "",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
@@ -81,7 +122,11 @@ def _shapes(records: Sequence[Record]) -> list[str]:
     for r in records:
         shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
         same = _sameness(r.relative_difference)
-        lines.append(f"- {r.benchmark}: {shape}, {r.dtype}, {r.samples} samples{same}.")
+        weights = f", {r.weights} weights" if r.weights else ""
+        ranks = f", {r.ranks} ranks" if r.ranks > 1 else ""
+        lines.append(
+            f"- {r.benchmark}: {shape}, {r.dtype}{weights}{ranks}, {r.samples} samples{same}."
+        )
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
     return _once(lines)
@@ -98,8 +143,8 @@ def _once(lines: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
-    parser.add_argument("file", type=Path, help="a results file of bench.run")
+    parser = argparse.ArgumentParser(prog="python -m disca_rt.bench.table", description=__doc__)
+    parser.add_argument("file", type=Path, help="a results file")
     print(markdown(read_records(parser.parse_args(argv).file)), end="")
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from disca_rt.runtime.gpu_clock import GPUClock
-
+from ..runtime.gpu_clock import GPUClock
 from .harness import Taken, Timer
 
 WARMUP = 5

@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Everything a GPU can show, in stages that each end within eight minutes: bench/gpu.sh [STAGE ...]
+#
+# Needs PyTorch >= 2.11, Triton and a compiler, no network and no installation. A stage that fails is
+# reported at the end and the others go on; each can be run alone, and replaces only its own lines of
+# bench/results/<gpu>-<date>.jsonl. --dry-run takes every stage through small shapes on a CPU and
+# writes under out/. In the environment: PYTHON, LIMIT (seconds of a stage), RESULTS.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+STAGES=(
+  machine build ceilings tests tune ops-704 ops-720p ops-480p
+  steps sample rivals sample-rivals embedded ladder
+)
+PYTHON=${PYTHON:-python3}
+LIMIT=${LIMIT:-480}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+
+# What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
+dry_run_settings() {
+  export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
+  RESULTS=${RESULTS:-out/gpu-dry-run/cpu.jsonl}
+  WORKLOAD=(8x8x1 --model tiny --random --preset disca-n4 --samples 1 --quick)
+  KERNELS=(--device cuda --dry-run --samples 1)
+  TUNE=(--dry-run) FUSED=(--ops triton)
+  PAGE=out/gpu-dry-run/kernels.md
+}
+
+gpu_settings() {
+  if [ -z "${RESULTS:-}" ]; then
+    RESULTS=bench/results/$("$PYTHON" - <<'PY'
+import sys
+import torch
+if not torch.cuda.is_available():
+    sys.exit("gpu.sh: error: PyTorch sees no GPU; --dry-run tries every stage on a CPU")
+from datetime import date
+from disca_rt.bench.record import file_stem
+print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-%d}.jsonl")
+PY
+    )
+  fi
+  WORKLOAD=(704x704x129 --device cuda)
+  KERNELS=(--device cuda --out "$RESULTS")
+  TUNE=() FUSED=()
+  PAGE=docs/kernels.md
+}
+
+model() {
+  "$PYTHON" -m disca_rt bench "${WORKLOAD[@]}" --out "$RESULTS" --ladder out/last-stage.png "$@"
+}
+
+stage_machine() {
+  "$PYTHON" - <<'PY'
+import torch, triton
+print(f"PyTorch {torch.__version__}, Triton {triton.__version__}, cuDNN {torch.backends.cudnn.version()}")
+for index in range(torch.cuda.device_count()):
+    print(torch.cuda.get_device_properties(index))
+PY
+  if command -v nvidia-smi >/dev/null; then nvidia-smi; fi
+  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|nvidia-cudnn)' || true
+}
+stage_build() {
+  "$PYTHON" setup.py -q build_ext --inplace
+  "$PYTHON" -c 'from disca_rt.parallel import _native; print(_native.__file__)'
+}
+stage_ceilings() { model --only ceilings; }
+# Only files with such tests: others import packages that may not be here.
+stage_tests() {
+  local files
+  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+  "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider "${files[@]}"
+}
+stage_tune() { "$PYTHON" -m disca_rt tune "${TUNE[@]}"; }
+stage_ops-704() { ops 704x704x129; }
+stage_ops-720p() { ops 1280x720x129; }
+stage_ops-480p() { ops 848x480x121; }
+ops() {
+  if [ -z "${IS_DRY_RUN:-}" ]; then
+    "$PYTHON" -m bench.run "${KERNELS[@]}" --only "$1"
+  elif [ "$1" = 704x704x129 ]; then  # in small, the three are one
+    "$PYTHON" -m bench.run "${KERNELS[@]}"
+  fi
+}
+stage_steps() { model --only full-step --only predicted-step "${FUSED[@]}"; }
+stage_sample() { model --only sample; }
+stage_rivals() { model --only rivals; }
+stage_sample-rivals() {
+  if "$PYTHON" -c 'import cache_dit' 2>/dev/null; then
+    model --only sample-rivals
+  else
+    echo "skipped: needs diffusers and cache-dit"
+  fi
+}
+stage_embedded() {
+  "$PYTHON" -m disca_rt bench embedded "${WORKLOAD[@]:1}" --out "$RESULTS" --ladder out/last-stage.png
+}
+stage_ladder() {
+  "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
+  "$PYTHON" -m disca_rt.bench.table "$RESULTS" > "${RESULTS%.jsonl}.md"
+  "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
+  echo "wrote $RESULTS, ${RESULTS%.jsonl}.png, ${RESULTS%.jsonl}.md, $PAGE"
+}
+
+run_stages() {
+  local failed=() stage started status
+  for stage in "$@"; do
+    echo "=== $stage"
+    started=$SECONDS status=0
+    # A process of its own, so that the limit ends all of it; what it has written by then stays.
+    timeout --kill-after=30 "$LIMIT" bash "$SELF" --inside "$stage" || status=$?
+    if [ "$status" = 124 ]; then echo "$stage: stopped after $LIMIT s"; fi
+    if [ "$status" != 0 ]; then failed+=("$stage"); fi
+    echo "=== $stage: exit code $status, $((SECONDS - started)) s"
+  done
+  if [ ${#failed[@]} -gt 0 ]; then
+    echo "gpu.sh: failed: ${failed[*]} (each can be run alone: bench/gpu.sh ${failed[0]})"
+    return 1
+  fi
+}
+
+SELF=bench/gpu.sh
+if [ "${1:-}" = --dry-run ]; then export IS_DRY_RUN=1; shift; fi
+inside=
+if [ "${1:-}" = --inside ]; then inside=$2; shift 2; fi
+for stage in "$@"; do
+  if [[ " ${STAGES[*]} " != *" $stage "* ]]; then
+    echo "gpu.sh: error: stage must be one of ${STAGES[*]}, got $stage" >&2
+    exit 2
+  fi
+done
+if [ -n "${IS_DRY_RUN:-}" ]; then dry_run_settings; else gpu_settings; fi
+export RESULTS
+mkdir -p out "$(dirname "$RESULTS")" "$(dirname "$PAGE")"
+if [ -n "$inside" ]; then
+  "stage_$inside"
+elif [ $# -gt 0 ]; then
+  run_stages "$@"
+else
+  run_stages "${STAGES[@]}"
+fi

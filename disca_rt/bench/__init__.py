@@ -1,0 +1,10 @@
+"""Measuring: contenders side by side, and the JSON lines, tables and pictures of what came out."""
+
+RIVALS = "rivals", "sample-rivals"
+"""Against other packages, and what compiles."""
+
+CEILINGS = "ceilings"
+"""Of the device, measured in every run: what the shares of a ceiling are of."""
+
+BENCHMARKS = "full-step", "predicted-step", "sample", *RIVALS
+"""Of a model, by the names that --only takes."""

@@ -1,0 +1,116 @@
+"""One measured contender as a JSON line, and the files such lines are in. Knows no clock.
+
+A results file holds the lines of several benchmarks; a later run of one of them replaces its lines.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_whole
+
+
+@dataclass(frozen=True)
+class Record:
+    """One contender of one comparison: a line of a results file.
+
+    `seconds` (wall) and `cpu_seconds` are the samples in order. Ratios are to the baseline, and 1
+    on its own line. `otherwise_idle` is not known to a process; `load_average` hints at it.
+    `libraries` are further versions. What only models have: `weights` is "random" or where they
+    come from, `ranks` those that shared the work, `mfu` the share of the matrix-product rate of the
+    same run, `memory` bytes by what they hold, `stages` seconds of each stage in each sample,
+    `busy` the share of the wall time in which the device worked.
+    """
+
+    benchmark: str
+    contender: str
+    baseline: str
+    note: str
+    shape: dict[str, Any]
+    dtype: str
+    device: str
+    cpus: int
+    omp_wait_policy: str
+    threads: int
+    python: str
+    torch: str
+    diffusers: str | None
+    disca_rt: str
+    time: str
+    otherwise_idle: str
+    load_average: float | None
+    warmup: int
+    samples: int
+    median_s: float
+    p5_s: float
+    p95_s: float
+    flops: int
+    gflops_per_s: float
+    ratio: float
+    ratio_p5: float
+    ratio_p95: float
+    cpu_median_s: float
+    cpu_ratio: float
+    cpu_ratio_p5: float
+    cpu_ratio_p95: float
+    flop_ratio: float | None
+    goal: float | None
+    relative_difference: float | None
+    seconds: list[float]
+    cpu_seconds: list[float]
+    minimum_bytes: int = 0
+    gb_per_s: float = 0.0
+    libraries: dict[str, str] = field(default_factory=dict)
+    sent_bytes: int = 0
+    passes: float = 0.0
+    weights: str = ""
+    ranks: int = 1
+    mfu: float | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    busy: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int, int, str]:
+        """What a later run of the same benchmark replaces."""
+        return self.benchmark, self.dtype, self.threads, self.ranks, self.device
+
+
+def to_line(record: Record) -> str:
+    return json.dumps(asdict(record))
+
+
+def from_line(line: str) -> Record:
+    return Record(**json.loads(line))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The lines of the file at `path`; ValueError names one that is no record."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            records.append(from_line(line))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}: line {number} is no result of a benchmark ({error}); name a file that "
+                "one has written"
+            ) from error
+    return records
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Adds `records` to the file at `path`; lines of an earlier run with the same keys go."""
+    kept = read_records(path) if path.is_file() else []
+    replaced = {record.key for record in records}
+    lines = map(to_line, [*(r for r in kept if r.key not in replaced), *records])
+    text = "".join(line + "\n" for line in lines)
+    write_whole(path, lambda partial: partial.write_text(text))
+
+
+def file_stem(device: str) -> str:
+    """How a results file of `device` begins: "GPU: NVIDIA H200" is nvidia-h200, any CPU is cpu."""
+    kind, _, name = device.partition(": ")
+    return "cpu" if kind == "CPU" else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,92 @@
+"""What `disca-rt bench` measures ours against: torch.compile, diffusers' classes, cache-dit.
+
+A rival is made when it is first run, so that one which is not installed costs only its own line.
+Knows no clock.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from .diffusers_models import cache_blocks, compile_blocks, diffusers_model, diffusers_step
+from .random_models import with_other
+from .steps import Steps, Subject
+
+EAGER = "reference", "sdpa"
+"""Ops and attention of the eager reference."""
+
+Run = Callable[[], object]
+
+
+class Rivals:
+    """Of `subject`, on its inputs; models of diffusers' share their weights, random ones."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def steps(self) -> dict[str, tuple[str, Run]]:
+        """By name: a note, and what runs a full step."""
+        return {
+            "eager reference, torch.compile": ("each block compiled", lazily(self._compiled)),
+            "diffusers": ("weights of its own", lazily(self._diffusers)),
+            "diffusers, torch.compile": ("each block compiled", lazily(self._diffusers_compiled)),
+        }
+
+    def samples(self) -> dict[str, tuple[str, Run]]:
+        """By name: a note, and what runs a sample."""
+        full = self._subject.schedule.full_steps
+        note = "made to compute the same full steps; weights of its own"
+        return {f"diffusers with cache-dit: {full} full": (note, lazily(self._cached))}
+
+    def _compiled(self) -> Run:
+        subject = replace(self._subject, runtime=with_other(self._subject.runtime, *EAGER))
+        for block in subject.runtime.dit.blocks:
+            block.compile()
+        return Steps(subject).full
+
+    def _diffusers(self) -> Run:
+        return self._step(self._model())
+
+    def _diffusers_compiled(self) -> Run:
+        return self._step(compile_blocks(self._model()))
+
+    def _step(self, model: nn.Module) -> Run:
+        steps, forward = Steps(self._subject), diffusers_step(model, self._subject.conditioning)
+        scalars = steps.scalars()
+        return lambda: steps.euler(forward(steps.latents, scalars))
+
+    def _cached(self) -> Run:
+        steps, schedule = Steps(self._subject), self._subject.schedule
+        model = cache_blocks(self._model(), schedule)
+        forward = diffusers_step(model, self._subject.conditioning)
+        scalars = [steps.scalars(step) for step in schedule]
+
+        def run() -> None:
+            for each in scalars:
+                steps.euler(forward(steps.latents, each))
+
+        return run
+
+    def _model(self) -> nn.Module:
+        """A new one, to be compiled or cached."""
+        dit = self._subject.runtime.dit
+        return diffusers_model(dit.config, dtype=dit.dtype, weights=self._weights)
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        dit = self._subject.runtime.dit
+        return diffusers_model(dit.config, dit.device, dit.dtype).state_dict()
+
+
+def lazily(make: Callable[[], Run]) -> Run:
+    """Runs what `make` gives, made at the first run."""
+    made: list[Run] = []
+
+    def run() -> object:
+        if not made:
+            made.append(make())
+        return made[0]()
+
+    return run

@@ -1,0 +1,112 @@
+"""Both kinds of step and a whole sample of one runtime, over inputs that stay: what is timed.
+
+A step goes from latents to the next latents as in the denoising loop, without its bookkeeping.
+Knows no clock and no rival.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cache.policy import CachePolicy
+from ..flops import image_tokens
+from ..models.conditioning import Conditioning
+from ..models.dit import StepInputs
+from ..runtime.runtime import DEFAULT_GUIDANCE, Runtime, Sample
+from ..schedule import Schedule, Step
+from .workloads import Latents
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What runs: `policy` over `schedule`, from noise for `latents`."""
+
+    runtime: Runtime
+    conditioning: Conditioning
+    latents: Latents
+    policy: CachePolicy
+    schedule: Schedule
+
+    @property
+    def tokens(self) -> torch.Size:
+        """Joint tokens `[B, S, C]` of this rank."""
+        dit = self.runtime.dit
+        image = image_tokens(dit.config, self.latents)
+        share = dit.sharding.share(image, self.conditioning.tokens)
+        return torch.Size([self.conditioning.batch, share, dit.config.hidden])
+
+    def sample(self, schedule: Schedule | None = None) -> Sample:
+        """By its own schedule, or another."""
+        return self.runtime.sample(
+            self.conditioning,
+            schedule=schedule or self.schedule,
+            policy=self.policy,
+            latent_shape=self.latents,
+        )
+
+
+class Steps:
+    """The first full step of a schedule, and its first predicted one where it has any.
+
+    A policy that needs several full steps extrapolates from one here; in a sample it has them all.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        dit, steps = subject.runtime.dit, list(subject.schedule)
+        self._dit, self._policy = dit, subject.policy
+        noise = torch.randn(1, *subject.latents, generator=torch.Generator().manual_seed(0))
+        self._latents = dit.sharding.alike(noise.to(dit.device))
+        self._prepared = dit.prepare(subject.conditioning, noise.shape)
+        self._state = subject.policy.allocate(subject.tokens, dit.dtype, dit.device)
+        self._full = next(step for step in steps if step.is_full)
+        self._predicted = next((step for step in steps if not step.is_full), None)
+        self._scalars = {step: self.scalars(step) for step in steps}
+        self._dt = torch.tensor(-1 / len(steps), device=dit.device)
+
+    @property
+    def has_predicted(self) -> bool:
+        return self._predicted is not None
+
+    @property
+    def latents(self) -> Tensor:
+        return self._latents
+
+    def full(self) -> Tensor:
+        self._policy.reset(self._state)
+        return self._run(self._full)
+
+    def predicted(self) -> Tensor:
+        """After at least one full step."""
+        return self._run(self._predicted)
+
+    def scalars(self, step: Step | None = None) -> StepInputs:
+        """What the model is fed at `step`, by default the first full one."""
+        step, config, device = step or self._full, self._dit.config, self._dit.device
+        guidance = torch.full((1,), DEFAULT_GUIDANCE, dtype=self._dit.dtype, device=device) * 1000
+        return StepInputs(
+            torch.tensor([step.t], device=device),
+            torch.tensor([step.r], device=device) if config.meanflow else None,
+            guidance if config.guidance_embed else None,
+        )
+
+    def euler(self, velocity: Tensor) -> Tensor:
+        """The end of a step for a model that gives velocity `[1, C, T, H, W]`."""
+        return self._latents + velocity.float() * self._dt
+
+    def _run(self, step: Step) -> Tensor:
+        dit = self._dit
+        tokens, context = dit.embed(self._latents, self._scalars[step], self._prepared)
+        kind = self._policy.decide(step, tokens, self._state)
+        tokens = self._policy.run(kind, tokens, context, dit.blocks, self._state)
+        patches = dit.head(tokens, context)
+        grid, patch = self._prepared.grid, dit.config.patch
+        return dit.ops.euler_step(self._latents, patches, None, 1.0, self._dt, grid, patch)
+
+
+def shortened(schedule: Schedule) -> Schedule:
+    """Two full steps and three that need not be: a sample in small, or as few as there are."""
+    if schedule.full_steps == schedule.steps:
+        steps = min(schedule.steps, 2)
+        return Schedule(steps, schedule.shift, tuple(range(steps)))
+    return Schedule(5, schedule.shift, (0, 2))

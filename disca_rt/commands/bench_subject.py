@@ -1,0 +1,127 @@
+"""From the flags of `disca-rt bench` to what it runs: device, models, inputs, policy, schedule."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from ..attention import LocalAttention
+from ..bench.random_models import random_runtime
+from ..bench.steps import Subject
+from ..bench.suite import Chosen, Suite
+from ..bench.workloads import (
+    CONFIGS,
+    Workload,
+    codec_of,
+    get_workload,
+    latent_shape,
+    random_conditioning,
+)
+from ..cache.build import build_policy
+from ..config import DiTConfig, predictor_config
+from ..footprint import Need, footprint
+from ..models.conditioning import Conditioning
+from ..runtime.runtime import Runtime
+from ..schedule import get_preset
+from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
+from .devices import choose_device, choose_dtype
+from .out_of_memory import explained, refuse_hopeless
+from .ranks import choose_attention
+from .schedules import choose_schedule, default_schedule
+
+if TYPE_CHECKING:
+    from ..parallel.ranks import Ranks
+
+PROMPT = "a red circle moving left and a blue square moving up on a black background"
+RANDOM, EMBEDDED = "random", "embedded"
+
+
+class Placement(NamedTuple):
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Loaded(NamedTuple):
+    """`weights` says where they come from: random, embedded, or a file's name."""
+
+    suite: Suite
+    weights: str
+    need: Need
+
+
+def placement(args: argparse.Namespace, ranks: "Ranks | None") -> Placement:
+    device = choose_device(args.device) if ranks is None else ranks.device
+    return Placement(device, choose_dtype(args.dtype, device) or torch.bfloat16)
+
+
+def load_suite(
+    args: argparse.Namespace, ranks: "Ranks | None", say: Callable[[str], None]
+) -> Loaded:
+    """Says what it will take before the models are made; MemoryError says what would fit."""
+    workload = get_workload(args.workload, args.model)
+    device, dtype = placement(args, ranks)
+    ops = args.ops or ("triton" if device.type == "cuda" else "reference")
+    chosen = Chosen(ops, args.attention, 1 if ranks is None else ranks.size)
+    is_random = args.dit is None and (args.random or workload.model != "tiny")
+    config = CONFIGS[workload.model]
+    need = Need(
+        dit=config,
+        predictor=predictor_config(config),
+        size=latent_shape(workload)[1:],
+        text=workload.tokens,
+        itemsize=dtype.itemsize,
+        policy=_policy(args, config, True),
+        ops=ops,
+        ranks=chosen.ranks,
+    )
+    built = {
+        "device": device,
+        "dtype": dtype,
+        "ops": ops,
+        "attention": choose_attention(args, ranks, LocalAttention(args.attention)),
+    }
+    say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
+    refuse_hopeless(need, device, lambda size: show_size(workload, size))
+    with explained(lambda: need, device, lambda size: show_size(workload, size)):
+        runtime = random_runtime(config, **built) if is_random else _load(args, built)
+    weights = EMBEDDED if args.dit is None else Path(args.dit).name
+    return Loaded(_suite(args, workload, runtime, chosen), RANDOM if is_random else weights, need)
+
+
+def show_size(workload: Workload, latents: tuple[int, int, int]) -> str:
+    """Latents (T, H, W) as the workload is written."""
+    frames, height, width = codec_of(workload).video_size(*latents)
+    return f"{width}x{height}x{frames}"
+
+
+def _load(args: argparse.Namespace, built: dict[str, Any]) -> Runtime:
+    files = (DIT, PREDICTOR) if args.dit is None else (args.dit, args.predictor)
+    return with_tiny_prompts(Runtime.load(*files, **built))
+
+
+def _suite(args: argparse.Namespace, workload: Workload, runtime: Runtime, chosen: Chosen) -> Suite:
+    name = _policy(args, runtime.config, runtime.predictor is not None)
+    latents = latent_shape(workload)
+    subject = Subject(
+        runtime=runtime,
+        conditioning=_conditioning(runtime, workload),
+        latents=(runtime.config.in_channels, *latents[1:]),
+        policy=build_policy(name, runtime.predictor, runtime.dit.ops),
+        schedule=choose_schedule(args, runtime.config, name),
+    )
+    return Suite(workload, subject, chosen)
+
+
+def _conditioning(runtime: Runtime, workload: Workload) -> Conditioning:
+    if runtime.text_encoder is not None:
+        return runtime.text_encoder([PROMPT])
+    return random_conditioning(runtime.config, workload, latent_shape(workload))
+
+
+def _policy(args: argparse.Namespace, config: DiTConfig, has_predictor: bool) -> str:
+    """DisCa where there is a predictor and a list of full steps, unless the flags say otherwise."""
+    named = default_schedule(config) if args.preset is None else get_preset(args.preset)
+    has_list = args.step_list is not None or named.full_steps < named.steps
+    return args.policy or ("disca" if has_predictor and has_list else "full")

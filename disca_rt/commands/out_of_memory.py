@@ -1,0 +1,116 @@
+"""What a command says when memory runs out: what was needed, and what would fit.
+
+Knows the formula (`footprint`), the device, and how a size is written on the command line.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..flops import image_tokens
+from ..footprint import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
+from ..models.conditioning import Conditioning
+from ..runtime.runtime import Runtime
+from ..sizes import SIZES
+
+MEMORY_INFO = Path("/proc/meminfo")
+SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
+
+ShowSize = Callable[[tuple[int, int, int]], str]
+"""Latents (T, H, W) as --size takes them."""
+
+
+@contextmanager
+def explained(
+    need: Callable[[], Need], device: torch.device, show_size: ShowSize
+) -> Iterator[None]:
+    """Within, running out of memory is a MemoryError in one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        is_gpu = device.type == "cuda"
+        told = explanation(need(), capacity(device), show_size, is_gpu)
+        raise MemoryError(told) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch has an error of its own on a GPU only."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True) -> str:
+    """For a sample that did not fit into `there` bytes on each of its devices.
+
+    Ranks on a CPU share its memory, so that more of them would not help.
+    """
+    needed = footprint(need).total
+    # Where it would have fitted by the formula, something else is there, or memory is in pieces.
+    room = there if needed > there else int(needed * 0.9)
+    ways = []
+    size = largest_size(need, room)
+    if size is not None and size != need.size:
+        ways.append(f"size {show_size(size)}")
+    if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
+        ways.append("--dtype bfloat16")
+    ranks = fewest_ranks(need, room) if is_gpu else None
+    if ranks is not None:
+        ways.append(f"{ranks} ranks (torchrun)")
+    way_out = f"would fit: {', or '.join(ways)}" if ways else "no size of it would fit"
+    return f"needs about {footprint(need)} of {gigabytes(there)}; {way_out}"
+
+
+def runtime_need(
+    runtime: Runtime,
+    policy: str,
+    ops: str,
+    conditioning: Conditioning,
+    latents: Sequence[int],
+) -> Need:
+    """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
+    image = image_tokens(runtime.config, latents)
+    share = runtime.dit.sharding.share(image, conditioning.tokens)
+    return Need(
+        dit=runtime.config,
+        predictor=None if runtime.predictor is None else runtime.predictor.config,
+        size=tuple(latents[1:]),
+        text=conditioning.tokens,
+        itemsize=runtime.dit.dtype.itemsize,
+        policy=policy,
+        ops=ops,
+        ranks=round((image + conditioning.tokens) / share),
+        batch=conditioning.batch,
+    )
+
+
+def show_size(runtime: Runtime, latents: tuple[int, int, int]) -> str:
+    """Latents (T, H, W) as --size takes them."""
+    codec = runtime.codec or SIZES[runtime.config.family]
+    frames, height, width = codec.video_size(*latents)
+    return f"{width}x{height}x{frames}"
+
+
+def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize) -> None:
+    """MemoryError where not even the weights fit, or on a CPU the whole sample.
+
+    There an allocation succeeds all the same, and the process is killed without a word later.
+    """
+    estimate, there = footprint(need), capacity(device)
+    is_gpu = device.type == "cuda"
+    if (estimate.weights if is_gpu else estimate.total) > there:
+        raise MemoryError(explanation(need, there, show_size, is_gpu))
+
+
+def capacity(device: torch.device) -> int:
+    """Bytes that this process could have: a GPU's free ones and its own, or the available RAM."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    if MEMORY_INFO.is_file():
+        lines = (line.split() for line in MEMORY_INFO.read_text().splitlines())
+        return next(1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,136 @@
+"""What the host does for a step, timed by pytest-benchmark and counted: what a CPU can guard.
+
+On the meta device nothing is computed, so what is left is Python and dispatch. Times are printed
+and can be compared (`--benchmark-compare`); only the counts, which no neighbour changes, are held
+to a budget.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.config import MODELS
+from disca_rt.footprint import Need, footprint
+from disca_rt.kernels import reference
+from disca_rt.kernels.launch import launch_config
+from disca_rt.schedule import get_preset
+from meta_step import meta_step
+
+BIG = MODELS["hunyuan-video-meanflow"]
+GRID, TEXT = (33, 44, 44), 256  # 704x704x129
+ROUNDS = {"rounds": 5, "warmup_rounds": 1}
+# Operators dispatched: a step's ends, and what a block adds; 106, 76, 54 and 214 when this was
+# written. A full step has 3,800: at 5 µs each, which PyTorch takes on a fast host, 19 ms.
+ENDS, DOUBLE, SINGLE, PREDICTED = 120, 85, 60, 240
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class Operators(TorchDispatchMode):
+    """Counts those that would launch something: views do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count += not func.is_view
+        return out
+
+
+def operators(run: Callable[[], object]) -> int:
+    with torch.no_grad(), Operators() as seen:
+        run()
+    return seen.count
+
+
+def counted(double: int, single: int) -> tuple[int, int]:
+    """Of a full and of a predicted step."""
+    step = meta_step(replace(BIG, double=double, single=single), GRID, TEXT)
+    return operators(step.full), operators(step.predicted)
+
+
+def test_a_step_stays_within_its_budget_of_operators() -> None:
+    (two, predicted), (three, _), (more_single, _) = counted(2, 2), counted(3, 2), counted(2, 3)
+    double, single = three - two, more_single - two
+    ends = two - 2 * double - 2 * single
+    print(f"\n{ends} at the ends, {double} a double block, {single} a single one, {predicted=}")
+    assert ends <= ENDS
+    assert double <= DOUBLE
+    assert single <= SINGLE
+    assert predicted <= PREDICTED
+    assert counted(20, 40)[1] == predicted, "it does not depend on how many blocks there are"
+
+
+@pytest.mark.parametrize("kind", ["full", "predicted"])
+def test_step(benchmark: BenchmarkFixture, kind: str) -> None:
+    """Of the 13B model, over a tenth of its blocks: a full step of all takes ten times as long."""
+    run = getattr(meta_step(replace(BIG, double=2, single=4), GRID, TEXT), kind)
+    with torch.inference_mode():
+        benchmark.pedantic(run, **ROUNDS)
+
+
+def test_schedule(benchmark: BenchmarkFixture) -> None:
+    assert len(benchmark(lambda: list(get_preset("disca-n4")))) == 20
+
+
+def test_launch_configuration(benchmark: BenchmarkFixture) -> None:
+    """The table's look-up before each launch of a fused op."""
+    config = benchmark(launch_config, "layer_norm_modulate", 3072, torch.device("cpu"))
+    assert config.rows >= 1
+
+
+def test_memory_estimate(benchmark: BenchmarkFixture) -> None:
+    need = Need(BIG, None, (33, 88, 88), TEXT, itemsize=2)
+    assert benchmark(footprint, need).total > 0
+
+
+def test_plan(benchmark: BenchmarkFixture) -> None:
+    """Who has what of 64,144 tokens over 8 ranks."""
+    native = pytest.importorskip("disca_rt.parallel._native")
+    assert len(benchmark(native.token_shard, 63_888, TEXT, 8, 3).img) > 0
+
+
+def test_attention(benchmark: BenchmarkFixture) -> None:
+    attention, layout = LocalAttention(), TokenLayout(3, None)
+    x = torch.randn(1, 4, 2, 8)
+
+    def attend() -> torch.Tensor:
+        handle = attention.begin(layout)
+        handle.put_v(x)
+        handle.put_k(x)
+        handle.put_q(x)
+        return handle.result(None)
+
+    with torch.inference_mode():
+        assert benchmark(attend).shape == (1, 4, 16)
+
+
+X, VECTOR = torch.randn(1, 40, 64), torch.randn(1, 64)
+HEADS, NORM, ROPE = torch.randn(1, 40, 2, 32), torch.ones(32), torch.ones(37, 16)
+OPS = {
+    "layer_norm_modulate": (X, VECTOR, VECTOR),
+    "gate_residual": (X, X, VECTOR),
+    "gate_residual_layer_norm_modulate": (X, X, VECTOR, VECTOR, VECTOR),
+    "rms_norm_rope": (HEADS, NORM, NORM, ROPE, ROPE),
+    "linear_gelu": (X, torch.randn(256, 64), torch.randn(256)),
+    "pair_linear": (X, X, torch.randn(64, 128), VECTOR[0]),
+    "relative_l1": (X, X + 1),
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reference_op(benchmark: BenchmarkFixture, op: str) -> None:
+    """On tensors so small that calling is what takes the time."""
+    run = getattr(reference, op)
+    with torch.inference_mode():
+        benchmark(run, *OPS[op])

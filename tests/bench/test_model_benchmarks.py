@@ -1,0 +1,416 @@
+"""`disca-rt bench` and its parts, on the smallest shapes. No test looks at a time."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from disca_rt.attention import LocalAttention
+from disca_rt.bench.busy import covered
+from disca_rt.bench.diffusers_models import cache_blocks, diffusers_model
+from disca_rt.bench.ladder import panels, write_ladder
+from disca_rt.bench.memory import memory_by_source
+from disca_rt.bench.random_models import random_runtime, with_other
+from disca_rt.bench.record import Record, read_records, to_line
+from disca_rt.bench.session import Session
+from disca_rt.bench.steps import Steps, Subject, shortened
+from disca_rt.bench.workloads import (
+    PRESETS,
+    Workload,
+    get_workload,
+    latent_shape,
+    random_conditioning,
+)
+from disca_rt.cache.build import build_policy
+from disca_rt.cli import main
+from disca_rt.config import MODELS, DiTConfig
+from disca_rt.flops import image_tokens
+from disca_rt.kernels.workload import REAL
+from disca_rt.schedule import PRESETS as SCHEDULES
+from disca_rt.schedule import Schedule, full_schedule
+
+CPU = torch.device("cpu")
+SMALL = {"hidden": 64, "heads": 2, "rope": (8, 12, 12), "text_dim": 32}
+SMALL_10 = replace(MODELS["hunyuan-video-meanflow"], double=2, single=3, text_dim_2=24, **SMALL)
+SMALL_15 = replace(
+    MODELS["hunyuan-video-1.5-meanflow"],
+    **(SMALL | {"double": 4, "byt5_dim": 20, "byt5_hidden": 40, "vision_dim": 28}),
+)
+FEW = Workload("few", "", (0, 0, 0), text=5, byt5=3, vision=4)
+
+
+def subject(
+    config: DiTConfig, dtype: torch.dtype = torch.float32, policy: str = "disca"
+) -> Subject:
+    latents = (config.in_channels, 3, 4, 6)
+    runtime = random_runtime(config, CPU, dtype)
+    return Subject(
+        runtime,
+        random_conditioning(config, FEW, latents),
+        latents,
+        build_policy(policy, runtime.predictor, runtime.dit.ops),
+        Schedule(4, 5.0, (0, 2)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [SMALL_10, SMALL_15], ids=["1.0", "1.5"])
+def test_random_weights_keep_values_in_size(config: DiTConfig, dtype: torch.dtype) -> None:
+    """A root mean square between a tenth and ten, after every block of both kinds of step."""
+    made = subject(replace(config, double=20, single=40 if config.single else 0), dtype)
+    rms = []
+
+    def note(module: object, args: object, stream: tuple) -> None:
+        parts = [part.x + (0 if part.branch is None else part.branch) for part in stream]
+        rms.extend(part.float().square().mean().sqrt().item() for part in parts)
+
+    blocks = [*made.runtime.dit.blocks, *made.runtime.predictor.modules()]
+    for block in blocks:
+        if type(block).__name__.endswith("StreamBlock"):
+            block.register_forward_hook(note)
+    latents = made.sample().latents
+    assert torch.isfinite(latents).all()
+    assert 0.1 < min(rms) <= max(rms) < 10
+
+
+def test_random_weights_are_alike_for_a_seed_and_differ_within_a_model() -> None:
+    one, two = (random_runtime(SMALL_10, CPU, torch.float32).dit.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    weights = [tensor for tensor in one.values() if tensor.shape == (448, 64)]
+    assert not torch.equal(*weights[:2])
+
+
+def test_other_ops_and_attention_share_the_weights() -> None:
+    made = subject(SMALL_10)
+    other = with_other(made.runtime, "reference", "math")
+    ours, theirs = made.runtime.dit.state_dict(), other.dit.state_dict()
+    assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
+    full, again = Steps(made).full(), Steps(replace(made, runtime=other)).full()
+    torch.testing.assert_close(full, again)
+
+
+def test_diffusers_models_share_the_weights() -> None:
+    pytest.importorskip("diffusers")
+    for config in (SMALL_10, replace(SMALL_15, byt5_hidden=2048)):
+        weights = diffusers_model(config).state_dict()
+        again = diffusers_model(config, weights=weights).state_dict()
+        assert all(weights[name].data_ptr() == again[name].data_ptr() for name in weights)
+
+
+@pytest.mark.parametrize("config", [SMALL_10, SMALL_15], ids=["1.0", "1.5"])
+def test_a_step_is_that_of_a_sample(config: DiTConfig) -> None:
+    made = subject(config)
+    one = replace(made, schedule=Schedule(1, 5.0, (0,)))
+    steps = Steps(one)
+    sample = one.runtime.sample(
+        one.conditioning, schedule=one.schedule, policy=one.policy, latents=steps.latents
+    )
+    torch.testing.assert_close(steps.full(), sample.latents)
+    assert not steps.has_predicted
+
+
+@pytest.mark.parametrize("policy", ["full", "disca", "reuse", "taylor", "hermite"])
+def test_both_kinds_of_step_of_every_policy(policy: str) -> None:
+    steps = Steps(subject(SMALL_10, policy=policy))
+    for _ in range(2):
+        for run in (steps.full, steps.predicted):
+            assert torch.isfinite(run()).all()
+
+
+def test_memory_by_source_by_hand() -> None:
+    made = subject(SMALL_10)
+    memory = memory_by_source(made)
+    parameters = [*made.runtime.dit.parameters(), *made.runtime.predictor.parameters()]
+    assert memory["weights"] == 4 * sum(each.numel() for each in parameters)
+    assert memory["cache"] == (3 * 2 * 3 + 5) * 64 * 4
+    assert memory["activations"] > 0
+    assert memory["graphs"] == 0
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    made = subject(SMALL_10)
+    made.runtime.dit.final_layer.linear.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        memory_by_source(made)
+
+
+def test_shortened_schedules_keep_both_kinds() -> None:
+    assert shortened(SCHEDULES["disca-n4"]) == Schedule(5, 5.0, (0, 2))
+    assert shortened(full_schedule(50, 7.0)) == full_schedule(2, 7.0)
+    assert shortened(full_schedule(1, 7.0)) == full_schedule(1, 7.0)
+
+
+def test_presets_are_the_shapes_of_the_kernels() -> None:
+    for name, shapes in (
+        ("704x704x129", REAL["1.0 704x704x129"]),
+        ("720p", REAL["1.0 1280x720x129"]),
+        ("480p-i2v", REAL["1.5 848x480x121"]),
+    ):
+        workload = PRESETS[name]
+        assert image_tokens(MODELS[workload.model], latent_shape(workload)) == shapes.img
+        assert workload.tokens == shapes.txt
+
+
+def test_any_size_of_any_model() -> None:
+    assert get_workload("640x480x61").model == "hunyuan-video-meanflow"
+    fifteen = get_workload("640x480x61", "hunyuan-video-1.5")
+    assert (fifteen.vision, fifteen.size) == (729, (640, 480, 61))
+    assert latent_shape(get_workload("8x12x3", "tiny")) == (12, 3, 6, 4)
+    assert get_workload("720p", "hunyuan-video").size == (1280, 720, 129)
+
+
+def test_the_union_of_overlapping_kernels() -> None:
+    assert covered([(0, 2), (5, 7), (1, 3), (5.5, 6)]) == 5
+    assert covered([]) == 0
+
+
+QUICK = ["bench", "8x8x1", "--model", "tiny", "--quick"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lines of a whole quick run."""
+    out = tmp_path_factory.mktemp("bench") / "new" / "bench.jsonl"
+    assert main([*QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_quick_run_writes_everything(results: Path) -> None:
+    records = read_records(results)
+    assert [(record.benchmark, record.contender) for record in records] == [
+        ("matrix product", "matrix product"),
+        ("copy", "copy"),
+        ("full step, tiny 8x8x1", "eager reference"),
+        ("full step, tiny 8x8x1", "eager reference, flash attention"),
+        ("predicted step, tiny 8x8x1", "full step"),
+        ("predicted step, tiny 8x8x1", "predicted step, disca"),
+        ("sample, tiny 8x8x1", "20 full steps"),
+        ("sample, tiny 8x8x1", "disca: 8 full, 12 predicted"),
+    ]
+    assert all(record.samples == len(record.seconds) == 2 for record in records)
+    for record in records[2:]:
+        assert record.weights == "embedded"
+        assert record.mfu == pytest.approx(record.gflops_per_s / records[0].gflops_per_s)
+    full, predicted = records[4:6]
+    assert records[6].flops == 20 * full.flops
+    assert records[7].flops == 8 * full.flops + 12 * predicted.flops
+
+
+def test_a_sample_says_where_time_and_memory_went(results: Path) -> None:
+    sample = read_records(results)[-1]
+    assert list(sample.stages) == ["conditioning", "full steps", "predicted steps", "decode"]
+    assert all(len(seconds) == 2 for seconds in sample.stages.values())
+    assert list(sample.memory) == ["weights", "cache", "activations", "graphs"]
+    assert 0 < sample.busy <= 1
+    for total, *stages in zip(sample.seconds, *sample.stages.values(), strict=True):
+        assert sum(stages) <= total
+
+
+def test_the_ladder_is_beside_the_lines(results: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    drawn = panels(read_records(results))
+    assert len(drawn) == 3
+    assert all(panel[0].median_s == max(r.median_s for r in panel) for panel in drawn)
+
+
+def test_without_matplotlib_all_else_is_there(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="needs matplotlib"):
+        write_ladder(tmp_path / "ladder.png", read_records(results))
+    assert list(tmp_path.iterdir()) == []
+
+
+def planted(records: list[Record], factor: float) -> list[Record]:
+    """The same run, as if it had taken `factor` times as long but for its ceilings."""
+    return [
+        replace(
+            record,
+            median_s=record.median_s * factor,
+            seconds=[each * factor for each in record.seconds],
+            cpu_seconds=[each * factor for each in record.cpu_seconds],
+        )
+        for record in records
+    ]
+
+
+def test_a_regression_fails_and_the_lines_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline, out = tmp_path / "before.jsonl", tmp_path / "now.jsonl"
+    only = [*QUICK, "--only", "full-step"]
+    assert main([*only, "--out", str(baseline)]) == 0
+    records = read_records(baseline)
+    faster = [*records[:2], *planted(records[2:], 1e-3)]
+    baseline.write_text("".join(to_line(record) + "\n" for record in faster))
+    capsys.readouterr()
+    assert main([*only, "--out", str(out), "--baseline", str(baseline)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"disca-rt: error: slower than {baseline} beyond the noise: full st")
+    assert len(said.err.splitlines()) == 1
+    assert "**slower**" in said.out
+    assert len(read_records(out)) == 4
+    slower = [*records[:2], *planted(records[2:], 1e3)]
+    baseline.write_text("".join(to_line(record) + "\n" for record in slower))
+    assert main([*only, "--out", str(out), "--baseline", str(baseline)]) == 0
+
+
+def test_a_rerun_replaces_its_own_lines_only(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.jsonl"
+    out.write_bytes(results.read_bytes())
+    assert main([*QUICK, "--only", "full-step", "--samples", "1", "--out", str(out)]) == 0
+    counts = [(record.benchmark, record.samples) for record in read_records(out)]
+    assert counts.count(("full step, tiny 8x8x1", 1)) == 2
+    assert counts.count(("sample, tiny 8x8x1", 2)) == 2
+    assert len(counts) == 8
+
+
+def test_an_interruption_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.jsonl"
+    run = Session.run
+
+    def interrupted(self: Session, comparison: object, *finish: object) -> list[Record]:
+        if not comparison.name.startswith("predicted"):
+            return run(self, comparison, *finish)
+        calls = []
+
+        def stop() -> None:
+            calls.append(1)
+            if len(calls) == 4:  # one of each warms up, then rounds
+                raise KeyboardInterrupt
+
+        contenders = [replace(comparison.contenders[0], run=stop)]
+        return run(self, replace(comparison, contenders=contenders), *finish)
+
+    monkeypatch.setattr(Session, "run", interrupted)
+    assert main([*QUICK, "--samples", "9", "--out", str(out)]) == 2
+    assert "interrupted; what was measured until then is in" in capsys.readouterr().err
+    records = read_records(out)
+    assert [record.samples for record in records] == [9, 9, 9, 9, 2]
+    assert records[-1].benchmark == "predicted step, tiny 8x8x1"
+
+
+def test_ours_that_fails_fails_the_run_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Steps) -> None:
+        raise RuntimeError("no kernel image\nfor this device")
+
+    monkeypatch.setattr(Steps, "full", broken)
+    out = tmp_path / "bench.jsonl"
+    assert main([*QUICK, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "no eager reference (RuntimeError: no kernel image)" in said.out
+    assert said.err.endswith("for the reason above: full-step: eager reference\n")
+    assert {record.benchmark for record in read_records(out)} > {"sample, tiny 8x8x1"}
+
+
+@pytest.mark.slow
+def test_rivals_that_are_here_run_and_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
+    monkeypatch.setitem(sys.modules, "cache_dit", None)
+    out = tmp_path / "bench.jsonl"
+    only = ["--only", "rivals", "--only", "sample-rivals"]
+    assert main([*QUICK, "--random", "--preset", "disca-n4", *only, "--out", str(out)]) == 0
+    assert [record.contender for record in read_records(out)[2:]] == [
+        "eager reference",
+        "eager reference, torch.compile",
+        "diffusers",
+        "diffusers, torch.compile",
+        "disca: 8 full, 12 predicted",
+    ]
+    assert "no diffusers with cache-dit: 8 full (Unavailable: needs" in capsys.readouterr().out
+
+
+def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    fake = SimpleNamespace(
+        enable_cache=lambda adapter, cache_config: given.update(
+            vars(cache_config), **vars(adapter)
+        ),
+        BlockAdapter=SimpleNamespace,
+        DBCacheConfig=SimpleNamespace,
+        ForwardPattern=SimpleNamespace(Pattern_0=0),
+    )
+    monkeypatch.setitem(sys.modules, "cache_dit", fake)
+    model = SimpleNamespace(transformer_blocks=[1], single_transformer_blocks=[2])
+    assert cache_blocks(model, Schedule(4, 5.0, (0, 2))) is model
+    assert given["steps_computation_mask"] == [1, 0, 1, 0]
+    assert (given["blocks"], given["forward_pattern"]) == ([[1], [2]], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["900p"], "the workload must be one of"),
+        (["64x64"], "the workload must be one of"),
+        (["704x704x128"], "frames must be 4n+1, got 128"),
+        (["8x9x1", "--model", "tiny"], "height must be divisible by 4, got 9"),
+        (["--model", "wan"], "--model must be one of"),
+        (["--samples", "0"], "--samples must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--only", "decode"], "invalid choice"),
+        (["--out", "bench.csv"], "--out must end in .jsonl"),
+        (["--ladder", "bars.pdf"], "--ladder must end in .png"),
+        (["--baseline", "none.jsonl"], "--baseline none.jsonl is not a file"),
+        (["--dit", "no/such.safetensors"], "no/such.safetensors"),
+        (["--predictor", "p.safetensors"], "--predictor goes with --dit"),
+        (["--dit", "d.safetensors", "--random"], "give either --dit or --random"),
+        (["--attention", "fa9"], "attention backend must be one of"),
+        (["--ops", "cutlass"], "ops must be one of"),
+        (["--policy", "teacache"], "policy must be one of"),
+        (["--preset", "fast"], "preset must be one of"),
+        (["--device", "tpu"], "--device must be"),
+        (["--dtype", "fp8"], "--dtype must be one of"),
+        (["99996x99996x9999", "--model", "tiny"], "out of memory: needs about"),
+        (["--head-chunks", "2"], "--head-chunks is for several ranks"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["bench", "--quick", *arguments])
+    except SystemExit as exit:
+        code = exit.code
+    said = capsys.readouterr().err.strip().splitlines()
+    assert (code, len(said)) == (2, 1)
+    assert said[0].startswith("disca-rt: error: ")
+    assert message in said[0]
+
+
+def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:
+    """As on a machine that has a GPU and little else: random weights, no other package."""
+    absent = "numpy", "safetensors", "rich", "PIL", "av", "matplotlib", "diffusers"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from disca_rt.cli import main\n"
+        f"sys.exit(main({[*QUICK, '--random', '--out', str(tmp_path / 'b.jsonl')]}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no ladder: the ladder needs matplotlib" in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert {line["weights"] for line in lines[2:]} == {"random"}
+
+
+def test_an_attention_by_name_is_local() -> None:
+    runtime = random_runtime(SMALL_10, CPU, torch.float32, attention="math")
+    assert isinstance(runtime.dit.double_blocks[0].attention, LocalAttention)

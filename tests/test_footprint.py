@@ -1,0 +1,114 @@
+"""The memory formula against counts by hand, the models as built, and what a step really holds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from disca_rt.cache.build import POLICIES, build_policy
+from disca_rt.config import MODELS, DiTConfig, predictor_config
+from disca_rt.footprint import (
+    KEPT,
+    TENSORS,
+    Need,
+    dit_parameters,
+    fewest_ranks,
+    fits,
+    footprint,
+    largest_size,
+    predictor_parameters,
+)
+from disca_rt.kernels.ops import get_ops
+from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.runtime.memory import PeakMemory
+from disca_rt.sizes import SIZES
+from disca_rt.tiny.codec import PixelUnshuffleCodec
+from disca_rt.tiny.config import TINY
+from meta_step import META, meta_step
+
+BIG = MODELS["hunyuan-video-meanflow"]
+PAPER = (33, 88, 88)  # latents of 704x704x129
+NEED = Need(BIG, predictor_config(BIG), PAPER, text=256, itemsize=2)
+
+
+@pytest.mark.parametrize("config", [*MODELS.values(), TINY], ids=[*MODELS, "tiny"])
+def test_parameters_are_those_of_the_models(config: DiTConfig) -> None:
+    predictor = predictor_config(config)
+    for module, count in (
+        (build_dit(config), dit_parameters(config)),
+        (build_predictor(predictor), predictor_parameters(predictor)),
+    ):
+        assert count == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_papers_sample_by_hand() -> None:
+    estimate = footprint(NEED)
+    tensor = 64_144 * 3072 * 2  # 63,888 image tokens and 256 of text: 394 MB
+    assert estimate.weights == 2 * (12_831_242_304 + 311_501_312)
+    assert estimate.cache == tensor
+    latents = 80 * 33 * 88 * 88 * 4  # 4 x 16 channels out, 16 in, fp32
+    tables = 63_888 * 128 * 4
+    assert estimate.activations == 16 * tensor + latents + tables
+    assert estimate.total == sum(estimate)
+    assert str(estimate) == "33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB)"
+
+
+def test_ranks_share_tokens_and_none_of_the_weights() -> None:
+    one, four = footprint(NEED), footprint(NEED._replace(ranks=4))
+    assert four.weights == one.weights
+    assert four.cache == one.cache / 4
+    assert one.activations / 4 < four.activations < one.activations / 3
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_a_policy_keeps(policy: str) -> None:
+    built = build_policy(policy, build_predictor(predictor_config(BIG)), get_ops("reference"))
+    tokens = torch.Size([1, 64_144, 3072])
+    estimate = footprint(NEED._replace(policy=policy))
+    assert estimate.cache == built.cache_bytes(tokens, torch.bfloat16)
+    assert KEPT.keys() == POLICIES.keys()
+
+
+@pytest.mark.parametrize("ops", TENSORS)
+@pytest.mark.parametrize("layers", [(1, 2), (2, 1), (0, 2)])
+def test_activations_are_what_a_step_holds(ops: str, layers: tuple[int, int]) -> None:
+    if ops == "triton" and torch.cuda.is_available():
+        pytest.skip("kernels are not interpreted, and refuse the meta device")
+    small = replace(BIG, double=layers[0], single=layers[1])
+    step = meta_step(small, (33, 44, 44), 256, ops=ops)
+    peaks = []
+    for run in (step.full, step.predicted):
+        with torch.no_grad(), PeakMemory(META) as memory:
+            run()
+        peaks.append(memory.peak)
+    estimate = footprint(NEED._replace(ops=ops)).activations
+    assert max(peaks) <= estimate
+    if layers[0] == 2:
+        assert estimate <= 1.05 * max(peaks)
+
+
+def test_fewer_frames_fit_before_smaller_ones_do() -> None:
+    weights = footprint(NEED).weights
+    assert largest_size(NEED, 34 * 10**9) == PAPER
+    fewer = largest_size(NEED, 30 * 10**9)
+    assert fewer[1:] == PAPER[1:]
+    assert fits(NEED._replace(size=fewer), 30 * 10**9)
+    assert not fits(NEED._replace(size=(fewer[0] + 1, 88, 88)), 30 * 10**9)
+    smaller = largest_size(NEED, weights + 10**8)
+    assert smaller[0] == 1
+    assert smaller[1] == smaller[2] < 88
+    assert smaller[1] % 2 == 0
+    assert largest_size(NEED, weights) is None
+
+
+def test_ranks_that_would_fit() -> None:
+    weights = footprint(NEED).weights
+    assert fewest_ranks(NEED, 34 * 10**9) == 2  # more than now
+    assert fewest_ranks(NEED, weights + 2 * 10**9) == 4
+    assert fewest_ranks(NEED, weights) is None
+
+
+@pytest.mark.parametrize("codec", [*SIZES.values(), PixelUnshuffleCodec()], ids=str)
+def test_a_video_has_its_size_again(codec: object) -> None:
+    for size in ((5, 64, 48), (1, 16, 16), (129, 704, 704)):
+        assert codec.video_size(*codec.latent_shape(*size)[1:]) == size

@@ -1,0 +1,87 @@
+"""What is said when memory runs out: what was needed, and what would fit."""
+
+import pytest
+import torch
+
+from disca_rt.commands.out_of_memory import (
+    capacity,
+    explained,
+    explanation,
+    refuse_hopeless,
+)
+from disca_rt.config import MODELS, predictor_config
+from disca_rt.footprint import Need, fits, footprint
+from disca_rt.sizes import SIZES
+
+BIG = MODELS["hunyuan-video-meanflow"]
+NEED = Need(BIG, predictor_config(BIG), (33, 88, 88), text=256, itemsize=2)
+
+
+def show(size: tuple[int, int, int]) -> str:
+    frames, height, width = SIZES[BIG.family].video_size(*size)
+    return f"{width}x{height}x{frames}"
+
+
+def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
+    said = explanation(NEED, 30 * 10**9, show)
+    assert said == (
+        "needs about 33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB) of 30.0 GB; "
+        "would fit: size 704x704x65, or 2 ranks (torchrun)"
+    )
+
+
+def test_fp32_is_told_of_bf16() -> None:
+    said = explanation(NEED._replace(itemsize=4), 40 * 10**9, show)
+    assert said.endswith("would fit: --dtype bfloat16"), said
+
+
+def test_where_the_formula_says_it_fits_less_is_offered() -> None:
+    """Something else is in memory, or it is in pieces."""
+    said = explanation(NEED, 141 * 10**9, show)
+    assert "; would fit: size 704x704x" in said
+    assert "704x704x129" not in said
+
+
+def test_ranks_on_one_cpu_share_its_memory() -> None:
+    assert "ranks" not in explanation(NEED, 30 * 10**9, show, is_gpu=False)
+
+
+def test_where_nothing_fits() -> None:
+    assert explanation(NEED, 10**9, show).endswith("; no size of it would fit")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        MemoryError(),
+    ],
+)
+def test_every_kind_of_it_becomes_one_line(error: Exception) -> None:
+    given = lambda: NEED, torch.device("cpu"), show
+    with pytest.raises(MemoryError, match="needs about") as caught, explained(*given):
+        raise error
+    assert len(str(caught.value).splitlines()) == 1
+    assert capacity(given[1]) > 10**9
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    given = lambda: NEED, torch.device("cpu"), show
+    with pytest.raises(RuntimeError, match="shape"), explained(*given):
+        raise RuntimeError("shape '[2]' is invalid")
+
+
+def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, there = torch.device("cpu"), 30 * 10**9
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.capacity", lambda device: there)
+    with pytest.raises(MemoryError, match="would fit: size 704x704x65"):
+        refuse_hopeless(NEED, cpu, show)
+    refuse_hopeless(NEED._replace(size=(17, 88, 88)), cpu, show)
+
+
+def test_what_is_named_would_fit() -> None:
+    assert fits(NEED._replace(size=(17, 88, 88)), 30 * 10**9)
+    assert footprint(NEED._replace(ranks=2)).total <= 30 * 10**9
