@@ -30,7 +30,8 @@ void check_group(const char* name, const c10d::ProcessGroup& group, int64_t size
 
 Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
                      c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
-                     std::chrono::milliseconds timeout, bool keep)
+                     std::chrono::milliseconds timeout, bool keep,
+                     std::shared_ptr<Progress> progress)
     : plan_(plan),
       rank_(rank),
       group_(std::move(group)),
@@ -38,6 +39,7 @@ Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::Pr
       format_(format),
       timeout_(timeout),
       keep_(keep),
+      progress_(std::move(progress)),
       members_(plan.members(plan.group_of(rank))) {
   check_group("group", *group_, plan_.ulysses_degree(), rank_ - members_[0]);
   if (plan_.ring_degree() > 1) {
@@ -172,7 +174,7 @@ int64_t Scheduler::buffer_bytes() const {
 // A sample's rows lie together, so that what arrives is in gathered order as it comes.
 void Scheduler::start(Flight& flight, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
                       std::vector<int64_t> receive_rows) {
-  ++begun_;
+  ++progress_->begun;
   c10d::AllToAllOptions options;
   options.timeout = timeout_;
   flight.works.clear();
@@ -195,8 +197,7 @@ void Scheduler::wait(Flight& flight) {
       // group's own time-out ends what hangs.
       format_.device.is_cuda() ? work->wait() : work->wait(timeout_);
     } catch (const std::exception& error) {
-      throw std::runtime_error("rank " + std::to_string(rank_) + ", " + flight.what + ": " +
-                               error.what());
+      throw std::runtime_error(flight.what + ": " + error.what());
     }
   }
   flight.works.clear();

@@ -9,9 +9,11 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -32,6 +34,11 @@ struct Format {
   at::Device device = at::kCPU;
 };
 
+// How far a rank is: what it has begun. One for all that a rank runs, and read while it runs.
+struct Progress {
+  std::atomic<int64_t> begun = 0;
+};
+
 class Scheduler {
  public:
   // `group` is the Ulysses group of `rank`, its members in the plan's order; `ring` the ranks of
@@ -40,7 +47,7 @@ class Scheduler {
   // every exchange has tensors of its own, as a backward pass needs them.
   Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
             c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
-            std::chrono::milliseconds timeout, bool keep);
+            std::chrono::milliseconds timeout, bool keep, std::shared_ptr<Progress> progress);
 
   const Plan& plan() const { return plan_; }
 
@@ -61,8 +68,6 @@ class Scheduler {
   void pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads, bool back);
   at::Tensor receive_passed(Slot slot, int64_t chunk);
 
-  // Exchanges begun: how far this rank is.
-  int64_t begun() const { return begun_; }
   // Bytes that all buffers take.
   int64_t buffer_bytes() const;
 
@@ -94,7 +99,7 @@ class Scheduler {
   Format format_;
   std::chrono::milliseconds timeout_;
   bool keep_;
-  int64_t begun_ = 0;
+  std::shared_ptr<Progress> progress_;  // counts every exchange
   std::vector<int64_t> members_;
   std::array<std::vector<Flight>, kSlots> flights_;  // by slot and chunk
   std::array<Flight, kSlots> passed_;

@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 
 from ..attention import LocalAttention, TokenLayout, Work
 from ..kernels.packing import Packing, packing
-from ._native import Plan, Scheduler, Slot
+from ._native import Plan, Progress, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
 from .partial import get_partial_backend, merge
 from .sharded import Sharded
@@ -60,7 +60,8 @@ class UlyssesAttention:
         ranks_per_node: int = 0,
         ulysses_degree: int = 0,
     ) -> None:
-        self.local, self.sharding = local, Sharded(group)
+        self._progress = Progress()
+        self.local, self.sharding = local, Sharded(group, self._progress)
         self._group, self._timeout, self._chunks = group, timeout, chunks
         self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
         self._groups: dict[int, Groups] = {}
@@ -68,8 +69,8 @@ class UlyssesAttention:
 
     @property
     def begun(self) -> int:
-        """How many exchanges have begun."""
-        return sum(each.scheduler.begun for each in list(self._exchanges.values()))
+        """How many exchanges and collectives have begun."""
+        return self._progress.begun
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
@@ -111,6 +112,7 @@ class UlyssesAttention:
                 device=like.device,
                 timeout=self._timeout,
                 keep=keep,
+                progress=self._progress,
             )
             own = plan.group_of(rank)
             groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]

@@ -44,7 +44,7 @@ class RankFailure(ChildProcessError):
 class Ranks:
     """This process among those that share a sample, `per_node` of them on one machine.
 
-    `progress` counts the exchanges begun.
+    `progress` counts what an attention has begun; `own` counts the rest.
     """
 
     rank: int
@@ -55,10 +55,27 @@ class Ranks:
     store: Store
     timeout: timedelta
     progress: Callable[[], int] = field(default=lambda: 0)
+    own: int = 0
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def begun(self) -> int:
+        """How far this rank is."""
+        return self.own + self.progress()
+
+    @contextmanager
+    def operation(self, what: str) -> Iterator[None]:
+        """Counts what all ranks do together, and names it where it fails."""
+        self.own += 1
+        with named(what):
+            yield
+
+    def barrier(self) -> None:
+        with self.operation("barrier"):
+            dist.barrier(self.group)
 
     def check_alike(self, arguments: Mapping[str, str]) -> None:
         """ValueError, on all ranks, where one was started with other `arguments` than rank 0.
@@ -86,8 +103,10 @@ class Ranks:
             self.store.compare_set("failure", "", first)
             return error
         told = self._told() or self._silent() or self._behind()
-        where = _first_line(error)
-        return RankFailure(f"{told}; rank {self.rank} was at: {where}" if told else where)
+        if told:  # the first to know tells the others, which may come when this one is gone
+            told = self.store.compare_set("failure", "", told).decode()
+        where = f"rank {self.rank} was at: {_first_line(error)}"
+        return RankFailure(f"{told}; {where}" if told else where)
 
     def _told(self) -> str | None:
         deadline = time.monotonic() + MISSED * BEAT
@@ -108,7 +127,7 @@ class Ranks:
         slowest = min(range(self.size), key=done.__getitem__)
         if done[slowest] >= done[self.rank]:
             return None  # who hangs is at something that is not counted
-        return f"rank {slowest} hangs after {done[slowest]} exchanges of {done[self.rank]}"
+        return f"rank {slowest} hangs after {done[slowest]} operations of {done[self.rank]}"
 
     def _beats(self) -> list[str]:
         return [self.store.get(f"beat/{rank}").decode() for rank in range(self.size)]
@@ -137,7 +156,7 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
     heart.start()
     try:
         yield ranks
-        dist.barrier()
+        ranks.barrier()
     except BaseException as error:
         with _uninterrupted():
             failure = ranks.failure(error)
@@ -163,6 +182,17 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Says of a collective that fails what it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_from_elsewhere(error):
+            raise
+        raise RuntimeError(f"{what}: {error}") from error
+
+
 def _beat(ranks: Ranks, ended: threading.Event) -> None:
     count = 1
     while not ended.wait(BEAT):
@@ -171,7 +201,7 @@ def _beat(ranks: Ranks, ended: threading.Event) -> None:
 
 
 def _say(ranks: Ranks, count: int) -> None:
-    ranks.store.set(f"beat/{ranks.rank}", f"{count} {ranks.progress()}")
+    ranks.store.set(f"beat/{ranks.rank}", f"{count} {ranks.begun}")
 
 
 def _is_from_elsewhere(error: BaseException) -> bool:

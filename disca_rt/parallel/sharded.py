@@ -1,5 +1,7 @@
 """Tokens shared out over the ranks of a process group, and image patches gathered from them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,14 +12,18 @@ from torch.distributed import ProcessGroup
 
 from ..attention import TokenLayout
 from ..models.blocks import BlockContext
-from ._native import Shard, token_shard
+from ._native import Progress, Shard, token_shard
+from .ranks import named
 
 
 class Sharded:
-    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group."""
+    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group.
 
-    def __init__(self, group: ProcessGroup) -> None:
-        self._group = group
+    `progress` counts what is begun.
+    """
+
+    def __init__(self, group: ProcessGroup, progress: Progress | None = None) -> None:
+        self._group, self._progress = group, progress or Progress()
 
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         return self._shard(img_tokens, txt_tokens, self._group.rank()).tokens
@@ -29,7 +35,8 @@ class Sharded:
 
     def alike(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
-        dist.broadcast(latents, group_src=0, group=self._group)
+        with self._begun("initial latents"):
+            dist.broadcast(latents, group_src=0, group=self._group)
         return latents
 
     def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
@@ -46,7 +53,14 @@ class Sharded:
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         ranks = range(self._group.size())
         counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
-        return _Gather.apply(rows, counts, self._group)
+        with self._begun("patches of all ranks"):
+            return _Gather.apply(rows, counts, self._group)
+
+    @contextmanager
+    def _begun(self, what: str) -> Iterator[None]:
+        self._progress.begin()
+        with named(what):
+            yield
 
     def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
         return token_shard(img_tokens, txt_tokens, self._group.size(), rank)

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -207,7 +208,9 @@ class Layer {
 
 void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t rank,
                                   const Groups& groups) {
-  Scheduler scheduler(plan, rank, groups.ulysses, groups.ring, asked.format, kPatience, asked.keep);
+  const auto progress = std::make_shared<disca_rt::Progress>();
+  Scheduler scheduler(plan, rank, groups.ulysses, groups.ring, asked.format, kPatience, asked.keep,
+                      progress);
   auto generator = at::detail::createCPUGenerator(asked.seed);  // the same on every rank
   const auto drawn = [&] {
     const int64_t tokens = asked.request.img_tokens + asked.request.txt_tokens;
@@ -225,7 +228,7 @@ void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t r
   CHECK((bytes == 0) == asked.keep);
   for (const Layer& each : layers) each.check_kept();
   const int64_t of_chunk = std::ssize(kSent) + 1 + std::ssize(kPassed) * (plan.ring_degree() - 1);
-  CHECK(scheduler.begun() == kLayers * plan.chunks() * of_chunk);
+  CHECK(progress->begun == kLayers * plan.chunks() * of_chunk);
 }
 
 Case random_case(std::mt19937& random) {
@@ -288,7 +291,8 @@ void what_is_wrong_is_named() {
   const auto wire = std::make_shared<Wire>(1);
   const Format format{1, 4};
   const auto made = [&](int64_t rank, const Group& group) {
-    return Scheduler(plan, rank, group, nullptr, format, std::chrono::milliseconds(50), false);
+    return Scheduler(plan, rank, group, nullptr, format, std::chrono::milliseconds(50), false,
+                     std::make_shared<disca_rt::Progress>());
   };
   CHECK(refusal([&] { made(0, thread_group(wire, 0, 3)); }) ==
         "group must have 2 ranks with this one as number 0, got number 0 of 3");
@@ -301,7 +305,7 @@ void what_is_wrong_is_named() {
         "nothing was sent that could be received");
   scheduler.send(Slot::V, at::zeros({1, 4, 2, 4}));  // and rank 1 never does
   CHECK(starts_with(refusal([&] { scheduler.receive(Slot::V, 0); }),
-                    "rank 0, tokens for heads, v: "));
+                    "tokens for heads, v: "));
 }
 
 }  // namespace
