@@ -31,17 +31,14 @@ class Groups(NamedTuple):
     ring: ProcessGroup | None
 
 
-class Exchange(NamedTuple):
-    """One plan at work. `places [S_group]`: where the tokens are that a group has together.
-
-    Groups are in the order in which their keys come round to this rank, its own first. `packing` is
-    that of a member's heads.
-    """
+class Prepared(NamedTuple):
+    """What attention over tokens of one shape exchanges by; `packing` is that of members' heads."""
 
     scheduler: Scheduler
     packing: Packing
-    groups: list[int]
-    places: list[Tensor]
+
+
+RECENT = 2  # shapes with buffers: two prompts of classifier-free guidance take turns
 
 
 class UlyssesAttention:
@@ -65,7 +62,7 @@ class UlyssesAttention:
         self._group, self._timeout, self._chunks = group, timeout, chunks
         self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
         self._groups: dict[int, Groups] = {}
-        self._exchanges: dict[tuple, Exchange] = {}
+        self._recent: dict[tuple, Prepared] = {}
 
     @property
     def begun(self) -> int:
@@ -92,36 +89,44 @@ class UlyssesAttention:
             row_bytes=row_bytes,
         )
 
-    def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
-        """The one for tensors such as `like [B, S_shard, H, D]`; made at its first use."""
+    def prepared(self, layout: TokenLayout, like: Tensor) -> Prepared:
+        """For tensors such as `like [B, S_shard, H, D]`; those of the last shapes are kept."""
+        key = layout.whole, like.shape, like.dtype, like.device
+        prepared = self._recent.pop(key, None)
+        if prepared is None:
+            while len(self._recent) >= RECENT:  # before new buffers come, the oldest ones go
+                del self._recent[next(iter(self._recent))]
+            scheduler = self.scheduler(layout, like, reuse_buffers=True)
+            plan = scheduler.plan
+            members = plan.members(plan.group_of(self._group.rank()))
+            counts = [len(plan.heads(member)) for member in members]
+            prepared = Prepared(scheduler, packing(counts, like.device))
+        self._recent[key] = prepared  # at the end: the last to go
+        return prepared
+
+    def scheduler(self, layout: TokenLayout, like: Tensor, reuse_buffers: bool) -> Scheduler:
+        """A new one, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
-        keep = torch.is_grad_enabled()
-        key = layout.whole, batch, heads, head_dim, like.dtype, like.device, keep
-        if key not in self._exchanges:
-            plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
-            rank = self._group.rank()
-            ulysses, ring = self._split(plan)
-            scheduler = Scheduler(
-                plan=plan,
-                rank=rank,
-                group=ulysses,
-                ring=ring,
-                batch=batch,
-                head_dim=head_dim,
-                dtype=like.dtype,
-                device=like.device,
-                timeout=self._timeout,
-                keep=keep,
-                progress=self._progress,
-            )
-            own = plan.group_of(rank)
-            groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
-            spans = (plan.group_span(group) for group in groups)
-            places = [torch.arange(s.start, s.stop, device=like.device) for s in spans]
-            counts = [len(plan.heads(member)) for member in plan.members(own)]
-            packed = packing(counts, like.device)
-            self._exchanges[key] = Exchange(scheduler, packed, groups, places)
-        return self._exchanges[key]
+        plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
+        ulysses, ring = self._split(plan)
+        return Scheduler(
+            plan=plan,
+            rank=self._group.rank(),
+            group=ulysses,
+            ring=ring,
+            batch=batch,
+            head_dim=head_dim,
+            dtype=like.dtype,
+            device=like.device,
+            timeout=self._timeout,
+            reuse_buffers=reuse_buffers,
+            progress=self._progress,
+        )
+
+    def arrivals(self, plan: Plan) -> list[int]:
+        """Groups in the order in which their keys come round to this rank, its own first."""
+        own = plan.group_of(self._group.rank())
+        return [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
 
     def _split(self, plan: Plan) -> Groups:
         """Every rank comes here for the same plan at the same time."""
@@ -149,17 +154,26 @@ class UlyssesHandle:
         self.packing: Packing | None = None
 
     def put_v(self, v: Tensor) -> None:
-        exchange, lengths = self._attention.exchange(self._layout, v), self._layout.lengths
-        self._scheduler: Scheduler | DifferentiableScheduler = exchange.scheduler
-        self._groups = exchange.groups
-        self._valid = [
-            None if lengths is None else places < lengths[:, None] for places in exchange.places
-        ]
-        if torch.is_grad_enabled():
-            self._scheduler = DifferentiableScheduler(exchange.scheduler)
-        elif exchange.scheduler.plan.chunks == 1:
-            self.packing = exchange.packing
+        self._scheduler = self._chosen_scheduler(v)
+        self._groups = self._attention.arrivals(self._scheduler.plan)
+        self._valid = [self._valid_of(group, v.device) for group in self._groups]
         self._scheduler.send(Slot.V, v)
+
+    def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
+        if torch.is_grad_enabled():  # one of its own: a recomputation may run amid the backward
+            own = self._attention.scheduler(self._layout, v, reuse_buffers=False)
+            return DifferentiableScheduler(own)
+        prepared = self._attention.prepared(self._layout, v)
+        if prepared.scheduler.plan.chunks == 1:
+            self.packing = prepared.packing
+        return prepared.scheduler
+
+    def _valid_of(self, group: int, device: torch.device) -> Tensor | None:
+        """Which of a group's tokens are no padding, `[B, S_group]`; None where none is."""
+        if self._layout.lengths is None:
+            return None
+        span = self._scheduler.plan.group_span(group)
+        return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
 
     def put_k(self, k: Tensor) -> None:
         self._send(Slot.K, k)

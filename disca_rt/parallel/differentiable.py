@@ -2,7 +2,8 @@
 
 The backward of what leaves is what arrives and the reverse, so gradients overlap with the backward
 of the layer just as activations do with its forward: they leave where activations arrived, and are
-awaited where those left. The scheduler keeps no buffers (`keep`).
+awaited where those left. The scheduler reuses no buffers and is this attention's own: under
+checkpointing, forward is run again amid the backward, and may end before it has received all.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from ._native import Plan, Scheduler, Slot
 
 
 class DifferentiableScheduler:
-    """Called as the `Scheduler` it is made of; one for each attention in flight."""
+    """Called as the `Scheduler` it is made of; both are for one attention."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
