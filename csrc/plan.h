@@ -45,6 +45,7 @@ struct Shard {
 // are its sums. Whatever the heads, so that who only shares out tokens needs no plan.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
+// A rank, group or chunk that the plan does not have is a std::invalid_argument.
 class Plan {
  public:
   // std::invalid_argument names what is illegal, and the world sizes that are not.
@@ -56,7 +57,7 @@ class Plan {
   int64_t chunks() const { return chunks_; }
 
   // Ranks of one Ulysses group are consecutive.
-  int64_t group_of(int64_t rank) const { return rank / ulysses_; }
+  int64_t group_of(int64_t rank) const;
   std::vector<int64_t> members(int64_t group) const;
 
   Shard shard(int64_t rank) const;
