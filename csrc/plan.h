@@ -27,7 +27,8 @@ struct Request {
   int64_t heads = 0;
   int64_t ranks = 1;
   int64_t ranks_per_node = 0;  // consecutive ones; Ulysses stays inside a node; 0: all are in one
-  int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this
+  int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this; 0:
+                               // the largest that shares heads nearly evenly
   int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
   int64_t row_bytes = 256;     // one head of one token: 128 values of two bytes
 };

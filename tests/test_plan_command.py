@@ -92,7 +92,7 @@ def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["--ranks", "37", "--ranks-per-node", "0"],
-            "nearest legal are, with what a rank sends per block, 34 (ring steps 1, ",
+            "nearest legal are, with what a rank sends per block, 34 (ring steps 16, ",
         ),
         (["--ranks", "9", "--ranks-per-node", "8"], "that divides the 8 ranks of a node, got 9"),
         (["--ulysses-degree", "3"], "got 3; legal are, with what a rank sends per block, 1 (ring"),

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "check.h"
 
@@ -144,6 +145,17 @@ void bytes_are_those_of_other_ranks_rows() {
   }
 }
 
+// A rank with more heads than others keeps them waiting; a tenth is worth a shorter ring.
+void degrees_share_heads_evenly() {
+  constexpr std::pair<int64_t, int64_t> k24[] = {{1, 1},  {5, 5},   {7, 7},  {8, 8},   {9, 3},
+                                                 {10, 5}, {12, 12}, {16, 8}, {24, 24}, {26, 13},
+                                                 {32, 8}, {48, 24}, {64, 8}};
+  for (const auto& [ranks, degree] : k24) {
+    CHECK(Plan(request(63888, 256, 24, ranks)).ulysses_degree() == degree);
+  }
+  CHECK(Plan(request(63888, 256, 16, 24)).ulysses_degree() == 8);
+}
+
 void what_a_plan_does_not_have_is_refused() {
   Request asked = request(100, 5, 8, 4);
   asked.ulysses_degree = 2;
@@ -201,8 +213,7 @@ int main() {
       }
     }
   }
-  const Plan plan(request(63888, 256, 24, 64));
-  CHECK(plan.ulysses_degree() == 16 && plan.ring_degree() == 4);
+  degrees_share_heads_evenly();
   what_a_plan_does_not_have_is_refused();
   illegal_requests_say_what_is_legal();
   bytes_are_those_of_other_ranks_rows();
