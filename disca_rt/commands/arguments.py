@@ -3,7 +3,10 @@
 import argparse
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+LONGEST_TIMEOUT = 86_400  # seconds: a day
 
 
 def step_list(text: str) -> tuple[int, ...]:
@@ -43,6 +46,30 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
     group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
     group.add_argument("--policy", help="what a step that is not full does: disca, or full")
+
+
+def add_timeout_argument(group: argparse._ArgumentGroup, default: str) -> None:
+    """--timeout."""
+    group.add_argument(
+        "--timeout", type=float, help=f"seconds to wait for a rank; default {default}"
+    )
+
+
+def check_rank_arguments(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """ValueError for a flag of several ranks where there is one, or with an absurd value."""
+    from ..parallel.ranks import is_launched
+
+    for name in names:
+        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value is not None and not is_launched():
+            raise ValueError(f"{flag} is for several ranks; start them with torchrun")
+        if value is not None and not 0 < value <= LONGEST_TIMEOUT:
+            raise ValueError(f"{flag} must be above 0 and at most {LONGEST_TIMEOUT}, got {value}")
+
+
+def as_flags(args: argparse.Namespace) -> dict[str, str]:
+    """Every argument by its flag, for ranks to compare."""
+    return {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items()}
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:

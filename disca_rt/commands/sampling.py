@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import add_schedule_arguments, video_size
+from .arguments import (
+    add_schedule_arguments,
+    add_timeout_argument,
+    as_flags,
+    check_rank_arguments,
+    video_size,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from ..runtime.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
 
-LONGEST_TIMEOUT = 86_400  # seconds: a day
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
 
 
@@ -54,7 +59,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     ranks = parser.add_argument_group(
         f"ranks (torchrun --nproc-per-node N -m disca_rt {command} ...)"
     )
-    ranks.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
+    add_timeout_argument(ranks, "60")
     ranks.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
     ranks.add_argument(
         "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
@@ -82,41 +87,27 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
     if args.step_list is not None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
-    _check_ranks(args)
+    check_rank_arguments(args, ("timeout", "head_chunks", "ulysses_degree"))
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
-
-
-def _check_ranks(args: argparse.Namespace) -> None:
-    for name in ("timeout", "head_chunks", "ulysses_degree"):
-        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and not _is_launched():
-            raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not 0 < value <= LONGEST_TIMEOUT:
-            raise ValueError(f"{flag} must be above 0 and at most {LONGEST_TIMEOUT}, got {value}")
-
-
-def _is_launched() -> bool:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def on_ranks(
     args: argparse.Namespace, work: Callable[[argparse.Namespace, "Ranks | None"], None]
 ) -> None:
     """`work(args, ranks)` by this process; `ranks` is None unless it is one of several."""
-    if not _is_launched():
-        work(args, None)
-        return
     from datetime import timedelta
 
-    from ..parallel.ranks import TIMEOUT, joined
+    from ..parallel.ranks import TIMEOUT, is_launched, joined
     from .devices import choose_device
+
+    if not is_launched():
+        work(args, None)
+        return
 
     seconds = TIMEOUT if args.timeout is None else args.timeout
     with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
-        ranks.check_alike({f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items()})
+        ranks.check_alike(as_flags(args))
         work(args, ranks)
 
 

@@ -5,6 +5,7 @@ fails too, or runs into the time-out; each then says which rank it was, and at w
 and a store, no tensors of a model.
 """
 
+import gc
 import json
 import os
 import signal
@@ -34,6 +35,11 @@ SIGNS = (
     "Timed out",
     "timed out",
 )
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 class RankFailure(ChildProcessError):
@@ -164,6 +170,7 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
     finally:
         ended.set()
         heart.join()
+    gc.collect()  # what still holds the group must not outlive it
     dist.destroy_process_group()  # not after a failure: it would wait for who is gone
 
 
