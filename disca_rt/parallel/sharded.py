@@ -15,6 +15,10 @@ from ..models.blocks import BlockContext
 from ._native import Progress, Shard, token_shard
 from .ranks import named
 
+# PyTorch 2.13's names; 2.11 has those that 2.13 warns of.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class Sharded:
     """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group.
@@ -79,7 +83,7 @@ class _Gather(Function):
         padded = rows.new_zeros(len(rows), max(counts), rows.shape[2])
         padded[:, : rows.shape[1]] = rows
         gathered = padded.new_empty(len(counts) * len(padded), *padded.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded, group=group)
+        all_gather(gathered, padded, group=group)
         of_ranks = zip(gathered.chunk(len(counts)), counts, strict=True)
         return torch.cat([each[:, :count] for each, count in of_ranks], dim=1)
 
@@ -90,5 +94,5 @@ class _Gather(Function):
         for of_rank, rows in zip(padded, grad.split(counts, dim=1), strict=True):
             of_rank[:, : rows.shape[1]] = rows
         summed = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(summed, padded.flatten(0, 1), group=group)
+        reduce_scatter(summed, padded.flatten(0, 1), group=group)
         return summed[:, : counts[group.rank()]], None, None

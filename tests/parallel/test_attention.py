@@ -1,5 +1,6 @@
 """Attention over shared tokens is local attention: forward, gradients, ring, padding, chunks."""
 
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +61,16 @@ def test_buffers_of_the_last_texts_are_kept(group: ProcessGroup) -> None:
     assert [each.scheduler.plan.txt_tokens for each in kept] == [7, 3]
     shared = ulysses.prepared(layout, inputs[0])
     assert shared is ulysses.prepared(layout, inputs[0])
+
+
+def test_gathering_uses_nothing_deprecated(group: ProcessGroup) -> None:
+    rows = torch.randn(2, 20, 3, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        gathered = over(group).sharding.gather(rows, TokenLayout(20, None, (20, 4)))
+        gathered.backward(2 * torch.ones_like(gathered))
+    assert torch.equal(gathered, rows)
+    assert torch.equal(rows.grad, 2 * torch.ones_like(rows))
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
