@@ -37,7 +37,7 @@ class Sharded:
         shard = self._shard(img_tokens, txt_tokens, self._group.rank())
         return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
-    def alike(self, latents: Tensor) -> Tensor:
+    def from_first_rank(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
         with self._begun("initial latents"):
             dist.broadcast(latents, group_src=0, group=self._group)
