@@ -152,16 +152,16 @@ def _attention(
         return local
     from ..parallel.attention import UlyssesAttention
 
-    attention = UlyssesAttention(
-        ranks.group,
-        local,
-        ranks.timeout,
-        chunks=1 if args.head_chunks is None else args.head_chunks,
-        ranks_per_node=ranks.per_node,
-        ulysses_degree=args.ulysses_degree or 0,
+    return ranks.use(
+        UlyssesAttention(
+            ranks.group,
+            local,
+            ranks.timeout,
+            chunks=1 if args.head_chunks is None else args.head_chunks,
+            ranks_per_node=ranks.per_node,
+            ulysses_degree=args.ulysses_degree or 0,
+        )
     )
-    ranks.progress = lambda: attention.begun
-    return attention
 
 
 def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:

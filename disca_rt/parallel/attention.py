@@ -7,6 +7,7 @@ ranks do that and keys and values go round the groups, under the attention to th
 attention, arXiv 2310.01889). Knows plans and process groups, no models.
 """
 
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
@@ -63,11 +64,20 @@ class UlyssesAttention:
         self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
         self._groups: dict[int, Groups] = {}
         self._recent: dict[tuple, Prepared] = {}
+        # Also at exit, where this is forgotten: later, its groups' threads find no interpreter.
+        self._release = weakref.finalize(self, _release, self._recent, self._groups)
 
     @property
     def begun(self) -> int:
         """How many exchanges and collectives have begun."""
         return self._progress.begun
+
+    def close(self) -> None:
+        """Release buffers and the ring's groups, before `group` is destroyed; all ranks alike."""
+        for groups in self._groups.values():
+            for each in groups:
+                dist.destroy_process_group(each)
+        self._release()
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
@@ -144,6 +154,11 @@ class UlyssesAttention:
                 )
             )
         return self._groups[degree]
+
+
+def _release(recent: dict[tuple, Prepared], groups: dict[int, Groups]) -> None:
+    recent.clear()
+    groups.clear()
 
 
 class UlyssesHandle:

@@ -11,16 +11,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, ProcessGroup, Store
 
 from .. import __version__
+
+if TYPE_CHECKING:
+    from .attention import UlyssesAttention
 
 TIMEOUT = 60.0  # seconds
 BEAT = 1.0  # seconds
@@ -50,7 +54,7 @@ class RankFailure(ChildProcessError):
 class Ranks:
     """This process among those that share a sample, `per_node` of them on one machine.
 
-    `progress` counts what an attention has begun; `own` counts the rest.
+    `attention` counts what it has begun itself; `own` counts the rest.
     """
 
     rank: int
@@ -60,7 +64,7 @@ class Ranks:
     group: ProcessGroup
     store: Store
     timeout: timedelta
-    progress: Callable[[], int] = field(default=lambda: 0)
+    attention: "UlyssesAttention | None" = None
     own: int = 0
 
     @property
@@ -70,7 +74,12 @@ class Ranks:
     @property
     def begun(self) -> int:
         """How far this rank is."""
-        return self.own + self.progress()
+        return self.own + (0 if self.attention is None else self.attention.begun)
+
+    def use(self, attention: "UlyssesAttention") -> "UlyssesAttention":
+        """Count what `attention` begins, and close it when these ranks part."""
+        self.attention = attention
+        return attention
 
     @contextmanager
     def operation(self, what: str) -> Iterator[None]:
@@ -170,6 +179,8 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
     finally:
         ended.set()
         heart.join()
+    if ranks.attention is not None:
+        ranks.attention.close()
     gc.collect()  # what still holds the group must not outlive it
     dist.destroy_process_group()  # not after a failure: it would wait for who is gone
 

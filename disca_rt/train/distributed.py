@@ -89,9 +89,8 @@ def attention_over(run: RunConfig, world: World) -> Attention:
 
     run.rank_batch(world.size)  # refuses what does not divide
     group, _ = dist.new_subgroups(run.sequence_parallel, timeout=world.ranks.timeout)
-    attention = UlyssesAttention(group, local, world.ranks.timeout)
-    world.ranks.progress = lambda: attention.begun
-    return attention
+    ranks = world.ranks
+    return ranks.use(UlyssesAttention(group, local, ranks.timeout, ranks_per_node=ranks.per_node))
 
 
 def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:

@@ -89,13 +89,10 @@ def attend(attention: UlyssesAttention) -> None:
 
 def main(way: str, where: str, timeout: float) -> None:
     with joined(torch.device("cpu"), timedelta(seconds=timeout)) as ranks:
-        attention = UlyssesAttention(
-            ranks.group,
-            LocalAttention(),
-            ranks.timeout,
-            ulysses_degree=2 if where == "ring" else 0,
+        degree = 2 if where == "ring" else 0
+        attention = ranks.use(
+            UlyssesAttention(ranks.group, LocalAttention(), ranks.timeout, ulysses_degree=degree)
         )
-        ranks.progress = lambda: attention.begun
         PLACES[where](attention, lambda: ranks.rank == 1 and fail(way))
 
 

@@ -21,6 +21,11 @@ def test_a_scheduler_may_outlive_its_group() -> None:
     passes(1, HERE / "outliving_worker.py")
 
 
+@pytest.mark.slow
+def test_an_attention_may_outlive_its_group() -> None:
+    passes(2, HERE / "forgotten_worker.py")
+
+
 def test_every_token_is_on_one_rank() -> None:
     shards = [token_shard(37, 5, 4, rank) for rank in range(4)]
     for stream, count in (("img", 37), ("txt", 5)):
