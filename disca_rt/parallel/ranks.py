@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .attention import UlyssesAttention
 
 TIMEOUT = 60.0  # seconds
+MEETING = timedelta(seconds=60)
 BEAT = 1.0  # seconds
 MISSED = 3  # beats
 SIGNS = (
@@ -149,12 +150,17 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
-    """The ranks that torchrun started, until the block ends; what fails in it names its rank."""
+def joined(
+    device: torch.device, timeout: timedelta, meeting: timedelta = MEETING
+) -> Iterator[Ranks]:
+    """The ranks that torchrun started, until the block ends; what fails in it names its rank.
+
+    They have `timeout` to come, and at least `meeting`: some start long before others.
+    """
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    base, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    base, rank, size = _met(max(timeout, meeting))
     store = PrefixStore("disca_rt", base)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -183,6 +189,27 @@ def joined(device: torch.device, timeout: timedelta) -> Iterator[Ranks]:
         ranks.attention.close()
     gc.collect()  # what still holds the group must not outlive it
     dist.destroy_process_group()  # not after a failure: it would wait for who is gone
+
+
+def _met(timeout: timedelta) -> tuple[Store, int, int]:
+    """The store that all ranks have come to, this one's number, and how many they are."""
+    within = f"within {timeout.total_seconds():g} s"
+    way_out = "see why the others did not start, or give a longer --timeout"
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise RankFailure(
+            f"not all ranks joined {within}: {_first_line(error)}; {way_out}"
+        ) from None
+    store.set(f"joined/{rank}", "")
+    try:
+        store.wait([f"joined/{each}" for each in range(size)], timeout)
+    except dist.DistError:
+        absent = [each for each in range(size) if not store.check([f"joined/{each}"])]
+        raise RankFailure(
+            f"{size - len(absent)} of {size} ranks joined {within}, without {absent}; {way_out}"
+        ) from None
+    return store, rank, size
 
 
 @contextmanager
