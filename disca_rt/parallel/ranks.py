@@ -112,7 +112,8 @@ class Ranks:
     def failure(self, error: BaseException) -> BaseException:
         """What to raise for `error`: itself, told to the others, or the failure it came from."""
         if isinstance(error, KeyboardInterrupt):  # torchrun interrupts all when one is gone
-            told = self._silent()
+            silent = self._silent()
+            told = self._told(patience=0.0) or silent
             return RankFailure(told) if told else error
         if not _is_from_elsewhere(error):
             first = f"rank {self.rank}: {_first_line(error)}"
@@ -124,8 +125,8 @@ class Ranks:
         where = f"rank {self.rank} was at: {_first_line(error)}"
         return RankFailure(f"{told}; {where}" if told else where)
 
-    def _told(self) -> str | None:
-        deadline = time.monotonic() + MISSED * BEAT
+    def _told(self, patience: float = MISSED * BEAT) -> str | None:
+        deadline = time.monotonic() + patience
         while not self.store.check(["failure"]):
             if time.monotonic() > deadline:
                 return None

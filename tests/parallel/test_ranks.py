@@ -1,16 +1,60 @@
-"""How ranks meet: with a store, without processes."""
+"""How ranks meet and what one says when it is ended: with a store, without processes."""
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import HashStore, TCPStore
 
-from disca_rt.parallel.ranks import RankFailure, joined
+from disca_rt.parallel.ranks import BEAT, RankFailure, Ranks, joined
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=1)
+
+
+def first_of_two(store: HashStore) -> Ranks:
+    return Ranks(0, 2, 2, CPU, None, store, PATIENCE)
+
+
+@contextmanager
+def beating(store: HashStore) -> Iterator[None]:
+    """Both ranks live."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for count in range(10**9):
+            for rank in range(2):
+                store.set(f"beat/{rank}", f"{count} 0")
+            if ended.wait(BEAT / 2):
+                return
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+
+
+def test_who_is_interrupted_says_what_another_told() -> None:
+    store = HashStore()
+    store.set("failure", "rank 1: the disk is full")
+    with beating(store):
+        failure = first_of_two(store).failure(KeyboardInterrupt())
+    assert isinstance(failure, RankFailure)
+    assert str(failure) == "rank 1: the disk is full"
+
+
+def test_an_interruption_that_nobody_caused_stays_one() -> None:
+    store = HashStore()
+    interruption = KeyboardInterrupt()
+    with beating(store):
+        assert first_of_two(store).failure(interruption) is interruption
 
 
 @pytest.fixture
