@@ -133,8 +133,8 @@ class UlyssesAttention:
             progress=self._progress,
         )
 
-    def arrivals(self, plan: Plan) -> list[int]:
-        """Groups in the order in which their keys come round to this rank, its own first."""
+    def origins(self, plan: Plan) -> list[int]:
+        """Numbers of the groups whose keys come round to this rank, in order, its own first."""
         own = plan.group_of(self._group.rank())
         return [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
 
@@ -170,8 +170,8 @@ class UlyssesHandle:
 
     def put_v(self, v: Tensor) -> None:
         self._scheduler = self._chosen_scheduler(v)
-        self._groups = self._attention.arrivals(self._scheduler.plan)
-        self._valid = [self._valid_of(group, v.device) for group in self._groups]
+        self._origins = self._attention.origins(self._scheduler.plan)
+        self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
         self._scheduler.send(Slot.V, v)
 
     def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
@@ -183,11 +183,11 @@ class UlyssesHandle:
             self.packing = prepared.packing
         return prepared.scheduler
 
-    def _valid_of(self, group: int, device: torch.device) -> Tensor | None:
+    def _valid_of(self, origin: int, device: torch.device) -> Tensor | None:
         """Which of a group's tokens are no padding, `[B, S_group]`; None where none is."""
         if self._layout.lengths is None:
             return None
-        span = self._scheduler.plan.group_span(group)
+        span = self._scheduler.plan.group_span(origin)
         return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
 
     def put_k(self, k: Tensor) -> None:
@@ -204,7 +204,7 @@ class UlyssesHandle:
 
     def result(self, work: Work) -> Tensor:
         work.advance()  # under q
-        attend = self._attend if len(self._groups) == 1 else self._attend_round
+        attend = self._attend if len(self._origins) == 1 else self._attend_round
         for chunk in range(self._scheduler.plan.chunks):
             self._scheduler.send_back(Slot.O, chunk, attend(chunk))
         work.advance()  # under what comes back
@@ -235,9 +235,9 @@ class UlyssesHandle:
         """Every group's keys and values in turn; each leaves for the next group when it is here."""
         slots = Slot.K, Slot.V
         here = tuple(self._scheduler.receive(slot, chunk) for slot in slots)
-        for group in self._groups[:-1]:
+        for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
-                self._scheduler.pass_on(slot, chunk, group, heads)
+                self._scheduler.pass_on(slot, chunk, origin, heads)
             yield here
             here = tuple(self._scheduler.receive_passed(slot, chunk) for slot in slots)
         yield here
