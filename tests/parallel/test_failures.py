@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,12 +60,15 @@ def test_ranks_started_differently_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_leaves_no_file_and_no_process(tmp_path: Path) -> None:
+def test_a_killed_rank_leaves_no_file_and_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "a.mp4"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # the first rank shows its progress
     flags = "--out", out, "--steps", "900", "--policy", "full", "--size", "64x48x9"
     process = torchrun(2, "-m", "disca_rt", "generate", PROMPT, *flags)
     ranks = pids_of_ranks(process.pid, 2)
-    time.sleep(15)
+    assert any("full step" in line for line in process.stdout)
     os.kill(ranks[1], signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode != 0
