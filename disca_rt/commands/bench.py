@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..bench import BENCHMARKS, CEILINGS, RIVALS
 from .arguments import add_schedule_arguments, check_writable
-from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
+from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
 if TYPE_CHECKING:
     from ..bench.record import Record
@@ -116,6 +116,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_writable("--out", args.out, ".jsonl")
     check_writable("--ladder", _ladder(args), ".png")
     check_ranks(args)
+    from ..parallel.ranks import is_launched
+
     alone = set(RIVALS).intersection(args.only or ())
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import video_size
+from .ranks import add_timeout_argument, as_flags, check_ranks
 
 if TYPE_CHECKING:
     from ..models.conditioning import Conditioning
@@ -67,6 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--sequence-parallel", type=int, help="ranks that share a sample's tokens; default 1"
     )
     settings.add_argument("--checkpoint-every", type=int, help="steps between two checkpoints")
+    add_timeout_argument(settings, "1800")
     settings.add_argument("--seed", type=int, help="of weights, samples, noise, t and r")
     settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
     settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
@@ -98,15 +100,18 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is of a dry run; add --dry-run")
     from ..train.build import build_stage
-    from ..train.distributed import attention_over, joined_world, placed
+    from ..train.distributed import TIMEOUT, attention_over, joined_world, placed
     from ..train.trainer import train
     from .devices import choose_device
 
     if args.out is None:
         raise ValueError("give the folder of the run with --out")
+    check_ranks(args, ["timeout"])
     config = _config(args, args.source)
     data, unconditional = _data(args, config.run.seed)
-    with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
+    timeout = TIMEOUT if args.timeout is None else timedelta(seconds=args.timeout)
+    device = choose_device(args.device)
+    with joined_world(device, timeout, as_flags(args)) as world, _Progress(world) as progress:
         attention = attention_over(config.run, world)
         stage = placed(lambda: build_stage(config, unconditional, attention), config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)

@@ -120,11 +120,12 @@ class _Trainer:
             positions = range(first + index * micro, first + (index + 1) * micro)
             batch = read_batch(self.reader, positions)
             draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
-            with self._precision():
-                loss = self.state.stage.loss(
-                    batch.to(self.world.device), draws.to(self.world.device), self.state.done
-                )
-            (loss.total / count).backward()
+            with self.world.operation("forward and backward"):
+                with self._precision():
+                    loss = self.state.stage.loss(
+                        batch.to(self.world.device), draws.to(self.world.device), self.state.done
+                    )
+                (loss.total / count).backward()
             for name, value in loss.terms.items():
                 summed[name] = summed.get(name, 0) + value.float() / count
         means = self.world.mean(torch.stack(list(summed.values())))
