@@ -20,9 +20,9 @@ PROMPT = "a red circle moving left on a black background"
 @pytest.mark.parametrize(
     ("way", "where", "count", "named", "operation"),
     [
-        ("dies", "exchange", 3, "rank 1 died or was stopped", "for heads|for tokens"),
+        ("dies", "exchange", 3, "rank 1 died or was stopped", "tokens for heads|heads for tokens"),
         ("hangs", "exchange", 3, "rank 1 hangs after 12 operations of", "tokens for heads"),
-        ("raises", "exchange", 3, "rank 1: the disk is full", "for heads|for tokens"),
+        ("raises", "exchange", 3, "rank 1: the disk is full", "tokens for heads|heads for tokens"),
         ("stops", "ring", 4, "rank 1 died or was stopped", "round the ring"),
         ("hangs", "ring", 4, "rank 1 hangs after 23 operations of", "round the ring"),
         ("hangs", "gather", 3, "rank 1 hangs after 3 operations of 4", "patches of all ranks"),
