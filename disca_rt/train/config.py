@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.ops import check_ops
+
 POSITIVE = "steps", "batch", "micro_batch", "checkpoint_every", "log_every", "sequence_parallel"
 
 
@@ -31,6 +33,7 @@ class RunConfig:
     bf16: bool = False  # compute in bf16; weights, their gradients and optimizers stay fp32
     activation_checkpointing: bool = False  # keep the inputs of blocks only, recompute the rest
     compile: bool = False  # the blocks, by torch.compile
+    ops: str = "reference"  # of all models: a key of `kernels.ops.IMPLEMENTATIONS`
     sequence_parallel: int = 1  # ranks that share a sample's tokens
     checkpoint_every: int = 250
     log_every: int = 25
@@ -45,6 +48,7 @@ class RunConfig:
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}, so that no "
                 f"line of the log is lost with an interruption; got {self.checkpoint_every}"
             )
+        check_ops(self.ops)
         if self.compile and self.sequence_parallel > 1:
             raise ValueError("compile does not go with sequence_parallel; leave out one")
         if not 0 <= self.seed < 2**63:

@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "log_every",
     "activation_checkpointing",
     "compile",
+    "ops",
 )
 
 
