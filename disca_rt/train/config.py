@@ -53,9 +53,10 @@ class RunConfig:
             raise ValueError("compile does not go with sequence_parallel; leave out one")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        for name in ("lr", "muon_lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
 

@@ -237,6 +237,7 @@ def test_loss_curves_are_drawn(tmp_path: Path) -> None:
     [
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be a positive number, got -1.0"),
+        ({"muon_lr": float("nan")}, "muon_lr must be a positive number, got nan"),
         ({"ema": 1.0}, "ema must be from 0 to below 1, got 1.0"),
         ({"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
         ({"seed": -1}, "seed must be from 0 to 2.63 - 1, got -1"),
