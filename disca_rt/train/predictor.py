@@ -16,7 +16,7 @@ from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
-from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from .discriminator import Discriminator, Features, hinge_loss
 from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
@@ -90,7 +90,10 @@ class PredictorStage:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.run.seed)
                 self.trained["discriminator"] = Discriminator(
-                    dit.config.hidden, len(self.depths), config.discriminator_width
+                    dit.config.hidden,
+                    len(self.depths),
+                    config.discriminator_width,
+                    checkpointed=config.run.activation_checkpointing,
                 )
         self.frozen = nn.ModuleDict({"dit": dit})
         self._advanced_in: int | None = None  # the step that spectral norms are up to date with
@@ -146,7 +149,7 @@ class PredictorStage:
         # D(fake).
         detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
         discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
-        realism = torch.stack([each.mean() for each in frozen_logits(discriminator, fake)]).mean()
+        realism = torch.stack([each.mean() for each in discriminator.frozen_logits(fake)]).mean()
         predictor_loss = error - self.config.adversarial_weight * realism
         terms |= {
             "loss": predictor_loss.detach(),

@@ -20,7 +20,12 @@ from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
-from disca_rt.train.discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from disca_rt.train.discriminator import (
+    Discriminator,
+    Features,
+    discriminator_parameters,
+    hinge_loss,
+)
 from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow import (
     Point,
@@ -173,7 +178,8 @@ def test_muon_has_the_matrices_of_blocks() -> None:
 def predictor_stage(**changes: object) -> PredictorStage:
     dit = randomised(MEANFLOW, std=0.1)
     predictor = fresh_predictor(predictor_config(MEANFLOW), seed=0)
-    config = PredictorStageConfig(RUN, "unused", mse_steps=1, discriminator_width=8, **changes)
+    settings = {"run": RUN, "dit": "unused", "mse_steps": 1, "discriminator_width": 8} | changes
+    config = PredictorStageConfig(**settings)
     return PredictorStage(config, predictor.requires_grad_(True), dit)
 
 
@@ -295,7 +301,7 @@ def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
     hidden = [h.clone().requires_grad_(True) for h in fake.hidden]
     optimizer.zero_grad()
     score = torch.stack(
-        [x.mean() for x in frozen_logits(discriminator, Features(hidden, grid))]
+        [x.mean() for x in discriminator.frozen_logits(Features(hidden, grid))]
     ).mean()
     score.backward()
     assert all(p.grad is None for p in discriminator.parameters())
@@ -337,9 +343,25 @@ def test_the_discriminator_tells_blurred_from_sharp_with_the_preset_s_settings()
     assert hinges[-1] < 1.65, hinges[-1]
 
 
+def test_a_checkpointed_discriminator_is_the_same_and_keeps_only_features() -> None:
+    losses, gradients = [], []
+    for checkpointed in (False, True):
+        stage = predictor_stage(run=replace(RUN, activation_checkpointing=checkpointed))
+        stage.trained.requires_grad_(True)
+        loss = stage.loss(*batch_and_draws(), 1).total
+        loss.backward()
+        assert stage.trained["discriminator"].checkpointed == checkpointed
+        losses.append(loss)
+        gradients.append([parameter.grad for parameter in stage.trained.parameters()])
+    assert torch.equal(*losses)
+    assert all(map(torch.equal, *gradients))
+
+
 def test_spectral_norms_bound_the_discriminator() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(hidden=8, depths=1, width=4)
+    count = sum(parameter.numel() for parameter in discriminator.parameters())
+    assert discriminator_parameters(hidden=8, depths=1, width=4) == count
     features = Features([torch.randn(1, 16, 8)], (1, 4, 4))
     before = discriminator(features)
     for _ in range(3):  # looking changes nothing
