@@ -143,10 +143,10 @@ class PredictorStage:
         fake = features(dit, next_point(later, prediction), prepared, self.depths)
         with torch.no_grad():
             real = features(dit, next_point(later, target), prepared, self.depths)
-        # The paper's printed Algorithm 3 and its equations (7) and (8) disagree in sign. This
-        # follows the hinge as Geometric GAN defines it (arXiv 1705.02894): real is the positive
-        # side, so the discriminator raises D(real) and lowers D(fake), and the predictor raises
-        # D(fake).
+        # The paper's printed Algorithm 3 and its equations (7) and (8) disagree in sign. Here real
+        # is the positive side of the hinge, as Geometric GAN defines it (arXiv 1705.02894): the
+        # discriminator lowers max(0, 1 - D(real)) + max(0, 1 + D(fake)), the predictor its error
+        # minus λ·D(fake).
         detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
         discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
         realism = torch.stack([each.mean() for each in discriminator.frozen_logits(fake)]).mean()
