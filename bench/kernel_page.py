@@ -38,8 +38,11 @@ on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the
 package cannot be written, `disca-rt tune --out FILE.json` writes another table, and with
 `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
 
-Training is refused by these ops, in both modes of differentiation: it takes the reference ops. What
-a policy that reuses residuals needs is `gate_residual` with a gate of one.
+Where a gradient is wanted, forward is the kernel's and backward the reference's, run again on what
+the op was given; ops made of GEMMs alone are the reference's, whose products are kept. `out=` is
+ignored there. Forward-mode differentiation and second derivatives are refused, and gradients of
+`finite_differences`, which works in place. What a policy that reuses residuals needs is
+`gate_residual` with a gate of one.
 """
 
 HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction")

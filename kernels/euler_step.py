@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
@@ -110,6 +111,10 @@ def euler_step_into(
     )
 
 
+@recomputed(
+    "(Tensor latents, Tensor patches, Tensor? uncond, float scale, Tensor dt, int[] grid, "
+    "int[] patch) -> Tensor"
+)
 def euler_step(
     latents: Tensor,
     patches: Tensor,

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
@@ -61,6 +62,7 @@ def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> No
     )
 
 
+@recomputed("(Tensor factors, float[] coefficients) -> Tensor")
 def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
     out = torch.empty_like(factors[0])
     forecast_into(factors, list(coefficients), out)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .registration import register_op
 
@@ -76,6 +77,7 @@ def gate_residual_into(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor) -> 
     )
 
 
+@recomputed("(Tensor x, Tensor branch, Tensor gate) -> Tensor")
 def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .registration import register_op
 from .row_norm import row_layer_norm
@@ -107,6 +108,9 @@ def gate_residual_layer_norm_modulate_into(
     )
 
 
+@recomputed(
+    "(Tensor x, Tensor branch, Tensor gate, Tensor shift, Tensor scale) -> (Tensor, Tensor)"
+)
 def gate_residual_layer_norm_modulate(
     x: Tensor,
     branch: Tensor,

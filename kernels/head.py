@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import (
     LaunchConfig,
     cdiv,
@@ -130,6 +131,7 @@ def head_into(
     )
 
 
+@recomputed("(Tensor x, Tensor shift, Tensor scale, Tensor weight, Tensor bias) -> Tensor")
 def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty((*x.shape[:2], len(weight)), dtype=x.dtype, device=x.device)
     head_into(x, shift, scale, weight, bias, out)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from .registration import refuse_derivatives
+from .gradients import products_kept
 
 
+@products_kept
 def joint_linear(
     img: Tensor,
     txt: Tensor,
@@ -14,7 +15,6 @@ def joint_linear(
     txt_weight: Tensor,
     txt_bias: Tensor,
 ) -> Tensor:
-    refuse_derivatives("joint_linear", (img, txt, img_weight, img_bias, txt_weight, txt_bias))
     batch, img_len, _ = img.shape
     shape = (batch, img_len + txt.shape[1], len(img_weight))
     out = torch.empty(shape, dtype=img.dtype, device=img.device)
@@ -24,9 +24,11 @@ def joint_linear(
     return out
 
 
+@products_kept
 def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
+@products_kept
 def join_tokens(img: Tensor, txt: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.cat([img, txt], dim=1) if out is None else out

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .registration import register_op
 from .row_norm import row_layer_norm
@@ -67,6 +68,7 @@ def layer_norm_into(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Non
     )
 
 
+@recomputed("(Tensor x, Tensor weight, Tensor bias) -> Tensor")
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     layer_norm_into(x, weight, bias, out)

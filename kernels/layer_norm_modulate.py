@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .registration import register_op
 from .row_norm import row_layer_norm
@@ -73,6 +74,7 @@ def layer_norm_modulate_into(x: Tensor, shift: Tensor, scale: Tensor, out: Tenso
     )
 
 
+@recomputed("(Tensor x, Tensor shift, Tensor scale) -> Tensor")
 def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     layer_norm_modulate_into(x, shift, scale, out)

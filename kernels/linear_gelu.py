@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gelu_tanh import gelu_tanh_
+from .gradients import products_kept
 from .launch import measured_choice
 from .registration import register_op
 
@@ -27,6 +28,7 @@ def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 VARIANTS = {"epilogue": in_epilogue, DEFAULT: in_place}
 
 
+@products_kept
 @register_op()
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The winner on this device by the launch table; in place where it has none."""

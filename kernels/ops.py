@@ -68,7 +68,12 @@ def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
 
     `device` is where their tensors will be.
     """
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"ops must be one of {sorted(IMPLEMENTATIONS)}, got {name!r}")
+    check_ops(name)
     row = IMPLEMENTATIONS[name](torch.device(device))
     return Ops(*(getattr(row, op) for op in Ops._fields))
+
+
+def check_ops(name: str) -> None:
+    """ValueError unless there are ops called `name`."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"ops must be one of {sorted(IMPLEMENTATIONS)}, got {name!r}")

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .registration import refuse_derivatives
+from .gradients import products_kept
 
 
+@products_kept
 def pair_linear(
     first: Tensor, second: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    refuse_derivatives("pair_linear", (first, second, weight, bias))
     weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
     if out is None:
         out = torch.empty((*first.shape[:2], len(weight)), dtype=first.dtype, device=first.device)
@@ -25,5 +25,6 @@ def pair_linear(
     return out
 
 
+@products_kept
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(pair_linear(current, cached, weight, bias), inplace=True)

@@ -1,11 +1,11 @@
 """The one way an op enters torch.library, so that no misuse of it passes silently.
 
 `torch.func.jvp` through a custom op gives zero derivatives without an error. A registered op looks
-for tangents and gradients before it runs, and refuses them: training takes the reference ops by
-choice, never by accident. This module knows no particular op.
+for tangents and gradients before it runs, and refuses them; what has a backward gets it in
+`gradients`. This module knows no particular op.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -31,7 +31,13 @@ class RegisteredOp:
         REGISTERED.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        refuse_derivatives(self.__name__, (*args, *kwargs.values()))
+        values = (*args, *kwargs.values())
+        refuse_tangents(self.__name__, values)
+        if wants_gradient(values):
+            raise RuntimeError(
+                f"op {self.__name__} has no backward; take the op of `disca_rt.kernels.fused` that "
+                "it belongs to, or run it under torch.no_grad()"
+            )
         return self._op(*args, **kwargs)
 
 
@@ -40,21 +46,22 @@ def register_op(mutates: Iterable[str] = ()) -> Callable[[Callable[..., Any]], R
     return lambda run: RegisteredOp(run, mutates)
 
 
-def refuse_derivatives(name: str, values: Iterable[Any]) -> None:
-    """RuntimeError if a tensor among `values` is being differentiated, in either mode."""
-    forward_mode = forward_ad._current_level >= 0
-    if not forward_mode and not torch.is_grad_enabled():
+def refuse_tangents(name: str, values: Iterable[Any]) -> None:
+    """RuntimeError if a tensor among `values` is being differentiated in forward mode."""
+    if forward_ad._current_level < 0:
         return
-    for value in tree_leaves(list(values)):
-        if not isinstance(value, Tensor):
-            continue
-        if forward_mode and forward_ad.unpack_dual(value).tangent is not None:
+    for value in _tensors(values):
+        if forward_ad.unpack_dual(value).tangent is not None:
             raise RuntimeError(
                 f"op {name} has no forward-mode derivative, PyTorch would take it for zero; "
                 "build the model with ops 'reference'"
             )
-        if value.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(
-                f"op {name} has no backward; train with ops 'reference', or run it under "
-                "torch.no_grad()"
-            )
+
+
+def wants_gradient(values: Iterable[Any]) -> bool:
+    """Whether autograd is recording what is done with one of the tensors among `values`."""
+    return torch.is_grad_enabled() and any(value.requires_grad for value in _tensors(values))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(list(values)) if isinstance(leaf, Tensor))

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import (
     SPAN,
     LaunchConfig,
@@ -83,6 +84,7 @@ def relative_l1_into(x: Tensor, reference: Tensor, out: Tensor) -> None:
     launch(_ratio_kernel, (1,), sums, out, programs, BLOCK=last, num_warps=4, on=x)
 
 
+@recomputed("(Tensor x, Tensor reference) -> Tensor")
 def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
     out = torch.empty((), dtype=torch.float32, device=x.device)
     relative_l1_into(x, reference, out)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .registration import register_op
 from .row_norm import NORM_EPS
@@ -144,6 +145,11 @@ def check_rope(
             raise ValueError(f"{op}: {name} must be contiguous fp32, got {table.dtype}")
 
 
+@recomputed(
+    "(Tensor x, Tensor img_weight, Tensor txt_weight, Tensor freqs_cos, Tensor freqs_sin) "
+    "-> Tensor",
+    gives_up_first=True,
+)
 def rms_norm_rope(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> Tensor:

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gradients import recomputed
 from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
 from .packing import Packing
 from .registration import register_op
@@ -110,6 +111,10 @@ def rms_norm_rope_send_into(
     )
 
 
+@recomputed(
+    "(Tensor x, Tensor img_weight, Tensor txt_weight, Tensor freqs_cos, Tensor freqs_sin, "
+    "int[] counts, Tensor starts) -> Tensor"
+)
 def rms_norm_rope_send(
     x: Tensor,
     img_weight: Tensor,

@@ -2,6 +2,7 @@
 
 import argparse
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ RUN_FLAGS = (
     "decay_steps",
     "seed",
     "compile",
+    "ops",
     "sequence_parallel",
     "checkpoint_every",
 )
@@ -64,6 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument(
         "--compile", action="store_true", default=None, help="the blocks, by torch.compile"
     )
+    settings.add_argument("--ops", help="implementation of the ops: reference, or triton")
     settings.add_argument(
         "--sequence-parallel", type=int, help="ranks that share a sample's tokens; default 1"
     )
@@ -113,7 +116,8 @@ def run(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     with joined_world(device, timeout, as_flags(args)) as world, _Progress(world) as progress:
         attention = attention_over(config.run, world)
-        stage = placed(lambda: build_stage(config, unconditional, attention), config.run, world)
+        build = partial(build_stage, config, unconditional, attention, world.device)
+        stage = placed(build, config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)
     if world.is_first:
         print(f"wrote {written}")

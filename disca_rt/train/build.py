@@ -1,12 +1,13 @@
 """From a run's config to its stage: loads what it starts from, and makes what it trains."""
 
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..attention import Attention, LocalAttention
 from ..config import predictor_config
+from ..kernels.ops import Ops, get_ops
 from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..weights.load import load_dit
@@ -19,70 +20,79 @@ from .predictor import PredictorStage, PredictorStageConfig
 from .stage import Stage
 
 
-@singledispatch
 def build_stage(
-    config: Any, unconditional: Conditioning | None, attention: Attention | None = None
+    config: Any,
+    unconditional: Conditioning | None,
+    attention: Attention | None = None,
+    device: torch.device | str = "cpu",
 ) -> Stage:
     """The stage that `config` describes, on the CPU.
 
     `unconditional` (batch 1) is what the base and cfg stages put in place of a conditioning.
-    `attention` is what all models get; None: local.
+    `attention` is what all models get; None: local. `device` is where they will train: the run's
+    ops must run there.
     """
+    return _build(config, _Given(unconditional, attention, get_ops(config.run.ops, device)))
+
+
+class _Given(NamedTuple):
+    """What a stage is built from, besides its config."""
+
+    unconditional: Conditioning | None
+    attention: Attention | None
+    ops: Ops
+
+    @property
+    def seams(self) -> dict[str, Any]:
+        """What every model is given."""
+        return {"attention": self.attention, "ops": self.ops}
+
+
+@singledispatch
+def _build(config: Any, given: _Given) -> Stage:
     raise TypeError(f"not the config of a stage: {config!r}")
 
 
-@build_stage.register
-def _base(
-    config: BaseStageConfig, unconditional: Conditioning | None, attention: Attention | None = None
-) -> Stage:
+@_build.register
+def _base(config: BaseStageConfig, given: _Given) -> Stage:
     seed = config.run.seed
     if config.start is None:
-        model = fresh_dit(config.model, seed, attention)
+        model = fresh_dit(config.model, seed, **given.seams)
     else:
-        model = deepened(_fp32(config.start), config.model, seed, attention)
-    return BaseStage(config, model, _needed(unconditional))
+        model = deepened(_fp32(config.start), config.model, seed, **given.seams)
+    return BaseStage(config, model, _needed(given.unconditional))
 
 
-@build_stage.register
-def _cfg(
-    config: CFGStageConfig, unconditional: Conditioning | None, attention: Attention | None = None
-) -> Stage:
-    student = with_guidance(_fp32(config.teacher), config.run.seed, attention)
-    teacher = _frozen(config.teacher, config.run, attention)
-    return CFGStage(config, student, teacher, _needed(unconditional))
+@_build.register
+def _cfg(config: CFGStageConfig, given: _Given) -> Stage:
+    student = with_guidance(_fp32(config.teacher), config.run.seed, **given.seams)
+    teacher = _frozen(config.teacher, config.run, given)
+    return CFGStage(config, student, teacher, _needed(given.unconditional))
 
 
-@build_stage.register
-def _meanflow(
-    config: MeanFlowStageConfig,
-    unconditional: Conditioning | None,
-    attention: Attention | None = None,
-) -> Stage:
-    teacher = _frozen(config.teacher, config.run, attention)
+@_build.register
+def _meanflow(config: MeanFlowStageConfig, given: _Given) -> Stage:
+    teacher = _frozen(config.teacher, config.run, given)
     if config.derivative == "jvp":  # PyTorch differentiates only the plain one in forward mode
-        attention = LocalAttention("math")
-    student = with_r(_fp32(config.teacher), config.run.seed, attention)
+        given = given._replace(attention=LocalAttention("math"))
+    student = with_r(_fp32(config.teacher), config.run.seed, **given.seams)
     return MeanFlowStage(config, student, teacher)
 
 
-@build_stage.register
-def _predictor(
-    config: PredictorStageConfig,
-    unconditional: Conditioning | None,
-    attention: Attention | None = None,
-) -> Stage:
-    dit = _frozen(config.dit, config.run, attention)
+@_build.register
+def _predictor(config: PredictorStageConfig, given: _Given) -> Stage:
+    dit = _frozen(config.dit, config.run, given)
     sizes = predictor_config(dit.config, config.depth)
-    return PredictorStage(config, fresh_predictor(sizes, config.run.seed, attention), dit)
+    return PredictorStage(config, fresh_predictor(sizes, config.run.seed, **given.seams), dit)
 
 
 def _fp32(source: str) -> DiT:
     return load_dit(source, dtype=torch.float32)
 
 
-def _frozen(source: str, run: RunConfig, attention: Attention | None) -> DiT:
+def _frozen(source: str, run: RunConfig, given: _Given) -> DiT:
     """What others learn from, in the dtype that the run computes in."""
-    return load_dit(source, dtype=run.dtype, attention=attention)
+    return load_dit(source, dtype=run.dtype, **given.seams)
 
 
 def _needed(unconditional: Conditioning | None) -> Conditioning:

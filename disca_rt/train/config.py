@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.ops import check_ops
+
 POSITIVE = "steps", "batch", "micro_batch", "checkpoint_every", "log_every", "sequence_parallel"
 
 
@@ -31,6 +33,7 @@ class RunConfig:
     bf16: bool = False  # compute in bf16; weights, their gradients and optimizers stay fp32
     activation_checkpointing: bool = False  # keep the inputs of blocks only, recompute the rest
     compile: bool = False  # the blocks, by torch.compile
+    ops: str = "reference"  # of all models: a key of `kernels.ops.IMPLEMENTATIONS`
     sequence_parallel: int = 1  # ranks that share a sample's tokens
     checkpoint_every: int = 250
     log_every: int = 25
@@ -45,6 +48,7 @@ class RunConfig:
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}, so that no "
                 f"line of the log is lost with an interruption; got {self.checkpoint_every}"
             )
+        check_ops(self.ops)
         if self.compile and self.sequence_parallel > 1:
             raise ValueError("compile does not go with sequence_parallel; leave out one")
         for name in ("decay_steps", "warmup_steps"):
@@ -52,9 +56,10 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        for name in ("lr", "muon_lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
 

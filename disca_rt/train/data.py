@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..config import DiTConfig
 from ..models.conditioning import Conditioning
 from ..seeds import generator
 
@@ -47,6 +48,12 @@ class SampleReader(Protocol):
     """Gives the samples at positions of the run; a sequential one only at later and later ones."""
 
     def read(self, positions: Sequence[int]) -> list[Sample]: ...
+
+
+def check_source(source: SampleSource, model: DiTConfig) -> None:
+    """ValueError where `source` has samples that `model` does not take, as far as it can tell."""
+    if isinstance(source, LatentShards):
+        source.check(model)
 
 
 def make_reader(source: SampleSource, seed: int) -> SampleReader:
@@ -176,6 +183,21 @@ class LatentShards:
             tensors = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118
         latents = tensors.pop("latents")[0]
         return latents.float(), Conditioning(**tensors)
+
+    def check(self, model: DiTConfig) -> None:
+        """ValueError names the first shard whose samples `model` does not take, and why."""
+        for path, start, end in zip(self._files, self._starts, self._starts[1:], strict=False):
+            if start == end:
+                continue
+            latents, conditioning = self[start]  # stands for all of its shard
+            try:
+                conditioning.validate(model)
+                if len(latents) != model.in_channels:
+                    raise ValueError(
+                        f"latents must have {model.in_channels} channels, got {len(latents)}"
+                    )
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

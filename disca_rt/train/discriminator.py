@@ -5,7 +5,7 @@ the scale in H and W, and gives a logit per place (patch critics, arXiv 1611.070
 spectral normalisation arXiv 1802.05957).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 
 SCALES = 1, 2, 4
 LEAK = 0.2  # slope of LeakyReLU below zero
@@ -26,13 +27,15 @@ class Features(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """`depths` feature maps of width `hidden`; `width` channels inside."""
+    """`depths` feature maps of width `hidden`; `width` channels inside.
 
-    def __init__(self, hidden: int, depths: int, width: int) -> None:
+    With `checkpointed` only the feature maps are kept for the backward, not what is made of them.
+    """
+
+    def __init__(self, hidden: int, depths: int, width: int, checkpointed: bool = False) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
-            nn.ModuleList(_Head(hidden, width) for _ in SCALES) for _ in range(depths)
-        )
+        self.heads = nn.ModuleList(_Heads(hidden, width) for _ in range(depths))
+        self.checkpointed = checkpointed
         self.train()
 
     def train(self, mode: bool = True) -> "Discriminator":
@@ -51,14 +54,46 @@ class Discriminator(nn.Module):
 
     def forward(self, features: Features) -> list[Tensor]:
         """Logits `[B, 1, T, H', W']` of every depth and scale."""
+        return self._logits(features, lambda heads: heads)
+
+    def frozen_logits(self, features: Features) -> list[Tensor]:
+        """Logits that give gradients to the features and none to the discriminator."""
+        return self._logits(features, _frozen)
+
+    def _logits(
+        self, features: Features, form: Callable[["_Heads"], Callable[..., list[Tensor]]]
+    ) -> list[Tensor]:
         logits = []
         for heads, hidden in zip(self.heads, features.hidden, strict=True):
-            image = F.layer_norm(hidden.float(), hidden.shape[-1:]).transpose(1, 2)
-            image = image.unflatten(2, features.grid)  # B C T H W
-            logits += [
-                head(_pooled(image, scale)) for head, scale in zip(heads, SCALES, strict=True)
-            ]
+            run = form(heads)
+            if self.checkpointed:
+                logits += checkpoint(run, hidden, features.grid, use_reentrant=False)
+            else:
+                logits += run(hidden, features.grid)
         return logits
+
+
+def discriminator_parameters(hidden: int, depths: int, width: int) -> int:
+    """How many a `Discriminator` has; to make one takes a while, also without storage."""
+    return depths * len(SCALES) * (hidden * width + 3**3 * width * width + width)
+
+
+class _Heads(nn.ModuleList):
+    """The heads of one depth, one for each scale."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__(_Head(hidden, width) for _ in SCALES)
+
+    def forward(self, hidden: Tensor, grid: tuple[int, int, int]) -> list[Tensor]:
+        image = F.layer_norm(hidden.float(), hidden.shape[-1:]).transpose(1, 2)
+        image = image.unflatten(2, grid)  # B C T H W
+        return [head(_pooled(image, scale)) for head, scale in zip(self, SCALES, strict=True)]
+
+
+def _frozen(heads: _Heads) -> Callable[..., list[Tensor]]:
+    """`heads` with constants for parameters."""
+    constants = {name: parameter.detach() for name, parameter in heads.named_parameters()}
+    return lambda *features: functional_call(heads, constants, features)
 
 
 class _Head(nn.Module):
@@ -85,11 +120,3 @@ def hinge_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """The discriminator's loss: max(0, 1 − D(real)) + max(0, 1 + D(fake)), a mean over heads."""
     losses = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
-
-
-def frozen_logits(discriminator: Discriminator, features: Features) -> list[Tensor]:
-    """Logits that give gradients to the features and none to the discriminator."""
-    constants: Mapping[str, Tensor] = {
-        name: parameter.detach() for name, parameter in discriminator.named_parameters()
-    }
-    return functional_call(discriminator, constants, (features,))

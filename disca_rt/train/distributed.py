@@ -23,9 +23,12 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.utils.checkpoint import checkpoint
 
 from ..attention import Attention, LocalAttention
+from ..models.blocks import BlockContext
 from ..models.dit import DiT
+from ..models.stream import Part, Stream, settle
 from ..parallel.ranks import Ranks, is_launched, joined
 from .config import RunConfig
 from .stage import Stage
@@ -157,7 +160,16 @@ def _shard(module: nn.Module, run: RunConfig, mesh: DeviceMesh) -> None:
 def _checkpoint_blocks(module: nn.Module) -> None:
     for blocks in _block_lists(module):
         for index, block in enumerate(blocks):
-            blocks[index] = checkpoint_wrapper(block)
+            blocks[index] = checkpoint_wrapper(block, checkpoint_fn=_recomputed)
+
+
+def _recomputed(block: nn.Module, stream: Stream, context: BlockContext) -> Stream:
+    """Keeps a block's input only. Its sums are taken: else two tensors would go to the next one."""
+
+    def settled(stream: Stream, context: BlockContext) -> Stream:
+        return tuple(Part(settle((part,), block.ops)) for part in block(stream, context))
+
+    return checkpoint(settled, stream, context, use_reentrant=False)
 
 
 def _compile_blocks(module: nn.Module) -> None:

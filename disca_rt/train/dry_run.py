@@ -1,7 +1,7 @@
 """What a step of a stage would take, before anyone buys it: memory per rank and FLOPs.
 
-Parameters are counted on the meta device, work by `disca_rt.flops`; nothing is allocated. Attention
-and activations are those of the longest text.
+Parameters of models are counted on the meta device, work by `disca_rt.flops`; nothing is allocated.
+Attention and activations are those of the longest text.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,22 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..flops import image_tokens, step_flops
 from ..models.build import build_dit, build_predictor
+from .discriminator import SCALES, discriminator_parameters
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
 
 FP32 = 4  # bytes
-# What a block keeps for its backward, in tensors of S x C. Single-stream: input, its norm, q, k, v
-# before and after their norm, attention in and out, MLP before and after GELU (4 each), the input
-# of linear2 (5). A double-stream block keeps about as much.
+# In tensors of S x C. What a block keeps for its backward, the mean of 1.0's two kinds (measured:
+# single-stream 20.2, double-stream 24.3): its input, residuals and norms, q, k, v before and after
+# theirs, attention, MLP before and after GELU (4 each). With frozen weights no input of a linear
+# (11.2 and 12.3). What embedding, fusion, head and loss keep (5.0; of a predictor 6.2).
 KEPT_PER_BLOCK = 22
+KEPT_PER_FROZEN_BLOCK = 12
+KEPT_AT_THE_ENDS = 6
+# A head of the discriminator keeps what two convolutions and two LeakyReLUs make, `width` wide.
+LAYERS_PER_HEAD = 4
+PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of the first
 
 
 @dataclass(frozen=True)
@@ -101,24 +108,65 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     }
     rows = {name: -(-size // ranks) for name, size in shared.items()}
     gathered = 2 * compute * largest if ranks > 1 else 0  # a block, and the next one under way
-    return {**rows, "gathered blocks": gathered}
+    rows["gathered blocks"] = gathered
+    if dit_passes(config).through:  # on every rank: weights, gradients, AdamW's two moments
+        rows["discriminator"] = 4 * FP32 * _discriminator(config, dit)
+    return rows
+
+
+def _discriminator(config: PredictorStageConfig, dit: DiTConfig) -> int:
+    """Its parameters."""
+    depths = len(feature_depths(dit.double + dit.single))
+    return discriminator_parameters(dit.hidden, depths, config.discriminator_width)
 
 
 def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
-    """Bytes per sample that wait for the backward, and what one block needs meanwhile."""
-    whole = tokens * dit.hidden * config.run.dtype.itemsize
-    tensor = -(-whole // config.run.sequence_parallel)
-    passes, blocks = dit_passes(config), dit.double + dit.single
-    kept = blocks * (passes.trained + passes.through)
+    """Bytes per sample at the peak: what waits for the backward, and what its first part needs.
+
+    Of the exact jvp neither tangents nor the S x S matrices of its plain attention are counted.
+    """
+    run, passes, blocks = config.run, dit_passes(config), dit.double + dit.single
+    tensor = -(-tokens * dit.hidden * run.dtype.itemsize // run.sequence_parallel)
+    trained, through = blocks * passes.trained, blocks * passes.through
     if isinstance(config, PredictorStageConfig):
-        kept += config.depth
-        # The discriminator sees all tokens on every rank.
-        features = 2 * len(feature_depths(blocks)) * whole if config.adversarial else 0
-    else:
-        features = 0
-    if config.run.activation_checkpointing:
-        return tensor * (kept + KEPT_PER_BLOCK) + features
-    return tensor * kept * KEPT_PER_BLOCK + features
+        trained += config.depth
+    adversarial = _adversarial(config, dit, tokens) if through else Adversarial()
+    if run.activation_checkpointing:
+        kept = KEPT_AT_THE_ENDS + trained + through  # of a block its input
+        working = max(tensor * KEPT_PER_BLOCK, adversarial.one_depth)
+        return tensor * kept + adversarial.features + working
+    kept = KEPT_AT_THE_ENDS + KEPT_PER_BLOCK * trained + KEPT_PER_FROZEN_BLOCK * through
+    return tensor * kept + adversarial.features + adversarial.all_depths
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Bytes per sample on every rank, each of which sees all tokens.
+
+    `features` are hidden states that only the discriminator needs; `all_depths` what it keeps of
+    real, fake and fake again (`frozen_logits`), in fp32; `one_depth` what it needs to differentiate
+    one of its depths, where it keeps nothing.
+    """
+
+    features: int = 0
+    all_depths: int = 0
+    one_depth: int = 0
+
+
+def _adversarial(config: PredictorStageConfig, dit: DiTConfig, tokens: int) -> Adversarial:
+    run, depths = config.run, len(feature_depths(dit.double + dit.single))
+    hidden = run.dtype.itemsize * tokens * dit.hidden
+    # Fake ones are inputs of blocks anyway, unless they are gathered from ranks.
+    sets = 1 if run.sequence_parallel == 1 else 2
+    image = FP32 * tokens * dit.hidden  # as fp32, and normalised: kept where it has a gradient
+    inside = LAYERS_PER_HEAD * FP32 * tokens * config.discriminator_width
+    normed_weights = FP32 * _discriminator(config, dit) // depths
+    scales = round(PYRAMID * (image + inside)) + normed_weights
+    return Adversarial(
+        features=sets * depths * hidden,
+        all_depths=depths * (3 * scales + 2 * image),
+        one_depth=2 * (scales + 2 * image),  # with the gradients of it
+    )
 
 
 def _parameters(module: nn.Module) -> int:

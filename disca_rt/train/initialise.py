@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from ..attention import Attention
 from ..config import DiTConfig, PredictorConfig
+from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
 from ..models.predictor import FusionMLP, Predictor
@@ -21,15 +22,17 @@ from .optimizers import starts_at_zero
 FUSION_SCALE = 2.0**14  # of hidden states before SiLU: exact, and its inverse is in fp16's range
 
 
-def fresh_dit(config: DiTConfig, seed: int, attention: Attention | None = None) -> DiT:
+def fresh_dit(
+    config: DiTConfig, seed: int, attention: Attention | None = None, ops: Ops | None = None
+) -> DiT:
     """A DiT whose blocks are the identity and whose velocity is zero, fp32, on the CPU."""
-    dit = build_dit(config, attention=attention, device="cpu")
+    dit = build_dit(config, ops, attention, device="cpu")
     initialise(dit, seed)
     return dit
 
 
 def fresh_predictor(
-    config: PredictorConfig, seed: int, attention: Attention | None = None
+    config: PredictorConfig, seed: int, attention: Attention | None = None, ops: Ops | None = None
 ) -> Predictor:
     """A predictor that gives back what is cached, fp32, on the CPU: its blocks are the identity.
 
@@ -37,7 +40,7 @@ def fresh_predictor(
     after it. They learn their weights without these factors (`Scaled`): hidden states are large,
     and an optimizer's steps in the weights themselves would be, too.
     """
-    predictor = build_predictor(config, attention=attention, device="cpu")
+    predictor = build_predictor(config, ops, attention, device="cpu")
     initialise(predictor, seed)
     for module in predictor.modules():
         if isinstance(module, FusionMLP):
@@ -71,34 +74,46 @@ def _pass_cached(fusion: FusionMLP) -> None:
     register_parametrization(last, "weight", Scaled(2 * FUSION_SCALE))
 
 
-def deepened(dit: DiT, config: DiTConfig, seed: int, attention: Attention | None = None) -> DiT:
+def deepened(
+    dit: DiT,
+    config: DiTConfig,
+    seed: int,
+    attention: Attention | None = None,
+    ops: Ops | None = None,
+) -> DiT:
     """`dit` with new single-stream blocks, up to those of `config`, that are the identity."""
     if replace(dit.config, single=config.single) != config:
         raise ValueError(f"start must differ in its single-stream blocks only, got {dit.config}")
-    deeper = fresh_dit(config, seed, attention)
+    deeper = fresh_dit(config, seed, attention, ops)
     copy_into_deeper(dit, deeper)
     return deeper
 
 
-def with_guidance(teacher: DiT, seed: int, attention: Attention | None = None) -> DiT:
+def with_guidance(
+    teacher: DiT, seed: int, attention: Attention | None = None, ops: Ops | None = None
+) -> DiT:
     """`teacher` with a `guidance_in` that adds nothing yet: the same velocity at any scale."""
-    return _extended(teacher, replace(teacher.config, guidance_embed=True), seed, attention)
+    return _extended(teacher, replace(teacher.config, guidance_embed=True), seed, attention, ops)
 
 
-def with_r(teacher: DiT, seed: int, attention: Attention | None = None) -> DiT:
+def with_r(
+    teacher: DiT, seed: int, attention: Attention | None = None, ops: Ops | None = None
+) -> DiT:
     """`teacher` with a `time_r_in` such that at r = t the model equals it exactly.
 
     HunyuanVideo 1.0 averages the two embeddings: `time_r_in` is a copy of `time_in`. 1.5 adds them:
     its last layer is zero.
     """
-    student = _extended(teacher, replace(teacher.config, meanflow=True), seed, attention)
+    student = _extended(teacher, replace(teacher.config, meanflow=True), seed, attention, ops)
     if teacher.config.family == "hunyuan-video-1.0":
         student.time_r_in.load_state_dict(student.time_in.state_dict())
     return student
 
 
-def _extended(teacher: DiT, config: DiTConfig, seed: int, attention: Attention | None) -> DiT:
-    student = fresh_dit(config, seed, attention)
+def _extended(
+    teacher: DiT, config: DiTConfig, seed: int, attention: Attention | None, ops: Ops | None
+) -> DiT:
+    student = fresh_dit(config, seed, attention, ops)
     new = student.load_state_dict(teacher.state_dict(), strict=False).missing_keys
     assert all(name.startswith(("guidance_in.", "time_r_in.")) for name in new)
     for name, parameter in student.named_parameters():

@@ -66,6 +66,11 @@ class MeanFlowStageConfig:
                 raise ValueError(
                     f"{name} does not go with derivative jvp; choose finite-difference"
                 )
+        if self.derivative == "jvp" and self.run.ops != "reference":
+            raise ValueError(
+                f"ops {self.run.ops!r} do not go with derivative jvp; choose finite-difference, or "
+                "ops 'reference'"
+            )
         if self.derivative == "jvp" and self.run.sequence_parallel > 1:
             raise ValueError(
                 "sequence_parallel does not go with derivative jvp; choose finite-difference"

@@ -16,7 +16,7 @@ from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
 from .config import RunConfig
 from .data import Batch
-from .discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from .discriminator import Discriminator, Features, hinge_loss
 from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
@@ -91,7 +91,10 @@ class PredictorStage:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.run.seed)
                 self.trained["discriminator"] = Discriminator(
-                    dit.config.hidden, len(self.depths), config.discriminator_width
+                    dit.config.hidden,
+                    len(self.depths),
+                    config.discriminator_width,
+                    checkpointed=config.run.activation_checkpointing,
                 )
         self.frozen = nn.ModuleDict({"dit": dit})
         self._advanced_in: int | None = None  # the step that spectral norms are up to date with
@@ -141,13 +144,13 @@ class PredictorStage:
         fake = features(dit, next_point(later, prediction), prepared, self.depths)
         with torch.no_grad():
             real = features(dit, next_point(later, target), prepared, self.depths)
-        # The paper's printed Algorithm 3 and its equations (7) and (8) disagree in sign. This
-        # follows the hinge as Geometric GAN defines it (arXiv 1705.02894): real is the positive
-        # side, so the discriminator raises D(real) and lowers D(fake), and the predictor raises
-        # D(fake).
+        # The paper's printed Algorithm 3 and its equations (7) and (8) disagree in sign. Here real
+        # is the positive side of the hinge, as Geometric GAN defines it (arXiv 1705.02894): the
+        # discriminator lowers max(0, 1 - D(real)) + max(0, 1 + D(fake)), the predictor its error
+        # minus λ·D(fake).
         detached = Features([hidden.detach() for hidden in fake.hidden], fake.grid)
         discriminator_loss = hinge_loss(discriminator(real), discriminator(detached))
-        realism = torch.stack([each.mean() for each in frozen_logits(discriminator, fake)]).mean()
+        realism = torch.stack([each.mean() for each in discriminator.frozen_logits(fake)]).mean()
         predictor_loss = error - self.config.adversarial_weight * realism
         terms |= {
             "loss": predictor_loss.detach(),

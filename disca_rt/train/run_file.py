@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "log_every",
     "activation_checkpointing",
     "compile",
+    "ops",
 )
 
 

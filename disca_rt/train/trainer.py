@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..weights.save import save_safetensors
 from .checkpoint import TrainState, has_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
-from .data import SampleReader, SampleSource, make_reader, read_batch
+from .data import SampleReader, SampleSource, check_source, make_reader, read_batch
 from .distributed import World, average_gradients
 from .draws import draw
 from .loss_log import LossLog
@@ -57,6 +57,7 @@ def train(
     """
     run: RunConfig = config.run
     run.micro_batches(world.size)
+    check_source(data, stage.dit_config)
     description = describe_run(config, data, stage.unconditional)
     if has_checkpoint(folder / "checkpoints"):
         check_same_run(folder / RUN_NAME, description, config)

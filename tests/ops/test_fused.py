@@ -420,19 +420,16 @@ def test_bad_arguments_are_named(call: Callable, message: str) -> None:
         call(fused(), make.randn(2, 7, 64), make.vector(64))
 
 
-def test_training_is_refused() -> None:
+def test_what_writes_into_its_arguments_refuses_gradients() -> None:
+    from disca_rt.kernels.layer_norm_modulate import layer_norm_modulate_into
+
     make = Make(torch.float32)
     x, vector = make.randn(2, 7, 64).requires_grad_(True), make.vector(64)
-    with pytest.raises(RuntimeError, match="layer_norm_modulate_into has no backward; train with"):
-        fused().layer_norm_modulate(x, vector, vector)
+    out = torch.empty_like(x, requires_grad=False)
+    with pytest.raises(RuntimeError, match="op layer_norm_modulate_into has no backward; take the"):
+        layer_norm_modulate_into(x, vector, vector, out)
     with torch.no_grad():
-        fused().layer_norm_modulate(x, vector, vector)
-    weight, bias = make.randn(8, 128), make.randn(8)
-    with pytest.raises(RuntimeError, match="pair_linear has no backward; train with ops 'ref"):
-        fused().pair_linear(x.detach(), x, weight, bias)
-    with pytest.raises(RuntimeError, match="op joint_linear has no forward-mode derivative"):
-        torch.func.jvp(
-            lambda y: fused().joint_linear(y, y, weight[:, :64], bias, weight[:, 64:], bias),
-            (x.detach(),),
-            (x.detach(),),
-        )
+        layer_norm_modulate_into(x, vector, vector, out)
+    factors = make.randn(3, 7, 64).requires_grad_(True)
+    with pytest.raises(RuntimeError, match="op finite_differences has no backward"):
+        fused().finite_differences(factors, make.randn(7, 64), 1.0, 2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def run(config: Any, folder: Path, world: World = ALONE) -> tuple[Path, list[dic
     """Train on drawn clips; the weights' path and every step's loss terms."""
     terms: list[dict[str, float]] = []
     attention = attention_over(config.run, world)
-    stage = placed(lambda: build_stage(config, unconditional(), attention), config.run, world)
+    build = partial(build_stage, config, unconditional(), attention, world.device)
+    stage = placed(build, config.run, world)
     path = train(stage, config, TrainingClips(), folder, world, lambda e: terms.append(e.terms))
     return path, terms

@@ -15,8 +15,16 @@ from disca_rt.tiny.clips import render
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.prompts import encode, is_held_out, parse
 from disca_rt.tiny.training_clips import TrainingClips
-from disca_rt.train.data import LatentShards, collate, make_reader, read_batch, replace_rows
+from disca_rt.train.data import (
+    LatentShards,
+    check_source,
+    collate,
+    make_reader,
+    read_batch,
+    replace_rows,
+)
 from disca_rt.train.draws import draw
+from train.small import SMALL
 
 
 def sample(value: int, tokens: int = 2) -> tuple[Tensor, Conditioning]:
@@ -139,6 +147,27 @@ def test_a_wrong_shard_is_refused_by_name(
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=f"a.safetensors.*{message}"):
         LatentShards(tmp_path)
+
+
+def test_a_shard_that_does_not_fit_the_model_is_refused_by_name(tmp_path: Path) -> None:
+    data = TrainingClips(drop_word=0.0, pairs=0.0)
+    latents, conditioning = data.at(0)
+    fitting = {"latents": latents[None], **conditioning.tensors()}
+    for change, message in (
+        ({"latents": latents[None, :3]}, "latents must have 12 channels, got 3"),
+        (
+            {"text_states": conditioning.text_states[..., :4]},
+            rf"text_states must be \[1, L, {SMALL.text_dim}\], got",
+        ),
+        ({"text_mask": conditioning.text_mask[:, :2]}, "text_mask must be"),
+    ):
+        for name, tensors in (("a", fitting), ("b", fitting | change)):
+            own = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            save_file(own, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=rf"b\.safetensors: {message}"):
+            check_source(LatentShards(tmp_path), SMALL)
+    save_file(fitting, tmp_path / "b.safetensors")
+    check_source(LatentShards(tmp_path), SMALL)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:

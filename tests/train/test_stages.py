@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
@@ -13,12 +14,18 @@ from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.predictor import FusionMLP, Predictor
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
+from disca_rt.tiny.config import TINY
 from disca_rt.tiny.prompts import encode
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
-from disca_rt.train.discriminator import Discriminator, Features, frozen_logits, hinge_loss
+from disca_rt.train.discriminator import (
+    Discriminator,
+    Features,
+    discriminator_parameters,
+    hinge_loss,
+)
 from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow import (
     Point,
@@ -41,6 +48,7 @@ from disca_rt.train.predictor import (
     next_point,
     predicted_velocity,
 )
+from disca_rt.train.presets import tiny_predictor
 from disca_rt.train.trainer import train
 from disca_rt.weights.load import load_predictor
 from train.small import (
@@ -170,7 +178,8 @@ def test_muon_has_the_matrices_of_blocks() -> None:
 def predictor_stage(**changes: object) -> PredictorStage:
     dit = randomised(MEANFLOW, std=0.1)
     predictor = fresh_predictor(predictor_config(MEANFLOW), seed=0)
-    config = PredictorStageConfig(RUN, "unused", mse_steps=1, discriminator_width=8, **changes)
+    settings = {"run": RUN, "dit": "unused", "mse_steps": 1, "discriminator_width": 8} | changes
+    config = PredictorStageConfig(**settings)
     return PredictorStage(config, predictor.requires_grad_(True), dit)
 
 
@@ -292,7 +301,7 @@ def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
     hidden = [h.clone().requires_grad_(True) for h in fake.hidden]
     optimizer.zero_grad()
     score = torch.stack(
-        [x.mean() for x in frozen_logits(discriminator, Features(hidden, grid))]
+        [x.mean() for x in discriminator.frozen_logits(Features(hidden, grid))]
     ).mean()
     score.backward()
     assert all(p.grad is None for p in discriminator.parameters())
@@ -300,9 +309,59 @@ def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
     assert torch.stack([x.mean() for x in discriminator(moved)]).mean() > score
 
 
+def test_the_discriminator_tells_blurred_from_sharp_with_the_preset_s_settings() -> None:
+    """A positive control: a hinge of 1.99 on a real run means too close, not broken."""
+    config, grid = tiny_predictor("dit"), (3, 8, 8)
+    depths = len(feature_depths(TINY.double + TINY.single))
+    torch.manual_seed(0)
+    discriminator = Discriminator(TINY.hidden, depths, config.discriminator_width)
+    optimizers = make_optimizers(discriminator, config.run, config.discriminator_lr)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(TINY.hidden, 8, generator=generator)  # few, as of hidden states
+
+    def look() -> float:
+        """At sharp and blurred tokens that it has not seen."""
+        sharp = torch.randn(depths * 4, 8, *grid, generator=generator)
+        blurred = F.avg_pool3d(sharp, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
+        real, fake = (
+            Features((each.flatten(2).mT @ directions.T).unflatten(0, (depths, 4)), grid)
+            for each in (sharp, blurred)
+        )
+        loss = hinge_loss(discriminator(real), discriminator(fake))
+        loss.backward()
+        return loss.item()
+
+    hinges = []
+    for _ in range(41):
+        discriminator.advance()
+        hinges.append(look())
+        torch.nn.utils.clip_grad_norm_(discriminator.parameters(), config.run.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert hinges[0] == pytest.approx(2, abs=0.1)
+    assert hinges[-1] < 1.65, hinges[-1]
+
+
+def test_a_checkpointed_discriminator_is_the_same_and_keeps_only_features() -> None:
+    losses, gradients = [], []
+    for checkpointed in (False, True):
+        stage = predictor_stage(run=replace(RUN, activation_checkpointing=checkpointed))
+        stage.trained.requires_grad_(True)
+        loss = stage.loss(*batch_and_draws(), 1).total
+        loss.backward()
+        assert stage.trained["discriminator"].checkpointed == checkpointed
+        losses.append(loss)
+        gradients.append([parameter.grad for parameter in stage.trained.parameters()])
+    assert torch.equal(*losses)
+    assert all(map(torch.equal, *gradients))
+
+
 def test_spectral_norms_bound_the_discriminator() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(hidden=8, depths=1, width=4)
+    count = sum(parameter.numel() for parameter in discriminator.parameters())
+    assert discriminator_parameters(hidden=8, depths=1, width=4) == count
     features = Features([torch.randn(1, 16, 8)], (1, 4, 4))
     before = discriminator(features)
     for _ in range(3):  # looking changes nothing
