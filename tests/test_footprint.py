@@ -87,6 +87,13 @@ def test_activations_are_what_a_step_holds(ops: str, layers: tuple[int, int]) ->
         assert estimate <= 1.05 * max(peaks)
 
 
+def test_graphs_take_as_much_as_the_activations() -> None:
+    estimate = footprint(NEED._replace(graphs=True))
+    assert estimate.graphs == estimate.activations == footprint(NEED).activations
+    assert estimate.total == footprint(NEED).total + estimate.graphs
+    assert str(estimate).endswith("activations 6.4 GB, graphs 6.4 GB)")
+
+
 def test_fewer_frames_fit_before_smaller_ones_do() -> None:
     weights = footprint(NEED).weights
     assert largest_size(NEED, 34 * 10**9) == PAPER

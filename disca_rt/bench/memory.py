@@ -8,7 +8,7 @@ from .steps import Subject
 
 
 def memory_by_source(subject: Subject) -> dict[str, int]:
-    """Bytes on this device, from a sample of two steps: all steps of a kind hold the same.
+    """Bytes on this device, from an uncaptured sample of two steps: all of a kind hold the same.
 
     FloatingPointError where its latents are not finite: then no time would mean anything.
     """

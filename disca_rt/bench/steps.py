@@ -4,7 +4,9 @@ A step goes from latents to the next latents as in the denoising loop, without i
 Knows no clock and no rival.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from ..cache.policy import CachePolicy
 from ..flops import image_tokens
 from ..models.conditioning import Conditioning
 from ..models.dit import StepInputs
+from ..models.prepared import Prepared
+from ..runtime.engine import StepEvent
+from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import DEFAULT_GUIDANCE, Runtime, Sample
 from ..schedule import Schedule, Step
 from .workloads import Latents
@@ -36,13 +41,28 @@ class Subject:
         share = dit.sharding.share(image, self.conditioning.tokens)
         return torch.Size([self.conditioning.batch, share, dit.config.hidden])
 
-    def sample(self, schedule: Schedule | None = None) -> Sample:
+    def captured(self, graphs: GraphRunner) -> "Subject":
+        """The same models, with buffers of its own, by `graphs`."""
+        runtime = self.runtime
+        other = Runtime(
+            runtime.dit,
+            runtime.predictor,
+            codec=runtime.codec,
+            text_encoder=runtime.text_encoder,
+            graphs=graphs,
+        )
+        return replace(self, runtime=other)
+
+    def sample(
+        self, schedule: Schedule | None = None, on_step: Callable[[StepEvent], None] | None = None
+    ) -> Sample:
         """By its own schedule, or another."""
         return self.runtime.sample(
             self.conditioning,
             schedule=schedule or self.schedule,
             policy=self.policy,
             latent_shape=self.latents,
+            on_step=on_step,
         )
 
 
@@ -50,9 +70,11 @@ class Steps:
     """The first full step of a schedule, and its first predicted one where it has any.
 
     A policy that needs several full steps extrapolates from one here; in a sample it has them all.
+    With `graphs` a step is captured at its second run.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, graphs: GraphRunner | None = None) -> None:
+        self._graphs = graphs
         dit, steps = subject.runtime.dit, list(subject.schedule)
         self._dit, self._policy = dit, subject.policy
         noise = torch.randn(1, *subject.latents, generator=torch.Generator().manual_seed(0))
@@ -95,13 +117,20 @@ class Steps:
         return self._latents + velocity.float() * self._dt
 
     def _run(self, step: Step) -> Tensor:
+        inputs = self._latents, self._scalars[step], self._prepared
+        if self._graphs is None:
+            return self._step(step, *inputs)
+        key = self, step, self._policy.variant(self._state)
+        return self._graphs.run(key, partial(self._step, step), *inputs)
+
+    def _step(self, step: Step, latents: Tensor, scalars: StepInputs, prepared: Prepared) -> Tensor:
         dit = self._dit
-        tokens, context = dit.embed(self._latents, self._scalars[step], self._prepared)
+        tokens, context = dit.embed(latents, scalars, prepared)
         kind = self._policy.decide(step, tokens, self._state)
         tokens = self._policy.run(kind, tokens, context, dit.blocks, self._state)
         patches = dit.head(tokens, context)
-        grid, patch = self._prepared.grid, dit.config.patch
-        return dit.ops.euler_step(self._latents, patches, None, 1.0, self._dt, grid, patch)
+        grid, patch = prepared.grid, dit.config.patch
+        return dit.ops.euler_step(latents, patches, None, 1.0, self._dt, grid, patch)
 
 
 def shortened(schedule: Schedule) -> Schedule:

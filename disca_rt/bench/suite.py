@@ -3,7 +3,7 @@
 Knows no clock and no file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +11,8 @@ from typing import NamedTuple
 from ..cache.build import build_policy
 from ..config import PredictorConfig, predictor_config
 from ..flops import StepFlops, image_tokens, sample_flops, step_flops
+from ..runtime.graphs import GraphRunner
+from ..runtime.runtime import Sample
 from ..schedule import full_schedule
 from .harness import Comparison, Contender
 from .random_models import with_other
@@ -23,6 +25,7 @@ LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few tim
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
 EAGER_OVER_OURS = 1.12  # P6 of the project's goals, on a GPU at 704x704x129 and above
+GRAPHS = "graphs"
 PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # P7, and the embedded model's own
 
 
@@ -40,12 +43,19 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Suite:
-    """`times` collects where the time of the samples went that were measured, by contender."""
+    """`graphs` makes what ours is captured by, too; None: it is not.
+
+    Of the last comparison, by contender: `times` collects where the time of its samples went,
+    `shortly` runs one that is short, `captured` are the graphs it replays.
+    """
 
     workload: Workload
     subject: Subject
     chosen: Chosen
+    graphs: Callable[[], GraphRunner] | None = None
     times: dict[str, list[StageTimes]] = field(default_factory=dict)
+    shortly: dict[str, Callable[[], object]] = field(default_factory=dict)
+    captured: dict[str, GraphRunner] = field(default_factory=dict)
 
     @property
     def flops(self) -> StepFlops:
@@ -61,6 +71,8 @@ class Suite:
 
     def comparison(self, benchmark: str) -> Comparison:
         """The one of BENCHMARKS, its contenders ready but for rivals, which are built when run."""
+        for of_the_last in (self.times, self.shortly, self.captured):
+            of_the_last.clear()
         return {
             "full-step": self._full_step,
             "predicted-step": self._predicted_step,
@@ -72,10 +84,17 @@ class Suite:
     @property
     def ours(self) -> set[str]:
         """The contenders that run the subject itself."""
-        return {self.sample_name, "eager reference" if self.chosen.is_eager else self.step_name}
+        uncaptured = {self.sample_name, self.step_name}
+        return uncaptured | {f"{name}, {GRAPHS}" for name in (*uncaptured, self.predicted_name)}
+
+    @property
+    def predicted_name(self) -> str:
+        return f"predicted step, {self.subject.policy.name}"
 
     @property
     def step_name(self) -> str:
+        if self.chosen.is_eager:
+            return "eager reference"
         ops, attention, ranks = self.chosen
         return f"ours: {ops} ops, {attention} attention" + (f", {ranks} ranks" * (ranks > 1))
 
@@ -84,6 +103,8 @@ class Suite:
         if self.chosen.ranks == 1:
             contenders.append(self._flash())
             contenders += [] if self.chosen.is_eager else [self._ours()]
+        if self.graphs is not None:
+            contenders.append(self._ours_captured())
         return self._step_comparison("full step", contenders)
 
     def _rivals(self) -> Comparison:
@@ -98,15 +119,11 @@ class Suite:
         goal = PREDICTED_SHARE.get(self.workload.name)
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
-            policy = self.subject.policy.name
-            contenders.append(
-                Contender(
-                    f"predicted step, {policy}",
-                    steps.predicted,
-                    self._cheap_flops(),
-                    goal=goal if policy == "disca" else None,
-                )
-            )
+            goal = goal if self.subject.policy.name == "disca" else None
+            flops = self._cheap_flops()
+            contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
+            if self.graphs is not None:
+                contenders.append(self._predicted_captured(flops, goal))
         return self._step_comparison("predicted step", contenders)
 
     def _sample(self) -> Comparison:
@@ -119,6 +136,8 @@ class Suite:
         contenders = [self._sampling(f"{every.steps} full steps", full)]
         if policy.name != "full":
             contenders.append(self._sampling(self.sample_name, self.subject))
+        if self.graphs is not None:
+            contenders.append(self._sampling_captured())
         return self._sample_comparison("sample", contenders)
 
     def _sample_rivals(self) -> Comparison:
@@ -152,18 +171,61 @@ class Suite:
         goal = 1 / EAGER_OVER_OURS if is_goal else None
         return Contender(self.step_name, Steps(self.subject).full, self.flops.full, goal=goal)
 
+    def _ours_captured(self) -> Contender:
+        name, graphs = self._captured(self.step_name)
+        steps = Steps(self.subject, graphs)
+        return Contender(name, steps.full, self.flops.full, warm_up=twice(steps.full))
+
+    def _predicted_captured(self, flops: int, goal: float | None) -> Contender:
+        name, graphs = self._captured(self.predicted_name)
+        steps = Steps(self.subject, graphs)
+
+        def warm_up() -> None:
+            steps.full()
+            twice(steps.predicted)()
+
+        return Contender(name, steps.predicted, flops, goal=goal, warm_up=warm_up)
+
+    def _captured(self, name: str) -> tuple[str, GraphRunner]:
+        """The name of what is otherwise called `name`, and what captures it."""
+        name = f"{name}, {GRAPHS}"
+        self.captured[name] = self.graphs()
+        return name, self.captured[name]
+
     def _under(self, ops: str, attention: str) -> Subject:
         if (ops, attention) == self.chosen[:2]:
             return self.subject
         return replace(self.subject, runtime=with_other(self.subject.runtime, ops, attention))
 
     def _sampling(self, name: str, subject: Subject) -> Contender:
+        short = partial(subject.sample, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, subject.sample, short, warm_up=short)
+
+    def _sampling_captured(self) -> Contender:
+        """The trajectory is one graph; of a long one each step is, which warms up in less time."""
+        name, graphs = self._captured(self.sample_name)
+        subject = self.subject.captured(graphs)
+        if not self.is_long:
+            whole = subject.sample
+            return self._timed_sampling(name, subject, whole, whole, warm_up=twice(whole))
+        run = partial(subject.sample, on_step=lambda event: None)
+        short = partial(run, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, run, short, warm_up=twice(short))
+
+    def _timed_sampling(
+        self,
+        name: str,
+        subject: Subject,
+        sample: Callable[[], Sample],
+        short: Callable[[], Sample],
+        warm_up: Callable[[], object],
+    ) -> Contender:
         kept = self.times[name] = []
+        self.shortly[name] = short
 
         def run() -> None:
-            kept.append(subject.sample().times)
+            kept.append(sample().times)
 
-        warm_up = partial(subject.sample, shortened(subject.schedule))
         return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)
 
     def _policy_flops(self, subject: Subject) -> int:
@@ -206,3 +268,13 @@ class Suite:
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
         return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, samples)
+
+
+def twice(run: Callable[[], object]) -> Callable[[], None]:
+    """A capture is made at the second run."""
+
+    def run_twice() -> None:
+        run()
+        run()
+
+    return run_twice

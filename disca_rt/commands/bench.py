@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..bench import BENCHMARKS, CEILINGS, RIVALS
 from .arguments import add_schedule_arguments, check_writable
+from .graphs import add_graphs_argument, check_graphs
 from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
     models.add_argument("--attention", default="sdpa", help="attention backend of ours")
+    add_graphs_argument(models)
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
         "--only",
@@ -116,6 +118,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_writable("--out", args.out, ".jsonl")
     check_writable("--ladder", _ladder(args), ".png")
     check_ranks(args)
+    check_graphs(args)
     alone = set(RIVALS).intersection(args.only or ())
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")
@@ -208,17 +211,16 @@ def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Reco
     """With what only the subject of the run, not its harness, can say."""
     from ..bench.busy import busy_share
     from ..bench.session import with_stages
-    from ..bench.steps import shortened
 
     record = with_stages(record, suite.times)
     if record.contender not in suite.ours:
         return record
-    record = replace(record, memory=memory)
+    captured = suite.captured.get(record.contender)
+    graphs = 0 if captured is None else captured.memory_bytes
+    record = replace(record, memory={**memory, "graphs": graphs})
     if not record.stages:
         return record
-    subject = suite.subject
-    short = shortened(subject.schedule)
-    share = busy_share(lambda: subject.sample(short), subject.runtime.dit.device)
+    share = busy_share(suite.shortly[record.contender], suite.subject.runtime.dit.device)
     return replace(record, busy=share)
 
 

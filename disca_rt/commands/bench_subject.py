@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +24,12 @@ from ..cache.build import build_policy
 from ..config import DiTConfig, predictor_config
 from ..footprint import Need, footprint
 from ..models.conditioning import Conditioning
+from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import Runtime
 from ..schedule import get_preset
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from .devices import choose_device, choose_dtype
+from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless
 from .ranks import choose_attention
 from .schedules import choose_schedule, default_schedule
@@ -64,6 +67,7 @@ def load_suite(
     device, dtype = placement(args, ranks)
     ops = args.ops or ("triton" if device.type == "cuda" else "reference")
     chosen = Chosen(ops, args.attention, 1 if ranks is None else ranks.size)
+    graphs = partial(GraphRunner, device) if wants_graphs(args, device) else None
     is_random = args.dit is None and (args.random or workload.model != "tiny")
     config = CONFIGS[workload.model]
     need = Need(
@@ -75,6 +79,7 @@ def load_suite(
         policy=_policy(args, config, True),
         ops=ops,
         ranks=chosen.ranks,
+        graphs=graphs is not None,
     )
     built = {
         "device": device,
@@ -87,7 +92,8 @@ def load_suite(
     with explained(lambda: need, device, lambda size: show_size(workload, size)):
         runtime = random_runtime(config, **built) if is_random else _load(args, built)
     weights = EMBEDDED if args.dit is None else Path(args.dit).name
-    return Loaded(_suite(args, workload, runtime, chosen), RANDOM if is_random else weights, need)
+    suite = _suite(args, workload, runtime, chosen, graphs)
+    return Loaded(suite, RANDOM if is_random else weights, need)
 
 
 def show_size(workload: Workload, latents: tuple[int, int, int]) -> str:
@@ -101,7 +107,13 @@ def _load(args: argparse.Namespace, built: dict[str, Any]) -> Runtime:
     return with_tiny_prompts(Runtime.load(*files, **built))
 
 
-def _suite(args: argparse.Namespace, workload: Workload, runtime: Runtime, chosen: Chosen) -> Suite:
+def _suite(
+    args: argparse.Namespace,
+    workload: Workload,
+    runtime: Runtime,
+    chosen: Chosen,
+    graphs: Callable[[], GraphRunner] | None,
+) -> Suite:
     name = _policy(args, runtime.config, runtime.predictor is not None)
     latents = latent_shape(workload)
     subject = Subject(
@@ -111,7 +123,7 @@ def _suite(args: argparse.Namespace, workload: Workload, runtime: Runtime, chose
         policy=build_policy(name, runtime.predictor, runtime.dit.ops),
         schedule=choose_schedule(args, runtime.config, name),
     )
-    return Suite(workload, subject, chosen)
+    return Suite(workload, subject, chosen, graphs)
 
 
 def _conditioning(runtime: Runtime, workload: Workload) -> Conditioning:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..cache.policy import CachePolicy
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
+    from ..runtime.graphs import GraphRunner
     from ..runtime.runtime import Runtime, Sample
     from ..runtime.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
@@ -91,6 +92,7 @@ def load_runtime(
     ranks: "Ranks | None",
     ops: "Ops | None" = None,
     local: "LocalAttention | None" = None,
+    graphs: "GraphRunner | None" = None,
 ) -> "Runtime":
     """The models that the flags name; `ops` and `local` stand in for those that they name."""
     from ..attention import LocalAttention
@@ -106,6 +108,7 @@ def load_runtime(
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops if ops is None else ops,
         attention=choose_attention(args, ranks, local or LocalAttention(args.attention)),
+        graphs=graphs,
     )
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 MOST = 32  # captures that are kept
+MOST_WARM = 32 * MOST  # keys that ran once, of which only the result's shape is kept
 
 
 class CaptureError(RuntimeError):
@@ -53,6 +54,12 @@ class CudaCapture:
             compute()
         return graph
 
+    @property
+    def pool_bytes(self) -> int:
+        """What the pool has of the device."""
+        segments = torch.cuda.memory.memory_snapshot(self._pool, include_traces=False)
+        return sum(each["total_size"] for each in segments)
+
 
 @dataclass
 class _Captured:
@@ -61,18 +68,30 @@ class _Captured:
     inputs: list[Tensor]
     output: Tensor
     graph: Replayable
-    memory_bytes: int
+
+    @property
+    def buffer_bytes(self) -> int:
+        return sum(each.nbytes for each in (*self.inputs, self.output))
 
 
 class GraphRunner:
-    """Captures by key, the least recently used given up for a new one beyond `most`."""
+    """Captures by key, the least recently used given up for a new one beyond `most`.
 
-    def __init__(self, device: torch.device, capture: Capture | None = None, most: int = MOST):
+    So are keys that ran once, beyond `most_warm`: they are new again.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        capture: Capture | None = None,
+        most: int = MOST,
+        most_warm: int = MOST_WARM,
+    ) -> None:
         self._device = device
         self._capture = capture or CudaCapture(device)
-        self._most = most
+        self._most, self._most_warm = most, most_warm
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
-        self._warm: dict[Hashable, Tensor] = {}
+        self._warm: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def run(self, key: Hashable, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """`compute(*inputs)`, captured from the second time on; good until the key's next run.
@@ -85,11 +104,10 @@ class GraphRunner:
         if key not in self._captured:
             if key not in self._warm:
                 result = compute(*inputs)
-                self._warm[key] = result.to("meta")
+                _keep(self._warm, key, result.to("meta"), self._most_warm)
                 return result
-            self._captured[key] = self._captured_now(compute, leaves, spec, self._warm[key])
-            while len(self._captured) > self._most:
-                self._captured.popitem(last=False)
+            captured = self._captured_now(compute, leaves, spec, self._warm[key])
+            _keep(self._captured, key, captured, self._most)
         self._captured.move_to_end(key)
         captured = self._captured[key]
         given = (leaf for leaf in leaves if isinstance(leaf, Tensor))
@@ -109,13 +127,13 @@ class GraphRunner:
 
     @property
     def memory_bytes(self) -> int:
-        """What the captures took of the device when they were made, and their buffers."""
-        return sum(each.memory_bytes for each in self._captured.values())
+        """The pool that all captures share, which evictions do not shrink, and their buffers."""
+        pool = self._capture.pool_bytes if isinstance(self._capture, CudaCapture) else 0
+        return pool + sum(each.buffer_bytes for each in self._captured.values())
 
     def _captured_now(
         self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, like: Tensor
     ) -> _Captured:
-        before = self._reserved()
         static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments = pytree.tree_unflatten(static, spec)
         inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
@@ -132,12 +150,14 @@ class GraphRunner:
                 f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
                 "switch graphs off"
             ) from error
-        return _Captured(inputs, output, graph, self._reserved() - before)
+        return _Captured(inputs, output, graph)
 
-    def _reserved(self) -> int:
-        if self._device.type != "cuda":
-            return 0
-        return torch.cuda.memory_reserved(self._device)
+
+def _keep(known: OrderedDict[Hashable, Any], key: Hashable, value: Any, most: int) -> None:
+    """Under `key`, at most `most` of them, the last used ones."""
+    known[key] = value
+    while len(known) > most:
+        known.popitem(last=False)
 
 
 def _signature(leaf: Any) -> Hashable:

@@ -104,6 +104,7 @@ class Runtime:
         dtype: torch.dtype | None = None,
         ops: str | Ops = "reference",
         attention: str | Attention = "sdpa",
+        graphs: GraphRunner | None = None,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
 
@@ -118,9 +119,9 @@ class Runtime:
             ops = get_ops(ops, device)
         built = {"ops": ops, "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
-        if predictor is None:
-            return cls(loaded)
-        return cls(loaded, load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built))
+        if predictor is not None:
+            predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
+        return cls(loaded, predictor, graphs=graphs)
 
     @property
     def config(self) -> DiTConfig:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import recorded
 from disca_rt.attention import LocalAttention
 from disca_rt.bench.busy import covered
 from disca_rt.bench.diffusers_models import cache_blocks, diffusers_model
@@ -19,6 +20,7 @@ from disca_rt.bench.random_models import random_runtime, with_other
 from disca_rt.bench.record import Record, read_records, to_line
 from disca_rt.bench.session import Session
 from disca_rt.bench.steps import Steps, Subject, shortened
+from disca_rt.bench.suite import Chosen, Suite
 from disca_rt.bench.workloads import (
     PRESETS,
     Workload,
@@ -31,6 +33,7 @@ from disca_rt.cli import main
 from disca_rt.config import MODELS, DiTConfig
 from disca_rt.flops import image_tokens
 from disca_rt.kernels.workload import REAL
+from disca_rt.runtime.graphs import GraphRunner
 from disca_rt.schedule import PRESETS as SCHEDULES
 from disca_rt.schedule import Schedule, full_schedule
 
@@ -162,6 +165,46 @@ def test_any_size_of_any_model() -> None:
     assert (fifteen.vision, fifteen.size) == (729, (640, 480, 61))
     assert latent_shape(get_workload("8x12x3", "tiny")) == (12, 3, 6, 4)
     assert get_workload("720p", "hunyuan-video").size == (1280, 720, 129)
+
+
+@pytest.mark.parametrize("chosen", [Chosen("reference", "sdpa"), Chosen("reference", "math")])
+def test_graphs_beside_what_is_not_captured(chosen: Chosen) -> None:
+    made = subject(SMALL_10)
+    suite = Suite(FEW, made, chosen, lambda: GraphRunner(CPU, recorded.record))
+    for benchmark in ("full-step", "predicted-step", "sample"):
+        contenders = {each.name: each for each in suite.comparison(benchmark).contenders}
+        (name,) = suite.captured
+        plain, captured = contenders[name.removesuffix(", graphs")], contenders[name]
+        assert {name, plain.name} - {"predicted step, disca"} <= suite.ours
+        assert captured.flops == plain.flops
+        assert suite.captured[name].captures == 0
+        with torch.inference_mode():
+            (captured.warm_up or captured.run)()
+            assert suite.captured[name].captures >= 1
+            before = suite.captured[name].captures
+            captured.run()
+        assert suite.captured[name].captures == before, "a timed run captures nothing"
+    assert suite.times[name][0].keys() == {"conditioning", "4 steps"}
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_captured_steps_and_samples_give_the_same(
+    is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = subject(SMALL_10)
+    graphs = GraphRunner(CPU, recorded.record)
+    plain, captured = Steps(made), Steps(made, graphs)
+    for _ in range(3):
+        assert torch.equal(captured.full(), plain.full())
+        assert torch.equal(captured.predicted(), plain.predicted())
+    assert graphs.captures == 2
+    monkeypatch.setattr("disca_rt.bench.suite.LONG", 0.0 if is_long else 1e14)
+    suite = Suite(FEW, made, Chosen("reference", "sdpa"), lambda: GraphRunner(CPU, recorded.record))
+    contender = suite.comparison("sample").contenders[-1]
+    contender.warm_up()
+    (runner,) = suite.captured.values()
+    assert runner.captures == (2 if is_long else 1)
+    assert set(suite.shortly) == {"4 full steps", suite.sample_name, contender.name}
 
 
 def test_the_union_of_overlapping_kernels() -> None:
@@ -375,6 +418,7 @@ def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch)
         (["--device", "tpu"], "--device must be"),
         (["--dtype", "fp8"], "--dtype must be one of"),
         (["99996x99996x9999", "--model", "tiny"], "out of memory: needs about"),
+        (["--graphs"], "--graphs needs a CUDA device, got --device cpu"),
         (["--head-chunks", "2"], "--head-chunks is for several ranks"),
     ],
 )
