@@ -57,7 +57,7 @@ for index in range(torch.cuda.device_count()):
     print(torch.cuda.get_device_properties(index))
 PY
   if command -v nvidia-smi >/dev/null; then nvidia-smi; fi
-  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|nvidia-cudnn)' || true
+  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|fa3|nvidia-cudnn)' || true
 }
 stage_build() {
   "$PYTHON" setup.py -q build_ext --inplace

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..cache.build import build_policy
 from ..config import PredictorConfig, predictor_config
+from ..flash_packages import DTYPES, PACKAGES, is_here
 from ..flops import StepFlops, image_tokens, sample_flops, step_flops
 from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import Sample
@@ -101,7 +102,7 @@ class Suite:
     def _full_step(self) -> Comparison:
         contenders = [self._ours()] if self.chosen.ranks > 1 else [self._eager()]
         if self.chosen.ranks == 1:
-            contenders.append(self._flash())
+            contenders += [self._eager_backed(attention) for attention in self._flashes]
             contenders += [] if self.chosen.is_eager else [self._ours()]
         if self.graphs is not None:
             contenders.append(self._ours_captured())
@@ -161,10 +162,19 @@ class Suite:
         run = Steps(self._under(*EAGER)).full
         return Contender("eager reference", run, self.flops.full, note)
 
-    def _flash(self) -> Contender:
-        note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
-        run = Steps(self._under("reference", "flash")).full
-        return Contender("eager reference, flash attention", run, self.flops.full, note)
+    @property
+    def _flashes(self) -> list[str]:
+        """FlashAttention of PyTorch, and of the packages that are here."""
+        takes = self._is_gpu and self.subject.runtime.dit.dtype in DTYPES
+        return ["flash", *(name for name in PACKAGES if takes and is_here(name))]
+
+    def _eager_backed(self, attention: str) -> Contender:
+        if attention in PACKAGES:
+            note = f"of the package {PACKAGES[attention].install}"
+        else:
+            note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
+        run = Steps(self._under("reference", attention)).full
+        return Contender(f"eager reference, {attention} attention", run, self.flops.full, note)
 
     def _ours(self) -> Contender:
         is_goal = self._is_gpu and self.is_long and self.chosen.ranks == 1

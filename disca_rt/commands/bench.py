@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench import BENCHMARKS, CEILINGS, RIVALS
-from .arguments import add_schedule_arguments, check_writable
+from .arguments import ATTENTION_HELP, add_schedule_arguments, check_writable
 from .graphs import add_graphs_argument, check_graphs
 from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
 
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16 (on a GPU), float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
-    models.add_argument("--attention", default="sdpa", help="attention backend of ours")
+    models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     add_graphs_argument(models)
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..attention import LocalAttention
+from ..attention import LocalAttention, settled
 from ..bench.random_models import random_runtime
 from ..bench.steps import Subject
 from ..bench.suite import Chosen, Suite
@@ -66,10 +66,11 @@ def load_suite(
     workload = get_workload(args.workload, args.model)
     device, dtype = placement(args, ranks)
     ops = args.ops or ("triton" if device.type == "cuda" else "reference")
-    chosen = Chosen(ops, args.attention, 1 if ranks is None else ranks.size)
+    config = CONFIGS[workload.model]
+    attention = settled(args.attention, config.head_dim, dtype, device)
+    chosen = Chosen(ops, attention, 1 if ranks is None else ranks.size)
     graphs = partial(GraphRunner, device) if wants_graphs(args, device) else None
     is_random = args.dit is None and (args.random or workload.model != "tiny")
-    config = CONFIGS[workload.model]
     need = Need(
         dit=config,
         predictor=predictor_config(config),
@@ -85,7 +86,7 @@ def load_suite(
         "device": device,
         "dtype": dtype,
         "ops": ops,
-        "attention": choose_attention(args, ranks, LocalAttention(args.attention)),
+        "attention": choose_attention(args, ranks, LocalAttention(attention)),
     }
     say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
     refuse_hopeless(need, device, lambda size: show_size(workload, size))

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import add_schedule_arguments, video_size
+from .arguments import ATTENTION_HELP, add_schedule_arguments, video_size
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16, float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", default="reference", help="implementation of the ops")
-    models.add_argument("--attention", default="sdpa", help="attention backend")
+    models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     inputs = parser.add_argument_group("input")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")

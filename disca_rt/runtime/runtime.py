@@ -103,7 +103,7 @@ class Runtime:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         ops: str | Ops = "reference",
-        attention: str | Attention = "sdpa",
+        attention: str | Attention = "auto",
         graphs: GraphRunner | None = None,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
