@@ -23,7 +23,7 @@ dry_run_settings() {
   WORKLOAD=(8x8x1 --model tiny --random --preset disca-n4 --samples 1 --quick)
   KERNELS=(--device cuda --dry-run --samples 1)
   TUNE=(--dry-run) FUSED=(--ops triton)
-  PAGE=out/gpu-dry-run/kernels.md
+  PAGE=out/gpu-dry-run/kernels.md README=(--print)
 }
 
 gpu_settings() {
@@ -42,7 +42,7 @@ PY
   WORKLOAD=(704x704x129 --device cuda)
   KERNELS=(--device cuda --out "$RESULTS")
   TUNE=() FUSED=()
-  PAGE=docs/kernels.md
+  PAGE=docs/kernels.md README=()
 }
 
 model() {
@@ -98,6 +98,7 @@ stage_ladder() {
   "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
   "$PYTHON" -m disca_rt.bench.table "$RESULTS" > "${RESULTS%.jsonl}.md"
   "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
+  "$PYTHON" -m bench.readme_results "${README[@]}"
   echo "wrote $RESULTS, ${RESULTS%.jsonl}.png, ${RESULTS%.jsonl}.md, $PAGE"
 }
 
