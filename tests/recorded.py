@@ -43,7 +43,7 @@ class Recorded(TorchDispatchMode):
         for buffer, before in self._before.values():
             buffer.copy_(before)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def replay(self) -> None:
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)

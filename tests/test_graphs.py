@@ -135,6 +135,16 @@ def test_captures_by_shape_and_constant() -> None:
     assert graphs.captures == 4
 
 
+@pytest.mark.parametrize("captured_within", [True, False])
+def test_captured_within_inference_mode_and_replayed_outside(captured_within: bool) -> None:
+    graphs = GraphRunner(CPU, record)
+    for turn, within in enumerate([captured_within] * 2 + [not captured_within, captured_within]):
+        with torch.inference_mode(within), torch.no_grad():
+            x = torch.full((2,), float(turn))
+            assert torch.equal(graphs.run("key", doubled, x, 2), 2 * x)
+    assert graphs.captures == 1
+
+
 def test_evict_then_replay() -> None:
     graphs = GraphRunner(CPU, record, most=2)
     for turn in range(4):

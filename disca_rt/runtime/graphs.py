@@ -134,10 +134,11 @@ class GraphRunner:
     def _captured_now(
         self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, like: Tensor
     ) -> _Captured:
-        static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        with torch.inference_mode(False):  # made within it, they could not be written outside
+            static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            output = torch.empty_like(like, device=self._device)
         arguments = pytree.tree_unflatten(static, spec)
         inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
-        output = torch.empty_like(like, device=self._device)
 
         def captured() -> None:
             output.copy_(compute(*arguments))
