@@ -47,7 +47,7 @@ class Need(NamedTuple):
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
     the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
-    captured.
+    captured; `passes` is 2 under classifier-free guidance.
     """
 
     dit: DiTConfig
@@ -60,6 +60,7 @@ class Need(NamedTuple):
     ranks: int = 1
     batch: int = 1
     graphs: bool = False
+    passes: int = 1
 
     @property
     def latents(self) -> Latents:
@@ -83,7 +84,7 @@ def footprint(need: Need) -> Footprint:
     activations = TENSORS[need.ops] * tensor + whole
     return Footprint(
         weights=parameters * need.itemsize,
-        cache=KEPT[need.policy] * tensor,
+        cache=need.passes * KEPT[need.policy] * tensor,
         activations=activations,
         graphs=activations if need.graphs else 0,
     )

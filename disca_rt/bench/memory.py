@@ -21,7 +21,7 @@ def memory_by_source(subject: Subject) -> dict[str, int]:
         raise FloatingPointError(
             f"the latents are not finite in {runtime.dit.dtype}; try --dtype float32"
         )
-    cache = policy.cache_bytes(subject.tokens, runtime.dit.dtype)
+    cache = sum(policy.cache_bytes(each, runtime.dit.dtype) for each in subject.tokens)
     models = [module for module in (runtime.dit, runtime.predictor) if module is not None]
     return {
         "weights": sum(_bytes(module) for module in models),

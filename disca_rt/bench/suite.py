@@ -60,11 +60,13 @@ class Suite:
 
     @property
     def flops(self) -> StepFlops:
-        """Of all ranks together."""
+        """Of all ranks, and of a step's passes, together."""
         predictor = self.subject.runtime.predictor
         config = predictor.config if predictor is not None else self._fitting
         dit = self.subject.runtime.config
-        return step_flops(dit, config, self.subject.latents, self.subject.conditioning.tokens)
+        latents = self.subject.latents
+        passes = [step_flops(dit, config, latents, each.tokens) for each in self.subject.passes]
+        return StepFlops(*map(sum, zip(*passes, strict=True)))
 
     @property
     def _fitting(self) -> PredictorConfig:
@@ -274,6 +276,7 @@ class Suite:
             "text tokens": subject.conditioning.tokens,
             "policy": subject.policy.name,
             "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",
+            **({} if subject.negative is None else {"passes": len(subject.passes)}),
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")

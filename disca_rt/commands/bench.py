@@ -43,6 +43,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument(
         "--random", action="store_true", help="random weights for the embedded model, too"
     )
+    models.add_argument(
+        "--cfg",
+        action="store_true",
+        help="classifier-free guidance: two passes a step, for a model that embeds no guidance",
+    )
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16 (on a GPU), float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")

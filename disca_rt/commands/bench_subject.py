@@ -81,6 +81,7 @@ def load_suite(
         ops=ops,
         ranks=chosen.ranks,
         graphs=graphs is not None,
+        passes=1 + args.cfg,
     )
     built = {
         "device": device,
@@ -88,6 +89,8 @@ def load_suite(
         "ops": ops,
         "attention": choose_attention(args, ranks, LocalAttention(attention)),
     }
+    if args.dit is None:
+        _check_cfg(args, config)
     say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
     refuse_hopeless(need, device, lambda size: show_size(workload, size))
     with explained(lambda: need, device, lambda size: show_size(workload, size)):
@@ -117,19 +120,26 @@ def _suite(
 ) -> Suite:
     name = _policy(args, runtime.config, runtime.predictor is not None)
     latents = latent_shape(workload)
+    _check_cfg(args, runtime.config)
     subject = Subject(
         runtime=runtime,
-        conditioning=_conditioning(runtime, workload),
+        conditioning=_conditioning(runtime, workload, PROMPT),
+        negative=_conditioning(runtime, workload, "") if args.cfg else None,
         latents=(runtime.config.in_channels, *latents[1:]),
         policy=build_policy(name, runtime.predictor, runtime.dit.ops),
         schedule=choose_schedule(args, runtime.config, name),
     )
-    return Suite(workload, subject, chosen, graphs)
+    return Suite(workload, subject, chosen, graphs if subject.policy.schedule_known else None)
 
 
-def _conditioning(runtime: Runtime, workload: Workload) -> Conditioning:
+def _check_cfg(args: argparse.Namespace, config: DiTConfig) -> None:
+    if args.cfg and config.guidance_embed:
+        raise ValueError("--cfg: this model embeds its guidance; leave it out")
+
+
+def _conditioning(runtime: Runtime, workload: Workload, prompt: str) -> Conditioning:
     if runtime.text_encoder is not None:
-        return runtime.text_encoder([PROMPT])
+        return runtime.text_encoder([prompt])
     return random_conditioning(runtime.config, workload, latent_shape(workload))
 
 

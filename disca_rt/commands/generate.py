@@ -95,7 +95,8 @@ def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sa
     shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
 
     def need() -> "Need":
-        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape)
+        passes = 1 if inputs["negative"] is None else 2
+        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape, passes)
 
     with (
         explained(need, runtime.dit.device, lambda size: show_size(runtime, size)),

@@ -72,6 +72,7 @@ def runtime_need(
     ops: str,
     conditioning: Conditioning,
     latents: Sequence[int],
+    passes: int = 1,
 ) -> Need:
     """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
     image = image_tokens(runtime.config, latents)
@@ -87,6 +88,7 @@ def runtime_need(
         ranks=round((image + conditioning.tokens) / share),
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
+        passes=passes,
     )
 
 
