@@ -231,7 +231,7 @@ def test_graphs_are_on_where_a_gpu_is_for_one_process(monkeypatch: pytest.Monkey
     assert [wants_graphs(each, gpu) for each in asked] == [True, True, False]
     assert not wants_graphs(asked[0], cpu)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not wants_graphs(asked[0], gpu)
+    assert [wants_graphs(each, gpu) for each in asked] == [False, True, False]
 
 
 @pytest.mark.gpu

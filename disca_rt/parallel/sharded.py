@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
+from ..apart import apart
 from ..attention import TokenLayout
 from ..models.blocks import BlockContext
 from ._native import Shard, token_shard
@@ -46,7 +47,7 @@ class Sharded:
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         ranks = range(self._group.size())
         counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
-        return _Gather.apply(rows, counts, self._group)
+        return apart(_Gather.apply, rows, counts, self._group)
 
     def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
         return token_shard(img_tokens, txt_tokens, self._group.size(), rank)

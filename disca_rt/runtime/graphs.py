@@ -6,14 +6,17 @@ as it is and is the warm-up (kernels are compiled, libraries get their memory); 
 capturing is raised, never hidden by running eagerly.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from .segments import Replayable, in_segments
 
 MOST = 32  # captures that are kept
 MOST_WARM = 32 * MOST  # keys that ran once, of which only the result's shape is kept
@@ -21,12 +24,6 @@ MOST_WARM = 32 * MOST  # keys that ran once, of which only the result's shape is
 
 class CaptureError(RuntimeError):
     """A callable cannot be captured; the message says which one and why."""
-
-
-class Replayable(Protocol):
-    """What was captured: `replay` does it again on the same memory."""
-
-    def replay(self) -> None: ...
 
 
 Capture = Callable[[Callable[[], object]], Replayable]
@@ -37,7 +34,8 @@ class CudaCapture:
     """One memory pool for all captures of a runner: none is replayed while another runs.
 
     Sharing is safe in any order of replays, and after any eviction, because a captured callable
-    leaves its result in memory from outside the pool: nothing in the pool outlives a replay.
+    leaves its result in memory from outside the pool: nothing in the pool outlives a replay. What
+    ranks exchange is done between graphs, on the same stream.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,13 +44,22 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], object]) -> Replayable:
-        graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            compute()
-        return graph
+        torch.cuda.empty_cache()
+        # Between two exchanges there may be nothing: an empty graph, of which PyTorch would warn.
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*CUDA Graph is empty")
+            return in_segments(self._begin, compute)
+
+    def _begin(self) -> Callable[[], Replayable]:
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+
+        def end() -> Replayable:
+            graph.capture_end()
+            return graph
+
+        return end
 
     @property
     def pool_bytes(self) -> int:
