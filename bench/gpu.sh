@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 STAGES=(
   machine build ceilings tests tune ops-704 ops-720p ops-480p
-  steps sample rivals sample-rivals embedded ladder
+  steps sample sample-graphs rivals sample-rivals embedded ladder
 )
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
@@ -83,6 +83,13 @@ ops() {
 }
 stage_steps() { model --only full-step --only predicted-step "${FUSED[@]}"; }
 stage_sample() { model --only sample; }
+stage_sample-graphs() {
+  if [ -z "${IS_DRY_RUN:-}" ]; then
+    model --only sample-graphs
+  else
+    echo "skipped: there are no CUDA graphs on a CPU"
+  fi
+}
 stage_rivals() { model --only rivals; }
 stage_sample-rivals() {
   if "$PYTHON" -c 'import cache_dit' 2>/dev/null; then

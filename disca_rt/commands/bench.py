@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bench import BENCHMARKS, CEILINGS, RIVALS
+from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
 from .arguments import ATTENTION_HELP, add_schedule_arguments, check_writable
-from .graphs import add_graphs_argument, check_graphs
+from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_writable("--ladder", _ladder(args), ".png")
     check_ranks(args)
     check_graphs(args)
+    if GRAPHS in (args.only or ()) and not wants_graphs(args, device):
+        raise ValueError(f"--only {GRAPHS} needs --graphs and a CUDA device; leave it out")
     alone = set(RIVALS).intersection(args.only or ())
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")
@@ -160,7 +162,7 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
         session.timer = session.timer._replace(warmup=1)
     with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
         memory = memory_by_source(suite.subject)
-    for benchmark in _chosen(args, session):
+    for benchmark in _chosen(args, session, suite):
         comparison = suite.comparison(benchmark)
         records = session.run(comparison, lambda record: _finished(record, suite, memory))
         ran = {record.contender for record in records}
@@ -200,16 +202,17 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     )
 
 
-def _chosen(args: argparse.Namespace, session: "Session") -> list[str]:
+def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> list[str]:
     """The benchmarks to run; of what is left out by itself, one line."""
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
+    left_out = [] if suite.graphs is not None else [GRAPHS]
     if args.quick or session.ranks > 1:
-        return [name for name in BENCHMARKS if name not in RIVALS]
-    if importlib.util.find_spec("cache_dit") is not None:
-        return list(BENCHMARKS)
-    session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")
-    return [name for name in BENCHMARKS if name != "sample-rivals"]
+        left_out += RIVALS
+    elif importlib.util.find_spec("cache_dit") is None:
+        session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")
+        left_out.append("sample-rivals")
+    return [name for name in BENCHMARKS if name not in left_out]
 
 
 def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Record":
