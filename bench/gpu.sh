@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 STAGES=(
   machine build ceilings tests tune ops-704 ops-720p ops-480p
-  steps sample rivals sample-rivals embedded ladder
+  steps sample sample-graphs rivals sample-rivals embedded ladder
 )
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
@@ -23,7 +23,7 @@ dry_run_settings() {
   WORKLOAD=(8x8x1 --model tiny --random --preset disca-n4 --samples 1 --quick)
   KERNELS=(--device cuda --dry-run --samples 1)
   TUNE=(--dry-run) FUSED=(--ops triton)
-  PAGE=out/gpu-dry-run/kernels.md
+  PAGE=out/gpu-dry-run/kernels.md README=(--print)
 }
 
 gpu_settings() {
@@ -42,7 +42,7 @@ PY
   WORKLOAD=(704x704x129 --device cuda)
   KERNELS=(--device cuda --out "$RESULTS")
   TUNE=() FUSED=()
-  PAGE=docs/kernels.md
+  PAGE=docs/kernels.md README=()
 }
 
 model() {
@@ -57,7 +57,7 @@ for index in range(torch.cuda.device_count()):
     print(torch.cuda.get_device_properties(index))
 PY
   if command -v nvidia-smi >/dev/null; then nvidia-smi; fi
-  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|nvidia-cudnn)' || true
+  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|fa3|nvidia-cudnn)' || true
 }
 stage_build() {
   "$PYTHON" setup.py -q build_ext --inplace
@@ -83,6 +83,13 @@ ops() {
 }
 stage_steps() { model --only full-step --only predicted-step "${FUSED[@]}"; }
 stage_sample() { model --only sample; }
+stage_sample-graphs() {
+  if [ -z "${IS_DRY_RUN:-}" ]; then
+    model --only sample-graphs
+  else
+    echo "skipped: there are no CUDA graphs on a CPU"
+  fi
+}
 stage_rivals() { model --only rivals; }
 stage_sample-rivals() {
   if "$PYTHON" -c 'import cache_dit' 2>/dev/null; then
@@ -98,6 +105,7 @@ stage_ladder() {
   "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
   "$PYTHON" -m disca_rt.bench.table "$RESULTS" > "${RESULTS%.jsonl}.md"
   "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
+  "$PYTHON" -m bench.readme_results "${README[@]}"
   echo "wrote $RESULTS, ${RESULTS%.jsonl}.png, ${RESULTS%.jsonl}.md, $PAGE"
 }
 

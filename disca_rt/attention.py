@@ -6,6 +6,7 @@ implements it trivially. This module knows tokens and heads, no models and no ra
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .flash_packages import DTYPES, PACKAGES, flash_attend, flash_function, is_here
+from .kernels.launch import device_name, measured_attention
 from .kernels.packing import Packing
 from .sharding import Sharding, Whole
 
@@ -78,7 +81,7 @@ class Attention(Protocol):
 
 
 class LocalAttention:
-    """All tokens and all heads are here. `backend` is a key of `BACKENDS`."""
+    """All tokens and all heads are here. `backend` is a name that `get_backend` knows."""
 
     def __init__(self, backend: str = "sdpa") -> None:
         self.name, self.backend = backend, get_backend(backend)
@@ -168,7 +171,14 @@ def _forced(kernel: SDPBackend) -> Backend:
     return attend
 
 
+def _automatic(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None)
+    return get_backend(name)(q, k, v, valid)
+
+
+AUTOMATIC = "auto"
 BACKENDS: dict[str, Backend] = {
+    AUTOMATIC: _automatic,
     "sdpa": _sdpa,
     "cudnn": _forced(SDPBackend.CUDNN_ATTENTION),
     "flash": _forced(SDPBackend.FLASH_ATTENTION),
@@ -178,7 +188,30 @@ BACKENDS: dict[str, Backend] = {
 
 
 def get_backend(name: str) -> Backend:
-    """The backend called `name`; raises ValueError listing the known names."""
+    """The backend called `name`; ValueError lists the known names, or says what to install."""
+    if name in PACKAGES:
+        flash_function(name)
+        return partial(flash_attend, name)
     if name not in BACKENDS:
-        raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
+        known = sorted({*BACKENDS, *PACKAGES})
+        raise ValueError(f"attention backend must be one of {known}, got {name!r}")
     return BACKENDS[name]
+
+
+def automatic(
+    width: int, dtype: torch.dtype, device: torch.device, has_padding: bool = False
+) -> str:
+    """What "auto" is for heads of `width`.
+
+    By the launch table, the fastest one that is installed, in 16 bits on a GPU where nothing is
+    padding; else, and where `disca-rt tune` has not measured, sdpa.
+    """
+    if device.type == "cpu" or dtype not in DTYPES or has_padding:
+        return "sdpa"
+    order = measured_attention(width, device_name(device))
+    return next((name for name in order if name in BACKENDS or is_here(name)), "sdpa")
+
+
+def settled(name: str, width: int, dtype: torch.dtype, device: torch.device) -> str:
+    """`name`, or what it stands for."""
+    return automatic(width, dtype, device) if name == AUTOMATIC else name

@@ -43,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except RuntimeError as error:
         from .commands.out_of_memory import is_out_of_memory
+        from .runtime.graphs import CaptureError
 
+        if isinstance(error, CaptureError):
+            return _fail(str(error))
         if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")

@@ -1,4 +1,4 @@
-"""How many bytes a sample takes on a device, by formula: weights, cache and activations.
+"""How many bytes a sample takes on a device, by formula: weights, cache, activations, graphs.
 
 Parameters are counted from a config as `models/` builds them. Activations are the largest set of
 token tensors that live at once in a block, counted in tensors of S·C. Touches no tensor and no
@@ -30,6 +30,7 @@ class Footprint(NamedTuple):
     weights: int
     cache: int
     activations: int
+    graphs: int
 
     @property
     def total(self) -> int:
@@ -37,7 +38,7 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = zip(self._fields, self, strict=True)
-        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts)
+        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
         return f"{gigabytes(self.total)} ({said})"
 
 
@@ -45,7 +46,8 @@ class Need(NamedTuple):
     """What a sample's bytes depend on.
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
-    the dtype; `predictor` is None where no checkpoint of one is loaded.
+    the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
+    captured; `passes` is 2 under classifier-free guidance.
     """
 
     dit: DiTConfig
@@ -57,6 +59,8 @@ class Need(NamedTuple):
     ops: str = "reference"
     ranks: int = 1
     batch: int = 1
+    graphs: bool = False
+    passes: int = 1
 
     @property
     def latents(self) -> Latents:
@@ -64,7 +68,10 @@ class Need(NamedTuple):
 
 
 def footprint(need: Need) -> Footprint:
-    """Ranks share tokens, so cache and activations; every rank has all weights."""
+    """Ranks share tokens, so cache and activations; every rank has all weights.
+
+    Captures share a pool as large as the activations, beside those of what runs uncaptured.
+    """
     tokens = image_tokens(need.dit, need.latents) + need.text
     tensor = need.batch * -(-tokens // need.ranks) * need.dit.hidden * need.itemsize
     channels, t, h, w = need.latents
@@ -74,10 +81,12 @@ def footprint(need: Need) -> Footprint:
     parameters = dit_parameters(need.dit)
     if need.predictor is not None:
         parameters += predictor_parameters(need.predictor)
+    activations = TENSORS[need.ops] * tensor + whole
     return Footprint(
         weights=parameters * need.itemsize,
-        cache=KEPT[need.policy] * tensor,
-        activations=TENSORS[need.ops] * tensor + whole,
+        cache=need.passes * KEPT[need.policy] * tensor,
+        activations=activations,
+        graphs=activations if need.graphs else 0,
     )
 
 

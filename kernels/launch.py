@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .launch_table import read_table
+from .launch_table import ATTENTION, read_table
 
 TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
 SPAN = 1024  # elements of a row, in the table too, of ops that work on flat memory
@@ -42,6 +42,12 @@ def launch_config(
 def measured_choice(op: str, width: int, device: torch.device) -> Any:
     """The table's choice for `op`, None where it has none."""
     return _tried.get(op) or _from_table(op, width, device_name(device))
+
+
+@cache
+def measured_attention(width: int, device: str) -> tuple[str, ...]:
+    """Attention backends by name, the fastest first; empty where none was measured."""
+    return tuple(read_table().get(device, {}).get(ATTENTION, {}).get(str(width), ()))
 
 
 @contextmanager
@@ -78,6 +84,7 @@ def default_config(width: int) -> LaunchConfig:
 def forget_table() -> None:
     """Read the file again at the next launch."""
     _from_table.cache_clear()
+    measured_attention.cache_clear()
 
 
 def next_power_of_2(value: int) -> int:

@@ -13,7 +13,12 @@ ELSEWHERE = "DISCA_RT_LAUNCH_TABLE"
 MAX_WARPS = 32  # of a CUDA block
 CONFIG = f"[rows, num_warps], powers of two, at most {MAX_WARPS} warps"
 
-Table = dict[str, dict[str, dict[str, list[int] | str]]]
+ATTENTION = "attention"
+"""Beside the ops: by head width, backends of `attention.py`, the fastest first."""
+
+ATTENTION_BACKENDS = "sdpa", "cudnn", "flash", "efficient", "fa2", "fa3", "fa4"
+
+Table = dict[str, dict[str, dict[str, list[int] | list[str] | str]]]
 """`{device: {op: {width: [rows, num_warps] or variant}}}`."""
 
 
@@ -40,7 +45,7 @@ def read_table(path: Path | None = None) -> Table:
 def _check(path: Path, table: Any) -> None:
     from .tune import variants  # imports what imports this file
 
-    known = variants()
+    known = {**variants(), ATTENTION: ()}
     for device, ops in _items(path, "the whole", table):
         for op, widths in _items(path, device, ops):
             if op not in known:
@@ -49,8 +54,13 @@ def _check(path: Path, table: Any) -> None:
                 )
             for width, choice in _items(path, f"{device}, {op}", widths):
                 names = known[op]
-                if not (choice in names if names else _is_config(choice)):
-                    wanted = f"one of {list(names)}" if names else CONFIG
+                if op == ATTENTION:
+                    is_right, wanted = _is_order(choice), f"some of {list(ATTENTION_BACKENDS)}"
+                elif names:
+                    is_right, wanted = choice in names, f"one of {list(names)}"
+                else:
+                    is_right, wanted = _is_config(choice), CONFIG
+                if not is_right:
                     raise ValueError(
                         f"{path}: {device}, {op}, {width}: must be {wanted}, got {choice!r}; "
                         "remove it"
@@ -61,6 +71,10 @@ def _items(path: Path, place: str, value: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: {place}: must be an object, got {value!r}; remove it")
     yield from value.items()
+
+
+def _is_order(choice: Any) -> bool:
+    return isinstance(choice, list) and bool(choice) and set(choice) <= set(ATTENTION_BACKENDS)
 
 
 def _is_config(choice: Any) -> bool:

@@ -14,6 +14,7 @@ from triton.runtime.errors import OutOfResources
 
 from .head import BLOCK_K, MIN_DOT
 from .launch import Choice, LaunchConfig, next_power_of_2, trying
+from .launch_table import ATTENTION
 from .linear_gelu import VARIANTS
 from .workload import SMALL, Call, Make, Shapes, calls, implementation
 
@@ -89,6 +90,8 @@ def _timed(call: Call, clock: Clock) -> Iterator[tuple[Choice | None, float]]:
 def winners(measured: Iterable[Measured]) -> dict[str, dict[str, Any]]:
     """By op and width, as in the launch table: the choice with the least product of times.
 
+    Of attention all choices in that order, for machines that lack the first.
+
     All shapes of one width share an entry, and each counts alike.
     """
     groups: dict[tuple[str, int], list[Measured]] = defaultdict(list)
@@ -96,14 +99,22 @@ def winners(measured: Iterable[Measured]) -> dict[str, dict[str, Any]]:
         groups[each.op, each.width].append(each)
     table: dict[str, dict[str, Any]] = {}
     for (op, width), group in groups.items():
-        choice = best(group)
-        entry = list(choice) if isinstance(choice, LaunchConfig) else choice
+        if op == ATTENTION:
+            entry: Any = ranked(group)
+        else:
+            choice = best(group)
+            entry = list(choice) if isinstance(choice, LaunchConfig) else choice
         table.setdefault(op, {})[str(width)] = entry
     return table
 
 
 def best(group: Iterable[Measured]) -> Choice:
     """Of one op and width: the choice that is fastest over all of the shapes."""
+    return ranked(group)[0]
+
+
+def ranked(group: Iterable[Measured]) -> list[Choice]:
+    """The choices that all shapes share, by the product of their times."""
     times = [each.seconds for each in group]
     shared = [choice for choice in times[0] if choice and all(choice in other for other in times)]
-    return min(shared, key=lambda choice: prod(seconds[choice] for seconds in times))
+    return sorted(shared, key=lambda choice: prod(seconds[choice] for seconds in times))

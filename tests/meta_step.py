@@ -31,10 +31,15 @@ class NoAttention(LocalAttention):
 
 @dataclass(frozen=True)
 class MetaStep:
-    """`full()` and `predicted()` return the velocity patches `[1, S_img, P]`."""
+    """`full()` and `predicted()` return the velocity patches `[1, S_img, P]`.
+
+    `compute(index, *inputs)` is what they do, step 0 the full one.
+    """
 
     full: Callable[[], Tensor]
     predicted: Callable[[], Tensor]
+    compute: Callable[..., Tensor]
+    inputs: tuple[Tensor, StepInputs, Prepared]
 
 
 def meta_step(
@@ -66,16 +71,17 @@ def meta_step(
     )
     state = policy.allocate(torch.Size([1, image + text, config.hidden]), dtype, META)
     scalar = torch.empty(1, device=META)
-    inputs = StepInputs(
+    scalars = StepInputs(
         scalar,
         scalar if config.meanflow else None,
         scalar.to(dtype) if config.guidance_embed else None,
     )
     schedule = list(Schedule(2, 5.0, (0,)))
 
-    def run(index: int) -> Tensor:
-        tokens, context = dit.embed(latents, inputs, prepared)
+    def compute(index: int, latents: Tensor, scalars: StepInputs, prepared: Prepared) -> Tensor:
+        tokens, context = dit.embed(latents, scalars, prepared)
         kind = policy.decide(schedule[index], tokens, state)
         return dit.head(policy.run(kind, tokens, context, dit.blocks, state), context)
 
-    return MetaStep(lambda: run(0), lambda: run(1))
+    inputs = latents, scalars, prepared
+    return MetaStep(lambda: compute(0, *inputs), lambda: compute(1, *inputs), compute, inputs)

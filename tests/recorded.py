@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from disca_rt.runtime.segments import Replayable, in_segments
+
 
 class Recorded(TorchDispatchMode):
     """`replay` writes every result where it was when it was recorded."""
@@ -43,7 +45,7 @@ class Recorded(TorchDispatchMode):
         for buffer, before in self._before.values():
             buffer.copy_(before)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def replay(self) -> None:
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)
@@ -65,10 +67,18 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def record(compute: Callable[[], object]) -> Recorded:
+def record(compute: Callable[[], object]) -> Replayable:
     """A `Capture`."""
+    return in_segments(_begin, compute)
+
+
+def _begin() -> Callable[[], Recorded]:
     recorded = Recorded()
-    with recorded:
-        compute()
-    recorded.restore()
-    return recorded
+    recorded.__enter__()
+
+    def end() -> Recorded:
+        recorded.__exit__(None, None, None)
+        recorded.restore()
+        return recorded
+
+    return end

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.attention import BACKENDS, LocalAttention, NoWork, TokenLayout
+from disca_rt.attention import BACKENDS, LocalAttention, NoWork, TokenLayout, get_backend
+from disca_rt.flash_packages import PACKAGES, is_here
 
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:
@@ -40,6 +41,26 @@ def test_a_backend_that_cannot_run_here_never_falls_back(backend: str) -> None:
     handle.put_q(x)
     with pytest.raises(ValueError, match=r"cannot run on cpu .* choose sdpa"):
         handle.result(NoWork())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [(63, 63), (5, 1000)])
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "cudnn", "flash", "efficient", *PACKAGES])
+def test_every_backend_on_a_gpu(backend: str, rows: tuple[int, int]) -> None:
+    if backend in PACKAGES and not is_here(backend):
+        pytest.skip(f"{PACKAGES[backend].install} is not installed")
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(1, count, 3, 128, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for count in (rows[0], rows[1], rows[1])
+    )
+    try:
+        out = get_backend(backend)(q, k, v, None)
+    except AssertionError as error:  # FA4 where it has no kernel for this GPU
+        pytest.skip(str(error))
+    expected = textbook(q[0], k[0], v[0], rows[1])
+    worst = (get_backend("math")(q, k, v, None)[0].double() - expected).abs().max()
+    assert (out[0].double() - expected).abs().max() <= 2 * worst
 
 
 def test_unknown_backend_lists_the_known() -> None:

@@ -132,6 +132,7 @@ def fails(arguments: list[object], message: str, capsys: pytest.CaptureFixture[s
         (["generate", PROMPT, "--device", "tpu"], "--device must be"),
         (["generate", PROMPT, "--attention", "fa9"], "attention backend must be one of"),
         (["generate", PROMPT, "--attention", "cudnn"], "cannot run on cpu"),
+        (["generate", PROMPT, "--graphs"], "--graphs needs a CUDA device, got --device cpu"),
         (["generate", PROMPT, "--no-guidance"], "--no-guidance: this model embeds its guidance"),
         (["generate", PROMPT, "--ops", "cutlass"], "ops must be one of"),
         (["generate", PROMPT, "--dit", "no/such.safetensors"], "no/such.safetensors"),

@@ -87,6 +87,19 @@ def test_activations_are_what_a_step_holds(ops: str, layers: tuple[int, int]) ->
         assert estimate <= 1.05 * max(peaks)
 
 
+def test_two_passes_keep_two_caches() -> None:
+    one, two = footprint(NEED), footprint(NEED._replace(passes=2))
+    assert two.cache == 2 * one.cache
+    assert two.activations == one.activations
+
+
+def test_graphs_take_as_much_as_the_activations() -> None:
+    estimate = footprint(NEED._replace(graphs=True))
+    assert estimate.graphs == estimate.activations == footprint(NEED).activations
+    assert estimate.total == footprint(NEED).total + estimate.graphs
+    assert str(estimate).endswith("activations 6.4 GB, graphs 6.4 GB)")
+
+
 def test_fewer_frames_fit_before_smaller_ones_do() -> None:
     weights = footprint(NEED).weights
     assert largest_size(NEED, 34 * 10**9) == PAPER

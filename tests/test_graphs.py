@@ -2,13 +2,20 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from disca_rt.cli import main
+from disca_rt.commands import generate
+from disca_rt.commands.graphs import wants_graphs
 from disca_rt.models.dit import DiT
+from disca_rt.runtime import graphs as graphs_module
 from disca_rt.runtime.graphs import CaptureError, CudaCapture, GraphRunner
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
@@ -128,6 +135,16 @@ def test_captures_by_shape_and_constant() -> None:
     assert graphs.captures == 4
 
 
+@pytest.mark.parametrize("captured_within", [True, False])
+def test_captured_within_inference_mode_and_replayed_outside(captured_within: bool) -> None:
+    graphs = GraphRunner(CPU, record)
+    for turn, within in enumerate([captured_within] * 2 + [not captured_within, captured_within]):
+        with torch.inference_mode(within), torch.no_grad():
+            x = torch.full((2,), float(turn))
+            assert torch.equal(graphs.run("key", doubled, x, 2), 2 * x)
+    assert graphs.captures == 1
+
+
 def test_evict_then_replay() -> None:
     graphs = GraphRunner(CPU, record, most=2)
     for turn in range(4):
@@ -140,6 +157,24 @@ def test_evict_then_replay() -> None:
     assert torch.equal(graphs.run(0, doubled, torch.ones(3), 2), torch.full((3,), 2.0))
 
 
+def test_what_ran_once_is_forgotten_when_too_much_else_has() -> None:
+    graphs = GraphRunner(CPU, record, most_warm=2)
+    captures = []
+    for key in (0, 1, 2, 0, 0):
+        graphs.run(key, doubled, torch.ones(1), 2)
+        captures.append(graphs.captures)
+    assert captures == [0, 0, 0, 0, 1]
+
+
+def test_memory_is_that_of_the_buffers() -> None:
+    graphs = GraphRunner(CPU, record)
+    for _ in range(2):
+        graphs.run(0, doubled, torch.ones(6), 2)
+    assert graphs.memory_bytes == 2 * 6 * 4
+    graphs.clear()
+    assert graphs.memory_bytes == 0
+
+
 def test_a_failing_capture_says_what_broke_it() -> None:
     def refuse(compute: Callable[[], object]) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -149,6 +184,54 @@ def test_a_failing_capture_says_what_broke_it() -> None:
     for _ in range(2):  # never eagerly instead
         with pytest.raises(CaptureError, match=r"graph of doubled .*stream is capturing\); switch"):
             graphs.run("key", doubled, torch.ones(1), 2)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` captures on a CPU, by the recorder."""
+    monkeypatch.setattr(generate, "wants_graphs", lambda args, device: True)
+    monkeypatch.setattr(graphs_module, "CudaCapture", lambda device: record)
+
+
+def test_generate_captures_by_itself_on_a_gpu(
+    pretended_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{name}.safetensors" for name in ("captured", "plain")]
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out"]
+    assert main([*asked, str(files[0])]) == 0
+    monkeypatch.setattr(generate, "wants_graphs", wants_graphs)
+    assert main([*asked, str(files[1])]) == 0
+    captured, plain = (load_file(file)["latents"] for file in files)
+    assert torch.equal(captured, plain)
+
+
+def test_a_capture_that_fails_is_one_line(
+    pretended_gpu: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(compute: Callable[[], object]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs_module, "CudaCapture", lambda device: refuse)
+    out = tmp_path / "none.safetensors"
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out", str(out)]
+    assert main(asked) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "a CUDA graph of decided step cannot be captured" in said[0]
+    assert said[0].endswith("switch graphs off")
+    assert not out.exists()
+
+
+def test_graphs_are_on_where_a_gpu_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = CPU, torch.device("cuda")
+    asked = [SimpleNamespace(graphs=graphs) for graphs in (None, True, False)]
+    assert [wants_graphs(each, gpu) for each in asked] == [True, True, False]
+    assert not wants_graphs(asked[0], cpu)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [wants_graphs(each, gpu) for each in asked] == [False, True, False]
 
 
 @pytest.mark.gpu

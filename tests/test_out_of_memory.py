@@ -30,6 +30,13 @@ def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
     )
 
 
+def test_graphs_that_are_too_much_are_told() -> None:
+    said = explanation(NEED._replace(graphs=True), 35 * 10**9, show)
+    ways = "would fit: size 704x704x81, or --no-graphs, or 2 ranks (torchrun)"
+    assert said.endswith(f"graphs 6.4 GB) of 35.0 GB; {ways}")
+    assert "--no-graphs" not in explanation(NEED._replace(graphs=True), 30 * 10**9, show)
+
+
 def test_fp32_is_told_of_bf16() -> None:
     said = explanation(NEED._replace(itemsize=4), 40 * 10**9, show)
     assert said.endswith("would fit: --dtype bfloat16"), said

@@ -1,14 +1,42 @@
-"""The README's library examples run as printed."""
+"""The README's results are those measured; its library examples run as printed."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
+from bench.readme_results import results, with_results
+from bench.run import RESULTS
+from disca_rt.bench.record import read_records, write_records
 from disca_rt.runtime.runtime import Runtime
 
 README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_results_are_those_of_the_lines() -> None:
+    assert with_results(README.read_text(), results()) == README.read_text()
+
+
+def test_what_is_a_cpu_s_is_said(tmp_path: Path) -> None:
+    cpu = read_records(RESULTS / "cpu-2026-11-21.jsonl")
+    ours = [record for record in cpu if record.contender != record.baseline]
+    older = replace(ours[0], median_s=9.0, time="2026-01-01")
+    gpu = replace(ours[0], device="GPU: NVIDIA Abacus", weights="random", median_s=2.0)
+    write_records(tmp_path / "a.jsonl", [*cpu, gpu])
+    write_records(tmp_path / "b.jsonl", [older])
+    said = results(tmp_path)
+    assert said.startswith("**Figures of devices called CPU are a CPU's**, the others a GPU's")
+    rows = [line for line in said.splitlines() if line.startswith("| CPU")]
+    assert len(rows) == len(ours)
+    assert "9 s" not in said, "a newer line is there"
+    assert "| GPU: NVIDIA Abacus | predicted step, float32, random weights | predicted step" in said
+    (tmp_path / "a.jsonl").unlink()
+    assert results(tmp_path).startswith("**Every figure here is a CPU's**")
+    with pytest.raises(ValueError, match=r"README\.md must have <!-- results"):
+        with_results("# disca_rt", said)
 
 
 def test_the_examples_run() -> None:

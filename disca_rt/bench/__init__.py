@@ -6,5 +6,8 @@ RIVALS = "rivals", "sample-rivals"
 CEILINGS = "ceilings"
 """Of the device, measured in every run: what the shares of a ceiling are of."""
 
-BENCHMARKS = "full-step", "predicted-step", "sample", *RIVALS
+GRAPHS = "sample-graphs"
+"""A sample by CUDA graphs, against one without."""
+
+BENCHMARKS = "full-step", "predicted-step", "sample", GRAPHS, *RIVALS
 """Of a model, by the names that --only takes."""

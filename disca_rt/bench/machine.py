@@ -32,6 +32,8 @@ class Machine:
 GPU_LIBRARIES = (
     "triton",
     "flash-attn",
+    "fa3-fwd",
+    "flash-attn-4",
     "liger-kernel",
     "quack-kernels",
     "cache-dit",

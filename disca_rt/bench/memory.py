@@ -8,7 +8,7 @@ from .steps import Subject
 
 
 def memory_by_source(subject: Subject) -> dict[str, int]:
-    """Bytes on this device, from a sample of two steps: all steps of a kind hold the same.
+    """Bytes on this device, from an uncaptured sample of two steps: all of a kind hold the same.
 
     FloatingPointError where its latents are not finite: then no time would mean anything.
     """
@@ -21,7 +21,7 @@ def memory_by_source(subject: Subject) -> dict[str, int]:
         raise FloatingPointError(
             f"the latents are not finite in {runtime.dit.dtype}; try --dtype float32"
         )
-    cache = policy.cache_bytes(subject.tokens, runtime.dit.dtype)
+    cache = sum(policy.cache_bytes(each, runtime.dit.dtype) for each in subject.tokens)
     models = [module for module in (runtime.dit, runtime.predictor) if module is not None]
     return {
         "weights": sum(_bytes(module) for module in models),

@@ -10,7 +10,13 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from .diffusers_models import cache_blocks, compile_blocks, diffusers_model, diffusers_step
+from .diffusers_models import (
+    Unavailable,
+    cache_blocks,
+    compile_blocks,
+    diffusers_model,
+    diffusers_step,
+)
 from .random_models import with_other
 from .steps import Steps, Subject
 
@@ -53,11 +59,14 @@ class Rivals:
         return self._step(compile_blocks(self._model()))
 
     def _step(self, model: nn.Module) -> Run:
-        steps, forward = Steps(self._subject), diffusers_step(model, self._subject.conditioning)
+        steps = Steps(self._subject)
+        forwards = [diffusers_step(model, each) for each in self._subject.passes]
         scalars = steps.scalars()
-        return lambda: steps.euler(forward(steps.latents, scalars))
+        return lambda: steps.euler([forward(steps.latents, scalars) for forward in forwards])
 
     def _cached(self) -> Run:
+        if self._subject.negative is not None:
+            raise Unavailable("two passes a step are not told apart by the steps it is given")
         steps, schedule = Steps(self._subject), self._subject.schedule
         model = cache_blocks(self._model(), schedule)
         forward = diffusers_step(model, self._subject.conditioning)
@@ -65,7 +74,7 @@ class Rivals:
 
         def run() -> None:
             for each in scalars:
-                steps.euler(forward(steps.latents, each))
+                steps.euler([forward(steps.latents, each)])
 
         return run
 

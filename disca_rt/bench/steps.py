@@ -4,15 +4,20 @@ A step goes from latents to the next latents as in the denoising loop, without i
 Knows no clock and no rival.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..cache.policy import CachePolicy
+from ..cache.policy import CachePolicy, StepKind
 from ..flops import image_tokens
 from ..models.conditioning import Conditioning
 from ..models.dit import StepInputs
+from ..models.prepared import Prepared
+from ..runtime.engine import StepEvent
+from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import DEFAULT_GUIDANCE, Runtime, Sample
 from ..schedule import Schedule, Step
 from .workloads import Latents
@@ -20,29 +25,54 @@ from .workloads import Latents
 
 @dataclass(frozen=True)
 class Subject:
-    """What runs: `policy` over `schedule`, from noise for `latents`."""
+    """What runs: `policy` over `schedule`, from noise for `latents`.
+
+    With `negative` a step has two passes: classifier-free guidance.
+    """
 
     runtime: Runtime
     conditioning: Conditioning
     latents: Latents
     policy: CachePolicy
     schedule: Schedule
+    negative: Conditioning | None = None
 
     @property
-    def tokens(self) -> torch.Size:
-        """Joint tokens `[B, S, C]` of this rank."""
+    def passes(self) -> list[Conditioning]:
+        """The conditionings of a step's passes."""
+        return [self.conditioning] + ([] if self.negative is None else [self.negative])
+
+    @property
+    def tokens(self) -> list[torch.Size]:
+        """Joint tokens `[B, S, C]` of this rank, of each pass."""
         dit = self.runtime.dit
         image = image_tokens(dit.config, self.latents)
-        share = dit.sharding.share(image, self.conditioning.tokens)
-        return torch.Size([self.conditioning.batch, share, dit.config.hidden])
+        shares = [dit.sharding.share(image, each.tokens) for each in self.passes]
+        return [torch.Size([self.conditioning.batch, n, dit.config.hidden]) for n in shares]
 
-    def sample(self, schedule: Schedule | None = None) -> Sample:
+    def captured(self, graphs: GraphRunner) -> "Subject":
+        """The same models, with buffers of its own, by `graphs`."""
+        runtime = self.runtime
+        other = Runtime(
+            runtime.dit,
+            runtime.predictor,
+            codec=runtime.codec,
+            text_encoder=runtime.text_encoder,
+            graphs=graphs,
+        )
+        return replace(self, runtime=other)
+
+    def sample(
+        self, schedule: Schedule | None = None, on_step: Callable[[StepEvent], None] | None = None
+    ) -> Sample:
         """By its own schedule, or another."""
         return self.runtime.sample(
             self.conditioning,
             schedule=schedule or self.schedule,
             policy=self.policy,
             latent_shape=self.latents,
+            negative=self.negative,
+            on_step=on_step,
         )
 
 
@@ -50,15 +80,19 @@ class Steps:
     """The first full step of a schedule, and its first predicted one where it has any.
 
     A policy that needs several full steps extrapolates from one here; in a sample it has them all.
+    With `graphs` a step is captured at its second run.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, graphs: GraphRunner | None = None) -> None:
+        self._graphs = graphs
         dit, steps = subject.runtime.dit, list(subject.schedule)
         self._dit, self._policy = dit, subject.policy
         noise = torch.randn(1, *subject.latents, generator=torch.Generator().manual_seed(0))
         self._latents = dit.sharding.alike(noise.to(dit.device))
-        self._prepared = dit.prepare(subject.conditioning, noise.shape)
-        self._state = subject.policy.allocate(subject.tokens, dit.dtype, dit.device)
+        self._prepared = [dit.prepare(each, noise.shape) for each in subject.passes]
+        self._states = [
+            subject.policy.allocate(tokens, dit.dtype, dit.device) for tokens in subject.tokens
+        ]
         self._full = next(step for step in steps if step.is_full)
         self._predicted = next((step for step in steps if not step.is_full), None)
         self._scalars = {step: self.scalars(step) for step in steps}
@@ -73,7 +107,8 @@ class Steps:
         return self._latents
 
     def full(self) -> Tensor:
-        self._policy.reset(self._state)
+        for state in self._states:
+            self._policy.reset(state)
         return self._run(self._full)
 
     def predicted(self) -> Tensor:
@@ -90,18 +125,40 @@ class Steps:
             guidance if config.guidance_embed else None,
         )
 
-    def euler(self, velocity: Tensor) -> Tensor:
-        """The end of a step for a model that gives velocity `[1, C, T, H, W]`."""
-        return self._latents + velocity.float() * self._dt
+    def euler(self, velocities: Sequence[Tensor]) -> Tensor:
+        """The end of a step for a model that gives velocity `[1, C, T, H, W]` in each pass."""
+        velocity = velocities[-1].float()
+        if len(velocities) == 2:
+            velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
+        return self._latents + velocity * self._dt
 
     def _run(self, step: Step) -> Tensor:
-        dit = self._dit
-        tokens, context = dit.embed(self._latents, self._scalars[step], self._prepared)
-        kind = self._policy.decide(step, tokens, self._state)
-        tokens = self._policy.run(kind, tokens, context, dit.blocks, self._state)
-        patches = dit.head(tokens, context)
-        grid, patch = self._prepared.grid, dit.config.patch
-        return dit.ops.euler_step(self._latents, patches, None, 1.0, self._dt, grid, patch)
+        inputs = self._latents, self._scalars[step], self._prepared
+        decide = partial(self._policy.decide, step)
+        if self._graphs is None:
+            return self._step([partial(decide, state=each) for each in self._states], *inputs)
+        kinds = [decide(None, each) for each in self._states]  # what is captured decides nothing
+        key = self, tuple(kinds), tuple(map(self._policy.variant, self._states))
+        decided = [lambda tokens, kind=kind: kind for kind in kinds]
+        return self._graphs.run(key, partial(self._step, decided), *inputs)
+
+    def _step(
+        self,
+        decide: Sequence[Callable[[Tensor], StepKind]],
+        latents: Tensor,
+        scalars: StepInputs,
+        prepared: Sequence[Prepared],
+    ) -> Tensor:
+        dit, patches = self._dit, []
+        for kind_of, each, state in zip(decide, prepared, self._states, strict=True):
+            tokens, context = dit.embed(latents, scalars, each)
+            kind = kind_of(tokens)
+            tokens = self._policy.run(kind, tokens, context, dit.blocks, state)
+            patches.append(dit.head(tokens, context))
+        negative = patches[1] if len(patches) == 2 else None
+        scale = 1.0 if negative is None else DEFAULT_GUIDANCE
+        grid, patch = prepared[0].grid, dit.config.patch
+        return dit.ops.euler_step(latents, patches[0], negative, scale, self._dt, grid, patch)
 
 
 def shortened(schedule: Schedule) -> Schedule:

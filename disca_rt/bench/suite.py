@@ -3,14 +3,17 @@
 Knows no clock and no file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
 from ..cache.build import build_policy
 from ..config import PredictorConfig, predictor_config
+from ..flash_packages import DTYPES, PACKAGES, is_here
 from ..flops import StepFlops, image_tokens, sample_flops, step_flops
+from ..runtime.graphs import GraphRunner
+from ..runtime.runtime import Sample
 from ..schedule import full_schedule
 from .harness import Comparison, Contender
 from .random_models import with_other
@@ -23,6 +26,7 @@ LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few tim
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
 EAGER_OVER_OURS = 1.12  # P6 of the project's goals, on a GPU at 704x704x129 and above
+GRAPHS = "graphs"
 PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # P7, and the embedded model's own
 
 
@@ -40,20 +44,29 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Suite:
-    """`times` collects where the time of the samples went that were measured, by contender."""
+    """`graphs` makes what ours is captured by, too; None: it is not.
+
+    Of the last comparison, by contender: `times` collects where the time of its samples went,
+    `shortly` runs one that is short, `captured` are the graphs it replays.
+    """
 
     workload: Workload
     subject: Subject
     chosen: Chosen
+    graphs: Callable[[], GraphRunner] | None = None
     times: dict[str, list[StageTimes]] = field(default_factory=dict)
+    shortly: dict[str, Callable[[], object]] = field(default_factory=dict)
+    captured: dict[str, GraphRunner] = field(default_factory=dict)
 
     @property
     def flops(self) -> StepFlops:
-        """Of all ranks together."""
+        """Of all ranks, and of a step's passes, together."""
         predictor = self.subject.runtime.predictor
         config = predictor.config if predictor is not None else self._fitting
         dit = self.subject.runtime.config
-        return step_flops(dit, config, self.subject.latents, self.subject.conditioning.tokens)
+        latents = self.subject.latents
+        passes = [step_flops(dit, config, latents, each.tokens) for each in self.subject.passes]
+        return StepFlops(*map(sum, zip(*passes, strict=True)))
 
     @property
     def _fitting(self) -> PredictorConfig:
@@ -61,10 +74,13 @@ class Suite:
 
     def comparison(self, benchmark: str) -> Comparison:
         """The one of BENCHMARKS, its contenders ready but for rivals, which are built when run."""
+        for of_the_last in (self.times, self.shortly, self.captured):
+            of_the_last.clear()
         return {
             "full-step": self._full_step,
             "predicted-step": self._predicted_step,
             "sample": self._sample,
+            "sample-graphs": self._sample_graphs,
             "rivals": self._rivals,
             "sample-rivals": self._sample_rivals,
         }[benchmark]()
@@ -72,18 +88,27 @@ class Suite:
     @property
     def ours(self) -> set[str]:
         """The contenders that run the subject itself."""
-        return {self.sample_name, "eager reference" if self.chosen.is_eager else self.step_name}
+        uncaptured = {self.sample_name, self.step_name}
+        return uncaptured | {f"{name}, {GRAPHS}" for name in (*uncaptured, self.predicted_name)}
+
+    @property
+    def predicted_name(self) -> str:
+        return f"predicted step, {self.subject.policy.name}"
 
     @property
     def step_name(self) -> str:
+        if self.chosen.is_eager:
+            return "eager reference"
         ops, attention, ranks = self.chosen
         return f"ours: {ops} ops, {attention} attention" + (f", {ranks} ranks" * (ranks > 1))
 
     def _full_step(self) -> Comparison:
         contenders = [self._ours()] if self.chosen.ranks > 1 else [self._eager()]
         if self.chosen.ranks == 1:
-            contenders.append(self._flash())
+            contenders += [self._eager_backed(attention) for attention in self._flashes]
             contenders += [] if self.chosen.is_eager else [self._ours()]
+        if self.graphs is not None:
+            contenders.append(self._ours_captured())
         return self._step_comparison("full step", contenders)
 
     def _rivals(self) -> Comparison:
@@ -98,15 +123,11 @@ class Suite:
         goal = PREDICTED_SHARE.get(self.workload.name)
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
-            policy = self.subject.policy.name
-            contenders.append(
-                Contender(
-                    f"predicted step, {policy}",
-                    steps.predicted,
-                    self._cheap_flops(),
-                    goal=goal if policy == "disca" else None,
-                )
-            )
+            goal = goal if self.subject.policy.name == "disca" else None
+            flops = self._cheap_flops()
+            contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
+            if self.graphs is not None:
+                contenders.append(self._predicted_captured(flops, goal))
         return self._step_comparison("predicted step", contenders)
 
     def _sample(self) -> Comparison:
@@ -120,6 +141,10 @@ class Suite:
         if policy.name != "full":
             contenders.append(self._sampling(self.sample_name, self.subject))
         return self._sample_comparison("sample", contenders)
+
+    def _sample_graphs(self) -> Comparison:
+        contenders = [self._sampling(self.sample_name, self.subject), self._sampling_captured()]
+        return self._sample_comparison("sample, graphs", contenders)
 
     def _sample_rivals(self) -> Comparison:
         contenders = [self._sampling(self.sample_name, self.subject)]
@@ -142,15 +167,45 @@ class Suite:
         run = Steps(self._under(*EAGER)).full
         return Contender("eager reference", run, self.flops.full, note)
 
-    def _flash(self) -> Contender:
-        note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
-        run = Steps(self._under("reference", "flash")).full
-        return Contender("eager reference, flash attention", run, self.flops.full, note)
+    @property
+    def _flashes(self) -> list[str]:
+        """FlashAttention of PyTorch, and of the packages that are here."""
+        takes = self._is_gpu and self.subject.runtime.dit.dtype in DTYPES
+        return ["flash", *(name for name in PACKAGES if takes and is_here(name))]
+
+    def _eager_backed(self, attention: str) -> Contender:
+        if attention in PACKAGES:
+            note = f"of the package {PACKAGES[attention].install}"
+        else:
+            note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
+        run = Steps(self._under("reference", attention)).full
+        return Contender(f"eager reference, {attention} attention", run, self.flops.full, note)
 
     def _ours(self) -> Contender:
         is_goal = self._is_gpu and self.is_long and self.chosen.ranks == 1
         goal = 1 / EAGER_OVER_OURS if is_goal else None
         return Contender(self.step_name, Steps(self.subject).full, self.flops.full, goal=goal)
+
+    def _ours_captured(self) -> Contender:
+        name, graphs = self._captured(self.step_name)
+        steps = Steps(self.subject, graphs)
+        return Contender(name, steps.full, self.flops.full, warm_up=twice(steps.full))
+
+    def _predicted_captured(self, flops: int, goal: float | None) -> Contender:
+        name, graphs = self._captured(self.predicted_name)
+        steps = Steps(self.subject, graphs)
+
+        def warm_up() -> None:
+            steps.full()
+            twice(steps.predicted)()
+
+        return Contender(name, steps.predicted, flops, goal=goal, warm_up=warm_up)
+
+    def _captured(self, name: str) -> tuple[str, GraphRunner]:
+        """The name of what is otherwise called `name`, and what captures it."""
+        name = f"{name}, {GRAPHS}"
+        self.captured[name] = self.graphs()
+        return name, self.captured[name]
 
     def _under(self, ops: str, attention: str) -> Subject:
         if (ops, attention) == self.chosen[:2]:
@@ -158,12 +213,34 @@ class Suite:
         return replace(self.subject, runtime=with_other(self.subject.runtime, ops, attention))
 
     def _sampling(self, name: str, subject: Subject) -> Contender:
+        short = partial(subject.sample, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, subject.sample, short, warm_up=short)
+
+    def _sampling_captured(self) -> Contender:
+        """The trajectory is one graph; of a long one each step is, which warms up in less time."""
+        name, graphs = self._captured(self.sample_name)
+        subject = self.subject.captured(graphs)
+        if not self.is_long:
+            whole = subject.sample
+            return self._timed_sampling(name, subject, whole, whole, warm_up=twice(whole))
+        run = partial(subject.sample, on_step=lambda event: None)
+        short = partial(run, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, run, short, warm_up=twice(short))
+
+    def _timed_sampling(
+        self,
+        name: str,
+        subject: Subject,
+        sample: Callable[[], Sample],
+        short: Callable[[], Sample],
+        warm_up: Callable[[], object],
+    ) -> Contender:
         kept = self.times[name] = []
+        self.shortly[name] = short
 
         def run() -> None:
-            kept.append(subject.sample().times)
+            kept.append(sample().times)
 
-        warm_up = partial(subject.sample, shortened(subject.schedule))
         return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)
 
     def _policy_flops(self, subject: Subject) -> int:
@@ -202,7 +279,18 @@ class Suite:
             "text tokens": subject.conditioning.tokens,
             "policy": subject.policy.name,
             "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",
+            **({} if subject.negative is None else {"passes": len(subject.passes)}),
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
         return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, samples)
+
+
+def twice(run: Callable[[], object]) -> Callable[[], None]:
+    """A capture is made at the second run."""
+
+    def run_twice() -> None:
+        run()
+        run()
+
+    return run_twice

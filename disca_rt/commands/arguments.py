@@ -5,6 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
+ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune has measured"
+
 
 def step_list(text: str) -> tuple[int, ...]:
     """ "0,2,5" -> (0, 2, 5)."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bench import BENCHMARKS, CEILINGS, RIVALS
-from .arguments import add_schedule_arguments, check_writable
+from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
+from .arguments import ATTENTION_HELP, add_schedule_arguments, check_writable
+from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
 if TYPE_CHECKING:
@@ -42,10 +43,16 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument(
         "--random", action="store_true", help="random weights for the embedded model, too"
     )
+    models.add_argument(
+        "--cfg",
+        action="store_true",
+        help="classifier-free guidance: two passes a step, for a model that embeds no guidance",
+    )
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16 (on a GPU), float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
-    models.add_argument("--attention", default="sdpa", help="attention backend of ours")
+    models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
+    add_graphs_argument(models)
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
         "--only",
@@ -116,6 +123,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_writable("--out", args.out, ".jsonl")
     check_writable("--ladder", _ladder(args), ".png")
     check_ranks(args)
+    check_graphs(args)
+    if GRAPHS in (args.only or ()) and not wants_graphs(args, device):
+        raise ValueError(f"--only {GRAPHS} needs --graphs and a CUDA device; leave it out")
     from ..parallel.ranks import is_launched
 
     alone = set(RIVALS).intersection(args.only or ())
@@ -154,7 +164,7 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
         session.timer = session.timer._replace(warmup=1)
     with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
         memory = memory_by_source(suite.subject)
-    for benchmark in _chosen(args, session):
+    for benchmark in _chosen(args, session, suite):
         comparison = suite.comparison(benchmark)
         records = session.run(comparison, lambda record: _finished(record, suite, memory))
         ran = {record.contender for record in records}
@@ -194,33 +204,33 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     )
 
 
-def _chosen(args: argparse.Namespace, session: "Session") -> list[str]:
+def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> list[str]:
     """The benchmarks to run; of what is left out by itself, one line."""
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
+    left_out = [] if suite.graphs is not None else [GRAPHS]
     if args.quick or session.ranks > 1:
-        return [name for name in BENCHMARKS if name not in RIVALS]
-    if importlib.util.find_spec("cache_dit") is not None:
-        return list(BENCHMARKS)
-    session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")
-    return [name for name in BENCHMARKS if name != "sample-rivals"]
+        left_out += RIVALS
+    elif importlib.util.find_spec("cache_dit") is None:
+        session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")
+        left_out.append("sample-rivals")
+    return [name for name in BENCHMARKS if name not in left_out]
 
 
 def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Record":
     """With what only the subject of the run, not its harness, can say."""
     from ..bench.busy import busy_share
     from ..bench.session import with_stages
-    from ..bench.steps import shortened
 
     record = with_stages(record, suite.times)
     if record.contender not in suite.ours:
         return record
-    record = replace(record, memory=memory)
+    captured = suite.captured.get(record.contender)
+    graphs = 0 if captured is None else captured.memory_bytes
+    record = replace(record, memory={**memory, "graphs": graphs})
     if not record.stages:
         return record
-    subject = suite.subject
-    short = shortened(subject.schedule)
-    share = busy_share(lambda: subject.sample(short), subject.runtime.dit.device)
+    share = busy_share(suite.shortly[record.contender], suite.subject.runtime.dit.device)
     return replace(record, busy=share)
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..attention import LocalAttention
+from ..attention import LocalAttention, settled
 from ..bench.random_models import random_runtime
 from ..bench.steps import Subject
 from ..bench.suite import Chosen, Suite
@@ -23,10 +24,12 @@ from ..cache.build import build_policy
 from ..config import DiTConfig, predictor_config
 from ..footprint import Need, footprint
 from ..models.conditioning import Conditioning
+from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import Runtime
 from ..schedule import get_preset
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from .devices import choose_device, choose_dtype
+from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless
 from .ranks import choose_attention
 from .schedules import choose_schedule, default_schedule
@@ -63,9 +66,11 @@ def load_suite(
     workload = get_workload(args.workload, args.model)
     device, dtype = placement(args, ranks)
     ops = args.ops or ("triton" if device.type == "cuda" else "reference")
-    chosen = Chosen(ops, args.attention, 1 if ranks is None else ranks.size)
-    is_random = args.dit is None and (args.random or workload.model != "tiny")
     config = CONFIGS[workload.model]
+    attention = settled(args.attention, config.head_dim, dtype, device)
+    chosen = Chosen(ops, attention, 1 if ranks is None else ranks.size)
+    graphs = partial(GraphRunner, device) if wants_graphs(args, device) else None
+    is_random = args.dit is None and (args.random or workload.model != "tiny")
     need = Need(
         dit=config,
         predictor=predictor_config(config),
@@ -75,19 +80,24 @@ def load_suite(
         policy=_policy(args, config, True),
         ops=ops,
         ranks=chosen.ranks,
+        graphs=graphs is not None,
+        passes=1 + args.cfg,
     )
     built = {
         "device": device,
         "dtype": dtype,
         "ops": ops,
-        "attention": choose_attention(args, ranks, LocalAttention(args.attention)),
+        "attention": choose_attention(args, ranks, LocalAttention(attention)),
     }
+    if args.dit is None:
+        _check_cfg(args, config)
     say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
     refuse_hopeless(need, device, lambda size: show_size(workload, size))
     with explained(lambda: need, device, lambda size: show_size(workload, size)):
         runtime = random_runtime(config, **built) if is_random else _load(args, built)
     weights = EMBEDDED if args.dit is None else Path(args.dit).name
-    return Loaded(_suite(args, workload, runtime, chosen), RANDOM if is_random else weights, need)
+    suite = _suite(args, workload, runtime, chosen, graphs)
+    return Loaded(suite, RANDOM if is_random else weights, need)
 
 
 def show_size(workload: Workload, latents: tuple[int, int, int]) -> str:
@@ -101,22 +111,35 @@ def _load(args: argparse.Namespace, built: dict[str, Any]) -> Runtime:
     return with_tiny_prompts(Runtime.load(*files, **built))
 
 
-def _suite(args: argparse.Namespace, workload: Workload, runtime: Runtime, chosen: Chosen) -> Suite:
+def _suite(
+    args: argparse.Namespace,
+    workload: Workload,
+    runtime: Runtime,
+    chosen: Chosen,
+    graphs: Callable[[], GraphRunner] | None,
+) -> Suite:
     name = _policy(args, runtime.config, runtime.predictor is not None)
     latents = latent_shape(workload)
+    _check_cfg(args, runtime.config)
     subject = Subject(
         runtime=runtime,
-        conditioning=_conditioning(runtime, workload),
+        conditioning=_conditioning(runtime, workload, PROMPT),
+        negative=_conditioning(runtime, workload, "") if args.cfg else None,
         latents=(runtime.config.in_channels, *latents[1:]),
         policy=build_policy(name, runtime.predictor, runtime.dit.ops),
         schedule=choose_schedule(args, runtime.config, name),
     )
-    return Suite(workload, subject, chosen)
+    return Suite(workload, subject, chosen, graphs if subject.policy.schedule_known else None)
 
 
-def _conditioning(runtime: Runtime, workload: Workload) -> Conditioning:
+def _check_cfg(args: argparse.Namespace, config: DiTConfig) -> None:
+    if args.cfg and config.guidance_embed:
+        raise ValueError("--cfg: this model embeds its guidance; leave it out")
+
+
+def _conditioning(runtime: Runtime, workload: Workload, prompt: str) -> Conditioning:
     if runtime.text_encoder is not None:
-        return runtime.text_encoder([PROMPT])
+        return runtime.text_encoder([prompt])
     return random_conditioning(runtime.config, workload, latent_shape(workload))
 
 

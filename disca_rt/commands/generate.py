@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import check_writable
+from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_finite,
     check_sampling_arguments,
+    device_of,
     load_runtime,
     sample_request,
 )
@@ -32,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "'a small red circle moving left on a black background'.",
     )
     add_sampling_arguments(parser, name)
+    add_graphs_argument(parser)
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
         "--out",
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     if args.prompt is not None and args.out is None and args.latents_out is None:
         args.out = DEFAULT_OUT
     check_sampling_arguments(args)
+    check_graphs(args)
     _check_outputs(args)
     with joined_ranks(args) as ranks:
         _generate(args, ranks)
@@ -53,7 +57,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """By this process, or its part of it; the first rank writes and reports."""
-    runtime = load_runtime(args, ranks)
+    from ..runtime.graphs import GraphRunner
+
+    device = device_of(args, ranks)
+    graphs = GraphRunner(device) if wants_graphs(args, device) else None
+    runtime = load_runtime(args, ranks, graphs=graphs)
     if args.out is not None and runtime.codec is None:
         raise ValueError(
             f"--out needs the VAE of {runtime.config.family}, which is not part of this version; "
@@ -87,7 +95,8 @@ def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sa
     shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
 
     def need() -> "Need":
-        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape)
+        passes = 1 if inputs["negative"] is None else 2
+        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape, passes)
 
     with (
         explained(need, runtime.dit.device, lambda size: show_size(runtime, size)),

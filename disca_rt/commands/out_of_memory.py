@@ -55,6 +55,8 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
     size = largest_size(need, room)
     if size is not None and size != need.size:
         ways.append(f"size {show_size(size)}")
+    if need.graphs and fits(need._replace(graphs=False), room):
+        ways.append("--no-graphs")
     if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
         ways.append("--dtype bfloat16")
     ranks = fewest_ranks(need, room) if is_gpu else None
@@ -70,6 +72,7 @@ def runtime_need(
     ops: str,
     conditioning: Conditioning,
     latents: Sequence[int],
+    passes: int = 1,
 ) -> Need:
     """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
     image = image_tokens(runtime.config, latents)
@@ -84,6 +87,8 @@ def runtime_need(
         ops=ops,
         ranks=round((image + conditioning.tokens) / share),
         batch=conditioning.batch,
+        graphs=runtime.graphs is not None,
+        passes=passes,
     )
 
 

@@ -120,6 +120,7 @@ def _run_in_ranges(args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges
 def _measured(
     args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: int, is_shown: bool
 ) -> Profile:
+    from ..attention import settled
     from ..profiling.account import account
     from ..profiling.capture import capture
     from ..profiling.ceilings import measure_ceilings
@@ -136,7 +137,8 @@ def _measured(
     ceilings = measure_ceilings(device, runtime.dit.dtype)
     timeline = read_timeline(captured.trace["traceEvents"], device.type == "cuda")
     accounted = account(timeline, captured.kinds, captured.works)
-    about = facts(runtime, captured, policy, schedule, args.ops, args.attention, ranks)
+    attention = settled(args.attention, runtime.config.head_dim, runtime.dit.dtype, device)
+    about = facts(runtime, captured, policy, schedule, args.ops, attention, ranks)
     return Profile(captured, timeline, accounted, rows(accounted), ceilings, about)
 
 

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import add_schedule_arguments, video_size
+from .arguments import ATTENTION_HELP, add_schedule_arguments, video_size
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..cache.policy import CachePolicy
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
+    from ..runtime.graphs import GraphRunner
     from ..runtime.runtime import Runtime, Sample
     from ..runtime.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
@@ -42,7 +43,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16, float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", default="reference", help="implementation of the ops")
-    models.add_argument("--attention", default="sdpa", help="attention backend")
+    models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     inputs = parser.add_argument_group("input")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
@@ -91,6 +92,7 @@ def load_runtime(
     ranks: "Ranks | None",
     ops: "Ops | None" = None,
     local: "LocalAttention | None" = None,
+    graphs: "GraphRunner | None" = None,
 ) -> "Runtime":
     """The models that the flags name; `ops` and `local` stand in for those that they name."""
     from ..attention import LocalAttention
@@ -106,6 +108,7 @@ def load_runtime(
         dtype=choose_dtype(args.dtype, device),
         ops=args.ops if ops is None else ops,
         attention=choose_attention(args, ranks, local or LocalAttention(args.attention)),
+        graphs=graphs,
     )
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 INTERPRETED = "TRITON_INTERPRET"
 WARMUP, SAMPLES = 5, 30  # calls of each candidate; the median of the samples counts
+ATTENTION_SAMPLES = 7  # each takes up to 0.3 s
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -56,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
         from ..kernels.workload import SMALL
 
         with torch.inference_mode():
-            list(_measured(torch.device("cpu"), [SMALL], _once))
+            cpu = torch.device("cpu")
+            list(chain(_attention(cpu, [SMALL], _once), _measured(cpu, [SMALL], _once)))
         return
     device, path = _gpu(args.device), _table(args.out)
     from ..kernels.launch import device_name, forget_table
@@ -64,7 +67,11 @@ def run(args: argparse.Namespace) -> None:
 
     shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
     with torch.inference_mode(), torch.cuda.device(device):
-        _tune(_measured(device, shapes, _gpu_clock(device)), path, device_name(device))
+        measured = chain(
+            _attention(device, REAL.values(), _gpu_clock(device, ATTENTION_SAMPLES)),
+            _measured(device, shapes, _gpu_clock(device, SAMPLES)),
+        )
+        _tune(measured, path, device_name(device))
     forget_table()
 
 
@@ -101,10 +108,29 @@ def _table(out: Path | None) -> Path:
 def _measured(
     device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
 ) -> "Iterator[Measured]":
-    """Every op at all `shapes`, with a line on each; a shape too large for the device is told."""
-    import torch
-
+    """Every op at all `shapes`."""
     from ..kernels.tune import measure
+
+    yield from _told(measure, device, shapes, clock)
+
+
+def _attention(
+    device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
+) -> "Iterator[Measured]":
+    """Every backend that is here, at all `shapes`."""
+    from ..tune_attention import measure
+
+    yield from _told(measure, device, shapes, clock)
+
+
+def _told(
+    measure: "Callable[..., Iterator[Measured]]",
+    device: "torch.device",
+    shapes: "Iterable[Shapes]",
+    clock: "Clock",
+) -> "Iterator[Measured]":
+    """With a line on each; a shape too large for the device is told."""
+    import torch
 
     generator = torch.Generator(device).manual_seed(0)
 
@@ -148,7 +174,7 @@ def _tune(measured: "Iterable[Measured]", path: Path, device: str) -> None:
         print(f"to launch by it: export {ELSEWHERE}={path.resolve()}")
 
 
-def _gpu_clock(device: "torch.device") -> "Clock":
+def _gpu_clock(device: "torch.device", samples: int) -> "Clock":
     from ..runtime.gpu_clock import GPUClock
 
     clock = GPUClock(device)
@@ -156,7 +182,7 @@ def _gpu_clock(device: "torch.device") -> "Clock":
     def timed(call: Callable[[], object]) -> float:
         for _ in range(WARMUP):
             call()
-        return median(clock(call) for _ in range(SAMPLES))
+        return median(clock(call) for _ in range(samples))
 
     return timed
 

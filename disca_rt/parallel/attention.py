@@ -8,7 +8,7 @@ attention, arXiv 2310.01889). Knows plans and process groups, no models.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ..apart import apart
 from ..attention import LocalAttention, TokenLayout, Work
 from ..kernels.packing import Packing, packing
 from ._native import Plan, Progress, Scheduler, Slot
@@ -172,7 +173,7 @@ class UlyssesHandle:
         self._scheduler = self._chosen_scheduler(v)
         self._origins = self._attention.origins(self._scheduler.plan)
         self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
-        self._scheduler.send(Slot.V, v)
+        apart(self._scheduler.send, Slot.V, v)
 
     def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
         if torch.is_grad_enabled():  # one of its own: a recomputation may run amid the backward
@@ -198,20 +199,20 @@ class UlyssesHandle:
 
     def _send(self, slot: Slot, tokens: Tensor) -> None:
         if self.packing is None:
-            self._scheduler.send(slot, tokens)
+            apart(self._scheduler.send, slot, tokens)
         else:
-            self._scheduler.send_packed(slot, tokens)
+            apart(self._scheduler.send_packed, slot, tokens)
 
     def result(self, work: Work) -> Tensor:
         work.advance()  # under q
         attend = self._attend if len(self._origins) == 1 else self._attend_round
         for chunk in range(self._scheduler.plan.chunks):
-            self._scheduler.send_back(Slot.O, chunk, attend(chunk))
+            apart(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
         work.advance()  # under what comes back
-        return self._scheduler.receive_back(Slot.O).flatten(2)
+        return apart(self._scheduler.receive_back, Slot.O).flatten(2)
 
     def _attend(self, chunk: int) -> Tensor:
-        q, k, v = (self._scheduler.receive(slot, chunk) for slot in (Slot.Q, Slot.K, Slot.V))
+        q, k, v = apart(_received, self._scheduler, (Slot.Q, Slot.K, Slot.V), chunk)
         return self._attention.local.backend(q, k, v, self._valid[0])
 
     def _attend_round(self, chunk: int) -> Tensor:
@@ -220,12 +221,11 @@ class UlyssesHandle:
         if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
             k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
             valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
-            return self._attention.local.backend(
-                self._scheduler.receive(Slot.Q, chunk), k, v, valid
-            )
+            (q,) = apart(_received, self._scheduler, (Slot.Q,), chunk)
+            return self._attention.local.backend(q, k, v, valid)
         attend = get_partial_backend(self._attention.local.name)
         keys = next(rounds)
-        q = self._scheduler.receive(Slot.Q, chunk)
+        (q,) = apart(_received, self._scheduler, (Slot.Q,), chunk)
         done = attend(q, *keys, self._valid[0])
         for keys, valid in zip(rounds, self._valid[1:], strict=True):
             done = merge(done, attend(q, *keys, valid))
@@ -234,10 +234,22 @@ class UlyssesHandle:
     def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every group's keys and values in turn; each leaves for the next group when it is here."""
         slots = Slot.K, Slot.V
-        here = tuple(self._scheduler.receive(slot, chunk) for slot in slots)
+        here = apart(_received, self._scheduler, slots, chunk)
         for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
-                self._scheduler.pass_on(slot, chunk, origin, heads)
+                apart(self._scheduler.pass_on, slot, chunk, origin, heads)
             yield here
-            here = tuple(self._scheduler.receive_passed(slot, chunk) for slot in slots)
+            here = apart(_passed, self._scheduler, slots, chunk)
         yield here
+
+
+def _received(
+    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
+) -> tuple[Tensor, ...]:
+    return tuple(scheduler.receive(slot, chunk) for slot in slots)
+
+
+def _passed(
+    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
+) -> tuple[Tensor, ...]:
+    return tuple(scheduler.receive_passed(slot, chunk) for slot in slots)

@@ -6,11 +6,15 @@ sums (arXiv 1805.02867; over a ring of ranks: arXiv 2310.01889). Backends are ca
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..attention import AUTOMATIC, automatic
+from ..flash_packages import PACKAGES, flash_attend_with_lse
 
 aten = torch.ops.aten
 
@@ -37,12 +41,22 @@ def merge(part: Partial, more: Partial) -> Partial:
 
 def get_partial_backend(name: str) -> PartialBackend:
     """For the attention backend called `name`; ValueError where that one cannot tell the sum."""
+    if name in PACKAGES:
+        return partial(_package, name)
     if name not in PARTIAL_BACKENDS:
-        raise ValueError(
-            f"a ring of ranks needs an attention backend out of {sorted(PARTIAL_BACKENDS)}, got "
-            f"{name!r}"
-        )
+        known = sorted({*PARTIAL_BACKENDS, *PACKAGES})
+        raise ValueError(f"a ring of ranks needs an attention backend out of {known}, got {name!r}")
     return PARTIAL_BACKENDS[name]
+
+
+def _automatic(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
+    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None)
+    return get_partial_backend(name)(q, k, v, valid)
+
+
+def _package(name: str, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
+    out, lse = flash_attend_with_lse(name, q, k, v, valid)
+    return _part(out.transpose(1, 2), lse, None)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
@@ -93,6 +107,7 @@ def _math(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
 
 
 PARTIAL_BACKENDS: dict[str, PartialBackend] = {
+    AUTOMATIC: _automatic,
     "sdpa": _sdpa,
     "flash": _flash,
     "cudnn": _cudnn,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
+from ..apart import apart
 from ..attention import TokenLayout
 from ..models.blocks import BlockContext
 from ._native import Progress, Shard, token_shard
@@ -57,6 +58,9 @@ class Sharded:
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         ranks = range(self._group.size())
         counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
+        return apart(self._gathered, rows, counts)
+
+    def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
         with self._begun("patches of all ranks"):
             return _Gather.apply(rows, counts, self._group)
 

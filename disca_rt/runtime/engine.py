@@ -17,6 +17,7 @@ from ..cache.policy import CachePolicy, StepKind
 from ..models.dit import DiT, StepInputs
 from ..models.prepared import Prepared
 from ..schedule import Schedule, Step
+from ..sharding import Whole
 from .graphs import GraphRunner
 from .stopwatch import Stopwatch
 
@@ -73,7 +74,8 @@ def denoise(
     sampler = _Sampler(dit, policy, [each.state for each in passes], guidance.classifier_free)
     table = step_table(schedule, guidance, latents.shape[0], dit)
     prepared = [each.prepared for each in passes]
-    if graphs is not None and on_step is None and cancel is None:
+    is_whole = isinstance(dit.sharding, Whole)
+    if graphs is not None and is_whole and on_step is None and cancel is None:
         started = stopwatch.start()
         key = "trajectory", schedule, sampler.key()
         latents = graphs.run(key, partial(sampler.trajectory, schedule), latents, table, prepared)

@@ -6,26 +6,24 @@ as it is and is the warm-up (kernels are compiled, libraries get their memory); 
 capturing is raised, never hidden by running eagerly.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .segments import Replayable, in_segments
+
 MOST = 32  # captures that are kept
+MOST_WARM = 32 * MOST  # keys that ran once, of which only the result's shape is kept
 
 
 class CaptureError(RuntimeError):
     """A callable cannot be captured; the message says which one and why."""
-
-
-class Replayable(Protocol):
-    """What was captured: `replay` does it again on the same memory."""
-
-    def replay(self) -> None: ...
 
 
 Capture = Callable[[Callable[[], object]], Replayable]
@@ -36,7 +34,8 @@ class CudaCapture:
     """One memory pool for all captures of a runner: none is replayed while another runs.
 
     Sharing is safe in any order of replays, and after any eviction, because a captured callable
-    leaves its result in memory from outside the pool: nothing in the pool outlives a replay.
+    leaves its result in memory from outside the pool: nothing in the pool outlives a replay. What
+    ranks exchange is done between graphs, on the same stream.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,13 +44,28 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], object]) -> Replayable:
-        graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            compute()
-        return graph
+        torch.cuda.empty_cache()
+        # Between two exchanges there may be nothing: an empty graph, of which PyTorch would warn.
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*CUDA Graph is empty")
+            return in_segments(self._begin, compute)
+
+    def _begin(self) -> Callable[[], Replayable]:
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+
+        def end() -> Replayable:
+            graph.capture_end()
+            return graph
+
+        return end
+
+    @property
+    def pool_bytes(self) -> int:
+        """What the pool has of the device."""
+        segments = torch.cuda.memory.memory_snapshot(self._pool, include_traces=False)
+        return sum(each["total_size"] for each in segments)
 
 
 @dataclass
@@ -61,18 +75,30 @@ class _Captured:
     inputs: list[Tensor]
     output: Tensor
     graph: Replayable
-    memory_bytes: int
+
+    @property
+    def buffer_bytes(self) -> int:
+        return sum(each.nbytes for each in (*self.inputs, self.output))
 
 
 class GraphRunner:
-    """Captures by key, the least recently used given up for a new one beyond `most`."""
+    """Captures by key, the least recently used given up for a new one beyond `most`.
 
-    def __init__(self, device: torch.device, capture: Capture | None = None, most: int = MOST):
+    So are keys that ran once, beyond `most_warm`: they are new again.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        capture: Capture | None = None,
+        most: int = MOST,
+        most_warm: int = MOST_WARM,
+    ) -> None:
         self._device = device
         self._capture = capture or CudaCapture(device)
-        self._most = most
+        self._most, self._most_warm = most, most_warm
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
-        self._warm: dict[Hashable, Tensor] = {}
+        self._warm: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def run(self, key: Hashable, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """`compute(*inputs)`, captured from the second time on; good until the key's next run.
@@ -85,11 +111,10 @@ class GraphRunner:
         if key not in self._captured:
             if key not in self._warm:
                 result = compute(*inputs)
-                self._warm[key] = result.to("meta")
+                _keep(self._warm, key, result.to("meta"), self._most_warm)
                 return result
-            self._captured[key] = self._captured_now(compute, leaves, spec, self._warm[key])
-            while len(self._captured) > self._most:
-                self._captured.popitem(last=False)
+            captured = self._captured_now(compute, leaves, spec, self._warm[key])
+            _keep(self._captured, key, captured, self._most)
         self._captured.move_to_end(key)
         captured = self._captured[key]
         given = (leaf for leaf in leaves if isinstance(leaf, Tensor))
@@ -109,17 +134,18 @@ class GraphRunner:
 
     @property
     def memory_bytes(self) -> int:
-        """What the captures took of the device when they were made, and their buffers."""
-        return sum(each.memory_bytes for each in self._captured.values())
+        """The pool that all captures share, which evictions do not shrink, and their buffers."""
+        pool = self._capture.pool_bytes if isinstance(self._capture, CudaCapture) else 0
+        return pool + sum(each.buffer_bytes for each in self._captured.values())
 
     def _captured_now(
         self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, like: Tensor
     ) -> _Captured:
-        before = self._reserved()
-        static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        with torch.inference_mode(False):  # made within it, they could not be written outside
+            static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            output = torch.empty_like(like, device=self._device)
         arguments = pytree.tree_unflatten(static, spec)
         inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
-        output = torch.empty_like(like, device=self._device)
 
         def captured() -> None:
             output.copy_(compute(*arguments))
@@ -132,12 +158,14 @@ class GraphRunner:
                 f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
                 "switch graphs off"
             ) from error
-        return _Captured(inputs, output, graph, self._reserved() - before)
+        return _Captured(inputs, output, graph)
 
-    def _reserved(self) -> int:
-        if self._device.type != "cuda":
-            return 0
-        return torch.cuda.memory_reserved(self._device)
+
+def _keep(known: OrderedDict[Hashable, Any], key: Hashable, value: Any, most: int) -> None:
+    """Under `key`, at most `most` of them, the last used ones."""
+    known[key] = value
+    while len(known) > most:
+        known.popitem(last=False)
 
 
 def _signature(leaf: Any) -> Hashable:

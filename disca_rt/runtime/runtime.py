@@ -24,7 +24,6 @@ from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..schedule import Schedule
-from ..sharding import Whole
 from .engine import Guidance, Pass, StepEvent, denoise
 from .graphs import GraphRunner
 from .stopwatch import StageTime, Stopwatch
@@ -65,7 +64,7 @@ class Runtime:
     """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs.
 
     With `graphs` steps, and whole trajectories where nobody looks in between, are captured at their
-    second run and then replayed.
+    second run and then replayed; where ranks share a sample, steps between their exchanges.
     """
 
     def __init__(
@@ -87,8 +86,6 @@ class Runtime:
             )
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
-        if graphs is not None and not isinstance(dit.sharding, Whole):
-            raise ValueError("graphs do not go with sequence parallelism; leave out one")
         self.graphs = graphs
         self._policies: dict[str, CachePolicy] = {}
         self._states: dict[tuple[str, int], _PooledState] = {}
@@ -103,7 +100,8 @@ class Runtime:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         ops: str | Ops = "reference",
-        attention: str | Attention = "sdpa",
+        attention: str | Attention = "auto",
+        graphs: GraphRunner | None = None,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
 
@@ -118,9 +116,9 @@ class Runtime:
             ops = get_ops(ops, device)
         built = {"ops": ops, "attention": attention, "device": device}
         loaded = load_dit(dit, dtype=dtype, **built)
-        if predictor is None:
-            return cls(loaded)
-        return cls(loaded, load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built))
+        if predictor is not None:
+            predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
+        return cls(loaded, predictor, graphs=graphs)
 
     @property
     def config(self) -> DiTConfig:

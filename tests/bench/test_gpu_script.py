@@ -58,7 +58,9 @@ def test_stages_go_on_past_a_failing_one_and_can_be_run_alone(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["machine", "steps", "rivals", "sample-rivals", "embedded"])
+@pytest.mark.parametrize(
+    "stage", ["machine", "steps", "sample-graphs", "rivals", "sample-rivals", "embedded"]
+)
 def test_every_model_stage_in_small(stage: str, tmp_path: Path) -> None:
     assert stage in stages()
     done = script("--dry-run", stage, RESULTS=str(tmp_path / "cpu.jsonl"))

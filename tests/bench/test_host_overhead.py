@@ -7,6 +7,7 @@ to a budget.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from disca_rt.config import MODELS
 from disca_rt.footprint import Need, footprint
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import launch_config
+from disca_rt.runtime.graphs import GraphRunner
 from disca_rt.schedule import get_preset
-from meta_step import meta_step
+from meta_step import META, meta_step
 
 BIG = MODELS["hunyuan-video-meanflow"]
 GRID, TEXT = (33, 44, 44), 256  # 704x704x129
@@ -28,6 +30,7 @@ ROUNDS = {"rounds": 5, "warmup_rounds": 1}
 # Operators dispatched: a step's ends, and what a block adds; 106, 76, 54 and 214 when this was
 # written. A full step has 3,800: at 5 µs each, which PyTorch takes on a fast host, 19 ms.
 ENDS, DOUBLE, SINGLE, PREDICTED = 120, 85, 60, 240
+REPLAYED = 8  # copies of inputs: latents, t, r, guidance, text, pooled text, two rotary tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -69,6 +72,39 @@ def test_a_step_stays_within_its_budget_of_operators() -> None:
     assert single <= SINGLE
     assert predicted <= PREDICTED
     assert counted(20, 40)[1] == predicted, "it does not depend on how many blocks there are"
+
+
+class Graph:
+    """As a GPU's: to replay it is one call."""
+
+    def replay(self) -> None:
+        pass
+
+
+def replaying(index: int) -> Callable[[], object]:
+    """A step of the 13B model, of six of its blocks, that was captured."""
+    step = meta_step(replace(BIG, double=2, single=4), GRID, TEXT)
+    graphs = GraphRunner(META, lambda compute: Graph())
+
+    def run() -> object:
+        return graphs.run(index, partial(step.compute, index), *step.inputs)
+
+    with torch.inference_mode():
+        run()
+        run()
+    assert graphs.captures == 1
+    return run
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_replayed_step_is_a_copy_of_its_inputs(index: int) -> None:
+    assert operators(replaying(index)) <= REPLAYED
+
+
+def test_replay(benchmark: BenchmarkFixture) -> None:
+    run = replaying(0)
+    with torch.inference_mode():
+        benchmark(run)
 
 
 @pytest.mark.parametrize("kind", ["full", "predicted"])

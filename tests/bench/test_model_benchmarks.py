@@ -10,15 +10,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import recorded
 from disca_rt.attention import LocalAttention
 from disca_rt.bench.busy import covered
-from disca_rt.bench.diffusers_models import cache_blocks, diffusers_model
+from disca_rt.bench.diffusers_models import (
+    Unavailable,
+    cache_blocks,
+    diffusers_model,
+    diffusers_step,
+)
 from disca_rt.bench.ladder import panels, write_ladder
 from disca_rt.bench.memory import memory_by_source
 from disca_rt.bench.random_models import random_runtime, with_other
 from disca_rt.bench.record import Record, read_records, to_line
+from disca_rt.bench.rivals import Rivals
 from disca_rt.bench.session import Session
 from disca_rt.bench.steps import Steps, Subject, shortened
+from disca_rt.bench.suite import Chosen, Suite
 from disca_rt.bench.workloads import (
     PRESETS,
     Workload,
@@ -31,6 +39,8 @@ from disca_rt.cli import main
 from disca_rt.config import MODELS, DiTConfig
 from disca_rt.flops import image_tokens
 from disca_rt.kernels.workload import REAL
+from disca_rt.runtime.graphs import GraphRunner
+from disca_rt.runtime.runtime import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
 from disca_rt.schedule import Schedule, full_schedule
 
@@ -56,6 +66,13 @@ def subject(
         build_policy(policy, runtime.predictor, runtime.dit.ops),
         Schedule(4, 5.0, (0, 2)),
     )
+
+
+def guided(policy: str) -> Subject:
+    """A base model, two passes a step."""
+    config = replace(SMALL_10, guidance_embed=False, meanflow=False)
+    made = subject(config, policy=policy)
+    return replace(made, negative=random_conditioning(config, FEW, made.latents, seed=2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -114,6 +131,54 @@ def test_a_step_is_that_of_a_sample(config: DiTConfig) -> None:
     assert not steps.has_predicted
 
 
+@pytest.mark.parametrize("policy", ["full", "disca", "taylor"])
+def test_two_passes_a_step_are_those_of_a_sample(policy: str) -> None:
+    made = guided(policy)
+    one = replace(made, schedule=Schedule(1, 5.0, (0,)))
+    steps = Steps(one)
+    sample = one.runtime.sample(
+        one.conditioning,
+        schedule=one.schedule,
+        policy=one.policy,
+        latents=steps.latents,
+        negative=one.negative,
+    )
+    torch.testing.assert_close(steps.full(), sample.latents)
+    assert not torch.equal(steps.full(), Steps(replace(one, negative=None)).full())
+    whole = Steps(made, GraphRunner(CPU, recorded.record)), Steps(made)
+    for _ in range(3):
+        assert torch.equal(*(each.full() for each in whole))
+        assert torch.equal(*(each.predicted() for each in whole))
+
+
+def test_two_passes_are_twice_the_work() -> None:
+    made = guided("disca")
+    two, one = (
+        Suite(FEW, each, Chosen("reference", "sdpa"))
+        for each in (made, replace(made, negative=None))
+    )
+    assert two.flops == tuple(2 * each for each in one.flops)
+    assert two.comparison("full-step").shape["passes"] == 2
+    assert "passes" not in one.comparison("full-step").shape
+    assert memory_by_source(made)["cache"] == 2 * memory_by_source(one.subject)["cache"]
+    with torch.inference_mode():
+        for contender in two.comparison("sample").contenders:
+            contender.run()
+
+
+def test_rivals_guide_by_two_passes() -> None:
+    pytest.importorskip("diffusers")
+    made = guided("disca")
+    steps, model = Steps(made), diffusers_model(made.runtime.config)
+    both = [diffusers_step(model, each)(steps.latents, steps.scalars()) for each in made.passes]
+    mixed = both[1] + DEFAULT_GUIDANCE * (both[0] - both[1])
+    torch.testing.assert_close(steps.euler(both), steps.euler([mixed]))
+    assert not torch.equal(steps.euler(both), steps.euler(both[:1]))
+    ((_, cached),) = Rivals(made).samples().values()
+    with pytest.raises(Unavailable, match="two passes"):
+        cached()
+
+
 @pytest.mark.parametrize("policy", ["full", "disca", "reuse", "taylor", "hermite"])
 def test_both_kinds_of_step_of_every_policy(policy: str) -> None:
     steps = Steps(subject(SMALL_10, policy=policy))
@@ -162,6 +227,46 @@ def test_any_size_of_any_model() -> None:
     assert (fifteen.vision, fifteen.size) == (729, (640, 480, 61))
     assert latent_shape(get_workload("8x12x3", "tiny")) == (12, 3, 6, 4)
     assert get_workload("720p", "hunyuan-video").size == (1280, 720, 129)
+
+
+@pytest.mark.parametrize("chosen", [Chosen("reference", "sdpa"), Chosen("reference", "math")])
+def test_graphs_beside_what_is_not_captured(chosen: Chosen) -> None:
+    made = subject(SMALL_10)
+    suite = Suite(FEW, made, chosen, lambda: GraphRunner(CPU, recorded.record))
+    for benchmark in ("full-step", "predicted-step", "sample-graphs"):
+        contenders = {each.name: each for each in suite.comparison(benchmark).contenders}
+        (name,) = suite.captured
+        plain, captured = contenders[name.removesuffix(", graphs")], contenders[name]
+        assert {name, plain.name} - {"predicted step, disca"} <= suite.ours
+        assert captured.flops == plain.flops
+        assert suite.captured[name].captures == 0
+        with torch.inference_mode():
+            (captured.warm_up or captured.run)()
+            assert suite.captured[name].captures >= 1
+            before = suite.captured[name].captures
+            captured.run()
+        assert suite.captured[name].captures == before, "a timed run captures nothing"
+    assert suite.times[name][0].keys() == {"conditioning", "4 steps"}
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_captured_steps_and_samples_give_the_same(
+    is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = subject(SMALL_10)
+    graphs = GraphRunner(CPU, recorded.record)
+    plain, captured = Steps(made), Steps(made, graphs)
+    for _ in range(3):
+        assert torch.equal(captured.full(), plain.full())
+        assert torch.equal(captured.predicted(), plain.predicted())
+    assert graphs.captures == 2
+    monkeypatch.setattr("disca_rt.bench.suite.LONG", 0.0 if is_long else 1e14)
+    suite = Suite(FEW, made, Chosen("reference", "sdpa"), lambda: GraphRunner(CPU, recorded.record))
+    contender = suite.comparison("sample-graphs").contenders[-1]
+    contender.warm_up()
+    (runner,) = suite.captured.values()
+    assert runner.captures == (2 if is_long else 1)
+    assert set(suite.shortly) == {suite.sample_name, contender.name}
 
 
 def test_the_union_of_overlapping_kernels() -> None:
@@ -375,6 +480,9 @@ def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch)
         (["--device", "tpu"], "--device must be"),
         (["--dtype", "fp8"], "--dtype must be one of"),
         (["99996x99996x9999", "--model", "tiny"], "out of memory: needs about"),
+        (["--only", "sample-graphs"], "--only sample-graphs needs --graphs and a CUDA device"),
+        (["--cfg"], "--cfg: this model embeds its guidance"),
+        (["--graphs"], "--graphs needs a CUDA device, got --device cpu"),
         (["--head-chunks", "2"], "--head-chunks is for several ranks"),
     ],
 )

@@ -1,0 +1,262 @@
+"""FlashAttention's packages, by stand-ins with the signatures of the real ones; and who chooses."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from disca_rt import flash_packages
+from disca_rt.attention import (
+    BACKENDS,
+    LocalAttention,
+    NoWork,
+    TokenLayout,
+    automatic,
+    get_backend,
+    settled,
+)
+from disca_rt.flash_packages import PACKAGES, is_here
+from disca_rt.kernels.launch import forget_table
+from disca_rt.kernels.launch_table import ATTENTION_BACKENDS, ELSEWHERE, read_table
+from disca_rt.kernels.tune import Measured, winners
+from disca_rt.kernels.workload import SMALL
+from disca_rt.parallel.partial import get_partial_backend
+from disca_rt.tune_attention import measure
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MODULES = {
+    "fa2": "flash_attn",
+    "fa3": "flash_attn_interface",
+    "fa3-fwd": "fa3_fwd_interface",
+    "fa4": "flash_attn.cute",
+}
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The output `[B, S, H, D]` in the dtype of `q`, and the logarithms `[B, H, S]` fp32."""
+    scores = torch.einsum("bshd,bthd->bhst", q.double(), k.double()) * scale
+    out = torch.einsum("bhst,bthd->bshd", scores.softmax(-1), v.double())
+    return out.to(q.dtype), scores.logsumexp(-1).float()
+
+
+def fa2(calls: list[dict]) -> Callable[..., Any]:
+    """As of flash-attn 2.8."""
+
+    def flash_attn_func(
+        q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1),
+        softcap=0.0, alibi_slopes=None, deterministic=False, return_attn_probs=False,
+    ):  # fmt: skip
+        calls.append({"dropout_p": dropout_p, "causal": causal, "shape": q.shape})
+        out, lse = exact(q, k, v, softmax_scale)
+        return (out, lse, None) if return_attn_probs else out
+
+    return flash_attn_func
+
+
+def fa3(calls: list[dict], is_old: bool = False) -> Callable[..., Any]:
+    """As of fa3-fwd 0.0.3; builds of the hopper folder before 2025-08 return both always."""
+
+    def flash_attn_func(
+        q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None,
+        v_descale=None, window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1,
+        pack_gqa=None, deterministic=False, sm_margin=0, return_attn_probs=False,
+    ):  # fmt: skip
+        calls.append({"qv": qv, "causal": causal, "shape": q.shape})
+        out, lse = exact(q, k, v, softmax_scale)
+        return (out, lse) if return_attn_probs or is_old else out
+
+    return flash_attn_func
+
+
+def fa4(calls: list[dict]) -> Callable[..., Any]:
+    """As of flash-attn-4 4.0.0b36."""
+
+    def flash_attn_func(
+        q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False,
+        window_size=(None, None), learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None,
+        deterministic=False, score_mod=None, score_mod_bwd=None, mask_mod=None, aux_tensors=None,
+        aux_scalars=None, block_sparse_tensors=None, block_sparse_tensors_bwd=None,
+        return_lse=False, gather_bwd_recompute_p=False, gather_bwd_token_chunk=None,
+    ):  # fmt: skip
+        calls.append({"qv": qv, "causal": causal, "shape": q.shape})
+        out, lse = exact(q, k, v, softmax_scale)
+        return out, (lse if return_lse else None)
+
+    return flash_attn_func
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever is on this machine; and what is here runs on a CPU."""
+    for module in (*MODULES.values(), "flash_attn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(flash_packages, "DEVICE", "cpu")
+    is_here.cache_clear()
+    yield
+    is_here.cache_clear()
+    forget_table()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
+    module = ModuleType(MODULES[name])
+    module.flash_attn_func = function
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, MODULES[name], module)
+
+
+def qkv(dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(2, rows, 3, 16, generator=generator).to(dtype) for rows in (9, 7, 7))
+
+
+def attended(backend: str, valid: Tensor | None = None, dtype: torch.dtype = torch.bfloat16):
+    q, k, v = qkv(dtype)
+    return get_backend(backend)(q, k, v, valid)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_package_is_called_as_it_wants(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict] = []
+    install(monkeypatch, name, {"fa2": fa2, "fa4": fa4}.get(name, fa3)(calls))
+    backend = name.removesuffix("-fwd")
+    q, k, v = qkv()
+    wanted, lse = exact(q, k, v, 16**-0.5)
+    assert torch.equal(attended(backend), wanted)
+    part = get_partial_backend(backend)(q, k, v, None)
+    assert torch.equal(part.out, wanted)
+    assert torch.equal(part.lse, lse.transpose(1, 2))
+    assert [call["causal"] for call in calls] == [False, False]
+    assert {call["shape"] for call in calls} == {(2, 9, 3, 16)}, "tokens before heads"
+
+
+def test_the_staged_interface_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "fa2", fa2([]))
+    x = qkv()[0]
+    handle = LocalAttention("fa2").begin(TokenLayout(5, None))
+    for put in (handle.put_v, handle.put_k, handle.put_q):
+        put(x)
+    assert torch.equal(handle.result(NoWork()), exact(x, x, x, 0.25)[0].flatten(2))
+
+
+def test_an_old_fa3_returns_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "fa3", fa3([], is_old=True))
+    assert torch.equal(attended("fa3"), exact(*qkv(), 0.25)[0])
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_missing_package_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is not here .*") as refused:
+        LocalAttention(name)
+    said = str(refused.value)
+    assert said.endswith(f": pip install {PACKAGES[name].install}")
+    assert "\n" not in said
+
+
+def test_a_package_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FA4 alone leaves a `flash_attn` without the function of FA2."""
+    install(monkeypatch, "fa4", fa4([]))
+    assert is_here("fa4")
+    with pytest.raises(ValueError, match="has no attribute 'flash_attn_func'"):
+        get_backend("fa2")
+
+
+@pytest.mark.parametrize(
+    ("valid", "dtype", "device"),
+    [
+        (torch.ones(2, 7, dtype=torch.bool), torch.bfloat16, "cpu"),
+        (None, torch.float32, "cpu"),
+        (None, torch.bfloat16, "cuda"),
+    ],
+)
+def test_what_a_package_cannot_is_refused(
+    valid: Tensor | None, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, "fa2", fa2([]))
+    monkeypatch.setattr(flash_packages, "DEVICE", device)
+    with pytest.raises(ValueError, match=r"fa2 cannot run on cpu .* choose sdpa"):
+        attended("fa2", valid, dtype)
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Writes what was measured of heads of 16 on a GPU."""
+    path = tmp_path / "table.json"
+    monkeypatch.setenv(ELSEWHERE, str(path))
+    monkeypatch.setattr("disca_rt.attention.device_name", lambda device: "NVIDIA Abacus")
+
+    def write(order: list[str]) -> None:
+        path.write_text(json.dumps({"NVIDIA Abacus": {"attention": {"16": order}}}))
+        forget_table()
+
+    return write
+
+
+def test_the_table_chooses_of_those_that_are_here(
+    table: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(["fa3", "cudnn", "sdpa"])
+    bf16 = torch.bfloat16
+    assert automatic(16, bf16, GPU) == "cudnn"
+    install(monkeypatch, "fa3-fwd", fa3([]))
+    is_here.cache_clear()
+    assert automatic(16, bf16, GPU) == "fa3"
+    assert automatic(64, bf16, GPU) == "sdpa", "not measured"
+    assert automatic(16, torch.float32, GPU) == "sdpa"
+    assert automatic(16, bf16, GPU, has_padding=True) == "sdpa"
+    assert automatic(16, bf16, CPU) == "sdpa"
+    assert settled("auto", 16, bf16, GPU) == "fa3"
+    assert settled("math", 16, bf16, GPU) == "math"
+
+
+def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.equal(attended("auto"), attended("sdpa"))
+    install(monkeypatch, "fa2", fa2([]))
+    for module in ("disca_rt.attention", "disca_rt.parallel.partial"):
+        monkeypatch.setattr(f"{module}.automatic", lambda *given: "fa2")
+    assert torch.equal(attended("auto"), exact(*qkv(), 0.25)[0])
+    part = get_partial_backend("auto")(*qkv(), None)
+    assert torch.equal(part.out, exact(*qkv(), 0.25)[0])
+
+
+@pytest.mark.parametrize("order", [[], ["fa9"], "fa3", [4, 8]])
+def test_a_wrong_order_is_refused(order: object, table: Callable[[Any], None]) -> None:
+    table(order)
+    with pytest.raises(ValueError, match=r"attention, 16: must be some of \['sdpa'"):
+        read_table()
+
+
+def test_what_is_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "fa2", fa2([]))
+    ran = []
+
+    def clock(call: Callable[[], Tensor]) -> float:
+        ran.append(call().shape)
+        return float(len(ran))
+
+    def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    one, shared = measure([SMALL], make, clock)
+    assert (one.op, one.width, shared.shapes) == ("attention", 16, "small, 8 ranks")
+    assert set(one.seconds) == {None, "sdpa", "flash", "fa2"}, "the others cannot run on a CPU"
+    assert one.seconds[None] == one.seconds["sdpa"]
+    assert ran == [(1, 43, 8, 16)] * 3 + [(1, 43, 1, 16)] * 3
+
+
+def test_the_order_is_by_all_shapes() -> None:
+    one = Measured("attention", "one", 16, {None: 3.0, "sdpa": 3.0, "fa2": 1.0, "cudnn": 2.0})
+    two = Measured("attention", "two", 16, {None: 3.0, "sdpa": 3.0, "fa2": 4.0, "flash": 1.0})
+    assert winners([one]) == {"attention": {"16": ["fa2", "cudnn", "sdpa"]}}
+    assert winners([one, two]) == {"attention": {"16": ["fa2", "sdpa"]}}
+
+
+def test_names_are_known() -> None:
+    assert {*BACKENDS, *PACKAGES} >= set(ATTENTION_BACKENDS) >= set(PACKAGES)
+    with pytest.raises(ValueError, match=r"'auto', .*'fa2', 'fa3', 'fa4'"):
+        get_backend("fa9")
