@@ -136,4 +136,5 @@ def flat(args: Iterable[Any]) -> list[Any]:
 
 def _is_autocast(values: Sequence[Any]) -> bool:
     first = next(each for each in tree_leaves(values) if isinstance(each, Tensor))
-    return torch.is_autocast_enabled(first.device.type)
+    kind = first.device.type  # of the meta device nothing is cast, and PyTorch refuses to say so
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
