@@ -69,6 +69,12 @@ PYBIND11_MODULE(_native, module) {
       .value("Q", Slot::Q)
       .value("O", Slot::O);
 
+  py::class_<Progress, std::shared_ptr<Progress>>(module, "Progress")
+      .def(py::init<>())
+      .def("begin", [](Progress& progress) { ++progress.begun; })
+      .def_property_readonly("begun",
+                             [](const Progress& progress) { return progress.begun.load(); });
+
   // The last one to hold a process group waits for its threads, and these may want the GIL, to drop
   // a tensor that Python made.
   py::class_<Scheduler>(module, "Scheduler", py::release_gil_before_calling_cpp_dtor())
@@ -76,22 +82,24 @@ PYBIND11_MODULE(_native, module) {
                        const c10::intrusive_ptr<c10d::ProcessGroup>& group,
                        const c10::intrusive_ptr<c10d::ProcessGroup>& ring, int64_t batch,
                        int64_t head_dim, at::ScalarType dtype, at::Device device,
-                       std::chrono::milliseconds timeout, bool keep) {
-             return std::make_unique<Scheduler>(
-                 plan, rank, group, ring, Format{batch, head_dim, dtype, device}, timeout, keep);
+                       std::chrono::milliseconds timeout, bool reuse_buffers,
+                       std::shared_ptr<Progress> progress) {
+             return std::make_unique<Scheduler>(plan, rank, group, ring,
+                                                Format{batch, head_dim, dtype, device}, timeout,
+                                                reuse_buffers, std::move(progress));
            }),
            py::kw_only(), py::arg("plan"), py::arg("rank"), py::arg("group"),
            py::arg("ring") = nullptr, py::arg("batch"), py::arg("head_dim"), py::arg("dtype"),
-           py::arg("device"), py::arg("timeout"), py::arg("keep") = false)
+           py::arg("device"), py::arg("timeout"), py::arg("reuse_buffers") = true,
+           py::arg_v("progress", std::make_shared<Progress>(), "Progress()"))
       .def_property_readonly("plan", &Scheduler::plan)
-      .def_property_readonly("begun", &Scheduler::begun)
       .def_property_readonly("buffer_bytes", &Scheduler::buffer_bytes)
       .def("send", &Scheduler::send, py::call_guard<py::gil_scoped_release>())
       .def("send_packed", &Scheduler::send_packed, py::call_guard<py::gil_scoped_release>())
       .def("receive", &Scheduler::receive, py::call_guard<py::gil_scoped_release>())
       .def("send_back", &Scheduler::send_back, py::call_guard<py::gil_scoped_release>())
       .def("receive_back", &Scheduler::receive_back, py::call_guard<py::gil_scoped_release>())
-      .def("pass_on", &Scheduler::pass_on, py::arg("slot"), py::arg("chunk"), py::arg("group"),
+      .def("pass_on", &Scheduler::pass_on, py::arg("slot"), py::arg("chunk"), py::arg("origin"),
            py::arg("heads"), py::arg("back") = false, py::call_guard<py::gil_scoped_release>())
       .def("receive_passed", &Scheduler::receive_passed, py::call_guard<py::gil_scoped_release>());
 }

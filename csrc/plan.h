@@ -27,7 +27,8 @@ struct Request {
   int64_t heads = 0;
   int64_t ranks = 1;
   int64_t ranks_per_node = 0;  // consecutive ones; Ulysses stays inside a node; 0: all are in one
-  int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this
+  int64_t ulysses_degree = 0;  // ranks that trade tokens for heads; the ring has ranks / this; 0:
+                               // the largest that shares heads nearly evenly
   int64_t head_chunks = 1;     // pieces a rank's heads are exchanged in, at most one per head
   int64_t row_bytes = 256;     // one head of one token: 128 values of two bytes
 };
@@ -45,6 +46,7 @@ struct Shard {
 // are its sums. Whatever the heads, so that who only shares out tokens needs no plan.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
+// A rank, group or chunk that the plan does not have is a std::invalid_argument.
 class Plan {
  public:
   // std::invalid_argument names what is illegal, and the world sizes that are not.
@@ -56,7 +58,7 @@ class Plan {
   int64_t chunks() const { return chunks_; }
 
   // Ranks of one Ulysses group are consecutive.
-  int64_t group_of(int64_t rank) const { return rank / ulysses_; }
+  int64_t group_of(int64_t rank) const;
   std::vector<int64_t> members(int64_t group) const;
 
   Shard shard(int64_t rank) const;

@@ -30,35 +30,37 @@ void check_group(const char* name, const c10d::ProcessGroup& group, int64_t size
 
 Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
                      c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
-                     std::chrono::milliseconds timeout, bool keep)
+                     std::chrono::milliseconds timeout, bool reuse_buffers,
+                     std::shared_ptr<Progress> progress)
     : plan_(plan),
       rank_(rank),
       group_(std::move(group)),
       ring_(std::move(ring)),
       format_(format),
       timeout_(timeout),
-      keep_(keep),
+      reuse_buffers_(reuse_buffers),
+      progress_(std::move(progress)),
       members_(plan.members(plan.group_of(rank))) {
   check_group("group", *group_, plan_.ulysses_degree(), rank_ - members_[0]);
   if (plan_.ring_degree() > 1) {
     TORCH_CHECK_VALUE(ring_, "ring must be given for the plan's ", plan_.ring_degree(), " groups");
     check_group("ring", *ring_, plan_.ring_degree(), plan_.group_of(rank_));
   }
-  for (auto& chunks : flights_) chunks.resize(plan_.chunks());
+  for (auto& chunks : transfers_) chunks.resize(plan_.chunks());
 }
 
 // [B, rows, D].
 at::Tensor Scheduler::buffer(Use use, Slot slot, int64_t chunk, int64_t rows) {
   const auto options = at::TensorOptions().dtype(format_.dtype).device(format_.device);
   const auto make = [&] { return at::empty({format_.batch, rows, format_.head_dim}, options); };
-  if (keep_) return make();
+  if (!reuse_buffers_) return make();
   const auto [place, is_new] = buffers_.try_emplace({use, slot, chunk});
   if (is_new) place->second = make();
   return place->second;
 }
 
-Scheduler::Flight& Scheduler::flight(Slot slot, int64_t chunk) {
-  return flights_[static_cast<int>(slot)].at(chunk);
+Scheduler::Transfer& Scheduler::transfer(Slot slot, int64_t chunk) {
+  return transfers_[static_cast<int>(slot)].at(chunk);
 }
 
 void Scheduler::send(Slot slot, const at::Tensor& tokens) {
@@ -68,7 +70,7 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
                     name_of(slot), " must be [", format_.batch, ", ", shard, ", ",
                     plan_.request().heads, ", ", format_.head_dim, "], got ", tokens.sizes());
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
-    Flight& each = flight(slot, chunk);
+    Transfer& each = transfer(slot, chunk);
     std::vector<int64_t> out = plan_.send_rows(rank_, chunk);
     std::vector<int64_t> in = plan_.receive_rows(rank_, chunk);
     each.what = std::string("tokens for heads, ") + name_of(slot);
@@ -89,7 +91,7 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
 void Scheduler::send_packed(Slot slot, const at::Tensor& packed) {
   TORCH_CHECK_VALUE(plan_.chunks() == 1, "what is packed already goes in one chunk, got ",
                     plan_.chunks());
-  Flight& each = flight(slot, 0);
+  Transfer& each = transfer(slot, 0);
   std::vector<int64_t> out = plan_.send_rows(rank_, 0);
   std::vector<int64_t> in = plan_.receive_rows(rank_, 0);
   each.what = std::string("tokens for heads, ") + name_of(slot);
@@ -99,14 +101,14 @@ void Scheduler::send_packed(Slot slot, const at::Tensor& packed) {
 }
 
 at::Tensor Scheduler::receive(Slot slot, int64_t chunk) {
-  Flight& each = flight(slot, chunk);
+  Transfer& each = transfer(slot, chunk);
   wait(each);
   return each.received.view({format_.batch, plan_.group_tokens(plan_.group_of(rank_)),
                              plan_.heads(rank_, chunk).size(), format_.head_dim});
 }
 
 void Scheduler::send_back(Slot slot, int64_t chunk, const at::Tensor& heads) {
-  Flight& each = flight(slot, chunk);
+  Transfer& each = transfer(slot, chunk);
   std::vector<int64_t> out = plan_.receive_rows(rank_, chunk);  // both ways, exchanged
   std::vector<int64_t> in = plan_.send_rows(rank_, chunk);
   each.what = std::string("heads for tokens, ") + name_of(slot);
@@ -120,7 +122,7 @@ at::Tensor Scheduler::receive_back(Slot slot) {
   at::Tensor tokens = at::empty({format_.batch, shard, plan_.request().heads, format_.head_dim},
                                 at::TensorOptions().dtype(format_.dtype).device(format_.device));
   for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
-    Flight& each = flight(slot, chunk);
+    Transfer& each = transfer(slot, chunk);
     wait(each);
     int64_t row = 0;
     for (const int64_t member : members_) {
@@ -137,17 +139,17 @@ at::Tensor Scheduler::receive_back(Slot slot) {
 
 // To one neighbour from the other is an all-to-all in which all else is empty: every backend has
 // it, and none can lock up in who sends first.
-void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads,
+void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t origin, const at::Tensor& heads,
                         bool back) {
   const int64_t groups = plan_.ring_degree(), here = plan_.group_of(rank_), step = back ? -1 : 1;
-  const int64_t arrives = (group - step + groups) % groups;
+  const int64_t arrives = (origin - step + groups) % groups;
   const int64_t width = plan_.heads(rank_, chunk).size();
   std::vector<int64_t> out(groups), in(groups);
-  out[(here + step + groups) % groups] = plan_.group_tokens(group) * width;
+  out[(here + step + groups) % groups] = plan_.group_tokens(origin) * width;
   in[(here - step + groups) % groups] = plan_.group_tokens(arrives) * width;
   // What was passed last is still read while this arrives.
-  const bool is_odd = (here - group + groups) % groups % 2;  // how often it was passed
-  Flight& each = passed_[static_cast<int>(slot)];
+  const bool is_odd = (here - origin + groups) % groups % 2;  // how often it was passed
+  Transfer& each = passed_[static_cast<int>(slot)];
   each.what = std::string("round the ring, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
   at::Tensor kept = buffer(is_odd ? Use::PassedOdd : Use::PassedEven, slot, chunk,
@@ -157,7 +159,7 @@ void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tenso
 }
 
 at::Tensor Scheduler::receive_passed(Slot slot, int64_t chunk) {
-  Flight& each = passed_[static_cast<int>(slot)];
+  Transfer& each = passed_[static_cast<int>(slot)];
   wait(each);
   const int64_t width = plan_.heads(rank_, chunk).size();
   return each.received.unflatten(1, {each.received.size(1) / width, width});
@@ -170,37 +172,38 @@ int64_t Scheduler::buffer_bytes() const {
 }
 
 // A sample's rows lie together, so that what arrives is in gathered order as it comes.
-void Scheduler::start(Flight& flight, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
+void Scheduler::start(Transfer& transfer, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
                       std::vector<int64_t> receive_rows) {
-  ++begun_;
+  // Its tensors are still written, and whoever sent it would get this one's.
+  TORCH_CHECK(transfer.works.empty(), transfer.what,
+              ": sent again before it was received; end one attention before the next begins");
+  ++progress_->begun;
   c10d::AllToAllOptions options;
   options.timeout = timeout_;
-  flight.works.clear();
   for (int64_t sample = 0; sample < format_.batch; ++sample) {
-    at::Tensor out = flight.sent[sample];
-    at::Tensor in = flight.received[sample];
+    at::Tensor out = transfer.sent[sample];
+    at::Tensor in = transfer.received[sample];
 // PyTorch 2.13 calls it all_to_all_single and keeps this name; 2.11 has this name only.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-    flight.works.push_back(group.alltoall_base(in, out, receive_rows, send_rows, options));
+    transfer.works.push_back(group.alltoall_base(in, out, receive_rows, send_rows, options));
 #pragma GCC diagnostic pop
   }
 }
 
-void Scheduler::wait(Flight& flight) {
-  TORCH_CHECK(!flight.works.empty(), "nothing was sent that could be received");
-  for (const Work& work : flight.works) {
+void Scheduler::wait(Transfer& transfer) {
+  TORCH_CHECK(!transfer.works.empty(), "nothing was sent that could be received");
+  for (const Work& work : transfer.works) {
     try {
       // With a time-out NCCL's would hold up the host; without one the stream waits, and the
       // group's own time-out ends what hangs.
       format_.device.is_cuda() ? work->wait() : work->wait(timeout_);
     } catch (const std::exception& error) {
-      throw std::runtime_error("rank " + std::to_string(rank_) + ", " + flight.what + ": " +
-                               error.what());
+      throw std::runtime_error(transfer.what + ": " + error.what());
     }
   }
-  flight.works.clear();
-  flight.sent.reset();
+  transfer.works.clear();
+  transfer.sent.reset();
 }
 
 }  // namespace disca_rt

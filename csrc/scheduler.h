@@ -9,9 +9,11 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -32,15 +34,22 @@ struct Format {
   at::Device device = at::kCPU;
 };
 
+// How far a rank is: what it has begun. One for all that a rank runs, and read while it runs.
+struct Progress {
+  std::atomic<int64_t> begun = 0;
+};
+
 class Scheduler {
  public:
   // `group` is the Ulysses group of `rank`, its members in the plan's order; `ring` the ranks of
-  // the same number in every group, needed where there is more than one. Buffers are made once and
-  // used by every exchange: what `receive` gives is good until the slot is sent again. With `keep`
-  // every exchange has tensors of its own, as a backward pass needs them.
+  // the same number in every group, needed where there is more than one. With `reuse_buffers` these
+  // are made once: what `receive` gives is good until the slot is sent again. Without, every
+  // exchange has tensors of its own, as a backward pass needs them; then one scheduler for each
+  // attention, since a slot that is under way cannot be sent again.
   Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
             c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
-            std::chrono::milliseconds timeout, bool keep);
+            std::chrono::milliseconds timeout, bool reuse_buffers,
+            std::shared_ptr<Progress> progress);
 
   const Plan& plan() const { return plan_; }
 
@@ -56,21 +65,20 @@ class Scheduler {
   // This rank's tokens of all heads, [B, S_shard, H, D].
   at::Tensor receive_back(Slot slot);
 
-  // Round the ring of groups: one chunk of heads as `group` has it leaves for the next group (back:
-  // the previous one), and the other neighbour's is on its way here.
-  void pass_on(Slot slot, int64_t chunk, int64_t group, const at::Tensor& heads, bool back);
+  // Round the ring of groups: one chunk of heads, of the tokens of group number `origin`, leaves
+  // for the next group (back: the previous one), and what the other neighbour has is on its way
+  // here.
+  void pass_on(Slot slot, int64_t chunk, int64_t origin, const at::Tensor& heads, bool back);
   at::Tensor receive_passed(Slot slot, int64_t chunk);
 
-  // Exchanges begun: how far this rank is.
-  int64_t begun() const { return begun_; }
   // Bytes that all buffers take.
   int64_t buffer_bytes() const;
 
  private:
   using Work = c10::intrusive_ptr<c10d::Work>;
 
-  // One chunk on its way.
-  struct Flight {
+  // One chunk on its way; `works` are empty when it is here.
+  struct Transfer {
     at::Tensor sent;  // kept alive until it has left
     at::Tensor received;
     std::vector<Work> works;
@@ -81,11 +89,11 @@ class Scheduler {
   enum class Use { Sent, Received, Returned, PassedEven, PassedOdd };
   using Key = std::tuple<Use, Slot, int64_t>;  // and the chunk
 
-  Flight& flight(Slot slot, int64_t chunk);
+  Transfer& transfer(Slot slot, int64_t chunk);
   at::Tensor buffer(Use use, Slot slot, int64_t chunk, int64_t rows);
-  void start(Flight& flight, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
+  void start(Transfer& transfer, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
              std::vector<int64_t> receive_rows);
-  void wait(Flight& flight);
+  void wait(Transfer& transfer);
 
   Plan plan_;
   int64_t rank_;
@@ -93,11 +101,11 @@ class Scheduler {
   c10::intrusive_ptr<c10d::ProcessGroup> ring_;
   Format format_;
   std::chrono::milliseconds timeout_;
-  bool keep_;
-  int64_t begun_ = 0;
+  bool reuse_buffers_;
+  std::shared_ptr<Progress> progress_;  // counts every exchange
   std::vector<int64_t> members_;
-  std::array<std::vector<Flight>, kSlots> flights_;  // by slot and chunk
-  std::array<Flight, kSlots> passed_;
+  std::array<std::vector<Transfer>, kSlots> transfers_;  // by slot and chunk
+  std::array<Transfer, kSlots> passed_;
   std::map<Key, at::Tensor> buffers_;
 };
 

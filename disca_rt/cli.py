@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
-        left = getattr(COMMANDS[args.command], "INTERRUPTED", "nothing was written")
-        return _fail(f"interrupted; {left}")
+        left = getattr(COMMANDS[args.command], "interrupted", lambda args: "nothing was written")
+        return _fail(f"interrupted; {left(args)}")
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
     except (ValueError, OSError, FloatingPointError, ImportError) as error:

@@ -19,7 +19,7 @@ class Sharding(Protocol):
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         """How many of a sample's tokens this rank has."""
 
-    def alike(self, latents: Tensor) -> Tensor:
+    def from_first_rank(self, latents: Tensor) -> Tensor:
         """The first rank's initial latents, whatever this rank drew."""
 
     def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:
@@ -35,7 +35,7 @@ class Whole:
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         return img_tokens + txt_tokens
 
-    def alike(self, latents: Tensor) -> Tensor:
+    def from_first_rank(self, latents: Tensor) -> Tensor:
         return latents
 
     def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:

@@ -92,10 +92,14 @@ def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["--ranks", "37", "--ranks-per-node", "0"],
-            "nearest legal are, with what a rank sends per block, 34 (ring steps 1, ",
+            "nearest legal are, with what a rank sends per block, 34 (ring steps 16, ",
         ),
         (["--ranks", "9", "--ranks-per-node", "8"], "that divides the 8 ranks of a node, got 9"),
         (["--ulysses-degree", "3"], "got 3; legal are, with what a rank sends per block, 1 (ring"),
+        (
+            ["--ulysses-degree", "16", "--ranks", "16"],
+            "must divide the 16 ranks and the 8 of a node and be at most the 24 heads, got 16",
+        ),
         (["--link", "nvlink"], "link must be one of ['ethernet', 'nvlink4', 'nvlink5', 'pcie5']"),
         (["--between-nodes", "fast"], "link must be one of"),
         (["--link", "0,1"], "got '0,1'"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
 from .arguments import ATTENTION_HELP, add_schedule_arguments, check_writable
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
-from .ranks import add_rank_arguments, check_ranks, is_launched, joined_ranks
+from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
 if TYPE_CHECKING:
     from ..bench.record import Record
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out") / "bench.jsonl"
 QUICK_SAMPLES = 2
-INTERRUPTED = "what was measured until then is in the results file"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -82,6 +81,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     add_schedule_arguments(parser)
 
 
+def interrupted(args: argparse.Namespace) -> str:
+    return f"what was measured until then is in {args.out}"
+
+
 def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     before = _read_baseline(args.baseline)
@@ -126,6 +129,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_graphs(args)
     if GRAPHS in (args.only or ()) and not wants_graphs(args, device):
         raise ValueError(f"--only {GRAPHS} needs --graphs and a CUDA device; leave it out")
+    from ..parallel.ranks import is_launched
+
     alone = set(RIVALS).intersection(args.only or ())
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")

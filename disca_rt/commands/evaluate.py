@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,11 @@ def run(args: argparse.Namespace) -> None:
     folders, rungs = _rungs(args)
     ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
     console = Console(stderr=True)
-    processes = _workers(args.workers, device)
+    processes, started = _workers(args.workers, device), time.perf_counter()
     with Workers(processes, folders, device) as workers:
         ladder.run(rungs, workers, lambda rung: console.print(f"{rung.name} ...", highlight=False))
-    lines = [_described(count, device, processes, workers.threads), *ladder.lines]
+    described = _described(count, device, processes, workers.threads)
+    lines = [described | {"seconds": time.perf_counter() - started}, *ladder.lines]
     page = markdown(lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_all(

@@ -3,8 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .ranks import is_launched
-
 if TYPE_CHECKING:
     import torch
 
@@ -27,5 +25,7 @@ def check_graphs(args: argparse.Namespace) -> None:
 
 def wants_graphs(args: argparse.Namespace, device: "torch.device") -> bool:
     """After `check_graphs`; of several ranks only where it is asked for: none has run them yet."""
+    from ..parallel.ranks import is_launched
+
     is_default = device.type == "cuda" and not is_launched()
     return is_default if args.graphs is None else args.graphs

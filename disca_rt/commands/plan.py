@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     parser.add_argument("--ranks-per-node", type=int, default=8, help="default 8; 0: one node")
     parser.add_argument(
-        "--ulysses-degree", type=int, default=0, help="ranks of a group; default: as many as fit"
+        "--ulysses-degree", type=int, default=0, help="ranks of a group; default: as heads divide"
     )
     parser.add_argument("--head-chunks", type=int, default=1, help="pieces of a rank's heads")
     parser.add_argument(

@@ -1,8 +1,7 @@
 """The ranks of a command that torchrun may have started: flags, joining them, their attention."""
 
 import argparse
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,25 @@ def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     group = parser.add_argument_group(
         f"ranks (torchrun --nproc-per-node N -m disca_rt {command} ...)"
     )
-    group.add_argument("--timeout", type=float, help="seconds to wait for a rank; default 60")
+    add_timeout_argument(group, "60")
     group.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
     group.add_argument(
         "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
     )
 
 
-def check_ranks(args: argparse.Namespace) -> None:
+def add_timeout_argument(group: argparse._ArgumentGroup, default: str) -> None:
+    """--timeout."""
+    group.add_argument(
+        "--timeout", type=float, help=f"seconds to wait for a rank; default {default}"
+    )
+
+
+def check_ranks(args: argparse.Namespace, names: Sequence[str] = FLAGS) -> None:
     """ValueError for a flag that is out of range, or has no ranks to be about."""
-    for name in FLAGS:
+    from ..parallel.ranks import is_launched
+
+    for name in names:
         value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and not is_launched():
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
@@ -36,25 +44,25 @@ def check_ranks(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} must be above 0 and at most {MOST}, got {value}")
 
 
-def is_launched() -> bool:
-    """By torchrun, with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def as_flags(args: argparse.Namespace) -> dict[str, str]:
+    """Every argument by its flag, for ranks to compare."""
+    return {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items()}
 
 
 @contextmanager
 def joined_ranks(args: argparse.Namespace) -> Iterator["Ranks | None"]:
     """The ranks, all started alike; None where this process is alone."""
+    from datetime import timedelta
+
+    from ..parallel.ranks import TIMEOUT, is_launched, joined
+    from .devices import choose_device
+
     if not is_launched():
         yield None
         return
-    from datetime import timedelta
-
-    from ..parallel.ranks import TIMEOUT, joined
-    from .devices import choose_device
-
     seconds = TIMEOUT if args.timeout is None else args.timeout
     with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
-        ranks.check_alike({f"--{k.replace('_', '-')}": str(v) for k, v in vars(args).items()})
+        ranks.check_alike(as_flags(args))
         yield ranks
 
 
@@ -66,14 +74,13 @@ def choose_attention(
         return local
     from ..parallel.attention import UlyssesAttention
 
-    attention = UlyssesAttention(
-        ranks.group,
-        local,
-        ranks.timeout,
-        chunks=1 if args.head_chunks is None else args.head_chunks,
-        ranks_per_node=ranks.per_node,
-        ulysses_degree=args.ulysses_degree or 0,
+    return ranks.use(
+        UlyssesAttention(
+            ranks.group,
+            local,
+            ranks.timeout,
+            chunks=1 if args.head_chunks is None else args.head_chunks,
+            ranks_per_node=ranks.per_node,
+            ulysses_degree=args.ulysses_degree or 0,
+        )
     )
-    before = ranks.progress
-    ranks.progress = lambda: before() + attention.begun
-    return attention

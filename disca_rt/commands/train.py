@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import video_size
+from .ranks import add_timeout_argument, as_flags, check_ranks
 
 if TYPE_CHECKING:
     from ..models.conditioning import Conditioning
     from ..train.data import SampleSource
     from ..train.distributed import World
 
-INTERRUPTED = "the same command resumes from the last checkpoint"
 STAGES = "base", "cfg", "meanflow", "predictor"
 RUN_FLAGS = (
     "steps",
@@ -24,7 +24,9 @@ RUN_FLAGS = (
     "seed",
     "compile",
     "sequence_parallel",
+    "checkpoint_every",
 )
+DRY_RUN_FLAGS = {"ranks": 8, "size": (704, 704, 129), "text_tokens": 256}
 DRY_RUN_MODELS = {
     "base": "hunyuan-video",
     "cfg": "hunyuan-video-cfgdistill",
@@ -65,6 +67,8 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument(
         "--sequence-parallel", type=int, help="ranks that share a sample's tokens; default 1"
     )
+    settings.add_argument("--checkpoint-every", type=int, help="steps between two checkpoints")
+    add_timeout_argument(settings, "1800")
     settings.add_argument("--seed", type=int, help="of weights, samples, noise, t and r")
     settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
     settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
@@ -72,25 +76,42 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
-    dry.add_argument("--ranks", type=int, default=8, help="ranks to count for; default 8")
-    dry.add_argument("--size", type=video_size, default=(704, 704, 129), help="of the videos")
-    dry.add_argument("--text-tokens", type=int, default=256, help="valid text tokens; default 256")
+    dry.add_argument("--ranks", type=int, help="ranks to count for; default 8")
+    dry.add_argument("--size", type=video_size, help="of the videos; default 704x704x129")
+    dry.add_argument("--text-tokens", type=int, help="valid text tokens; default 256")
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    """What is left of a run."""
+    from ..train.checkpoint import has_checkpoint
+
+    if args.dry_run or args.out is None:
+        return "nothing was written"
+    if not has_checkpoint(args.out / "checkpoints"):
+        return "there is no checkpoint yet"
+    return "the same command resumes from the last checkpoint"
 
 
 def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _dry_run(args)
         return
+    for name in DRY_RUN_FLAGS:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is of a dry run; add --dry-run")
     from ..train.build import build_stage
-    from ..train.distributed import attention_over, joined_world, placed
+    from ..train.distributed import TIMEOUT, attention_over, joined_world, placed
     from ..train.trainer import train
     from .devices import choose_device
 
     if args.out is None:
         raise ValueError("give the folder of the run with --out")
+    check_ranks(args, ["timeout"])
     config = _config(args, args.source)
     data, unconditional = _data(args, config.run.seed)
-    with joined_world(choose_device(args.device)) as world, _Progress(world) as progress:
+    timeout = TIMEOUT if args.timeout is None else timedelta(seconds=args.timeout)
+    device = choose_device(args.device)
+    with joined_world(device, timeout, as_flags(args)) as world, _Progress(world) as progress:
         attention = attention_over(config.run, world)
         stage = placed(lambda: build_stage(config, unconditional, attention), config.run, world)
         written = train(stage, config, data, args.out, world, progress.on_step)
@@ -124,6 +145,8 @@ def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditi
     from ..tiny.training_clips import TrainingClips, unconditional
     from ..train.data import LatentShards
 
+    if args.unconditional is not None and args.stage not in ("base", "cfg"):
+        raise ValueError(f"--unconditional is nothing that stage {args.stage} has")
     is_tiny = args.preset.startswith("tiny")
     if args.data is None and not is_tiny:
         raise ValueError(f"preset {args.preset} needs --data FOLDER with pre-encoded shards")
@@ -144,10 +167,12 @@ def _dry_run(args: argparse.Namespace) -> None:
     from ..tiny.config import TINY
     from ..train.dry_run import estimate
 
-    if args.ranks < 1:
-        raise ValueError(f"--ranks must be at least 1, got {args.ranks}")
+    given = {name: getattr(args, name) for name in DRY_RUN_FLAGS}
+    given = DRY_RUN_FLAGS | {name: value for name, value in given.items() if value is not None}
+    ranks, (width, height, frames) = given["ranks"], given["size"]
+    if ranks < 1:
+        raise ValueError(f"--ranks must be at least 1, got {ranks}")
     config = _config(args, args.source or "(not read in a dry run)")
-    width, height, frames = args.size
     if args.preset.startswith("tiny"):
         variant = get_model_config(DRY_RUN_MODELS[args.stage])
         dit = _like(TINY, variant)
@@ -155,8 +180,8 @@ def _dry_run(args: argparse.Namespace) -> None:
     else:
         dit = get_model_config(DRY_RUN_MODELS[args.stage])
         latent_shape = SIZES[dit.family].latent_shape(frames, height, width)
-    needed = estimate(config, dit, latent_shape, args.text_tokens, args.ranks)
-    table = Table("memory per rank", "GB", title=f"{args.stage}, {args.ranks} ranks")
+    needed = estimate(config, dit, latent_shape, given["text_tokens"], ranks)
+    table = Table("memory per rank", "GB", title=f"{args.stage}, {ranks} ranks")
     for name, size in needed.memory.items():
         table.add_row(name, f"{size / 1e9:,.2f}")
     table.add_row("total", f"{sum(needed.memory.values()) / 1e9:,.2f}", style="bold")
@@ -164,7 +189,7 @@ def _dry_run(args: argparse.Namespace) -> None:
     console.print(table)
     console.print(
         f"{needed.tokens:,} tokens per sample; a step of {config.run.batch} samples takes "
-        f"{needed.flops / 1e15:,.3f} PFLOP, {needed.flops / 1e15 / args.ranks:,.3f} per rank",
+        f"{needed.flops / 1e15:,.3f} PFLOP, {needed.flops / 1e15 / ranks:,.3f} per rank",
         highlight=False,
     )
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 INTERPRETED = "TRITON_INTERPRET"
 WARMUP, SAMPLES = 5, 30  # calls of each candidate; the median of the samples counts
 ATTENTION_SAMPLES = 7  # each takes up to 0.3 s
-INTERRUPTED = "what was measured until then is in the table (a dry run writes none)"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -45,6 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         action="store_true",
         help="try every candidate once, interpreted on the CPU at a small shape; write nothing",
     )
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    return "what was measured until then is in the table (a dry run writes none)"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ ranks do that and keys and values go round the groups, under the attention to th
 attention, arXiv 2310.01889). Knows plans and process groups, no models.
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from torch.distributed import ProcessGroup
 from ..apart import apart
 from ..attention import LocalAttention, TokenLayout, Work
 from ..kernels.packing import Packing, packing
-from ._native import Plan, Scheduler, Slot
+from ._native import Plan, Progress, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
 from .partial import get_partial_backend, merge
 from .sharded import Sharded
@@ -32,17 +33,14 @@ class Groups(NamedTuple):
     ring: ProcessGroup | None
 
 
-class Exchange(NamedTuple):
-    """One plan at work. `places [S_group]`: where the tokens are that a group has together.
-
-    Groups are in the order in which their keys come round to this rank, its own first. `packing` is
-    that of a member's heads.
-    """
+class Prepared(NamedTuple):
+    """What attention over tokens of one shape exchanges by; `packing` is that of members' heads."""
 
     scheduler: Scheduler
     packing: Packing
-    groups: list[int]
-    places: list[Tensor]
+
+
+RECENT = 2  # shapes with buffers: two prompts of classifier-free guidance take turns
 
 
 class UlyssesAttention:
@@ -61,16 +59,26 @@ class UlyssesAttention:
         ranks_per_node: int = 0,
         ulysses_degree: int = 0,
     ) -> None:
-        self.local, self.sharding = local, Sharded(group)
+        self._progress = Progress()
+        self.local, self.sharding = local, Sharded(group, self._progress)
         self._group, self._timeout, self._chunks = group, timeout, chunks
         self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
         self._groups: dict[int, Groups] = {}
-        self._exchanges: dict[tuple, Exchange] = {}
+        self._recent: dict[tuple, Prepared] = {}
+        # Also at exit, where this is forgotten: later, its groups' threads find no interpreter.
+        self._release = weakref.finalize(self, _release, self._recent, self._groups)
 
     @property
     def begun(self) -> int:
-        """How many exchanges have begun."""
-        return sum(each.scheduler.begun for each in list(self._exchanges.values()))
+        """How many exchanges and collectives have begun."""
+        return self._progress.begun
+
+    def close(self) -> None:
+        """Release buffers and the ring's groups, before `group` is destroyed; all ranks alike."""
+        for groups in self._groups.values():
+            for each in groups:
+                dist.destroy_process_group(each)
+        self._release()
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
@@ -92,35 +100,44 @@ class UlyssesAttention:
             row_bytes=row_bytes,
         )
 
-    def exchange(self, layout: TokenLayout, like: Tensor) -> Exchange:
-        """The one for tensors such as `like [B, S_shard, H, D]`; made at its first use."""
+    def prepared(self, layout: TokenLayout, like: Tensor) -> Prepared:
+        """For tensors such as `like [B, S_shard, H, D]`; those of the last shapes are kept."""
+        key = layout.whole, like.shape, like.dtype, like.device
+        prepared = self._recent.pop(key, None)
+        if prepared is None:
+            while len(self._recent) >= RECENT:  # before new buffers come, the oldest ones go
+                del self._recent[next(iter(self._recent))]
+            scheduler = self.scheduler(layout, like, reuse_buffers=True)
+            plan = scheduler.plan
+            members = plan.members(plan.group_of(self._group.rank()))
+            counts = [len(plan.heads(member)) for member in members]
+            prepared = Prepared(scheduler, packing(counts, like.device))
+        self._recent[key] = prepared  # at the end: the last to go
+        return prepared
+
+    def scheduler(self, layout: TokenLayout, like: Tensor, reuse_buffers: bool) -> Scheduler:
+        """A new one, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
-        keep = torch.is_grad_enabled()
-        key = layout.whole, batch, heads, head_dim, like.dtype, like.device, keep
-        if key not in self._exchanges:
-            plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
-            rank = self._group.rank()
-            ulysses, ring = self._split(plan)
-            scheduler = Scheduler(
-                plan=plan,
-                rank=rank,
-                group=ulysses,
-                ring=ring,
-                batch=batch,
-                head_dim=head_dim,
-                dtype=like.dtype,
-                device=like.device,
-                timeout=self._timeout,
-                keep=keep,
-            )
-            own = plan.group_of(rank)
-            groups = [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
-            spans = (plan.group_span(group) for group in groups)
-            places = [torch.arange(s.start, s.stop, device=like.device) for s in spans]
-            counts = [len(plan.heads(member)) for member in plan.members(own)]
-            packed = packing(counts, like.device)
-            self._exchanges[key] = Exchange(scheduler, packed, groups, places)
-        return self._exchanges[key]
+        plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
+        ulysses, ring = self._split(plan)
+        return Scheduler(
+            plan=plan,
+            rank=self._group.rank(),
+            group=ulysses,
+            ring=ring,
+            batch=batch,
+            head_dim=head_dim,
+            dtype=like.dtype,
+            device=like.device,
+            timeout=self._timeout,
+            reuse_buffers=reuse_buffers,
+            progress=self._progress,
+        )
+
+    def origins(self, plan: Plan) -> list[int]:
+        """Numbers of the groups whose keys come round to this rank, in order, its own first."""
+        own = plan.group_of(self._group.rank())
+        return [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
 
     def _split(self, plan: Plan) -> Groups:
         """Every rank comes here for the same plan at the same time."""
@@ -140,6 +157,11 @@ class UlyssesAttention:
         return self._groups[degree]
 
 
+def _release(recent: dict[tuple, Prepared], groups: dict[int, Groups]) -> None:
+    recent.clear()
+    groups.clear()
+
+
 class UlyssesHandle:
     """One attention whose tokens are on their way."""
 
@@ -148,17 +170,26 @@ class UlyssesHandle:
         self.packing: Packing | None = None
 
     def put_v(self, v: Tensor) -> None:
-        exchange, lengths = self._attention.exchange(self._layout, v), self._layout.lengths
-        self._scheduler: Scheduler | DifferentiableScheduler = exchange.scheduler
-        self._groups = exchange.groups
-        self._valid = [
-            None if lengths is None else places < lengths[:, None] for places in exchange.places
-        ]
-        if torch.is_grad_enabled():
-            self._scheduler = DifferentiableScheduler(exchange.scheduler)
-        elif exchange.scheduler.plan.chunks == 1:
-            self.packing = exchange.packing
+        self._scheduler = self._chosen_scheduler(v)
+        self._origins = self._attention.origins(self._scheduler.plan)
+        self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
         apart(self._scheduler.send, Slot.V, v)
+
+    def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
+        if torch.is_grad_enabled():  # one of its own: a recomputation may run amid the backward
+            own = self._attention.scheduler(self._layout, v, reuse_buffers=False)
+            return DifferentiableScheduler(own)
+        prepared = self._attention.prepared(self._layout, v)
+        if prepared.scheduler.plan.chunks == 1:
+            self.packing = prepared.packing
+        return prepared.scheduler
+
+    def _valid_of(self, origin: int, device: torch.device) -> Tensor | None:
+        """Which of a group's tokens are no padding, `[B, S_group]`; None where none is."""
+        if self._layout.lengths is None:
+            return None
+        span = self._scheduler.plan.group_span(origin)
+        return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
 
     def put_k(self, k: Tensor) -> None:
         self._send(Slot.K, k)
@@ -174,7 +205,7 @@ class UlyssesHandle:
 
     def result(self, work: Work) -> Tensor:
         work.advance()  # under q
-        attend = self._attend if len(self._groups) == 1 else self._attend_round
+        attend = self._attend if len(self._origins) == 1 else self._attend_round
         for chunk in range(self._scheduler.plan.chunks):
             apart(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
         work.advance()  # under what comes back
@@ -204,9 +235,9 @@ class UlyssesHandle:
         """Every group's keys and values in turn; each leaves for the next group when it is here."""
         slots = Slot.K, Slot.V
         here = apart(_received, self._scheduler, slots, chunk)
-        for group in self._groups[:-1]:
+        for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
-                apart(self._scheduler.pass_on, slot, chunk, group, heads)
+                apart(self._scheduler.pass_on, slot, chunk, origin, heads)
             yield here
             here = apart(_passed, self._scheduler, slots, chunk)
         yield here

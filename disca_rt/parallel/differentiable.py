@@ -2,7 +2,8 @@
 
 The backward of what leaves is what arrives and the reverse, so gradients overlap with the backward
 of the layer just as activations do with its forward: they leave where activations arrived, and are
-awaited where those left. The scheduler keeps no buffers (`keep`).
+awaited where those left. The scheduler reuses no buffers and is this attention's own: under
+checkpointing, forward is run again amid the backward, and may end before it has received all.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from ._native import Plan, Scheduler, Slot
 
 
 class DifferentiableScheduler:
-    """Called as the `Scheduler` it is made of; one for each attention in flight."""
+    """Called as the `Scheduler` it is made of; both are for one attention."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -38,13 +39,13 @@ class DifferentiableScheduler:
     def receive_back(self, slot: Slot) -> Tensor:
         return _ReceiveBack.apply(self._scheduler, slot, *self._back)
 
-    def pass_on(self, slot: Slot, chunk: int, group: int, heads: Tensor) -> None:
-        ticket = _PassOn.apply(heads, self._scheduler, slot, chunk, group)
-        self._passed[slot] = ticket, (group - 1) % self.plan.ring_degree
+    def pass_on(self, slot: Slot, chunk: int, origin: int, heads: Tensor) -> None:
+        ticket = _PassOn.apply(heads, self._scheduler, slot, chunk, origin)
+        self._passed[slot] = ticket, (origin - 1) % self.plan.ring_degree
 
     def receive_passed(self, slot: Slot, chunk: int) -> Tensor:
-        ticket, group = self._passed[slot]
-        return _ReceivePassed.apply(ticket, self._scheduler, slot, chunk, group)
+        ticket, origin = self._passed[slot]
+        return _ReceivePassed.apply(ticket, self._scheduler, slot, chunk, origin)
 
 
 # What is under way is in the scheduler. A ticket, an empty tensor, is what ties the graph of what
@@ -108,10 +109,10 @@ class _ReceiveBack(Function):
 class _PassOn(Function):
     @staticmethod
     def forward(
-        ctx: Any, heads: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, group: int
+        ctx: Any, heads: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, origin: int
     ) -> Tensor:
         ctx.at = scheduler, slot, chunk
-        scheduler.pass_on(slot, chunk, group, heads)
+        scheduler.pass_on(slot, chunk, origin, heads)
         return _ticket(heads)
 
     @staticmethod
@@ -123,13 +124,13 @@ class _PassOn(Function):
 class _ReceivePassed(Function):
     @staticmethod
     def forward(
-        ctx: Any, _: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, group: int
+        ctx: Any, _: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, origin: int
     ) -> Tensor:
-        ctx.at = scheduler, slot, chunk, group
+        ctx.at = scheduler, slot, chunk, origin
         return scheduler.receive_passed(slot, chunk)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunk, group = ctx.at
-        scheduler.pass_on(slot, chunk, group, grad, back=True)
+        scheduler, slot, chunk, origin = ctx.at
+        scheduler.pass_on(slot, chunk, origin, grad, back=True)
         return _ticket(grad), None, None, None, None

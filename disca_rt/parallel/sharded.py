@@ -1,5 +1,7 @@
 """Tokens shared out over the ranks of a process group, and image patches gathered from them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,14 +13,22 @@ from torch.distributed import ProcessGroup
 from ..apart import apart
 from ..attention import TokenLayout
 from ..models.blocks import BlockContext
-from ._native import Shard, token_shard
+from ._native import Progress, Shard, token_shard
+from .ranks import named
+
+# PyTorch 2.13's names; 2.11 has those that 2.13 warns of.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Sharded:
-    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group."""
+    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group.
 
-    def __init__(self, group: ProcessGroup) -> None:
-        self._group = group
+    `progress` counts what is begun.
+    """
+
+    def __init__(self, group: ProcessGroup, progress: Progress | None = None) -> None:
+        self._group, self._progress = group, progress or Progress()
 
     def share(self, img_tokens: int, txt_tokens: int) -> int:
         return self._shard(img_tokens, txt_tokens, self._group.rank()).tokens
@@ -28,9 +38,10 @@ class Sharded:
         shard = self._shard(img_tokens, txt_tokens, self._group.rank())
         return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
-    def alike(self, latents: Tensor) -> Tensor:
+    def from_first_rank(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
-        dist.broadcast(latents, group_src=0, group=self._group)
+        with self._begun("initial latents"):
+            dist.broadcast(latents, group_src=0, group=self._group)
         return latents
 
     def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
@@ -47,7 +58,17 @@ class Sharded:
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         ranks = range(self._group.size())
         counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
-        return apart(_Gather.apply, rows, counts, self._group)
+        return apart(self._gathered, rows, counts)
+
+    def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
+        with self._begun("patches of all ranks"):
+            return _Gather.apply(rows, counts, self._group)
+
+    @contextmanager
+    def _begun(self, what: str) -> Iterator[None]:
+        self._progress.begin()
+        with named(what):
+            yield
 
     def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
         return token_shard(img_tokens, txt_tokens, self._group.size(), rank)
@@ -66,7 +87,7 @@ class _Gather(Function):
         padded = rows.new_zeros(len(rows), max(counts), rows.shape[2])
         padded[:, : rows.shape[1]] = rows
         gathered = padded.new_empty(len(counts) * len(padded), *padded.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded, group=group)
+        all_gather(gathered, padded, group=group)
         of_ranks = zip(gathered.chunk(len(counts)), counts, strict=True)
         return torch.cat([each[:, :count] for each, count in of_ranks], dim=1)
 
@@ -77,5 +98,5 @@ class _Gather(Function):
         for of_rank, rows in zip(padded, grad.split(counts, dim=1), strict=True):
             of_rank[:, : rows.shape[1]] = rows
         summed = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(summed, padded.flatten(0, 1), group=group)
+        reduce_scatter(summed, padded.flatten(0, 1), group=group)
         return summed[:, : counts[group.rank()]], None, None

@@ -276,7 +276,7 @@ class Runtime:
             )
         if not torch.isfinite(latents).all():
             raise ValueError("latents have values that are not finite")
-        return self.dit.sharding.alike(latents.to(self.dit.device, torch.float32))
+        return self.dit.sharding.from_first_rank(latents.to(self.dit.device, torch.float32))
 
     def _pass(
         self, index: int, conditioning: Conditioning, policy: CachePolicy, latents: Tensor

@@ -1,6 +1,5 @@
 """How often the embedded model shows what a prompt says: held-out prompts, fixed seeds, a judge."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -36,12 +35,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Generated:
-    """All prompts in order: `clips`, `latents [N, C, T, H, W]`, `video`, seconds of sampling."""
+    """All prompts in order: `clips`, `latents [N, C, T, H, W]`, `video`."""
 
     clips: tuple[Clip, ...]
     latents: Tensor
     video: Tensor
-    seconds: float
 
 
 def generate_and_judge(
@@ -58,10 +56,9 @@ def generate_and_judge(
     `first` is the place of the first prompt among all: with its prompt goes its noise.
     """
     clips: list[Clip] = []
-    samples, seconds = [], 0.0
+    samples = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
-        started = time.perf_counter()
         sample = runtime.generate(
             part,
             **SIZE,
@@ -70,13 +67,12 @@ def generate_and_judge(
             guidance_scale=guidance_scale,
             seed=NOISE_SEED + first + start,
         )
-        seconds += time.perf_counter() - started
         samples.append(sample)
         pairs = zip(part, sample.video, strict=True)
         clips += [_clip(prompt, judge(video, parse(prompt))) for prompt, video in pairs]
     latents = torch.cat([sample.latents.cpu() for sample in samples])
     video = torch.cat([sample.video.cpu() for sample in samples])
-    return Generated(tuple(clips), latents, video, seconds)
+    return Generated(tuple(clips), latents, video)
 
 
 def joined(parts: Sequence[Generated]) -> Generated:
@@ -85,7 +81,6 @@ def joined(parts: Sequence[Generated]) -> Generated:
         tuple(clip for part in parts for clip in part.clips),
         torch.cat([part.latents for part in parts]),
         torch.cat([part.video for part in parts]),
-        sum(part.seconds for part in parts),
     )
 
 

@@ -62,11 +62,12 @@ def _cached(
     return Rung(name, tables, dit, _preset(preset), policy, predictor, f"{dit}, 20 steps")
 
 
+WORK_TABLE = 4
 TABLES = {
     1: "Ways of sampling",
     2: "MeanFlow and Restricted MeanFlow",
     3: "What DisCa needs",
-    4: "Work and memory",
+    WORK_TABLE: "Work and memory",
 }
 TEACHER = f"{CFG}, 50 steps"  # what every distilled row learned from
 
@@ -101,25 +102,28 @@ RUNGS: tuple[Rung, ...] = (
 
 
 class Comparison(NamedTuple):
-    """A goal: `first` has a higher semantic score than `second`, and a smaller `distance`.
+    """An ordering: `first` has a higher semantic score than `second`, and smaller `distances`.
 
-    With a `margin` it may be as much lower. `distance` is to what the two have in common:
-    "relative_l2" to the same weights at 20 full steps, "teacher_l2" to the teacher at 50.
+    With a `margin` the score may be as much lower. A distance is to what both have in common:
+    "relative_l2" each to its own weights at 20 full steps, "teacher_l2" to the teacher at 50.
     """
 
     first: str
     second: str
-    distance: str | None = "relative_l2"
+    distances: tuple[str, ...] = ("relative_l2",)
     margin: float = 0.0
 
 
 COMPARISONS = (
-    Comparison(f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps", "teacher_l2"),
+    Comparison(f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps", ("relative_l2", "teacher_l2")),
     Comparison("DisCa N=4", f"{RESTRICTED}, 10 steps"),
     Comparison("DisCa N=4", "reuse, 8 full steps"),
     Comparison("DisCa N=4", "Taylor of order 1, 8 full steps"),
-    Comparison("DisCa N=4", f"{RESTRICTED}, 20 steps", distance=None, margin=0.02),
+    Comparison("DisCa N=4", f"{RESTRICTED}, 20 steps", distances=(), margin=0.02),
     Comparison("DisCa N=4", "DisCa N=4 without GAN"),
+    # What the second distillation is for:
+    Comparison(f"{RESTRICTED}, 20 steps", f"{CFG}, 20 steps", ("teacher_l2",)),
+    Comparison(f"{RESTRICTED}, 10 steps", f"{CFG}, 10 steps", ("relative_l2", "teacher_l2")),
 )
 
 

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..media import to_frames
-from .ladder import TABLES, TEACHER
+from .ladder import TABLES, TEACHER, WORK_TABLE
+from .rung_cost import ROUNDS
 
 DISTANCES = {"relative_l2": "L2", "teacher_l2": "L2 to teacher"}
 SHOWN_FRAMES = 0, 2, 4
@@ -28,7 +29,8 @@ def markdown(lines: Sequence[Line]) -> str:
     for number, title in TABLES.items():
         rows = [line for line in rungs if number in line["tables"]]
         if rows:
-            parts.append(f"## {number}. {title}\n\n" + _table(WORK if number == 4 else MARKS, rows))
+            columns = WORK if number == WORK_TABLE else MARKS
+            parts.append(f"## {number}. {title}\n\n" + _table(columns, rows))
     if comparisons:
         parts.append(_comparison_table(comparisons))
     return "\n".join(parts)
@@ -38,16 +40,18 @@ def _header(run: Line) -> str:
     return (
         "# The ladder\n\n"
         f"{run['prompts']} held-out prompts, the same noise for every row; {run['device']}, "
-        f"processes × threads {run['processes']} × {run['threads']}, torch {run['torch']}. Written "
-        "by `disca-rt evaluate`; the numbers of the tables are the paper's. Scores in per cent "
-        "with 95 % bootstrap intervals: `semantic` is the share of what a prompt names that is "
-        "right (colour, shape, size, motion, background, number), `all right` that of clips with "
-        "nothing wrong, `quality` the mean of no flicker, smoothness and sharpness, `total` "
-        "(semantic + 4·quality)/5. `full` and `predicted` count forwards, two per step under "
-        "classifier-free guidance. `L2` is the relative distance of the final latents to those of "
-        f"the same weights at 20 full steps, `L2 to teacher` to those of {TEACHER}. Speed-ups are "
-        "against the first row, from FLOPs and as measured in batches of ten, prompts encoded and "
-        "latents decoded, each process by itself; memory is of one clip beyond the weights.\n"
+        f"processes × threads {run['processes']} × {run['threads']}, torch {run['torch']}, "
+        f"{run['seconds'] / 60:.1f} minutes. Written by `disca-rt evaluate`; the numbers of the "
+        "tables are the paper's. Scores in per cent with 95 % bootstrap intervals: `semantic` is "
+        "the share of what a prompt names that is right (colour, shape, size, motion, background, "
+        "number), `all right` that of clips with nothing wrong, `quality` the mean of no flicker, "
+        "smoothness and sharpness, `total` (semantic + 4·quality)/5. `full` and `predicted` count "
+        "forwards, two per step under classifier-free guidance. `L2` is the relative distance of "
+        "the final latents to those of the same weights at 20 full steps, `L2 to teacher` to those "
+        f"of {TEACHER}. Speed-ups are "
+        f"against the first row, from FLOPs and as measured: medians of {ROUNDS} clips, one at a "
+        "time and the rows by turns, prompts encoded and latents decoded, by one process with all "
+        "threads; memory is of one clip beyond the weights.\n"
     )
 
 
@@ -95,27 +99,34 @@ def _table(columns: Mapping[str, Column], rows: Sequence[Line]) -> str:
 
 def _comparison_table(comparisons: Sequence[Line]) -> str:
     head = (
-        "## Goals\n\nPaired differences over the same prompts and noise, first minus second. The "
-        "first should have the higher semantic score (or be at most the margin lower) and the "
-        "smaller distance; a goal is open where its interval holds both answers.\n\n"
-        "| first | second | semantic | | total | distance | |\n|---|---|--:|---|--:|--:|---|"
+        "## Comparisons\n\nPaired differences over the same prompts and noise, first minus second. "
+        "The first should have the higher semantic score (or be at most the margin lower) and the "
+        "smaller distance; an ordering is open where its interval holds both answers.\n\n"
+        "| first | second | semantic | | total | "
+        + " | | ".join(DISTANCES.values())
+        + " | |\n|---|---|--:|---|--:|"
+        + "--:|---|" * len(DISTANCES)
     )
     return "\n".join([head, *map(_comparison_row, comparisons)]) + "\n"
 
 
 def _comparison_row(line: Line) -> str:
     margin = f", less {100 * line['margin']:.0f} points" if line["margin"] else ""
-    distance = line.get(line["distance"] or "")
     cells = [
         line["first"],
         line["second"] + margin,
         _percent(line["semantic"]),
         _verdict(line["semantic"], -line["margin"]),
         _percent(line["total"]),
-        f"{_plain(distance)} ({DISTANCES[line['distance']]})" if distance else "",
-        _verdict({"low": -distance["high"], "high": -distance["low"]}, 0.0) if distance else "",
     ]
+    for name in DISTANCES:
+        cells += _distance_cells(line[name]) if name in line["distances"] else ["", ""]
     return "| " + " | ".join(cells) + " |"
+
+
+def _distance_cells(distance: Mapping[str, float]) -> list[str]:
+    shorter = {"low": -distance["high"], "high": -distance["low"]}
+    return [_plain(distance), _verdict(shorter, 0.0)]
 
 
 def _verdict(interval: Mapping[str, float], least: float) -> str:

@@ -10,15 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.build import build_policy
-from ..config import DiTConfig, predictor_config
-from ..flops import image_tokens, sample_flops, step_flops
-from ..runtime.memory import PeakMemory
-from ..runtime.runtime import Runtime
-from .codec import PixelUnshuffleCodec
-from .evaluate import NOISE_SEED, SIZE, Generated, relative_l2
-from .ladder import COMPARISONS, TEACHER, Rung, load_rung, rung_weights
+from ..config import DiTConfig
+from .evaluate import Generated, relative_l2
+from .ladder import COMPARISONS, TEACHER, WORK_TABLE, Rung, load_rung, rung_weights
 from .prompts import encode
+from .rung_cost import memory, passes, rung_flops, seconds_per_clip
 from .statistics import mean_interval, paired_difference
 from .workers import Workers
 
@@ -47,14 +43,13 @@ class LadderRun:
             on_rung(rung)
             runtime = load_rung(rung, self.folders, self.device)
             used = memory(rung, runtime)
-            generated = workers.generate(rung, self.prompts)
-            self._keep(rung, generated)
-            rows.append(self._row(rung, runtime.config, generated) | used)
+            self._keep(rung, workers.generate(rung, self.prompts))
+            rows.append(self._row(rung, runtime.config) | used)
         for rung, row in zip(rungs, rows, strict=True):
             self._measure_distances(rung)
             row["speedup_theoretical"] = rows[0]["gflop"] / row["gflop"]
-            row["speedup_measured"] = rows[0]["seconds_per_clip"] / row["seconds_per_clip"]
             row |= self._means(rung)
+        self._measure_speed(rungs, rows)
         clips = [line for each in self._clips.values() for line in each]
         self.lines = [*rows, *self._comparisons(), *clips]
 
@@ -66,7 +61,7 @@ class LadderRun:
             for clip in generated.clips
         ]
 
-    def _row(self, rung: Rung, config: DiTConfig, generated: Generated) -> dict[str, Any]:
+    def _row(self, rung: Rung, config: DiTConfig) -> dict[str, Any]:
         schedule, times = rung.schedule, passes(config)
         full = schedule.full_steps
         return {
@@ -76,8 +71,16 @@ class LadderRun:
             "full_steps": full * times,
             "predicted_steps": (schedule.steps - full) * times,
             "gflop": rung_flops(rung, config, self._text_tokens) / 1e9,
-            "seconds_per_clip": generated.seconds / len(generated.clips),
         }
+
+    def _measure_speed(self, rungs: Sequence[Rung], rows: Sequence[dict[str, Any]]) -> None:
+        """Of the rungs whose table shows it, and of the first; in this process, nothing else."""
+        timed = [row for row in rows if row is rows[0] or WORK_TABLE in row["tables"]]
+        chosen = [rung for rung, row in zip(rungs, rows, strict=True) if row in timed]
+        runtimes = [load_rung(rung, self.folders, self.device) for rung in chosen]
+        for row, seconds in zip(timed, seconds_per_clip(chosen, runtimes), strict=True):
+            row["seconds_per_clip"] = seconds
+            row["speedup_measured"] = timed[0]["seconds_per_clip"] / seconds
 
     def _measure_distances(self, rung: Rung) -> None:
         """Of every clip, to the rungs that its own is compared with, where they ran."""
@@ -105,43 +108,7 @@ class LadderRun:
                 score: paired_difference(
                     [clip[score] for clip in ours], [clip[score] for clip in theirs]
                 )._asdict()
-                for score in ("semantic", "quality", "total", "correct", goal.distance)
-                if score is not None and score in ours[0] and score in theirs[0]
+                for score in SCORES
+                if score in ours[0] and score in theirs[0]
             }
             yield {"kind": "comparison", **goal._asdict(), **differences}
-
-
-def passes(config: DiTConfig) -> int:
-    """Forwards per step: two under classifier-free guidance, one where guidance is embedded."""
-    return 1 if config.guidance_embed else 2
-
-
-def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
-    """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
-    shape = PixelUnshuffleCodec().latent_shape(**SIZE)
-    of_passes = [
-        step_flops(config, predictor_config(config), shape, tokens)
-        for tokens in (text_tokens, 1)[: passes(config)]
-    ]
-    return sum(sample_flops(step, rung.schedule, policy=rung.policy) for step in of_passes)
-
-
-def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
-    """Peak bytes of one clip's sampling beyond the weights, and what its policy keeps of them."""
-    prompt = "a small red circle moving left on a black background"
-    peak = PeakMemory(runtime.dit.device)
-    with peak:
-        runtime.generate(
-            prompt,
-            **SIZE,
-            schedule=rung.schedule,
-            policy=rung.policy,
-            guidance_scale=rung.guidance_scale,
-            seed=NOISE_SEED,
-        )
-    text = int(encode([prompt]).text_mask.sum())
-    img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
-    tokens = torch.Size([1, img + text, runtime.config.hidden])
-    policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
-    cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
-    return {"peak_bytes": peak.peak, "cache_bytes": cached}

@@ -47,7 +47,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def generate(self, rung: Rung, prompts: Sequence[str]) -> Generated:
-        """One clip per prompt, judged, in order; `seconds` are those of all processes."""
+        """One clip per prompt, judged, in order."""
         if self._pool is None:
             return _generate(rung, self._folders, self._device, prompts, 0)
         size = min(BATCH, -(-len(prompts) // self._count))  # of few prompts each has its share

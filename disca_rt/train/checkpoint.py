@@ -43,7 +43,8 @@ def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     world.barrier()
-    dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
+    with world.operation("checkpoint"):
+        dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
     world.barrier()
     if world.is_first:
         shutil.rmtree(target, ignore_errors=True)

@@ -47,6 +47,9 @@ class RunConfig:
             )
         if self.compile and self.sequence_parallel > 1:
             raise ValueError("compile does not go with sequence_parallel; leave out one")
+        for name in ("decay_steps", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         for name in ("lr", "clip"):

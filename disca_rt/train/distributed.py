@@ -1,16 +1,16 @@
 """Ranks of a training run: who they are, and how a stage's modules are spread over them.
 
-One process without torchrun is a world of one and shards nothing. Otherwise FSDP2 (`fully_shard`)
-shards every DiT and predictor block by block: parameters stay fp32, are gathered in bf16 where the
-run computes in it, and gradients are averaged in fp32. Small modules are replicated.
+One process is a world of one and shards nothing. Several join as those of `generate` do, and FSDP2
+(`fully_shard`) shards every DiT and predictor block by block: parameters stay fp32, are gathered in
+bf16 where the run computes in it, and gradients are averaged in fp32. Small modules are replicated.
 """
 
-import gc
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -26,17 +26,21 @@ from torch.distributed.fsdp import (
 
 from ..attention import Attention, LocalAttention
 from ..models.dit import DiT
+from ..parallel.ranks import Ranks, is_launched, joined
 from .config import RunConfig
 from .stage import Stage
+
+TIMEOUT = timedelta(minutes=30)  # while one rank of a host builds, or the first writes, others wait
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a run's."""
+    """This process among all of a run's; `ranks` is None where it is the only one."""
 
     rank: int
     size: int
     device: torch.device
+    ranks: Ranks | None = None
 
     @property
     def is_first(self) -> bool:
@@ -47,31 +51,33 @@ class World:
         if self.size == 1:
             return values
         values = values.clone()
-        dist.all_reduce(values)
+        with self.operation("mean over the ranks"):
+            dist.all_reduce(values)
         return values / self.size
 
     def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+        if self.ranks is not None:
+            self.ranks.barrier()
+
+    def operation(self, what: str) -> AbstractContextManager:
+        """Around what all ranks do together: counted, and named where it fails."""
+        return nullcontext() if self.ranks is None else self.ranks.operation(what)
 
 
 @contextmanager
-def joined_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes, joined until the block ends; or a world of one."""
-    if "RANK" not in os.environ:
+def joined_world(
+    device: torch.device, timeout: timedelta = TIMEOUT, arguments: Mapping[str, str] | None = None
+) -> Iterator[World]:
+    """The world that torchrun describes, joined until the block ends; or a world of one.
+
+    `arguments` must be the same on all ranks.
+    """
+    if not is_launched():
         yield World(0, 1, device)
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    world = World(dist.get_rank(), dist.get_world_size(), device)
-    try:
-        yield world
-        world.barrier()  # no rank leaves while another still talks to it
-    finally:
-        gc.collect()  # what still holds the group must not outlive it
-        dist.destroy_process_group()
+    with joined(device, timeout) as ranks:
+        ranks.check_alike(arguments or {})
+        yield World(ranks.rank, ranks.size, ranks.device, ranks)
 
 
 def attention_over(run: RunConfig, world: World) -> Attention:
@@ -82,8 +88,9 @@ def attention_over(run: RunConfig, world: World) -> Attention:
     from ..parallel.attention import UlyssesAttention
 
     run.rank_batch(world.size)  # refuses what does not divide
-    group, _ = dist.new_subgroups(run.sequence_parallel)
-    return UlyssesAttention(group, local, dist.constants.default_pg_timeout)
+    group, _ = dist.new_subgroups(run.sequence_parallel, timeout=world.ranks.timeout)
+    ranks = world.ranks
+    return ranks.use(UlyssesAttention(group, local, ranks.timeout, ranks_per_node=ranks.per_node))
 
 
 def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:
@@ -100,7 +107,8 @@ def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:
         world.barrier()
     for module in stage.trained.values():
         if not isinstance(module, FSDPModule):
-            _broadcast(module)
+            with world.operation("starting weights"):
+                _broadcast(module)
     return stage
 
 

@@ -105,3 +105,9 @@ def check_weight_power(power: float) -> None:
     """ValueError unless `power` is from 0 to 1."""
     if not 0 <= power <= 1:
         raise ValueError(f"weight_power must be from 0 to 1, got {power}")
+
+
+def check_shift(shift: float) -> None:
+    """ValueError unless `shift` is a positive number."""
+    if not 0 < shift < float("inf"):
+        raise ValueError(f"shift must be a positive number, got {shift}")

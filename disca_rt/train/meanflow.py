@@ -19,10 +19,12 @@ from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
     Point,
+    check_shift,
     check_weight_power,
     noised,
     per_row,
     scale_to,
+    shifted,
     velocity,
     weighted_square,
 )
@@ -48,11 +50,13 @@ class MeanFlowStageConfig:
     derivative: Derivative = "jvp"
     difference_step: float = 5e-3  # of t in [0, 1], each side
     weight_power: float = 0.0
+    shift: float = 1.0  # of the sampler in whose time t and r are drawn; 1 is the paper's
 
     def __post_init__(self) -> None:
         if not 0 < self.restriction <= 1:
             raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
         check_weight_power(self.weight_power)
+        check_shift(self.shift)
         if self.derivative not in ("jvp", "finite-difference"):
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
@@ -72,6 +76,7 @@ class MeanFlowStage:
     """`student` begins as the teacher (`initialise.with_r`)."""
 
     exported = "student"
+    unconditional = None
 
     def __init__(self, config: MeanFlowStageConfig, student: DiT, teacher: DiT) -> None:
         if not teacher.config.guidance_embed or teacher.config.meanflow:
@@ -85,7 +90,7 @@ class MeanFlowStage:
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         student, teacher = self.trained["student"], self.frozen["teacher"]
-        point = draw_point(batch, draws, self.config.restriction, self.config.run.dtype)
+        point = draw_point(batch, draws, self.config)
         shape = batch.latents.shape
         with torch.no_grad():
             v = velocity(teacher, point, teacher.prepare(batch.conditioning, shape))
@@ -100,11 +105,17 @@ class MeanFlowStage:
         return Loss(errors.weighted, {"loss": errors.plain})
 
 
-def draw_point(batch: Batch, draws: Draws, restriction: float, dtype: torch.dtype) -> Point:
-    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) in `dtype`, of a batch."""
-    t = draws.time
-    r = (t - restriction * draws.interval).clamp(min=0)
-    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE).to(dtype)
+def draw_point(batch: Batch, draws: Draws, config: MeanFlowStageConfig) -> Point:
+    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) of a batch.
+
+    With a shift, t, r and I are of the time of such a sampler: its steps are equally long there.
+    """
+    back = config.restriction * draws.interval
+    t, r = (
+        shifted((draws.time - each).clamp(min=0), config.shift)
+        for each in (torch.zeros_like(back), back)
+    )
+    guidance = scale_to(draws.guidance, *GUIDANCE_RANGE).to(config.run.dtype)
     return Point(noised(batch.latents, draws.noise, t), t, r, guidance)
 
 

@@ -21,6 +21,7 @@ from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
     Point,
+    check_shift,
     check_weight_power,
     hidden_state,
     noised,
@@ -65,8 +66,7 @@ class PredictorStageConfig:
                 f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
             )
         check_weight_power(self.weight_power)
-        if not 0 < self.shift < float("inf"):
-            raise ValueError(f"shift must be a positive number, got {self.shift}")
+        check_shift(self.shift)
         for name in ("restriction", "largest_gap", "fusion_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
@@ -79,6 +79,7 @@ class PredictorStageConfig:
 
 class PredictorStage:
     exported = "predictor"
+    unconditional = None
 
     def __init__(self, config: PredictorStageConfig, predictor: Predictor, dit: DiT) -> None:
         if not dit.config.meanflow:

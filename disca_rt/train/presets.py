@@ -51,14 +51,21 @@ def tiny_meanflow(teacher: str) -> MeanFlowStageConfig:
     # A difference in fp32 takes 0.6 of the exact jvp's time on a CPU. Weights, because the clips
     # are decided near t = 0.95: du/dt is 128 there, and 5 in the middle.
     return MeanFlowStageConfig(
-        run, teacher, derivative="finite-difference", difference_step=5e-4, weight_power=1.0
+        run,
+        teacher,
+        derivative="finite-difference",
+        difference_step=5e-4,
+        weight_power=1.0,
+        shift=SCHEDULE.shift,
     )
 
 
 def tiny_predictor(dit: str) -> PredictorStageConfig:
-    run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=1_000)
+    # Half of the run is with the discriminator, half of that at the full rate, and the average
+    # forgets all that is before it: or nothing could be said of what the discriminator does.
+    run = replace(_TINY_RUN, steps=2_000, lr=2e-3, muon_lr=None, decay_steps=500, ema=0.995)
     return PredictorStageConfig(
-        run, dit, mse_steps=1_500, discriminator_width=64, weight_power=1.0, shift=SCHEDULE.shift
+        run, dit, mse_steps=1_000, discriminator_width=64, weight_power=1.0, shift=SCHEDULE.shift
     )
 
 

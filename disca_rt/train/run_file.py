@@ -1,12 +1,16 @@
 """`run.json` in a run's folder: its complete config and data; and whether another is the same."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..atomic import write_whole
+from ..models.conditioning import Conditioning
 from .data import LatentShards, SampleSource
 
 RUN_NAME = "run.json"
@@ -20,9 +24,16 @@ MAY_CHANGE = (
 )
 
 
-def describe_run(config: Any, data: SampleSource) -> dict[str, Any]:
-    """A stage's config, a frozen dataclass, and what `data` is, as JSON has it."""
-    described = {"stage": type(config).__name__, "data": _described(data), **asdict(config)}
+def describe_run(
+    config: Any, data: SampleSource, unconditional: Conditioning | None = None
+) -> dict[str, Any]:
+    """A stage's config, a frozen dataclass, and what it learns from, as JSON has it."""
+    described = {
+        "stage": type(config).__name__,
+        "data": _described(data),
+        "unconditional": unconditional and _digest(unconditional),
+        **asdict(config),
+    }
     return json.loads(json.dumps(described))
 
 
@@ -40,7 +51,7 @@ def check_same_run(path: Path, description: Mapping[str, Any], config: Any) -> N
         for field in fields(described)
         if field.default is not MISSING
     }
-    for name in ours.keys() - set(MAY_CHANGE):
+    for name in (saved.keys() | defaults.keys()) & ours.keys() - set(MAY_CHANGE):
         theirs = saved.get(name, defaults.get(name))  # a setting younger than the run
         if theirs != ours[name]:
             raise ValueError(
@@ -54,6 +65,14 @@ def _described(data: SampleSource) -> dict[str, Any]:
     if isinstance(data, LatentShards):
         return {"type": name, "folder": data.folder.name, "samples": len(data)}
     return {"type": name, **(asdict(data) if is_dataclass(data) else {})}
+
+
+def _digest(conditioning: Conditioning) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in conditioning.tensors().items():
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name}{list(tensor.shape)}".encode() + flat.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _flat(description: Mapping[str, Any]) -> dict[str, Any]:

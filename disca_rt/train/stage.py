@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiTConfig
+from ..models.conditioning import Conditioning
 from .data import Batch
 from .draws import Draws
 
@@ -29,13 +30,14 @@ class Stage(Protocol):
     """`trained` holds every module with its own optimizer; `frozen` what they learn from.
 
     `exported` names the trained module whose weights are the result, `dit_config` the DiT it is,
-    or belongs to.
+    or belongs to. `unconditional`, of batch 1, is what it shows in place of a prompt, if it does.
     """
 
     trained: nn.ModuleDict
     frozen: nn.ModuleDict
     exported: str
     dit_config: DiTConfig
+    unconditional: Conditioning | None
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Of the trained modules, as they are now; made once they are where they train."""

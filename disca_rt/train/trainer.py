@@ -57,7 +57,7 @@ def train(
     """
     run: RunConfig = config.run
     run.micro_batches(world.size)
-    description = describe_run(config, data)
+    description = describe_run(config, data, stage.unconditional)
     if has_checkpoint(folder / "checkpoints"):
         check_same_run(folder / RUN_NAME, description, config)
     ema = {name: tensor.clone() for name, tensor in _weights(stage.trained[stage.exported])}
@@ -120,11 +120,12 @@ class _Trainer:
             positions = range(first + index * micro, first + (index + 1) * micro)
             batch = read_batch(self.reader, positions)
             draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
-            with self._precision():
-                loss = self.state.stage.loss(
-                    batch.to(self.world.device), draws.to(self.world.device), self.state.done
-                )
-            (loss.total / count).backward()
+            with self.world.operation("forward and backward"):
+                with self._precision():
+                    loss = self.state.stage.loss(
+                        batch.to(self.world.device), draws.to(self.world.device), self.state.done
+                    )
+                (loss.total / count).backward()
             for name, value in loss.terms.items():
                 summed[name] = summed.get(name, 0) + value.float() / count
         means = self.world.mean(torch.stack(list(summed.values())))

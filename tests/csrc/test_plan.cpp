@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "check.h"
 
@@ -69,6 +70,11 @@ void sends_match_receives(const Plan& plan) {
       }
     }
     for (const int64_t rank : members) {
+      int64_t passed = 0;
+      for (int64_t turn = 0; turn + 1 < plan.ring_degree(); ++turn) {
+        passed += plan.group_tokens((group + plan.ring_degree() - turn) % plan.ring_degree());
+      }
+      CHECK(plan.ring_bytes(rank) == 2 * passed * plan.heads(rank).size() * 256);
       int64_t sent = 0, received = 0;
       for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
         for (const int64_t rows : plan.send_rows(rank, chunk)) sent += rows;
@@ -107,6 +113,17 @@ void illegal_requests_say_what_is_legal() {
   asked = request(100, 1, 24, 10);
   asked.ranks_per_node = 3;
   CHECK(refusal(asked).find("that divides the 3 ranks of a node, got 10") != std::string::npos);
+  asked = request(100, 1, 24, 16);
+  asked.ranks_per_node = 8;
+  asked.ulysses_degree = 16;
+  CHECK(refusal(asked).find(
+            "must divide the 16 ranks and the 8 of a node and be at most the 24 heads, got 16; "
+            "legal are, with what a rank sends per block, 1 (ring steps 15, ") !=
+        std::string::npos);
+  CHECK(refusal(asked).find("8 (ring steps 1, ") != std::string::npos);
+  CHECK(refusal(asked).find("16 (ring steps 0, ") == std::string::npos);
+  CHECK(refusal(request(4, 100, 3, 25)).find("27 (ring steps 8, ") != std::string::npos);
+  CHECK(refusal(request(1'000'000, 1, 2, 999'999)).find("1000000 (ring") != std::string::npos);
 }
 
 // 2 ranks, 2 heads, 10 tokens each: one head's V, K, Q of ten tokens go out, O of ten comes back.
@@ -126,6 +143,40 @@ void bytes_are_those_of_other_ranks_rows() {
     }
     CHECK(plan.exchange_bytes(rank) == sent * 256);
   }
+}
+
+// A rank with more heads than others keeps them waiting; a tenth is worth a shorter ring.
+void degrees_share_heads_evenly() {
+  constexpr std::pair<int64_t, int64_t> k24[] = {{1, 1},  {5, 5},   {7, 7},  {8, 8},   {9, 3},
+                                                 {10, 5}, {12, 12}, {16, 8}, {24, 24}, {26, 13},
+                                                 {32, 8}, {48, 24}, {64, 8}};
+  for (const auto& [ranks, degree] : k24) {
+    CHECK(Plan(request(63888, 256, 24, ranks)).ulysses_degree() == degree);
+  }
+  CHECK(Plan(request(63888, 256, 16, 24)).ulysses_degree() == 8);
+}
+
+void what_a_plan_does_not_have_is_refused() {
+  Request asked = request(100, 5, 8, 4);
+  asked.ulysses_degree = 2;
+  const Plan plan(asked);
+  const auto said = [](auto call) -> std::string {
+    try {
+      call();
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const std::string ranks = "rank must be from 0 to 3, got ";
+  CHECK(said([&] { plan.shard(4); }) == ranks + "4");
+  CHECK(said([&] { plan.shard(-1); }) == ranks + "-1");
+  CHECK(said([&] { plan.heads(4); }) == ranks + "4");
+  CHECK(said([&] { plan.group_of(4); }) == ranks + "4");
+  CHECK(said([&] { plan.send_rows(4, 0); }) == ranks + "4");
+  CHECK(said([&] { plan.heads(0, 1); }) == "chunk must be from 0 to 0, got 1");
+  CHECK(said([&] { plan.members(2); }) == "group must be from 0 to 1, got 2");
+  CHECK(said([&] { plan.group_tokens(2); }) == "group must be from 0 to 1, got 2");
 }
 
 void groups_stay_in_a_node() {
@@ -162,8 +213,8 @@ int main() {
       }
     }
   }
-  const Plan plan(request(63888, 256, 24, 64));
-  CHECK(plan.ulysses_degree() == 16 && plan.ring_degree() == 4);
+  degrees_share_heads_evenly();
+  what_a_plan_does_not_have_is_refused();
   illegal_requests_say_what_is_legal();
   bytes_are_those_of_other_ranks_rows();
   groups_stay_in_a_node();

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -43,7 +44,7 @@ struct Groups {
 struct Case {
   Request request;
   Format format;
-  bool keep = false;
+  bool reuse_buffers = true;
   bool is_packed = false;
   bool is_back = false;  // round the ring
   uint64_t seed = 0;
@@ -181,13 +182,13 @@ class Layer {
 
   at::Tensor arrived(const at::Tensor& here, Slot slot, int64_t chunk, int64_t group) {
     CHECK(at::equal(here, expected(slot, chunk, group)));
-    if (case_.keep) kept_.emplace_back(here, expected(slot, chunk, group));
+    if (!case_.reuse_buffers) kept_.emplace_back(here, expected(slot, chunk, group));
     return here;
   }
 
   // What the next use of a buffer must not see.
   void spoil(const at::Tensor& used) const {
-    if (!case_.keep) used.fill_(NAN);
+    if (case_.reuse_buffers) used.fill_(NAN);
   }
 
   at::Tensor mine(Slot slot) const { return tokens_at(whole_[index(slot)], places(plan_, rank_)); }
@@ -207,7 +208,9 @@ class Layer {
 
 void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t rank,
                                   const Groups& groups) {
-  Scheduler scheduler(plan, rank, groups.ulysses, groups.ring, asked.format, kPatience, asked.keep);
+  const auto progress = std::make_shared<disca_rt::Progress>();
+  Scheduler scheduler(plan, rank, groups.ulysses, groups.ring, asked.format, kPatience,
+                      asked.reuse_buffers, progress);
   auto generator = at::detail::createCPUGenerator(asked.seed);  // the same on every rank
   const auto drawn = [&] {
     const int64_t tokens = asked.request.img_tokens + asked.request.txt_tokens;
@@ -222,10 +225,10 @@ void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t r
     if (done > 0) CHECK(scheduler.buffer_bytes() == bytes);  // all are made by the first layer
     bytes = scheduler.buffer_bytes();
   }
-  CHECK((bytes == 0) == asked.keep);
+  CHECK((bytes == 0) != asked.reuse_buffers);
   for (const Layer& each : layers) each.check_kept();
   const int64_t of_chunk = std::ssize(kSent) + 1 + std::ssize(kPassed) * (plan.ring_degree() - 1);
-  CHECK(scheduler.begun() == kLayers * plan.chunks() * of_chunk);
+  CHECK(progress->begun == kLayers * plan.chunks() * of_chunk);
 }
 
 Case random_case(std::mt19937& random) {
@@ -240,7 +243,7 @@ Case random_case(std::mt19937& random) {
   made.is_packed = from(0, 3) == 0;
   made.is_back = from(0, 1) == 0;
   made.request.head_chunks = made.is_packed ? 1 : from(1, 3);
-  made.keep = from(0, 2) == 0;
+  made.reuse_buffers = from(0, 2) > 0;
   made.format.batch = from(1, 3);
   made.format.head_dim = from(1, 16);
   made.format.dtype = from(0, 1) == 0 ? at::kFloat : at::kBFloat16;
@@ -288,7 +291,8 @@ void what_is_wrong_is_named() {
   const auto wire = std::make_shared<Wire>(1);
   const Format format{1, 4};
   const auto made = [&](int64_t rank, const Group& group) {
-    return Scheduler(plan, rank, group, nullptr, format, std::chrono::milliseconds(50), false);
+    return Scheduler(plan, rank, group, nullptr, format, std::chrono::milliseconds(50), true,
+                     std::make_shared<disca_rt::Progress>());
   };
   CHECK(refusal([&] { made(0, thread_group(wire, 0, 3)); }) ==
         "group must have 2 ranks with this one as number 0, got number 0 of 3");
@@ -300,8 +304,10 @@ void what_is_wrong_is_named() {
   CHECK(refusal([&] { scheduler.receive(Slot::V, 0); }) ==
         "nothing was sent that could be received");
   scheduler.send(Slot::V, at::zeros({1, 4, 2, 4}));  // and rank 1 never does
-  CHECK(starts_with(refusal([&] { scheduler.receive(Slot::V, 0); }),
-                    "rank 0, tokens for heads, v: "));
+  CHECK(refusal([&] { scheduler.send(Slot::V, at::zeros({1, 4, 2, 4})); }) ==
+        "tokens for heads, v: sent again before it was received; end one attention before the next "
+        "begins");
+  CHECK(starts_with(refusal([&] { scheduler.receive(Slot::V, 0); }), "tokens for heads, v: "));
 }
 
 }  // namespace

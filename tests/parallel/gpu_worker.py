@@ -4,6 +4,7 @@ Run as `torchrun ... gpu_worker.py`; ends with an error where anything differs.
 """
 
 import os
+import time
 from datetime import timedelta
 
 import torch
@@ -27,6 +28,7 @@ def main() -> None:
     dist.init_process_group("nccl", device_id=device)
     bitwise(device)
     close_to_local(device)
+    immediate(device)
     overlapped(device)
     dist.destroy_process_group()
 
@@ -60,6 +62,40 @@ def bitwise(device: torch.device) -> None:
         scheduler.send_back(Slot.O, 0, whole[2][:, :, span.start : span.stop])
         differences.append((scheduler.receive_back(Slot.O) != whole[2][:, mine]).sum())
     assert torch.stack(differences).sum() == 0
+
+
+def immediate(device: torch.device) -> None:
+    """`receive` gives its tensor before anything has arrived: the host waits for nothing."""
+    plan = Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
+    rank = dist.get_rank()
+    scheduler = Scheduler(
+        plan=plan,
+        rank=rank,
+        group=dist.group.WORLD,
+        batch=1,
+        head_dim=WIDTH,
+        dtype=torch.bfloat16,
+        device=device,
+        timeout=timedelta(seconds=60),
+    )
+    shape = 1, plan.shard(rank).tokens, HEADS, WIDTH
+    tokens = torch.ones(shape, device=device, dtype=torch.bfloat16)
+    for is_measured in (False, True):  # the first one makes buffers
+        torch.cuda.synchronize()
+        dist.barrier(device_ids=[device.index])
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        if is_measured:
+            torch.cuda._sleep(4 * 10**9)  # cycles: about two seconds before V can leave
+        scheduler.send(Slot.V, tokens)
+        heads = scheduler.receive(Slot.V, 0)
+        scheduler.send_back(Slot.O, 0, heads)
+        scheduler.receive_back(Slot.O)
+        taken, is_over = time.perf_counter() - start, torch.cuda.current_stream().query()
+    assert not is_over
+    torch.cuda.synchronize()
+    assert taken < (time.perf_counter() - start) / 4
+    assert torch.all(heads == 1)
 
 
 class _Products:

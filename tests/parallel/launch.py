@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -26,3 +27,11 @@ def passes(ranks: int, worker: Path, *arguments: str | Path) -> None:
     process = torchrun(ranks, worker, *arguments)
     output, _ = process.communicate()
     assert process.returncode == 0, output[-4000:]
+
+
+def pids_of_ranks(launcher: int, count: int) -> list[int]:
+    """The launcher's children, by rank, as soon as there are `count`."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children")
+    while len(found := children.read_text().split()) < count:
+        time.sleep(0.1)
+    return sorted(map(int, found))

@@ -1,11 +1,21 @@
 """Attention over shared tokens is local attention: forward, gradients, ring, padding, chunks."""
 
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import HashStore, ProcessGroup
+from torch.utils.checkpoint import checkpoint
 
+from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.parallel.attention import RECENT, UlyssesAttention
 from disca_rt.parallel.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
+from parallel.attention_worker import attend, differentiated
 from parallel.launch import passes
 
 HERE = Path(__file__).parent
@@ -15,6 +25,66 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("ranks", [2, 3, 4, 6])
 def test_it_is_local_attention(ranks: int) -> None:
     passes(ranks, HERE / "attention_worker.py")
+
+
+@pytest.fixture
+def group() -> Iterator[ProcessGroup]:
+    """Of this process alone, which sends everything to itself."""
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def over(group: ProcessGroup, chunks: int = 1) -> UlyssesAttention:
+    return UlyssesAttention(group, LocalAttention(), timedelta(seconds=60), chunks=chunks)
+
+
+def tokens_of(text: int) -> tuple[TokenLayout, list[Tensor]]:
+    generator = torch.Generator().manual_seed(text)
+    v, k, q = (torch.randn(1, 20 + text, 6, 8, generator=generator) for _ in range(3))
+    return TokenLayout(20, None, (20, text)), [v, k, q]
+
+
+@torch.no_grad()
+def test_buffers_of_the_last_texts_are_kept(group: ProcessGroup) -> None:
+    ulysses, local = over(group), LocalAttention()
+    begun = 0
+    for text in (3, 4, 3, 5, 6, 7, 3):
+        layout, inputs = tokens_of(text)
+        torch.testing.assert_close(
+            attend(ulysses, layout, inputs), attend(local, layout, inputs), atol=1e-6, rtol=0
+        )
+        begun += 4
+        assert ulysses.begun == begun  # also those of schedulers that are gone
+    kept = list(ulysses._recent.values())
+    assert len(kept) == RECENT
+    assert [each.scheduler.plan.txt_tokens for each in kept] == [7, 3]
+    shared = ulysses.prepared(layout, inputs[0])
+    assert shared is ulysses.prepared(layout, inputs[0])
+
+
+def test_gathering_uses_nothing_deprecated(group: ProcessGroup) -> None:
+    rows = torch.randn(2, 20, 3, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        gathered = over(group).sharding.gather(rows, TokenLayout(20, None, (20, 4)))
+        gathered.backward(2 * torch.ones_like(gathered))
+    assert torch.equal(gathered, rows)
+    assert torch.equal(rows.grad, 2 * torch.ones_like(rows))
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_an_attention_alone_is_checkpointed(chunks: int, group: ProcessGroup) -> None:
+    layout, inputs = tokens_of(5)
+    grad = torch.randn_like(inputs[0])
+    ulysses = over(group, chunks)
+
+    wanted = differentiated(LocalAttention(), layout, inputs, grad)
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    out = checkpoint(lambda *parts: attend(ulysses, layout, parts), *leaves, use_reentrant=False)
+    out.backward(grad.flatten(2))
+    for ours, theirs in zip((out, *(leaf.grad for leaf in leaves)), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, valid: torch.Tensor | None) -> Partial:

@@ -21,6 +21,11 @@ def test_a_scheduler_may_outlive_its_group() -> None:
     passes(1, HERE / "outliving_worker.py")
 
 
+@pytest.mark.slow
+def test_an_attention_may_outlive_its_group() -> None:
+    passes(2, HERE / "forgotten_worker.py")
+
+
 def test_every_token_is_on_one_rank() -> None:
     shards = [token_shard(37, 5, 4, rank) for rank in range(4)]
     for stream, count in (("img", 37), ("txt", 5)):
@@ -35,7 +40,7 @@ def test_every_token_is_on_one_rank() -> None:
     [
         ({"ranks": 0}, "ranks must be at least 1, got 0"),
         ({"img_tokens": 2, "txt_tokens": 1}, "ranks must be at most the 3 tokens, got 4"),
-        ({"ranks": 37, "heads": 8}, r"nearest legal are.* 36 \(ring steps 5, "),
+        ({"ranks": 37, "heads": 8}, r"nearest legal are.* 36 \(ring steps 8, "),
         ({"ulysses_degree": 3}, r"must divide the 4 ranks .* legal are.* 2 \(ring steps 1, "),
     ],
 )

@@ -147,6 +147,15 @@ def test_uneven_heads_cost_what_the_fullest_rank_does() -> None:
     assert uneven.seconds > 1.2 * even.seconds
 
 
+@pytest.mark.parametrize("ranks", [6, 8, 9, 10, 12, 16, 20])
+def test_the_default_degree_is_nearly_the_best(ranks: int) -> None:
+    asked, links = job("hunyuan-video-meanflow"), Links(LINKS["nvlink4"])
+    degrees = [degree for degree in range(2, ranks + 1) if ranks % degree == 0]
+    plans = [asked.plan(ranks), *(asked.plan(ranks, ulysses_degree=each) for each in degrees)]
+    chosen, *others = (forecast(asked, plan, links, Rates()).full.efficiency for plan in plans)
+    assert chosen >= max(others) - 0.01
+
+
 def test_patches_of_the_head() -> None:
     tiny = Job(TINY, (12, 5, 12, 16), 16)
     # 5·6·8 image tokens and 16 of text on 7 ranks, at most 37 each, of 48 values.

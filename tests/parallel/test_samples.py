@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from disca_rt.cli import main
 from parallel.launch import passes, torchrun
 
 HERE = Path(__file__).parent
 PROMPT = "a red circle moving left on a black background"
+FEW_STEPS = "--size", "48x40x9", "--seed", "3", "--steps", "4", "--step-list", "0,2"
+GENERATE = ["generate", PROMPT, *FEW_STEPS]
 
 
 @pytest.mark.slow
@@ -19,26 +22,35 @@ def test_one_to_eight_ranks_sample_as_one() -> None:
     passes(8, HERE / "sample_worker.py")
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """One process's latents."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert main([*GENERATE, *outputs(folder)]) == 0
+    return load_file(folder / "a.safetensors")["latents"]
+
+
 @pytest.mark.slow
-def test_torchrun_generate_writes_what_one_process_does(tmp_path: Path) -> None:
-    flags = ["generate", PROMPT, "--size", "48x40x9", "--seed", "3"]
-    for name, ranks in (("one", 1), ("three", 3)):
-        out = ["--out", str(tmp_path / f"{name}.mp4")]
-        out += ["--latents-out", str(tmp_path / f"{name}.safetensors")]
-        if ranks == 1:
-            assert main([*flags, *out]) == 0
-            continue
-        process = torchrun(ranks, "-m", "disca_rt", *flags, *out, "--head-chunks", "2")
-        output, _ = process.communicate()
-        assert process.returncode == 0, output[-4000:]
-        assert output.count("wrote ") == 3  # by the first rank alone
-    one, three = (
-        load_file(tmp_path / f"{name}.safetensors")["latents"] for name in ("one", "three")
-    )
-    assert (one - three).abs().max() < 1e-5 * one.abs().max()
-    assert not torch.equal(one, torch.zeros_like(one))
-    assert (tmp_path / "three.mp4").stat().st_size > 0
-    assert (tmp_path / "three.png").exists()
+@pytest.mark.parametrize(
+    ("ranks", "flags"),
+    [(2, []), (3, ["--head-chunks", "2"]), (5, []), (8, ["--ulysses-degree", "4"])],
+)
+def test_torchrun_generate_writes_what_one_process_does(
+    ranks: int, flags: list[str], alone: Tensor, tmp_path: Path
+) -> None:
+    process = torchrun(ranks, "-m", "disca_rt", *GENERATE, *outputs(tmp_path), *flags)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-4000:]
+    assert output.count("wrote ") == 3  # by the first rank alone
+    latents = load_file(tmp_path / "a.safetensors")["latents"]
+    assert (latents - alone).abs().max() < 1e-5 * alone.abs().max()
+    assert not torch.equal(alone, torch.zeros_like(alone))
+    assert {each.name for each in tmp_path.iterdir()} == {"a.safetensors", "a.mp4", "a.png"}
+    assert all(each.stat().st_size > 0 for each in tmp_path.iterdir())
+
+
+def outputs(folder: Path) -> list[str]:
+    return ["--out", f"{folder}/a.mp4", "--latents-out", f"{folder}/a.safetensors"]
 
 
 @pytest.mark.parametrize("flag", ["--timeout", "--head-chunks", "--ulysses-degree"])

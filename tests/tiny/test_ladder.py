@@ -17,7 +17,7 @@ from disca_rt.runtime.memory import PeakMemory
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
 from disca_rt.tiny.report import markdown
-from disca_rt.tiny.run_ladder import rung_flops
+from disca_rt.tiny.rung_cost import rung_flops
 from disca_rt.tiny.statistics import mean_interval, paired_difference
 from disca_rt.tiny.workers import Workers
 from disca_rt.train.initialise import fresh_dit, initialise
@@ -72,7 +72,7 @@ def test_every_rung_gets_a_row_and_every_comparison(
         "## 2. MeanFlow and Restricted MeanFlow",
         "## 3. What DisCa needs",
         "## 4. Work and memory",
-        "## Goals",
+        "## Comparisons",
     ]
     assert sum(line["kind"] == "clip" for line in lines) == 2 * len(RUNGS)
     assert sum(line["kind"] == "comparison" for line in lines) == len(COMPARISONS)
@@ -85,6 +85,12 @@ def test_every_rung_gets_a_row_and_every_comparison(
     ):
         assert (rungs[name]["full_steps"], rungs[name]["predicted_steps"]) == (full, predicted)
     assert rungs["original, 50 steps x 2"]["speedup_theoretical"] == 1
+    assert {n for n, e in rungs.items() if "speedup_measured" in e} == {
+        rung.name for rung in RUNGS if 4 in rung.tables
+    }
+    assert rungs["original, 50 steps x 2"]["speedup_measured"] == 1
+    assert rungs["DisCa N=4"]["speedup_measured"] > 0
+    assert lines[0]["seconds"] > 0
     assert rungs["restricted-meanflow, 20 steps"]["relative_l2"]["mean"] == 0
     assert rungs["reuse, 8 full steps"]["relative_l2"]["mean"] > 0
     assert "relative_l2" not in rungs["original, 10 steps x 2"]
@@ -99,19 +105,19 @@ def test_every_rung_gets_a_row_and_every_comparison(
     assert rungs["DisCa N=4"]["peak_bytes"] >= plain + tokens * 32 * 4
 
 
-def test_goals_are_met_missed_or_open() -> None:
+def test_orderings_are_met_missed_or_open() -> None:
     def row(first: tuple[float, float], distance: tuple[float, float], margin: float) -> str:
         spans = {"semantic": first, "total": first, "relative_l2": distance}
         intervals = {n: {"mean": (a + b) / 2, "low": a, "high": b} for n, (a, b) in spans.items()}
-        goal = {"first": "a", "second": "b", "distance": "relative_l2", "margin": margin}
+        goal = {"first": "a", "second": "b", "distances": ["relative_l2"], "margin": margin}
         run = {"kind": "run", "prompts": 2, "device": "cpu", "torch": "2"}
-        run |= {"processes": 1, "threads": 1}
+        run |= {"processes": 1, "threads": 1, "seconds": 90.0}
         page = markdown([run, {"kind": "comparison", **goal, **intervals}])
         return page.splitlines()[-1]
 
     better = row((0.01, 0.03), (-0.2, -0.1), 0.0)
     assert better.startswith("| a | b | 2.0 [1.0, 3.0] | met |")
-    assert better.endswith("| met |")
+    assert better.endswith("| met |  |  |")
     worse = row((-0.03, -0.01), (0.1, 0.2), 0.0)
     assert worse.count("| missed |") == 2
     assert row((-0.01, 0.01), (-0.1, 0.1), 0.0).count("| open |") == 2

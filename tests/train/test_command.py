@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from disca_rt.cli import main
-from disca_rt.tiny.training_clips import TrainingClips
+from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train import presets
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.run_file import describe_run
@@ -73,6 +74,14 @@ def test_stages_follow_one_another(tmp_path: Path) -> None:
         (["base", "--out", "x", "--data", "nowhere"], "no *.safetensors files in nowhere"),
         (["base", "--out", "x", "--from", "nowhere"], "nowhere"),
         (["base", "--out", "x", "--device", "tpu"], "--device must be"),
+        (["base", "--out", "x", "--decay-steps", "-5"], "decay_steps must be at least 0, got -5"),
+        (["base", "--out", "x", "--checkpoint-every", "0"], "checkpoint_every must be at least 1"),
+        (["base", "--out", "x", "--ranks", "4"], "--ranks is of a dry run; add --dry-run"),
+        (["base", "--out", "x", "--text-tokens", "9"], "--text-tokens is of a dry run; add --dry"),
+        (
+            ["meanflow", "--out", "x", "--from", "y", "--unconditional", "z"],
+            "--unconditional is nothing that stage meanflow has",
+        ),
         (
             ["predictor", "--out", "x", "--preset", "hunyuan-video", "--from", "y"],
             "preset hunyuan-video needs --data FOLDER",
@@ -122,3 +131,40 @@ def test_a_loss_that_is_not_finite_is_one_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert "the loss is not finite at step 0" in error
     assert "begin again with a smaller lr" in error
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"), [(0, "there is no checkpoint yet"), (1, "the same command resumes from")]
+)
+def test_an_interruption_says_what_is_left(
+    steps: int,
+    left: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["train", "base", "--out", str(tmp_path), "--checkpoint-every", "1"]
+    if steps:
+        assert main([*flags, "--steps", str(steps)]) == 0
+
+    def interrupted(*_: object) -> Loss:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BaseStage, "loss", interrupted)
+    assert main([*flags, "--steps", "2"]) == 2
+    assert f"interrupted; {left}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_another_unconditional_prompt_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = saved(randomised(SMALL), tmp_path / "dit.safetensors")
+    flags = ["train", "cfg", "--from", teacher, "--out", str(tmp_path / "run"), "--batch", "2"]
+    assert main([*flags, "--steps", "1"]) == 0
+    other = tmp_path / "other.safetensors"
+    empty = unconditional()
+    save_file(
+        {"text_states": empty.text_states + 1, "text_mask": empty.text_mask.contiguous()}, other
+    )
+    assert main([*flags, "--steps", "2", "--unconditional", str(other)]) == 2
+    assert "holds a run with unconditional" in capsys.readouterr().err

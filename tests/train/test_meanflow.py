@@ -134,17 +134,23 @@ def test_a_guided_student_begins_as_its_teacher_at_any_scale() -> None:
     assert torch.equal(velocity(student, point, student.prepare(conditioning, shape)), theirs)
 
 
+@pytest.mark.parametrize("shift", [1.0, 5.0])
 @pytest.mark.parametrize("restriction", [0.2, 0.4, 1.0])
-def test_intervals_are_restricted(restriction: float) -> None:
+def test_intervals_are_restricted_in_the_time_of_the_sampler(
+    restriction: float, shift: float
+) -> None:
     shape = (12, 1, 2, 2)
     draws = draw(0, range(2000), shape, strata=2000)
     batch = Batch(torch.zeros(2000, *shape), Conditioning(*encode(["a red circle moving left"])), 0)
-    point = draw_point(batch, draws, restriction, torch.float32)
-    interval = point.t - point.r
+    config = MeanFlowStageConfig(RUN, "unused", restriction=restriction, shift=shift)
+    point = draw_point(batch, draws, config)
+    t, r = (each / (shift - (shift - 1) * each) for each in (point.t, point.r))  # not shifted
+    interval = t - r
     assert interval.min() >= 0
-    assert interval.max() <= restriction
-    assert point.r.min() == 0
-    inside = point.t > restriction
+    assert interval.max() <= restriction + 1e-5
+    assert r.min() == 0
+    assert torch.allclose(t, draws.time, atol=1e-5)
+    inside = t > restriction
     if restriction < 1:
         assert interval[inside].mean().item() == pytest.approx(restriction / 2, rel=0.05)
     assert 1 <= point.guidance.min() < 1.1
@@ -161,7 +167,7 @@ def test_the_target_is_the_meanflow_identity() -> None:
     draws = draw(0, range(2), shape[1:], strata=2)
     batch = Batch(torch.zeros(shape), conditioning, torch.arange(2))
     loss = stage.loss(batch, draws, step=0)
-    point = draw_point(batch, draws, config.restriction, torch.float32)
+    point = draw_point(batch, draws, config)
     prepared = student.prepare(conditioning, shape)
     v = velocity(teacher, point, prepared)
     u, du_dt = exact_derivative(student, point, v, prepared)

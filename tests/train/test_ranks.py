@@ -3,13 +3,17 @@ shared by ranks."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from parallel.launch import pids_of_ranks
+from parallel.launch import torchrun as start
 from train.small import STAGES, run
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -67,3 +71,31 @@ def test_two_ranks_train_in_bf16_near_fp32(alone: tuple[Path, dict], tmp_path: P
     for name in ("base", "cfg"):
         for ours, theirs in zip(losses[name], alone[1][name], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_ranks_started_differently_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = f"{sys.executable} -m disca_rt train base --out {out} --timeout 60 --seed $RANK"
+    process = start(2, "--no-python", "bash", "-c", command)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "ranks must be started alike: --seed is 0 on rank 0 and 1 on rank 1" in output
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named_by_the_others(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(2, "-m", "disca_rt", "train", "base", "--out", out, "--timeout", "60")
+    ranks = pids_of_ranks(process.pid, 2)
+    while not (out / "run.json").exists():  # written before the first step
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.5)
+    time.sleep(5)
+    os.kill(ranks[1], signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "disca-rt: error: rank 1 died or was stopped; rank 0 was at: " in output, output[-4000:]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert not (out / "dit.safetensors").exists()

@@ -31,7 +31,7 @@ from disca_rt.train.flow import (
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.grow import spread
 from disca_rt.train.initialise import deepened, fresh_predictor
-from disca_rt.train.meanflow import draw_point
+from disca_rt.train.meanflow import MeanFlowStageConfig, draw_point
 from disca_rt.train.optimizers import make_optimizers
 from disca_rt.train.predictor import (
     PredictorStage,
@@ -239,7 +239,7 @@ def test_a_teacher_in_bf16_and_its_student_are_given_the_same_guidance() -> None
     run_in_bf16 = replace(RUN, bf16=True)
     teacher, student = randomised(CFG).bfloat16(), randomised(CFG)
     batch, draws = batch_and_draws()
-    point = draw_point(batch, draws, 0.2, run_in_bf16.dtype)
+    point = draw_point(batch, draws, MeanFlowStageConfig(run_in_bf16, "unused"))
     theirs, ours = (step_inputs(dit, point).guidance for dit in (teacher, student))
     assert torch.equal(theirs, ours)
     assert (theirs.float() - 1000 * point.guidance.float()).abs().max() > 0  # the model's rounding

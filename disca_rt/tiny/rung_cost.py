@@ -1,0 +1,74 @@
+"""What a rung costs: forwards, FLOPs, memory and seconds of one clip."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+
+from ..cache.build import build_policy
+from ..config import DiTConfig, predictor_config
+from ..flops import image_tokens, sample_flops, step_flops
+from ..runtime.memory import PeakMemory
+from ..runtime.runtime import Runtime
+from .codec import PixelUnshuffleCodec
+from .evaluate import NOISE_SEED, SIZE
+from .ladder import Rung
+from .prompts import encode
+
+PROMPT = "a small red circle moving left on a black background"
+ROUNDS = 5  # of timing
+
+
+def passes(config: DiTConfig) -> int:
+    """Forwards per step: two under classifier-free guidance, one where guidance is embedded."""
+    return 1 if config.guidance_embed else 2
+
+
+def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
+    """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
+    shape = PixelUnshuffleCodec().latent_shape(**SIZE)
+    of_passes = [
+        step_flops(config, predictor_config(config), shape, tokens)
+        for tokens in (text_tokens, 1)[: passes(config)]
+    ]
+    return sum(sample_flops(step, rung.schedule, policy=rung.policy) for step in of_passes)
+
+
+def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
+    """Peak bytes of one clip's sampling beyond the weights, and what its policy keeps of them."""
+    peak = PeakMemory(runtime.dit.device)
+    with peak:
+        _one_clip(rung, runtime)
+    text = int(encode([PROMPT]).text_mask.sum())
+    img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
+    tokens = torch.Size([1, img + text, runtime.config.hidden])
+    policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
+    cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
+    return {"peak_bytes": peak.peak, "cache_bytes": cached}
+
+
+def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:
+    """Of each rung the median of `ROUNDS` clips, one at a time, its rounds among the others'."""
+    rounds = [
+        [_seconds(rung, runtime) for rung, runtime in zip(rungs, runtimes, strict=True)]
+        for _ in range(ROUNDS)
+    ]
+    return [statistics.median(of_rung) for of_rung in zip(*rounds, strict=True)]
+
+
+def _seconds(rung: Rung, runtime: Runtime) -> float:
+    started = time.perf_counter()
+    _one_clip(rung, runtime)  # its video is on the CPU, so a GPU is done
+    return time.perf_counter() - started
+
+
+def _one_clip(rung: Rung, runtime: Runtime) -> None:
+    runtime.generate(
+        PROMPT,
+        **SIZE,
+        schedule=rung.schedule,
+        policy=rung.policy,
+        guidance_scale=rung.guidance_scale,
+        seed=NOISE_SEED,
+    )

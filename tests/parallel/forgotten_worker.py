@@ -1,0 +1,51 @@
+"""One rank of test_exchange.py: an attention that is closed, and one that outlives its group.
+
+Run as `torchrun ... forgotten_worker.py`; ends with an error where a group or a buffer is left.
+"""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from disca_rt.attention import LocalAttention, NoWork, TokenLayout
+from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.ranks import joined
+
+WHOLE = 20, 4  # tokens
+FORGOTTEN: list[UlyssesAttention] = []  # alive when the interpreter goes
+
+
+def main() -> None:
+    with joined(torch.device("cpu"), timedelta(seconds=60)) as ranks:
+        closed, forgotten = (
+            UlyssesAttention(ranks.group, LocalAttention(), ranks.timeout, ulysses_degree=1)
+            for _ in range(2)
+        )
+        groups = dist.distributed_c10d._world.pg_map
+        assert len(groups) == 1
+        for attention in (closed, forgotten):
+            attend(attention)
+        assert len(groups) == 5  # each has two more
+        closed.close()
+        assert len(groups) == 3
+        assert not closed._recent
+        ranks.use(closed)
+        FORGOTTEN.append(forgotten)
+        forgotten.itself = forgotten
+    assert not dist.is_initialized()
+
+
+@torch.no_grad()
+def attend(attention: UlyssesAttention) -> None:
+    tokens = torch.zeros(1, len(attention.sharding.places(*WHOLE)), 4, 8)
+    handle = attention.begin(TokenLayout(0, None, WHOLE))
+    handle.put_v(tokens)
+    handle.put_k(tokens.flatten(1, 2))
+    handle.put_q(tokens.flatten(1, 2))
+    handle.result(NoWork())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
