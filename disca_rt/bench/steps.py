@@ -88,7 +88,7 @@ class Steps:
         dit, steps = subject.runtime.dit, list(subject.schedule)
         self._dit, self._policy = dit, subject.policy
         noise = torch.randn(1, *subject.latents, generator=torch.Generator().manual_seed(0))
-        self._latents = dit.sharding.alike(noise.to(dit.device))
+        self._latents = dit.sharding.from_first_rank(noise.to(dit.device))
         self._prepared = [dit.prepare(each, noise.shape) for each in subject.passes]
         self._states = [
             subject.policy.allocate(tokens, dit.dtype, dit.device) for tokens in subject.tokens

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out") / "bench.jsonl"
 QUICK_SAMPLES = 2
-INTERRUPTED = "what was measured until then is in the results file"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -80,6 +79,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     add_rank_arguments(parser, name)
     add_schedule_arguments(parser)
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    return f"what was measured until then is in {args.out}"
 
 
 def run(args: argparse.Namespace) -> None:
