@@ -78,7 +78,7 @@ def test_activation_checkpointing_changes_no_weight(
     monkeypatch.setattr(
         distributed,
         "checkpoint_wrapper",
-        lambda block: wrapped.append(block) or checkpoint_wrapper(block),
+        lambda block, **how: wrapped.append(block) or checkpoint_wrapper(block, **how),
     )
     config = BaseStageConfig(RUN, SMALL)
     kept, _ = run(config, tmp_path / "kept")
