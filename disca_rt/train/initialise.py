@@ -99,14 +99,16 @@ def with_guidance(
 def with_r(
     teacher: DiT, seed: int, attention: Attention | None = None, ops: Ops | None = None
 ) -> DiT:
-    """`teacher` with a `time_r_in` such that at r = t the model equals it exactly.
+    """`teacher` with a `time_r_in` that adds nothing yet: the same velocity at any r, exactly.
 
-    HunyuanVideo 1.0 averages the two embeddings: `time_r_in` is a copy of `time_in`. 1.5 adds them:
-    its last layer is zero.
+    Its last layer is zero. HunyuanVideo 1.0 averages the embeddings of t and r, so that of t is
+    doubled; 1.5 adds them.
     """
     student = _extended(teacher, replace(teacher.config, meanflow=True), seed, attention, ops)
     if teacher.config.family == "hunyuan-video-1.0":
-        student.time_r_in.load_state_dict(student.time_in.state_dict())
+        with torch.no_grad():
+            for parameter in student.time_in.mlp[2].parameters():
+                parameter.mul_(2)
     return student
 
 
