@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .flash_packages import DTYPES, PACKAGES, flash_attend, flash_function, is_here
-from .kernels.launch import device_name, measured_attention
+from .kernels.launch import measured_attention
 from .kernels.packing import Packing
 from .sharding import Sharding, Whole
 
@@ -208,7 +208,7 @@ def automatic(
     """
     if device.type == "cpu" or dtype not in DTYPES or has_padding:
         return "sdpa"
-    order = measured_attention(width, device_name(device))
+    order = measured_attention(width, device)
     return next((name for name in order if name in BACKENDS or is_here(name)), "sdpa")
 
 

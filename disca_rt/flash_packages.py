@@ -34,6 +34,7 @@ PACKAGES = {
 }
 
 
+@cache
 def flash_function(name: str) -> Callable[..., Any]:
     """`flash_attn_func` of the package; ValueError where it is not here."""
     package, errors = PACKAGES[name], []

@@ -41,13 +41,12 @@ def launch_config(
 
 def measured_choice(op: str, width: int, device: torch.device) -> Any:
     """The table's choice for `op`, None where it has none."""
-    return _tried.get(op) or _from_table(op, width, device_name(device))
+    return _tried.get(op) or _from_table(op, width, table_name(device))
 
 
-@cache
-def measured_attention(width: int, device: str) -> tuple[str, ...]:
+def measured_attention(width: int, device: torch.device) -> tuple[str, ...]:
     """Attention backends by name, the fastest first; empty where none was measured."""
-    return tuple(read_table().get(device, {}).get(ATTENTION, {}).get(str(width), ()))
+    return _attention_of_table(width, table_name(device))
 
 
 @contextmanager
@@ -64,8 +63,14 @@ def trying(op: str, choice: Choice | None) -> Iterator[None]:
 
 
 @cache
-def device_name(device: torch.device) -> str:
+def table_name(device: torch.device) -> str:
+    """What the table calls `device`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@cache
+def _attention_of_table(width: int, device: str) -> tuple[str, ...]:
+    return tuple(read_table().get(device, {}).get(ATTENTION, {}).get(str(width), ()))
 
 
 @cache
@@ -84,7 +89,7 @@ def default_config(width: int) -> LaunchConfig:
 def forget_table() -> None:
     """Read the file again at the next launch."""
     _from_table.cache_clear()
-    measured_attention.cache_clear()
+    _attention_of_table.cache_clear()
 
 
 def next_power_of_2(value: int) -> int:

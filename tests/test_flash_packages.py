@@ -21,7 +21,7 @@ from disca_rt.attention import (
     get_backend,
     settled,
 )
-from disca_rt.flash_packages import PACKAGES, is_here
+from disca_rt.flash_packages import PACKAGES, flash_function, is_here
 from disca_rt.kernels.launch import forget_table
 from disca_rt.kernels.launch_table import ATTENTION_BACKENDS, ELSEWHERE, read_table
 from disca_rt.kernels.tune import Measured, winners
@@ -97,10 +97,16 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (*MODULES.values(), "flash_attn"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(flash_packages, "DEVICE", "cpu")
-    is_here.cache_clear()
+    forget_packages()
     yield
-    is_here.cache_clear()
+    forget_packages()
     forget_table()
+
+
+def forget_packages() -> None:
+    """The next use looks for them again."""
+    flash_function.cache_clear()
+    is_here.cache_clear()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
@@ -188,7 +194,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str
     """Writes what was measured of heads of 16 on a GPU."""
     path = tmp_path / "table.json"
     monkeypatch.setenv(ELSEWHERE, str(path))
-    monkeypatch.setattr("disca_rt.attention.device_name", lambda device: "NVIDIA Abacus")
+    monkeypatch.setattr("disca_rt.kernels.launch.table_name", lambda device: "NVIDIA Abacus")
 
     def write(order: list[str]) -> None:
         path.write_text(json.dumps({"NVIDIA Abacus": {"attention": {"16": order}}}))
@@ -204,7 +210,7 @@ def test_the_table_chooses_of_those_that_are_here(
     bf16 = torch.bfloat16
     assert automatic(16, bf16, GPU) == "cudnn"
     install(monkeypatch, "fa3-fwd", fa3([]))
-    is_here.cache_clear()
+    forget_packages()
     assert automatic(16, bf16, GPU) == "fa3"
     assert automatic(64, bf16, GPU) == "sdpa", "not measured"
     assert automatic(16, torch.float32, GPU) == "sdpa"

@@ -21,6 +21,7 @@ from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record
+from refusal import refusal
 
 CPU = torch.device("cpu")
 PROMPTS = [
@@ -216,12 +217,10 @@ def test_a_capture_that_fails_is_one_line(
 
     monkeypatch.setattr(graphs_module, "CudaCapture", lambda device: refuse)
     out = tmp_path / "none.safetensors"
-    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out", str(out)]
-    assert main(asked) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    assert "a CUDA graph of decided step cannot be captured" in said[0]
-    assert said[0].endswith("switch graphs off")
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out", out]
+    told = refusal(asked, capsys)
+    assert "a CUDA graph of decided step cannot be captured" in told
+    assert told.endswith("switch graphs off")
     assert not out.exists()
 
 

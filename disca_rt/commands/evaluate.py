@@ -112,15 +112,14 @@ def _workers(asked: int | None, device: Any) -> int:
 
 
 def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[str, Any]:
-    import platform
-
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    from ..runtime.device_name import device_name
+
     return {
         "kind": "run",
         "prompts": prompts,
-        "device": f"{device.type} ({name})",
+        "device": device_name(device),
         "processes": processes,
         "threads": threads,
         "torch": torch.__version__.split("+")[0],

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             list(chain(_attention(cpu, [SMALL], _once), _measured(cpu, [SMALL], _once)))
         return
     device, path = _gpu(args.device), _table(args.out)
-    from ..kernels.launch import device_name, forget_table
+    from ..kernels.launch import forget_table, table_name
     from ..kernels.workload import REAL, shard
 
     shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
             _attention(device, REAL.values(), _gpu_clock(device, ATTENTION_SAMPLES)),
             _measured(device, shapes, _gpu_clock(device, SAMPLES)),
         )
-        _tune(measured, path, device_name(device))
+        _tune(measured, path, table_name(device))
     forget_table()
 
 

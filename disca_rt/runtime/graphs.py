@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from .segments import Replayable, in_segments
 
 MOST = 32  # captures that are kept
-MOST_WARM = 32 * MOST  # keys that ran once, of which only the result's shape is kept
+MOST_WARM = 1024  # keys that ran once; cheap, as only the shape of a result is kept
 
 
 class CaptureError(RuntimeError):

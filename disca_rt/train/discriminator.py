@@ -112,8 +112,9 @@ class _Head(nn.Module):
 
 
 def _pooled(image: Tensor, scale: int) -> Tensor:
-    """`[B, C, T, H, W]` averaged over scale x scale places, a rest at the border as it is."""
-    return F.avg_pool3d(image, (1, scale, scale), ceil_mode=True)
+    """`[B, C, T, H, W]` averaged over scale x scale places, fewer at the border."""
+    height, width = (min(scale, side) for side in image.shape[-2:])
+    return F.avg_pool3d(image, (1, height, width), ceil_mode=True)
 
 
 def hinge_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:

@@ -43,6 +43,7 @@ from disca_rt.runtime.graphs import GraphRunner
 from disca_rt.runtime.runtime import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
 from disca_rt.schedule import Schedule, full_schedule
+from refusal import refusal
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": 64, "heads": 2, "rope": (8, 12, 12), "text_dim": 32}
@@ -494,14 +495,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = main(["bench", "--quick", *arguments])
-    except SystemExit as exit:
-        code = exit.code
-    said = capsys.readouterr().err.strip().splitlines()
-    assert (code, len(said)) == (2, 1)
-    assert said[0].startswith("disca-rt: error: ")
-    assert message in said[0]
+    assert message in refusal(["bench", "--quick", *arguments], capsys)
 
 
 def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:

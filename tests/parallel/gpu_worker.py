@@ -33,20 +33,27 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def bitwise(device: torch.device) -> None:
-    """Several layers, no synchronisation between them; every tensor is another one."""
-    plan = Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
-    rank = dist.get_rank()
-    scheduler = Scheduler(
+def plan_of_world() -> Plan:
+    return Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
+
+
+def scheduler_of(plan: Plan, batch: int, device: torch.device) -> Scheduler:
+    return Scheduler(
         plan=plan,
-        rank=rank,
+        rank=dist.get_rank(),
         group=dist.group.WORLD,
-        batch=2,
+        batch=batch,
         head_dim=WIDTH,
         dtype=torch.bfloat16,
         device=device,
         timeout=timedelta(seconds=60),
     )
+
+
+def bitwise(device: torch.device) -> None:
+    """Several layers, no synchronisation between them; every tensor is another one."""
+    rank, plan = dist.get_rank(), plan_of_world()
+    scheduler = scheduler_of(plan, 2, device)
     shard, span = plan.shard(rank), plan.heads(rank)
     mine = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
     generator = torch.Generator(device).manual_seed(0)
@@ -66,19 +73,9 @@ def bitwise(device: torch.device) -> None:
 
 def immediate(device: torch.device) -> None:
     """`receive` gives its tensor before anything has arrived: the host waits for nothing."""
-    plan = Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
-    rank = dist.get_rank()
-    scheduler = Scheduler(
-        plan=plan,
-        rank=rank,
-        group=dist.group.WORLD,
-        batch=1,
-        head_dim=WIDTH,
-        dtype=torch.bfloat16,
-        device=device,
-        timeout=timedelta(seconds=60),
-    )
-    shape = 1, plan.shard(rank).tokens, HEADS, WIDTH
+    plan = plan_of_world()
+    scheduler = scheduler_of(plan, 1, device)
+    shape = 1, plan.shard(dist.get_rank()).tokens, HEADS, WIDTH
     tokens = torch.ones(shape, device=device, dtype=torch.bfloat16)
     for is_measured in (False, True):  # the first one makes buffers
         torch.cuda.synchronize()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from disca_rt.cli import main
 from parallel.launch import passes, torchrun
+from refusal import refusal
 
 HERE = Path(__file__).parent
 PROMPT = "a red circle moving left on a black background"
@@ -57,5 +58,5 @@ def outputs(folder: Path) -> list[str]:
 def test_flags_of_ranks_need_ranks(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["generate", PROMPT, "--out", str(tmp_path / "a.mp4"), flag, "2"]) == 2
-    assert f"{flag} is for several ranks; start them with torchrun" in capsys.readouterr().err
+    told = refusal(["generate", PROMPT, "--out", tmp_path / "a.mp4", flag, "2"], capsys)
+    assert f"{flag} is for several ranks; start them with torchrun" in told

@@ -309,6 +309,16 @@ def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
     assert torch.stack([x.mean() for x in discriminator(moved)]).mean() > score
 
 
+def test_a_grid_may_be_smaller_than_what_the_discriminator_pools() -> None:
+    discriminator = Discriminator(hidden=8, depths=1, width=4)
+    logits = discriminator(Features([torch.randn(2, 6, 8)], (2, 1, 3)))
+    assert [tuple(each.shape) for each in logits] == [
+        (2, 1, 2, 1, 3),
+        (2, 1, 2, 1, 2),
+        (2, 1, 2, 1, 1),
+    ]
+
+
 def test_the_discriminator_tells_blurred_from_sharp_with_the_preset_s_settings() -> None:
     """A positive control: a hinge of 1.99 on a real run means too close, not broken."""
     config, grid = tiny_predictor("dit"), (3, 8, 8)
