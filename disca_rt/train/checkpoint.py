@@ -7,12 +7,15 @@ renamed once it is complete; then older ones go.
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from .distributed import World
@@ -43,7 +46,7 @@ def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     world.barrier()
-    with world.operation("checkpoint"):
+    with world.operation("checkpoint"), _in_one_line(f"{partial} cannot be written"):
         dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
     world.barrier()
     if world.is_first:
@@ -66,7 +69,8 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
     if not found:
         return False
     tensors = _tensors(state)
-    dcp.load(tensors, checkpoint_id=found[-1], no_dist=world.size == 1)
+    with _in_one_line(f"{found[-1]} cannot be read; without it the run begins again"):
+        dcp.load(tensors, checkpoint_id=found[-1], no_dist=world.size == 1)
     set_state_dict(
         state.stage.trained,
         state.optimizers,
@@ -78,6 +82,18 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
     torch.set_rng_state(tensors["rng"])
     state.done = int(tensors["done"])
     return True
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """What went wrong on a rank, of which torch.distributed.checkpoint raises the trace as text."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items())
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from error
+        raise OSError(f"{what} (rank {rank}: {str(cause).partition(chr(10))[0]})") from error
 
 
 def _tensors(state: TrainState) -> dict:

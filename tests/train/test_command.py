@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed.checkpoint import FileSystemWriter
 
 from disca_rt.cli import main
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
@@ -151,6 +152,44 @@ def test_an_interruption_says_what_is_left(
     monkeypatch.setattr(BaseStage, "loss", interrupted)
     assert main([*flags, "--steps", "2"]) == 2
     assert f"interrupted; {left}" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "step_00000002.partial cannot be written (rank 0"),
+        (KeyboardInterrupt(), "interrupted; the same command resumes from"),
+    ],
+)
+def test_a_checkpoint_that_fails_leaves_the_one_before(
+    error: BaseException,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["train", "base", "--out", str(tmp_path), "--checkpoint-every", "1"]
+    assert main([*flags, "--steps", "1"]) == 0
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSystemWriter, "write_data", fails)
+        assert main([*flags, "--steps", "2"]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert main([*flags, "--steps", "2"]) == 0
+
+
+def test_a_damaged_checkpoint_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["train", "base", "--out", str(tmp_path)]
+    assert main([*flags, "--steps", "1"]) == 0
+    [shard] = (tmp_path / "checkpoints").glob("*/*.distcp")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    told = refusal([*flags, "--steps", "2"], capsys)
+    assert "step_00000001 cannot be read; without it the run begins again (rank 0: " in told
 
 
 def test_another_unconditional_prompt_is_another_run(
