@@ -39,7 +39,8 @@ HELD_OUT_ONE_IN = 5
 EXPECTED_FORM = (
     '"a [small|large] COLOUR SHAPE MOTION [on a BACKGROUND background]" or '
     '"a COLOUR SHAPE MOTION and a COLOUR SHAPE MOTION [on a BACKGROUND background]", '
-    'for example "a small red circle moving left on a black background"'
+    'for example "a small red circle moving left on a black background", '
+    f"with COLOUR of {', '.join(COLOURS)} and BACKGROUND of {', '.join(BACKGROUNDS)}"
 )
 
 
