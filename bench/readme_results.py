@@ -54,7 +54,7 @@ def _devices(records: Sequence[Record]) -> str:
 def _cells(record: Record) -> tuple[str, ...]:
     threads = f", {record.threads} threads" if record.device.startswith("CPU") else ""
     ranks = f", {record.ranks} ranks" if record.ranks > 1 else ""
-    weights = ", random weights" if record.weights == "random" else ""
+    weights = f", {record.weights} weights" if record.weights.startswith("random") else ""
     unit, scale = ("s", 1.0) if record.median_s >= 1 else ("ms", 1e3)
     return (
         f"{record.device}{threads}{ranks}",

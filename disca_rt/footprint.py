@@ -14,11 +14,15 @@ from .flops import image_tokens
 Latents = tuple[int, int, int, int]
 FREQUENCIES, REFINER_BLOCKS = 256, 2
 FP32 = 4
+FP8 = 1
 
 # Tensors of S·C that live at once at the worst place of a step, which is a double-stream block: its
 # streams, their norms, attention and its projections, and the MLP before and after GELU (4 each).
 # Fused ops do GELU in place, and write image and text into one tensor.
 TENSORS = {"reference": 16, "triton": 13}
+
+# The largest weight that is decoded at once, in C²: a double-stream block's modulation.
+DECODED = 6
 
 # What a policy keeps of joint tokens, in tensors of S·C.
 KEPT = {"full": 0, "disca": 1, "reuse": 1, "taylor": 2, "hermite": 2}
@@ -47,7 +51,8 @@ class Need(NamedTuple):
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
     the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
-    captured; `passes` is 2 under classifier-free guidance.
+    captured; `passes` is 2 under classifier-free guidance; with `fp8_weights` the linears of the
+    DiT's blocks are FP8.
     """
 
     dit: DiTConfig
@@ -61,6 +66,7 @@ class Need(NamedTuple):
     batch: int = 1
     graphs: bool = False
     passes: int = 1
+    fp8_weights: bool = False
 
     @property
     def latents(self) -> Latents:
@@ -78,12 +84,16 @@ def footprint(need: Need) -> Footprint:
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
     whole += image_tokens(need.dit, need.latents) * need.dit.head_dim * FP32
-    parameters = dit_parameters(need.dit)
+    weights = dit_parameters(need.dit) * need.itemsize
     if need.predictor is not None:
-        parameters += predictor_parameters(need.predictor)
+        weights += predictor_parameters(need.predictor) * need.itemsize
     activations = TENSORS[need.ops] * tensor + whole
+    if need.fp8_weights:
+        elements, rows = block_weights(need.dit)
+        weights += elements * (FP8 - need.itemsize) + rows * need.itemsize
+        activations += DECODED * need.dit.hidden**2 * need.itemsize
     return Footprint(
-        weights=parameters * need.itemsize,
+        weights=weights,
         cache=need.passes * KEPT[need.policy] * tensor,
         activations=activations,
         graphs=activations if need.graphs else 0,
@@ -131,6 +141,15 @@ def dit_parameters(dit: DiTConfig) -> int:
         count += _conditions(dit)
     count += dit.double * _double(width, dit.head_dim) + dit.single * _single(width, dit.head_dim)
     return count + _linear(width, dit.in_channels * patch) + _linear(width, 2 * width)
+
+
+def block_weights(dit: DiTConfig) -> tuple[int, int]:
+    """Of the linears that `fp8_weights` is about: elements of their weights, and rows."""
+    width = dit.hidden
+    double = 2 * (6 + 3 + 1 + 4 + 4) * width, 2 * (6 + 3 + 1 + 4 + 1) * width
+    single = (7 + 5 + 3) * width, (7 + 1 + 3) * width
+    columns, rows = (dit.double * d + dit.single * s for d, s in zip(double, single, strict=True))
+    return columns * width, rows
 
 
 def predictor_parameters(predictor: PredictorConfig) -> int:

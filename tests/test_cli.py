@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from disca_rt.cli import main
+from disca_rt.runtime.runtime import Runtime
+from disca_rt.schedule import Schedule
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal
 
@@ -271,6 +273,27 @@ def _is_sampling(pid: int) -> bool:
     """PyTorch is mapped and the process has used a few seconds of CPU."""
     ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11]
     return int(ticks) / os.sysconf("SC_CLK_TCK") > 3
+
+
+def test_fp8_weights_are_those_of_the_library(golden: Golden, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main([*golden_arguments(golden, out, policy="disca"), "--fp8-weights"]) == 0
+    files, settings = (golden.dit, golden.predictor), golden.settings
+    runtime = Runtime.load(*files, dtype=torch.float32, fp8_weights=True)
+    expected = runtime.sample(
+        golden.conditioning,
+        schedule=Schedule(settings["steps"], settings["shift"], tuple(settings["step_list"])),
+        policy="disca",
+        latents=golden.io["latents"],
+    ).latents
+    saved = load_file(out)["latents"]
+    assert torch.equal(saved, expected)
+    assert relative_error(saved, golden.io["latents_disca"]) > 1e-4, "they were not coded"
+
+
+def test_training_offers_no_fp8_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(["train", "predictor", "--fp8-weights"], capsys)
+    assert "unrecognized arguments: --fp8-weights" in said
 
 
 def test_flags_that_would_be_ignored_are_refused(

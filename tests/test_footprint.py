@@ -20,6 +20,7 @@ from disca_rt.footprint import (
 )
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.models.fp8_linear import code_blocks
 from disca_rt.runtime.memory import PeakMemory
 from disca_rt.sizes import SIZES
 from disca_rt.tiny.codec import PixelUnshuffleCodec
@@ -53,6 +54,25 @@ def test_the_papers_sample_by_hand() -> None:
     assert str(estimate) == "33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB)"
 
 
+@pytest.mark.parametrize("config", [*MODELS.values(), TINY], ids=[*MODELS, "tiny"])
+def test_fp8_weights_are_those_of_the_models(config: DiTConfig) -> None:
+    dit, predictor = build_dit(config), predictor_config(config)
+    code_blocks(dit.blocks)
+    held = [*dit.parameters(), *dit.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in held)
+    need = NEED._replace(dit=config, predictor=predictor, itemsize=4, fp8_weights=True)
+    assert footprint(need).weights == size + 4 * predictor_parameters(predictor)
+
+
+def test_fp8_weights_are_about_half() -> None:
+    plain, coded = footprint(NEED), footprint(NEED._replace(fp8_weights=True))
+    elements = 3072 * 3072 * (20 * 2 * 18 + 40 * 15)  # C² of a stream, and of a single block
+    rows = 3072 * (20 * 2 * 15 + 40 * 11)
+    assert plain.weights - coded.weights == elements - 2 * rows
+    assert coded.activations - plain.activations == 2 * 6 * 3072 * 3072  # one, decoded
+    assert str(coded) == "20.8 GB (weights 13.8 GB, cache 394.1 MB, activations 6.5 GB)"
+
+
 def test_ranks_share_tokens_and_none_of_the_weights() -> None:
     one, four = footprint(NEED), footprint(NEED._replace(ranks=4))
     assert four.weights == one.weights
@@ -69,19 +89,22 @@ def test_what_a_policy_keeps(policy: str) -> None:
     assert KEPT.keys() == POLICIES.keys()
 
 
+@pytest.mark.parametrize("fp8_weights", [False, True])
 @pytest.mark.parametrize("ops", TENSORS)
 @pytest.mark.parametrize("layers", [(1, 2), (2, 1), (0, 2)])
-def test_activations_are_what_a_step_holds(ops: str, layers: tuple[int, int]) -> None:
+def test_activations_are_what_a_step_holds(
+    ops: str, layers: tuple[int, int], fp8_weights: bool
+) -> None:
     if ops == "triton" and torch.cuda.is_available():
         pytest.skip("kernels are not interpreted, and refuse the meta device")
     small = replace(BIG, double=layers[0], single=layers[1])
-    step = meta_step(small, (33, 44, 44), 256, ops=ops)
+    step = meta_step(small, (33, 44, 44), 256, ops=ops, fp8_weights=fp8_weights)
     peaks = []
     for run in (step.full, step.predicted):
         with torch.no_grad(), PeakMemory(META) as memory:
             run()
         peaks.append(memory.peak)
-    estimate = footprint(NEED._replace(ops=ops)).activations
+    estimate = footprint(NEED._replace(ops=ops, fp8_weights=fp8_weights)).activations
     assert max(peaks) <= estimate
     if layers[0] == 2:
         assert estimate <= 1.05 * max(peaks)

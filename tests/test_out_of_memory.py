@@ -3,15 +3,19 @@
 import pytest
 import torch
 
+from disca_rt.bench.random_models import random_runtime
 from disca_rt.commands.out_of_memory import (
     capacity,
     explained,
     explanation,
     refuse_hopeless,
+    runtime_need,
 )
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.footprint import Need, fits, footprint
 from disca_rt.sizes import SIZES
+from disca_rt.tiny.config import TINY
+from golden_vectors import load_golden
 
 BIG = MODELS["hunyuan-video-meanflow"]
 NEED = Need(BIG, predictor_config(BIG), (33, 88, 88), text=256, itemsize=2)
@@ -26,20 +30,35 @@ def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
     said = explanation(NEED, 30 * 10**9, show)
     assert said == (
         "needs about 33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB) of 30.0 GB; "
-        "would fit: size 704x704x65, or 2 ranks (torchrun)"
+        "would fit: size 704x704x65, or --fp8-weights, or 2 ranks (torchrun)"
     )
 
 
 def test_graphs_that_are_too_much_are_told() -> None:
     said = explanation(NEED._replace(graphs=True), 35 * 10**9, show)
-    ways = "would fit: size 704x704x81, or --no-graphs, or 2 ranks (torchrun)"
+    ways = "would fit: size 704x704x81, or --no-graphs, or --fp8-weights, or 2 ranks (torchrun)"
     assert said.endswith(f"graphs 6.4 GB) of 35.0 GB; {ways}")
     assert "--no-graphs" not in explanation(NEED._replace(graphs=True), 30 * 10**9, show)
 
 
 def test_fp32_is_told_of_bf16() -> None:
     said = explanation(NEED._replace(itemsize=4), 40 * 10**9, show)
-    assert said.endswith("would fit: --dtype bfloat16"), said
+    assert said.endswith("would fit: --dtype bfloat16, or --fp8-weights"), said
+
+
+def test_fp8_weights_are_told_where_they_would_fit_and_are_not_on() -> None:
+    assert "--fp8-weights" not in explanation(NEED, 20 * 10**9, show)
+    said = explanation(NEED._replace(fp8_weights=True), 20 * 10**9, show)
+    assert said.startswith("needs about 20.8 GB (weights 13.8 GB")
+    assert said.endswith("would fit: size 704x704x113, or 2 ranks (torchrun)")
+
+
+def test_a_runtime_says_whether_its_weights_are_fp8() -> None:
+    conditioning = load_golden("hyvideo10").conditioning
+    for fp8_weights in (False, True):
+        runtime = random_runtime(TINY, torch.device("cpu"), torch.float32, fp8_weights=fp8_weights)
+        need = runtime_need(runtime, "full", "reference", conditioning, (12, 1, 4, 4))
+        assert need.fp8_weights == fp8_weights
 
 
 def test_where_the_formula_says_it_fits_less_is_offered() -> None:

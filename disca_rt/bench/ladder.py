@@ -80,7 +80,7 @@ def _is_ours(record: Record) -> bool:
 
 
 def _weights(record: Record) -> str:
-    return ", random weights" if record.weights == "random" else ""
+    return f", {record.weights} weights" if record.weights.startswith("random") else ""
 
 
 def _title(records: Sequence[Record]) -> str:

@@ -1,5 +1,7 @@
 """What a sample holds in memory, by source, and whether its values are finite. Knows no clock."""
 
+from itertools import chain
+
 from torch import isfinite, nn
 
 from ..runtime.memory import PeakMemory
@@ -32,4 +34,5 @@ def memory_by_source(subject: Subject) -> dict[str, int]:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(each.numel() * each.element_size() for each in module.parameters())
+    held = chain(module.parameters(), module.buffers())
+    return sum(each.numel() * each.element_size() for each in held)

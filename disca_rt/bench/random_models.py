@@ -13,6 +13,7 @@ from ..attention import Attention, LocalAttention
 from ..config import DiTConfig, predictor_config
 from ..kernels.ops import get_ops
 from ..models.build import build_dit, build_predictor
+from ..models.fp8_linear import ALL, code_blocks, coded_linears
 from ..runtime.runtime import Runtime
 from ..tiny.runtime import with_tiny_prompts
 
@@ -27,19 +28,26 @@ def random_runtime(
     ops: str = "reference",
     attention: str | Attention = "sdpa",
     seed: int = 0,
+    fp8_weights: bool = False,
 ) -> Runtime:
-    """A DiT of `config` and the predictor that fits it; alike on every rank."""
+    """A DiT of `config` and the predictor that fits it; alike on every rank.
+
+    With `fp8_weights` as `Runtime.load` has them.
+    """
     if isinstance(attention, str):
         attention = LocalAttention(attention)
     built = {
         "ops": get_ops(ops, device),
         "attention": attention,
-        "device": device,
         "dtype": dtype,
     }
-    dit = fill_randomly(build_dit(config, **built), seed)
-    predictor = fill_randomly(build_predictor(predictor_config(config), **built), seed + 1)
-    return with_tiny_prompts(Runtime(dit, predictor))
+    dit, predictor = build_dit(config, **built), build_predictor(predictor_config(config), **built)
+    if fp8_weights:
+        code_blocks(dit.blocks)
+    models = [
+        fill_randomly(m.to_empty(device=device), seed + i) for i, m in enumerate((dit, predictor))
+    ]
+    return with_tiny_prompts(Runtime(*models))
 
 
 @torch.no_grad()
@@ -52,6 +60,9 @@ def fill_randomly(module: M, seed: int) -> M:
         scale = BIAS_SCALE if is_vector else parameter[0].numel() ** -0.5
         mean = 1.0 if "norm" in name and is_vector and not name.endswith("bias") else 0.0
         parameter.normal_(mean, scale, generator=generator)
+    for linear in coded_linears(module).values():
+        weight = torch.empty(linear.coded.shape, dtype=linear.scale.dtype, device=device)
+        linear.code(ALL, weight.normal_(0.0, linear.in_features**-0.5, generator=generator))
     return module
 
 
@@ -63,7 +74,10 @@ def with_other(runtime: Runtime, ops: str, attention: str) -> Runtime:
         "attention": LocalAttention(attention),
         "dtype": dit.dtype,
     }
-    other = _sharing(build_dit(dit.config, **built), dit)
+    other = build_dit(dit.config, **built)
+    if coded_linears(dit):
+        code_blocks(other.blocks)
+    other = _sharing(other, dit)
     if predictor is not None:
         predictor = _sharing(build_predictor(predictor.config, **built), predictor)
     return Runtime(other, predictor, codec=runtime.codec, text_encoder=runtime.text_encoder)

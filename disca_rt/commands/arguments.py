@@ -47,6 +47,15 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policy", help="what a step that is not full does: disca, or full")
 
 
+def add_fp8_argument(group: argparse._ActionsContainer) -> None:
+    """--fp8-weights."""
+    group.add_argument(
+        "--fp8-weights",
+        action="store_true",
+        help="keep the DiT's weights in FP8, decoded at each use: half the memory, no faster",
+    )
+
+
 def check_writable(flag: str, path: Path, suffix: str) -> None:
     """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
     if path.suffix != suffix:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
-from .arguments import ATTENTION_HELP, add_schedule_arguments, check_writable
+from .arguments import ATTENTION_HELP, add_fp8_argument, add_schedule_arguments, check_writable
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
@@ -51,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
     models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
+    add_fp8_argument(models)
     add_graphs_argument(models)
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
@@ -132,6 +133,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
     from ..parallel.ranks import is_launched
 
     alone = set(RIVALS).intersection(args.only or ())
+    if alone and args.fp8_weights:
+        raise ValueError(
+            f"--only {min(alone)}: rivals keep no FP8 weights; leave --fp8-weights out"
+        )
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")
 
@@ -212,7 +217,7 @@ def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> lis
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
     left_out = [] if suite.graphs is not None else [GRAPHS]
-    if args.quick or session.ranks > 1:
+    if args.quick or args.fp8_weights or session.ranks > 1:
         left_out += RIVALS
     elif importlib.util.find_spec("cache_dit") is None:
         session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")

@@ -47,7 +47,7 @@ class Placement(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """`weights` says where they come from: random, embedded, or a file's name."""
+    """`weights` says where they come from: random, embedded, or a file's name; FP8 is told."""
 
     suite: Suite
     weights: str
@@ -82,22 +82,29 @@ def load_suite(
         ranks=chosen.ranks,
         graphs=graphs is not None,
         passes=1 + args.cfg,
+        fp8_weights=args.fp8_weights,
     )
     built = {
         "device": device,
         "dtype": dtype,
         "ops": ops,
         "attention": choose_attention(args, ranks, LocalAttention(attention)),
+        "fp8_weights": args.fp8_weights,
     }
     if args.dit is None:
         _check_cfg(args, config)
-    say(f"{workload.name}, {'random' if is_random else 'real'} weights: about {footprint(need)}")
+    weights = _weights(args, is_random)
+    say(f"{workload.name}, {weights} weights: about {footprint(need)}")
     refuse_hopeless(need, device, lambda size: show_size(workload, size))
     with explained(lambda: need, device, lambda size: show_size(workload, size)):
         runtime = random_runtime(config, **built) if is_random else _load(args, built)
-    weights = EMBEDDED if args.dit is None else Path(args.dit).name
     suite = _suite(args, workload, runtime, chosen, graphs)
-    return Loaded(suite, RANDOM if is_random else weights, need)
+    return Loaded(suite, weights, need)
+
+
+def _weights(args: argparse.Namespace, is_random: bool) -> str:
+    file = EMBEDDED if args.dit is None else Path(args.dit).name
+    return (RANDOM if is_random else file) + " FP8" * args.fp8_weights
 
 
 def show_size(workload: Workload, latents: tuple[int, int, int]) -> str:

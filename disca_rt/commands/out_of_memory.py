@@ -13,6 +13,7 @@ import torch
 from ..flops import image_tokens
 from ..footprint import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
 from ..models.conditioning import Conditioning
+from ..models.fp8_linear import coded_linears
 from ..runtime.runtime import Runtime
 from ..sizes import SIZES
 
@@ -59,6 +60,8 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
         ways.append("--no-graphs")
     if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
         ways.append("--dtype bfloat16")
+    if not need.fp8_weights and fits(need._replace(fp8_weights=True), room):
+        ways.append("--fp8-weights")
     ranks = fewest_ranks(need, room) if is_gpu else None
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
@@ -89,6 +92,7 @@ def runtime_need(
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
         passes=passes,
+        fp8_weights=bool(coded_linears(runtime.dit)),
     )
 
 

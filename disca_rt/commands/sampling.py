@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import ATTENTION_HELP, add_schedule_arguments, video_size
+from .arguments import ATTENTION_HELP, add_fp8_argument, add_schedule_arguments, video_size
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     models.add_argument("--ops", default="reference", help="implementation of the ops")
     models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
+    add_fp8_argument(models)
     inputs = parser.add_argument_group("input")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
@@ -109,6 +110,7 @@ def load_runtime(
         ops=args.ops if ops is None else ops,
         attention=choose_attention(args, ranks, local or LocalAttention(args.attention)),
         graphs=graphs,
+        fp8_weights=args.fp8_weights,
     )
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:

@@ -179,13 +179,14 @@ class SingleStreamBlock(nn.Module):
 
     def _join_halves(self, attn: Tensor, mlp: Sequence[Tensor]) -> Tensor:
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
-        linear2, sizes = self.linear2, [rows.shape[1] for rows in mlp]
+        weight, bias = self.linear2.weight, self.linear2.bias
         if len(mlp) == 1:
-            return self.ops.pair_linear(attn, mlp[0], linear2.weight, linear2.bias)
-        joint = self.ops.buffer(attn, (*attn.shape[:2], len(linear2.weight)))
+            return self.ops.pair_linear(attn, mlp[0], weight, bias)
+        sizes = [rows.shape[1] for rows in mlp]
+        joint = self.ops.buffer(attn, (*attn.shape[:2], len(weight)))
         outs = (None, None) if joint is None else joint.split(sizes, dim=1)
         parts = [
-            self.ops.pair_linear(*halves, linear2.weight, linear2.bias, out=out)
+            self.ops.pair_linear(*halves, weight, bias, out=out)
             for *halves, out in zip(attn.split(sizes, dim=1), mlp, outs, strict=True)
         ]
         return self.ops.join_tokens(*parts, out=joint)

@@ -33,7 +33,10 @@ class QKVLinear(nn.Linear):
         """
         start = ("q", "k", "v", "extra").index(which) * self.in_features
         stop = self.out_features if which == "extra" else start + self.in_features
-        return self.weight[start:stop], self.bias[start:stop]
+        return self.weight_rows(slice(start, stop)), self.bias[start:stop]
+
+    def weight_rows(self, rows: slice) -> Tensor:
+        return self.weight[rows]
 
 
 class TimestepEmbedder(nn.Module):

@@ -7,6 +7,7 @@ import torch
 
 from .. import __version__
 from ..cache.policy import CachePolicy
+from ..models.fp8_linear import coded_linears
 from ..runtime.device_name import device_name
 from ..runtime.runtime import Runtime
 from ..schedule import Schedule
@@ -17,7 +18,7 @@ from .table import rate_text
 
 @dataclass(frozen=True)
 class Facts:
-    """`model` is the DiT's family and blocks; `latent_shape` is `[B, C, T, H, W]`."""
+    """`model` is the DiT's family and blocks, and FP8 weights; `latent_shape` `[B, C, T, H, W]`."""
 
     device: str
     model: str
@@ -62,7 +63,7 @@ def facts(
 ) -> Facts:
     return Facts(
         device=device_name(runtime.dit.device),
-        model=f"{runtime.config.family}, {runtime.config.layers}, width {runtime.config.hidden}",
+        model=_model(runtime),
         latent_shape=tuple(captured.sample.latents.shape),
         dtype=str(runtime.dit.dtype).removeprefix("torch."),
         ops=ops,
@@ -75,6 +76,12 @@ def facts(
         torch=torch.__version__,
         disca_rt=__version__,
     )
+
+
+def _model(runtime: Runtime) -> str:
+    config = runtime.config
+    weights = ", FP8 weights" if coded_linears(runtime.dit) else ""
+    return f"{config.family}, {config.layers}, width {config.hidden}{weights}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -102,9 +102,12 @@ class Runtime:
         ops: str | Ops = "reference",
         attention: str | Attention = "auto",
         graphs: GraphRunner | None = None,
+        fp8_weights: bool = False,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
 
+        With `fp8_weights` the linears of the DiT's blocks stay in FP8 in memory and are decoded at
+        each use: weights halved, arithmetic in `dtype` as before, no faster.
         Several ranks share a sample with an `attention` that trades its tokens
         (`parallel.attention`); all of them then call `sample` alike.
         """
@@ -115,7 +118,7 @@ class Runtime:
         if isinstance(ops, str):
             ops = get_ops(ops, device)
         built = {"ops": ops, "attention": attention, "device": device}
-        loaded = load_dit(dit, dtype=dtype, **built)
+        loaded = load_dit(dit, dtype=dtype, fp8_weights=fp8_weights, **built)
         if predictor is not None:
             predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
         return cls(loaded, predictor, graphs=graphs)

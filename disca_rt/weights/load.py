@@ -5,6 +5,7 @@ straight from the mapped file: nothing is held twice.
 """
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
+from ..models.fp8_linear import ALL, Fp8Linear, code_blocks, coded_linears
 from ..models.predictor import Predictor
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError, first_line
@@ -36,11 +38,13 @@ def load_dit(
     attention: Attention | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    fp8_weights: bool = False,
 ) -> DiT:
     """The DiT in `source`: a file, a folder, an index, or a Hub reference (see `hub.resolve`).
 
-    `dtype` None keeps the checkpoint's own (bf16 for FP8). Raises CheckpointError for anything
-    wrong with the checkpoint.
+    `dtype` None keeps the checkpoint's own (bf16 for FP8). With `fp8_weights` the blocks' linears
+    stay in FP8, or are coded tensor by tensor where the checkpoint has them in another dtype.
+    Raises CheckpointError for anything wrong with the checkpoint.
     """
     model = _open(source)
     if not isinstance(model.config, DiTConfig):
@@ -49,7 +53,10 @@ def load_dit(
         )
     dtype = dtype or own_dtype(model.checkpoint)
     dit = build_dit(model.config, ops, attention, "meta", dtype)
-    return _fill(dit, model, torch.device(device), dtype)
+    copies = plan_copies(model, dit)
+    if fp8_weights:
+        code_blocks(dit.blocks)
+    return _fill(dit, model, copies, torch.device(device), dtype)
 
 
 def load_predictor(
@@ -71,7 +78,8 @@ def load_predictor(
         _check_fits(model, model.config, dit)
     dtype = dtype or own_dtype(model.checkpoint)
     predictor = build_predictor(model.config, ops, attention, "meta", dtype)
-    return _fill(predictor, model, torch.device(device), dtype)
+    copies = plan_copies(model, predictor)
+    return _fill(predictor, model, copies, torch.device(device), dtype)
 
 
 def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -92,14 +100,16 @@ def _check_fits(model: Model, config: PredictorConfig, dit: DiTConfig) -> None:
         )
 
 
-def _fill(module: M, model: Model, device: torch.device, dtype: torch.dtype) -> M:
-    copies = plan_copies(model, module)
+def _fill(
+    module: M, model: Model, copies: list[Copy], device: torch.device, dtype: torch.dtype
+) -> M:
     scales = load_scales(model.checkpoint, copies)
     module = _allocate(module, model, device)
-    parameters = module.state_dict(keep_vars=True)
+    targets: dict[str, Tensor | Fp8Linear] = {n: p.detach() for n, p in module.named_parameters()}
+    targets |= {f"{name}.weight": linear for name, linear in coded_linears(module).items()}
     not_finite = []
     for copy in copies:
-        target, tensor = parameters[copy.target].detach(), model.checkpoint.read(copy.source)
+        target, tensor = targets[copy.target], model.checkpoint.read(copy.source)
         rows = _place(target, tensor, copy, model.config.hidden, scales.get(copy.source))
         if not all(map(_is_finite, rows)):
             not_finite.append(copy.source)
@@ -108,46 +118,61 @@ def _fill(module: M, model: Model, device: torch.device, dtype: torch.dtype) -> 
             f"{model.checkpoint.path}: {len(not_finite)} tensors have values that are not finite "
             f"as {str(dtype).removeprefix('torch.')}: {', '.join(not_finite)}"
         )
-    assert {copy.target for copy in copies} == parameters.keys()
+    assert {copy.target for copy in copies} == targets.keys()
     return module
 
 
 def _allocate(module: M, model: Model, device: torch.device) -> M:
-    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    size = sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
     try:
         for owner in module.modules():
             for name, parameter in owner.named_parameters(recurse=False):
-                setattr(owner, name, _empty(parameter, device))
+                setattr(owner, name, nn.Parameter(_empty(parameter, device), requires_grad=False))
+            for name, buffer in owner.named_buffers(recurse=False):
+                setattr(owner, name, _empty(buffer, device))
     except RuntimeError as error:  # torch.OutOfMemoryError is one
+        can_code = isinstance(module, DiT) and not coded_linears(module)
+        way_out = ", or fp8_weights" if can_code else ""
         raise CheckpointError(
             f"{model.checkpoint.path}: its {size / 1e9:.1f} GB do not fit on {device} "
-            f"({first_line(error)}); choose another device or dtype"
+            f"({first_line(error)}); choose another device or dtype{way_out}"
         ) from error
     return module
 
 
-def _empty(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
+def _empty(tensor: Tensor, device: torch.device) -> Tensor:
     # Module.to_empty does this too, but from meta it first imports a second of torch._refs.
-    storage = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-    return nn.Parameter(storage, parameter.requires_grad)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
 def _place(
-    target: Tensor, tensor: Tensor, copy: Copy, hidden: int, scale: Tensor | None
+    target: Tensor | Fp8Linear, tensor: Tensor, copy: Copy, hidden: int, scale: Tensor | None
 ) -> list[Tensor]:
     """Fill `target`, or its rows in `copy.spans`, and return what was filled."""
     spans = copy.spans
-    filled = [_rows(target, s.target, s, hidden) for s in spans] or [target]
-    values = [_rows(tensor, s.source, s, hidden) for s in spans] or [tensor]
-    for rows, their_values in zip(filled, values, strict=True):
-        rows.copy_(their_values)
-        if scale is not None:
-            rows.mul_(scale.to(rows))
-    return filled
+    rows = [_rows(s.target, s, hidden) for s in spans] or [ALL]
+    values = [tensor[_rows(s.source, s, hidden)] for s in spans] or [tensor]
+    pairs = zip(rows, values, strict=True)
+    if isinstance(target, Fp8Linear):
+        return [_place_coded(target, their_rows, each, scale) for their_rows, each in pairs]
+    return [_place_decoded(target[their_rows], each, scale) for their_rows, each in pairs]
 
 
-def _rows(tensor: Tensor, start: int, span: Span, hidden: int) -> Tensor:
-    return tensor[start * hidden : (start + span.count) * hidden]
+def _place_decoded(target: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
+    target.copy_(values)
+    return target if scale is None else target.mul_(scale.to(target))
+
+
+def _place_coded(linear: Fp8Linear, rows: slice, values: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        linear.code(rows, values)
+    else:
+        linear.keep(rows, values, scale)
+    return linear.weight_rows(rows)
+
+
+def _rows(start: int, span: Span, hidden: int) -> slice:
+    return slice(start * hidden, (start + span.count) * hidden)
 
 
 def _is_finite(tensor: Tensor) -> bool:

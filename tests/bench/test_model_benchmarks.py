@@ -35,14 +35,17 @@ from disca_rt.bench.workloads import (
     random_conditioning,
 )
 from disca_rt.cache.build import build_policy
-from disca_rt.cli import main
-from disca_rt.config import MODELS, DiTConfig
+from disca_rt.cli import build_parser, main
+from disca_rt.commands.bench import _chosen
+from disca_rt.config import MODELS, DiTConfig, predictor_config
 from disca_rt.flops import image_tokens
+from disca_rt.footprint import Need, footprint
 from disca_rt.kernels.workload import REAL
 from disca_rt.runtime.graphs import GraphRunner
 from disca_rt.runtime.runtime import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
 from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.tiny.config import TINY
 from refusal import refusal
 
 CPU = torch.device("cpu")
@@ -110,6 +113,20 @@ def test_other_ops_and_attention_share_the_weights() -> None:
     assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
     full, again = Steps(made).full(), Steps(replace(made, runtime=other)).full()
     torch.testing.assert_close(full, again)
+
+
+def test_random_weights_in_fp8() -> None:
+    """Other ops share them, and memory counts them."""
+    runtime = random_runtime(SMALL_10, CPU, torch.float32, fp8_weights=True)
+    policy = build_policy("disca", runtime.predictor, runtime.dit.ops)
+    made = replace(subject(SMALL_10), runtime=runtime, policy=policy)
+    other = with_other(runtime, "reference", "math")
+    ours, theirs = runtime.dit.state_dict(), other.dit.state_dict()
+    assert {t.dtype for t in ours.values()} == {torch.float32, torch.float8_e4m3fn}
+    assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
+    torch.testing.assert_close(Steps(made).full(), Steps(replace(made, runtime=other)).full())
+    need = Need(SMALL_10, runtime.predictor.config, (3, 4, 6), 5, 4, fp8_weights=True)
+    assert memory_by_source(made)["weights"] == footprint(need).weights
 
 
 def test_diffusers_models_share_the_weights() -> None:
@@ -307,6 +324,22 @@ def test_a_quick_run_writes_everything(results: Path) -> None:
     assert records[7].flops == 8 * full.flops + 12 * predicted.flops
 
 
+def test_a_run_in_fp8_says_so_and_leaves_rivals_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.jsonl"
+    given = ["--fp8-weights", "--random", "--steps", "2", "--only", "sample", "--out", str(out)]
+    assert main([*QUICK, *given]) == 0
+    records = [record for record in read_records(out) if record.weights]
+    assert {record.weights for record in records} == {"random FP8"}
+    need = footprint(Need(TINY, predictor_config(TINY), (1, 4, 4), 16, 4, "full", fp8_weights=True))
+    assert records[-1].memory["weights"] == need.weights
+    assert f"random FP8 weights: about {need}" in capsys.readouterr().out
+    args = build_parser().parse_args([*QUICK[:-1], "--fp8-weights"])
+    chosen = _chosen(args, SimpleNamespace(ranks=1), SimpleNamespace(graphs=None))
+    assert chosen == ["full-step", "predicted-step", "sample"]
+
+
 def test_a_sample_says_where_time_and_memory_went(results: Path) -> None:
     sample = read_records(results)[-1]
     assert list(sample.stages) == ["conditioning", "full steps", "predicted steps", "decode"]
@@ -483,6 +516,7 @@ def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch)
         (["99996x99996x9999", "--model", "tiny"], "out of memory: needs about"),
         (["--only", "sample-graphs"], "--only sample-graphs needs --graphs and a CUDA device"),
         (["--cfg"], "--cfg: this model embeds its guidance"),
+        (["--fp8-weights", "--only", "rivals"], "--only rivals: rivals keep no FP8 weights"),
         (["--graphs"], "--graphs needs a CUDA device, got --device cpu"),
         (["--head-chunks", "2"], "--head-chunks is for several ranks"),
     ],

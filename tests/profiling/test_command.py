@@ -141,7 +141,7 @@ def test_a_sample_that_fails_writes_nothing(
 
 def test_flags_make_the_same_sample_again() -> None:
     given = ["profile", "a red circle", "--size", "16x8x3", "--step-list", "0,2", "--no-guidance"]
-    args = build_parser().parse_args([*given, "--out", "x", "--seed", "7"])
+    args = build_parser().parse_args([*given, "--fp8-weights", "--out", "x", "--seed", "7"])
     again = build_parser().parse_args(["profile", "--nvtx-only", *sample_flags(args)])
     expected = {**vars(args), "out": None, "nvtx_only": True}
     assert vars(again) == expected

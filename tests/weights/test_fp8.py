@@ -10,32 +10,8 @@ from disca_rt.weights.errors import CheckpointError
 from disca_rt.weights.inspect import inspect_checkpoint
 from disca_rt.weights.load import load_dit
 from golden_vectors import Golden
+from weights.fp8_writer import FP8, coded, is_coded, write
 from weights.layout_writers import split_for_tensor_parallel
-
-FP8 = torch.float8_e4m3fn
-
-
-def is_coded(name: str, tensor: torch.Tensor) -> bool:
-    in_block = name.startswith(("double_blocks.", "single_blocks."))
-    return in_block and name.endswith("weight") and tensor.ndim == 2
-
-
-def coded(tensors: dict[str, torch.Tensor]) -> tuple[dict, dict]:
-    """As the authors' converter: block linears as FP8 with a scale each, in bf16."""
-    weights, scales = dict(tensors), {}
-    for name, tensor in tensors.items():
-        if is_coded(name, tensor):
-            scale = (tensor.float().abs().max() / torch.finfo(FP8).max).to(torch.bfloat16)
-            weights[name] = (tensor.float() / scale.float()).clamp(-448, 448).to(FP8)
-            scales[name.removesuffix(".weight")] = scale
-    return weights, scales
-
-
-def write(folder: Path, tensors: dict, scales: dict | None) -> Path:
-    torch.save({"module": tensors}, folder / "states_fp8.pt")
-    if scales is not None:
-        torch.save(scales, folder / "states_fp8_map.pt")
-    return folder / "states_fp8.pt"
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32])

@@ -15,7 +15,11 @@ from disca_rt.models.build import build_dit
 from weights.layout_writers import split_for_tensor_parallel
 
 CONFIG = DiTConfig(hidden=512, heads=4, double=2, single=3, meanflow=True)  # 180 MB in fp32
-CASES = (("dit.safetensors", "bfloat16"), ("dit.pt", "float32"))
+CASES = (
+    ("dit.safetensors", "bfloat16", False),
+    ("dit.pt", "float32", False),
+    ("dit.safetensors", "bfloat16", True),
+)
 
 MEASURE = """
 import gc, json, sys, threading, time, torch
@@ -42,10 +46,12 @@ def peak_while(action):
 
 warm_up, cases = sys.argv[1], json.loads(sys.argv[2])
 load_dit(warm_up)
-for path, dtype in cases:
+for path, dtype, fp8 in cases:
     before = rss_anon()
-    dit, peak = peak_while(lambda: load_dit(path, dtype=getattr(torch, dtype)))
-    model = sum(p.numel() * p.element_size() for p in dit.parameters())
+    given = {"dtype": getattr(torch, dtype), "fp8_weights": fp8}
+    dit, peak = peak_while(lambda: load_dit(path, **given))
+    held = [*dit.parameters(), *dit.buffers()]
+    model = sum(p.numel() * p.element_size() for p in held)
     print(json.dumps({"model": model, "peak": peak - before}))
     del dit
     gc.collect()
@@ -66,7 +72,7 @@ def write(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_memory_while_loading(tmp_path: Path, golden: Path) -> None:
     largest = sorted(t.numel() * t.element_size() for t in write(tmp_path).values())[-2:]
-    cases = json.dumps([(str(tmp_path / file), dtype) for file, dtype in CASES])
+    cases = json.dumps([(str(tmp_path / file), *rest) for file, *rest in CASES])
     warm_up = golden / "hyvideo10" / "dit.safetensors"
     command = [sys.executable, "-c", MEASURE, str(warm_up), cases]
     # A fixed threshold: glibc otherwise keeps the first model's pages for the second.
