@@ -1,5 +1,7 @@
 """What is said when memory runs out: what was needed, and what would fit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,9 +15,11 @@ from disca_rt.commands.out_of_memory import (
 )
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.footprint import Need, fits, footprint
+from disca_rt.runtime.runtime import Runtime
 from disca_rt.sizes import SIZES
 from disca_rt.tiny.config import TINY
 from golden_vectors import load_golden
+from refusal import refusal
 
 BIG = MODELS["hunyuan-video-meanflow"]
 NEED = Need(BIG, predictor_config(BIG), (33, 88, 88), text=256, itemsize=2)
@@ -111,3 +115,26 @@ def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
 def test_what_is_named_would_fit() -> None:
     assert fits(NEED._replace(size=(17, 88, 88)), 30 * 10**9)
     assert footprint(NEED._replace(ranks=2)).total <= 30 * 10**9
+
+
+@pytest.mark.parametrize("command", ["generate", "profile"])
+def test_a_command_says_before_what_it_takes_and_then_what_would_fit(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = []
+
+    def sample(*_: object, **__: object) -> None:
+        before.append(capsys.readouterr().out)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
+
+    monkeypatch.setattr(Runtime, "sample", sample)
+    monkeypatch.chdir(tmp_path)
+    told = refusal([command, "a red circle moving left"], capsys)
+    [said] = before
+    assert said.startswith("memory: about ")
+    assert told.startswith("out of memory: needs about ")
+    assert "would fit: size " in told
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from ..bench.harness import Comparison, Contender
     from ..bench.record import Record
     from ..bench.session import Session
     from ..bench.suite import Suite
@@ -170,15 +175,32 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     suite, session.weights, need = load_suite(args, ranks, session.say)
     if suite.is_long:
         session.timer = session.timer._replace(warmup=1)
-    with explained(lambda: need, device, lambda size: show_size(suite.workload, size)):
+    fitting = partial(explained, lambda: need, device, partial(show_size, suite.workload))
+    with fitting():
         memory = memory_by_source(suite.subject)
     for benchmark in _chosen(args, session, suite):
-        comparison = suite.comparison(benchmark)
+        comparison = _explaining(suite.comparison(benchmark), suite.ours, fitting)
         records = session.run(comparison, lambda record: _finished(record, suite, memory))
         ran = {record.contender for record in records}
         names = (each.name for each in comparison.contenders)
         session.lost += [f"{benchmark}: {n}" for n in names if n in suite.ours and n not in ran]
     return session
+
+
+def _explaining(
+    comparison: "Comparison", ours: set[str], fitting: "Callable[[], AbstractContextManager]"
+) -> "Comparison":
+    """With contenders of `ours` that say, where they do not fit, what would: they warm up first."""
+
+    def warm_up(contender: "Contender") -> None:
+        with fitting():
+            (contender.warm_up or contender.run)()
+
+    contenders = [
+        replace(each, warm_up=partial(warm_up, each)) if each.name in ours else each
+        for each in comparison.contenders
+    ]
+    return replace(comparison, contenders=contenders)
 
 
 def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":

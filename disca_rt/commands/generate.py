@@ -17,7 +17,6 @@ from .sampling import (
 )
 
 if TYPE_CHECKING:
-    from ..footprint import Need
     from ..parallel.ranks import Ranks
     from ..runtime.runtime import Runtime, Sample
 
@@ -88,18 +87,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sample":
-    from .out_of_memory import explained, runtime_need, show_size
+    from .out_of_memory import explained_sample
     from .progress import StepProgress
 
-    policy, schedule, inputs = sample_request(args, runtime)
-    shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
-
-    def need() -> "Need":
-        passes = 1 if inputs["negative"] is None else 2
-        return runtime_need(runtime, policy.name, args.ops, inputs["conditioning"], shape, passes)
-
+    request = sample_request(args, runtime)
+    policy, schedule, inputs = request
     with (
-        explained(need, runtime.dit.device, lambda size: show_size(runtime, size)),
+        explained_sample(runtime, args.ops, request, is_shown),
         StepProgress(schedule.steps, is_shown) as progress,
     ):
         sample = runtime.sample(

@@ -16,6 +16,7 @@ from ..models.conditioning import Conditioning
 from ..models.fp8_linear import coded_linears
 from ..runtime.runtime import Runtime
 from ..sizes import SIZES
+from .sampling import SampleRequest
 
 MEMORY_INFO = Path("/proc/meminfo")
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
@@ -94,6 +95,22 @@ def runtime_need(
         passes=passes,
         fp8_weights=bool(coded_linears(runtime.dit)),
     )
+
+
+@contextmanager
+def explained_sample(
+    runtime: Runtime, ops: str, request: SampleRequest, is_told: bool
+) -> Iterator[None]:
+    """Says what the sample will take, and within what would fit; `ops` by their name."""
+    inputs = request.inputs
+    latents = inputs["latent_shape"] or inputs["latents"].shape[1:]
+    passes = 1 if inputs["negative"] is None else 2
+    conditioning, policy = inputs["conditioning"], request.policy.name
+    need = runtime_need(runtime, policy, ops, conditioning, latents, passes)
+    if is_told:
+        print(f"memory: about {footprint(need)}", flush=True)
+    with explained(lambda: need, runtime.dit.device, lambda size: show_size(runtime, size)):
+        yield
 
 
 def show_size(runtime: Runtime, latents: tuple[int, int, int]) -> str:

@@ -127,11 +127,16 @@ def _measured(
     from ..profiling.facts import facts
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
+    from .out_of_memory import explained_sample
     from .progress import StepProgress
 
-    policy, schedule, inputs = sample_request(args, runtime)
+    request = sample_request(args, runtime)
+    policy, schedule, inputs = request
     device = runtime.dit.device
-    with StepProgress(schedule.steps, is_shown) as progress:
+    with (
+        explained_sample(runtime, args.ops, request, is_shown),
+        StepProgress(schedule.steps, is_shown) as progress,
+    ):
         captured = capture(runtime, ranges, policy, schedule, inputs, progress.on_step)
     check_finite(captured.sample, runtime)
     ceilings = measure_ceilings(device, runtime.dit.dtype)

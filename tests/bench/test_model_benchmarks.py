@@ -401,6 +401,18 @@ def test_a_regression_fails_and_the_lines_are_kept(
     assert main([*only, "--out", str(out), "--baseline", str(baseline)]) == 0
 
 
+def test_a_contender_that_does_not_fit_says_what_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step(self: Steps) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
+
+    monkeypatch.setattr(Steps, "full", step)
+    main([*QUICK, "--only", "full-step", "--out", str(tmp_path / "out.jsonl")])
+    told = [line for line in capsys.readouterr().out.splitlines() if "MemoryError" in line]
+    assert any("(MemoryError: needs about " in line and "would fit: " in line for line in told)
+
+
 def test_a_rerun_replaces_its_own_lines_only(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench.jsonl"
     out.write_bytes(results.read_bytes())
