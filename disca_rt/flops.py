@@ -19,6 +19,10 @@ class StepFlops(NamedTuple):
     predicted: int
     ends: int
 
+    def cheap(self, policy: str) -> int:
+        """A step that is not full: a predicted one of disca, of other caches embed and head."""
+        return {"full": self.full, "disca": self.predicted}.get(policy, self.ends)
+
 
 def step_flops(
     dit: DiTConfig,
@@ -44,13 +48,9 @@ def step_flops(
 def sample_flops(
     step: StepFlops, schedule: Schedule, passes: int = 1, policy: str = "disca"
 ) -> int:
-    """FLOPs of a sample; `passes` is 2 under classifier-free guidance, else 1.
-
-    A step that `policy` makes cheap is a predicted one, or embed and head alone.
-    """
-    cheap = {"full": step.full, "disca": step.predicted}.get(policy, step.ends)
+    """FLOPs of a sample; `passes` is 2 under classifier-free guidance, else 1."""
     full = schedule.full_steps
-    return passes * (full * step.full + (schedule.steps - full) * cheap)
+    return passes * (full * step.full + (schedule.steps - full) * step.cheap(policy))
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -75,7 +75,7 @@ def calls(
 ) -> dict[str, Callable[[], Call]]:
     """By op: a function that makes its call, so that one call's tensors live at a time."""
     size = dtype.itemsize
-    rows = s.tokens * s.hidden * size  # U of the design
+    rows = s.tokens * s.hidden * size  # bytes of a pass over tokens: U in docs/kernels.md
     width, columns = s.hidden // s.heads, s.channels * s.patch[0] * s.patch[1] * s.patch[2]
     latents = s.grid[0] * s.grid[1] * s.grid[2] * columns
     fp32 = torch.float32

@@ -15,7 +15,7 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
 from disca_rt.models.dit import StepInputs
-from disca_rt.models.fp8_linear import code_blocks
+from disca_rt.models.fp8_linear import quantize_blocks
 from disca_rt.models.prepared import Prepared
 from disca_rt.schedule import Schedule
 
@@ -55,7 +55,7 @@ def meta_step(
     built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
     dit = build_dit(config, **built)
     if fp8_weights:
-        code_blocks(dit.blocks)
+        quantize_blocks(dit.blocks)
     policy = DisCaPolicy(build_predictor(predictor_config(config), **built))
     image = grid[0] * grid[1] * grid[2]
     sides = [g * p for g, p in zip(grid, config.patch, strict=True)]

@@ -334,6 +334,14 @@ def test_flops_prints_the_papers_table(capsys: pytest.CaptureFixture[str]) -> No
         assert number in said
 
 
+@pytest.mark.parametrize(("policy", "factor"), [("disca", "11.89x"), ("reuse", "12.50x")])
+def test_flops_are_the_policys(
+    policy: str, factor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flops", "--preset", "disca-n4", "--policy", policy]) == 0
+    assert factor in capsys.readouterr().out
+
+
 def test_classifier_free_guidance_from_a_file(tmp_path: Path) -> None:
     golden = load_golden("hyvideo15")
     tensors = dict(golden.io)

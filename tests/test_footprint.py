@@ -20,7 +20,7 @@ from disca_rt.footprint import (
 )
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.fp8_linear import code_blocks
+from disca_rt.models.fp8_linear import quantize_blocks
 from disca_rt.runtime.memory import PeakMemory
 from disca_rt.sizes import SIZES
 from disca_rt.tiny.codec import PixelUnshuffleCodec
@@ -57,7 +57,7 @@ def test_the_papers_sample_by_hand() -> None:
 @pytest.mark.parametrize("config", [*MODELS.values(), TINY], ids=[*MODELS, "tiny"])
 def test_fp8_weights_are_those_of_the_models(config: DiTConfig) -> None:
     dit, predictor = build_dit(config), predictor_config(config)
-    code_blocks(dit.blocks)
+    quantize_blocks(dit.blocks)
     held = [*dit.parameters(), *dit.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in held)
     need = NEED._replace(dit=config, predictor=predictor, itemsize=4, fp8_weights=True)

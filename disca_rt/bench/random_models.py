@@ -13,7 +13,7 @@ from ..attention import Attention, LocalAttention
 from ..config import DiTConfig, predictor_config
 from ..kernels.ops import get_ops
 from ..models.build import build_dit, build_predictor
-from ..models.fp8_linear import ALL, code_blocks, coded_linears
+from ..models.fp8_linear import ALL, fp8_linears, quantize_blocks
 from ..runtime.runtime import Runtime
 from ..tiny.runtime import with_tiny_prompts
 
@@ -43,7 +43,7 @@ def random_runtime(
     }
     dit, predictor = build_dit(config, **built), build_predictor(predictor_config(config), **built)
     if fp8_weights:
-        code_blocks(dit.blocks)
+        quantize_blocks(dit.blocks)
     models = [
         fill_randomly(m.to_empty(device=device), seed + i) for i, m in enumerate((dit, predictor))
     ]
@@ -60,9 +60,9 @@ def fill_randomly(module: M, seed: int) -> M:
         scale = BIAS_SCALE if is_vector else parameter[0].numel() ** -0.5
         mean = 1.0 if "norm" in name and is_vector and not name.endswith("bias") else 0.0
         parameter.normal_(mean, scale, generator=generator)
-    for linear in coded_linears(module).values():
-        weight = torch.empty(linear.coded.shape, dtype=linear.scale.dtype, device=device)
-        linear.code(ALL, weight.normal_(0.0, linear.in_features**-0.5, generator=generator))
+    for linear in fp8_linears(module).values():
+        weight = torch.empty(linear.quantized.shape, dtype=linear.scale.dtype, device=device)
+        linear.quantize(ALL, weight.normal_(0.0, linear.in_features**-0.5, generator=generator))
     return module
 
 
@@ -75,8 +75,8 @@ def with_other(runtime: Runtime, ops: str, attention: str) -> Runtime:
         "dtype": dit.dtype,
     }
     other = build_dit(dit.config, **built)
-    if coded_linears(dit):
-        code_blocks(other.blocks)
+    if fp8_linears(dit):
+        quantize_blocks(other.blocks)
     other = _sharing(other, dit)
     if predictor is not None:
         predictor = _sharing(build_predictor(predictor.config, **built), predictor)

@@ -25,9 +25,9 @@ from .workloads import Workload
 LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
-EAGER_OVER_OURS = 1.12  # P6 of the project's goals, on a GPU at 704x704x129 and above
+EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and above
 GRAPHS = "graphs"
-PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # P7, and the embedded model's own
+PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # our goals
 
 
 class Chosen(NamedTuple):
@@ -124,7 +124,7 @@ class Suite:
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
             goal = goal if self.subject.policy.name == "disca" else None
-            flops = self._cheap_flops()
+            flops = self.flops.cheap(self.subject.policy.name)
             contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
             if self.graphs is not None:
                 contenders.append(self._predicted_captured(flops, goal))
@@ -245,10 +245,6 @@ class Suite:
 
     def _policy_flops(self, subject: Subject) -> int:
         return sample_flops(self.flops, subject.schedule, policy=subject.policy.name)
-
-    def _cheap_flops(self) -> int:
-        cheap = {"disca": self.flops.predicted, "full": self.flops.full}
-        return cheap.get(self.subject.policy.name, self.flops.ends)
 
     @property
     def _is_gpu(self) -> bool:

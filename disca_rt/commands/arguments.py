@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
 ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune has measured"
 
 
@@ -44,7 +45,9 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, help="number of Euler steps")
     group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
     group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
-    group.add_argument("--policy", help="what a step that is not full does: disca, or full")
+    group.add_argument(
+        "--policy", help="what a step that is not full does: disca, full, reuse, taylor, hermite"
+    )
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:

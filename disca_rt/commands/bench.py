@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
-from .arguments import ATTENTION_HELP, add_fp8_argument, add_schedule_arguments, check_writable
+from .arguments import (
+    ATTENTION_HELP,
+    OPS_HELP,
+    add_fp8_argument,
+    add_schedule_arguments,
+    check_writable,
+)
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
@@ -54,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16 (on a GPU), float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    models.add_argument("--ops", help="implementation of ours; default triton on a GPU")
+    models.add_argument("--ops", help=OPS_HELP)
     models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     add_fp8_argument(models)
     add_graphs_argument(models)

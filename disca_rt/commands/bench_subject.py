@@ -28,7 +28,7 @@ from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import Runtime
 from ..schedule import get_preset
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
-from .devices import choose_device, choose_dtype
+from .devices import choose_device, choose_dtype, choose_ops
 from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless
 from .ranks import choose_attention
@@ -65,7 +65,7 @@ def load_suite(
     """Says what it will take before the models are made; MemoryError says what would fit."""
     workload = get_workload(args.workload, args.model)
     device, dtype = placement(args, ranks)
-    ops = args.ops or ("triton" if device.type == "cuda" else "reference")
+    ops = choose_ops(args.ops, device)
     config = CONFIGS[workload.model]
     attention = settled(args.attention, config.head_dim, dtype, device)
     chosen = Chosen(ops, attention, 1 if ranks is None else ranks.size)

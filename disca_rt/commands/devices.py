@@ -1,4 +1,4 @@
-"""From the --device and --dtype flags to torch's, refused here rather than amid a load."""
+"""From --device, --dtype and --ops to what they mean here, refused rather than amid a load."""
 
 import torch
 
@@ -32,3 +32,8 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     if name not in DTYPES:
         raise ValueError(f"--dtype must be one of {sorted(DTYPES)}, got {name!r}")
     return DTYPES[name]
+
+
+def choose_ops(name: str | None, device: torch.device) -> str:
+    """By default the fused kernels on a GPU, PyTorch's operators on a CPU."""
+    return name or ("triton" if device.type == "cuda" else "reference")

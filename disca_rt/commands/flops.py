@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         "sample", "full", "predicted", unit, "speed-up", title=f"{args.model}, {img} image tokens"
     )
     for row in rows:
-        total = sample_flops(step, row.schedule, row.passes)
+        total = sample_flops(step, row.schedule, row.passes, row.policy)
         full = row.schedule.full_steps
         predicted = row.schedule.steps - full
         table.add_row(
@@ -70,6 +70,7 @@ class Row(NamedTuple):
     name: str
     schedule: "Schedule"
     passes: int
+    policy: str = "disca"
 
 
 def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
@@ -84,7 +85,7 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
         has_list = args.step_list is not None or args.preset is not None
         policy = args.policy or ("disca" if has_list else "full")
         check_policy(policy)
-        asked = [Row(policy, choose_schedule(args, dit, policy), passes)]
+        asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
     elif dit.family == "hunyuan-video-1.5":
         asked = [
             Row("8 steps", full_schedule(8, 7.0), passes),

@@ -57,8 +57,10 @@ def run(args: argparse.Namespace) -> None:
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """By this process, or its part of it; the first rank writes and reports."""
     from ..runtime.graphs import GraphRunner
+    from .devices import choose_ops
 
     device = device_of(args, ranks)
+    args.ops = choose_ops(args.ops, device)
     graphs = GraphRunner(device) if wants_graphs(args, device) else None
     runtime = load_runtime(args, ranks, graphs=graphs)
     if args.out is not None and runtime.codec is None:

@@ -13,7 +13,7 @@ import torch
 from ..flops import image_tokens
 from ..footprint import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
 from ..models.conditioning import Conditioning
-from ..models.fp8_linear import coded_linears
+from ..models.fp8_linear import fp8_linears
 from ..runtime.runtime import Runtime
 from ..sizes import SIZES
 from .sampling import SampleRequest
@@ -93,7 +93,7 @@ def runtime_need(
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
         passes=passes,
-        fp8_weights=bool(coded_linears(runtime.dit)),
+        fp8_weights=bool(fp8_linears(runtime.dit)),
     )
 
 

@@ -95,8 +95,10 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     from ..kernels.ops import get_ops
     from ..profiling.marked import marked_attention, marked_ops
     from ..profiling.ranges import Ranges
+    from .devices import choose_ops
 
     device = device_of(args, ranks)
+    args.ops = choose_ops(args.ops, device)
     ranges = Ranges(device)
     ops = marked_ops(get_ops(args.ops, device), ranges)
     runtime = load_runtime(args, ranks, ops, marked_attention(args.attention, ranges))

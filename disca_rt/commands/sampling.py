@@ -8,7 +8,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import ATTENTION_HELP, add_fp8_argument, add_schedule_arguments, video_size
+from .arguments import (
+    ATTENTION_HELP,
+    OPS_HELP,
+    add_fp8_argument,
+    add_schedule_arguments,
+    video_size,
+)
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16, float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    models.add_argument("--ops", default="reference", help="implementation of the ops")
+    models.add_argument("--ops", help=OPS_HELP)
     models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     add_fp8_argument(models)
     inputs = parser.add_argument_group("input")

@@ -46,7 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "flags again resume a run; under torchrun it is sharded over the ranks.",
     )
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--preset", default="tiny", help="tiny (default), or hunyuan-video (13B)")
+    parser.add_argument(
+        "--preset", default="tiny", help="tiny (default), or hunyuan-video (13B; not base)"
+    )
     parser.add_argument(
         "--from", dest="source", help="start of base, teacher of cfg and meanflow, DiT of predictor"
     )

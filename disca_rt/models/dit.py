@@ -63,7 +63,7 @@ class DiT(nn.Module, ABC):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order; each maps `(tokens [B, S, C], context)` to tokens."""
+        """All blocks in order; each maps `(stream, context)` to a stream, of tokens `[B, S, C]`."""
         return [*self.double_blocks, *getattr(self, "single_blocks", ())]
 
     @property

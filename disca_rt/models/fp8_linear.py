@@ -16,23 +16,22 @@ ALL = slice(None)
 
 
 class Fp8Linear(nn.Linear):
-    """`coded [out, in]` in FP8 times `scale [out, 1]`, in the dtype that the scale has.
+    """`quantized [out, in]` in FP8 times `scale [out, 1]`, in the dtype that the scale has.
 
     A scale a row holds those of an official checkpoint whose q, k and v have one each. `weight` is
     decoded anew whenever it is asked for.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        """As large as `linear`, whose bias it takes over; to be filled by `keep` or `code`."""
+        """As large as `linear`, whose bias it takes over; to be filled by `keep` or `quantize`."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
-        weight, rows = linear.weight, linear.out_features
+        weight, device = linear.weight, linear.weight.device
         # Of empty_like and of slices the meta device first imports a second of torch._refs.
-        self.register_buffer("coded", torch.empty(weight.shape, dtype=FP8, device=weight.device))
-        self.register_buffer(
-            "scale", torch.empty(rows, 1, dtype=weight.dtype, device=weight.device)
-        )
+        rows = linear.out_features, 1
+        self.register_buffer("quantized", torch.empty(weight.shape, dtype=FP8, device=device))
+        self.register_buffer("scale", torch.empty(rows, dtype=weight.dtype, device=device))
 
     @property
     def weight(self) -> Tensor:
@@ -40,28 +39,28 @@ class Fp8Linear(nn.Linear):
 
     def weight_rows(self, rows: slice) -> Tensor:
         """Those of `weight`; no others are decoded."""
-        return self.coded[rows].to(self.scale.dtype).mul_(self.scale[rows])
+        return self.quantized[rows].to(self.scale.dtype).mul_(self.scale[rows])
 
-    def keep(self, rows: slice, coded: Tensor, scale: Tensor) -> None:
+    def keep(self, rows: slice, quantized: Tensor, scale: Tensor) -> None:
         """Take FP8 values as they are, with the one scale of all of them."""
-        self.coded[rows].copy_(coded)
+        self.quantized[rows].copy_(quantized)
         self.scale[rows] = scale.to(self.scale)
 
-    def code(self, rows: slice, weight: Tensor) -> None:
+    def quantize(self, rows: slice, weight: Tensor) -> None:
         """Take a weight of any float dtype: the largest value of a row becomes FP8's largest."""
-        weight = weight.to(self.coded.device)
+        weight = weight.to(self.quantized.device)
         largest = weight.abs().amax(dim=1, keepdim=True).float() / torch.finfo(FP8).max
         # A subnormal scale would be a coarse one, and a zero would divide zeros.
         scale = largest.to(self.scale.dtype).clamp_min(torch.finfo(self.scale.dtype).tiny)
         self.scale[rows] = scale
-        self.coded[rows] = (weight / scale.float()).to(FP8)
+        self.quantized[rows] = (weight / scale.float()).to(FP8)
 
 
 class Fp8QKVLinear(Fp8Linear, QKVLinear):
     """A merged weight of which only the rows in use are decoded."""
 
 
-def code_blocks(blocks: Sequence[nn.Module]) -> None:
+def quantize_blocks(blocks: Sequence[nn.Module]) -> None:
     """Put an `Fp8Linear`, yet to be filled, in place of every linear of `blocks`."""
     for block in blocks:
         for module in list(block.modules()):
@@ -71,6 +70,6 @@ def code_blocks(blocks: Sequence[nn.Module]) -> None:
                     setattr(module, name, kind(child))
 
 
-def coded_linears(module: nn.Module) -> dict[str, Fp8Linear]:
+def fp8_linears(module: nn.Module) -> dict[str, Fp8Linear]:
     """By their names in `module`."""
     return {name: m for name, m in module.named_modules() if isinstance(m, Fp8Linear)}

@@ -7,7 +7,7 @@ import torch
 
 from .. import __version__
 from ..cache.policy import CachePolicy
-from ..models.fp8_linear import coded_linears
+from ..models.fp8_linear import fp8_linears
 from ..runtime.device_name import device_name
 from ..runtime.runtime import Runtime
 from ..schedule import Schedule
@@ -80,7 +80,7 @@ def facts(
 
 def _model(runtime: Runtime) -> str:
     config = runtime.config
-    weights = ", FP8 weights" if coded_linears(runtime.dit) else ""
+    weights = ", FP8 weights" if fp8_linears(runtime.dit) else ""
     return f"{config.family}, {config.layers}, width {config.hidden}{weights}"
 
 

@@ -61,7 +61,7 @@ class Sample:
 
 
 class Runtime:
-    """`dit` and `predictor` share device and dtype; without a predictor only policy "full" runs.
+    """`dit` and `predictor` share device and dtype; policy "disca" needs a predictor.
 
     With `graphs` steps, and whole trajectories where nobody looks in between, are captured at their
     second run and then replayed; where ranks share a sample, steps between their exchanges.

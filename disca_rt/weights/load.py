@@ -17,7 +17,7 @@ from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
-from ..models.fp8_linear import ALL, Fp8Linear, code_blocks, coded_linears
+from ..models.fp8_linear import ALL, Fp8Linear, fp8_linears, quantize_blocks
 from ..models.predictor import Predictor
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError, first_line
@@ -43,7 +43,7 @@ def load_dit(
     """The DiT in `source`: a file, a folder, an index, or a Hub reference (see `hub.resolve`).
 
     `dtype` None keeps the checkpoint's own (bf16 for FP8). With `fp8_weights` the blocks' linears
-    stay in FP8, or are coded tensor by tensor where the checkpoint has them in another dtype.
+    stay in FP8, or are quantized tensor by tensor where the checkpoint has them in another dtype.
     Raises CheckpointError for anything wrong with the checkpoint.
     """
     model = _open(source)
@@ -55,7 +55,7 @@ def load_dit(
     dit = build_dit(model.config, ops, attention, "meta", dtype)
     copies = plan_copies(model, dit)
     if fp8_weights:
-        code_blocks(dit.blocks)
+        quantize_blocks(dit.blocks)
     return _fill(dit, model, copies, torch.device(device), dtype)
 
 
@@ -106,7 +106,7 @@ def _fill(
     scales = load_scales(model.checkpoint, copies)
     module = _allocate(module, model, device)
     targets: dict[str, Tensor | Fp8Linear] = {n: p.detach() for n, p in module.named_parameters()}
-    targets |= {f"{name}.weight": linear for name, linear in coded_linears(module).items()}
+    targets |= {f"{name}.weight": linear for name, linear in fp8_linears(module).items()}
     not_finite = []
     for copy in copies:
         target, tensor = targets[copy.target], model.checkpoint.read(copy.source)
@@ -131,7 +131,7 @@ def _allocate(module: M, model: Model, device: torch.device) -> M:
             for name, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, name, _empty(buffer, device))
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        can_code = isinstance(module, DiT) and not coded_linears(module)
+        can_code = isinstance(module, DiT) and not fp8_linears(module)
         way_out = ", or fp8_weights" if can_code else ""
         raise CheckpointError(
             f"{model.checkpoint.path}: its {size / 1e9:.1f} GB do not fit on {device} "
@@ -154,7 +154,7 @@ def _place(
     values = [tensor[_rows(s.source, s, hidden)] for s in spans] or [tensor]
     pairs = zip(rows, values, strict=True)
     if isinstance(target, Fp8Linear):
-        return [_place_coded(target, their_rows, each, scale) for their_rows, each in pairs]
+        return [_place_quantized(target, their_rows, each, scale) for their_rows, each in pairs]
     return [_place_decoded(target[their_rows], each, scale) for their_rows, each in pairs]
 
 
@@ -163,9 +163,11 @@ def _place_decoded(target: Tensor, values: Tensor, scale: Tensor | None) -> Tens
     return target if scale is None else target.mul_(scale.to(target))
 
 
-def _place_coded(linear: Fp8Linear, rows: slice, values: Tensor, scale: Tensor | None) -> Tensor:
+def _place_quantized(
+    linear: Fp8Linear, rows: slice, values: Tensor, scale: Tensor | None
+) -> Tensor:
     if scale is None:
-        linear.code(rows, values)
+        linear.quantize(rows, values)
     else:
         linear.keep(rows, values, scale)
     return linear.weight_rows(rows)

@@ -11,7 +11,7 @@ from disca_rt.attention import LocalAttention, TokenLayout
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.blocks import BlockContext, run_blocks
 from disca_rt.models.dit import DiT
-from disca_rt.models.fp8_linear import Fp8Linear, coded_linears
+from disca_rt.models.fp8_linear import Fp8Linear, fp8_linears
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.weights.errors import CheckpointError
@@ -32,7 +32,7 @@ def official(vectors: Golden, folder: Path, split: bool = False) -> Path:
 
 def weights_of(dit: DiT) -> dict[str, torch.Tensor]:
     """By their names in a checkpoint, decoded."""
-    linears = {f"{name}.weight": each.weight for name, each in coded_linears(dit).items()}
+    linears = {f"{name}.weight": each.weight for name, each in fp8_linears(dit).items()}
     return dict(dit.named_parameters()) | linears
 
 
@@ -54,8 +54,8 @@ def test_an_official_checkpoint_gives_the_same_bits(
     ]
     assert_same(both[0].dit, both[1].dit)
     coded_tensors = {name for name, t in load_file(vectors.dit).items() if is_coded(name, t)}
-    assert {f"{name}.weight" for name in coded_linears(both[0].dit)} == coded_tensors
-    assert {each.coded.dtype for each in coded_linears(both[0].dit).values()} == {FP8}
+    assert {f"{name}.weight" for name in fp8_linears(both[0].dit)} == coded_tensors
+    assert {each.quantized.dtype for each in fp8_linears(both[0].dit).values()} == {FP8}
     shape = tuple(vectors.io["latents"].shape[1:])
     ours, theirs = (
         each.sample(vectors.conditioning, schedule=LAST, policy="disca", latent_shape=shape)
@@ -108,7 +108,7 @@ def test_a_checkpoint_in_bf16_is_coded_within_what_fp8_can_hold(
     Below, where it is subnormal, within 2⁻¹⁰ of the scale. The scale is rounded to the dtype, and
     so is what is decoded: 2⁻⁹ of it in bf16, of at most 17/16 of the value.
     """
-    ours = coded_linears(load_dit(vectors.dit, dtype=dtype, fp8_weights=True))
+    ours = fp8_linears(load_dit(vectors.dit, dtype=dtype, fp8_weights=True))
     for name, tensor in load_file(vectors.dit).items():
         if is_coded(name, tensor):
             tensor, linear = tensor.double(), ours[name.removesuffix(".weight")]
@@ -124,7 +124,7 @@ def test_rows_of_zeros_and_of_tiny_values_are_coded() -> None:
     linear = Fp8Linear(torch.nn.Linear(4, 3, dtype=torch.float16))
     weight = torch.tensor([[0.0] * 4, [1e-7, -1e-7, 0, 6e-8], [1.0, -2.0, 3.0, 448.0]])
     given = weight.clone()
-    linear.code(slice(None), given)
+    linear.quantize(slice(None), given)
     assert torch.equal(given, weight), "what is given is left as it was"
     assert torch.equal(linear.weight[0], torch.zeros(4, dtype=torch.float16))
     assert torch.equal(linear.weight[2], weight[2].half())
