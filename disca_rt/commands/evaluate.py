@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..atomic import write_all
     from ..tiny.evaluate import PROMPT_SEED
+    from ..tiny.ladder import digests
     from ..tiny.prompts import held_out_prompts
     from ..tiny.report import markdown, write_sheet
     from ..tiny.run_ladder import LadderRun
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
     with Workers(processes, folders, device) as workers:
         ladder.run(rungs, workers, lambda rung: console.print(f"{rung.name} ...", highlight=False))
     described = _described(count, device, processes, workers.threads)
-    lines = [described | {"seconds": time.perf_counter() - started}, *ladder.lines]
+    described |= {"seconds": time.perf_counter() - started, "weights": digests(rungs, folders)}
+    lines = [described, *ladder.lines]
     page = markdown(lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_all(

@@ -3,8 +3,9 @@
 A rung names its weights, its schedule and its policy. Knows nothing about judging or printing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +137,12 @@ def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runt
 def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:
     """Its files, each in the first of `folders` that has it; ValueError if none does."""
     return [_weights(name, folders) for name in (rung.dit, rung.predictor) if name]
+
+
+def digests(rungs: Iterable[Rung], folders: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of the files behind `rungs`, by their names without `.safetensors`."""
+    paths = {path for rung in rungs for path in rung_weights(rung, folders)}
+    return {path.stem: sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 
 
 def _weights(name: str, folders: Sequence[Path]) -> Path:

@@ -1,7 +1,8 @@
 """Complete training runs by stage and name: a run is a function that returns its whole config.
 
-"hunyuan-video" has the paper's settings (arXiv 2602.05449 §6.1, 13B). "tiny" is the embedded model
-on two CPU cores, and "tiny-images" what goes before it.
+"hunyuan-video" has the paper's settings (arXiv 2602.05449 §6.1, 13B), but for where a predictor
+begins and how fast its fusions learn. "tiny" is the embedded model on two CPU cores, and
+"tiny-images" what goes before it.
 """
 
 from collections.abc import Callable

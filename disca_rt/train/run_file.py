@@ -13,6 +13,7 @@ from ..atomic import write_whole
 from ..models.conditioning import Conditioning
 from .data import LatentShards, SampleSource
 
+SETTINGS = str, int, float, bool  # of a data source that say what it gives
 RUN_NAME = "run.json"
 MAY_CHANGE = (
     "steps",
@@ -65,7 +66,8 @@ def _described(data: SampleSource) -> dict[str, Any]:
     name = type(data).__name__
     if isinstance(data, LatentShards):
         return {"type": name, "folder": data.folder.name, "samples": len(data)}
-    return {"type": name, **(asdict(data) if is_dataclass(data) else {})}
+    settings = {f.name: getattr(data, f.name) for f in fields(data)} if is_dataclass(data) else {}
+    return {"type": name} | {n: v for n, v in settings.items() if isinstance(v, SETTINGS)}
 
 
 def _digest(conditioning: Conditioning) -> str:

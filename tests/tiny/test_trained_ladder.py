@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from disca_rt.cli import main
-from disca_rt.tiny.ladder import COMPARISONS, RUNGS, TEACHER
+from disca_rt.tiny.ladder import COMPARISONS, RUNGS, TEACHER, digests
 from disca_rt.tiny.report import markdown
+from disca_rt.tiny.runtime import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +22,13 @@ def test_the_page_is_generated_from_its_lines() -> None:
     assert (ROOT / "docs" / "ladder.md").read_text() == markdown(lines)
     assert [line["name"] for line in lines if line["kind"] == "rung"] == [r.name for r in RUNGS]
     assert len([line for line in lines if line["kind"] == "comparison"]) == len(COMPARISONS)
+    gflop = {line["name"]: line["gflop"] for line in lines if line["kind"] == "rung"}
+    fewer, compared = (gflop[f"restricted-meanflow, {steps} steps"] for steps in (9, 10))
+    assert fewer < gflop["DisCa N=4"] <= compared
     (run,) = (line for line in lines if line["kind"] == "run")
     assert run["prompts"] >= 300
+    assert run["seconds"] < 45 * 60
+    assert run["weights"] == digests(RUNGS, [ROOT / "ladder", SHIPPED])
 
 
 @pytest.mark.slow

@@ -5,19 +5,21 @@ Run as `torchrun ... rank_worker.py FOLDER VARIANT`.
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from disca_rt.train.distributed import joined_world
-from train.small import STAGES, run
+from train.small import STAGES, Stopped, run
 
 VARIANTS = {
     "plain": {},
     "checkpointed": {"activation_checkpointing": True, "micro_batch": 1},
     "bf16": {"bf16": True},
     "shared": {"sequence_parallel": 2, "activation_checkpointing": True},
+    "resumed": {},
 }
 
 
@@ -25,11 +27,16 @@ def main(folder: Path, variant: str) -> None:
     with joined_world(torch.device("cpu")) as world:
         losses = {}
         for name, make_config in STAGES.items():
+            if variant == "resumed" and name != "predictor":  # which has everything that is kept
+                continue
             for rank in range(world.size):  # one after the other writes the same weights
                 if rank == world.rank:
                     config = make_config(folder / f"starts_{name}")
                 world.barrier()
             config = replace(config, run=replace(config.run, **VARIANTS[variant]))
+            if variant == "resumed":
+                with suppress(Stopped):  # a step after its checkpoint
+                    run(config, folder / name, world, stop_after=3)
             _, losses[name] = run(config, folder / name, world)
         if world.is_first:
             (folder / "losses.json").write_text(json.dumps(losses))

@@ -21,7 +21,7 @@ from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.initialise import fresh_dit
 from disca_rt.train.meanflow import MeanFlowStageConfig
 from disca_rt.train.predictor import PredictorStageConfig
-from disca_rt.train.trainer import train
+from disca_rt.train.trainer import TrainEvent, train
 from disca_rt.weights.save import save_safetensors
 
 SMALL = replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=3)
@@ -79,11 +79,23 @@ STAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def run(config: Any, folder: Path, world: World = ALONE) -> tuple[Path, list[dict[str, float]]]:
+class Stopped(Exception):
+    """A run that is to go on later."""
+
+
+def run(
+    config: Any, folder: Path, world: World = ALONE, stop_after: int | None = None
+) -> tuple[Path, list[dict[str, float]]]:
     """Train on drawn clips; the weights' path and every step's loss terms."""
     terms: list[dict[str, float]] = []
+
+    def on_step(event: TrainEvent) -> None:
+        terms.append(event.terms)
+        if event.done == stop_after:
+            raise Stopped
+
     attention = attention_over(config.run, world)
     build = partial(build_stage, config, unconditional(), attention, world.device)
     stage = placed(build, config.run, world)
-    path = train(stage, config, TrainingClips(), folder, world, lambda e: terms.append(e.terms))
+    path = train(stage, config, TrainingClips(), folder, world, on_step)
     return path, terms

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -263,3 +264,15 @@ def test_a_teacher_of_the_wrong_kind_is_refused() -> None:
     config = MeanFlowStageConfig(RUN, "teacher")
     with pytest.raises(ValueError, match="teacher must be cfg-distilled, got a meanflow model"):
         MeanFlowStage(config, randomised(MEANFLOW), randomised(MEANFLOW))
+
+
+def test_finite_differences_in_bf16_train_every_weight(tmp_path: Path) -> None:
+    """Autocast kept casts made under no_grad, which pass no gradient (pytorch/pytorch#112583)."""
+    begun = randomised(CFG)
+    teacher = saved(begun, tmp_path / "dit.safetensors")
+    in_bf16 = replace(RUN, bf16=True)
+    config = MeanFlowStageConfig(in_bf16, teacher, derivative="finite-difference")
+    path, _ = run(config, tmp_path / "run")
+    trained = load_file(path)
+    still = [n for n, w in begun.state_dict().items() if torch.equal(trained[n], w.bfloat16())]
+    assert still == []

@@ -55,6 +55,7 @@ def test_ranks_have_the_losses_of_one(
 ) -> None:
     folder, expected = alone
     losses = torchrun(tmp_path, variant, ranks)
+    assert losses.keys() == expected.keys()
     for name, steps in losses.items():
         for ours, theirs in zip(steps, expected[name], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
@@ -63,6 +64,14 @@ def test_ranks_have_the_losses_of_one(
         assert weights[0].keys() == weights[1].keys()
         for key, ours in weights[0].items():
             assert (ours - weights[1][key]).abs().max() <= 0.01 * ours.abs().max() + 1e-5
+
+
+@pytest.mark.slow
+def test_ranks_go_on_from_their_checkpoint(alone: tuple[Path, dict], tmp_path: Path) -> None:
+    [(name, steps)] = torchrun(tmp_path, "resumed", ranks=2).items()
+    assert len(steps) == 2
+    for ours, theirs in zip(steps, alone[1][name][2:], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ from disca_rt.train.predictor import (
     PredictorStageConfig,
     draw_pair,
     feature_depths,
+    features,
     next_point,
     predicted_velocity,
 )
@@ -307,6 +308,41 @@ def test_the_discriminator_raises_real_and_the_predictor_raises_fake() -> None:
     assert all(p.grad is None for p in discriminator.parameters())
     moved = Features([(h + 5 * h.grad / h.grad.norm()).detach() for h in hidden], grid)
     assert torch.stack([x.mean() for x in discriminator(moved)]).mean() > score
+
+
+def test_the_adversarial_loss_by_hand() -> None:
+    """Error minus λ·D(fake) for the predictor, the hinge with real positive for D."""
+    stage = predictor_stage(adversarial_weight=3.0)
+    stage.trained.requires_grad_(True)
+    batch, draws = batch_and_draws()
+    predictor, discriminator = stage.trained["predictor"], stage.trained["discriminator"]
+    dit, modules = stage.frozen["dit"], (predictor, discriminator)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))  # so that fake is not reuse
+    stage.loss(batch, draws, 1).total.backward()
+    theirs = [[p.grad.clone() for p in module.parameters()] for module in modules]
+    stage.trained.zero_grad()
+
+    point, later = draw_pair(batch, draws, stage.config)
+    prepared = dit.prepare(batch.conditioning, batch.latents.shape)
+    with torch.no_grad():
+        cached, _ = hidden_state(dit, point, prepared)
+        target = velocity(dit, later, prepared)
+    prediction = predicted_velocity(dit, predictor, cached, later, prepared)
+    looks = [
+        features(dit, next_point(later, each), prepared, stage.depths)
+        for each in (target, prediction)
+    ]
+    real, fake = (discriminator(each) for each in looks)
+    realism = torch.stack([each.mean() for each in fake]).mean()
+    error = (prediction - target).square().mean()
+    (error - 3.0 * realism).backward(inputs=list(predictor.parameters()), retain_graph=True)
+    hinges = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+    torch.stack(hinges).mean().backward(inputs=list(discriminator.parameters()))
+    for module, expected in zip(modules, theirs, strict=True):
+        for parameter, gradient in zip(module.parameters(), expected, strict=True):
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_a_grid_may_be_smaller_than_what_the_discriminator_pools() -> None:
