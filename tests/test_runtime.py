@@ -1,6 +1,7 @@
 """The runtime as other programs embed it."""
 
 import threading
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.runtime.engine import Cancelled
 from disca_rt.runtime.runtime import Runtime
@@ -286,6 +288,29 @@ def test_a_predictor_in_another_dtype_is_refused() -> None:
 def test_a_policy_of_the_callers_own(golden: Golden, runtime: Runtime) -> None:
     own = sample(runtime, golden, policy=DisCaPolicy(runtime.predictor))
     assert torch.equal(own, sample(runtime, golden, policy="disca"))
+
+
+def test_policies_of_one_name_have_states_of_their_own(golden: Golden, runtime: Runtime) -> None:
+    schedule = Schedule(5, 5.0, (0, 1, 2))
+    one, two = (TaylorPolicy(runtime.dit.ops, order) for order in (1, 2))
+    expected = sample(load(golden), golden, schedule=schedule, policy=two)
+    sample(runtime, golden, schedule=schedule, policy=one)
+    assert torch.equal(sample(runtime, golden, schedule=schedule, policy=two), expected)
+
+
+def test_without_graphs_one_state_is_kept(golden: Golden) -> None:
+    runtime, seen = load(golden), []
+    for policy in ("reuse", "disca"):
+        sample(runtime, golden, policy=policy)
+        seen.append([weakref.ref(state) for state in next(iter(runtime._states.values()))])
+    assert len(runtime._states) == 1
+    assert all(state() is None for state in seen[0])
+
+
+def test_no_states_at_all_are_refused() -> None:
+    golden = load_golden("hyvideo10")
+    with pytest.raises(ValueError, match="most_states must be at least 1, got 0"):
+        Runtime.load(golden.dit, golden.predictor, most_states=0)
 
 
 def test_bf16_is_near_fp32_on_the_same_inputs(golden: Golden, runtime: Runtime) -> None:
