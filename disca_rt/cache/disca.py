@@ -27,8 +27,8 @@ class DisCaState:
 class DisCaPolicy:
     """`predictor` is called as `(current, cached, context)` -> tokens `[B, S, C]`."""
 
-    name: ClassVar = "disca"
-    schedule_known: ClassVar = True
+    name: ClassVar[str] = "disca"
+    schedule_known: ClassVar[bool] = True
     predictor: Callable[[Tensor, Tensor, BlockContext], Tensor]
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> DisCaState:

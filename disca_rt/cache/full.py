@@ -18,8 +18,8 @@ class FullState:
 
 @dataclass(frozen=True)
 class FullPolicy:
-    name: ClassVar = "full"
-    schedule_known: ClassVar = True
+    name: ClassVar[str] = "full"
+    schedule_known: ClassVar[bool] = True
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> FullState:
         return FullState()

@@ -16,7 +16,7 @@ CONTRACTION = 0.5  # σ
 class HermitePolicy(TaylorPolicy):
     """`max_order` derivatives; of order 1 a forecast goes 2σ² as far as Taylor's."""
 
-    name: ClassVar = "hermite"
+    name: ClassVar[str] = "hermite"
     contraction: float = CONTRACTION
 
     def __post_init__(self) -> None:

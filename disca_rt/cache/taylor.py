@@ -39,8 +39,8 @@ class TaylorState:
 class TaylorPolicy:
     """`max_order` derivatives; fewer until as many full steps have gone before."""
 
-    name: ClassVar = "taylor"
-    schedule_known: ClassVar = True
+    name: ClassVar[str] = "taylor"
+    schedule_known: ClassVar[bool] = True
     ops: Ops
     max_order: int = 1
 
