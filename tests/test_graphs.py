@@ -1,8 +1,11 @@
 """Captured steps and trajectories give what eager ones give, bit by bit; captures come and go."""
 
+import itertools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -272,6 +275,58 @@ def test_what_ran_once_is_forgotten_when_too_much_else_has() -> None:
     assert captures == [0, 0, 0, 0, 1]
 
 
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many graphs live in each pool of a stand-in for PyTorch's, which do nothing."""
+    alive: Counter[int] = Counter()
+
+    class Graph:
+        def capture_begin(self, pool: int, capture_error_mode: str) -> None:
+            assert pool not in alive or alive[pool] > 0, "as PyTorch asserts use_count > 0"
+            alive[pool] += 1
+            weakref.finalize(self, alive.subtract, [pool])
+
+        def capture_end(self) -> None: ...
+
+        def replay(self) -> None: ...
+
+    handles = itertools.count()
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "Stream": lambda device: None,
+        "stream": lambda stream: nullcontext(),
+        "graph_pool_handle": lambda: next(handles),
+        "synchronize": lambda device: None,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return alive
+
+
+def test_captures_share_a_pool_and_those_after_the_last_have_another(pools: Counter[int]) -> None:
+    graphs, first, second = GraphRunner(CPU, CudaCapture(CPU)), Factor(), Factor()
+
+    def capture_both() -> None:
+        for factor in (first, second) * 2:
+            graphs.run("key", doubled, torch.ones(2), 2, over=[factor])
+        assert graphs.captures == 2
+
+    capture_both()
+    assert list((+pools).values()) == [2]
+    graphs.clear()
+    assert not +pools
+    capture_both()
+    assert list((+pools).values()) == [2]
+    graphs.drop(first)
+    capture_both()
+    assert list((+pools).values()) == [2]
+    for factor in (first, second):
+        graphs.drop(factor)
+    capture_both()
+    assert list((+pools).values()) == [2]
+    assert len(pools) == 3
+
+
 def test_memory_is_that_of_the_buffers() -> None:
     graphs = GraphRunner(CPU, record)
     for _ in range(2):
@@ -370,3 +425,21 @@ def test_evict_then_replay_on_a_gpu() -> None:
         for key in (0, 1, 2, 1):
             x = torch.randn(64 + 64 * key, 64, device=device)
             assert torch.equal(graphs.run(key, work, x, 1 + turn % 2), work(x, 1 + turn % 2))
+
+
+@pytest.mark.gpu
+def test_clear_then_capture_again_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    graphs, kept = GraphRunner(device), []
+
+    def keeping(x: Tensor, factor: int) -> Tensor:
+        kept.append(x * factor)  # memory of the pool, which PyTorch cannot forget then
+        return kept[-1].clone()
+
+    for turn in range(3):
+        for key in (0, 1):
+            x = torch.full((1000,), float(turn), device=device)
+            for _ in range(2):
+                assert torch.equal(graphs.run(key, keeping, x, 2 + key), x * (2 + key))
+        assert graphs.captures == 2
+        graphs.clear()

@@ -7,6 +7,7 @@ libraries get their memory); an error while capturing is raised, never hidden by
 """
 
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -35,13 +36,15 @@ class CudaCapture:
 
     Sharing is safe in any order of replays, and after any eviction, because a captured callable
     leaves its result in memory from outside the pool: nothing in the pool outlives a replay. What
-    ranks exchange is done between graphs, on the same stream.
+    ranks exchange is done between graphs, on the same stream. A pool ends with its last graph:
+    PyTorch refuses its handle then, and the next capture has another.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._alive: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, compute: Callable[[], object]) -> Replayable:
         torch.cuda.synchronize(self._device)
@@ -52,7 +55,10 @@ class CudaCapture:
             return in_segments(self._begin, compute)
 
     def _begin(self) -> Callable[[], Replayable]:
+        if not self._alive:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        self._alive.add(graph)
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
         def end() -> Replayable:
