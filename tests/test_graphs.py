@@ -1,7 +1,12 @@
 """Captured steps and trajectories give what eager ones give, bit by bit; captures come and go."""
 
+import itertools
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from disca_rt.bench.random_models import random_runtime
+from disca_rt.cache.full import FullPolicy
+from disca_rt.cache.policy import CachePolicy
+from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.cli import main
 from disca_rt.commands import generate
 from disca_rt.commands.graphs import wants_graphs
@@ -19,6 +28,7 @@ from disca_rt.runtime import graphs as graphs_module
 from disca_rt.runtime.graphs import CaptureError, CudaCapture, GraphRunner
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule
+from disca_rt.tiny.config import TINY
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record
 from refusal import refusal
@@ -31,14 +41,16 @@ PROMPTS = [
 ]
 SIZE = {"frames": 3, "height": 16, "width": 24}
 SCHEDULE = Schedule(7, shift=5.0, step_list=(0, 1, 4))
+SHORT = Schedule(3, shift=5.0, step_list=(0, 1))
 
 
-def runtime(graphs: GraphRunner | None = None, device: str = "cpu") -> Runtime:
-    loaded = Runtime.load(DIT, PREDICTOR, device=device)
-    return with_tiny_prompts(Runtime(loaded.dit, loaded.predictor, graphs=graphs))
+def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
+    return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, graphs=graphs, **arguments))
 
 
-def latents(sampled: Runtime, prompt: str, policy: str, seed: int, **arguments: Any) -> Tensor:
+def latents(
+    sampled: Runtime, prompt: str, policy: str | CachePolicy, seed: int, **arguments: Any
+) -> Tensor:
     return sampled.generate(
         prompt, **SIZE, schedule=SCHEDULE, policy=policy, seed=seed, **arguments
     ).latents
@@ -61,17 +73,100 @@ def test_replay_equals_eager(policy: str, watched: bool, eager: Runtime) -> None
     assert graphs.captures > 0
 
 
-def test_no_python_runs_at_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured = runtime(GraphRunner(CPU, record))
-    for seed in range(2):
-        latents(captured, PROMPTS[0], "disca", seed)
-    expected = latents(runtime(), PROMPTS[0], "disca", 2)
+@pytest.fixture
+def only_replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Once called, nothing but a replay is left."""
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a replayed trajectory embeds nothing")
 
-    monkeypatch.setattr(DiT, "embed", refuse)
+    return lambda: monkeypatch.setattr(DiT, "embed", refuse)
+
+
+def test_no_python_runs_at_a_replay(eager: Runtime, only_replays: Callable[[], None]) -> None:
+    captured = runtime(GraphRunner(CPU, record))
+    for seed in range(2):
+        latents(captured, PROMPTS[0], "disca", seed)
+    expected = latents(eager, PROMPTS[0], "disca", 2)
+    only_replays()
     assert torch.equal(latents(captured, PROMPTS[0], "disca", 2), expected)
+
+
+@pytest.mark.parametrize("policy", ["disca", "full"])
+def test_text_lengths_in_turn_keep_their_captures(
+    policy: str, eager: Runtime, only_replays: Callable[[], None]
+) -> None:
+    graphs = GraphRunner(CPU, record)
+    captured = runtime(graphs)
+    short, long = PROMPTS[:2]
+    expected = {prompt: short_sample(eager, prompt, policy) for prompt in (short, long)}
+    for prompt in (short, long, short, long):
+        short_sample(captured, prompt, policy)
+    assert graphs.captures == 2
+    only_replays()
+    for prompt in (short, long, short):
+        assert torch.equal(short_sample(captured, prompt, policy), expected[prompt])
+
+
+def short_sample(
+    sampled: Runtime, prompt: str, policy: str | CachePolicy, width: int = 8
+) -> Tensor:
+    return sampled.generate(
+        prompt, frames=1, height=8, width=width, schedule=SHORT, policy=policy
+    ).latents
+
+
+def test_a_state_that_goes_takes_its_own_captures(
+    eager: Runtime, only_replays: Callable[[], None]
+) -> None:
+    graphs = GraphRunner(CPU, record)
+    captured = runtime(graphs, most_states=2)
+    captures = []
+    at = partial(short_sample, prompt=PROMPTS[0], policy="disca")
+    for width in (8, 8, 16, 16, 8, 24, 24):  # 16 is the one used least recently when 24 comes
+        at(captured, width=width)
+        captures.append(graphs.captures)
+    assert captures == [0, 1, 1, 2, 2, 1, 2]
+    expected = {width: at(eager, width=width) for width in (16, 24)}
+    assert torch.equal(at(captured, width=16), expected[16]), "new again: 8 goes"
+    only_replays()
+    assert torch.equal(at(captured, width=24), expected[24])
+
+
+def test_policies_of_one_name_have_states_of_their_own(eager: Runtime) -> None:
+    graphs = GraphRunner(CPU, record)
+    captured = runtime(graphs)
+    for _ in range(3):
+        for order in (0, 1):  # an equal policy at every turn
+            ours, theirs = (
+                short_sample(each, PROMPTS[0], TaylorPolicy(each.dit.ops, order))
+                for each in (captured, eager)
+            )
+            assert torch.equal(ours, theirs)
+    assert graphs.captures == 2
+
+
+class Stateless(FullPolicy):
+    """All its states are one."""
+
+    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
+        return None
+
+
+@pytest.mark.parametrize("policy", [FullPolicy(), Stateless(), "disca"])
+def test_runtimes_may_share_a_runner(policy: str | CachePolicy) -> None:
+    graphs = GraphRunner(CPU, record)
+    drawn = [random_runtime(TINY, CPU, torch.float32, seed=seed) for seed in (0, 5)]
+    plain, captured = (
+        [with_tiny_prompts(Runtime(each.dit, each.predictor, graphs=kept)) for each in drawn]
+        for kept in (None, graphs)
+    )
+    expected = [short_sample(each, PROMPTS[0], policy) for each in plain]
+    assert not torch.equal(*expected)
+    for _ in range(3):
+        for each, like in zip(captured, expected, strict=True):
+            assert torch.equal(short_sample(each, PROMPTS[0], policy), like)
+    assert graphs.captures == 2
 
 
 def test_what_a_sample_returned_stays(eager: Runtime) -> None:
@@ -94,25 +189,6 @@ def test_guidance_and_cancel_are_followed(eager: Runtime) -> None:
     cancel.set()
     with pytest.raises(RuntimeError, match="cancelled before step 0"):
         latents(captured, PROMPTS[1], "disca", 0, cancel=cancel)
-
-
-def test_another_size_gives_up_the_old_buffers(eager: Runtime) -> None:
-    graphs = GraphRunner(CPU, record)
-    captured = runtime(graphs)
-    for _ in range(2):
-        latents(captured, PROMPTS[0], "disca", 0)
-    assert graphs.captures == 1
-    small = {**SIZE, "width": 16}
-    for seed in range(3):
-        ours, theirs = (
-            each.generate(PROMPTS[0], **small, schedule=SCHEDULE, policy="disca", seed=seed)
-            for each in (captured, eager)
-        )
-        assert torch.equal(ours.latents, theirs.latents)
-    assert graphs.captures == 1
-    assert torch.equal(
-        latents(captured, PROMPTS[0], "disca", 5), latents(eager, PROMPTS[0], "disca", 5)
-    )
 
 
 def test_two_runtimes_in_one_process(eager: Runtime) -> None:
@@ -158,6 +234,38 @@ def test_evict_then_replay() -> None:
     assert torch.equal(graphs.run(0, doubled, torch.ones(3), 2), torch.full((3,), 2.0))
 
 
+class Factor:
+    """Something that captures are made over."""
+
+
+def test_what_is_captured_over_is_told_apart_and_dropped_alone() -> None:
+    graphs = GraphRunner(CPU, record)
+    factors = {Factor(): 2, Factor(): 5}
+    for turn in range(3):
+        for factor, value in factors.items():
+            x = torch.full((2,), float(turn))
+            got = graphs.run("key", lambda x, value=value: x * value, x, over=[factor])
+            assert torch.equal(got, x * value)
+    assert graphs.captures == 2
+    first, second = factors
+    graphs.drop(first)
+    assert graphs.captures == 1
+    got = graphs.run("key", doubled, torch.ones(2), over=[second])
+    assert torch.equal(got, torch.full((2,), 5.0)), "a replay, whatever would be computed"
+
+
+def test_what_is_captured_over_lives_as_long() -> None:
+    graphs, factor = GraphRunner(CPU, record), Factor()
+    for _ in range(2):
+        graphs.run("key", doubled, torch.ones(2), 2, over=[factor])
+    alive = weakref.ref(factor)
+    del factor
+    assert alive() is not None, "its id would be the next one's"
+    graphs.drop(alive())
+    assert alive() is None
+    assert graphs.captures == 0
+
+
 def test_what_ran_once_is_forgotten_when_too_much_else_has() -> None:
     graphs = GraphRunner(CPU, record, most_warm=2)
     captures = []
@@ -165,6 +273,58 @@ def test_what_ran_once_is_forgotten_when_too_much_else_has() -> None:
         graphs.run(key, doubled, torch.ones(1), 2)
         captures.append(graphs.captures)
     assert captures == [0, 0, 0, 0, 1]
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many graphs live in each pool of a stand-in for PyTorch's, which do nothing."""
+    alive: Counter[int] = Counter()
+
+    class Graph:
+        def capture_begin(self, pool: int, capture_error_mode: str) -> None:
+            assert pool not in alive or alive[pool] > 0, "as PyTorch asserts use_count > 0"
+            alive[pool] += 1
+            weakref.finalize(self, alive.subtract, [pool])
+
+        def capture_end(self) -> None: ...
+
+        def replay(self) -> None: ...
+
+    handles = itertools.count()
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "Stream": lambda device: None,
+        "stream": lambda stream: nullcontext(),
+        "graph_pool_handle": lambda: next(handles),
+        "synchronize": lambda device: None,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return alive
+
+
+def test_captures_share_a_pool_and_those_after_the_last_have_another(pools: Counter[int]) -> None:
+    graphs, first, second = GraphRunner(CPU, CudaCapture(CPU)), Factor(), Factor()
+
+    def capture_both() -> None:
+        for factor in (first, second) * 2:
+            graphs.run("key", doubled, torch.ones(2), 2, over=[factor])
+        assert graphs.captures == 2
+
+    capture_both()
+    assert list((+pools).values()) == [2]
+    graphs.clear()
+    assert not +pools
+    capture_both()
+    assert list((+pools).values()) == [2]
+    graphs.drop(first)
+    capture_both()
+    assert list((+pools).values()) == [2]
+    for factor in (first, second):
+        graphs.drop(factor)
+    capture_both()
+    assert list((+pools).values()) == [2]
+    assert len(pools) == 3
 
 
 def test_memory_is_that_of_the_buffers() -> None:
@@ -265,3 +425,21 @@ def test_evict_then_replay_on_a_gpu() -> None:
         for key in (0, 1, 2, 1):
             x = torch.randn(64 + 64 * key, 64, device=device)
             assert torch.equal(graphs.run(key, work, x, 1 + turn % 2), work(x, 1 + turn % 2))
+
+
+@pytest.mark.gpu
+def test_clear_then_capture_again_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    graphs, kept = GraphRunner(device), []
+
+    def keeping(x: Tensor, factor: int) -> Tensor:
+        kept.append(x * factor)  # memory of the pool, which PyTorch cannot forget then
+        return kept[-1].clone()
+
+    for turn in range(3):
+        for key in (0, 1):
+            x = torch.full((1000,), float(turn), device=device)
+            for _ in range(2):
+                assert torch.equal(graphs.run(key, keeping, x, 2 + key), x * (2 + key))
+        assert graphs.captures == 2
+        graphs.clear()

@@ -1,6 +1,7 @@
 """The runtime as other programs embed it."""
 
 import threading
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.models.conditioning import Conditioning
 from disca_rt.runtime.engine import Cancelled
 from disca_rt.runtime.runtime import Runtime
@@ -180,15 +182,14 @@ def test_rows_of_a_batch_are_the_samples_of_consecutive_seeds(
 
 
 def test_cache_buffers_are_reused_for_the_same_shape(golden: Golden, runtime: Runtime) -> None:
-    def addresses() -> dict:
-        states = runtime._states.items()
-        return {key: s.state.cached.data_ptr() for key, s in states if key[0] == "disca"}
+    def address() -> int:
+        ((state,),) = runtime._states.values()
+        return state.cached.data_ptr()
 
     sample(runtime, golden)
-    before = addresses()
+    before = address()
     sample(runtime, golden)
-    assert before
-    assert addresses() == before
+    assert address() == before
 
 
 def test_times_say_where_the_time_went(golden: Golden, runtime: Runtime) -> None:
@@ -286,6 +287,30 @@ def test_a_predictor_in_another_dtype_is_refused() -> None:
 def test_a_policy_of_the_callers_own(golden: Golden, runtime: Runtime) -> None:
     own = sample(runtime, golden, policy=DisCaPolicy(runtime.predictor))
     assert torch.equal(own, sample(runtime, golden, policy="disca"))
+
+
+def test_policies_of_one_name_have_states_of_their_own(golden: Golden, runtime: Runtime) -> None:
+    schedule = Schedule(5, 5.0, (0, 1, 2))
+    one, two = (TaylorPolicy(runtime.dit.ops, order) for order in (1, 2))
+    expected = sample(load(golden), golden, schedule=schedule, policy=two)
+    sample(runtime, golden, schedule=schedule, policy=one)
+    assert torch.equal(sample(runtime, golden, schedule=schedule, policy=two), expected)
+
+
+def test_without_graphs_one_state_is_kept(golden: Golden) -> None:
+    runtime = load(golden)
+    sample(runtime, golden, policy="reuse")
+    ((first,),) = runtime._states.values()
+    first = weakref.ref(first)
+    sample(runtime, golden, policy="disca")
+    assert first() is None
+    assert len(runtime._states) == 1
+
+
+def test_no_states_at_all_are_refused() -> None:
+    golden = load_golden("hyvideo10")
+    with pytest.raises(ValueError, match="most_states must be at least 1, got 0"):
+        Runtime.load(golden.dit, golden.predictor, most_states=0)
 
 
 def test_bf16_is_near_fp32_on_the_same_inputs(golden: Golden, runtime: Runtime) -> None:

@@ -6,6 +6,7 @@ continues from this step's embedded tokens and the kept ones. One S×C tensor is
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,13 @@ class DisCaState:
     cached: Tensor
 
 
+@dataclass(frozen=True)
 class DisCaPolicy:
     """`predictor` is called as `(current, cached, context)` -> tokens `[B, S, C]`."""
 
-    name = "disca"
-    schedule_known = True
-
-    def __init__(self, predictor: Callable[[Tensor, Tensor, BlockContext], Tensor]) -> None:
-        self.predictor = predictor
+    name: ClassVar[str] = "disca"
+    schedule_known: ClassVar[bool] = True
+    predictor: Callable[[Tensor, Tensor, BlockContext], Tensor]
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> DisCaState:
         return DisCaState(torch.empty(tokens, dtype=dtype, device=device))

@@ -1,6 +1,8 @@
 """No cache: every block at every step, whatever the schedule says."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +12,28 @@ from ..schedule import Step
 from .policy import StepKind
 
 
+class FullState:
+    """Nothing is kept."""
+
+
+@dataclass(frozen=True)
 class FullPolicy:
-    name = "full"
-    schedule_known = True
+    name: ClassVar[str] = "full"
+    schedule_known: ClassVar[bool] = True
 
-    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
-        return None
+    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> FullState:
+        return FullState()
 
-    def reset(self, state: None) -> None:
+    def reset(self, state: FullState) -> None:
         return None
 
     def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
         return 0
 
-    def decide(self, step: Step, tokens: Tensor | None, state: None) -> StepKind:
+    def decide(self, step: Step, tokens: Tensor | None, state: FullState) -> StepKind:
         return "full"
 
-    def variant(self, state: None) -> None:
+    def variant(self, state: FullState) -> None:
         return None
 
     def run(
@@ -35,6 +42,6 @@ class FullPolicy:
         tokens: Tensor,
         context: BlockContext,
         blocks: Sequence[nn.Module],
-        state: None,
+        state: FullState,
     ) -> Tensor:
         return run_blocks(blocks, tokens, context)

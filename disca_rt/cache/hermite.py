@@ -4,22 +4,25 @@ A step k after the last full one takes Σ d_i·σ^i·H_i(σ·k) / i!, with the p
 polynomials H_i and σ below 1, against the growth of k^i.
 """
 
-from ..kernels.ops import Ops
+from dataclasses import dataclass
+from typing import ClassVar
+
 from .taylor import TaylorPolicy
 
 CONTRACTION = 0.5  # σ
 
 
+@dataclass(frozen=True)
 class HermitePolicy(TaylorPolicy):
     """`max_order` derivatives; of order 1 a forecast goes 2σ² as far as Taylor's."""
 
-    name = "hermite"
+    name: ClassVar[str] = "hermite"
+    contraction: float = CONTRACTION
 
-    def __init__(self, ops: Ops, max_order: int = 1, contraction: float = CONTRACTION) -> None:
-        super().__init__(ops, max_order)
-        if not 0 < contraction <= 1:
-            raise ValueError(f"contraction must be above 0 and at most 1, got {contraction}")
-        self.contraction = contraction
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.contraction <= 1:
+            raise ValueError(f"contraction must be above 0 and at most 1, got {self.contraction}")
 
     def basis(self, order: int, distance: int) -> float:
         return self.contraction**order * _hermite(order, self.contraction * distance)

@@ -19,13 +19,16 @@ StepKind = Literal["full", "predicted"]
 
 
 class CachePolicy(Protocol, Generic[StateT]):
-    """`schedule_known`: which steps are full is decided by the schedule alone, before the run."""
+    """Hashable; equal policies do the same, and may have each other's states.
+
+    `schedule_known`: which steps are full is decided by the schedule alone, before the run.
+    """
 
     name: str
     schedule_known: bool
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> StateT:
-        """The state of one sample of joint tokens `[B, S, C]`; buffers are written in place."""
+        """A new state for a sample of joint tokens `[B, S, C]`; buffers are written in place."""
 
     def reset(self, state: StateT) -> None:
         """Forget the previous sample; addresses stay as they are."""

@@ -8,6 +8,7 @@ takes Σ d_i·k^i / i!.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +35,18 @@ class TaylorState:
     distance: int = 0
 
 
+@dataclass(frozen=True)
 class TaylorPolicy:
     """`max_order` derivatives; fewer until as many full steps have gone before."""
 
-    name = "taylor"
-    schedule_known = True
+    name: ClassVar[str] = "taylor"
+    schedule_known: ClassVar[bool] = True
+    ops: Ops
+    max_order: int = 1
 
-    def __init__(self, ops: Ops, max_order: int = 1) -> None:
-        if not 0 <= max_order <= MAX_ORDER:
-            raise ValueError(f"max_order must be from 0 to {MAX_ORDER}, got {max_order}")
-        self.ops, self.max_order = ops, max_order
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_order <= MAX_ORDER:
+            raise ValueError(f"max_order must be from 0 to {MAX_ORDER}, got {self.max_order}")
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> TaylorState:
         shape = (self.max_order + 1, *tokens)

@@ -74,7 +74,10 @@ class UlyssesAttention:
         return self._progress.begun
 
     def close(self) -> None:
-        """Release buffers and the ring's groups, before `group` is destroyed; all ranks alike."""
+        """Release buffers and the ring's groups, before `group` is destroyed; all ranks alike.
+
+        Captured steps hold both, too: their runner's `clear` comes first.
+        """
         for groups in self._groups.values():
             for each in groups:
                 dist.destroy_process_group(each)

@@ -78,7 +78,8 @@ def denoise(
     if graphs is not None and is_whole and on_step is None and cancel is None:
         started = stopwatch.start()
         key = "trajectory", schedule, sampler.key()
-        latents = graphs.run(key, partial(sampler.trajectory, schedule), latents, table, prepared)
+        trajectory = partial(sampler.trajectory, schedule)
+        latents = graphs.run(key, trajectory, latents, table, prepared, over=sampler.over)
         stopwatch.stop(f"{schedule.steps} steps", started)
         return latents.clone()  # its memory is the next sample's
     for step in schedule:
@@ -92,7 +93,8 @@ def denoise(
             kinds = sampler.decide(step)
             kind = sampler.kind(kinds)
             key = kinds, sampler.key()
-            latents = graphs.run(key, partial(sampler.decided_step, kinds), *inputs)
+            decided_step = partial(sampler.decided_step, kinds)
+            latents = graphs.run(key, decided_step, *inputs, over=sampler.over)
         stopwatch.stop(f"{kind} steps", started)
         if on_step is not None:
             on_step(StepEvent(step, schedule.steps, kind, latents))
@@ -107,19 +109,22 @@ class StepRow(NamedTuple):
 
 
 class _Sampler:
-    """What stays the same over a sample; its methods depend on their arguments and on `key`."""
+    """What stays the same over a sample.
+
+    Its methods depend on their arguments, on `key`, on the weights of the model and on the buffers
+    of the states: it is these that `over` lists.
+    """
 
     def __init__(
         self, dit: DiT, policy: CachePolicy, states: Sequence[Any], scale: float | None
     ) -> None:
         self._dit, self._policy, self._states = dit, policy, states
         self._scale = 1.0 if scale is None else scale
+        self.over = dit, *states
 
     def key(self) -> Hashable:
-        """What else a capture depends on: this policy, and the buffers of these states."""
-        states = tuple(map(id, self._states))  # whoever drops one clears the captures
         variants = tuple(self._policy.variant(state) for state in self._states)
-        return self._policy, states, variants, self._scale
+        return self._policy, variants, self._scale
 
     def decide(self, step: Step) -> tuple[StepKind, ...]:
         """Of each pass, before anything is computed: where `schedule_known`."""

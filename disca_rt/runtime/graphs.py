@@ -1,16 +1,17 @@
 """CUDA graphs: a callable is captured over persistent buffers at its second use, then replayed.
 
-Knows tensors, no models: who calls says by a key what a capture depends on besides the shapes of
-its inputs, and everything that changes from call to call is an input. The first use of a key runs
-as it is and is the warm-up (kernels are compiled, libraries get their memory); an error while
-capturing is raised, never hidden by running eagerly.
+Knows tensors, no models: who calls says by a key, and by the objects that a capture is made over,
+what it depends on besides the shapes of its inputs, and everything that changes from call to call
+is an input. The first use of a key runs as it is and is the warm-up (kernels are compiled,
+libraries get their memory); an error while capturing is raised, never hidden by running eagerly.
 """
 
 import warnings
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,13 +36,15 @@ class CudaCapture:
 
     Sharing is safe in any order of replays, and after any eviction, because a captured callable
     leaves its result in memory from outside the pool: nothing in the pool outlives a replay. What
-    ranks exchange is done between graphs, on the same stream.
+    ranks exchange is done between graphs, on the same stream. A pool ends with its last graph:
+    PyTorch refuses its handle then, and the next capture has another.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._alive: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, compute: Callable[[], object]) -> Replayable:
         torch.cuda.synchronize(self._device)
@@ -52,7 +55,10 @@ class CudaCapture:
             return in_segments(self._begin, compute)
 
     def _begin(self) -> Callable[[], Replayable]:
+        if not self._alive:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        self._alive.add(graph)
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
         def end() -> Replayable:
@@ -66,6 +72,28 @@ class CudaCapture:
         """What the pool has of the device."""
         segments = torch.cuda.memory.memory_snapshot(self._pool, include_traces=False)
         return sum(each["total_size"] for each in segments)
+
+
+class _Same:
+    """The very object, as part of a key; alive with it, so that no other has its id."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._thing is other._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
+
+
+class _Key(NamedTuple):
+    """`over` is what `drop` goes by; the rest are the caller's key and the form of the inputs."""
+
+    over: tuple[_Same, ...]
+    key: Hashable
+    spec: str
+    signature: tuple[Hashable, ...]
 
 
 @dataclass
@@ -84,7 +112,8 @@ class _Captured:
 class GraphRunner:
     """Captures by key, the least recently used given up for a new one beyond `most`.
 
-    So are keys that ran once, beyond `most_warm`: they are new again.
+    So are keys that ran once, beyond `most_warm`: they are new again. Runtimes that sample in turn
+    may share a runner; it keeps alive what its captures are over, models too, until they go.
     """
 
     def __init__(
@@ -97,17 +126,24 @@ class GraphRunner:
         self._device = device
         self._capture = capture or CudaCapture(device)
         self._most, self._most_warm = most, most_warm
-        self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
-        self._warm: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._captured: OrderedDict[_Key, _Captured] = OrderedDict()
+        self._warm: OrderedDict[_Key, Tensor] = OrderedDict()
 
-    def run(self, key: Hashable, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    def run(
+        self,
+        key: Hashable,
+        compute: Callable[..., Tensor],
+        *inputs: Any,
+        over: Sequence[object] = (),
+    ) -> Tensor:
         """`compute(*inputs)`, captured from the second time on; good until the key's next run.
 
         `inputs` are trees of tensors and constants. `compute` must depend on nothing else that
-        changes while the key stays, and write nothing but buffers that stay.
+        changes while the key stays and `over` are the same objects, such as a model and the buffers
+        of a state, and write nothing but buffers that stay.
         """
         leaves, spec = pytree.tree_flatten(inputs)
-        key = key, str(spec), tuple(map(_signature, leaves))
+        key = _Key(tuple(map(_Same, over)), key, str(spec), tuple(map(_signature, leaves)))
         if key not in self._captured:
             if key not in self._warm:
                 result = compute(*inputs)
@@ -122,6 +158,12 @@ class GraphRunner:
             static.copy_(tensor)
         captured.graph.replay()
         return captured.output
+
+    def drop(self, thing: object) -> None:
+        """Give up the captures over `thing`, and no others."""
+        for known in (self._captured, self._warm):
+            for key in [key for key in known if _Same(thing) in key.over]:
+                del known[key]
 
     def clear(self) -> None:
         """Give up all captures and their memory."""
@@ -161,7 +203,7 @@ class GraphRunner:
         return _Captured(inputs, output, graph)
 
 
-def _keep(known: OrderedDict[Hashable, Any], key: Hashable, value: Any, most: int) -> None:
+def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, most: int) -> None:
     """Under `key`, at most `most` of them, the last used ones."""
     known[key] = value
     while len(known) > most:
