@@ -499,18 +499,18 @@ def test_bad_input_is_one_line(
 
 
 def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:
-    """As on a machine that has a GPU and little else: random weights, no other package."""
+    """As on a machine that has a GPU and little else: real weights, no other package."""
     absent = "numpy", "safetensors", "rich", "PIL", "av", "matplotlib", "diffusers"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
         "from disca_rt.cli import main\n"
-        f"sys.exit(main({[*QUICK, '--random', '--out', str(tmp_path / 'b.jsonl')]}))"
+        f"sys.exit(main({[*QUICK, '--out', str(tmp_path / 'b.jsonl')]}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "no ladder: the ladder needs matplotlib" in done.stdout
     lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
-    assert {line["weights"] for line in lines[2:]} == {"random"}
+    assert {line["weights"] for line in lines[2:]} == {"embedded"}
 
 
 def test_an_attention_by_name_is_local() -> None:
