@@ -351,7 +351,7 @@ def test_a_regression_fails_and_the_lines_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     baseline, out = tmp_path / "before.jsonl", tmp_path / "now.jsonl"
-    only = [*QUICK, "--only", "full-step"]
+    only = [*QUICK, "--only", "full-step", "--samples", "5"]
     assert main([*only, "--out", str(baseline)]) == 0
     records = read_records(baseline)
     faster = [*records[:2], *planted(records[2:], 1e-3)]
@@ -363,6 +363,8 @@ def test_a_regression_fails_and_the_lines_are_kept(
     assert len(said.err.splitlines()) == 1
     assert "**slower**" in said.out
     assert len(read_records(out)) == 4
+    assert main([*only, "--samples", "2", "--out", str(out), "--baseline", str(baseline)]) == 0
+    assert "No verdict on 2 of 2, with too few samples" in capsys.readouterr().out
     slower = [*records[:2], *planted(records[2:], 1e3)]
     baseline.write_text("".join(to_line(record) + "\n" for record in slower))
     assert main([*only, "--out", str(out), "--baseline", str(baseline)]) == 0
@@ -376,6 +378,10 @@ def test_a_rerun_replaces_its_own_lines_only(results: Path, tmp_path: Path) -> N
     assert counts.count(("full step, tiny 8x8x1", 1)) == 2
     assert counts.count(("sample, tiny 8x8x1", 2)) == 2
     assert len(counts) == 8
+    other = ["--only", "full-step", "--attention", "math", "--out", str(out)]
+    assert main([*QUICK, *other]) == 0
+    chosen = [r.shape["attention"] for r in read_records(out) if r.benchmark.startswith("full")]
+    assert chosen == [*["sdpa"] * 2, *["math"] * 3], "other work stays"
 
 
 def test_an_interruption_keeps_what_was_measured(
