@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything a GPU can show, in stages that each end within eight minutes: bench/gpu.sh [STAGE ...]
 #
-# Needs PyTorch >= 2.11, Triton and a compiler, no network and no installation. A stage that fails is
+# Needs PyTorch >= 2.11, Triton and a compiler, no network and no installation; NEEDS says which
+# stages need packages beside these, and are skipped where one is not here. A stage that fails is
 # reported at the end and the others go on; each can be run alone, and replaces only its own lines of
 # bench/results/<gpu>-<date>.jsonl. --dry-run takes every stage through small shapes on a CPU and
 # writes under out/. In the environment: PYTHON, LIMIT (seconds of a stage), RESULTS.
@@ -12,15 +13,20 @@ STAGES=(
   machine build ceilings tests tune ops-704 ops-720p ops-480p
   steps sample sample-graphs rivals sample-rivals embedded ladder
 )
+declare -A NEEDS=(
+  [tests]="pytest pytest-timeout hypothesis safetensors"
+  [sample-rivals]="diffusers cache-dit"
+)
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
+NO_PICTURE="needs matplotlib; on any machine that has it: python -m disca_rt.bench.ladder FILE OUT.png"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
 dry_run_settings() {
   export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
   RESULTS=${RESULTS:-out/gpu-dry-run/cpu.jsonl}
-  WORKLOAD=(8x8x1 --model tiny --random --preset disca-n4 --samples 1 --quick)
+  WORKLOAD=(8x8x1 --model tiny --random) SETTINGS=(--preset disca-n4 --samples 1 --quick)
   KERNELS=(--device cuda --dry-run --samples 1)
   TUNE=(--dry-run) FUSED=(--ops triton)
   PAGE=out/gpu-dry-run/kernels.md README=(--print)
@@ -39,17 +45,36 @@ print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-
 PY
     )
   fi
-  WORKLOAD=(704x704x129 --device cuda)
+  WORKLOAD=(704x704x129) SETTINGS=(--device cuda)
   KERNELS=(--device cuda --out "$RESULTS")
   TUNE=() FUSED=()
   PAGE=docs/kernels.md README=()
 }
 
-model() {
-  "$PYTHON" -m disca_rt bench "${WORKLOAD[@]}" --out "$RESULTS" --ladder out/last-stage.png "$@"
+model() { measured "${WORKLOAD[@]}" "$@"; }
+measured() {
+  "$PYTHON" -m disca_rt bench "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
+}
+
+# Of the packages named, those that are not here.
+absent() {
+  "$PYTHON" - "$@" <<'PY'
+import sys
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1:] if find_spec(name.replace("-", "_")) is None))
+PY
+}
+# Says in a line what a stage lacks, or fails where it lacks nothing.
+lacks() {
+  local packages=${NEEDS[$1]:-}
+  if [ -n "$packages" ]; then packages=$(absent $packages); fi
+  [ -n "$packages" ] && echo "$1: skipped, needs $packages: pip install $packages"
 }
 
 stage_machine() {
+  local stage
+  for stage in "${STAGES[@]}"; do lacks "$stage" || true; done
+  if [ -n "$(absent matplotlib)" ]; then echo "ladder: without its picture, $NO_PICTURE"; fi
   "$PYTHON" - <<'PY'
 import torch, triton
 print(f"PyTorch {torch.__version__}, Triton {triton.__version__}, cuDNN {torch.backends.cudnn.version()}")
@@ -77,8 +102,10 @@ stage_ops-480p() { ops 848x480x121; }
 ops() {
   if [ -z "${IS_DRY_RUN:-}" ]; then
     "$PYTHON" -m bench.run "${KERNELS[@]}" --only "$1"
-  elif [ "$1" = 704x704x129 ]; then  # in small, the three are one
+  elif [ "$1" = 704x704x129 ]; then
     "$PYTHON" -m bench.run "${KERNELS[@]}"
+  else
+    echo "skipped: in small it is what ops-704 is"
   fi
 }
 stage_steps() { model --only full-step --only predicted-step "${FUSED[@]}"; }
@@ -91,22 +118,19 @@ stage_sample-graphs() {
   fi
 }
 stage_rivals() { model --only rivals; }
-stage_sample-rivals() {
-  if "$PYTHON" -c 'import cache_dit' 2>/dev/null; then
-    model --only sample-rivals
-  else
-    echo "skipped: needs diffusers and cache-dit"
-  fi
-}
-stage_embedded() {
-  "$PYTHON" -m disca_rt bench embedded "${WORKLOAD[@]:1}" --out "$RESULTS" --ladder out/last-stage.png
-}
+stage_sample-rivals() { model --only sample-rivals; }
+stage_embedded() { measured embedded; }
 stage_ladder() {
-  "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
   "$PYTHON" -m disca_rt.bench.table "$RESULTS" > "${RESULTS%.jsonl}.md"
   "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
   "$PYTHON" -m bench.readme_results "${README[@]}"
-  echo "wrote $RESULTS, ${RESULTS%.jsonl}.png, ${RESULTS%.jsonl}.md, $PAGE"
+  echo "wrote $RESULTS, ${RESULTS%.jsonl}.md, $PAGE"
+  if [ -z "$(absent matplotlib)" ]; then
+    "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
+    echo "wrote ${RESULTS%.jsonl}.png"
+  else
+    echo "no picture, $NO_PICTURE"
+  fi
 }
 
 run_stages() {
@@ -140,7 +164,7 @@ if [ -n "${IS_DRY_RUN:-}" ]; then dry_run_settings; else gpu_settings; fi
 export RESULTS
 mkdir -p out "$(dirname "$RESULTS")" "$(dirname "$PAGE")"
 if [ -n "$inside" ]; then
-  "stage_$inside"
+  lacks "$inside" || "stage_$inside"
 elif [ $# -gt 0 ]; then
   run_stages "$@"
 else

@@ -27,9 +27,9 @@ def results(folder: Path = RESULTS) -> str:
     newest: dict[tuple, Record] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in filter(_is_shown, read_records(path)):
-            key = *record.key, record.contender
-            if key not in newest or newest[key].time < record.time:
-                newest[key] = record
+            known = newest.get(record.identity)
+            if known is None or known.time < record.time:
+                newest[record.identity] = record
     rows = [HEADER, ["---"] * len(HEADER), *map(_cells, newest.values())]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([_devices(list(newest.values())), "", *lines]) + "\n"

@@ -1,7 +1,8 @@
 """`python -m bench.run`: measure on this machine, write JSON lines, print the table of them.
 
-On its CPU: models and samples; with --device cuda: every fused op at the real models' shapes.
-Absolute times are this machine's; only the ratios within a benchmark mean something elsewhere.
+On its CPU: models, samples and what the host does for a step; with --device cuda: every fused op at
+the real models' shapes. Absolute times are this machine's; only the ratios within a benchmark mean
+something elsewhere.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from disca_rt.bench.machine import this_machine
 from disca_rt.bench.record import Record, file_stem, write_records
 from disca_rt.bench.table import markdown
 
-from . import against_diffusers, embedded
+from . import against_diffusers, embedded, host
 from .against_diffusers import EMBEDDED, MID_10, MID_15
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,6 +34,7 @@ ON_CPU: dict[str, Build] = {
     "full-step-embedded": partial(against_diffusers.full_step, EMBEDDED),
     "full-step-10": partial(against_diffusers.full_step, MID_10),
     "full-step-15": partial(against_diffusers.full_step, MID_15),
+    "host": host.steps,
 }
 
 

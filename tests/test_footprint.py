@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.meta_step import META, meta_step
 from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.config import MODELS, DiTConfig, predictor_config
 from disca_rt.footprint import (
@@ -25,7 +26,6 @@ from disca_rt.runtime.memory import PeakMemory
 from disca_rt.sizes import SIZES
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import TINY
-from meta_step import META, meta_step
 
 BIG = MODELS["hunyuan-video-meanflow"]
 PAPER = (33, 88, 88)  # latents of 704x704x129

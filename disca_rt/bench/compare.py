@@ -1,29 +1,37 @@
 """Two runs of the same benchmarks: what became slower by more than the noise of both.
 
-The noise is that of the samples, by the bootstrap (Efron 1979), and of the machine, by how much its
-matrix product has changed. Knows records, not what they measure.
+The noise is that of the samples, by the rank test (Mann and Whitney 1947), and of the machine, by
+how much its matrix product has changed. Knows records, not what they measure.
 """
 
-import random
 from collections.abc import Sequence
-from statistics import median
+from itertools import accumulate, count
+from math import comb, inf, sqrt
+from statistics import NormalDist, median
 from typing import NamedTuple
 
 from .ceilings import COPY, MATMUL
-from .harness import percentile
 from .record import Record
 
 TOLERANCE = 0.02  # of the ratio, over all noise: less is not worth a failure
-RESAMPLES, SEED = 1_000, 0
 LEVEL = 0.99
+OUTSIDE = (1 - LEVEL) / 2  # at each end of an interval
+# Samples of each run: in 1 of the 252 orders of 5 and 5 all of one run are before all of the other,
+# in 1 of 70 of 4 and 4, which is no rare event.
+NEEDED = next(n for n in count(1) if comb(2 * n, n) * OUTSIDE >= 1)
+MOST_PAIRS = 10_000  # of samples; with more the normal distribution is near enough
 
 
 class Interval(NamedTuple):
-    """A ratio of medians, now over before, and the ends of its 99 % interval."""
+    """A ratio, now over before, and the ends of its 99 % interval: 0 and inf of too few samples."""
 
     ratio: float
     low: float
     high: float
+
+    @property
+    def is_known(self) -> bool:
+        return self.high < inf
 
 
 class Change(NamedTuple):
@@ -54,6 +62,8 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        if not self.wall.is_known:
+            return "none"
         if self.is_slower:
             return "**slower**"
         return "faster" if self.is_faster else "within noise"
@@ -61,8 +71,8 @@ class Change(NamedTuple):
 
 def compare(now: Sequence[Record], before: Sequence[Record]) -> list[Change]:
     """Every contender that both runs have, on the same device; ValueError where there is none."""
-    earlier = {_identity(record): record for record in before}
-    pairs = [(record, earlier[_identity(record)]) for record in now if _identity(record) in earlier]
+    earlier = {record.identity: record for record in before}
+    pairs = [(record, earlier[record.identity]) for record in now if record.identity in earlier]
     pairs = [pair for pair in pairs if pair[0].benchmark not in (MATMUL, COPY)]
     if not pairs:
         raise ValueError(
@@ -73,12 +83,12 @@ def compare(now: Sequence[Record], before: Sequence[Record]) -> list[Change]:
 
 
 def missing(now: Sequence[Record], before: Sequence[Record]) -> list[str]:
-    """Contenders of the benchmarks measured now that only the earlier run has."""
-    benchmarks, known = {record.key for record in now}, {_identity(record) for record in now}
+    """Contenders of the comparisons measured now that only the earlier run has."""
+    comparisons, known = {record.comparison for record in now}, {r.identity for r in now}
     return [
         f"{record.benchmark}: {record.contender}"
         for record in before
-        if record.key in benchmarks and _identity(record) not in known
+        if record.comparison in comparisons and record.identity not in known
     ]
 
 
@@ -91,20 +101,19 @@ def markdown(changes: Sequence[Change]) -> str:
             f"{change.before_s * 1e3:,.2f} ms",
             f"{change.now_s * 1e3:,.2f} ms",
             f"{change.wall.ratio:.3f}",
-            f"{change.wall.low:.3f} – {change.wall.high:.3f}",
+            f"{change.wall.low:.3f} – {change.wall.high:.3f}" if change.wall.is_known else "none",
             change.verdict,
         )
         for change in changes
     ]
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    drift = changes[0].drift
-    note = f"Matrix products took {1 + drift:.3f} times what they did before."
-    return "\n".join([*lines, "", note]) + "\n"
-
-
-def _identity(record: Record) -> tuple:
-    """Two lines with the same one are the same work on the same kind of machine."""
-    return *record.key, record.contender, record.weights, str(sorted(record.shape.items()))
+    notes = [f"Matrix products took {1 + changes[0].drift:.3f} times what they did before."]
+    if unknown := sum(not change.wall.is_known for change in changes):
+        notes.append(
+            f"No verdict on {unknown} of {len(changes)}, with too few samples: a 99 % interval "
+            f"needs {NEEDED} of each run (--samples {NEEDED})."
+        )
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def _described(records: Sequence[Record]) -> str:
@@ -114,7 +123,7 @@ def _described(records: Sequence[Record]) -> str:
 
 def _drift(now: Sequence[Record], before: Sequence[Record]) -> float:
     products, earlier = (
-        {_identity(r): r for r in run if r.benchmark == MATMUL} for run in (now, before)
+        {r.identity: r for r in run if r.benchmark == MATMUL} for run in (now, before)
     )
     shared = [products[key].median_s / earlier[key].median_s for key in products if key in earlier]
     return shared[-1] - 1 if shared else 0.0
@@ -134,12 +143,37 @@ def _change(now: Record, before: Record, drift: float) -> Change:
 
 
 def ratio_interval(now: Sequence[float], before: Sequence[float]) -> Interval:
-    """Of the medians of two runs, each resampled by itself."""
-    drawn = random.Random(SEED)
-    ratios = [
-        median(drawn.choices(now, k=len(now))) / median(drawn.choices(before, k=len(before)))
-        for _ in range(RESAMPLES)
-    ]
-    outside = (1 - LEVEL) / 2
-    ends = percentile(ratios, outside), percentile(ratios, 1 - outside)
-    return Interval(median(now) / median(before), *ends)
+    """Of the times of two runs: the median of the ratios of all pairs, and where those end.
+
+    At each end as many are outside as the rank test allows (Hodges and Lehmann 1963).
+    """
+    ratios = sorted(one / other for one in now for other in before)
+    cut = _outside(len(now), len(before))
+    ends = (ratios[cut - 1], ratios[-cut]) if cut else (0.0, inf)
+    return Interval(median(ratios), *ends)
+
+
+def _outside(n: int, m: int) -> int:
+    """How many ratios of n and m samples are left out at each end.
+
+    More than that are on one side of the true ratio in all but a share OUTSIDE of the orders.
+    """
+    pairs = n * m
+    if pairs > MOST_PAIRS:
+        spread = sqrt(pairs * (n + m + 1) / 12)
+        return int(pairs / 2 + 0.5 + NormalDist().inv_cdf(OUTSIDE) * spread)
+    return sum(orders <= OUTSIDE * comb(n + m, n) for orders in accumulate(_orders(n, m)))
+
+
+def _orders(n: int, m: int) -> list[int]:
+    """Of n and m values: how many have 0, 1, ... pairs in which one of the m is the smaller.
+
+    They are the coefficients of the product of (1 - x^(m + i)) / (1 - x^i) over i up to n.
+    """
+    orders = [1] + [0] * (n * m // 2)
+    for i in range(1, n + 1):
+        for pairs in reversed(range(m + i, len(orders))):
+            orders[pairs] -= orders[pairs - m - i]
+        for pairs in range(i, len(orders)):
+            orders[pairs] += orders[pairs - i]
+    return orders

@@ -17,11 +17,11 @@ NEEDS = "the ladder needs matplotlib: pip install 'disca_rt[plot]'"
 
 
 def panels(records: Sequence[Record]) -> list[list[Record]]:
-    """By benchmark of a model, at least two contenders each, slowest first."""
+    """By comparison of a model, at least two contenders each, slowest first."""
     found: dict[tuple, list[Record]] = {}
     for record in records:
         if "model" in record.shape:
-            found.setdefault(record.key, []).append(record)
+            found.setdefault(record.comparison, []).append(record)
     several = [panel for panel in found.values() if len(panel) > 1]
     return [sorted(panel, key=lambda r: r.median_s, reverse=True) for panel in several]
 

@@ -1,6 +1,6 @@
 """One measured contender as a JSON line, and the files such lines are in. Knows no clock.
 
-A results file holds the lines of several benchmarks; a later run of one of them replaces its lines.
+A results file holds the lines of several benchmarks; a later run of the same replaces its lines.
 """
 
 import json
@@ -74,9 +74,16 @@ class Record:
     busy: float | None = None
 
     @property
-    def key(self) -> tuple[str, str, int, int, str]:
-        """What a later run of the same benchmark replaces."""
-        return self.benchmark, self.dtype, self.threads, self.ranks, self.device
+    def comparison(self) -> tuple[str | int, ...]:
+        """Of the work and the kind of machine: of all contenders of one comparison the same."""
+        shape = json.dumps(self.shape, sort_keys=True)
+        work = self.benchmark, shape, self.dtype, self.weights
+        return *work, self.threads, self.ranks, self.device
+
+    @property
+    def identity(self) -> tuple[str | int, ...]:
+        """Two lines with the same one measured the same."""
+        return *self.comparison, self.contender
 
 
 def to_line(record: Record) -> str:
@@ -102,10 +109,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Adds `records` to the file at `path`; lines of an earlier run with the same keys go."""
+    """Adds `records` to the file at `path`; what an earlier run of the same comparisons wrote goes.
+
+    All of it, also of contenders that are not in `records`: ratios are within a run.
+    """
     kept = read_records(path) if path.is_file() else []
-    replaced = {record.key for record in records}
-    lines = map(to_line, [*(r for r in kept if r.key not in replaced), *records])
+    replaced = {record.comparison for record in records}
+    lines = map(to_line, [*(r for r in kept if r.comparison not in replaced), *records])
     text = "".join(line + "\n" for line in lines)
     write_whole(path, lambda partial: partial.write_text(text))
 

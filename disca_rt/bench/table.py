@@ -8,6 +8,7 @@ from ..footprint import gigabytes
 from .harness import spread
 from .record import Record, read_records
 
+DECODE = "decode"  # a stage of the embedded model only
 HEADER = (
     "benchmark",
     "threads",
@@ -127,6 +128,8 @@ def _shapes(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"- {r.benchmark}: {shape}, {r.dtype}{weights}{ranks}, {r.samples} samples{same}."
         )
+        if r.stages and DECODE not in r.stages:
+            lines.append(f"- {r.benchmark}: no {DECODE}, as no VAE of this model is here.")
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
     return _once(lines)

@@ -26,6 +26,7 @@ from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..models.prepared import Prepared
 from ..schedule import Schedule
+from ..weights.load import load_dit, load_predictor
 from .engine import Guidance, Pass, StepEvent, denoise
 from .graphs import GraphRunner
 from .stopwatch import StageTime, Stopwatch
@@ -124,8 +125,6 @@ class Runtime:
         Several ranks share a sample with an `attention` that trades its tokens
         (`parallel.attention`); all of them then call `sample` alike.
         """
-        from ..weights.load import load_dit, load_predictor  # they need safetensors, sampling not
-
         if isinstance(attention, str):
             attention = LocalAttention(attention)
         if isinstance(ops, str):

@@ -1,12 +1,19 @@
-"""Reading one .safetensors file through the safetensors library, tensor by tensor."""
+"""Reading one .safetensors file, tensor by tensor: a header in JSON, then the mapped data.
 
+The header's length is the first eight bytes. Read here, so that models load where PyTorch is all
+there is.
+"""
+
+import json
+import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
 from .errors import CheckpointError, first_line
-from .tensor_file import TensorSpec
+from .tensor_file import DTYPES, TensorSpec
 
 TORCH_NAMES = {
     "F64": "float64",
@@ -15,6 +22,15 @@ TORCH_NAMES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
 }
+METADATA = "__metadata__"
+MAX_HEADER_BYTES = 100_000_000  # what the format allows
+
+
+class Extent(NamedTuple):
+    """The bytes of a tensor in the file."""
+
+    begin: int
+    end: int
 
 
 class SafetensorsFile:
@@ -22,25 +38,81 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        size = path.stat().st_size
         try:
-            self._file = safe_open(str(path), framework="pt")
-            self.specs = {name: self._spec(name) for name in self._file.keys()}  # noqa: SIM118
-        except Exception as error:  # the library raises types of its own and of Rust's
+            header, start = _read_header(path, size)
+            self.specs = {name: _spec(name, entry) for name, entry in header.items()}
+            self._extents = {
+                name: _extent(name, entry, self.specs[name], start)
+                for name, entry in header.items()
+            }
+            _check_extents(self._extents, start, size)
+            self._bytes = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        except (ValueError, RecursionError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} is not a whole .safetensors file ({first_line(error)}); "
                 "it may be truncated or damaged: download or copy it again"
             ) from error
 
     def read(self, name: str) -> Tensor:
-        try:
-            return self._file.get_tensor(name)
-        except Exception as error:
-            raise CheckpointError(
-                f"{self.path}: {name} cannot be read ({first_line(error)}); "
-                "download or copy the file again"
-            ) from error
+        spec, extent = self.specs[name], self._extents[name]
+        dtype = DTYPES[spec.dtype]
+        mapped = self._bytes[extent.begin : extent.end]
+        if extent.begin % dtype.itemsize:  # an odd header: only a copy is aligned
+            mapped = mapped.clone()
+        return mapped.view(dtype).view(spec.shape)
 
-    def _spec(self, name: str) -> TensorSpec:
-        header = self._file.get_slice(name)
-        dtype = header.get_dtype()
-        return TensorSpec(tuple(header.get_shape()), TORCH_NAMES.get(dtype, dtype.lower()))
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """Without its metadata, and where the data begins; ValueError says what is wrong."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = json.loads(file.read(length).decode(), object_pairs_hook=_without_repeats)
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is a {type(header).__name__}")
+    header.pop(METADATA, None)
+    return header, 8 + length
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return dict(pairs)
+
+
+def _spec(name: str, entry: Any) -> TensorSpec:
+    try:
+        dtype, shape = entry["dtype"], entry["shape"]
+    except (TypeError, KeyError, IndexError):
+        raise ValueError(f"{name} has no dtype or no shape") from None
+    if not isinstance(dtype, str) or not _are_sizes(shape):
+        raise ValueError(f"{name} has dtype {dtype!r} and shape {shape!r}")
+    return TensorSpec(tuple(shape), TORCH_NAMES.get(dtype, dtype.lower()))
+
+
+def _extent(name: str, entry: dict[str, Any], spec: TensorSpec, start: int) -> Extent:
+    """Of any dtype; of those that models have, its size is compared with the shape's."""
+    offsets = entry.get("data_offsets")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{name} has data_offsets {offsets!r}")
+    dtype, size = DTYPES.get(spec.dtype), offsets[1] - offsets[0]
+    if dtype is not None and size != math.prod(spec.shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {size} bytes for {list(spec.shape)} of {spec.dtype}")
+    return Extent(start + offsets[0], start + offsets[1])
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+
+
+def _check_extents(extents: dict[str, Extent], start: int, size: int) -> None:
+    """One after another, to the last byte of the file."""
+    end = start
+    for extent in sorted(extents.values()):
+        if extent.begin != end:
+            raise ValueError(f"data at byte {extent.begin} where byte {end} is next")
+        end = extent.end
+    if end != size:
+        raise ValueError(f"{end} bytes are described, the file has {size}")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import against_diffusers, embedded, rivals
+from bench import against_diffusers, embedded, host, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
@@ -58,6 +58,12 @@ def test_embedded(build: Callable[[VideoSize], Comparison], contenders: int) -> 
     assert len(records) == contenders
     assert all(record.flops > 0 for record in records)
     assert all(record.flop_ratio < 1 for record in records[1:])
+
+
+def test_host() -> None:
+    calls, *steps = one_sample(host.steps(replace(host.BIG, double=1, single=1)))
+    assert len(steps) == 4
+    assert {step.baseline for step in steps} == {calls.contender}
 
 
 def test_a_sample_has_the_flops_of_its_steps() -> None:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import random
+from itertools import combinations
+from math import inf
 
 import pytest
 
+from disca_rt.bench import compare as module
 from disca_rt.bench.ceilings import MATMUL
-from disca_rt.bench.compare import Interval, compare, markdown, missing, ratio_interval
+from disca_rt.bench.compare import NEEDED, Interval, compare, markdown, missing, ratio_interval
 from disca_rt.bench.harness import Comparison, Contender, Taken, Timer, measure
 from disca_rt.bench.machine import Machine
 from disca_rt.bench.record import Record
@@ -35,12 +38,41 @@ def noisy(median: float, spread: float, count: int = 30, seed: int = 0) -> list[
 
 
 def test_the_interval_of_a_constant_ratio_is_that_ratio() -> None:
-    assert ratio_interval([3.0, 3.0], [2.0, 2.0, 2.0]) == Interval(1.5, 1.5, 1.5)
+    assert ratio_interval([3.0] * 5, [2.0] * 6) == Interval(1.5, 1.5, 1.5)
 
 
-def test_the_interval_of_two_samples_by_hand() -> None:
-    """Medians of two drawn from {1, 3} are 1, 2 or 3; the rarest have a probability of 1/4."""
-    assert ratio_interval([1.0, 3.0], [1.0, 1.0]) == Interval(2.0, 1.0, 3.0)
+def test_the_interval_of_five_samples_by_hand() -> None:
+    """Two orders of the 252 are outside, so none of the ratios is left out."""
+    interval = ratio_interval([2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 1.0, 1.0, 1.0, 2.0])
+    assert interval == Interval(3.0, 1.0, 6.0)
+
+
+@pytest.mark.parametrize(("now", "before"), [(1, 1), (2, 2), (4, 4), (1, 198), (3, 6)])
+def test_too_few_samples_have_no_interval(now: int, before: int) -> None:
+    assert NEEDED == 5
+    assert ratio_interval([3.0] * now, [2.0] * before) == Interval(1.5, 0.0, inf)
+    assert ratio_interval([3.0] * 5, [2.0] * max(before, 5)).is_known
+
+
+@pytest.mark.parametrize(("now", "before"), [(5, 5), (4, 6), (6, 7)])
+def test_the_interval_misses_no_more_often_than_it_says(now: int, before: int) -> None:
+    """Of every order of two runs of the same code; one more ratio left out were too many."""
+    total = now + before
+    orders = list(combinations(range(total), now))
+    misses = narrower = 0
+    for order in orders:
+        ours = [1 + 1e-3 * place for place in order]
+        theirs = [1 + 1e-3 * place for place in range(total) if place not in order]
+        misses += ratio_interval(ours, theirs).low > 1
+        ratios = sorted(one / other for one in ours for other in theirs)
+        narrower += ratios[module._outside(now, before)] > 1
+    assert misses <= 0.005 * len(orders) < narrower
+
+
+def test_many_samples_are_as_the_normal_distribution_says() -> None:
+    exact = module._outside(100, 100)
+    assert exact == pytest.approx(5000 - 2.5758 * (10_000 * 201 / 12) ** 0.5, abs=8)
+    assert module._outside(101, 101) == pytest.approx(exact * 1.02, rel=0.01)
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU])
@@ -101,7 +133,17 @@ def test_what_is_no_longer_measured_is_told() -> None:
 
 
 def test_the_table_of_changes() -> None:
-    shown = markdown(compare(records([0.0012] * 3), records([0.001] * 3)))
+    shown = markdown(compare(records([0.0012] * 5), records([0.001] * 5)))
     row = "| full step | ours | 1.00 ms | 1.20 ms | 1.200 | 1.200 – 1.200 | **slower** |"
     assert row in shown.splitlines()
     assert "Matrix products took 1.000 times" in shown
+    assert "verdict on" not in shown.lower()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_too_few_samples_have_no_verdict(count: int) -> None:
+    (change,) = changes = compare(records([0.003] * count), records([0.001] * count))
+    assert (change.is_slower, change.is_faster) == (False, False)
+    shown = markdown(changes)
+    assert "| full step | ours | 1.00 ms | 3.00 ms | 3.000 | none | none |" in shown.splitlines()
+    assert "No verdict on 1 of 1, with too few samples: a 99 % interval needs 5 of each" in shown

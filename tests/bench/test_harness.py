@@ -131,6 +131,13 @@ def test_a_rerun_replaces_its_lines_and_only_them(tmp_path: Path) -> None:
     assert read_records(out) == [*one, *two]
     write_records(out, again)
     assert read_records(out) == [*two, *again]
+    others = [
+        dataclasses.replace(again[0], **other)
+        for other in ({"weights": "random"}, {"ranks": 2}, {"shape": {"attention": "math"}})
+    ]
+    for other in others:
+        write_records(out, [other])
+    assert read_records(out) == [*two, *again, *others]
     assert [path.name for path in out.parent.iterdir()] == ["cpu.jsonl"]
 
 
@@ -251,3 +258,6 @@ def test_the_table_says_what_models_have_and_ops_have_not() -> None:
     assert f"{peak}; device busy 50.0% of the time." in lines
     shape = "batch 1, latents [12, 5, 12, 16], float32, random weights, 2 ranks, 3 samples"
     assert f"- race: {shape}." in lines
+    assert "no decode" not in page
+    latents = dataclasses.replace(told, stages={"full steps": stages["full steps"]})
+    assert "- race: no decode, as no VAE of this model is here." in markdown([latents]).splitlines()

@@ -1,35 +1,45 @@
 """What the host does for a step, timed by pytest-benchmark and counted: what a CPU can guard.
 
 On the meta device nothing is computed, so what is left is Python and dispatch. Times are printed
-and can be compared (`--benchmark-compare`); only the counts, which no neighbour changes, are held
-to a budget.
+and can be compared (`--benchmark-compare`); only counts, which no neighbour changes, are held to a
+budget: of operators dispatched, and of calls that this package's own Python makes.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.host import BIG, GRID, TEXT, replaying
+from bench.meta_step import meta_step
 from disca_rt.attention import LocalAttention, TokenLayout
-from disca_rt.config import MODELS
+from disca_rt.bench.random_models import random_runtime
+from disca_rt.bench.steps import Subject
+from disca_rt.bench.workloads import Workload, random_conditioning
+from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.footprint import Need, footprint
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import launch_config
 from disca_rt.runtime.graphs import GraphRunner
-from disca_rt.schedule import get_preset
-from meta_step import META, meta_step
+from disca_rt.schedule import Schedule, get_preset
+from recorded import record
 
-BIG = MODELS["hunyuan-video-meanflow"]
-GRID, TEXT = (33, 44, 44), 256  # 704x704x129
+CPU = torch.device("cpu")
 ROUNDS = {"rounds": 5, "warmup_rounds": 1}
 # Operators dispatched: a step's ends, and what a block adds; 106, 76, 54 and 214 when this was
 # written. A full step has 3,800: at 5 µs each, which PyTorch takes on a fast host, 19 ms.
 ENDS, DOUBLE, SINGLE, PREDICTED = 120, 85, 60, 240
+# Calls of ours, alike, the loop's included: 382, 224, 137 and 642; 10,300 in a full step of 13B. Of
+# a step that is replayed 104, of one of a replayed trajectory 3, of a look-up before a launch 10.
+ENDS_CALLS, DOUBLE_CALLS, SINGLE_CALLS, PREDICTED_CALLS = 420, 245, 150, 705
+REPLAYED_CALLS, TRAJECTORY_CALLS, LAUNCH_CALLS = 115, 3, 11
 REPLAYED = 8  # copies of inputs: latents, t, r, guidance, text, pooled text, two rotary tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -74,31 +84,90 @@ def test_a_step_stays_within_its_budget_of_operators() -> None:
     assert counted(20, 40)[1] == predicted, "it does not depend on how many blocks there are"
 
 
-class Graph:
-    """As a GPU's: to replay it is one call."""
-
-    def replay(self) -> None:
-        pass
-
-
-def replaying(index: int) -> Callable[[], object]:
-    """A step of the 13B model, of six of its blocks, that was captured."""
-    step = meta_step(replace(BIG, double=2, single=4), GRID, TEXT)
-    graphs = GraphRunner(META, lambda compute: Graph())
-
-    def run() -> object:
-        return graphs.run(index, partial(step.compute, index), *step.inputs)
-
-    with torch.inference_mode():
-        run()
-        run()
-    assert graphs.captures == 1
-    return run
-
-
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_replayed_step_is_a_copy_of_its_inputs(index: int) -> None:
-    assert operators(replaying(index)) <= REPLAYED
+    assert operators(replaying(index, replace(BIG, double=2, single=4))) <= REPLAYED
+
+
+class Calls(NamedTuple):
+    """Per step of a sample, the loop around it included."""
+
+    full: float
+    predicted: float
+
+
+def own_calls(run: Callable[[], object]) -> int:
+    """Those that this package's Python makes; what PyTorch's makes varies by its version."""
+    made = 0
+
+    def seen(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal made
+        caller = {"call": frame.f_back, "c_call": frame}.get(event)
+        made += caller is not None and str(caller.f_globals.get("__name__")).startswith("disca_rt")
+
+    sys.setprofile(seen)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def sampling(double: int, single: int) -> Subject:
+    small = {"hidden": 64, "heads": 2, "rope": (8, 12, 12), "text_dim": 32, "text_dim_2": 24}
+    config = replace(BIG, double=double, single=single, **small)
+    runtime = random_runtime(config, CPU, torch.float32)
+    latents = config.in_channels, 1, 4, 4
+    given = random_conditioning(config, Workload("few", "", (0, 0, 0), text=5), latents)
+    return Subject(runtime, given, latents, DisCaPolicy(runtime.predictor), Schedule(1, 5.0, (0,)))
+
+
+def calls_of_a_step(subject: Subject, on_step: Callable[[Any], None] | None) -> Calls:
+    """By what more steps add, once everything that is captured is."""
+
+    def sample(steps: int, full: int) -> int:
+        run = partial(subject.sample, Schedule(steps, 5.0, tuple(range(full))), on_step)
+        run()
+        run()
+        return own_calls(run)
+
+    four = sample(4, 4)
+    return Calls((sample(8, 8) - four) / 4, (sample(8, 4) - four) / 4)
+
+
+def ignore(event: object) -> None:
+    """Looks at each step, so that steps are captured one by one."""
+
+
+def test_a_step_of_the_loop_stays_within_its_budget_of_calls() -> None:
+    two, three, more_single = (
+        calls_of_a_step(sampling(*blocks), ignore) for blocks in ((2, 2), (3, 2), (2, 3))
+    )
+    double, single = three.full - two.full, more_single.full - two.full
+    ends = two.full - 2 * double - 2 * single
+    print(f"\n{ends} at the ends, {double} a double block, {single} a single one, {two}")
+    assert ends <= ENDS_CALLS
+    assert double <= DOUBLE_CALLS
+    assert single <= SINGLE_CALLS
+    assert two.predicted <= PREDICTED_CALLS
+    assert two.predicted == three.predicted == more_single.predicted
+
+
+@pytest.mark.parametrize(
+    ("on_step", "budget"),
+    [(ignore, REPLAYED_CALLS), (None, TRAJECTORY_CALLS)],
+    ids=["steps", "trajectory"],
+)
+def test_a_replay_stays_within_its_budget_of_calls(
+    on_step: Callable[[Any], None] | None, budget: int
+) -> None:
+    few, many = (
+        calls_of_a_step(sampling(*blocks).captured(GraphRunner(CPU, record)), on_step)
+        for blocks in ((2, 2), (3, 4))
+    )
+    print(f"\n{few}")
+    assert max(few) <= budget
+    assert few == many, "it does not depend on how many blocks there are"
 
 
 def test_replay(benchmark: BenchmarkFixture) -> None:
@@ -121,8 +190,9 @@ def test_schedule(benchmark: BenchmarkFixture) -> None:
 
 def test_launch_configuration(benchmark: BenchmarkFixture) -> None:
     """The table's look-up before each launch of a fused op."""
-    config = benchmark(launch_config, "layer_norm_modulate", 3072, torch.device("cpu"))
-    assert config.rows >= 1
+    look_up = partial(launch_config, "layer_norm_modulate", 3072, CPU)
+    assert benchmark(look_up).rows >= 1
+    assert own_calls(look_up) <= LAUNCH_CALLS
 
 
 def test_memory_estimate(benchmark: BenchmarkFixture) -> None:

@@ -384,7 +384,7 @@ def test_a_regression_fails_and_the_lines_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     baseline, out = tmp_path / "before.jsonl", tmp_path / "now.jsonl"
-    only = [*QUICK, "--only", "full-step"]
+    only = [*QUICK, "--only", "full-step", "--samples", "5"]
     assert main([*only, "--out", str(baseline)]) == 0
     records = read_records(baseline)
     faster = [*records[:2], *planted(records[2:], 1e-3)]
@@ -396,6 +396,8 @@ def test_a_regression_fails_and_the_lines_are_kept(
     assert len(said.err.splitlines()) == 1
     assert "**slower**" in said.out
     assert len(read_records(out)) == 4
+    assert main([*only, "--samples", "2", "--out", str(out), "--baseline", str(baseline)]) == 0
+    assert "No verdict on 2 of 2, with too few samples" in capsys.readouterr().out
     slower = [*records[:2], *planted(records[2:], 1e3)]
     baseline.write_text("".join(to_line(record) + "\n" for record in slower))
     assert main([*only, "--out", str(out), "--baseline", str(baseline)]) == 0
@@ -421,6 +423,10 @@ def test_a_rerun_replaces_its_own_lines_only(results: Path, tmp_path: Path) -> N
     assert counts.count(("full step, tiny 8x8x1", 1)) == 2
     assert counts.count(("sample, tiny 8x8x1", 2)) == 2
     assert len(counts) == 8
+    other = ["--only", "full-step", "--attention", "math", "--out", str(out)]
+    assert main([*QUICK, *other]) == 0
+    chosen = [r.shape["attention"] for r in read_records(out) if r.benchmark.startswith("full")]
+    assert chosen == [*["sdpa"] * 2, *["math"] * 3], "other work stays"
 
 
 def test_an_interruption_keeps_what_was_measured(
@@ -545,18 +551,18 @@ def test_bad_input_is_one_line(
 
 
 def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:
-    """As on a machine that has a GPU and little else: random weights, no other package."""
+    """As on a machine that has a GPU and little else: real weights, no other package."""
     absent = "numpy", "safetensors", "rich", "PIL", "av", "matplotlib", "diffusers"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
         "from disca_rt.cli import main\n"
-        f"sys.exit(main({[*QUICK, '--random', '--out', str(tmp_path / 'b.jsonl')]}))"
+        f"sys.exit(main({[*QUICK, '--out', str(tmp_path / 'b.jsonl')]}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "no ladder: the ladder needs matplotlib" in done.stdout
     lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
-    assert {line["weights"] for line in lines[2:]} == {"random"}
+    assert {line["weights"] for line in lines[2:]} == {"embedded"}
 
 
 def test_an_attention_by_name_is_local() -> None:

@@ -1,0 +1,77 @@
+"""What the host does for a step of the 13B model, against a loop of calls in the same run.
+
+On the meta device nothing is computed, and a graph there replays nothing: what is left is Python
+and dispatch. A ratio to the loop means something on other machines; a time does not.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from disca_rt.bench.harness import Comparison, Contender
+from disca_rt.config import MODELS, DiTConfig
+from disca_rt.runtime.graphs import GraphRunner
+
+from .meta_step import META, meta_step
+
+MODEL = "hunyuan-video-meanflow"
+BIG = MODELS[MODEL]
+GRID, TEXT = (33, 44, 44), 256  # 704x704x129
+CALLS = 100_000
+
+
+class EmptyGraph:
+    """As a GPU's: to replay it is one call."""
+
+    def replay(self) -> None:
+        pass
+
+
+def replaying(index: int, config: DiTConfig = BIG) -> Callable[[], object]:
+    """A step that was captured; step 0 is the full one."""
+    step = meta_step(config, GRID, TEXT)
+    graphs = GraphRunner(META, lambda compute: EmptyGraph())
+
+    def run() -> object:
+        return graphs.run(index, partial(step.compute, index), *step.inputs)
+
+    with torch.inference_mode():
+        run()
+        run()
+    assert graphs.captures == 1
+    return run
+
+
+def steps(config: DiTConfig = BIG) -> Comparison:
+    """Both kinds of step, with graphs and without."""
+    step = meta_step(config, GRID, TEXT)
+    image = GRID[0] * GRID[1] * GRID[2]
+    return Comparison(
+        name="host time of a step",
+        shape={
+            "config": MODEL,
+            "batch": 1,
+            "image tokens": image,
+            "text tokens": TEXT,
+            "blocks": f"{config.double}+{config.single}",
+        },
+        dtype="bfloat16",
+        contenders=[
+            Contender(f"{CALLS:,} calls", calls),
+            Contender("host: full step", step.full),
+            Contender("host: predicted step", step.predicted),
+            Contender("host: full step, replayed", replaying(0, config)),
+            Contender("host: predicted step, replayed", replaying(1, config)),
+        ],
+        samples=15,
+    )
+
+
+def calls() -> None:
+    for _ in range(CALLS):
+        _nothing()
+
+
+def _nothing() -> None:
+    pass
