@@ -1,15 +1,20 @@
 """One rank of test_ranks.py: trains every stage in a folder, and writes down the losses.
 
+Every collective must be in an operation that is named where it fails.
+
 Run as `torchrun ... rank_worker.py FOLDER VARIANT`.
 """
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from disca_rt.parallel.ranks import Ranks
 from disca_rt.train.distributed import joined_world
 from train.small import STAGES, run
 
@@ -21,8 +26,27 @@ VARIANTS = {
 }
 
 
+def name_all_collectives(ranks: Ranks) -> None:
+    """From now on, one that is in no operation is an error at the beginning of the next one."""
+    operation, begun = ranks.operation, ranks.group._get_sequence_number_for_group
+    named, depth = begun(), 0
+
+    @contextmanager
+    def checked(what: str) -> Iterator[None]:
+        nonlocal named, depth
+        assert depth or begun() == named, f"{begun() - named} before {what} are in no operation"
+        depth += 1
+        with operation(what):
+            yield
+        depth -= 1
+        named = begun()
+
+    ranks.operation = checked
+
+
 def main(folder: Path, variant: str) -> None:
     with joined_world(torch.device("cpu")) as world:
+        name_all_collectives(world.ranks)
         losses = {}
         for name, make_config in STAGES.items():
             for rank in range(world.size):  # one after the other writes the same weights
@@ -31,6 +55,7 @@ def main(folder: Path, variant: str) -> None:
                 world.barrier()
             config = replace(config, run=replace(config.run, **VARIANTS[variant]))
             _, losses[name] = run(config, folder / name, world)
+            assert run(config, folder / name, world)[1] == [], "read from its checkpoint, and done"
         if world.is_first:
             (folder / "losses.json").write_text(json.dumps(losses))
 
