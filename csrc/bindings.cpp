@@ -56,9 +56,7 @@ PYBIND11_MODULE(_native, module) {
       .def("send_rows", &Plan::send_rows)
       .def("receive_rows", &Plan::receive_rows)
       .def("exchange_bytes", &Plan::exchange_bytes)
-      .def("ring_bytes", &Plan::ring_bytes)
-      .def("largest_send_rows", &Plan::largest_send_rows)
-      .def("largest_receive_rows", &Plan::largest_receive_rows);
+      .def("ring_bytes", &Plan::ring_bytes);
 
   module.def("legal_world_sizes", &legal_world_sizes, py::arg("heads"), py::arg("ranks_per_node"),
              py::arg("most"));

@@ -106,7 +106,7 @@ void check_index(const char* name, int64_t index, int64_t count) {
   }
 }
 
-void check_positive(const char* name, int64_t value, int64_t least) {
+void check_least(const char* name, int64_t value, int64_t least) {
   if (value < least) {
     std::ostringstream text;
     text << name << " must be at least " << least << ", got " << value;
@@ -114,15 +114,32 @@ void check_positive(const char* name, int64_t value, int64_t least) {
   }
 }
 
+void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most) {
+    std::ostringstream text;
+    text << name << " must be from " << least << " to " << most << ", got " << value;
+    refuse(text.str());
+  }
+}
+
+// Bytes of V, K, Q and O of all tokens, and tokens times ranks, fit 64 bits.
+constexpr int64_t kMostTokens = 1'000'000'000;  // of either stream
+constexpr int64_t kMostHeads = 10'000;
+constexpr int64_t kMostRowBytes = 100'000;
+
+void check_tokens(int64_t img_tokens, int64_t txt_tokens) {
+  check_range("img_tokens", img_tokens, 1, kMostTokens);
+  check_range("txt_tokens", txt_tokens, 0, kMostTokens);
+}
+
 void check_counts(const Request& request) {
-  check_positive("img_tokens", request.img_tokens, 1);
-  check_positive("txt_tokens", request.txt_tokens, 0);
-  check_positive("heads", request.heads, 1);
-  check_positive("ranks", request.ranks, 1);
-  check_positive("ranks_per_node", request.ranks_per_node, 0);
-  check_positive("ulysses_degree", request.ulysses_degree, 0);
-  check_positive("head_chunks", request.head_chunks, 1);
-  check_positive("row_bytes", request.row_bytes, 1);
+  check_tokens(request.img_tokens, request.txt_tokens);
+  check_range("heads", request.heads, 1, kMostHeads);
+  check_range("row_bytes", request.row_bytes, 1, kMostRowBytes);
+  check_least("ranks", request.ranks, 1);
+  check_least("ranks_per_node", request.ranks_per_node, 0);
+  check_least("ulysses_degree", request.ulysses_degree, 0);
+  check_least("head_chunks", request.head_chunks, 1);
   const int64_t tokens = request.img_tokens + request.txt_tokens;
   if (request.ranks > tokens) {
     std::ostringstream text;
@@ -189,6 +206,8 @@ std::vector<int64_t> Plan::members(int64_t group) const {
 }
 
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank) {
+  check_tokens(img_tokens, txt_tokens);
+  check_least("ranks", ranks, 1);
   check_index("rank", rank, ranks);
   const Span joint = part(img_tokens + txt_tokens, ranks, rank);
   const auto img = [&](int64_t place) { return std::min(place, img_tokens); };
@@ -256,23 +275,10 @@ int64_t Plan::ring_bytes(int64_t rank) const {
   return 2 * tokens * heads(rank).size() * request_.row_bytes;
 }
 
-int64_t Plan::largest_send_rows() const {
-  int64_t largest = 0;
-  for (int64_t rank = 0; rank < request_.ranks; ++rank) {
-    largest = std::max(largest, shard(rank).tokens() * request_.heads);
-  }
-  return largest;
-}
-
-int64_t Plan::largest_receive_rows() const {
-  int64_t largest = 0;
-  for (int64_t rank = 0; rank < request_.ranks; ++rank) {
-    largest = std::max(largest, group_tokens(group_of(rank)) * heads(rank).size());
-  }
-  return largest;
-}
-
 std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most) {
+  check_range("heads", heads, 1, kMostHeads);
+  check_least("ranks_per_node", ranks_per_node, 0);
+  check_least("most", most, 1);
   std::vector<int64_t> sizes;
   for (int64_t ranks = 1; ranks <= most; ++ranks) {
     if (is_legal(ranks, heads, ranks_per_node)) sizes.push_back(ranks);

@@ -80,17 +80,13 @@ class Plan {
   int64_t exchange_bytes(int64_t rank) const;
   int64_t ring_bytes(int64_t rank) const;
 
-  // Largest over all ranks, so that buffers are made once.
-  int64_t largest_send_rows() const;
-  int64_t largest_receive_rows() const;
-
  private:
   Request request_;
   int64_t ulysses_ = 1;
   int64_t chunks_ = 1;
 };
 
-// World sizes up to `most` that have a plan for these heads and nodes.
+// World sizes up to `most` that have a plan for these heads and nodes (0: all ranks are in one).
 std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most);
 
 }  // namespace disca_rt

@@ -1,6 +1,7 @@
 #include "scheduler.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <sstream>
 #include <stdexcept>
@@ -52,7 +53,11 @@ Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::Pr
 // [B, rows, D].
 at::Tensor Scheduler::buffer(Use use, Slot slot, int64_t chunk, int64_t rows) {
   const auto options = at::TensorOptions().dtype(format_.dtype).device(format_.device);
-  const auto make = [&] { return at::empty({format_.batch, rows, format_.head_dim}, options); };
+  const auto make = [&] {
+    // Else what is made in inference mode could not be written outside of it, at a later use.
+    const c10::InferenceMode guard(false);
+    return at::empty({format_.batch, rows, format_.head_dim}, options);
+  };
   if (!reuse_buffers_) return make();
   const auto [place, is_new] = buffers_.try_emplace({use, slot, chunk});
   if (is_new) place->second = make();

@@ -23,6 +23,7 @@ from ..kernels.packing import Packing, packing
 from ._native import Plan, Progress, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
 from .partial import get_partial_backend, merge
+from .ranks import named
 from .sharded import Sharded
 
 
@@ -151,12 +152,12 @@ class UlyssesAttention:
             ranks = dist.get_process_group_ranks(self._group)
             group, number = divmod(self._group.rank(), degree)
             subsets = ranks[group * degree : (group + 1) * degree], ranks[number::degree]
-            self._groups[degree] = Groups(
-                *(
+            with named("groups of ranks"):
+                made = [
                     dist.new_group(each, self._timeout, use_local_synchronization=True)
                     for each in subsets
-                )
-            )
+                ]
+            self._groups[degree] = Groups(*made)
         return self._groups[degree]
 
 

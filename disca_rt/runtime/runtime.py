@@ -309,9 +309,10 @@ class Runtime:
         if key not in self._states:
             while len(self._states) >= most:  # they go before new buffers come
                 self._give_up(*self._states.popitem(last=False)[1])
-            self._states[key] = [
-                policy.allocate(each, self.dit.dtype, self.dit.device) for each in tokens
-            ]
+            with torch.inference_mode(False):  # what is made within it is not written outside
+                self._states[key] = [
+                    policy.allocate(each, self.dit.dtype, self.dit.device) for each in tokens
+                ]
         self._states.move_to_end(key)
         return self._states[key]
 

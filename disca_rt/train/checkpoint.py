@@ -68,15 +68,17 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
     found = _complete(folder)
     if not found:
         return False
-    tensors = _tensors(state)
-    with _in_one_line(f"{found[-1]} cannot be read; without it the run begins again"):
-        dcp.load(tensors, checkpoint_id=found[-1], no_dist=world.size == 1)
-    set_state_dict(
-        state.stage.trained,
-        state.optimizers,
-        model_state_dict=tensors["modules"],
-        optim_state_dict=tensors["optimizers"],
-    )
+    unreadable = f"{found[-1]} cannot be read; without it the run begins again"
+    with world.operation("reading the checkpoint"):
+        tensors = _tensors(state)
+        with _in_one_line(unreadable):
+            dcp.load(tensors, checkpoint_id=found[-1], no_dist=world.size == 1)
+        set_state_dict(
+            state.stage.trained,
+            state.optimizers,
+            model_state_dict=tensors["modules"],
+            optim_state_dict=tensors["optimizers"],
+        )
     for name, tensor in tensors["ema"].items():
         state.ema[name].copy_(tensor)
     torch.set_rng_state(tensors["rng"])

@@ -91,8 +91,9 @@ def attention_over(run: RunConfig, world: World) -> Attention:
     from ..parallel.attention import UlyssesAttention
 
     run.rank_batch(world.size)  # refuses what does not divide
-    group, _ = dist.new_subgroups(run.sequence_parallel, timeout=world.ranks.timeout)
     ranks = world.ranks
+    with ranks.operation("groups of ranks"):
+        group, _ = dist.new_subgroups(run.sequence_parallel, timeout=ranks.timeout)
     return ranks.use(UlyssesAttention(group, local, ranks.timeout, ranks_per_node=ranks.per_node))
 
 

@@ -97,15 +97,16 @@ class _Trainer:
         set_lr(state.optimizers, run.lr_factor(state.done))
         terms = self._backward()
         average_gradients(state.stage, self.world)
-        norms = {
-            f"{name}'s gradient": nn.utils.clip_grad_norm_(module.parameters(), run.clip)
-            for name, module in state.stage.trained.items()
-        }
-        self._check_finite(terms, {name: _whole(norm).item() for name, norm in norms.items()})
-        for optimizer in state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        _average(state.ema, state.stage.trained[state.stage.exported], run.ema, state.done)
+        with self.world.operation("optimizer step"):
+            norms = {
+                f"{name}'s gradient": nn.utils.clip_grad_norm_(module.parameters(), run.clip)
+                for name, module in state.stage.trained.items()
+            }
+            self._check_finite(terms, {name: _whole(norm).item() for name, norm in norms.items()})
+            for optimizer in state.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            _average(state.ema, state.stage.trained[state.stage.exported], run.ema, state.done)
         state.done += 1
         return self._report(terms)
 
@@ -119,9 +120,9 @@ class _Trainer:
         for index in range(count):
             micro = share // count
             positions = range(first + index * micro, first + (index + 1) * micro)
-            batch = read_batch(self.reader, positions)
-            draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
             with self.world.operation("forward and backward"):
+                batch = read_batch(self.reader, positions)
+                draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
                 with self._precision():
                     loss = self.state.stage.loss(
                         batch.to(self.world.device), draws.to(self.world.device), self.state.done
@@ -172,10 +173,11 @@ class _Trainer:
     def export(self) -> None:
         """Write the averaged weights and the curves; all ranks take part, one tensor at a time."""
         weights = {}
-        for name, tensor in self.state.ema.items():
-            whole = _whole(tensor)
-            if self.world.is_first:
-                weights[name] = whole.to("cpu", torch.bfloat16)
+        with self.world.operation("gathering the weights"):
+            for name, tensor in self.state.ema.items():
+                whole = _whole(tensor)
+                if self.world.is_first:
+                    weights[name] = whole.to("cpu", torch.bfloat16)
         if self.log is not None:
             save_safetensors(self.weights, weights, torch.bfloat16, self.state.stage.dit_config)
             self.log.draw()

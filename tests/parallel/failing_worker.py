@@ -1,6 +1,7 @@
-"""One rank of test_failures.py: rank 1 fails in the way that is asked for, amid exchanges.
+"""One rank of test_failures.py: one fails in the way that is asked for, amid exchanges.
 
-Run as `torchrun ... failing_worker.py WAY WHERE TIMEOUT`, with the keys of `WAYS` and `PLACES`.
+Run as `torchrun ... failing_worker.py WAY WHERE TIMEOUT FOLDER`, with the keys of `WAYS` and
+`PLACES`. FAILING_RANK is 1 unless it is set.
 """
 
 import os
@@ -9,13 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 
 from disca_rt.attention import LocalAttention, NoWork, TokenLayout
+from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.partial import PARTIAL_BACKENDS
-from disca_rt.parallel.ranks import RankFailure, joined
+from disca_rt.parallel.ranks import RankFailure, Ranks, joined
 
 BEGUN = 3  # attentions before it fails
 WHOLE = 20, 4  # tokens
@@ -33,14 +38,17 @@ WAYS: dict[str, Callable[[], object]] = {
 }
 
 
-def before_an_exchange(attention: UlyssesAttention, fail: Callable[[], object]) -> None:
+Fail = Callable[[], object]
+
+
+def before_an_exchange(ranks: Ranks, fail: Fail, folder: Path) -> None:
     for turn in range(10**9):
         if turn == BEGUN:
             fail()
-        attend(attention)
+        attend(ranks.attention)
 
 
-def in_a_ring(attention: UlyssesAttention, fail: Callable[[], object]) -> None:
+def in_a_ring(ranks: Ranks, fail: Fail, folder: Path) -> None:
     """While keys and values are on their way round."""
     calls, attend_part = iter(range(10**9)), PARTIAL_BACKENDS["sdpa"]
 
@@ -51,21 +59,44 @@ def in_a_ring(attention: UlyssesAttention, fail: Callable[[], object]) -> None:
 
     PARTIAL_BACKENDS["sdpa"] = attend_or_fail
     while True:
-        attend(attention)
+        attend(ranks.attention)
 
 
-def before_a_gather(attention: UlyssesAttention, fail: Callable[[], object]) -> None:
-    layout = TokenLayout(0, None, WHOLE)
-    count = int((attention.sharding.places(*WHOLE) < WHOLE[0]).sum())
+def before_a_gather(ranks: Ranks, fail: Fail, folder: Path) -> None:
+    layout, sharding = TokenLayout(0, None, WHOLE), ranks.attention.sharding
+    count = int((sharding.places(*WHOLE) < WHOLE[0]).sum())
     rows = torch.zeros(1, count, 4)
     for turn in range(10**9):
         if turn == BEGUN:
             fail()
-        attention.sharding.gather(rows, layout)
+        sharding.gather(rows, layout)
 
 
-def at_the_end(attention: UlyssesAttention, fail: Callable[[], object]) -> None:
-    attend(attention)
+def amid_an_operation(ranks: Ranks, fail: Fail, folder: Path) -> None:
+    """Between two of its collectives, as FSDP has them."""
+    total = torch.zeros(1)
+    for turn in range(10**9):
+        with ranks.operation("forward and backward"):
+            dist.all_reduce(total)
+            if turn == BEGUN:
+                fail()
+            dist.all_reduce(total)
+
+
+def in_a_checkpoint(ranks: Ranks, fail: Fail, folder: Path) -> None:
+    """While it writes its shard."""
+
+    class Writer(dcp.FileSystemWriter):
+        def write_data(self, *plan: object) -> object:
+            fail()
+            return super().write_data(*plan)
+
+    with ranks.operation("checkpoint"):
+        dcp.save({"weight": torch.zeros(3)}, storage_writer=Writer(folder))
+
+
+def at_the_end(ranks: Ranks, fail: Fail, folder: Path) -> None:
+    attend(ranks.attention)
     fail()
 
 
@@ -73,7 +104,10 @@ PLACES = {
     "exchange": before_an_exchange,
     "ring": in_a_ring,
     "gather": before_a_gather,
+    "operation": amid_an_operation,
+    "checkpoint": in_a_checkpoint,
     "end": at_the_end,
+    "gpu": before_an_exchange,  # which no host awaits
 }
 
 
@@ -87,13 +121,20 @@ def attend(attention: UlyssesAttention) -> None:
         handle.result(NoWork())
 
 
-def main(way: str, where: str, timeout: float) -> None:
+def main(way: str, where: str, timeout: float, folder: Path) -> None:
+    if where == "gpu":
+        ranks_module._waits_on_host = lambda ranks: False
     with joined(torch.device("cpu"), timedelta(seconds=timeout)) as ranks:
-        degree = 2 if where == "ring" else 0
-        attention = ranks.use(
-            UlyssesAttention(ranks.group, LocalAttention(), ranks.timeout, ulysses_degree=degree)
+        ranks.use(
+            UlyssesAttention(
+                ranks.group,
+                LocalAttention(),
+                timedelta(hours=1) if where == "gpu" else ranks.timeout,
+                ulysses_degree=2 if where == "ring" else 0,
+            )
         )
-        PLACES[where](attention, lambda: ranks.rank == 1 and fail(way))
+        is_failing = ranks.rank == int(os.environ.get("FAILING_RANK", "1"))
+        PLACES[where](ranks, lambda: is_failing and fail(way), folder)
 
 
 def fail(way: str) -> None:
@@ -110,7 +151,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+        main(sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]))
     except (RankFailure, ValueError, KeyboardInterrupt) as error:
         rank, kind = os.environ["RANK"], type(error).__name__
         said = f"RANK {rank} SAYS AT {time.time()} {kind}: {error}\n"

@@ -1,6 +1,7 @@
 """How these tests start ranks: torchrun in a process of its own, with the tree's code."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,26 @@ ROOT = Path(__file__).parents[2]
 def torchrun(ranks: int, *command: str | Path) -> subprocess.Popen:
     """Starts `command` on gloo ranks; its output is what they print, both streams."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return _python({}, *launch, *command)
+
+
+def without_torchrun(ranks: int, *command: str | Path) -> list[subprocess.Popen]:
+    """The same by hand, as other launchers do: the first rank keeps the store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+    return [
+        _python({**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}, *command)
+        for rank in range(ranks)
+    ]
+
+
+def _python(environment: dict[str, str], *command: str | Path) -> subprocess.Popen:
+    tree = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", *launch, *map(str, command)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-W", "ignore", *map(str, command)],
+        env=os.environ | tree | environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

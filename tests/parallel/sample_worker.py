@@ -63,6 +63,7 @@ def cases(ranks: int) -> Iterator[Case]:
         yield Case(chunks=3, prompts=2)
         yield Case(policy="taylor", guided=True)
         yield Case(policy="reuse")
+        yield Case(policy="hermite")
         yield Case(policy="full")
     if ranks == dist.get_world_size():  # a ring makes groups, which all ranks must do alike
         yield Case(degree=ranks // 2)

@@ -63,6 +63,15 @@ def test_buffers_of_the_last_texts_are_kept(group: ProcessGroup) -> None:
     assert shared is ulysses.prepared(layout, inputs[0])
 
 
+def test_buffers_of_inference_mode_serve_outside_of_it(group: ProcessGroup) -> None:
+    ulysses, (layout, inputs) = over(group, chunks=2), tokens_of(3)
+    with torch.inference_mode():
+        attend(ulysses, layout, inputs)
+    with torch.no_grad():
+        ours, local = attend(ulysses, layout, inputs), attend(LocalAttention(), layout, inputs)
+    torch.testing.assert_close(ours, local, atol=1e-6, rtol=0)
+
+
 def test_gathering_uses_nothing_deprecated(group: ProcessGroup) -> None:
     rows = torch.randn(2, 20, 3, requires_grad=True)
     with warnings.catch_warnings():

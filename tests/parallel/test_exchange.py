@@ -1,5 +1,6 @@
 """Exchanges over gloo: what was scattered comes back bit by bit, and plans are refused in words."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def test_every_token_is_on_one_rank() -> None:
     ("changes", "message"),
     [
         ({"ranks": 0}, "ranks must be at least 1, got 0"),
+        ({"img_tokens": 2**63 - 1}, "img_tokens must be from 1 to 1000000000, got 9223372036"),
         ({"img_tokens": 2, "txt_tokens": 1}, "ranks must be at most the 3 tokens, got 4"),
         ({"ranks": 37, "heads": 8}, r"nearest legal are.* 36 \(ring steps 8, "),
         ({"ulysses_degree": 3}, r"must divide the 4 ranks .* legal are.* 2 \(ring steps 1, "),
@@ -55,3 +57,18 @@ def test_legal_world_sizes() -> None:
     assert sizes[:8] == list(range(1, 9))
     assert 16 in sizes
     assert 11 not in sizes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: legal_world_sizes(0, 8, 4), "heads must be from 1 to 10000, got 0"),
+        (lambda: legal_world_sizes(8, -3, 12), "ranks_per_node must be at least 0, got -3"),
+        (lambda: legal_world_sizes(8, 8, 0), "most must be at least 1, got 0"),
+        (lambda: token_shard(-5, 0, 2, 1), "img_tokens must be from 1 to 1000000000, got -5"),
+        (lambda: token_shard(10, 0, 0, 0), "ranks must be at least 1, got 0"),
+    ],
+)
+def test_counts_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

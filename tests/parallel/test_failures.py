@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from parallel.launch import pids_of_ranks, torchrun
+from parallel.launch import pids_of_ranks, torchrun, without_torchrun
 
 WORKER = Path(__file__).with_name("failing_worker.py")
 TIMEOUT = 6  # seconds
 PATIENCE = 20  # seconds: three to find out who it was; the rest for crowded cores
+EXCHANGE = "tokens for heads, |heads for tokens, "
+STEP = "forward and backward"
+GONE = ", which keeps the store, is gone"
 PROMPT = "a red circle moving left on a black background"
 
 
@@ -20,19 +23,22 @@ PROMPT = "a red circle moving left on a black background"
 @pytest.mark.parametrize(
     ("way", "where", "count", "named", "operation"),
     [
-        ("dies", "exchange", 3, "rank 1 died or was stopped", "tokens for heads|heads for tokens"),
-        ("hangs", "exchange", 3, "rank 1 hangs after 12 operations of", "tokens for heads"),
-        ("raises", "exchange", 3, "rank 1: the disk is full", "tokens for heads|heads for tokens"),
-        ("stops", "ring", 4, "rank 1 died or was stopped", "round the ring"),
-        ("hangs", "ring", 4, "rank 1 hangs after 23 operations of", "round the ring"),
-        ("hangs", "gather", 3, "rank 1 hangs after 3 operations of 4", "patches of all ranks"),
-        ("hangs", "end", 3, "rank 1 hangs after 4 operations of 5", "barrier"),
+        ("dies", "exchange", 3, "rank 1 died or was stopped", EXCHANGE),
+        ("hangs", "exchange", 3, "rank 1 hangs after 13 operations of", "tokens for heads, "),
+        ("raises", "exchange", 3, "rank 1: the disk is full", EXCHANGE),
+        ("stops", "ring", 4, "rank 1 died or was stopped", f"round the ring, |{EXCHANGE}"),
+        ("hangs", "ring", 4, "rank 1 hangs after 24 operations of", f"round the ring, |{EXCHANGE}"),
+        ("hangs", "gather", 3, "rank 1 hangs after 4 operations of 5", "patches of all ranks: "),
+        ("hangs", "operation", 3, f"rank 1 hangs in {STEP} after 7 collectives of 8", f"{STEP}: "),
+        ("dies", "operation", 3, "rank 1 died or was stopped", STEP),
+        ("hangs", "checkpoint", 3, "rank 1 hangs in checkpoint after ", "checkpoint: "),
+        ("hangs", "end", 3, "rank 1 hangs after 5 operations of 6", "barrier: "),
     ],
 )
 def test_the_others_name_the_rank_and_the_operation(
-    way: str, where: str, count: int, named: str, operation: str
+    way: str, where: str, count: int, named: str, operation: str, tmp_path: Path
 ) -> None:
-    process = torchrun(count, WORKER, way, where, str(TIMEOUT))
+    process = torchrun(count, WORKER, way, where, str(TIMEOUT), tmp_path)
     ranks = pids_of_ranks(process.pid, count)
     output, _ = process.communicate()
     assert process.returncode != 0
@@ -42,10 +48,37 @@ def test_the_others_name_the_rank_and_the_operation(
         assert len(said) == 1, output[-4000:]
         at, _, told = said[0].removeprefix(f"RANK {rank} SAYS AT ").partition(" ")
         assert float(at) - failed < TIMEOUT + PATIENCE
-        assert told.startswith("RankFailure: ")
-        assert named in told
-    assert re.search(f"RANK [0-9] SAYS .*was at: ({operation})", output), output[-4000:]
+        assert re.match(f"RankFailure: {named}.*; rank {rank} was at: ({operation})", told), told
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+@pytest.mark.slow
+def test_ranks_that_await_nothing_on_the_host_end_too(tmp_path: Path) -> None:
+    """As on GPUs: no error comes of an exchange, so none is raised."""
+    process = torchrun(3, WORKER, "stops", "gpu", str(TIMEOUT), tmp_path)
+    ranks = pids_of_ranks(process.pid, 3)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    failed = "rank 1 died or was stopped"
+    for rank in (0, 2):  # the end of one may be an error for the other
+        assert re.search(f"{failed}; rank {rank} was at: (work on the GPU|{EXCHANGE})", output)
+    assert re.search(f"disca-rt: error: {failed}; rank [02] was at: work on the GPU", output)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "named"), [("dies", GONE), ("raises", f"{GONE}|: the disk is full")]
+)
+def test_the_rank_that_keeps_the_store_is_named(
+    way: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILING_RANK", "0")
+    processes = without_torchrun(2, WORKER, way, "exchange", str(TIMEOUT), tmp_path)
+    outputs = [process.communicate()[0] for process in processes]
+    assert re.search(f"RankFailure: rank 0({named}); rank 1 was at: ({EXCHANGE})", outputs[1])
+    assert "Traceback" not in outputs[1]
+    assert all(process.returncode for process in processes)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.distributed import HashStore, TCPStore
 
-from disca_rt.parallel.ranks import BEAT, RankFailure, Ranks, joined
+from disca_rt.parallel.beats import PERIOD, Beat, say
+from disca_rt.parallel.ranks import RankFailure, Ranks, joined
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=1)
@@ -28,8 +29,8 @@ def beating(store: HashStore) -> Iterator[None]:
     def beat() -> None:
         for count in range(10**9):
             for rank in range(2):
-                store.set(f"beat/{rank}", f"{count} 0")
-            if ended.wait(BEAT / 2):
+                say(store, rank, Beat(count))
+            if ended.wait(PERIOD / 2):
                 return
 
     heart = threading.Thread(target=beat)
@@ -47,7 +48,32 @@ def test_who_is_interrupted_says_what_another_told() -> None:
     with beating(store):
         failure = first_of_two(store).failure(KeyboardInterrupt())
     assert isinstance(failure, RankFailure)
-    assert str(failure) == "rank 1: the disk is full"
+    assert str(failure) == "rank 1: the disk is full; rank 0 was at: work of its own"
+
+
+def test_who_is_interrupted_says_what_was_under_way() -> None:
+    store = HashStore()
+    store.set("failure", "rank 1: the disk is full")
+    ranks = first_of_two(store)
+    with pytest.raises(KeyboardInterrupt) as interrupted, ranks.operation("checkpoint"):
+        try:
+            raise RuntimeError("gloo: Connection closed by peer")
+        finally:
+            raise KeyboardInterrupt
+    with beating(store):
+        failure = ranks.failure(interrupted.value)
+    assert str(failure) == (
+        "rank 1: the disk is full; rank 0 was at: checkpoint: gloo: Connection closed by peer"
+    )
+
+
+def test_a_failure_that_is_nobody_s_is_told_as_it_is() -> None:
+    store = HashStore()
+    with beating(store):
+        failure = first_of_two(store).failure(RuntimeError("gloo: Timed out"))
+    assert isinstance(failure, RankFailure)
+    assert str(failure) == "rank 0 was at: gloo: Timed out"
+    assert store.get("failure") == b"rank 0 was at: gloo: Timed out"
 
 
 def test_an_interruption_that_nobody_caused_stays_one() -> None:
@@ -79,6 +105,19 @@ def test_who_never_joins_is_named(started: TCPStore) -> None:
         r"1 of 3 ranks joined within 1 s, without \[1, 2\]; see why the others did not start, or "
         "give a longer --timeout"
     )
+    with pytest.raises(RankFailure, match=message), joined(CPU, PATIENCE, PATIENCE):
+        pass
+
+
+def test_a_group_that_cannot_be_made_is_named(
+    started: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **flags: object) -> None:
+        raise RuntimeError("gloo connectFullMesh failed")
+
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    message = "rank 0 was at: joining the group: gloo connectFullMesh failed"
     with pytest.raises(RankFailure, match=message), joined(CPU, PATIENCE, PATIENCE):
         pass
 

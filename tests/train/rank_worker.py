@@ -1,16 +1,20 @@
 """One rank of test_ranks.py: trains every stage in a folder, and writes down the losses.
 
+Every collective must be in an operation that is named where it fails.
+
 Run as `torchrun ... rank_worker.py FOLDER VARIANT`.
 """
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from disca_rt.parallel.ranks import Ranks
 from disca_rt.train.distributed import joined_world
 from train.small import STAGES, Stopped, run
 
@@ -23,8 +27,27 @@ VARIANTS = {
 }
 
 
+def name_all_collectives(ranks: Ranks) -> None:
+    """From now on, one that is in no operation is an error at the beginning of the next one."""
+    operation, begun = ranks.operation, ranks.group._get_sequence_number_for_group
+    named, depth = begun(), 0
+
+    @contextmanager
+    def checked(what: str) -> Iterator[None]:
+        nonlocal named, depth
+        assert depth or begun() == named, f"{begun() - named} before {what} are in no operation"
+        depth += 1
+        with operation(what):
+            yield
+        depth -= 1
+        named = begun()
+
+    ranks.operation = checked
+
+
 def main(folder: Path, variant: str) -> None:
     with joined_world(torch.device("cpu")) as world:
+        name_all_collectives(world.ranks)
         losses = {}
         for name, make_config in STAGES.items():
             if variant == "resumed" and name != "predictor":  # which has everything that is kept
@@ -38,6 +61,7 @@ def main(folder: Path, variant: str) -> None:
                 with suppress(Stopped):  # a step after its checkpoint
                     run(config, folder / name, world, stop_after=3)
             _, losses[name] = run(config, folder / name, world)
+            assert run(config, folder / name, world)[1] == [], "read from its checkpoint, and done"
         if world.is_first:
             (folder / "losses.json").write_text(json.dumps(losses))
 
