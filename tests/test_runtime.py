@@ -14,6 +14,7 @@ from disca_rt.models.conditioning import Conditioning
 from disca_rt.runtime.engine import Cancelled
 from disca_rt.runtime.runtime import Runtime
 from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.tiny.runtime import load_tiny
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -342,3 +343,12 @@ def test_guidance_is_cast_before_it_is_multiplied(
     sample(runtime, golden)
     assert {step.guidance.item() for step in fed} == {expected}
     assert [step.timestep_r.item() for step in fed] == [*(s.r for s in DISCA)]
+
+
+def test_states_of_inference_mode_serve_outside_of_it() -> None:
+    runtime = load_tiny()
+    given = {"frames": 1, "height": 8, "width": 8, "schedule": Schedule(3, 5.0, (0, 2))}
+    with torch.inference_mode():
+        within = runtime.generate(["a red circle moving left"], policy="disca", **given)
+    outside = runtime.generate(["a red circle moving left"], policy="disca", **given)
+    assert torch.equal(within.latents, outside.latents)

@@ -74,32 +74,28 @@ class CudaCapture:
         return sum(each["total_size"] for each in segments)
 
 
-class _Same:
-    """The very object, as part of a key; alive with it, so that no other has its id."""
-
-    def __init__(self, thing: object) -> None:
-        self._thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._thing is other._thing
-
-    def __hash__(self) -> int:
-        return id(self._thing)
-
-
 class _Key(NamedTuple):
-    """`over` is what `drop` goes by; the rest are the caller's key and the form of the inputs."""
+    """The caller's key, the ids of what it is over, and the form of the inputs."""
 
-    over: tuple[_Same, ...]
     key: Hashable
+    over: tuple[int, ...]
     spec: str
     signature: tuple[Hashable, ...]
 
 
 @dataclass
-class _Captured:
-    """`inputs` are read and `output` is written by every replay."""
+class _Ran:
+    """Of a key that ran once: its result's shape. `over` stays alive: no other gets its id."""
 
+    over: Sequence[object]
+    result: Tensor
+
+
+@dataclass
+class _Captured:
+    """`inputs` are read and `output` is written by every replay; `over` stays alive."""
+
+    over: Sequence[object]
     inputs: list[Tensor]
     output: Tensor
     graph: Replayable
@@ -127,7 +123,7 @@ class GraphRunner:
         self._capture = capture or CudaCapture(device)
         self._most, self._most_warm = most, most_warm
         self._captured: OrderedDict[_Key, _Captured] = OrderedDict()
-        self._warm: OrderedDict[_Key, Tensor] = OrderedDict()
+        self._warm: OrderedDict[_Key, _Ran] = OrderedDict()
 
     def run(
         self,
@@ -143,11 +139,11 @@ class GraphRunner:
         of a state, and write nothing but buffers that stay.
         """
         leaves, spec = pytree.tree_flatten(inputs)
-        key = _Key(tuple(map(_Same, over)), key, str(spec), tuple(map(_signature, leaves)))
+        key = _Key(key, tuple(map(id, over)), str(spec), tuple(map(_signature, leaves)))
         if key not in self._captured:
             if key not in self._warm:
                 result = compute(*inputs)
-                _keep(self._warm, key, result.to("meta"), self._most_warm)
+                _keep(self._warm, key, _Ran(over, result.to("meta")), self._most_warm)
                 return result
             captured = self._captured_now(compute, leaves, spec, self._warm[key])
             _keep(self._captured, key, captured, self._most)
@@ -162,7 +158,7 @@ class GraphRunner:
     def drop(self, thing: object) -> None:
         """Give up the captures over `thing`, and no others."""
         for known in (self._captured, self._warm):
-            for key in [key for key in known if _Same(thing) in key.over]:
+            for key in [key for key in known if id(thing) in key.over]:
                 del known[key]
 
     def clear(self) -> None:
@@ -181,11 +177,11 @@ class GraphRunner:
         return pool + sum(each.buffer_bytes for each in self._captured.values())
 
     def _captured_now(
-        self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, like: Tensor
+        self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, ran: _Ran
     ) -> _Captured:
         with torch.inference_mode(False):  # made within it, they could not be written outside
             static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            output = torch.empty_like(like, device=self._device)
+            output = torch.empty_like(ran.result, device=self._device)
         arguments = pytree.tree_unflatten(static, spec)
         inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
 
@@ -200,7 +196,7 @@ class GraphRunner:
                 f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
                 "switch graphs off"
             ) from error
-        return _Captured(inputs, output, graph)
+        return _Captured(ran.over, inputs, output, graph)
 
 
 def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, most: int) -> None:
