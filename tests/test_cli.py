@@ -257,13 +257,19 @@ def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signal
         "full",
     ]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "v.mp4")], stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(tmp_path / "v.mp4")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background
     )
-    time.sleep(0.5)
-    while process.poll() is None and not _is_sampling(process.pid):
-        time.sleep(0.2)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    try:
+        time.sleep(0.5)
+        while process.poll() is None and not _is_sampling(process.pid):
+            time.sleep(0.2)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 2
     assert error.strip().splitlines()[-1] == "disca-rt: error: interrupted; nothing was written"
     assert list(tmp_path.iterdir()) == []
