@@ -26,7 +26,7 @@ LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few tim
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
 EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and above
-GRAPHS = "graphs"
+CAPTURED = "graphs"
 PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # our goals
 
 
@@ -89,7 +89,7 @@ class Suite:
     def ours(self) -> set[str]:
         """The contenders that run the subject itself."""
         uncaptured = {self.sample_name, self.step_name}
-        return uncaptured | {f"{name}, {GRAPHS}" for name in (*uncaptured, self.predicted_name)}
+        return uncaptured | {f"{name}, {CAPTURED}" for name in (*uncaptured, self.predicted_name)}
 
     @property
     def predicted_name(self) -> str:
@@ -203,7 +203,7 @@ class Suite:
 
     def _captured(self, name: str) -> tuple[str, GraphRunner]:
         """The name of what is otherwise called `name`, and what captures it."""
-        name = f"{name}, {GRAPHS}"
+        name = f"{name}, {CAPTURED}"
         self.captured[name] = self.graphs()
         return name, self.captured[name]
 
