@@ -4,6 +4,7 @@ Imports diffusers when it is asked for a model, and cache-dit when it is asked f
 Facts of their interfaces only; knows no clock.
 """
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,9 @@ from .random_models import fill_randomly
 
 Step = Callable[[Tensor, StepInputs], Tensor]
 """Latents `[1, C, T, H, W]` and the scalars of a step -> velocity, as large."""
+
+
+INSTALL = "pip install 'disca_rt[bench]'"
 
 
 class Unavailable(RuntimeError):
@@ -33,7 +37,7 @@ def diffusers_model(
     try:
         from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
     except ImportError as error:
-        raise Unavailable("needs diffusers: pip install 'disca_rt[bench]'") from error
+        raise Unavailable(f"needs diffusers: {INSTALL}") from error
     sizes = {
         "in_channels": config.embed_channels,
         "out_channels": config.in_channels,
@@ -110,17 +114,20 @@ def compile_blocks(model: nn.Module) -> nn.Module:
     return model
 
 
-def cache_blocks(model: nn.Module, schedule: Schedule) -> nn.Module:
+def cache_blocks(model: nn.Module, schedule: Schedule) -> Callable[[], None]:
     """With cache-dit's block cache, made to compute the very steps that are full in `schedule`.
 
-    Which steps it would choose by itself depends on values, and those are random here. A cached
-    step computes the first block of each kind, the fewest it allows.
+    What is returned must be called before every sample: else the cache takes the first step of
+    the next one for another step of the last. Which steps it would choose by itself depends on
+    values, and those are random here. A cached step computes the first block of each kind, the
+    fewest it allows.
     """
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
     try:
         import cache_dit
         from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern
     except ImportError as error:
-        raise Unavailable("needs cache-dit: pip install cache-dit") from error
+        raise Unavailable(f"needs cache-dit: {INSTALL}") from error
     blocks = [model.transformer_blocks]
     if hasattr(model, "single_transformer_blocks"):
         blocks.append(model.single_transformer_blocks)
@@ -138,4 +145,4 @@ def cache_blocks(model: nn.Module, schedule: Schedule) -> nn.Module:
             steps_computation_policy="static",
         ),
     )
-    return model
+    return lambda: cache_dit.refresh_context(model)

@@ -68,11 +68,13 @@ class Rivals:
         if self._subject.negative is not None:
             raise Unavailable("two passes a step are not told apart by the steps it is given")
         steps, schedule = Steps(self._subject), self._subject.schedule
-        model = cache_blocks(self._model(), schedule)
+        model = self._model()
+        begin_sample = cache_blocks(model, schedule)
         forward = diffusers_step(model, self._subject.conditioning)
         scalars = [steps.scalars(step) for step in schedule]
 
         def run() -> None:
+            begin_sample()
             for each in scalars:
                 steps.euler([forward(steps.latents, each)])
 

@@ -15,7 +15,6 @@ from disca_rt.attention import LocalAttention
 from disca_rt.bench.busy import covered
 from disca_rt.bench.diffusers_models import (
     Unavailable,
-    cache_blocks,
     diffusers_model,
     diffusers_step,
 )
@@ -491,21 +490,30 @@ def test_rivals_that_are_here_run_and_others_are_told(
     assert "no diffusers with cache-dit: 8 full (Unavailable: needs" in capsys.readouterr().out
 
 
-def test_cache_dit_is_told_which_steps_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {}
-    fake = SimpleNamespace(
-        enable_cache=lambda adapter, cache_config: given.update(
-            vars(cache_config), **vars(adapter)
-        ),
-        BlockAdapter=SimpleNamespace,
-        DBCacheConfig=SimpleNamespace,
-        ForwardPattern=SimpleNamespace(Pattern_0=0),
-    )
-    monkeypatch.setitem(sys.modules, "cache_dit", fake)
-    model = SimpleNamespace(transformer_blocks=[1], single_transformer_blocks=[2])
-    assert cache_blocks(model, Schedule(4, 5.0, (0, 2))) is model
-    assert given["steps_computation_mask"] == [1, 0, 1, 0]
-    assert (given["blocks"], given["forward_pattern"]) == ([[1], [2]], [0, 0])
+@pytest.mark.parametrize("config", [SMALL_10, SMALL_15], ids=["1.0", "1.5"])
+def test_cache_dit_computes_the_full_steps_of_every_sample(config: DiTConfig) -> None:
+    """All blocks of theirs in a full step, the first of each kind in a predicted one."""
+    pytest.importorskip("cache_dit")
+    made = replace(subject(replace(config, byt5_hidden=2048)), schedule=SCHEDULES["disca-n4"])
+    ((_, sample),) = Rivals(made).samples().values()
+    blocks, computed = 0, []
+
+    def count(module: torch.nn.Module, *_: object) -> None:
+        nonlocal blocks
+        blocks += type(module).__name__.endswith("TransformerBlock")
+        if type(module).__name__.endswith("Transformer3DModel"):
+            computed.append(blocks)
+            blocks = 0
+
+    counting = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        sample()
+        sample()
+    finally:
+        counting.remove()
+    kinds = 1 + (config.single > 0)
+    every = config.double + config.single
+    assert computed == 2 * [every if step.is_full else kinds for step in made.schedule]
 
 
 @pytest.mark.parametrize(
