@@ -60,8 +60,10 @@ def test_extension_is_stripped(wheel: Path) -> None:
     assert ZipFile(wheel).getinfo(NATIVE).file_size < 1_000_000  # 0.36 MB; unstripped 15
 
 
-def test_source_distribution_gives_the_same_wheel(wheel: Path, wheel_from_sdist: Path) -> None:
-    assert files(wheel_from_sdist) == files(wheel)
+def test_the_tree_gives_the_wheel_of_the_source_distribution(
+    wheel: Path, wheel_of_tree: Path
+) -> None:
+    assert files(wheel_of_tree) == files(wheel)
 
 
 def test_installed_wheel_imports_its_kernels(installed: Path, python, tmp_path: Path) -> None:
