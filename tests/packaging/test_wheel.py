@@ -44,6 +44,12 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
     assert {n.split("/")[0] for n in names} == {"disca_rt", f"disca_rt-{__version__}.dist-info"}
 
 
+def test_its_tests_are_of_one_worker(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs --dist loadgroup")
+    assert request.node.nodeid.endswith("@extension")
+
+
 def test_carries_the_embedded_model(wheel: Path) -> None:
     names = {Path(name).name for name in files(wheel) if name.startswith(WEIGHTS)}
     assert "config.json" in names
