@@ -12,6 +12,8 @@ from disca_rt.bench.harness import Comparison, Contender, measure
 from disca_rt.bench.machine import this_machine
 from disca_rt.bench.record import Record, read_records
 
+RECORDS = pytest.mark.xdist_group("exchange records")  # measured by one worker for all tests
+
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
@@ -20,6 +22,7 @@ def records() -> list[Record]:
 
 
 @pytest.mark.slow
+@RECORDS
 @pytest.mark.parametrize(
     ("name", "ways"),
     [
@@ -40,6 +43,7 @@ def test_every_way_is_measured(records: list[Record], name: str, ways: tuple[Way
 
 
 @pytest.mark.slow
+@RECORDS
 @pytest.mark.parametrize("shares", ["even", "two samples", "uneven"])
 def test_ours_moves_least(records: list[Record], shares: str) -> None:
     name = f"exchange, {shares}, 2 ranks"

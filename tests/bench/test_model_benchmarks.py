@@ -294,6 +294,9 @@ def test_the_union_of_overlapping_kernels() -> None:
 QUICK = ["bench", "8x8x1", "--model", "tiny", "--quick"]
 
 
+RESULTS = pytest.mark.xdist_group("quick run")  # by one worker for all tests
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lines of a whole quick run."""
@@ -302,6 +305,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@RESULTS
 def test_a_quick_run_writes_everything(results: Path) -> None:
     records = read_records(results)
     assert [(record.benchmark, record.contender) for record in records] == [
@@ -339,6 +343,7 @@ def test_a_run_in_fp8_says_so_and_leaves_rivals_out(
     assert chosen == ["full-step", "predicted-step", "sample"]
 
 
+@RESULTS
 def test_a_sample_says_where_time_and_memory_went(results: Path) -> None:
     sample = read_records(results)[-1]
     assert list(sample.stages) == ["conditioning", "full steps", "predicted steps", "decode"]
@@ -349,6 +354,7 @@ def test_a_sample_says_where_time_and_memory_went(results: Path) -> None:
         assert sum(stages) <= total
 
 
+@RESULTS
 def test_the_ladder_is_beside_the_lines(results: Path) -> None:
     pytest.importorskip("matplotlib")
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -357,6 +363,7 @@ def test_the_ladder_is_beside_the_lines(results: Path) -> None:
     assert all(panel[0].median_s == max(r.median_s for r in panel) for panel in drawn)
 
 
+@RESULTS
 def test_without_matplotlib_all_else_is_there(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +421,7 @@ def test_a_contender_that_does_not_fit_says_what_would(
     assert any("(MemoryError: needs about " in line and "would fit: " in line for line in told)
 
 
+@RESULTS
 def test_a_rerun_replaces_its_own_lines_only(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench.jsonl"
     out.write_bytes(results.read_bytes())

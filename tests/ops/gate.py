@@ -6,10 +6,14 @@ architecture. Registers and memory are cuobjdump's, accesses are counted in the 
 
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +34,20 @@ TYPES = {
     torch.int32: "*i32",
 }
 ALIGNMENT = [["tt.divisibility", 16]]
+COUNTED = "registers", "stack", "local", "wide_loads", "loads", "wide_stores", "stores"
 
 
 @triton.jit
 def _spilling_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
-    """Keeps 512 values per thread alive across a reduction, where 255 registers are."""
+    """Keeps 256 values per thread alive across a reduction, where 255 registers are."""
     offs = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offs)
     tl.store(out_ptr + offs, x / tl.sum(x, axis=0))
 
 
 def planted() -> Launch:
-    x = torch.empty(16384, dtype=torch.float32, device="meta")
-    options = {"BLOCK": 16384, "num_warps": 1}
+    x = torch.empty(8192, dtype=torch.float32, device="meta")
+    options = {"BLOCK": 8192, "num_warps": 1}
     return Launch("planted spill", "none", torch.float32, _spilling_kernel, (x, x), options)
 
 
@@ -72,51 +77,78 @@ def compiled(launch: Launch, architecture: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
-def measured(kernel: Any) -> dict[str, int]:
-    """Registers per thread, bytes of stack and local memory, and accesses by their width."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage = _tool("cuobjdump", "-res-usage", file.name)
-        code = _tool("cuobjdump", "-sass", file.name)
-    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+def usage(cubin: bytes) -> dict[str, int]:
+    """Registers per thread, bytes of stack and of local memory."""
+    said = _tool("cuobjdump", "-res-usage", contents=cubin)
+    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+    return {"registers": numbers["REG"], "stack": numbers["STACK"], "local": numbers["LOCAL"]}
+
+
+def accesses(code: str) -> Counter[str]:
+    """Of global memory by their width, and of local memory."""
     loads = re.findall(r"\b(?:LDG|LDGSTS)\.E\S*", code)
     stores = re.findall(r"\bSTG\.E\S*", code)
-    return {
-        "registers": numbers["REG"],
-        "stack": numbers["STACK"],
-        "local": numbers["LOCAL"] + len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        "shared": kernel.metadata.shared,
-        "wide_loads": sum("128" in load for load in loads),
-        "loads": len(loads),
-        "wide_stores": sum("128" in store for store in stores),
-        "stores": len(stores),
+    return Counter(
+        local=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        wide_loads=sum("128" in load for load in loads),
+        loads=len(loads),
+        wide_stores=sum("128" in store for store in stores),
+        stores=len(stores),
+    )
+
+
+def disassembled(cubins: Sequence[bytes], architecture: int) -> list[str]:
+    """The code of each by one call of nvdisasm, whose start takes half a second."""
+    codes = [_instructions(cubin) for cubin in cubins]
+    ends = list(accumulate(len(code) for code in codes))
+    said = _tool("nvdisasm", "--binary", f"SM{architecture}", contents=b"".join(codes))
+    texts: list[list[str]] = [[] for _ in cubins]
+    for address, instruction in re.findall(r"/\*([0-9a-f]{4,})\*/(.*)", said):
+        texts[bisect_right(ends, int(address, 16))].append(instruction)
+    assert all(len(code) == 16 * len(text) for code, text in zip(codes, texts, strict=True))
+    return ["\n".join(text) for text in texts]
+
+
+def _instructions(cubin: bytes) -> bytes:
+    """What is executable in this ELF file."""
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    size, count = struct.unpack_from("<HH", cubin, 58)
+    headers = (struct.unpack_from("<QQQQ", cubin, table + i * size + 8) for i in range(count))
+    return b"".join(
+        cubin[offset : offset + length] for flags, _, offset, length in headers if flags & 4
+    )
+
+
+def _tool(name: str, *arguments: str, contents: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(contents)
+        file.flush()
+        command = [str(TOOLS / name), *arguments, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def report(launches: Sequence[Launch], architecture: int) -> Iterator[dict[str, Any]]:
+    kernels = [compiled(launch, architecture) for launch in launches]
+    cubins = [kernel.asm["cubin"] for kernel in kernels]
+    distinct = list(dict.fromkeys(cubins))
+    counts = {
+        cubin: accesses(code) + Counter(usage(cubin))
+        for cubin, code in zip(distinct, disassembled(distinct, architecture), strict=True)
     }
-
-
-def _tool(name: str, *arguments: str) -> str:
-    command = [str(TOOLS / name), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def report(launches: Iterable[Launch]) -> list[dict[str, Any]]:
-    return [
-        {
+    for launch, kernel, cubin in zip(launches, kernels, cubins, strict=True):
+        yield {
             "op": launch.op,
             "shapes": launch.shapes,
             "kernel": launch.kernel.__name__,
             "file": launch.kernel.fn.__module__.rpartition(".")[2],
             "dtype": str(launch.dtype).removeprefix("torch."),
             "architecture": architecture,
-            **measured(compiled(launch, architecture)),
+            "shared": kernel.metadata.shared,
+            **{name: counts[cubin][name] for name in COUNTED},
         }
-        for launch in launches
-        for architecture in ARCHITECTURES
-    ]
 
 
 if __name__ == "__main__":
-    with Path(sys.argv[1]).open("w") as file:
-        for launch in (planted(), *recorded(), *variants()):
-            for line in report([launch]):
-                print(json.dumps(line), file=file, flush=True)
+    launches = planted(), *recorded(), *variants()
+    lines = chain.from_iterable(report(launches, each) for each in ARCHITECTURES)
+    Path(sys.argv[1]).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("gate"),  # compiled by one worker for all tests
+]
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = {80, 90, 100}

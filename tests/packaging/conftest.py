@@ -1,4 +1,7 @@
-"""The distributions under test, built from a copy of the tree so that no stale build/ leaks in."""
+"""The distributions under test, built from a copy of the tree so that no stale build/ leaks in.
+
+The extension is compiled once, from the source distribution; the other builds take it from there.
+"""
 
 import os
 import shutil
@@ -6,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -13,6 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
     *(".*", "build", "dist", "out", "golden", "*.egg-info", "__pycache__", "*.partial", "*.so")
 )
+
+# Stands in for the compiler: whatever is to be made is the extension.
+MADE_ALREADY = """#!/bin/sh
+for each; do
+  if [ "$before" = -o ]; then exec cp '{extension}' "$each"; fi
+  before=$each
+done
+exec c++ "$@"
+"""
 
 Python = Callable[..., str]
 
@@ -25,13 +38,13 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def python() -> Python:
-    """`python(*args, cwd=..., path=...)` runs a fresh interpreter and returns its stdout.
+    """`python(*args, cwd=..., path=..., NAME=...)`: a fresh interpreter's stdout.
 
     `path` is its whole PYTHONPATH, so that the tree under test is reached in one way only.
     """
 
-    def run(*args: str | Path, cwd: Path, path: Path | str = "") -> str:
-        env = os.environ | {"PYTHONPATH": str(path)}
+    def run(*args: str | Path, cwd: Path, path: Path | str = "", **env: str) -> str:
+        env = os.environ | {"PYTHONPATH": str(path)} | env
         done = subprocess.run(
             [sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True
         )
@@ -58,25 +71,44 @@ def dist_info(source: Path, python: Python, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def wheel(source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from the tree."""
-    return build_wheel(python, source, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="session")
-def wheel_from_sdist(
-    source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
     """The wheel built from the source distribution."""
     out = tmp_path_factory.mktemp("sdist")
     build_with("build_sdist", python, source, out)
-    return build_wheel(python, next(out.glob("*.tar.gz")), out)
+    shutil.unpack_archive(next(out.glob("*.tar.gz")), out / "unpacked", filter="data")
+    build_with("build_wheel", python, next((out / "unpacked").iterdir()), out)
+    return next(out.glob("*.whl"))
 
 
 @pytest.fixture(scope="session")
-def editable(source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_already(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiler that has nothing to compile."""
+    out = tmp_path_factory.mktemp("compiler")
+    content = ZipFile(wheel)
+    (native,) = (name for name in content.namelist() if name.endswith(".so"))
+    compiler = out / "c++"
+    compiler.write_text(MADE_ALREADY.format(extension=content.extract(native, out)))
+    compiler.chmod(0o755)
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def wheel_of_tree(
+    source: Path, python: Python, made_already: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The wheel that pip builds from the tree, offline."""
+    out = tmp_path_factory.mktemp("wheel")
+    build = (*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", out, source)
+    python(*build, cwd=out, CXX=str(made_already))
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def editable(
+    source: Path, python: Python, made_already: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A site folder with an editable install of `source`."""
     out = tmp_path_factory.mktemp("editable")
-    build_with("build_editable", python, source, out)
+    build_with("build_editable", python, source, out, CXX=str(made_already))
     return install(python, next(out.glob("*.whl")), out / "site")
 
 
@@ -86,15 +118,10 @@ def installed(wheel: Path, python: Python, tmp_path_factory: pytest.TempPathFact
     return install(python, wheel, tmp_path_factory.mktemp("installed"))
 
 
-def build_wheel(python: Python, origin: Path, out: Path) -> Path:
-    """Build the wheel of a tree or a source distribution with pip, offline."""
-    python(*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", out, origin, cwd=out)
-    return next(out.glob("*.whl"))
-
-
-def build_with(hook: str, python: Python, source: Path, out: Path) -> None:
+def build_with(hook: str, python: Python, source: Path, out: Path, **env: str) -> None:
     """Call one PEP 517 hook of the build backend."""
-    python("-c", f"from setuptools import build_meta as b; b.{hook}({str(out)!r})", cwd=source)
+    call = f"from setuptools import build_meta as b; b.{hook}({str(out)!r})"
+    python("-c", call, cwd=source, **env)
 
 
 def install(python: Python, wheel: Path, site: Path) -> Path:

@@ -11,6 +11,8 @@ from packaging.utils import canonicalize_name
 
 import disca_rt
 
+pytestmark = pytest.mark.xdist_group("metadata")  # built by one worker for all tests
+
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 

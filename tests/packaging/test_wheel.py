@@ -44,6 +44,12 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
     assert {n.split("/")[0] for n in names} == {"disca_rt", f"disca_rt-{__version__}.dist-info"}
 
 
+def test_its_tests_are_of_one_worker(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs --dist loadgroup")
+    assert request.node.nodeid.endswith("@extension")
+
+
 def test_carries_the_embedded_model(wheel: Path) -> None:
     names = {Path(name).name for name in files(wheel) if name.startswith(WEIGHTS)}
     assert "config.json" in names
@@ -60,8 +66,10 @@ def test_extension_is_stripped(wheel: Path) -> None:
     assert ZipFile(wheel).getinfo(NATIVE).file_size < 1_000_000  # 0.36 MB; unstripped 15
 
 
-def test_source_distribution_gives_the_same_wheel(wheel: Path, wheel_from_sdist: Path) -> None:
-    assert files(wheel_from_sdist) == files(wheel)
+def test_the_tree_gives_the_wheel_of_the_source_distribution(
+    wheel: Path, wheel_of_tree: Path
+) -> None:
+    assert files(wheel_of_tree) == files(wheel)
 
 
 def test_installed_wheel_imports_its_kernels(installed: Path, python, tmp_path: Path) -> None:

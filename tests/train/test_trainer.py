@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,10 @@ def test_activation_checkpointing_changes_no_weight(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_compiled_blocks_change_no_loss(tmp_path: Path) -> None:
+def test_compiled_blocks_change_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are traced; Inductor would take a minute to write its C++."""
+    eagerly = partialmethod(torch.nn.Module.compile, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", eagerly)
     shallow = BaseStageConfig(replace(RUN, steps=2), replace(SMALL, single=1))
     _, eager = run(shallow, tmp_path / "eager")
     compiled = replace(shallow, run=replace(shallow.run, compile=True))
