@@ -252,7 +252,7 @@ def test_what_is_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (one.op, one.width, shared.shapes) == ("attention", 16, "small, 8 ranks")
     assert set(one.seconds) == {None, "sdpa", "flash", "fa2"}, "the others cannot run on a CPU"
     assert one.seconds[None] == one.seconds["sdpa"]
-    assert ran == [(1, 43, 8, 16)] * 3 + [(1, 43, 1, 16)] * 3
+    assert ran == [(1, SMALL.tokens, 8, 16)] * 3 + [(1, SMALL.tokens, 1, 16)] * 3
 
 
 def test_the_order_is_by_all_shapes() -> None:

@@ -5,12 +5,12 @@ is freed. Knows nothing about what the tensors are.
 """
 
 import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory:
@@ -48,11 +48,12 @@ class _StorageCount(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and _address(leaf) not in given:
-                self._add(leaf)
+        kwargs = kwargs or {}
+        given = {_address(tensor) for tensor in _tensors((*args, *kwargs.values()))}
+        out = func(*args, **kwargs)
+        for tensor in _tensors((out,)):
+            if _address(tensor) not in given:
+                self._add(tensor)
         return out
 
     def _add(self, tensor: Tensor) -> None:
@@ -67,6 +68,15 @@ class _StorageCount(TorchDispatchMode):
 
     def _remove(self, address: int) -> None:
         self._alive -= self._known.pop(address, 0)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those in an operator's arguments or results, which are at most lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _address(tensor: Tensor) -> int:

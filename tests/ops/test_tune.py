@@ -250,15 +250,35 @@ def test_tuning_without_a_gpu_is_refused(table: Path, capsys: pytest.CaptureFixt
     assert "tune measures on a GPU, and there is none; --dry-run" in refusal(["tune"], capsys)
 
 
+FEWER_CANDIDATES = """
+import sys
+from disca_rt.cli import main
+from disca_rt.commands import tune
+
+measured = tune._measured
+
+def fewer(*args):
+    from disca_rt.kernels import tune as kernels  # not before the command chose the interpreter
+    kernels.ROWS, kernels.WARPS = (1, 16, 128), (1, 16)
+    yield from measured(*args)
+
+tune._measured = fewer
+sys.exit(main(["tune", "--dry-run"]))
+"""
+
+
 @pytest.mark.slow
-def test_a_dry_run_tries_everything_and_writes_nothing() -> None:
+def test_a_dry_run_interprets_everything_and_writes_nothing(table: Path) -> None:
+    """On the fewest and the most rows: warps are nothing to the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "disca_rt", "tune", "--dry-run"],
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-W", "ignore", "-c", FEWER_CANDIDATES],
+        env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if not line.startswith("no ")]
     tuned = [op for op in calls(SMALL, torch.empty) if op not in GEMMS]
     assert [line.split()[0] for line in lines] == ["attention", "attention", *tuned]
+    assert table.read_text() == "{}"
 
 
 @pytest.mark.gpu

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from disca_rt.cli import main
+from disca_rt.commands.evaluate import SHOWN
 from disca_rt.config import predictor_config
 from disca_rt.models.build import build_predictor
 from disca_rt.runtime.memory import PeakMemory
+from disca_rt.schedule import full_schedule
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
 from disca_rt.tiny.report import markdown
@@ -55,6 +58,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # so that by default nothing is spawned
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disca_rt.tiny.rung_cost.ROUNDS", 1)
 
 
 def test_every_rung_gets_a_row_and_every_comparison(
@@ -140,7 +148,12 @@ def test_missing_weights_are_told_before_anything_runs(
     assert "predictor-on-meanflow.safetensors" in told[0]
 
 
-def test_processes_change_nothing_but_the_time(ladder: Path, tmp_path: Path) -> None:
+def test_processes_change_nothing_but_the_time(
+    ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = full_schedule(4, shift=5.0)
+    shorter = [replace(rung, schedule=short) if rung.policy == "full" else rung for rung in RUNGS]
+    monkeypatch.setattr("disca_rt.tiny.ladder.RUNGS", tuple(shorter))
     results = []
     for count in ("1", "2"):
         out = tmp_path / count
@@ -148,12 +161,20 @@ def test_processes_change_nothing_but_the_time(ladder: Path, tmp_path: Path) -> 
         assert main(["evaluate", *flags, "--workers", count]) == 0
         lines = [json.loads(line) for line in (out / "ladder.jsonl").read_text().splitlines()]
         results.append([line for line in lines if line["kind"] == "clip"])
+        assert_the_sheet_has(out / "ladder.png", rows=4)
     alone, shared = results
     assert [line["prompt"] for line in alone] == [line["prompt"] for line in shared]
     assert len(alone) == 4 * 12
     for one, other in zip(alone, shared, strict=True):
         assert one.keys() == other.keys()
         assert all(other[k] == pytest.approx(v, abs=1e-3) for k, v in one.items() if k != "prompt")
+
+
+def assert_the_sheet_has(path: Path, rows: int) -> None:
+    """The first rung, the teacher, the reference, and reuse, of SHOWN prompts each."""
+    with Image.open(path) as sheet:
+        assert sheet.height == rows * (240 // 3 + 6)
+        assert sheet.width > SHOWN * 3 * 320 // 3
 
 
 def test_a_worker_that_is_ended_is_told_in_one_line(ladder: Path) -> None:
@@ -163,17 +184,6 @@ def test_a_worker_that_is_ended_is_told_in_one_line(ladder: Path) -> None:
             process.terminate()
         with pytest.raises(ChildProcessError, match="choose fewer --workers"):
             workers.generate(RUNGS[0], ["a red circle moving left"] * 2)
-
-
-def test_the_sheet_has_a_row_per_rung(ladder: Path, tmp_path: Path) -> None:
-    flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
-    assert main(["evaluate", *flags, "--only", "reuse"]) == 0
-    from PIL import Image
-
-    with Image.open(tmp_path / "ladder.png") as sheet:
-        rows = 4  # the first rung, the teacher, the reference, and reuse
-        assert sheet.height == rows * (240 // 3 + 6)
-        assert sheet.width > 2 * 3 * 320 // 3
 
 
 def test_one_checkpoint_is_judged_alone(
@@ -217,8 +227,6 @@ def test_flops_order_the_rungs() -> None:
 
 
 def rung_flops_of_one(dit: str) -> int:
-    from disca_rt.schedule import full_schedule
-
     rung = replace(RUNGS[0], dit=dit, schedule=full_schedule(1, 1.0))
     return rung_flops(rung, VARIANTS[dit], text_tokens=12) // 2
 
