@@ -5,7 +5,6 @@ One process is a world of one and shards nothing. Several join as those of `gene
 bf16 where the run computes in it, and gradients are averaged in fp32. Small modules are replicated.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -105,8 +104,9 @@ def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:
     if world.size == 1:
         return _spread(build(), run, world, None)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for turn in range(int(os.environ["LOCAL_WORLD_SIZE"])):
-        if turn == int(os.environ["LOCAL_RANK"]):
+    per_node = world.ranks.per_node
+    for turn in range(per_node):
+        if turn == world.rank % per_node:
             stage = _spread(build(), run, world, mesh)
         world.barrier()
     for module in stage.trained.values():

@@ -46,8 +46,8 @@ class Case(NamedTuple):
         inputs = runtime.prompt_inputs(
             PROMPTS[: self.prompts],
             frames=9,
-            height=40,
-            width=56,
+            height=20,
+            width=28,
             negative_prompt="",
             guidance_scale=3.0,
         )

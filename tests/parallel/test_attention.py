@@ -16,7 +16,7 @@ from disca_rt.attention import LocalAttention, TokenLayout
 from disca_rt.parallel.attention import RECENT, UlyssesAttention
 from disca_rt.parallel.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
 from parallel.attention_worker import attend, differentiated
-from parallel.launch import passes
+from parallel.launch import forked, passes
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3, 4, 6])
 def test_it_is_local_attention(ranks: int) -> None:
-    passes(ranks, HERE / "attention_worker.py")
+    passes(forked(ranks, HERE / "attention_worker.py"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from disca_rt.parallel._native import Plan, legal_world_sizes, token_shard
-from parallel.launch import passes
+from parallel.launch import forked, passes
 
 HERE = Path(__file__).parent
 
@@ -14,17 +14,17 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_what_is_exchanged_comes_back(ranks: int) -> None:
-    passes(ranks, HERE / "exchange_worker.py")
+    passes(forked(ranks, HERE / "exchange_worker.py"))
 
 
 @pytest.mark.slow
 def test_a_scheduler_may_outlive_its_group() -> None:
-    passes(1, HERE / "outliving_worker.py")
+    passes(forked(1, HERE / "outliving_worker.py"))
 
 
 @pytest.mark.slow
 def test_an_attention_may_outlive_its_group() -> None:
-    passes(2, HERE / "forgotten_worker.py")
+    passes(forked(2, HERE / "forgotten_worker.py"))
 
 
 def test_every_token_is_on_one_rank() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel.launch import pids_of_ranks, torchrun, without_torchrun
+from parallel.launch import forked, pids_of_ranks, torchrun, without_torchrun
 
 WORKER = Path(__file__).with_name("failing_worker.py")
 TIMEOUT = 6  # seconds
@@ -38,8 +38,7 @@ PROMPT = "a red circle moving left on a black background"
 def test_the_others_name_the_rank_and_the_operation(
     way: str, where: str, count: int, named: str, operation: str, tmp_path: Path
 ) -> None:
-    process = torchrun(count, WORKER, way, where, str(TIMEOUT), tmp_path)
-    ranks = pids_of_ranks(process.pid, count)
+    process = forked(count, WORKER, way, where, str(TIMEOUT), tmp_path)
     output, _ = process.communicate()
     assert process.returncode != 0
     failed = float(re.search(r"FAILS AT ([0-9.]+)", output)[1])
@@ -49,21 +48,26 @@ def test_the_others_name_the_rank_and_the_operation(
         at, _, told = said[0].removeprefix(f"RANK {rank} SAYS AT ").partition(" ")
         assert float(at) - failed < TIMEOUT + PATIENCE
         assert re.match(f"RankFailure: {named}.*; rank {rank} was at: ({operation})", told), told
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    all_are_gone(output, count)
+
+
+def all_are_gone(output: str, count: int) -> None:
+    processes = re.findall("PROCESS ([0-9]+)", output)
+    assert len(processes) == count
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
 
 
 @pytest.mark.slow
 def test_ranks_that_await_nothing_on_the_host_end_too(tmp_path: Path) -> None:
     """As on GPUs: no error comes of an exchange, so none is raised."""
-    process = torchrun(3, WORKER, "stops", "gpu", str(TIMEOUT), tmp_path)
-    ranks = pids_of_ranks(process.pid, 3)
+    process = forked(3, WORKER, "stops", "gpu", str(TIMEOUT), tmp_path)
     output, _ = process.communicate()
     assert process.returncode != 0
     failed = "rank 1 died or was stopped"
     for rank in (0, 2):  # the end of one may be an error for the other
         assert re.search(f"{failed}; rank {rank} was at: (work on the GPU|{EXCHANGE})", output)
     assert re.search(f"disca-rt: error: {failed}; rank [02] was at: work on the GPU", output)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    all_are_gone(output, 3)
 
 
 @pytest.mark.slow

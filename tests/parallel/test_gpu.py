@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.launch import passes
+from parallel.launch import passes, torchrun
 
 
 @pytest.mark.gpu
 def test_exchanges_on_gpus() -> None:
-    passes(torch.cuda.device_count(), Path(__file__).with_name("gpu_worker.py"))
+    passes(torchrun(torch.cuda.device_count(), Path(__file__).with_name("gpu_worker.py")))

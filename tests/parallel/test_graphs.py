@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from parallel.launch import passes
+from parallel.launch import forked, passes
 
 
 @pytest.mark.slow
 def test_captured_samples_are_eager_ones() -> None:
-    passes(2, Path(__file__).parent / "graph_worker.py")
+    passes(forked(2, Path(__file__).parent / "graph_worker.py"))

@@ -1,6 +1,8 @@
 """A sample over 1 to 8 ranks is one rank's, by the library and by the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from disca_rt.cli import main
-from parallel.launch import passes, torchrun
+from parallel.launch import forked, passes, torchrun
 from refusal import refusal
 
 HERE = Path(__file__).parent
@@ -20,7 +22,7 @@ GENERATE = ["generate", PROMPT, *FEW_STEPS]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_to_eight_ranks_sample_as_one() -> None:
-    passes(8, HERE / "sample_worker.py")
+    passes(forked(8, HERE / "sample_worker.py"))
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +35,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "flags"),
-    [(2, []), (3, ["--head-chunks", "2"]), (5, []), (8, ["--ulysses-degree", "4"])],
+    ("start", "ranks", "flags"),
+    [
+        (torchrun, 2, []),
+        (forked, 3, ["--head-chunks", "2"]),
+        (forked, 8, ["--ulysses-degree", "4"]),
+    ],
 )
-def test_torchrun_generate_writes_what_one_process_does(
-    ranks: int, flags: list[str], alone: Tensor, tmp_path: Path
+def test_ranks_generate_what_one_process_does(
+    start: Callable[..., Popen], ranks: int, flags: list[str], alone: Tensor, tmp_path: Path
 ) -> None:
-    process = torchrun(ranks, "-m", "disca_rt", *GENERATE, *outputs(tmp_path), *flags)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-4000:]
+    output = passes(start(ranks, "-m", "disca_rt", *GENERATE, *outputs(tmp_path), *flags))
     assert output.count("wrote ") == 3  # by the first rank alone
     latents = load_file(tmp_path / "a.safetensors")["latents"]
     assert (latents - alone).abs().max() < 1e-5 * alone.abs().max()

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from parallel.launch import torchrun
+from parallel.launch import forked, passes
 
 
 @pytest.mark.slow
 def test_collectives_are_in_the_table_of_the_first_rank(tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = ["--steps", "2", "--step-list", "0", "--size", "16x8x3", "--out", str(out)]
-    process = torchrun(2, "-m", "disca_rt", "profile", *flags)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-4000:]
+    output = passes(forked(2, "-m", "disca_rt", "profile", *flags))
     assert output.count("wrote ") == 4
     lines = [json.loads(line) for line in (out / "table.jsonl").read_text().splitlines()]
     named = {(line["kind"], line["class"]): line for line in lines}

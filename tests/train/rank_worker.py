@@ -1,8 +1,9 @@
 """One rank of test_ranks.py: trains every stage in a folder, and writes down the losses.
 
-Every collective must be in an operation that is named where it fails.
+Each variant's runs are in a folder of its name. Every collective must be in an operation that is
+named where it fails.
 
-Run as `torchrun ... rank_worker.py FOLDER VARIANT`.
+Run as `torchrun ... rank_worker.py FOLDER VARIANT ...`.
 """
 
 import json
@@ -15,16 +16,19 @@ from pathlib import Path
 import torch
 
 from disca_rt.parallel.ranks import Ranks
-from disca_rt.train.distributed import joined_world
-from train.small import STAGES, Stopped, run
+from disca_rt.train.distributed import World, joined_world
+from train.small import RUN, STAGES, Stopped, run
 
+AT_THE_END = {"checkpoint_every": RUN.steps}
+SHARED = {"sequence_parallel": 2, "activation_checkpointing": True}
 VARIANTS = {
-    "plain": {},
-    "checkpointed": {"activation_checkpointing": True, "micro_batch": 1},
-    "bf16": {"bf16": True},
-    "shared": {"sequence_parallel": 2, "activation_checkpointing": True},
-    "resumed": {},
+    "plain": (AT_THE_END, ["base", "cfg", "meanflow", "predictor"]),
+    "bf16": (AT_THE_END | {"bf16": True}, ["base", "cfg"]),
+    "shared": (AT_THE_END | SHARED, ["base", "cfg", "meanflow", "predictor"]),
+    "shared by two": (AT_THE_END | SHARED | {"micro_batch": 1}, ["base", "meanflow", "predictor"]),
+    "resumed": ({}, ["predictor"]),  # which has everything that is kept
 }
+"""What is set of a run, and the stages."""
 
 
 def name_all_collectives(ranks: Ranks) -> None:
@@ -45,27 +49,32 @@ def name_all_collectives(ranks: Ranks) -> None:
     ranks.operation = checked
 
 
-def main(folder: Path, variant: str) -> None:
+def main(folder: Path, variants: list[str]) -> None:
     with joined_world(torch.device("cpu")) as world:
         name_all_collectives(world.ranks)
-        losses = {}
-        for name, make_config in STAGES.items():
-            if variant == "resumed" and name != "predictor":  # which has everything that is kept
-                continue
-            for rank in range(world.size):  # one after the other writes the same weights
-                if rank == world.rank:
-                    config = make_config(folder / f"starts_{name}")
-                world.barrier()
-            config = replace(config, run=replace(config.run, **VARIANTS[variant]))
-            if variant == "resumed":
-                with suppress(Stopped):  # a step after its checkpoint
-                    run(config, folder / name, world, stop_after=3)
-            _, losses[name] = run(config, folder / name, world)
-            assert run(config, folder / name, world)[1] == [], "read from its checkpoint, and done"
+        losses = {each: trained(folder / each, each, world) for each in variants}
         if world.is_first:
             (folder / "losses.json").write_text(json.dumps(losses))
 
 
+def trained(folder: Path, variant: str, world: World) -> dict[str, list[dict[str, float]]]:
+    losses = {}
+    changes, stages = VARIANTS[variant]
+    for name in stages:
+        for rank in range(world.size):  # one after the other writes the same weights
+            if rank == world.rank:
+                config = STAGES[name](folder / f"starts_{name}")
+            world.barrier()
+        config = replace(config, run=replace(config.run, **changes))
+        if variant == "resumed":
+            with suppress(Stopped):  # a step after its checkpoint
+                run(config, folder / name, world, stop_after=3)
+        _, losses[name] = run(config, folder / name, world)
+        if variant in ("plain", "resumed"):
+            assert run(config, folder / name, world)[1] == [], "read from its checkpoint, and done"
+    return losses
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2:])
