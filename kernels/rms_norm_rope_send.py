@@ -10,10 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .gradients import recomputed
-from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .launch import cdiv, check_rows, check_shape, launch, next_power_of_2
 from .packing import Packing
 from .registration import register_op
-from .rms_norm_rope import check_rope, norm_and_rotate
+from .rms_norm_rope import check_rope, norm_and_rotate, rope_config
 
 OP = "rms_norm_rope_send"
 
@@ -87,7 +87,7 @@ def rms_norm_rope_send_into(
     check_shape(OP, "out", out, (batch, seq * heads, width))
     if x.numel() == 0:
         return
-    config = launch_config(OP, heads * width, x.device)
+    config = rope_config(OP, x)
     launch(
         _rms_norm_rope_send_kernel,
         (cdiv(seq, config.rows), batch),

@@ -1,6 +1,6 @@
 """What the golden vectors do not show: batches, unequal texts, text-to-video, hooks, refusals."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from disca_rt.config import DiTConfig
-from disca_rt.kernels.launch import LaunchConfig, trying
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.blocks import BlockContext
 from disca_rt.models.conditioning import Conditioning
@@ -50,13 +49,6 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     whole, sides = load_golden(request.param), FEW[request.param]
     noise = {name: cropped(whole.io[name], sides) for name in ("latents", "latents_2")}
     return Fewer(whole.folder, whole.settings, whole.io | noise, whole.device)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_rows_per_program() -> Iterator[None]:
-    """Of the kernel that loops over them: the interpreter pays for masked rows, too."""
-    with trying("rms_norm_rope", LaunchConfig(rows=4, num_warps=1)):
-        yield
 
 
 INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="these tensors are on the CPU")

@@ -1,6 +1,6 @@
 """The distributions under test, built from a copy of the tree so that no stale build/ leaks in.
 
-The extension is compiled once, from the source distribution; the other builds take it from there.
+None compiles the extension: all take the one that these tests import, which setup.py has built.
 """
 
 import os
@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
+
+from disca_rt.parallel import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
@@ -70,25 +71,32 @@ def dist_info(source: Path, python: Python, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def wheel(source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from the source distribution."""
-    out = tmp_path_factory.mktemp("sdist")
-    build_with("build_sdist", python, source, out)
-    shutil.unpack_archive(next(out.glob("*.tar.gz")), out / "unpacked", filter="data")
-    build_with("build_wheel", python, next((out / "unpacked").iterdir()), out)
-    return next(out.glob("*.whl"))
+def made_already(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiler that has nothing to compile."""
+    compiler = tmp_path_factory.mktemp("compiler") / "c++"
+    compiler.write_text(MADE_ALREADY.format(extension=_native.__file__))
+    compiler.chmod(0o755)
+    return compiler
 
 
 @pytest.fixture(scope="session")
-def made_already(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiler that has nothing to compile."""
-    out = tmp_path_factory.mktemp("compiler")
-    content = ZipFile(wheel)
-    (native,) = (name for name in content.namelist() if name.endswith(".so"))
-    compiler = out / "c++"
-    compiler.write_text(MADE_ALREADY.format(extension=content.extract(native, out)))
-    compiler.chmod(0o755)
-    return compiler
+def unpacked(source: Path, python: Python, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution's folder."""
+    out = tmp_path_factory.mktemp("sdist")
+    build_with("build_sdist", python, source, out)
+    shutil.unpack_archive(next(out.glob("*.tar.gz")), out / "unpacked", filter="data")
+    (folder,) = (out / "unpacked").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(
+    unpacked: Path, python: Python, made_already: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The wheel built from the source distribution."""
+    out = tmp_path_factory.mktemp("wheel")
+    build_with("build_wheel", python, unpacked, out, CXX=str(made_already))
+    return next(out.glob("*.whl"))
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +104,7 @@ def wheel_of_tree(
     source: Path, python: Python, made_already: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The wheel that pip builds from the tree, offline."""
-    out = tmp_path_factory.mktemp("wheel")
+    out = tmp_path_factory.mktemp("wheel_of_tree")
     build = (*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", out, source)
     python(*build, cwd=out, CXX=str(made_already))
     return next(out.glob("*.whl"))

@@ -13,7 +13,7 @@ from disca_rt import __version__
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),  # a build takes half a minute, or ten minutes on crowded cores
+    pytest.mark.timeout(900),  # on crowded cores
     pytest.mark.xdist_group("extension"),  # built by one worker for all tests
 ]
 
@@ -48,6 +48,12 @@ def test_its_tests_are_of_one_worker(request: pytest.FixtureRequest) -> None:
     if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("needs --dist loadgroup")
     assert request.node.nodeid.endswith("@extension")
+
+
+def test_source_distribution_has_all_that_is_compiled(source: Path, unpacked: Path) -> None:
+    ours, theirs = ({p.name for p in (root / "csrc").iterdir()} for root in (source, unpacked))
+    assert ours == theirs
+    assert {"plan.h", "plan.cpp", "scheduler.h", "scheduler.cpp"} < ours
 
 
 def test_carries_the_embedded_model(wheel: Path) -> None:

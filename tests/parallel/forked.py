@@ -12,7 +12,7 @@ import time
 
 from torch.distributed import TCPStore
 
-GRACE = 15  # seconds between SIGTERM and SIGKILL; torchrun's are 30
+GRACE = 10  # seconds between SIGTERM and SIGKILL; torchrun's are 30
 
 
 def main(ranks: int, command: list[str]) -> int:

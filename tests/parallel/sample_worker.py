@@ -59,9 +59,10 @@ class Case(NamedTuple):
 
 def cases(ranks: int) -> Iterator[Case]:
     yield Case(degree=ranks)
-    if ranks in (2, 3):
+    if ranks == 3:
         yield Case(chunks=3, prompts=2)
         yield Case(policy="taylor", guided=True)
+    if ranks == 2:
         yield Case(policy="reuse")
         yield Case(policy="hermite")
         yield Case(policy="full")

@@ -38,8 +38,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     ("start", "ranks", "flags"),
     [
         (torchrun, 2, []),
-        (forked, 3, ["--head-chunks", "2"]),
-        (forked, 8, ["--ulysses-degree", "4"]),
+        (forked, 8, ["--ulysses-degree", "4", "--head-chunks", "2"]),
     ],
 )
 def test_ranks_generate_what_one_process_does(

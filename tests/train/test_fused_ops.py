@@ -1,6 +1,6 @@
 """Stages on the fused ops, in Triton's interpreter: the reference's losses and gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from disca_rt.config import DiTConfig
-from disca_rt.kernels.launch import LaunchConfig, trying
 from disca_rt.tiny.training_clips import unconditional
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
@@ -23,13 +22,6 @@ from train.small import ALONE, CFG, MEANFLOW, RUN, SMALL, randomised, saved
 from train.test_stages import batch_and_draws
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(autouse=True)
-def no_rows_to_spare() -> Iterator[None]:
-    """By default a program has 64 rows of this width, and the interpreter takes its time."""
-    with trying("rms_norm_rope", LaunchConfig(rows=4, num_warps=1)):
-        yield
 
 
 DEPTH = {"double": 1, "single": 1}
