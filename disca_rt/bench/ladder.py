@@ -7,6 +7,7 @@ with matplotlib.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..atomic import write_whole
 from .record import Record, read_records
@@ -26,6 +27,22 @@ def panels(records: Sequence[Record]) -> list[list[Record]]:
     return [sorted(panel, key=lambda r: r.median_s, reverse=True) for panel in several]
 
 
+def labels(drawn: Sequence[Sequence[Record]]) -> list[str]:
+    """Titles of panels; those that would be the same add what differs in their work."""
+    firsts = [panel[0] for panel in drawn]
+    plain = [f"{first.benchmark}, {first.dtype}{_weights(first)}" for first in firsts]
+    titles = []
+    for label, first in zip(plain, firsts, strict=True):
+        alike = [_work(each) for each, other in zip(firsts, plain, strict=True) if other == label]
+        differing = [
+            f"{name} {value}"
+            for name, value in _work(first).items()
+            if any(work.get(name) != value for work in alike)
+        ]
+        titles.append(", ".join([label, *differing]))
+    return titles
+
+
 def write_ladder(path: Path, records: Sequence[Record]) -> None:
     """ValueError where nothing was compared, or matplotlib is not installed."""
     drawn = panels(records)
@@ -38,8 +55,9 @@ def write_ladder(path: Path, records: Sequence[Record]) -> None:
     heights = [MARGIN + BAR * len(panel) for panel in drawn]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-    for axis, panel in zip(axes, drawn, strict=True):
+    for axis, panel, label in zip(axes, drawn, labels(drawn), strict=True):
         _draw(axis, panel)
+        axis.set_title(label, fontsize=9, loc="left")
     figure.suptitle(_title(records), fontsize=9, x=0.01, ha="left")
     write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, format="png"))
 
@@ -69,14 +87,18 @@ def _draw(axis: object, panel: Sequence[Record]) -> None:
     axis.set_xlim(0, 1.22 * max(record.p95_s * scale for record in panel))
     axis.tick_params(axis="x", labelsize=7)
     axis.set_xlabel(unit, fontsize=7)
-    label = f"{panel[0].benchmark}, {panel[0].dtype}" + _weights(panel[0])
-    axis.set_title(label, fontsize=9, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _is_ours(record: Record) -> bool:
     """What ran under the run's own choices; only that is asked for its memory."""
     return bool(record.memory) or not record.contender.startswith(("eager", "diffusers"))
+
+
+def _work(record: Record) -> dict[str, Any]:
+    """What a comparison is of, by name."""
+    where = {"threads": record.threads, "ranks": record.ranks, "device": record.device}
+    return record.shape | where | {"weights": record.weights}
 
 
 def _weights(record: Record) -> str:
