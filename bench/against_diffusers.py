@@ -31,11 +31,11 @@ GOAL = 1.0
 
 @dataclass(frozen=True)
 class StepShape:
-    """`latents` (C, T, H, W) of one sample, and its tokens; byT5 and vision tokens only for 1.5."""
+    """Of one sample: `latent_shape` (C, T, H, W) and tokens, byT5 and vision ones only for 1.5."""
 
     name: str
     config: DiTConfig
-    latents: tuple[int, int, int, int]
+    latent_shape: tuple[int, int, int, int]
     text_tokens: int
     byt5_tokens: int = 0
     vision_tokens: int = 0
@@ -51,7 +51,7 @@ EMBEDDED = StepShape(
 MID_10 = StepShape(
     "mid-size 1.0",
     DiTConfig(hidden=512, heads=4, double=2, single=4, text_dim=1024),
-    latents=(16, 5, 16, 16),
+    latent_shape=(16, 5, 16, 16),
     text_tokens=64,
 )
 MID_15 = StepShape(
@@ -70,7 +70,7 @@ MID_15 = StepShape(
         byt5_hidden=2048,  # fixed in diffusers' class
         vision_dim=256,
     ),
-    latents=(16, 5, 8, 8),
+    latent_shape=(16, 5, 8, 8),
     text_tokens=48,
     byt5_tokens=8,
     vision_tokens=8,
@@ -83,7 +83,7 @@ def full_step(shape: StepShape) -> Comparison:
     dit = _ours(reference)
     assert dit.config == shape.config, f"loaded {dit.config}, expected {shape.config}"
     conditioning, step = _conditioning(shape), StepInputs(torch.tensor([900.0]))
-    latents = torch.randn(1, *shape.latents, generator=torch.Generator().manual_seed(2))
+    latents = torch.randn(1, *shape.latent_shape, generator=torch.Generator().manual_seed(2))
     forward = diffusers_step(reference, conditioning)
     prepared = dit.prepare(conditioning, latents.shape)
 
@@ -95,7 +95,7 @@ def full_step(shape: StepShape) -> Comparison:
 
     # 1.5: byT5 and vision tokens are counted as text, which makes the count 2 % too large.
     flops = step_flops(
-        shape.config, predictor_config(shape.config), shape.latents, shape.condition_tokens
+        shape.config, predictor_config(shape.config), shape.latent_shape, shape.condition_tokens
     ).full
     return Comparison(
         name=f"full step, {shape.name}",
@@ -126,7 +126,7 @@ def _ours(reference: nn.Module) -> DiT:
 def _conditioning(shape: StepShape) -> Conditioning:
     tokens = shape.text_tokens, shape.byt5_tokens, shape.vision_tokens
     workload = Workload(shape.name, "", (0, 0, 0), *tokens)
-    return random_conditioning(shape.config, workload, shape.latents)
+    return random_conditioning(shape.config, workload, shape.latent_shape)
 
 
 def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
@@ -147,8 +147,8 @@ def _describe(shape: StepShape) -> dict[str, object]:
     described = {
         "model": shape.name,
         "batch": 1,
-        "latents": list(shape.latents),
-        "image tokens": image_tokens(config, shape.latents),
+        "latents": list(shape.latent_shape),
+        "image tokens": image_tokens(config, shape.latent_shape),
         "text tokens": shape.text_tokens,
         "byT5 tokens": shape.byt5_tokens,
         "vision tokens": shape.vision_tokens,

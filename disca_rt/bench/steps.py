@@ -11,28 +11,27 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..cache.policy import CachePolicy, StepKind
+from ..cache.policy import CachePolicy
 from ..flops import image_tokens
 from ..models.conditioning import Conditioning
 from ..models.dit import StepInputs
-from ..models.prepared import Prepared
-from ..runtime.engine import StepEvent
+from ..runtime.engine import Guidance, Sampler, StepEvent, step_table
 from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import DEFAULT_GUIDANCE, Runtime, Sample
 from ..schedule import Schedule, Step
-from .workloads import Latents
+from .workloads import LatentShape
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What runs: `policy` over `schedule`, from noise for `latents`.
+    """What runs: `policy` over `schedule`, from noise of `latent_shape`.
 
     With `negative` a step has two passes: classifier-free guidance.
     """
 
     runtime: Runtime
     conditioning: Conditioning
-    latents: Latents
+    latent_shape: LatentShape
     policy: CachePolicy
     schedule: Schedule
     negative: Conditioning | None = None
@@ -46,7 +45,7 @@ class Subject:
     def tokens(self) -> list[torch.Size]:
         """Joint tokens `[B, S, C]` of this rank, of each pass."""
         dit = self.runtime.dit
-        image = image_tokens(dit.config, self.latents)
+        image = image_tokens(dit.config, self.latent_shape)
         shares = [dit.sharding.share(image, each.tokens) for each in self.passes]
         return [torch.Size([self.conditioning.batch, n, dit.config.hidden]) for n in shares]
 
@@ -70,7 +69,7 @@ class Subject:
             self.conditioning,
             schedule=schedule or self.schedule,
             policy=self.policy,
-            latent_shape=self.latents,
+            latent_shape=self.latent_shape,
             negative=self.negative,
             on_step=on_step,
         )
@@ -85,18 +84,18 @@ class Steps:
 
     def __init__(self, subject: Subject, graphs: GraphRunner | None = None) -> None:
         self._graphs = graphs
-        dit, steps = subject.runtime.dit, list(subject.schedule)
-        self._dit, self._policy = dit, subject.policy
-        noise = torch.randn(1, *subject.latents, generator=torch.Generator().manual_seed(0))
+        dit, policy, steps = subject.runtime.dit, subject.policy, list(subject.schedule)
+        noise = torch.randn(1, *subject.latent_shape, generator=torch.Generator().manual_seed(0))
         self._latents = dit.sharding.from_first_rank(noise.to(dit.device))
         self._prepared = [dit.prepare(each, noise.shape) for each in subject.passes]
-        self._states = [
-            subject.policy.allocate(tokens, dit.dtype, dit.device) for tokens in subject.tokens
-        ]
+        self._policy = policy
+        self._states = [policy.allocate(each, dit.dtype, dit.device) for each in subject.tokens]
+        mixing = None if subject.negative is None else DEFAULT_GUIDANCE
+        self._sampler = Sampler(dit, policy, self._states, mixing)
+        embedded = DEFAULT_GUIDANCE if dit.config.guidance_embed else None
+        self._table = step_table(subject.schedule, Guidance(embedded), 1, dit)
         self._full = next(step for step in steps if step.is_full)
         self._predicted = next((step for step in steps if not step.is_full), None)
-        self._scalars = {step: self.scalars(step) for step in steps}
-        self._dt = torch.tensor(-1 / len(steps), device=dit.device)
 
     @property
     def has_predicted(self) -> bool:
@@ -117,48 +116,24 @@ class Steps:
 
     def scalars(self, step: Step | None = None) -> StepInputs:
         """What the model is fed at `step`, by default the first full one."""
-        step, config, device = step or self._full, self._dit.config, self._dit.device
-        guidance = torch.full((1,), DEFAULT_GUIDANCE, dtype=self._dit.dtype, device=device) * 1000
-        return StepInputs(
-            torch.tensor([step.t], device=device),
-            torch.tensor([step.r], device=device) if config.meanflow else None,
-            guidance if config.guidance_embed else None,
-        )
+        return self._table.row(step or self._full).inputs
 
     def euler(self, velocities: Sequence[Tensor]) -> Tensor:
         """The end of a step for a model that gives velocity `[1, C, T, H, W]` in each pass."""
         velocity = velocities[-1].float()
         if len(velocities) == 2:
             velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
-        return self._latents + velocity * self._dt
+        return self._latents + velocity * self._table.row(self._full).dt
 
     def _run(self, step: Step) -> Tensor:
-        inputs = self._latents, self._scalars[step], self._prepared
-        decide = partial(self._policy.decide, step)
+        sampler = self._sampler
+        inputs = self._latents, self._table.row(step), self._prepared
         if self._graphs is None:
-            return self._step([partial(decide, state=each) for each in self._states], *inputs)
-        kinds = [decide(None, each) for each in self._states]  # what is captured decides nothing
-        key = self, tuple(kinds), tuple(map(self._policy.variant, self._states))
-        decided = [lambda tokens, kind=kind: kind for kind in kinds]
-        return self._graphs.run(key, partial(self._step, decided), *inputs)
-
-    def _step(
-        self,
-        decide: Sequence[Callable[[Tensor], StepKind]],
-        latents: Tensor,
-        scalars: StepInputs,
-        prepared: Sequence[Prepared],
-    ) -> Tensor:
-        dit, patches = self._dit, []
-        for kind_of, each, state in zip(decide, prepared, self._states, strict=True):
-            tokens, context = dit.embed(latents, scalars, each)
-            kind = kind_of(tokens)
-            tokens = self._policy.run(kind, tokens, context, dit.blocks, state)
-            patches.append(dit.head(tokens, context))
-        negative = patches[1] if len(patches) == 2 else None
-        scale = 1.0 if negative is None else DEFAULT_GUIDANCE
-        grid, patch = prepared[0].grid, dit.config.patch
-        return dit.ops.euler_step(latents, patches[0], negative, scale, self._dt, grid, patch)
+            return sampler.step(step, *inputs)[1]
+        kinds = sampler.decide(step)
+        key = kinds, sampler.key()
+        decided_step = partial(sampler.decided_step, kinds)
+        return self._graphs.run(key, decided_step, *inputs, over=sampler.over)
 
 
 def shortened(schedule: Schedule) -> Schedule:

@@ -64,8 +64,8 @@ class Suite:
         predictor = self.subject.runtime.predictor
         config = predictor.config if predictor is not None else self._fitting
         dit = self.subject.runtime.config
-        latents = self.subject.latents
-        passes = [step_flops(dit, config, latents, each.tokens) for each in self.subject.passes]
+        shape = self.subject.latent_shape
+        passes = [step_flops(dit, config, shape, each.tokens) for each in self.subject.passes]
         return StepFlops(*map(sum, zip(*passes, strict=True)))
 
     @property
@@ -271,7 +271,7 @@ class Suite:
             "model": self.workload.model,
             "video": f"{width}x{height}x{frames}",
             "batch": 1,
-            "image tokens": image_tokens(dit, subject.latents),
+            "image tokens": image_tokens(dit, subject.latent_shape),
             "text tokens": subject.conditioning.tokens,
             "policy": subject.policy.name,
             "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",

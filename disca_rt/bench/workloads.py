@@ -17,7 +17,8 @@ from ..tiny.clips import FRAMES, HEIGHT, WIDTH
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import TINY
 
-Latents = tuple[int, int, int, int]
+LatentShape = tuple[int, int, int, int]
+"""(C, T, H, W)."""
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "hunyuan-video-meanflow"
 TEXT_TOKENS = 256
@@ -85,14 +86,14 @@ def codec_of(workload: Workload) -> PixelUnshuffleCodec | VideoSizes:
     return SIZES[CONFIGS[workload.model].family]
 
 
-def latent_shape(workload: Workload) -> Latents:
-    """(C, T, H, W); ValueError names a size that the model does not take."""
+def latent_shape(workload: Workload) -> LatentShape:
+    """ValueError names a size that the model does not take."""
     width, height, frames = workload.size
     return codec_of(workload).latent_shape(frames, height, width)
 
 
 def random_conditioning(
-    config: DiTConfig, workload: Workload, latents: Latents, seed: int = 1
+    config: DiTConfig, workload: Workload, latent_shape: LatentShape, seed: int = 1
 ) -> Conditioning:
     """Of one sample, nothing padding, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +109,7 @@ def random_conditioning(
             "byt5_text_states": random(workload.byt5, config.byt5_dim),
             "byt5_text_mask": torch.ones(1, workload.byt5, dtype=torch.long),
             "vision_states": random(workload.vision, config.vision_dim),
-            "cond_latents": random(config.embed_channels - config.in_channels, *latents[1:]),
+            "cond_latents": random(config.embed_channels - config.in_channels, *latent_shape[1:]),
         }
     return Conditioning(
         text_states=random(workload.text, config.text_dim),

@@ -26,13 +26,12 @@ from ..footprint import Need, footprint
 from ..models.conditioning import Conditioning
 from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import Runtime
-from ..schedule import get_preset
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from .devices import choose_device, choose_dtype, choose_ops
 from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless
 from .ranks import choose_attention
-from .schedules import choose_schedule, default_schedule
+from .schedules import choose_policy, choose_schedule, default_schedule
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
@@ -107,9 +106,9 @@ def _weights(args: argparse.Namespace, is_random: bool) -> str:
     return (RANDOM if is_random else file) + " FP8" * args.fp8_weights
 
 
-def show_size(workload: Workload, latents: tuple[int, int, int]) -> str:
-    """Latents (T, H, W) as the workload is written."""
-    frames, height, width = codec_of(workload).video_size(*latents)
+def show_size(workload: Workload, grid: tuple[int, int, int]) -> str:
+    """Latents of (T, H, W) as the workload is written."""
+    frames, height, width = codec_of(workload).video_size(*grid)
     return f"{width}x{height}x{frames}"
 
 
@@ -126,13 +125,12 @@ def _suite(
     graphs: Callable[[], GraphRunner] | None,
 ) -> Suite:
     name = _policy(args, runtime.config, runtime.predictor is not None)
-    latents = latent_shape(workload)
     _check_cfg(args, runtime.config)
     subject = Subject(
         runtime=runtime,
         conditioning=_conditioning(runtime, workload, PROMPT),
         negative=_conditioning(runtime, workload, "") if args.cfg else None,
-        latents=(runtime.config.in_channels, *latents[1:]),
+        latent_shape=(runtime.config.in_channels, *latent_shape(workload)[1:]),
         policy=build_policy(name, runtime.predictor, runtime.dit.ops),
         schedule=choose_schedule(args, runtime.config, name),
     )
@@ -151,7 +149,6 @@ def _conditioning(runtime: Runtime, workload: Workload, prompt: str) -> Conditio
 
 
 def _policy(args: argparse.Namespace, config: DiTConfig, has_predictor: bool) -> str:
-    """DisCa where there is a predictor and a list of full steps, unless the flags say otherwise."""
-    named = default_schedule(config) if args.preset is None else get_preset(args.preset)
-    has_list = args.step_list is not None or named.full_steps < named.steps
-    return args.policy or ("disca" if has_predictor and has_list else "full")
+    """A predictor asks for DisCa where the model's own schedule has predicted steps."""
+    schedule = default_schedule(config)
+    return choose_policy(args, has_predictor and schedule.full_steps < schedule.steps)

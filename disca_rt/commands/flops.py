@@ -77,13 +77,12 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
     from ..cache.build import check_policy
     from ..schedule import PRESETS, full_schedule
-    from .schedules import choose_schedule
+    from .schedules import choose_policy, choose_schedule
 
     passes = 2 if args.cfg else 1
     flags = (args.preset, args.steps, args.shift, args.step_list, args.policy)
     if any(flag is not None for flag in flags):
-        has_list = args.step_list is not None or args.preset is not None
-        policy = args.policy or ("disca" if has_list else "full")
+        policy = choose_policy(args, has_predictor=False)
         check_policy(policy)
         asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
     elif dit.family == "hunyuan-video-1.5":

@@ -103,20 +103,20 @@ def explained_sample(
 ) -> Iterator[None]:
     """Says what the sample will take, and within what would fit; `ops` by their name."""
     inputs = request.inputs
-    latents = inputs["latent_shape"] or inputs["latents"].shape[1:]
+    latent_shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
     passes = 1 if inputs["negative"] is None else 2
     conditioning, policy = inputs["conditioning"], request.policy.name
-    need = runtime_need(runtime, policy, ops, conditioning, latents, passes)
+    need = runtime_need(runtime, policy, ops, conditioning, latent_shape, passes)
     if is_told:
         print(f"memory: about {footprint(need)}", flush=True)
     with explained(lambda: need, runtime.dit.device, lambda size: show_size(runtime, size)):
         yield
 
 
-def show_size(runtime: Runtime, latents: tuple[int, int, int]) -> str:
-    """Latents (T, H, W) as --size takes them."""
+def show_size(runtime: Runtime, grid: tuple[int, int, int]) -> str:
+    """Latents of (T, H, W) as --size takes them."""
     codec = runtime.codec or SIZES[runtime.config.family]
-    frames, height, width = codec.video_size(*latents)
+    frames, height, width = codec.video_size(*grid)
     return f"{width}x{height}x{frames}"
 
 

@@ -127,13 +127,9 @@ def load_runtime(
 def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:
     """What the flags ask of `runtime`."""
     from ..cache.build import build_policy
-    from ..schedule import get_preset
-    from .schedules import choose_schedule
+    from .schedules import choose_policy, choose_schedule
 
-    preset = None if args.preset is None else get_preset(args.preset)
-    has_predicted = preset is not None and preset.full_steps < preset.steps
-    wants_disca = runtime.predictor is not None or args.step_list is not None or has_predicted
-    name = args.policy or ("disca" if wants_disca else "full")
+    name = choose_policy(args, runtime.predictor is not None)
     policy = build_policy(name, runtime.predictor, runtime.dit.ops)
     schedule = choose_schedule(args, runtime.config, name)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)

@@ -1,4 +1,6 @@
-"""From the schedule flags to a `Schedule`: explicit flags over a preset over the default."""
+"""From the schedule flags to a policy and a `Schedule`: explicit flags over a preset over the
+default.
+"""
 
 import argparse
 
@@ -6,6 +8,15 @@ from ..config import DiTConfig
 from ..schedule import Schedule, full_schedule, get_preset
 from ..tiny.config import SCHEDULE as TINY_SCHEDULE
 from ..tiny.config import takes_tiny_prompts
+
+
+def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
+    """The one that is named; else `disca` where a list, a preset or a predictor asks for it."""
+    if args.policy is not None:
+        return args.policy
+    named = None if args.preset is None else get_preset(args.preset)
+    is_cached = has_predictor if named is None else named.full_steps < named.steps
+    return "disca" if is_cached or args.step_list is not None else "full"
 
 
 def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Schedule:

@@ -34,7 +34,7 @@ class Groups(NamedTuple):
     ring: ProcessGroup | None
 
 
-class Prepared(NamedTuple):
+class PreparedExchange(NamedTuple):
     """What attention over tokens of one shape exchanges by; `packing` is that of members' heads."""
 
     scheduler: Scheduler
@@ -65,7 +65,7 @@ class UlyssesAttention:
         self._group, self._timeout, self._chunks = group, timeout, chunks
         self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
         self._groups: dict[int, Groups] = {}
-        self._recent: dict[tuple, Prepared] = {}
+        self._recent: dict[tuple, PreparedExchange] = {}
         # Also at exit, where this is forgotten: later, its groups' threads find no interpreter.
         self._release = weakref.finalize(self, _release, self._recent, self._groups)
 
@@ -104,7 +104,7 @@ class UlyssesAttention:
             row_bytes=row_bytes,
         )
 
-    def prepared(self, layout: TokenLayout, like: Tensor) -> Prepared:
+    def prepared(self, layout: TokenLayout, like: Tensor) -> PreparedExchange:
         """For tensors such as `like [B, S_shard, H, D]`; those of the last shapes are kept."""
         key = layout.whole, like.shape, like.dtype, like.device
         prepared = self._recent.pop(key, None)
@@ -115,7 +115,7 @@ class UlyssesAttention:
             plan = scheduler.plan
             members = plan.members(plan.group_of(self._group.rank()))
             counts = [len(plan.heads(member)) for member in members]
-            prepared = Prepared(scheduler, packing(counts, like.device))
+            prepared = PreparedExchange(scheduler, packing(counts, like.device))
         self._recent[key] = prepared  # at the end: the last to go
         return prepared
 
@@ -161,7 +161,7 @@ class UlyssesAttention:
         return self._groups[degree]
 
 
-def _release(recent: dict[tuple, Prepared], groups: dict[int, Groups]) -> None:
+def _release(recent: dict[tuple, PreparedExchange], groups: dict[int, Groups]) -> None:
     recent.clear()
     groups.clear()
 

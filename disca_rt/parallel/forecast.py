@@ -18,16 +18,16 @@ from .simulate import Timeline
 
 @dataclass(frozen=True)
 class Job:
-    """One sample's forward of a model: `latents (C, T, H, W)` and valid `text_tokens`."""
+    """One sample's forward of a model: `latent_shape (C, T, H, W)` and valid `text_tokens`."""
 
     dit: DiTConfig
-    latents: tuple[int, int, int, int]
+    latent_shape: tuple[int, int, int, int]
     text_tokens: int
     predictor_depth: int = 2
 
     @property
     def image_tokens(self) -> int:
-        return image_tokens(self.dit, self.latents)
+        return image_tokens(self.dit, self.latent_shape)
 
     @property
     def block_kinds(self) -> list[BlockKind]:
@@ -135,7 +135,7 @@ def gather_bytes(job: Job, plan: Plan) -> int:
 
 def _ends(job: Job, plan: Plan, links: Links, rates: Rates) -> Cost:
     predictor = predictor_config(job.dit, job.predictor_depth)
-    flops = step_flops(job.dit, predictor, job.latents, job.text_tokens).ends
+    flops = step_flops(job.dit, predictor, job.latent_shape, job.text_tokens).ends
     alone = flops / (rates.gemm_tflops * 1e12)
     if plan.ranks == 1:
         return Cost(1, alone, 0.0, alone)

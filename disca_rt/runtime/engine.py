@@ -71,7 +71,7 @@ def denoise(
     """
     for each in passes:
         policy.reset(each.state)
-    sampler = _Sampler(dit, policy, [each.state for each in passes], guidance.classifier_free)
+    sampler = Sampler(dit, policy, [each.state for each in passes], guidance.classifier_free)
     table = step_table(schedule, guidance, latents.shape[0], dit)
     prepared = [each.prepared for each in passes]
     is_whole = isinstance(dit.sharding, Whole)
@@ -108,8 +108,8 @@ class StepRow(NamedTuple):
     dt: Tensor
 
 
-class _Sampler:
-    """What stays the same over a sample.
+class Sampler:
+    """A sample's steps, and what stays the same over them. `scale` is of two passes.
 
     Its methods depend on their arguments, on `key`, on the weights of the model and on the buffers
     of the states: it is these that `over` lists.

@@ -42,7 +42,9 @@ def one_sample(comparison: Comparison) -> list[Record]:
 def smaller(shape: StepShape) -> StepShape:
     config = replace(shape.config, double=1, single=min(shape.config.single, 1))
     config = replace(config, hidden=64, heads=2, rope=(8, 12, 12), text_dim=32)
-    return replace(shape, config=config, latents=(*shape.latents[:1], 1, 2, 2), text_tokens=3)
+    return replace(
+        shape, config=config, latent_shape=(*shape.latent_shape[:1], 1, 2, 2), text_tokens=3
+    )
 
 
 @pytest.mark.parametrize(

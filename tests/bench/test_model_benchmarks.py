@@ -75,7 +75,7 @@ def guided(policy: str) -> Subject:
     """A base model, two passes a step."""
     config = replace(SMALL_10, guidance_embed=False, meanflow=False)
     made = subject(config, policy=policy)
-    return replace(made, negative=random_conditioning(config, FEW, made.latents, seed=2))
+    return replace(made, negative=random_conditioning(config, FEW, made.latent_shape, seed=2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

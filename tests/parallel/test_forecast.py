@@ -33,7 +33,9 @@ def predicted(ranks: int, links: Links | None = None, rates: Rates | None = None
 @pytest.mark.parametrize("name", ["hunyuan-video-meanflow", "hunyuan-video-1.5"])
 def test_one_ranks_work_is_the_flop_count(name: str) -> None:
     asked = job(name)
-    flops = step_flops(asked.dit, predictor_config(asked.dit), asked.latents, asked.text_tokens)
+    flops = step_flops(
+        asked.dit, predictor_config(asked.dit), asked.latent_shape, asked.text_tokens
+    )
     counted = forecast(asked, asked.plan(1), Links(FREE), COUNTING)
     for cost, expected in ((counted.full, flops.full), (counted.predicted, flops.predicted)):
         assert cost.seconds == pytest.approx(expected / 1e12, rel=1e-3)  # modulation is bytes here
