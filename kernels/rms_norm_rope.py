@@ -130,7 +130,7 @@ def rms_norm_rope_(
 
 
 def rope_config(op: str, x: Tensor) -> LaunchConfig:
-    """By the table. A program's rows are a loop: the interpreter runs those past the end, too."""
+    """By the table; on a CPU few rows: they are a loop, and masked ones are interpreted, too."""
     interpreted = LaunchConfig(rows=4, num_warps=1) if x.device.type == "cpu" else None
     return launch_config(op, x.shape[2] * x.shape[3], x.device, interpreted)
 

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Since 9.2 pytest no longer reads the id to which pytest-xdist 3.8 adds a test's group."""
+    """Ids of groups: pytest 9.2 no longer reads them where pytest-xdist 3.8 writes them."""
     for item in items:
         if getattr(item, "_nodeid", item.nodeid) != item.nodeid:
             item._id = type(item.id).parse(item._nodeid)

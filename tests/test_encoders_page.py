@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from disca_rt.runtime.saved_conditioning import load_conditioning
 
 diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")  # without it the pipelines are stand-ins
 PAGE = Path(__file__).parents[1] / "docs" / "encoders.md"
 PROMPT = "a cat walks on the grass, realistic style"
 VALID, PADDED = 3, 7
@@ -25,7 +26,8 @@ def encode_prompt(prompt: str) -> tuple[torch.Tensor, ...]:
     return states, torch.randn(1, 6), mask
 
 
-def small_vae(*_: object, **__: object) -> torch.nn.Module:
+def small_vae(repository: str, *, subfolder: str, torch_dtype: torch.dtype) -> torch.nn.Module:
+    assert (repository, subfolder) == ("hunyuanvideo-community/HunyuanVideo", "vae")
     return diffusers.AutoencoderKLHunyuanVideo(
         latent_channels=4,
         block_out_channels=(8, 8, 8, 8),
@@ -48,14 +50,14 @@ def test_a_prompt_becomes_a_conditioning_and_latents_a_video(
     monkeypatch.setattr(diffusers.AutoencoderKLHunyuanVideo, "from_pretrained", small_vae)
 
     encode, decode = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    namespace: dict = {}
-    exec(encode, namespace)
+    exec(encode, {})
     positive = load_conditioning("conditioning.safetensors").positive
     assert positive.text_states.shape == (1, PADDED, 8)
     assert positive.text_states_2.shape == (1, 6)
     assert positive.tokens == VALID
 
     save_file({"latents": torch.randn(1, 4, 2, 4, 6)}, "latents.safetensors")
+    namespace: dict = {}  # of another process
     exec(decode.replace('.to("cuda")', ""), namespace)
     assert namespace["video"].shape == (1, 3, 5, 32, 48)
     with av.open("cat.mp4") as video:

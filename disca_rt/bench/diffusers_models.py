@@ -19,7 +19,6 @@ from .random_models import fill_randomly
 Step = Callable[[Tensor, StepInputs], Tensor]
 """Latents `[1, C, T, H, W]` and the scalars of a step -> velocity, as large."""
 
-
 INSTALL = "pip install 'disca_rt[bench]'"
 
 
@@ -122,7 +121,7 @@ def cache_blocks(model: nn.Module, schedule: Schedule) -> Callable[[], None]:
     values, and those are random here. A cached step computes the first block of each kind, the
     fewest it allows.
     """
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")  # else it tells every block it finds
     try:
         import cache_dit
         from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern

@@ -93,7 +93,8 @@ class Steps:
         mixing = None if subject.negative is None else DEFAULT_GUIDANCE
         self._sampler = Sampler(dit, policy, self._states, mixing)
         embedded = DEFAULT_GUIDANCE if dit.config.guidance_embed else None
-        self._table = step_table(subject.schedule, Guidance(embedded), 1, dit)
+        table = step_table(subject.schedule, Guidance(embedded), 1, dit)
+        self._rows = {step: table.row(step) for step in steps}
         self._full = next(step for step in steps if step.is_full)
         self._predicted = next((step for step in steps if not step.is_full), None)
 
@@ -116,18 +117,18 @@ class Steps:
 
     def scalars(self, step: Step | None = None) -> StepInputs:
         """What the model is fed at `step`, by default the first full one."""
-        return self._table.row(step or self._full).inputs
+        return self._rows[step or self._full].inputs
 
     def euler(self, velocities: Sequence[Tensor]) -> Tensor:
         """The end of a step for a model that gives velocity `[1, C, T, H, W]` in each pass."""
         velocity = velocities[-1].float()
         if len(velocities) == 2:
             velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
-        return self._latents + velocity * self._table.row(self._full).dt
+        return self._latents + velocity * self._rows[self._full].dt
 
     def _run(self, step: Step) -> Tensor:
         sampler = self._sampler
-        inputs = self._latents, self._table.row(step), self._prepared
+        inputs = self._latents, self._rows[step], self._prepared
         if self._graphs is None:
             return sampler.step(step, *inputs)[1]
         kinds = sampler.decide(step)

@@ -38,9 +38,9 @@ class Conditioning:
     @property
     def tokens(self) -> int:
         """Valid ones of every kind, of the sample that has most."""
-        counts = self.text_mask.sum(1)
+        counts = self.text_mask.bool().sum(1)
         if self.byt5_text_mask is not None:
-            counts = counts + self.byt5_text_mask.sum(1)
+            counts = counts + self.byt5_text_mask.bool().sum(1)
         if self.vision_states is not None:  # all zero: no image, and its tokens are padding
             has_image = self.vision_states.flatten(1).any(dim=1)
             counts = counts + has_image * self.vision_states.shape[1]

@@ -27,7 +27,7 @@ RunCpp = Callable[..., str]
 def run_cpp(request: pytest.FixtureRequest, tmp_path: Path) -> RunCpp:
     """`run_cpp(*sources, flags=...)` makes a program of `sources`, runs it, returns its stdout.
 
-    Of all in one: PyTorch's headers, which each would read again, take fifteen seconds.
+    All are one translation unit: PyTorch's headers take fifteen seconds to read.
     """
     mode = SANITIZED if request.config.getoption("--sanitize") else PLAIN
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from disca_rt.parallel import _native
-
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
     *(".*", "build", "dist", "out", "golden", "*.egg-info", "__pycache__", "*.partial", "*.so")
@@ -73,6 +71,8 @@ def dist_info(source: Path, python: Python, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def made_already(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiler that has nothing to compile."""
+    from disca_rt.parallel import _native  # here: other tests are about a tree without it
+
     compiler = tmp_path_factory.mktemp("compiler") / "c++"
     compiler.write_text(MADE_ALREADY.format(extension=_native.__file__))
     compiler.chmod(0o755)

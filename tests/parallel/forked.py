@@ -3,6 +3,7 @@
 Run as `python forked.py RANKS (SCRIPT | -m MODULE) [ARGUMENT ...]`.
 """
 
+import ctypes
 import os
 import runpy
 import signal
@@ -12,7 +13,8 @@ import time
 
 from torch.distributed import TCPStore
 
-GRACE = 10  # seconds between SIGTERM and SIGKILL; torchrun's are 30
+PR_SET_PDEATHSIG = 1  # prctl(2): what comes when the parent is gone
+GRACE = 20  # seconds between SIGTERM and SIGKILL; torchrun's are 30
 
 
 def main(ranks: int, command: list[str]) -> int:
@@ -31,6 +33,7 @@ def main(ranks: int, command: list[str]) -> int:
     for rank in range(ranks):
         if not (pid := os.fork()):
             listening.close()
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
             run(command, "__main__")
             return 0

@@ -19,11 +19,12 @@ from disca_rt.parallel.ranks import Ranks
 from disca_rt.train.distributed import World, joined_world
 from train.small import RUN, STAGES, Stopped, run
 
+BF16 = {"bf16": True, "activation_checkpointing": True, "micro_batch": 1}
 AT_THE_END = {"checkpoint_every": RUN.steps}
 SHARED = {"sequence_parallel": 2, "activation_checkpointing": True}
 VARIANTS = {
     "plain": (AT_THE_END, ["base", "cfg", "meanflow", "predictor"]),
-    "bf16": (AT_THE_END | {"bf16": True}, ["base"]),
+    "bf16": (AT_THE_END | BF16, ["base"]),
     "shared": (AT_THE_END | SHARED, ["cfg", "predictor"]),
     "shared by two": (AT_THE_END | SHARED | {"micro_batch": 1}, ["base", "meanflow", "predictor"]),
     "resumed": ({}, ["predictor"]),  # which has everything that is kept

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from parallel.launch import forked, passes, pids_of_ranks
+from parallel.launch import forked, passes, pids_of_ranks, torchrun
 from train.small import STAGES, run
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -96,7 +96,7 @@ def test_ranks_started_differently_are_refused(tmp_path: Path) -> None:
 
 def test_a_killed_rank_is_named_by_the_others(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = forked(2, "-m", "disca_rt", "train", "base", "--out", out, "--timeout", "60")
+    process = torchrun(2, "-m", "disca_rt", "train", "base", "--out", out, "--timeout", "60")
     ranks = pids_of_ranks(process.pid, 2)
     while not (out / "run.json").exists():  # written before the first step
         assert process.poll() is None, process.communicate()[0][-4000:]
