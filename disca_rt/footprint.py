@@ -11,7 +11,6 @@ from typing import NamedTuple
 from .config import DiTConfig, PredictorConfig
 from .flops import image_tokens
 
-Latents = tuple[int, int, int, int]
 FREQUENCIES, REFINER_BLOCKS = 256, 2
 FP32 = 4
 FP8 = 1
@@ -69,7 +68,7 @@ class Need(NamedTuple):
     fp8_weights: bool = False
 
     @property
-    def latents(self) -> Latents:
+    def latent_shape(self) -> tuple[int, int, int, int]:
         return self.dit.in_channels, *self.size
 
 
@@ -80,12 +79,12 @@ def footprint(need: Need) -> Footprint:
     shapes, its last ones. Captures share a pool as large as the activations, beside those of what
     runs uncaptured; the inputs and result of each, about 70 MB at 704x704x129, are not counted.
     """
-    tokens = image_tokens(need.dit, need.latents) + need.text
+    tokens = image_tokens(need.dit, need.latent_shape) + need.text
     tensor = need.batch * -(-tokens // need.ranks) * need.dit.hidden * need.itemsize
-    channels, t, h, w = need.latents
+    channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
-    whole += image_tokens(need.dit, need.latents) * need.dit.head_dim * FP32
+    whole += image_tokens(need.dit, need.latent_shape) * need.dit.head_dim * FP32
     weights = dit_parameters(need.dit) * need.itemsize
     if need.predictor is not None:
         weights += predictor_parameters(need.predictor) * need.itemsize

@@ -134,7 +134,11 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["flops", "--text-tokens", "0"], "--text-tokens must be at least 1"),
         (["flops", "--steps", "12", "--policy", "disca"], "needs a step list"),
         (["flops", "--steps", "0"], "steps must be at least 1"),
-        (["flops", "--model", "hunyuan-video", "--policy", "disca"], "every step full"),
+        (["flops", "--model", "hunyuan-video", "--policy", "disca"], "default has every step full"),
+        (
+            ["flops", "--preset", "full-50", "--policy", "disca"],
+            "preset full-50 has every step full",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

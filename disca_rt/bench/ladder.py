@@ -27,11 +27,11 @@ def panels(records: Sequence[Record]) -> list[list[Record]]:
     return [sorted(panel, key=lambda r: r.median_s, reverse=True) for panel in several]
 
 
-def labels(drawn: Sequence[Sequence[Record]]) -> list[str]:
+def titles(drawn: Sequence[Sequence[Record]]) -> list[str]:
     """Titles of panels; those that would be the same add what differs in their work."""
     firsts = [panel[0] for panel in drawn]
     plain = [f"{first.benchmark}, {first.dtype}{_weights(first)}" for first in firsts]
-    titles = []
+    said = []
     for label, first in zip(plain, firsts, strict=True):
         alike = [_work(each) for each, other in zip(firsts, plain, strict=True) if other == label]
         differing = [
@@ -39,8 +39,8 @@ def labels(drawn: Sequence[Sequence[Record]]) -> list[str]:
             for name, value in _work(first).items()
             if any(work.get(name) != value for work in alike)
         ]
-        titles.append(", ".join([label, *differing]))
-    return titles
+        said.append(", ".join([label, *differing]))
+    return said
 
 
 def write_ladder(path: Path, records: Sequence[Record]) -> None:
@@ -55,9 +55,9 @@ def write_ladder(path: Path, records: Sequence[Record]) -> None:
     heights = [MARGIN + BAR * len(panel) for panel in drawn]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-    for axis, panel, label in zip(axes, drawn, labels(drawn), strict=True):
+    for axis, panel, title in zip(axes, drawn, titles(drawn), strict=True):
         _draw(axis, panel)
-        axis.set_title(label, fontsize=9, loc="left")
+        axis.set_title(title, fontsize=9, loc="left")
     figure.suptitle(_title(records), fontsize=9, x=0.01, ha="left")
     write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, format="png"))
 

@@ -19,7 +19,6 @@ from ..runtime.engine import Guidance, Sampler, StepEvent, step_table
 from ..runtime.graphs import GraphRunner
 from ..runtime.runtime import DEFAULT_GUIDANCE, Runtime, Sample
 from ..schedule import Schedule, Step
-from .workloads import LatentShape
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Subject:
 
     runtime: Runtime
     conditioning: Conditioning
-    latent_shape: LatentShape
+    latent_shape: tuple[int, int, int, int]
     policy: CachePolicy
     schedule: Schedule
     negative: Conditioning | None = None

@@ -17,8 +17,6 @@ from ..tiny.clips import FRAMES, HEIGHT, WIDTH
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import TINY
 
-LatentShape = tuple[int, int, int, int]
-"""(C, T, H, W)."""
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "hunyuan-video-meanflow"
 TEXT_TOKENS = 256
@@ -86,14 +84,14 @@ def codec_of(workload: Workload) -> PixelUnshuffleCodec | VideoSizes:
     return SIZES[CONFIGS[workload.model].family]
 
 
-def latent_shape(workload: Workload) -> LatentShape:
-    """ValueError names a size that the model does not take."""
+def latent_shape(workload: Workload) -> tuple[int, int, int, int]:
+    """(C, T, H, W); ValueError names a size that the model does not take."""
     width, height, frames = workload.size
     return codec_of(workload).latent_shape(frames, height, width)
 
 
 def random_conditioning(
-    config: DiTConfig, workload: Workload, latent_shape: LatentShape, seed: int = 1
+    config: DiTConfig, workload: Workload, latent_shape: tuple[int, int, int, int], seed: int = 1
 ) -> Conditioning:
     """Of one sample, nothing padding, on the CPU."""
     generator = torch.Generator().manual_seed(seed)

@@ -14,10 +14,10 @@ DEFAULT_TEXT_TOKENS = {"tiny": 16}  # its longest prompt; 256 for the others
 
 
 class ModelSize(NamedTuple):
-    """A model, its latents (C, T, H, W) and its valid text tokens."""
+    """A model, its `latent_shape` (C, T, H, W) and its valid text tokens."""
 
     dit: DiTConfig
-    latents: tuple[int, int, int, int]
+    latent_shape: tuple[int, int, int, int]
     text_tokens: int
 
 

@@ -37,9 +37,10 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
             "give --step-list, such as 0,1,2,5, or --policy full"
         )
     if base.full_steps == base.steps:
+        whose = "this model's default" if named is None else f"preset {args.preset}"
         raise ValueError(
-            f"policy {policy} needs a step list: this model's default has every step full; "
-            "give --step-list, such as 0,1,2,5, or a --preset"
+            f"policy {policy} needs a step list: {whose} has every step full; "
+            "give --step-list, such as 0,1,2,5, or a --preset that has one"
         )
     return Schedule(steps, shift, base.step_list)
 

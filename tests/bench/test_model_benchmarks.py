@@ -18,7 +18,7 @@ from disca_rt.bench.diffusers_models import (
     diffusers_model,
     diffusers_step,
 )
-from disca_rt.bench.ladder import labels, panels, write_ladder
+from disca_rt.bench.ladder import panels, titles, write_ladder
 from disca_rt.bench.memory import memory_by_source
 from disca_rt.bench.random_models import random_runtime, with_other
 from disca_rt.bench.record import Record, read_records, to_line
@@ -369,8 +369,8 @@ def test_panels_that_would_have_one_title_say_what_differs(results: Path) -> Non
     for record in panel:
         shape = record.shape | {"attention": "fa2"}
         other.append(replace(record, shape=shape, threads=record.threads + 1))
-    mine, theirs = labels([panel, other])
-    assert labels([panel]) == [mine.partition(", attention")[0]]
+    mine, theirs = titles([panel, other])
+    assert titles([panel]) == [mine.partition(", attention")[0]]
     assert mine.endswith(f", attention {panel[0].shape['attention']}, threads {panel[0].threads}")
     assert theirs.endswith(f", attention fa2, threads {panel[0].threads + 1}")
 

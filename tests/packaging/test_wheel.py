@@ -44,12 +44,6 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
     assert {n.split("/")[0] for n in names} == {"disca_rt", f"disca_rt-{__version__}.dist-info"}
 
 
-def test_its_tests_are_of_one_worker(request: pytest.FixtureRequest) -> None:
-    if not getattr(request.config.option, "loadgroup", False):
-        pytest.skip("needs --dist loadgroup")
-    assert request.node.nodeid.endswith("@extension")
-
-
 def test_source_distribution_has_all_that_is_compiled(source: Path, unpacked: Path) -> None:
     ours, theirs = ({p.name for p in (root / "csrc").iterdir()} for root in (source, unpacked))
     assert ours == theirs

@@ -150,7 +150,6 @@ def interrupt(signum: int, frame: object) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, interrupt)
-    os.write(1, f"PROCESS {os.getpid()}\n".encode())
     try:
         main(sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]))
     except (RankFailure, ValueError, KeyboardInterrupt) as error:

@@ -61,7 +61,7 @@ def run(command: list[str], name: str) -> None:
 
 def ended(alive: list[int]) -> int:
     """Waits for all; where one fails it ends the others, and is 1."""
-    failed_at = None
+    failed_at, is_over = None, False
     while alive:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -69,7 +69,9 @@ def ended(alive: list[int]) -> int:
             if status and failed_at is None:
                 failed_at = time.monotonic()
                 send(alive, signal.SIGTERM)
-        elif failed_at is not None and time.monotonic() - failed_at > GRACE:
+        elif failed_at and not is_over and time.monotonic() - failed_at > GRACE:
+            is_over = True
+            print(f"KILLED {len(alive)}", flush=True)
             send(alive, signal.SIGKILL)
         time.sleep(0.02)
     return int(failed_at is not None)
