@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from disca_rt.bench.diffusers_models import diffusers_model, diffusers_step
-from disca_rt.bench.harness import Comparison, Contender
-from disca_rt.bench.workloads import Workload, random_conditioning
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
-from disca_rt.flops import image_tokens, step_flops
-from disca_rt.models.conditioning import Conditioning
+from disca_rt.measure.diffusers_models import diffusers_model, diffusers_step
+from disca_rt.measure.harness import Comparison, Contender
+from disca_rt.measure.workloads import Workload, random_conditioning
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import TINY
 from disca_rt.weights.load import load_dit
+from disca_rt.work.flops import image_tokens, step_flops
 
 TOLERANCE = 1e-5
 GOAL = 1.0

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from disca_rt.bench.harness import Comparison, Contender
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
-from disca_rt.flops import StepFlops, image_tokens, sample_flops, step_flops
+from disca_rt.measure.harness import Comparison, Contender
 from disca_rt.models.dit import StepInputs
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule, full_schedule, get_preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import GUIDANCE_SCALE
 from disca_rt.tiny.runtime import encode_prompts, load_tiny, with_tiny_prompts
+from disca_rt.work.flops import StepFlops, image_tokens, sample_flops, step_flops
 
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
 TEXT_TOKENS = 16  # of PROMPT; the longest there is

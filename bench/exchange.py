@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from disca_rt.bench.record import Record, read_records, write_records
-from disca_rt.bench.table import markdown
+from disca_rt.measure.record import Record, read_records, write_records
+from disca_rt.measure.table import markdown
 
 from .run import RESULTS, positive
 

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from disca_rt.bench.diffusers_models import Unavailable
-from disca_rt.bench.harness import Comparison, Contender, host_timer, measure
-from disca_rt.bench.machine import this_machine
-from disca_rt.bench.rank_timer import slowest
-from disca_rt.bench.record import write_records
+from disca_rt.measure.diffusers_models import Unavailable
+from disca_rt.measure.harness import Comparison, Contender, host_timer, measure
+from disca_rt.measure.machine import this_machine
+from disca_rt.measure.rank_timer import slowest
+from disca_rt.measure.record import write_records
 from disca_rt.parallel._native import Plan
 
 from .against_diffusers import GOAL

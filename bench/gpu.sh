@@ -19,7 +19,7 @@ declare -A NEEDS=(
 )
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
-NO_PICTURE="needs matplotlib; on any machine that has it: python -m disca_rt.bench.ladder FILE OUT.png"
+NO_PICTURE="needs matplotlib; on any machine that has it: python -m disca_rt.measure.ladder FILE OUT.png"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
@@ -40,7 +40,7 @@ import torch
 if not torch.cuda.is_available():
     sys.exit("gpu.sh: error: PyTorch sees no GPU; --dry-run tries every stage on a CPU")
 from datetime import date
-from disca_rt.bench.record import file_stem
+from disca_rt.measure.record import file_stem
 print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-%d}.jsonl")
 PY
     )
@@ -121,12 +121,12 @@ stage_rivals() { model --only rivals; }
 stage_sample-rivals() { model --only sample-rivals; }
 stage_embedded() { measured embedded; }
 stage_ladder() {
-  "$PYTHON" -m disca_rt.bench.table "$RESULTS" > "${RESULTS%.jsonl}.md"
+  "$PYTHON" -m disca_rt.measure.table "$RESULTS" > "${RESULTS%.jsonl}.md"
   "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
   "$PYTHON" -m bench.readme_results "${README[@]}"
   echo "wrote $RESULTS, ${RESULTS%.jsonl}.md, $PAGE"
   if [ -z "$(absent matplotlib)" ]; then
-    "$PYTHON" -m disca_rt.bench.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
+    "$PYTHON" -m disca_rt.measure.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
     echo "wrote ${RESULTS%.jsonl}.png"
   else
     echo "no picture, $NO_PICTURE"

@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
-from disca_rt.bench.harness import Comparison, Contender
 from disca_rt.config import MODELS, DiTConfig
-from disca_rt.runtime.graphs import GraphRunner
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.measure.harness import Comparison, Contender
 
 from .meta_step import META, meta_step
 

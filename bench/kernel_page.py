@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from disca_rt.bench.record import Record, read_records
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import LaunchConfig, default_config
 from disca_rt.kernels.launch_table import read_table
 from disca_rt.kernels.tune import GEMMS
 from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
+from disca_rt.measure.record import Record, read_records
 
 RESULTS = Path(__file__).parent / "results"
 INTRO = """\

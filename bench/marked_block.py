@@ -17,14 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from disca_rt.attention import Attention, Backend, LocalAttention, NoWork, TokenLayout, Work
+from disca_rt.attention.local import Attention, Backend, LocalAttention, NoWork, Work
 from disca_rt.kernels.ops import Ops, get_ops
-from disca_rt.models.blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.parallel._native import Plan
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.block_program import BlockWork
-from disca_rt.parallel.simulate import Compute
+from disca_rt.simulation.block_program import BlockWork
+from disca_rt.simulation.timeline import Compute
+from disca_rt.tokens import StepContext, TokenLayout
 
 TIMEOUT = timedelta(seconds=120)
 VALUE_BYTES = 4  # fp32
@@ -81,7 +82,7 @@ class MarkedBlock:
         layout = TokenLayout(len(shard.img), None, (case.img_tokens, case.txt_tokens))
         angles = torch.rand(len(shard.img), case.hidden // case.heads // 2)
         vec = torch.randn(1, case.hidden)
-        self._context = BlockContext(vec, angles.cos(), angles.sin(), layout)
+        self._context = StepContext(vec, angles.cos(), angles.sin(), layout)
         self._tokens = torch.randn(1, shard.tokens, case.hidden)
 
     def run(self) -> Marks:
@@ -100,7 +101,7 @@ class AttentionAlone:
     def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
         self._attention, self._heads = attention, heads
 
-    def __call__(self, stream: Stream, context: BlockContext) -> Stream:
+    def __call__(self, stream: Stream, context: StepContext) -> Stream:
         tokens = stream[0].x.unflatten(-1, (self._heads, -1))
         handle = self._attention.begin(context.layout)
         handle.put_v(tokens)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from disca_rt.attention import LocalAttention
+from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
 from disca_rt.models.dit import StepInputs
-from disca_rt.models.fp8_linear import quantize_blocks
+from disca_rt.models.linear import quantize_blocks
 from disca_rt.models.prepared import Prepared
 from disca_rt.schedule import Schedule
 

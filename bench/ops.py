@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disca_rt.bench.harness import Comparison, Contender
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.workload import (
@@ -25,6 +24,7 @@ from disca_rt.kernels.workload import (
     implementation,
     shard,
 )
+from disca_rt.measure.harness import Comparison, Contender
 
 from .rivals import rivals
 

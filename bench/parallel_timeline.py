@@ -23,11 +23,11 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.testing._internal.distributed import fake_pg  # noqa: F401  # registers "fake"
 
-from disca_rt.bench.harness import spread
-from disca_rt.bench.machine import load_average, this_machine
-from disca_rt.parallel.block_program import exchange_rows, simulate_block
-from disca_rt.parallel.links import Link, Links
-from disca_rt.parallel.simulate import COMPUTE
+from disca_rt.measure.harness import spread
+from disca_rt.measure.machine import load_average, this_machine
+from disca_rt.simulation.block_program import exchange_rows, simulate_block
+from disca_rt.simulation.links import Link, Links
+from disca_rt.simulation.timeline import COMPUTE
 
 from .marked_block import TIMEOUT, Case, MarkedBlock, to_work
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from disca_rt.atomic import write_whole
-from disca_rt.bench.record import Record, read_records
 from disca_rt.kernels.workload import SMALL, calls
+from disca_rt.measure.record import Record, read_records
 
 from .run import RESULTS
 

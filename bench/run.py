@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from disca_rt.bench.diffusers_models import Unavailable
-from disca_rt.bench.harness import Comparison, Interrupted, Timer, host_timer, measure
-from disca_rt.bench.machine import this_machine
-from disca_rt.bench.record import Record, file_stem, write_records
-from disca_rt.bench.table import markdown
+from disca_rt.measure.diffusers_models import Unavailable
+from disca_rt.measure.harness import Comparison, Interrupted, Timer, host_timer, measure
+from disca_rt.measure.machine import this_machine
+from disca_rt.measure.record import Record, file_stem, write_records
+from disca_rt.measure.table import markdown
 
 from . import against_diffusers, embedded, host
 from .against_diffusers import EMBEDDED, MID_10, MID_15
@@ -114,7 +114,7 @@ def run(
 def _timer(device: torch.device) -> Timer:
     if device.type == "cpu":
         return host_timer()
-    from disca_rt.bench.gpu_timer import device_timer
+    from disca_rt.measure.gpu_timer import device_timer
 
     return device_timer(device)
 

@@ -19,7 +19,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from disca_rt.bench.diffusers_models import Unavailable
+from disca_rt.measure.diffusers_models import Unavailable
 from disca_rt.parallel._native import Plan, Scheduler, Slot
 
 TIMEOUT = timedelta(seconds=60)

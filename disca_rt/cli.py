@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except RuntimeError as error:
         from .commands.out_of_memory import is_out_of_memory
-        from .runtime.graphs import CaptureError
+        from .graphs.runner import CaptureError
 
         if isinstance(error, CaptureError):
             return _fail(str(error))

@@ -4,13 +4,11 @@ Embedding and text refiner run whole on every rank, the blocks and what a policy
 of the tokens, and the head's patches are gathered.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .attention import TokenLayout
-    from .models.blocks import BlockContext
+from .tokens import StepContext, TokenLayout
 
 
 class Sharding(Protocol):
@@ -22,10 +20,10 @@ class Sharding(Protocol):
     def from_first_rank(self, latents: Tensor) -> Tensor:
         """The first rank's initial latents, whatever this rank drew."""
 
-    def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:
+    def scatter(self, tokens: Tensor, context: StepContext) -> tuple[Tensor, StepContext]:
         """This rank's share of joint tokens `[B, S, C]`, and the context of it."""
 
-    def gather(self, rows: Tensor, layout: "TokenLayout") -> Tensor:
+    def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         """The rows of all image tokens, `[B, S_img, P]`, from this rank's."""
 
 
@@ -38,8 +36,8 @@ class Whole:
     def from_first_rank(self, latents: Tensor) -> Tensor:
         return latents
 
-    def scatter(self, tokens: Tensor, context: "BlockContext") -> tuple[Tensor, "BlockContext"]:
+    def scatter(self, tokens: Tensor, context: StepContext) -> tuple[Tensor, StepContext]:
         return tokens, context
 
-    def gather(self, rows: Tensor, layout: "TokenLayout") -> Tensor:
+    def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
         return rows

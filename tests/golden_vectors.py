@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from disca_rt.models.conditioning import Conditioning
+from disca_rt.conditioning import Conditioning
 from disca_rt.models.dit import StepInputs
-from disca_rt.runtime.saved_conditioning import load_conditioning
+from disca_rt.pipeline.saved_conditioning import load_conditioning
 from disca_rt.schedule import Schedule
 
 FOLDER = Path(__file__).parent / "golden"

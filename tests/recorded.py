@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from disca_rt.runtime.segments import Replayable, in_segments
+from disca_rt.graphs.segments import Replayable, in_segments
 
 
 class Recorded(TorchDispatchMode):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.attention import BACKENDS, LocalAttention, NoWork, TokenLayout, get_backend
-from disca_rt.flash_packages import PACKAGES, is_here
+from disca_rt.attention.flash_packages import PACKAGES, is_here
+from disca_rt.attention.local import BACKENDS, LocalAttention, NoWork, get_backend
+from disca_rt.tokens import TokenLayout
 
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:

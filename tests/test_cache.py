@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.cache.build import POLICIES, build_policy
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.cache.hermite import HermitePolicy
+from disca_rt.cache.policies import POLICIES, build_policy
 from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.stream import Part, Stream, settle

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from disca_rt.cli import main
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal

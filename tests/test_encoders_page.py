@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from disca_rt.runtime.saved_conditioning import load_conditioning
+from disca_rt.pipeline.saved_conditioning import load_conditioning
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")  # without it the pipelines are stand-ins

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt import flash_packages
-from disca_rt.attention import (
+from disca_rt.attention import flash_packages
+from disca_rt.attention.flash_packages import PACKAGES, flash_function, is_here
+from disca_rt.attention.local import (
     BACKENDS,
     LocalAttention,
     NoWork,
-    TokenLayout,
     automatic,
     get_backend,
     settled,
 )
-from disca_rt.flash_packages import PACKAGES, flash_function, is_here
+from disca_rt.attention.partial import get_partial_backend
+from disca_rt.attention.tune import measure
 from disca_rt.kernels.launch import forget_table
 from disca_rt.kernels.launch_table import ATTENTION_BACKENDS, ELSEWHERE, read_table
 from disca_rt.kernels.tune import Measured, winners
 from disca_rt.kernels.workload import SMALL
-from disca_rt.parallel.partial import get_partial_backend
-from disca_rt.tune_attention import measure
+from disca_rt.tokens import TokenLayout
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODULES = {
@@ -223,7 +223,7 @@ def test_the_table_chooses_of_those_that_are_here(
 def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(attended("auto"), attended("sdpa"))
     install(monkeypatch, "fa2", fa2([]))
-    for module in ("disca_rt.attention", "disca_rt.parallel.partial"):
+    for module in ("disca_rt.attention.local", "disca_rt.attention.partial"):
         monkeypatch.setattr(f"{module}.automatic", lambda *given: "fa2")
     assert torch.equal(attended("auto"), exact(*qkv(), 0.25)[0])
     part = get_partial_backend("auto")(*qkv(), None)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from disca_rt.attention import LocalAttention
+from disca_rt.attention.local import LocalAttention
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig, get_model_config, predictor_config
-from disca_rt.flops import sample_flops, step_flops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import StepInputs
 from disca_rt.schedule import PRESETS
-from disca_rt.sizes import SIZES
 from disca_rt.tiny.config import TINY
+from disca_rt.vae.sizes import SIZES
+from disca_rt.work.flops import sample_flops, step_flops
 
 TOLERANCE = 0.015
 

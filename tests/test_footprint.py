@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from bench.meta_step import META, meta_step
-from disca_rt.cache.build import POLICIES, build_policy
+from disca_rt.cache.policies import POLICIES, build_policy
 from disca_rt.config import MODELS, DiTConfig, predictor_config
-from disca_rt.footprint import (
+from disca_rt.instruments.peak_memory import PeakMemory
+from disca_rt.kernels.ops import get_ops
+from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.models.linear import quantize_blocks
+from disca_rt.tiny.codec import PixelUnshuffleCodec
+from disca_rt.tiny.config import TINY
+from disca_rt.vae.sizes import SIZES
+from disca_rt.work.memory import (
     KEPT,
     TENSORS,
     Need,
@@ -19,13 +26,6 @@ from disca_rt.footprint import (
     largest_size,
     predictor_parameters,
 )
-from disca_rt.kernels.ops import get_ops
-from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.fp8_linear import quantize_blocks
-from disca_rt.runtime.memory import PeakMemory
-from disca_rt.sizes import SIZES
-from disca_rt.tiny.codec import PixelUnshuffleCodec
-from disca_rt.tiny.config import TINY
 
 BIG = MODELS["hunyuan-video-meanflow"]
 PAPER = (33, 88, 88)  # latents of 704x704x129

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.models.blocks import BlockContext, run_blocks
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.predictor import Predictor
 from disca_rt.models.prepared import Prepared
-from disca_rt.runtime.engine import Cancelled, StepEvent
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
+from disca_rt.sampling.engine import Cancelled, StepEvent
+from disca_rt.tokens import StepContext
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
 FORWARD, TRAJECTORY = 1e-5, 1e-4
@@ -38,7 +39,7 @@ def runtime(golden: Golden, ops: str) -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def last_hidden_state(golden: Golden, runtime: Runtime) -> tuple[Tensor, BlockContext, Prepared]:
+def last_hidden_state(golden: Golden, runtime: Runtime) -> tuple[Tensor, StepContext, Prepared]:
     """Of a full step, which its velocity and a predicted step go on from."""
     dit = runtime.dit
     prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)

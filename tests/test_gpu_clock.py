@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from disca_rt.runtime.gpu_clock import FLUSHED, FLUSHES, GPUClock
+from disca_rt.instruments.gpu_clock import FLUSHED, FLUSHES, GPUClock
 
 
 def test_a_call_is_launched_while_the_gpu_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from disca_rt.bench.random_models import random_runtime
 from disca_rt.cache.full import FullPolicy
 from disca_rt.cache.policy import CachePolicy
 from disca_rt.cache.taylor import TaylorPolicy
 from disca_rt.cli import main
 from disca_rt.commands import generate
 from disca_rt.commands.graphs import wants_graphs
+from disca_rt.graphs import runner as graphs_module
+from disca_rt.graphs.runner import CaptureError, CudaCapture, GraphRunner
+from disca_rt.measure.random_models import random_runtime
 from disca_rt.models.dit import DiT
-from disca_rt.runtime import graphs as graphs_module
-from disca_rt.runtime.graphs import CaptureError, CudaCapture, GraphRunner
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts

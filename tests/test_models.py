@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
-from disca_rt.models.blocks import BlockContext
-from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
 from disca_rt.models.stream import Part, Stream, settle
+from disca_rt.tokens import StepContext
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -249,7 +249,7 @@ class StandIn:
         self.kept: dict[tuple[int, str], Tensor] = {}
         self.is_keeping = True
 
-    def run(self, blocks: Sequence[nn.Module], tokens: Tensor, context: BlockContext) -> Tensor:
+    def run(self, blocks: Sequence[nn.Module], tokens: Tensor, context: StepContext) -> Tensor:
         stream: Stream = (Part(tokens),)
         for index, block in enumerate(blocks):
             hook = [partial(self.stand_in, index)] if index % 2 else []

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from disca_rt.bench.random_models import random_runtime
 from disca_rt.commands.out_of_memory import (
     capacity,
     explained,
@@ -14,10 +13,11 @@ from disca_rt.commands.out_of_memory import (
     runtime_need,
 )
 from disca_rt.config import MODELS, predictor_config
-from disca_rt.footprint import Need, fits, footprint
-from disca_rt.runtime.runtime import Runtime
-from disca_rt.sizes import SIZES
+from disca_rt.measure.random_models import random_runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.tiny.config import TINY
+from disca_rt.vae.sizes import SIZES
+from disca_rt.work.memory import Need, fits, footprint
 from golden_vectors import load_golden
 from refusal import refusal
 

@@ -10,8 +10,8 @@ import torch
 
 from bench.readme_results import results, with_results
 from bench.run import RESULTS
-from disca_rt.bench.record import read_records, write_records
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.measure.record import read_records, write_records
+from disca_rt.pipeline.runtime import Runtime
 
 README = Path(__file__).parents[1] / "README.md"
 

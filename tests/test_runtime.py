@@ -10,9 +10,9 @@ from torch import Tensor
 
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.cache.taylor import TaylorPolicy
-from disca_rt.models.conditioning import Conditioning
-from disca_rt.runtime.engine import Cancelled
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.conditioning import Conditioning
+from disca_rt.pipeline.runtime import Runtime
+from disca_rt.sampling.engine import Cancelled
 from disca_rt.schedule import Schedule, full_schedule
 from disca_rt.tiny.runtime import load_tiny
 from disca_rt.weights.load import load_dit, load_predictor

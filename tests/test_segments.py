@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.apart import apart
-from disca_rt.runtime.graphs import CaptureError, GraphRunner
-from disca_rt.runtime.segments import Segments
+from disca_rt.graphs.between import apart
+from disca_rt.graphs.runner import CaptureError, GraphRunner
+from disca_rt.graphs.segments import Segments
 from recorded import record
 
 CPU = torch.device("cpu")

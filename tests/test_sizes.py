@@ -2,7 +2,7 @@
 
 import pytest
 
-from disca_rt.sizes import SIZES
+from disca_rt.vae.sizes import SIZES
 
 
 def test_the_papers_size() -> None:

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import BlockContext, run_blocks
+from ..models.blocks import run_blocks
 from ..schedule import Step
+from ..tokens import StepContext
 from .policy import StepKind
 
 
@@ -29,7 +30,7 @@ class DisCaPolicy:
 
     name: ClassVar[str] = "disca"
     schedule_known: ClassVar[bool] = True
-    predictor: Callable[[Tensor, Tensor, BlockContext], Tensor]
+    predictor: Callable[[Tensor, Tensor, StepContext], Tensor]
 
     def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> DisCaState:
         return DisCaState(torch.empty(tokens, dtype=dtype, device=device))
@@ -50,7 +51,7 @@ class DisCaPolicy:
         self,
         kind: StepKind,
         tokens: Tensor,
-        context: BlockContext,
+        context: StepContext,
         blocks: Sequence[nn.Module],
         state: DisCaState,
     ) -> Tensor:

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import BlockContext, run_blocks
+from ..models.blocks import run_blocks
 from ..schedule import Step
+from ..tokens import StepContext
 from .policy import StepKind
 
 
@@ -40,7 +41,7 @@ class FullPolicy:
         self,
         kind: StepKind,
         tokens: Tensor,
-        context: BlockContext,
+        context: StepContext,
         blocks: Sequence[nn.Module],
         state: FullState,
     ) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import BlockContext
 from ..schedule import Step
+from ..tokens import StepContext
 
 StateT = TypeVar("StateT")
 StepKind = Literal["full", "predicted"]
@@ -49,7 +49,7 @@ class CachePolicy(Protocol, Generic[StateT]):
         self,
         kind: StepKind,
         tokens: Tensor,
-        context: BlockContext,
+        context: StepContext,
         blocks: Sequence[nn.Module],
         state: StateT,
     ) -> Tensor:

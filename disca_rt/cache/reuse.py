@@ -5,7 +5,7 @@ DisCa's cache with nothing learned, and the baseline that the paper measures it 
 
 from torch import Tensor
 
-from ..models.blocks import BlockContext
+from ..tokens import StepContext
 from .disca import DisCaPolicy
 
 
@@ -16,5 +16,5 @@ class ReusePolicy(DisCaPolicy):
         super().__init__(_the_cached)
 
 
-def _the_cached(current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
+def _the_cached(current: Tensor, cached: Tensor, context: StepContext) -> Tensor:
     return cached

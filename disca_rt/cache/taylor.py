@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.ops import Ops
-from ..models.blocks import BlockContext, run_blocks
+from ..models.blocks import run_blocks
 from ..schedule import Step
+from ..tokens import StepContext
 from .policy import StepKind
 
 MAX_ORDER = 3  # of the fused ops
@@ -73,7 +74,7 @@ class TaylorPolicy:
         self,
         kind: StepKind,
         tokens: Tensor,
-        context: BlockContext,
+        context: StepContext,
         blocks: Sequence[nn.Module],
         state: TaylorState,
     ) -> Tensor:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bench import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
+from ..measure import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
 from .arguments import (
     ATTENTION_HELP,
     OPS_HELP,
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from ..bench.harness import Comparison, Contender
-    from ..bench.record import Record
-    from ..bench.session import Session
-    from ..bench.suite import Suite
+    from ..measure.harness import Comparison, Contender
+    from ..measure.record import Record
+    from ..measure.session import Session
+    from ..measure.suite import Suite
     from ..parallel.ranks import Ranks
 
 DEFAULT_OUT = Path("out") / "bench.jsonl"
@@ -111,10 +111,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is made."""
-    from ..attention import get_backend
-    from ..bench.workloads import get_workload, latent_shape
-    from ..cache.build import check_policy
+    from ..attention.local import get_backend
+    from ..cache.policies import check_policy
     from ..kernels.ops import get_ops
+    from ..measure.workloads import get_workload, latent_shape
     from ..schedule import get_preset
     from .devices import choose_device, choose_dtype
 
@@ -153,7 +153,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _read_baseline(path: Path | None) -> "list[Record]":
-    from ..bench.record import read_records
+    from ..measure.record import read_records
 
     if path is None:
         return []
@@ -167,8 +167,8 @@ def _ladder(args: argparse.Namespace) -> Path:
 
 
 def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
-    from ..bench.ceilings import ceilings
-    from ..bench.memory import memory_by_source
+    from ..measure.ceilings import ceilings
+    from ..measure.memory import memory_by_source
     from .bench_subject import load_suite, placement, show_size
     from .out_of_memory import explained
 
@@ -212,21 +212,21 @@ def _explaining(
 def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
     import torch
 
-    from ..bench.harness import host_timer
-    from ..bench.machine import this_machine
-    from ..bench.session import Session
+    from ..measure.harness import host_timer
+    from ..measure.machine import this_machine
+    from ..measure.session import Session
     from .bench_subject import placement
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device, timer = placement(args, ranks).device, host_timer()
     if device.type == "cuda":
-        from ..bench.gpu_timer import device_timer
+        from ..measure.gpu_timer import device_timer
 
         torch.cuda.set_device(device.index or 0)
         timer = device_timer(device)
     if ranks is not None:
-        from ..bench.rank_timer import slowest
+        from ..measure.rank_timer import slowest
 
         timer = slowest(timer, ranks.group, device)
     is_first = ranks is None or ranks.is_first
@@ -255,8 +255,8 @@ def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> lis
 
 def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Record":
     """With what only the subject of the run, not its harness, can say."""
-    from ..bench.busy import busy_share
-    from ..bench.session import with_stages
+    from ..measure.busy import busy_share
+    from ..measure.session import with_stages
 
     record = with_stages(record, suite.times)
     if record.contender not in suite.ours:
@@ -272,10 +272,10 @@ def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Reco
 
 def _report(args: argparse.Namespace, records: "list[Record]", before: "list[Record]") -> None:
     """Prints the table, draws the ladder; ValueError where something became slower."""
-    from ..bench.compare import compare, missing
-    from ..bench.compare import markdown as compared
-    from ..bench.ladder import write_ladder
-    from ..bench.table import markdown
+    from ..measure.compare import compare, missing
+    from ..measure.compare import markdown as compared
+    from ..measure.ladder import write_ladder
+    from ..measure.table import markdown
 
     print(f"\n{markdown(records)}\nwrote {args.out}")
     try:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..attention import LocalAttention, settled
-from ..bench.random_models import random_runtime
-from ..bench.steps import Subject
-from ..bench.suite import Chosen, Suite
-from ..bench.workloads import (
+from ..attention.local import LocalAttention, settled
+from ..cache.policies import build_policy
+from ..conditioning import Conditioning
+from ..config import DiTConfig, predictor_config
+from ..graphs.runner import GraphRunner
+from ..measure.random_models import random_runtime
+from ..measure.steps import Subject
+from ..measure.suite import Chosen, Suite
+from ..measure.workloads import (
     CONFIGS,
     Workload,
     codec_of,
@@ -20,13 +24,9 @@ from ..bench.workloads import (
     latent_shape,
     random_conditioning,
 )
-from ..cache.build import build_policy
-from ..config import DiTConfig, predictor_config
-from ..footprint import Need, footprint
-from ..models.conditioning import Conditioning
-from ..runtime.graphs import GraphRunner
-from ..runtime.runtime import Runtime
+from ..pipeline.runtime import Runtime
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
+from ..work.memory import Need, footprint
 from .devices import choose_device, choose_dtype, choose_ops
 from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless

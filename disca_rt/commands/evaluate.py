@@ -116,7 +116,7 @@ def _workers(asked: int | None, device: Any) -> int:
 def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[str, Any]:
     import torch
 
-    from ..runtime.device_name import device_name
+    from ..instruments.device_name import device_name
 
     return {
         "kind": "run",

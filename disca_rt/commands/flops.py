@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ..config import predictor_config
-    from ..flops import image_tokens, sample_flops, step_flops
+    from ..work.flops import image_tokens, sample_flops, step_flops
     from .model_size import model_size
 
     dit, latent_shape, text_tokens = model_size(args)
@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
 def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
-    from ..cache.build import check_policy
+    from ..cache.policies import check_policy
     from ..schedule import PRESETS, full_schedule
     from .schedules import choose_policy, choose_schedule
 

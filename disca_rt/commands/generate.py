@@ -18,7 +18,7 @@ from .sampling import (
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
-    from ..runtime.runtime import Runtime, Sample
+    from ..pipeline.runtime import Runtime, Sample
 
 FPS = 5  # of the mp4, unless --fps says otherwise
 MAX_FPS = 240
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """By this process, or its part of it; the first rank writes and reports."""
-    from ..runtime.graphs import GraphRunner
+    from ..graphs.runner import GraphRunner
     from .devices import choose_ops
 
     device = device_of(args, ranks)
@@ -110,7 +110,7 @@ def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
     from safetensors.torch import save_file
 
     from ..atomic import write_all
-    from ..media import to_frames, write_contact_sheet, write_mp4
+    from ..pipeline.media import to_frames, write_contact_sheet, write_mp4
 
     writers = {}
     if args.latents_out is not None:

@@ -4,10 +4,10 @@ import argparse
 from typing import NamedTuple
 
 from ..config import DiTConfig, get_model_config
-from ..sizes import SIZES
 from ..tiny.clips import FRAMES, HEIGHT, WIDTH
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import TINY
+from ..vae.sizes import SIZES
 
 DEFAULT_SIZE = 704, 704, 129  # the paper's
 DEFAULT_TEXT_TOKENS = {"tiny": 16}  # its longest prompt; 256 for the others

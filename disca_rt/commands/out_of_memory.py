@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ..flops import image_tokens
-from ..footprint import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
-from ..models.conditioning import Conditioning
-from ..models.fp8_linear import fp8_linears
-from ..runtime.runtime import Runtime
-from ..sizes import SIZES
+from ..conditioning import Conditioning
+from ..models.linear import fp8_linears
+from ..pipeline.runtime import Runtime
+from ..vae.sizes import SIZES
+from ..work.flops import image_tokens
+from ..work.memory import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
 from .sampling import SampleRequest
 
 MEMORY_INFO = Path("/proc/meminfo")

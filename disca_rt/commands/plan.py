@@ -11,8 +11,8 @@ from .arguments import add_model_arguments, check_writable
 
 if TYPE_CHECKING:
     from ..parallel._native import Plan
-    from ..parallel.estimate import Rates
-    from ..parallel.forecast import Forecast, Job
+    from ..simulation.estimate import Rates
+    from ..simulation.forecast import Forecast, Job
 
 MOST_RANKS = 256  # every rank is simulated, and each pass around the ring
 DEFAULT_RANKS = 8
@@ -64,8 +64,8 @@ def _add_rates(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..parallel.forecast import Job, forecast
-    from ..parallel.links import Links, get_link
+    from ..simulation.forecast import Job, forecast
+    from ..simulation.links import Links, get_link
     from .model_size import model_size
     from .plan_tables import markdown, print_tables
 
@@ -93,7 +93,7 @@ def _plan(args: argparse.Namespace, job: "Job", ranks: int) -> "Plan":
 
 
 def _rates(args: argparse.Namespace) -> "Rates":
-    from ..parallel.estimate import Rates
+    from ..simulation.estimate import Rates
 
     given = {name: getattr(args, name) for name in Rates._fields}
     given = {name: value for name, value in given.items() if value is not None}

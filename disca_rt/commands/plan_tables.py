@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..parallel._native import Plan
-from ..parallel.estimate import QUERY_TILE, Rates, attention_waves
-from ..parallel.forecast import BlockForecast, Cost, Forecast, Job, gather_bytes
-from ..parallel.links import Links
-from ..parallel.traffic import buffer_bytes, traffic, wires
+from ..simulation.estimate import QUERY_TILE, Rates, attention_waves
+from ..simulation.forecast import BlockForecast, Cost, Forecast, Job, gather_bytes
+from ..simulation.links import Links
+from ..simulation.traffic import buffer_bytes, traffic, wires
 
 
 def print_tables(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..parallel.ranks import Ranks
+    from ..pipeline.runtime import Runtime
     from ..profiling.account import Account
     from ..profiling.capture import Captured
     from ..profiling.ceilings import Ceilings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ..profiling.ranges import Ranges
     from ..profiling.table import Row
     from ..profiling.timeline import Timeline
-    from ..runtime.runtime import Runtime
 
 DEFAULT_OUT = Path("out") / "profile"
 DEFAULT_PROMPT = "a red circle moving left on a black background"
@@ -122,7 +122,7 @@ def _run_in_ranges(args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges
 def _measured(
     args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: int, is_shown: bool
 ) -> Profile:
-    from ..attention import settled
+    from ..attention.local import settled
     from ..profiling.account import account
     from ..profiling.capture import capture
     from ..profiling.ceilings import measure_ceilings

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..attention import Attention, LocalAttention
+    from ..attention.local import Attention, LocalAttention
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"

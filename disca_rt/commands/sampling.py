@@ -20,13 +20,13 @@ from .ranks import add_rank_arguments, check_ranks, choose_attention
 if TYPE_CHECKING:
     import torch
 
-    from ..attention import LocalAttention
+    from ..attention.local import LocalAttention
     from ..cache.policy import CachePolicy
+    from ..graphs.runner import GraphRunner
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
-    from ..runtime.graphs import GraphRunner
-    from ..runtime.runtime import Runtime, Sample
-    from ..runtime.saved_conditioning import SavedConditioning
+    from ..pipeline.runtime import Runtime, Sample
+    from ..pipeline.saved_conditioning import SavedConditioning
     from ..schedule import Schedule
 
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
@@ -64,7 +64,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
 
 def check_sampling_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
-    from ..cache.build import check_policy
+    from ..cache.policies import check_policy
     from ..schedule import Schedule, get_preset
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
@@ -102,8 +102,8 @@ def load_runtime(
     graphs: "GraphRunner | None" = None,
 ) -> "Runtime":
     """The models that the flags name; `ops` and `local` stand in for those that they name."""
-    from ..attention import LocalAttention
-    from ..runtime.runtime import Runtime
+    from ..attention.local import LocalAttention
+    from ..pipeline.runtime import Runtime
     from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
     from .devices import choose_dtype
 
@@ -126,7 +126,7 @@ def load_runtime(
 
 def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:
     """What the flags ask of `runtime`."""
-    from ..cache.build import build_policy
+    from ..cache.policies import build_policy
     from .schedules import choose_policy, choose_schedule
 
     name = choose_policy(args, runtime.predictor is not None)
@@ -164,7 +164,7 @@ def _prompt_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, An
 
 def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
     """The arguments of `Runtime.sample` that a saved conditioning determines."""
-    from ..runtime.saved_conditioning import load_conditioning
+    from ..pipeline.saved_conditioning import load_conditioning
 
     saved = load_conditioning(args.conditioning)
     if saved.latents is not None and args.size is not None:
@@ -185,7 +185,7 @@ def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any
 def _latent_shape(
     args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
 ) -> tuple[int, int, int, int]:
-    from ..sizes import SIZES
+    from ..vae.sizes import SIZES
 
     if args.size is not None:
         width, height, frames = args.size

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..parallel.forecast import BlockForecast, Forecast
-from ..parallel.simulate import COMPUTE, Event, Timeline
+from ..simulation.forecast import BlockForecast, Forecast
+from ..simulation.timeline import COMPUTE, Event, Timeline
 
 COLOURS = {
     "QKV": "#4477aa",

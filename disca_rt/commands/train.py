@@ -10,7 +10,7 @@ from .arguments import video_size
 from .ranks import add_timeout_argument, as_flags, check_ranks
 
 if TYPE_CHECKING:
-    from ..models.conditioning import Conditioning
+    from ..conditioning import Conditioning
     from ..train.data import SampleSource
     from ..train.distributed import World
 
@@ -147,7 +147,7 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
 
 def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditioning | None"]:
     """Shards from --data; without it, drawn clips, which only the embedded model is trained on."""
-    from ..runtime.saved_conditioning import load_conditioning
+    from ..pipeline.saved_conditioning import load_conditioning
     from ..tiny.training_clips import TrainingClips, unconditional
     from ..train.data import LatentShards
 
@@ -168,10 +168,10 @@ def _dry_run(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ..config import get_model_config
-    from ..sizes import SIZES
     from ..tiny.codec import PixelUnshuffleCodec
     from ..tiny.config import TINY
     from ..train.dry_run import estimate
+    from ..vae.sizes import SIZES
 
     given = {name: getattr(args, name) for name in DRY_RUN_FLAGS}
     given = DRY_RUN_FLAGS | {name: value for name, value in given.items() if value is not None}

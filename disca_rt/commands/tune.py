@@ -118,7 +118,7 @@ def _attention(
     device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
 ) -> "Iterator[Measured]":
     """Every backend that is here, at all `shapes`."""
-    from ..tune_attention import measure
+    from ..attention.tune import measure
 
     yield from _told(measure, device, shapes, clock)
 
@@ -175,7 +175,7 @@ def _tune(measured: "Iterable[Measured]", path: Path, device: str) -> None:
 
 
 def _gpu_clock(device: "torch.device", samples: int) -> "Clock":
-    from ..runtime.gpu_clock import GPUClock
+    from ..instruments.gpu_clock import GPUClock
 
     clock = GPUClock(device)
 

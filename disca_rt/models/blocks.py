@@ -6,25 +6,17 @@ for one branch of a block through `branches`. Blocks know no cache, no graph and
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-from ..attention import Attention, AttentionHandle, NoWork, TokenLayout, Work
+from ..attention.local import Attention, AttentionHandle, NoWork, Work
 from ..kernels.ops import Ops
+from ..tokens import StepContext
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
 from .stream import Part, Stream, enter, enter_joint, settle, split_stream
 
 T = TypeVar("T")
-
-
-class BlockContext(NamedTuple):
-    """What every block of one step shares: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
-
-    vec: Tensor
-    freqs_cos: Tensor
-    freqs_sin: Tensor
-    layout: TokenLayout
 
 
 Branches = Callable[[str, Callable[[], Tensor]], Tensor]
@@ -46,7 +38,7 @@ def leave(part: Part, branches: Branches, ops: Ops) -> Part:
 
 
 def norm_rope_for(
-    attention: AttentionHandle, context: BlockContext, ops: Ops
+    attention: AttentionHandle, context: StepContext, ops: Ops
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`rms_norm_rope` with the step's tables, in the layout that `attention` wants."""
     rope, packing = (context.freqs_cos, context.freqs_sin), attention.packing
@@ -69,7 +61,7 @@ def once(compute: Callable[[], T]) -> Callable[[], T]:
 
 
 def run_blocks(
-    blocks: Sequence[nn.Module], tokens: Tensor, context: BlockContext, out: Tensor | None = None
+    blocks: Sequence[nn.Module], tokens: Tensor, context: StepContext, out: Tensor | None = None
 ) -> Tensor:
     """Tokens `[B, S, C]` through `blocks` in order; `out`: where they would be welcome (a hint)."""
     stream: Stream = (Part(tokens),)
@@ -107,7 +99,7 @@ class DoubleStreamBlock(nn.Module):
         self.add_module(f"{stream}_mlp", MLP(self.ops, hidden))
 
     def forward(
-        self, stream: Stream, context: BlockContext, branches: Branches = compute_branch
+        self, stream: Stream, context: StepContext, branches: Branches = compute_branch
     ) -> Stream:
         img_mod, txt_mod = self.img_mod(context.vec), self.txt_mod(context.vec)
         img_part, txt_part = split_stream(stream, context.layout.img_len, self.ops)
@@ -123,7 +115,7 @@ class DoubleStreamBlock(nn.Module):
         txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(txt_normed))
         return img_part, leave(Part(txt, txt_mlp, txt_mod[-1]), branches, self.ops)
 
-    def _attend(self, img_in: Tensor, txt_in: Tensor, context: BlockContext) -> tuple[Tensor, ...]:
+    def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
         attention = self.attention.begin(context.layout)
@@ -165,14 +157,14 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden, factor=3)
 
     def forward(
-        self, stream: Stream, context: BlockContext, branches: Branches = compute_branch
+        self, stream: Stream, context: StepContext, branches: Branches = compute_branch
     ) -> Stream:
         shift, scale, gate = self.modulation(context.vec)
         x, normed = enter_joint(stream, shift, scale, self.ops)
         total = branches("total", lambda: self._total(normed, context, branches))
         return (leave(Part(x, total, gate), branches, self.ops),)
 
-    def _total(self, x: Tensor, context: BlockContext, branches: Branches) -> Tensor:
+    def _total(self, x: Tensor, context: StepContext, branches: Branches) -> Tensor:
         mlp = _MLPHalf(lambda rows: self.ops.linear_gelu(rows, *self.linear1.rows("extra")), x)
         attn = branches("attn", lambda: self._attend(x, context, mlp))
         return self._join_halves(attn, mlp.finish())
@@ -191,7 +183,7 @@ class SingleStreamBlock(nn.Module):
         ]
         return self.ops.join_tokens(*parts, out=joint)
 
-    def _attend(self, x: Tensor, context: BlockContext, work: Work) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Work) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         attention = self.attention.begin(context.layout)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..attention import Attention, LocalAttention
+from ..attention.local import Attention, LocalAttention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops, get_ops
 from .dit import DiT

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention, TokenLayout
+from ..attention.local import Attention
+from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock, run_blocks
-from .conditioning import Conditioning
+from ..tokens import StepContext, TokenLayout
+from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
 from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
 from .prepared import Prepared
 from .token_refiner import TokenRefiner
@@ -88,7 +89,7 @@ class DiT(nn.Module, ABC):
 
     def embed(
         self, latents: Tensor, step: StepInputs, prepared: Prepared
-    ) -> tuple[Tensor, BlockContext]:
+    ) -> tuple[Tensor, StepContext]:
         """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first.
 
         S tokens are all, or this rank's share of them.
@@ -100,10 +101,10 @@ class DiT(nn.Module, ABC):
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
         layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths)
-        context = BlockContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
+        context = StepContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
         return self.sharding.scatter(tokens, context)
 
-    def head(self, tokens: Tensor, context: BlockContext) -> Tensor:
+    def head(self, tokens: Tensor, context: StepContext) -> Tensor:
         """Joint tokens -> all velocity patches `[B, S_img, C·p·q·r]` in the model's dtype."""
         patches = self.final_layer(tokens[:, : context.layout.img_len], context.vec)
         return self.sharding.gather(patches, context.layout)
@@ -112,7 +113,7 @@ class DiT(nn.Module, ABC):
         """All patches of a sample -> velocity `[B, C, T, H, W]`."""
         return self.ops.unpatchify(patches, prepared.grid, self.config.patch)
 
-    def velocity(self, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
+    def velocity(self, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
         """Joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
         return self.unpatchify(self.head(tokens, context), prepared)
 

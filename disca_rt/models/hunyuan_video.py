@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .conditioning import Conditioning
+from ..conditioning import Conditioning
 from .dit import DiT, StepInputs
 from .prepared import Prepared, drop_padding
 from .rope import rope_frequencies

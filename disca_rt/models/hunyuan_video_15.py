@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention.local import Attention
+from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from .conditioning import Conditioning
 from .dit import DiT, StepInputs
 from .layers import ByT5Mapper, VisionProjection
 from .prepared import Prepared, drop_padding

@@ -6,10 +6,11 @@ of the last full step, both joint `[B, S, C]`, image first. The head is the DiT'
 
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention.local import Attention
 from ..config import PredictorConfig
 from ..kernels.ops import Ops
-from .blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock, run_blocks
+from ..tokens import StepContext
+from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
 
 
 class FusionMLP(nn.Sequential):
@@ -39,7 +40,7 @@ class Predictor10(nn.Module):
             for _ in range(config.depth)
         )
 
-    def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, current: Tensor, cached: Tensor, context: StepContext) -> Tensor:
         tokens = self.fusion_mlp(current, cached)
         return run_blocks(self.mm_single_blocks, tokens, context)
 
@@ -57,7 +58,7 @@ class Predictor15(nn.Module):
             for _ in range(config.depth)
         )
 
-    def forward(self, current: Tensor, cached: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, current: Tensor, cached: Tensor, context: StepContext) -> Tensor:
         img_len = context.layout.img_len
         img = self.fusion_mlp_img.fuse(current[:, :img_len], cached[:, :img_len])
         txt = self.fusion_mlp_txt.fuse(current[:, img_len:], cached[:, img_len:])

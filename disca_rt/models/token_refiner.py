@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import Attention, NoWork, TokenLayout
+from ..attention.local import Attention, NoWork
 from ..config import DiTConfig
 from ..kernels.ops import Ops
+from ..tokens import TokenLayout
 from .layers import QKVLinear, TimestepEmbedder
 
 REFINER_DEPTH = 2

@@ -17,12 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ..apart import apart
-from ..attention import LocalAttention, TokenLayout, Work
+from ..attention.local import LocalAttention, Work
+from ..attention.partial import get_partial_backend, merge
+from ..graphs.between import apart
 from ..kernels.packing import Packing, packing
+from ..tokens import TokenLayout
 from ._native import Plan, Progress, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
-from .partial import get_partial_backend, merge
 from .ranks import named
 from .sharded import Sharded
 

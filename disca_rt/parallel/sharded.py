@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
-from ..apart import apart
-from ..attention import TokenLayout
-from ..models.blocks import BlockContext
+from ..graphs.between import apart
+from ..tokens import StepContext, TokenLayout
 from ._native import Progress, Shard, token_shard
 from .ranks import named
 
@@ -44,7 +43,7 @@ class Sharded:
             dist.broadcast(latents, group_src=0, group=self._group)
         return latents
 
-    def scatter(self, tokens: Tensor, context: BlockContext) -> tuple[Tensor, BlockContext]:
+    def scatter(self, tokens: Tensor, context: StepContext) -> tuple[Tensor, StepContext]:
         img_len = context.layout.img_len
         whole = img_len, tokens.shape[1] - img_len
         shard = self._shard(*whole, self._group.rank())

@@ -14,8 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..cache.policy import CachePolicy, StepKind
-from ..runtime.runtime import Runtime, Sample
-from ..runtime.stopwatch import StageTime
+from ..instruments.stopwatch import StageTime
+from ..pipeline.runtime import Runtime, Sample
 from ..schedule import Schedule, full_schedule
 from .marked import MarkedPolicy, OnStep, marked_blocks
 from .ranges import Ranges

@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
-from ..runtime.ceiling_work import ceiling_work
-from ..runtime.gpu_clock import GPUClock
+from ..instruments.ceiling_work import ceiling_work
+from ..instruments.gpu_clock import GPUClock
 
 WARMUP, SAMPLES = 3, 10
 

@@ -7,9 +7,9 @@ import torch
 
 from .. import __version__
 from ..cache.policy import CachePolicy
-from ..models.fp8_linear import fp8_linears
-from ..runtime.device_name import device_name
-from ..runtime.runtime import Runtime
+from ..instruments.device_name import device_name
+from ..models.linear import fp8_linears
+from ..pipeline.runtime import Runtime
 from ..schedule import Schedule
 from .capture import Captured
 from .ceilings import Ceilings

@@ -11,14 +11,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention import LocalAttention
+from ..attention.local import LocalAttention
 from ..cache.policy import CachePolicy, StepKind
 from ..kernels.ops import Ops
-from ..models.blocks import BlockContext, DoubleStreamBlock, SingleStreamBlock
+from ..models.blocks import DoubleStreamBlock, SingleStreamBlock
 from ..models.token_refiner import RefinerBlock
-from ..runtime.engine import StepEvent
-from ..runtime.runtime import Runtime
+from ..pipeline.runtime import Runtime
+from ..sampling.engine import StepEvent
 from ..schedule import Step
+from ..tokens import StepContext
 from .ranges import Ranges
 from .work import OPS, Work, attention_work
 
@@ -115,7 +116,7 @@ class MarkedPolicy:
         self,
         kind: StepKind,
         tokens: Tensor,
-        context: BlockContext,
+        context: StepContext,
         blocks: Sequence[nn.Module],
         state: Any,
     ) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..runtime.runtime import Runtime
+from ..pipeline.runtime import Runtime
 from ..schedule import Schedule
 from .clips import FRAMES, HEIGHT, WIDTH
 from .config import GUIDANCE_SCALE, SCHEDULE

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..runtime.runtime import Runtime
+from ..pipeline.runtime import Runtime
 from ..schedule import PRESETS, Schedule, full_schedule
 from .config import GUIDANCE_SCALE, SCHEDULE
 from .runtime import SHIPPED, with_tiny_prompts

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..media import to_frames
+from ..pipeline.media import to_frames
 from .ladder import TABLES, TEACHER, WORK_TABLE
 from .rung_cost import ROUNDS
 

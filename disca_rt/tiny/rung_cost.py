@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ..cache.build import build_policy
+from ..cache.policies import build_policy
 from ..config import DiTConfig, predictor_config
-from ..flops import image_tokens, sample_flops, step_flops
-from ..runtime.memory import PeakMemory
-from ..runtime.runtime import Runtime
+from ..instruments.peak_memory import PeakMemory
+from ..pipeline.runtime import Runtime
+from ..work.flops import image_tokens, sample_flops, step_flops
 from .codec import PixelUnshuffleCodec
 from .evaluate import NOISE_SEED, SIZE
 from .ladder import Rung

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..models.conditioning import Conditioning
-from ..runtime.runtime import Runtime
+from ..conditioning import Conditioning
+from ..pipeline.runtime import Runtime
 from .codec import PixelUnshuffleCodec
 from .config import takes_tiny_prompts
 from .prompts import encode

@@ -10,7 +10,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from ..models.conditioning import Conditioning
+from ..conditioning import Conditioning
 from ..seeds import generator
 from .clips import FRAMES, render
 from .codec import PixelUnshuffleCodec

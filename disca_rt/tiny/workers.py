@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..runtime.runtime import Runtime
+from ..pipeline.runtime import Runtime
 from .evaluate import BATCH, Generated, generate_and_judge, joined
 from .ladder import Rung, load_rung
 

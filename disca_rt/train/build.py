@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention import Attention, LocalAttention
+from ..attention.local import Attention, LocalAttention
+from ..conditioning import Conditioning
 from ..config import predictor_config
 from ..kernels.ops import Ops, get_ops
-from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from ..weights.load import load_dit
 from .cfg_distill import CFGStage, CFGStageConfig

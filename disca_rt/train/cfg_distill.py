@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..models.conditioning import Conditioning
+from ..conditioning import Conditioning
 from ..models.dit import DiT
 from .config import RunConfig
 from .data import Batch, repeat_rows

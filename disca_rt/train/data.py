@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..conditioning import Conditioning
 from ..config import DiTConfig
-from ..models.conditioning import Conditioning
 from ..seeds import generator
 
 Sample = tuple[Tensor, Conditioning]

@@ -24,11 +24,11 @@ from torch.distributed.fsdp import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import Attention, LocalAttention
-from ..models.blocks import BlockContext
+from ..attention.local import Attention, LocalAttention
 from ..models.dit import DiT
 from ..models.stream import Part, Stream, settle
 from ..parallel.ranks import Ranks, is_launched, joined
+from ..tokens import StepContext
 from .config import RunConfig
 from .stage import Stage
 
@@ -164,10 +164,10 @@ def _checkpoint_blocks(module: nn.Module) -> None:
             blocks[index] = checkpoint_wrapper(block, checkpoint_fn=_recomputed)
 
 
-def _recomputed(block: nn.Module, stream: Stream, context: BlockContext) -> Stream:
+def _recomputed(block: nn.Module, stream: Stream, context: StepContext) -> Stream:
     """Keeps a block's input only. Its sums are taken: else two tensors would go to the next one."""
 
-    def settled(stream: Stream, context: BlockContext) -> Stream:
+    def settled(stream: Stream, context: StepContext) -> Stream:
         return tuple(Part(settle((part,), block.ops)) for part in block(stream, context))
 
     return checkpoint(settled, stream, context, use_reentrant=False)

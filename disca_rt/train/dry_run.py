@@ -1,6 +1,6 @@
 """What a step of a stage would take, before anyone buys it: memory per rank and FLOPs.
 
-Parameters of models are counted on the meta device, work by `disca_rt.flops`; nothing is allocated.
+Parameters of models are counted on the meta device, work by `work.flops`; nothing is allocated.
 Attention and activations are those of the longest text.
 """
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..config import DiTConfig, predictor_config
-from ..flops import image_tokens, step_flops
 from ..models.build import build_dit, build_predictor
+from ..work.flops import image_tokens, step_flops
 from .discriminator import SCALES, discriminator_parameters
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.blocks import BlockContext, run_blocks
+from ..models.blocks import run_blocks
 from ..models.dit import DiT, StepInputs
 from ..models.prepared import Prepared
+from ..tokens import StepContext
 
 TIMESTEP_SCALE = 1000.0
 WEIGHT_EPS = 1e-2  # c of the weights: keeps that of a sample without error finite
@@ -58,7 +59,7 @@ def step_inputs(dit: DiT, point: Point) -> StepInputs:
     return StepInputs(TIMESTEP_SCALE * point.t, r, guidance)
 
 
-def hidden_state(dit: DiT, point: Point, prepared: Prepared) -> tuple[Tensor, BlockContext]:
+def hidden_state(dit: DiT, point: Point, prepared: Prepared) -> tuple[Tensor, StepContext]:
     """Tokens `[B, S, C]` after the last block, and the blocks' context."""
     tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
     return run_blocks(dit.blocks, tokens, context), context
@@ -73,7 +74,7 @@ def velocity(dit: DiT, point: Point, prepared: Prepared) -> Tensor:
     return velocity_of(dit, *hidden_state(dit, point, prepared), prepared)
 
 
-def velocity_of(dit: DiT, tokens: Tensor, context: BlockContext, prepared: Prepared) -> Tensor:
+def velocity_of(dit: DiT, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
     """The velocity that the head reads from tokens `[B, S, C]`, fp32."""
     return dit.unpatchify(dit.head(tokens, context), prepared).float()
 

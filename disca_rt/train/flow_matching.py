@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..conditioning import Conditioning
 from ..config import DiTConfig
-from ..models.conditioning import Conditioning
 from ..models.dit import DiT
 from .config import RunConfig
 from .data import Batch, replace_rows

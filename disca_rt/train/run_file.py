@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..atomic import write_whole
-from ..models.conditioning import Conditioning
+from ..conditioning import Conditioning
 from .data import LatentShards, SampleSource
 
 SETTINGS = str, int, float, bool  # of a data source that say what it gives

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..conditioning import Conditioning
 from ..config import DiTConfig
-from ..models.conditioning import Conditioning
 from .data import Batch
 from .draws import Draws
 

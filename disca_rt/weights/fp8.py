@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .assign import Copy
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .files import INDEX_SUFFIX, SCALE_MAP_SUFFIX
 from .pickle_file import load_mapped
-from .plan import Copy
 
 FP8 = "float8_e4m3fn"
 

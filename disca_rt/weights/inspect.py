@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..config import DiTConfig, Family, PredictorConfig
 from ..models.build import build_dit, build_predictor
+from .assign import is_split, plan_copies
 from .checkpoint import open_checkpoint
 from .hub import resolve
 from .identify import Model, identify
 from .layouts.table import Kind
-from .plan import is_split, plan_copies
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention.local import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
-from ..models.fp8_linear import ALL, Fp8Linear, fp8_linears, quantize_blocks
+from ..models.linear import ALL, Fp8Linear, fp8_linears, quantize_blocks
 from ..models.predictor import Predictor
+from .assign import Copy, plan_copies
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError, first_line
 from .fp8 import FP8, load_scales
 from .hub import resolve
 from .identify import FAMILY_NAMES, Model, identify
 from .layouts.table import Span
-from .plan import Copy, plan_copies
 from .tensor_file import DTYPES
 
 M = TypeVar("M", bound=nn.Module)

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention import LocalAttention, NoWork, TokenLayout
+from disca_rt.attention.local import LocalAttention, NoWork
 from disca_rt.kernels.packing import Packing
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.sharded import Sharded
+from disca_rt.tokens import TokenLayout
 
 BOUND = 1e-5
 CASES = 8

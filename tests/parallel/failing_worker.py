@@ -16,11 +16,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from disca_rt.attention import LocalAttention, NoWork, TokenLayout
+from disca_rt.attention.local import LocalAttention, NoWork
+from disca_rt.attention.partial import PARTIAL_BACKENDS
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.partial import PARTIAL_BACKENDS
 from disca_rt.parallel.ranks import RankFailure, Ranks, joined
+from disca_rt.tokens import TokenLayout
 
 BEGUN = 3  # attentions before it fails
 WHOLE = 20, 4  # tokens

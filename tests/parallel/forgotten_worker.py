@@ -8,9 +8,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from disca_rt.attention import LocalAttention, NoWork, TokenLayout
+from disca_rt.attention.local import LocalAttention, NoWork
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import joined
+from disca_rt.tokens import TokenLayout
 
 WHOLE = 20, 4  # tokens
 FORGOTTEN: list[UlyssesAttention] = []  # alive when the interpreter goes

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.attention.local import LocalAttention
 from disca_rt.kernels.ops import get_ops
 from disca_rt.parallel._native import Plan, Scheduler, Slot
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.tokens import TokenLayout
 
 IMG, TXT, HEADS, WIDTH = 4096, 64, 24, 128
 LAYERS = 3

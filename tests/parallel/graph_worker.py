@@ -5,11 +5,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from disca_rt.attention import LocalAttention
+from disca_rt.attention.local import LocalAttention
+from disca_rt.graphs.runner import GraphRunner
 from disca_rt.models.blocks import SingleStreamBlock
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.runtime.graphs import GraphRunner
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record

@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention import Attention, LocalAttention
-from disca_rt.cache.build import build_policy
+from disca_rt.attention.local import Attention, LocalAttention
+from disca_rt.cache.policies import build_policy
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributed import HashStore, ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
-from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
 from disca_rt.parallel.attention import RECENT, UlyssesAttention
-from disca_rt.parallel.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
+from disca_rt.tokens import TokenLayout
 from parallel.attention_worker import attend, differentiated
 from parallel.launch import forked, passes
 

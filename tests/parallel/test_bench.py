@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from disca_rt.bench.record import read_records
+from disca_rt.measure.record import read_records
 from parallel.launch import forked, passes
 
 

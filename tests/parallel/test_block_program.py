@@ -5,9 +5,9 @@ import math
 import pytest
 
 from disca_rt.parallel._native import Plan
-from disca_rt.parallel.block_program import BlockWork, simulate_block
-from disca_rt.parallel.links import FREE, Link, Links, get_link
-from disca_rt.parallel.simulate import COMPUTE, Compute, Timeline
+from disca_rt.simulation.block_program import BlockWork, simulate_block
+from disca_rt.simulation.links import FREE, Link, Links, get_link
+from disca_rt.simulation.timeline import COMPUTE, Compute, Timeline
 
 ROW_BYTES = 10
 LINK = Link(bandwidth_gbs=40e-9, latency_us=0)  # four rows of one head in a second

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disca_rt.config import MODELS, get_model_config, predictor_config
-from disca_rt.flops import step_flops
 from disca_rt.parallel._native import Plan
-from disca_rt.parallel.estimate import Rates, attention_waves, block_work
-from disca_rt.parallel.forecast import Forecast, Job, forecast, gather_bytes
-from disca_rt.parallel.links import FREE, LINKS, Links
-from disca_rt.parallel.traffic import buffer_bytes, traffic, wires
-from disca_rt.sizes import SIZES
+from disca_rt.simulation.estimate import Rates, attention_waves, block_work
+from disca_rt.simulation.forecast import Forecast, Job, forecast, gather_bytes
+from disca_rt.simulation.links import FREE, LINKS, Links
+from disca_rt.simulation.traffic import buffer_bytes, traffic, wires
 from disca_rt.tiny.config import TINY
+from disca_rt.vae.sizes import SIZES
+from disca_rt.work.flops import step_flops
 
 PAPER = 129, 704, 704
 # Only matrix products and attention take time, one second for each of their TFLOP.

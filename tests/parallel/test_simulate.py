@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disca_rt.parallel.simulate import (
+from disca_rt.simulation.timeline import (
     COMPUTE,
     Compute,
     Program,

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.attention.local import LocalAttention
 from disca_rt.parallel._native import Plan
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.block_program import BlockWork, simulate_block
-from disca_rt.parallel.links import Link, Links
-from disca_rt.parallel.simulate import COMPUTE, Compute
+from disca_rt.simulation.block_program import BlockWork, simulate_block
+from disca_rt.simulation.links import Link, Links
+from disca_rt.simulation.timeline import COMPUTE, Compute
+from disca_rt.tokens import TokenLayout
 from parallel.virtual_ranks import CpuMachine, GpuMachine, Machine, Wire, on_ranks
 
 UNIT = 0.2  # seconds; on crowded cores a thread wakes some milliseconds late, ten times in a block

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from disca_rt.attention import LocalAttention
-from disca_rt.cache.build import build_policy
-from disca_rt.flops import step_flops
+from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.policies import build_policy
 from disca_rt.kernels.ops import get_ops
+from disca_rt.pipeline.runtime import Runtime, Sample
 from disca_rt.profiling.account import account
 from disca_rt.profiling.capture import Captured, capture, short_schedule
 from disca_rt.profiling.marked import marked_attention, marked_ops
 from disca_rt.profiling.ranges import Ranges
 from disca_rt.profiling.table import rows
 from disca_rt.profiling.timeline import Timeline, read_timeline
-from disca_rt.runtime.runtime import Runtime, Sample
 from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.work.flops import step_flops
 from golden_vectors import NAMES, Golden, load_golden
 
 SCHEDULE = Schedule(4, 5.0, (0, 2))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from disca_rt.config import predictor_config
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import full_schedule, get_preset
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.config import TINY

@@ -14,8 +14,8 @@ from PIL import Image
 from disca_rt.cli import main
 from disca_rt.commands.evaluate import SHOWN
 from disca_rt.config import predictor_config
+from disca_rt.instruments.peak_memory import PeakMemory
 from disca_rt.models.build import build_predictor
-from disca_rt.runtime.memory import PeakMemory
 from disca_rt.schedule import full_schedule
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from disca_rt.models.conditioning import Conditioning
+from disca_rt.conditioning import Conditioning
 from disca_rt.tiny import training_clips
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.codec import PixelUnshuffleCodec

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from disca_rt import attention
+from disca_rt.attention.local import local as attention
 from disca_rt.config import get_model_config, predictor_config
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.training_clips import TrainingClips, unconditional

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
-from disca_rt.models.conditioning import Conditioning
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
 from disca_rt.train.data import Batch, collate

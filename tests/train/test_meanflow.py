@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from disca_rt.attention import LocalAttention
-from disca_rt.models.conditioning import Conditioning
+from disca_rt.attention.local import LocalAttention
+from disca_rt.conditioning import Conditioning
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.prompts import encode
 from disca_rt.tiny.training_clips import TrainingClips

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
-from disca_rt.models.conditioning import Conditioning
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.predictor import FusionMLP, Predictor
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.prompts import encode

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from disca_rt.models.conditioning import Conditioning
+from disca_rt.conditioning import Conditioning
 from disca_rt.models.dit import StepInputs
 from disca_rt.weights.inspect import inspect_checkpoint
 from disca_rt.weights.load import load_dit

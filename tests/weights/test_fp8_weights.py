@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from disca_rt.attention import LocalAttention, TokenLayout
+from disca_rt.attention.local import LocalAttention
 from disca_rt.kernels.ops import get_ops
-from disca_rt.models.blocks import BlockContext, run_blocks
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
-from disca_rt.models.fp8_linear import Fp8Linear, fp8_linears
-from disca_rt.runtime.runtime import Runtime
+from disca_rt.models.linear import Fp8Linear, fp8_linears
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
+from disca_rt.tokens import StepContext, TokenLayout
 from disca_rt.weights.errors import CheckpointError
 from disca_rt.weights.load import load_dit
 from golden_vectors import Golden
@@ -83,7 +84,7 @@ def test_fused_ops_give_the_same_bits(vectors_10: Golden, tmp_path: Path) -> Non
     generator = torch.Generator().manual_seed(0)
     drawn = [(1, 9, hidden), (1, hidden), (6, head // 2), (6, head // 2)]
     tokens, *rest = (torch.randn(each, generator=generator).to(device) for each in drawn)
-    context = BlockContext(*rest, TokenLayout(6, None))
+    context = StepContext(*rest, TokenLayout(6, None))
     outs = [run_blocks([m.double_blocks[0], m.single_blocks[0]], tokens, context) for m in both]
     assert torch.equal(*outs)
 

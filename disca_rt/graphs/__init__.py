@@ -1,0 +1,1 @@
+"""Captured callables (CUDA graphs), replayed over persistent buffers. Knows tensors, no models."""

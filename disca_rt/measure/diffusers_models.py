@@ -1,0 +1,147 @@
+"""diffusers' classes of the same models: the same sizes and inputs, random weights of their own.
+
+Imports diffusers when it is asked for a model, and cache-dit when it is asked for a cached one.
+Facts of their interfaces only; knows no clock.
+"""
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import Conditioning
+from ..config import DiTConfig
+from ..models.dit import StepInputs
+from ..schedule import Schedule
+from .random_models import fill_randomly
+
+Step = Callable[[Tensor, StepInputs], Tensor]
+"""Latents `[1, C, T, H, W]` and the scalars of a step -> velocity, as large."""
+
+INSTALL = "pip install 'disca_rt[bench]'"
+
+
+class Unavailable(RuntimeError):
+    """A benchmark needs something that is not installed."""
+
+
+def diffusers_model(
+    config: DiTConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: dict[str, Tensor] | None = None,
+) -> nn.Module:
+    """With random weights, or those of another, not copied. 1.0 of theirs takes no r."""
+    try:
+        from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
+    except ImportError as error:
+        raise Unavailable(f"needs diffusers: {INSTALL}") from error
+    sizes = {
+        "in_channels": config.embed_channels,
+        "out_channels": config.in_channels,
+        "patch_size_t": config.patch[0],
+        "patch_size": config.patch[1],
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.head_dim,
+        "num_layers": config.double,
+        "text_embed_dim": config.text_dim,
+        "rope_axes_dim": config.rope,
+    }
+    with torch.device("meta"):
+        if config.family == "hunyuan-video-1.5":
+            model = HunyuanVideo15Transformer3DModel(
+                **sizes,
+                text_embed_2_dim=config.byt5_dim,
+                image_embed_dim=config.vision_dim,
+                use_meanflow=config.meanflow,
+            )
+        else:
+            model = HunyuanVideoTransformer3DModel(
+                **sizes,
+                num_single_layers=config.single,
+                pooled_projection_dim=config.text_dim_2,
+                guidance_embeds=config.guidance_embed,
+            )
+    assert not list(model.buffers()), "a buffer would be left uninitialised"
+    model = nn.Module.to(model, dtype).eval().requires_grad_(False)  # theirs warns at any cast
+    if weights is None:
+        return fill_randomly(model.to_empty(device=device), seed=0)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Step:
+    """A forward of `model`; `conditioning` is cast to its device and dtype once, here."""
+    device, dtype = model.device, model.dtype
+    given = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in conditioning.tensors().items()
+    }
+    takes_r = getattr(model.config, "use_meanflow", False)
+
+    def step(latents: Tensor, scalars: StepInputs) -> Tensor:
+        latents = latents.to(dtype)
+        if "cond_latents" not in given:
+            return model(
+                latents,
+                scalars.timestep,
+                given["text_states"],
+                given["text_mask"],
+                given["text_states_2"],
+                guidance=scalars.guidance,
+                return_dict=False,
+            )[0]
+        return model(
+            torch.cat([latents, given["cond_latents"]], dim=1),  # a part of a step for both
+            scalars.timestep,
+            given["text_states"],
+            given["text_mask"],
+            timestep_r=scalars.timestep_r if takes_r else None,
+            encoder_hidden_states_2=given["byt5_text_states"],
+            encoder_attention_mask_2=given["byt5_text_mask"],
+            image_embeds=given["vision_states"],
+            return_dict=False,
+        )[0]
+
+    return step
+
+
+def compile_blocks(model: nn.Module) -> nn.Module:
+    """Compiled block by block, as its authors recommend: the same code for all blocks of a kind."""
+    model.compile_repeated_blocks(fullgraph=True)
+    return model
+
+
+def cache_blocks(model: nn.Module, schedule: Schedule) -> Callable[[], None]:
+    """With cache-dit's block cache, made to compute the very steps that are full in `schedule`.
+
+    What is returned must be called before every sample: else the cache takes the first step of
+    the next one for another step of the last. Which steps it would choose by itself depends on
+    values, and those are random here. A cached step computes the first block of each kind, the
+    fewest it allows.
+    """
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")  # else it tells every block it finds
+    try:
+        import cache_dit
+        from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern
+    except ImportError as error:
+        raise Unavailable(f"needs cache-dit: {INSTALL}") from error
+    blocks = [model.transformer_blocks]
+    if hasattr(model, "single_transformer_blocks"):
+        blocks.append(model.single_transformer_blocks)
+    cache_dit.enable_cache(
+        BlockAdapter(
+            transformer=model,
+            blocks=blocks,
+            forward_pattern=[ForwardPattern.Pattern_0] * len(blocks),
+        ),
+        cache_config=DBCacheConfig(
+            num_inference_steps=schedule.steps,
+            Fn_compute_blocks=1,
+            Bn_compute_blocks=0,
+            steps_computation_mask=[int(step.is_full) for step in schedule],
+            steps_computation_policy="static",
+        ),
+    )
+    return lambda: cache_dit.refresh_context(model)

@@ -1,0 +1,70 @@
+"""What a measurement ran on: CPU or GPU, library versions and how busy the machine was."""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from .. import __version__
+from ..instruments.device_name import device_name
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`diffusers` is None where it is not installed; the rest are names and versions.
+
+    `omp_wait_policy` is how idle OpenMP threads wait: spinning, the default, costs a busy machine.
+    `libraries` are the versions of what else is installed and matters on a GPU.
+    """
+
+    device: str
+    cpus: int
+    omp_wait_policy: str
+    python: str
+    torch: str
+    diffusers: str | None
+    disca_rt: str
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+GPU_LIBRARIES = (
+    "triton",
+    "flash-attn",
+    "fa3-fwd",
+    "flash-attn-4",
+    "liger-kernel",
+    "quack-kernels",
+    "cache-dit",
+    "nvidia-cudnn-cu13",
+)
+
+
+def this_machine(device: torch.device | None = None) -> Machine:
+    """With the CPU as the device, or `device`."""
+    device = device or torch.device("cpu")
+    is_gpu = device.type == "cuda"
+    found = {name: _version(name) for name in GPU_LIBRARIES} if is_gpu else {}
+    return Machine(
+        device=device_name(device),
+        cpus=os.cpu_count() or 1,
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        diffusers=_version("diffusers"),
+        disca_rt=__version__,
+        libraries={name: version for name, version in found.items() if version},
+    )
+
+
+def load_average() -> float | None:
+    """Runnable tasks over the last minute, this process included; None where the OS has none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

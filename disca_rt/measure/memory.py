@@ -1,0 +1,38 @@
+"""What a sample holds in memory, by source, and whether its values are finite. Knows no clock."""
+
+from itertools import chain
+
+from torch import isfinite, nn
+
+from ..instruments.peak_memory import PeakMemory
+from ..schedule import Schedule
+from .steps import Subject
+
+
+def memory_by_source(subject: Subject) -> dict[str, int]:
+    """Bytes on this device, from an uncaptured sample of two steps: all of a kind hold the same.
+
+    FloatingPointError where its latents are not finite: then no time would mean anything.
+    """
+    runtime, policy = subject.runtime, subject.policy
+    schedule = subject.schedule
+    steps = (0,) if schedule.full_steps < schedule.steps else (0, 1)
+    with PeakMemory(runtime.dit.device) as peak:
+        latents = subject.sample(Schedule(2, schedule.shift, steps)).latents
+    if not isfinite(latents).all():
+        raise FloatingPointError(
+            f"the latents are not finite in {runtime.dit.dtype}; try --dtype float32"
+        )
+    cache = sum(policy.cache_bytes(each, runtime.dit.dtype) for each in subject.tokens)
+    models = [module for module in (runtime.dit, runtime.predictor) if module is not None]
+    return {
+        "weights": sum(_bytes(module) for module in models),
+        "cache": cache,
+        "activations": max(0, peak.peak - cache),
+        "graphs": 0,
+    }
+
+
+def _bytes(module: nn.Module) -> int:
+    held = chain(module.parameters(), module.buffers())
+    return sum(each.numel() * each.element_size() for each in held)

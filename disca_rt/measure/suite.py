@@ -1,0 +1,292 @@
+"""The benchmarks of `disca-rt bench`: which contenders run against which, on one workload.
+
+Knows no clock and no file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
+
+from ..attention.flash_packages import DTYPES, PACKAGES, is_here
+from ..cache.policies import build_policy
+from ..config import PredictorConfig, predictor_config
+from ..graphs.runner import GraphRunner
+from ..pipeline.runtime import Sample
+from ..schedule import full_schedule
+from ..work.flops import StepFlops, image_tokens, sample_flops, step_flops
+from .harness import Comparison, Contender
+from .random_models import with_other
+from .rivals import EAGER, Rivals
+from .session import StageTimes
+from .steps import Steps, Subject, shortened
+from .workloads import Workload
+
+LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
+STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
+SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
+EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and above
+CAPTURED = "graphs"
+PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # our goals
+
+
+class Chosen(NamedTuple):
+    """How our own contender runs: `ops` and `attention` by name, over `ranks`."""
+
+    ops: str
+    attention: str
+    ranks: int = 1
+
+    @property
+    def is_eager(self) -> bool:
+        return (self.ops, self.attention) == EAGER and self.ranks == 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`graphs` makes what ours is captured by, too; None: it is not.
+
+    Of the last comparison, by contender: `times` collects where the time of its samples went,
+    `shortly` runs one that is short, `captured` are the graphs it replays.
+    """
+
+    workload: Workload
+    subject: Subject
+    chosen: Chosen
+    graphs: Callable[[], GraphRunner] | None = None
+    times: dict[str, list[StageTimes]] = field(default_factory=dict)
+    shortly: dict[str, Callable[[], object]] = field(default_factory=dict)
+    captured: dict[str, GraphRunner] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> StepFlops:
+        """Of all ranks, and of a step's passes, together."""
+        predictor = self.subject.runtime.predictor
+        config = predictor.config if predictor is not None else self._fitting
+        dit = self.subject.runtime.config
+        shape = self.subject.latent_shape
+        passes = [step_flops(dit, config, shape, each.tokens) for each in self.subject.passes]
+        return StepFlops(*map(sum, zip(*passes, strict=True)))
+
+    @property
+    def _fitting(self) -> PredictorConfig:
+        return predictor_config(self.subject.runtime.config)
+
+    def comparison(self, benchmark: str) -> Comparison:
+        """The one of BENCHMARKS, its contenders ready but for rivals, which are built when run."""
+        for of_the_last in (self.times, self.shortly, self.captured):
+            of_the_last.clear()
+        return {
+            "full-step": self._full_step,
+            "predicted-step": self._predicted_step,
+            "sample": self._sample,
+            "sample-graphs": self._sample_graphs,
+            "rivals": self._rivals,
+            "sample-rivals": self._sample_rivals,
+        }[benchmark]()
+
+    @property
+    def ours(self) -> set[str]:
+        """The contenders that run the subject itself."""
+        uncaptured = {self.sample_name, self.step_name}
+        return uncaptured | {f"{name}, {CAPTURED}" for name in (*uncaptured, self.predicted_name)}
+
+    @property
+    def predicted_name(self) -> str:
+        return f"predicted step, {self.subject.policy.name}"
+
+    @property
+    def step_name(self) -> str:
+        if self.chosen.is_eager:
+            return "eager reference"
+        ops, attention, ranks = self.chosen
+        return f"ours: {ops} ops, {attention} attention" + (f", {ranks} ranks" * (ranks > 1))
+
+    def _full_step(self) -> Comparison:
+        contenders = [self._ours()] if self.chosen.ranks > 1 else [self._eager()]
+        if self.chosen.ranks == 1:
+            contenders += [self._eager_backed(attention) for attention in self._flashes]
+            contenders += [] if self.chosen.is_eager else [self._ours()]
+        if self.graphs is not None:
+            contenders.append(self._ours_captured())
+        return self._step_comparison("full step", contenders)
+
+    def _rivals(self) -> Comparison:
+        contenders = [self._eager()]
+        contenders += [] if self.chosen.is_eager else [self._ours()]
+        for name, (note, run) in Rivals(self.subject).steps().items():
+            contenders.append(Contender(name, run, self.flops.full, note))
+        return self._step_comparison("full step, rivals", contenders)
+
+    def _predicted_step(self) -> Comparison:
+        steps = Steps(self.subject)
+        goal = PREDICTED_SHARE.get(self.workload.name)
+        contenders = [Contender("full step", steps.full, self.flops.full)]
+        if steps.has_predicted:
+            goal = goal if self.subject.policy.name == "disca" else None
+            flops = self.flops.cheap(self.subject.policy.name)
+            contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
+            if self.graphs is not None:
+                contenders.append(self._predicted_captured(flops, goal))
+        return self._step_comparison("predicted step", contenders)
+
+    def _sample(self) -> Comparison:
+        schedule, policy = self.subject.schedule, self.subject.policy
+        every = full_schedule(schedule.steps, schedule.shift)
+        runtime = self.subject.runtime
+        full = replace(
+            self.subject, policy=build_policy("full", None, runtime.dit.ops), schedule=every
+        )
+        contenders = [self._sampling(f"{every.steps} full steps", full)]
+        if policy.name != "full":
+            contenders.append(self._sampling(self.sample_name, self.subject))
+        return self._sample_comparison("sample", contenders)
+
+    def _sample_graphs(self) -> Comparison:
+        contenders = [self._sampling(self.sample_name, self.subject), self._sampling_captured()]
+        return self._sample_comparison("sample, graphs", contenders)
+
+    def _sample_rivals(self) -> Comparison:
+        contenders = [self._sampling(self.sample_name, self.subject)]
+        # What a cached step of theirs computes lies between ours without and with a predictor.
+        flops = sample_flops(self.flops, self.subject.schedule, policy="reuse")
+        for name, (note, run) in Rivals(self.subject).samples().items():
+            contenders.append(Contender(name, run, flops, note))
+        return self._sample_comparison("sample, rivals", contenders)
+
+    @property
+    def sample_name(self) -> str:
+        schedule, policy = self.subject.schedule, self.subject.policy
+        if policy.name == "full":
+            return f"{schedule.steps} full steps"
+        predicted = schedule.steps - schedule.full_steps
+        return f"{policy.name}: {schedule.full_steps} full, {predicted} predicted"
+
+    def _eager(self) -> Contender:
+        note = "ours as well: reference ops, sdpa attention" if self.chosen.is_eager else ""
+        run = Steps(self._under(*EAGER)).full
+        return Contender("eager reference", run, self.flops.full, note)
+
+    @property
+    def _flashes(self) -> list[str]:
+        """FlashAttention of PyTorch, and of the packages that are here."""
+        takes = self._is_gpu and self.subject.runtime.dit.dtype in DTYPES
+        return ["flash", *(name for name in PACKAGES if takes and is_here(name))]
+
+    def _eager_backed(self, attention: str) -> Contender:
+        if attention in PACKAGES:
+            note = f"of the package {PACKAGES[attention].install}"
+        else:
+            note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
+        run = Steps(self._under("reference", attention)).full
+        return Contender(f"eager reference, {attention} attention", run, self.flops.full, note)
+
+    def _ours(self) -> Contender:
+        is_goal = self._is_gpu and self.is_long and self.chosen.ranks == 1
+        goal = 1 / EAGER_OVER_OURS if is_goal else None
+        return Contender(self.step_name, Steps(self.subject).full, self.flops.full, goal=goal)
+
+    def _ours_captured(self) -> Contender:
+        name, graphs = self._captured(self.step_name)
+        steps = Steps(self.subject, graphs)
+        return Contender(name, steps.full, self.flops.full, warm_up=twice(steps.full))
+
+    def _predicted_captured(self, flops: int, goal: float | None) -> Contender:
+        name, graphs = self._captured(self.predicted_name)
+        steps = Steps(self.subject, graphs)
+
+        def warm_up() -> None:
+            steps.full()
+            twice(steps.predicted)()
+
+        return Contender(name, steps.predicted, flops, goal=goal, warm_up=warm_up)
+
+    def _captured(self, name: str) -> tuple[str, GraphRunner]:
+        """The name of what is otherwise called `name`, and what captures it."""
+        name = f"{name}, {CAPTURED}"
+        self.captured[name] = self.graphs()
+        return name, self.captured[name]
+
+    def _under(self, ops: str, attention: str) -> Subject:
+        if (ops, attention) == self.chosen[:2]:
+            return self.subject
+        return replace(self.subject, runtime=with_other(self.subject.runtime, ops, attention))
+
+    def _sampling(self, name: str, subject: Subject) -> Contender:
+        short = partial(subject.sample, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, subject.sample, short, warm_up=short)
+
+    def _sampling_captured(self) -> Contender:
+        """The trajectory is one graph; of a long one each step is, which warms up in less time."""
+        name, graphs = self._captured(self.sample_name)
+        subject = self.subject.captured(graphs)
+        if not self.is_long:
+            whole = subject.sample
+            return self._timed_sampling(name, subject, whole, whole, warm_up=twice(whole))
+        run = partial(subject.sample, on_step=lambda event: None)
+        short = partial(run, shortened(subject.schedule))
+        return self._timed_sampling(name, subject, run, short, warm_up=twice(short))
+
+    def _timed_sampling(
+        self,
+        name: str,
+        subject: Subject,
+        sample: Callable[[], Sample],
+        short: Callable[[], Sample],
+        warm_up: Callable[[], object],
+    ) -> Contender:
+        kept = self.times[name] = []
+        self.shortly[name] = short
+
+        def run() -> None:
+            kept.append(sample().times)
+
+        return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)
+
+    def _policy_flops(self, subject: Subject) -> int:
+        return sample_flops(self.flops, subject.schedule, policy=subject.policy.name)
+
+    @property
+    def _is_gpu(self) -> bool:
+        return self.subject.runtime.dit.device.type == "cuda"
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a step takes seconds: then one warms up, and few are samples enough."""
+        return self.flops.full > LONG
+
+    def _step_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
+        samples = LONG_STEP_SAMPLES if self.is_long else STEP_SAMPLES
+        return self._comparison(name, contenders, samples)
+
+    def _sample_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
+        samples = LONG_SAMPLE_SAMPLES if self.is_long else SAMPLE_SAMPLES
+        return self._comparison(name, contenders, samples)
+
+    def _comparison(self, name: str, contenders: Sequence[Contender], samples: int) -> Comparison:
+        subject = self.subject
+        dit = subject.runtime.config
+        width, height, frames = self.workload.size
+        shape = {
+            "model": self.workload.model,
+            "video": f"{width}x{height}x{frames}",
+            "batch": 1,
+            "image tokens": image_tokens(dit, subject.latent_shape),
+            "text tokens": subject.conditioning.tokens,
+            "policy": subject.policy.name,
+            "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",
+            **({} if subject.negative is None else {"passes": len(subject.passes)}),
+            **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
+        }
+        dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
+        return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, samples)
+
+
+def twice(run: Callable[[], object]) -> Callable[[], None]:
+    """A capture is made at the second run."""
+
+    def run_twice() -> None:
+        run()
+        run()
+
+    return run_twice

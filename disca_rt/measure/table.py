@@ -1,0 +1,155 @@
+"""`python -m disca_rt.measure.table FILE.jsonl`: the Markdown page of a results file."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..work.memory import gigabytes
+from .harness import spread
+from .record import Record, read_records
+
+DECODE = "decode"  # a stage of the embedded model only
+HEADER = (
+    "benchmark",
+    "threads",
+    "contender",
+    "median",
+    "p5 – p95",
+    "GFLOP/s",
+    "GB/s",
+    "MFU",
+    "sent by a rank",
+    "passes over memory",
+    "ratio",
+    "p5 – p95",
+    "CPU-time ratio",
+    "FLOP ratio",
+    "goal",
+)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """What was measured, on what, and the notes; ratios are to the first row of a benchmark.
+
+    MFU is the share of the rate of a matrix product in the same run.
+    """
+    parts = [_machines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
+    parts += [_memory(records), _shapes(records)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Without the columns that no row has anything in."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    header, *rows = zip(*columns, strict=True)
+    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
+
+
+def _stages(records: Sequence[Record]) -> list[list[str]]:
+    """A table for each contender that says where the time of its samples went."""
+    tables = []
+    for record in records:
+        if not record.stages:
+            continue
+        totals = [sum(sample) for sample in zip(*record.stages.values(), strict=True)]
+        rows = []
+        for stage, seconds in record.stages.items():
+            taken = spread(seconds)
+            share = spread([s / total for s, total in zip(seconds, totals, strict=True)])
+            ends = f"{_milliseconds(taken.p5)} – {_milliseconds(taken.p95)}"
+            rows.append((stage, _milliseconds(taken.median), ends, f"{share.median:.1%}"))
+        title = f"{record.benchmark}, {record.contender}"
+        tables.append(_table((title, "median", "p5 – p95", "share"), rows))
+    return tables
+
+
+def _memory(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in records:
+        if not record.memory:
+            continue
+        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in record.memory.items())
+        total = gigabytes(sum(record.memory.values()))
+        busy = "" if record.busy is None else f"; device busy {record.busy:.1%} of the time"
+        lines.append(
+            f"- {record.benchmark}, {record.contender}: peak memory {total} ({said}){busy}."
+        )
+    return lines
+
+
+def _cells(record: Record) -> list[str]:
+    is_baseline = record.contender == record.baseline
+    return [
+        record.benchmark,
+        str(record.threads),
+        record.contender,
+        _milliseconds(record.median_s),
+        f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
+        f"{record.gflops_per_s:.1f}" if record.flops else "",
+        f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
+        "" if record.mfu is None else f"{record.mfu:.1%}",
+        f"{record.sent_bytes / 1e6:,.2f} MB" if record.sent_bytes else "",
+        f"{record.passes:.4g}" if record.passes else "",
+        "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
+        "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
+        "" if is_baseline else f"{record.cpu_ratio:.3f}",
+        "" if is_baseline or record.flop_ratio is None else f"{record.flop_ratio:.3f}",
+        "" if record.goal is None else f"≤ {record.goal:g}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.1f} µs"
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    lines = [
+        f"{r.device}, {r.cpus} cores; PyTorch {r.torch}, diffusers {r.diffusers or 'absent'}, "
+        f"Python {r.python}, disca_rt {r.disca_rt}; {r.time[:10]}; "
+        f"OMP_WAIT_POLICY {r.omp_wait_policy}; machine otherwise idle: {r.otherwise_idle}"
+        + "".join(f"; {name} {version}" for name, version in r.libraries.items())
+        + "."
+        for r in records
+    ]
+    return _once(lines)
+
+
+def _shapes(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for r in records:
+        shape = ", ".join(f"{name} {value}" for name, value in r.shape.items())
+        same = _sameness(r.relative_difference)
+        weights = f", {r.weights} weights" if r.weights else ""
+        ranks = f", {r.ranks} ranks" if r.ranks > 1 else ""
+        lines.append(
+            f"- {r.benchmark}: {shape}, {r.dtype}{weights}{ranks}, {r.samples} samples{same}."
+        )
+        if r.stages and DECODE not in r.stages:
+            lines.append(f"- {r.benchmark}: no {DECODE}, as no VAE of this model is here.")
+        if r.note:
+            lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
+    return _once(lines)
+
+
+def _sameness(relative_difference: float | None) -> str:
+    if relative_difference is None:
+        return ""
+    return "; outputs agree " + ("to 1e-5" if relative_difference else "bit by bit")
+
+
+def _once(lines: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m disca_rt.measure.table", description=__doc__)
+    parser.add_argument("file", type=Path, help="a results file")
+    print(markdown(read_records(parser.parse_args(argv).file)), end="")
+
+
+if __name__ == "__main__":
+    main()

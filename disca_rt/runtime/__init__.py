@@ -1,1 +1,0 @@
-"""The runtime that other programs embed: see `runtime.Runtime`."""

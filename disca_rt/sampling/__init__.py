@@ -1,0 +1,1 @@
+"""The denoising loop: from noise to clean latents, one step after another."""

@@ -1,0 +1,27 @@
+"""Joint tokens of a step: where image and text stand, and what all blocks share besides them."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TokenLayout(NamedTuple):
+    """Where image and text stand among the tokens `[B, S, C]` that a block is given.
+
+    Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens of
+    each whole sample on the device, the rest is padding; None where nothing is padding. `whole` is
+    the number of image and of text tokens where those at hand are a rank's share of them.
+    """
+
+    img_len: int
+    lengths: Tensor | None
+    whole: tuple[int, int] | None = None
+
+
+class StepContext(NamedTuple):
+    """What every block of one step shares: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
+
+    vec: Tensor
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+    layout: TokenLayout

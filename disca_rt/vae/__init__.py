@@ -1,0 +1,1 @@
+"""Between latents and pixels: which video sizes there are, and the codecs of both models."""
