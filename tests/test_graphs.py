@@ -121,7 +121,7 @@ def test_a_state_that_goes_takes_its_own_captures(
     eager: Runtime, only_replays: Callable[[], None]
 ) -> None:
     graphs = GraphRunner(CPU, record)
-    captured = runtime(graphs, most_states=2)
+    captured = runtime(graphs, max_states=2)
     captures = []
     at = partial(short_sample, prompt=PROMPTS[0], policy="disca")
     for width in (8, 8, 16, 16, 8, 24, 24):  # 16 is the one used least recently when 24 comes

@@ -184,7 +184,7 @@ def test_rows_of_a_batch_are_the_samples_of_consecutive_seeds(
 
 def test_cache_buffers_are_reused_for_the_same_shape(golden: Golden, runtime: Runtime) -> None:
     def address() -> int:
-        ((state,),) = runtime._states.values()
+        ((state,),) = runtime.denoiser._states.values()
         return state.cached.data_ptr()
 
     sample(runtime, golden)
@@ -301,17 +301,17 @@ def test_policies_of_one_name_have_states_of_their_own(golden: Golden, runtime: 
 def test_without_graphs_one_state_is_kept(golden: Golden) -> None:
     runtime = load(golden)
     sample(runtime, golden, policy="reuse")
-    ((first,),) = runtime._states.values()
+    ((first,),) = runtime.denoiser._states.values()
     first = weakref.ref(first)
     sample(runtime, golden, policy="disca")
     assert first() is None
-    assert len(runtime._states) == 1
+    assert len(runtime.denoiser._states) == 1
 
 
 def test_no_states_at_all_are_refused() -> None:
     golden = load_golden("hyvideo10")
-    with pytest.raises(ValueError, match="most_states must be at least 1, got 0"):
-        Runtime.load(golden.dit, golden.predictor, most_states=0)
+    with pytest.raises(ValueError, match="max_states must be at least 1, got 0"):
+        Runtime.load(golden.dit, golden.predictor, max_states=0)
 
 
 def test_bf16_is_near_fp32_on_the_same_inputs(golden: Golden, runtime: Runtime) -> None:

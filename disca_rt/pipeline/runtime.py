@@ -6,9 +6,7 @@ share nothing. It takes a conditioning (or, where it has a text encoder, a promp
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +24,10 @@ from ..instruments.stopwatch import StageTime, Stopwatch
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
-from ..models.prepared import Prepared
-from ..sampling.engine import Guidance, Pass, StepEvent, denoise
+from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
+from ..sampling.engine import Guidance, StepEvent
 from ..schedule import Schedule
 from ..weights.load import load_dit, load_predictor
-
-MOST_STATES = 4
 
 
 class Codec(Protocol):
@@ -71,7 +67,7 @@ class Runtime:
     With `graphs` steps, and whole trajectories where nobody looks in between, are captured at their
     second run and then replayed; where ranks share a sample, steps between their exchanges. A
     capture writes into the policy's state, which is of one policy, batch, size and text length:
-    those of the last `most_states` of them stay, each with its captures. A state takes the policy's
+    those of the last `max_states` of them stay, each with its captures. A state takes the policy's
     `cache_bytes` in each pass; DisCa's at 704x704x129 with the 13B model in bf16 is 394 MB. Without
     `graphs` only the last one stays.
     """
@@ -84,10 +80,8 @@ class Runtime:
         codec: Codec | None = None,
         text_encoder: TextEncoder | None = None,
         graphs: GraphRunner | None = None,
-        most_states: int = MOST_STATES,
+        max_states: int = MAX_STATES,
     ) -> None:
-        if most_states < 1:
-            raise ValueError(f"most_states must be at least 1, got {most_states}")
         differences = predictor.config.differences(dit.config) if predictor is not None else []
         if differences:
             raise ValueError(f"predictor does not fit the DiT: {'; '.join(differences)}")
@@ -99,9 +93,7 @@ class Runtime:
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
         self.graphs = graphs
-        self.most_states = most_states
-        self._states: OrderedDict[tuple[CachePolicy, tuple[torch.Size, ...]], list[Any]]
-        self._states = OrderedDict()  # of all passes of a sample
+        self.denoiser = Denoiser(dit, graphs, max_states)
         self._busy = threading.Lock()
 
     @classmethod
@@ -116,7 +108,7 @@ class Runtime:
         attention: str | Attention = "auto",
         graphs: GraphRunner | None = None,
         fp8_weights: bool = False,
-        most_states: int = MOST_STATES,
+        max_states: int = MAX_STATES,
     ) -> "Runtime":
         """From checkpoint files, folders or Hub references; `dtype` None keeps the DiT's own.
 
@@ -133,7 +125,7 @@ class Runtime:
         loaded = load_dit(dit, dtype=dtype, fp8_weights=fp8_weights, **built)
         if predictor is not None:
             predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
-        return cls(loaded, predictor, graphs=graphs, most_states=most_states)
+        return cls(loaded, predictor, graphs=graphs, max_states=max_states)
 
     @property
     def config(self) -> DiTConfig:
@@ -224,21 +216,16 @@ class Runtime:
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
             stopwatch = Stopwatch(self.dit.device)
-            with torch.no_grad(), _current(self.dit.device):
-                with stopwatch.stage("conditioning"):
-                    both = [conditioning] if negative is None else [conditioning, negative]
-                    passes = self._passes(both, chosen, latents)
-                latents = denoise(
-                    self.dit,
-                    chosen,
-                    schedule,
+            with torch.no_grad(), current_device(self.dit.device):
+                latents = self.denoiser.denoise(
                     latents,
-                    passes,
-                    guidance,
-                    stopwatch,
-                    on_step,
-                    cancel,
-                    self.graphs if chosen.schedule_known else None,
+                    [conditioning] if negative is None else [conditioning, negative],
+                    schedule=schedule,
+                    policy=chosen,
+                    guidance=guidance,
+                    stopwatch=stopwatch,
+                    on_step=on_step,
+                    cancel=cancel,
                 )
                 video = None
                 if self.codec is not None:
@@ -289,48 +276,10 @@ class Runtime:
             raise ValueError("latents have values that are not finite")
         return self.dit.sharding.from_first_rank(latents.to(self.dit.device, torch.float32))
 
-    def _passes(
-        self, conditions: Sequence[Conditioning], policy: CachePolicy, latents: Tensor
-    ) -> list[Pass]:
-        prepared = [self.dit.prepare(each, latents.shape) for each in conditions]
-        tokens = tuple(self._tokens(each, len(latents)) for each in prepared)
-        states = self._states_of(policy, tokens)
-        return [Pass(*each) for each in zip(prepared, states, strict=True)]
-
-    def _tokens(self, prepared: Prepared, batch: int) -> torch.Size:
-        """`[B, S, C]` of this rank's tokens in the blocks."""
-        img_tokens = len(prepared.freqs_cos)
-        share = self.dit.sharding.share(img_tokens, prepared.tokens - img_tokens)
-        return torch.Size([batch, share, self.config.hidden])
-
-    def _states_of(self, policy: CachePolicy, tokens: tuple[torch.Size, ...]) -> list[Any]:
-        """One for each pass of such tokens: those of an earlier sample, if they are still here."""
-        key, most = (policy, tokens), 1 if self.graphs is None else self.most_states
-        if key not in self._states:
-            while len(self._states) >= most:  # they go before new buffers come
-                self._give_up(*self._states.popitem(last=False)[1])
-            with torch.inference_mode(False):  # what is made within it is not written outside
-                self._states[key] = [
-                    policy.allocate(each, self.dit.dtype, self.dit.device) for each in tokens
-                ]
-        self._states.move_to_end(key)
-        return self._states[key]
-
-    def _give_up(self, *states: Any) -> None:
-        """With the captures that write into them."""
-        if self.graphs is not None:
-            for state in states:
-                self.graphs.drop(state)
-
 
 def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
-
-
-def _current(device: torch.device) -> AbstractContextManager:
-    """Makes `device` the current one: events and kernel launches go there."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 DEFAULT_GUIDANCE = 6.0  # the official pipelines' scale, embedded and classifier-free

@@ -34,7 +34,7 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
         runtime.predictor,
         codec=PixelUnshuffleCodec(),
         graphs=runtime.graphs,
-        most_states=runtime.most_states,
+        max_states=runtime.denoiser.max_states,
         text_encoder=encode_prompts,
     )
 

@@ -75,7 +75,7 @@ class Need(NamedTuple):
 def footprint(need: Need) -> Footprint:
     """Of one sample. Ranks share tokens, so cache and activations; every rank has all weights.
 
-    The cache is the state of that sample; a `Runtime` with graphs keeps those of `most_states`
+    The cache is the state of that sample; a `Runtime` with graphs keeps those of `max_states`
     shapes, its last ones. Captures share a pool as large as the activations, beside those of what
     runs uncaptured; the inputs and result of each, about 70 MB at 704x704x129, are not counted.
     """
