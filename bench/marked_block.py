@@ -23,6 +23,7 @@ from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.parallel._native import Plan
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.simulation.block_program import BlockWork
 from disca_rt.simulation.timeline import Compute
 from disca_rt.tokens import StepContext, TokenLayout
@@ -152,7 +153,8 @@ class _Attention:
         self.local, self._current = LocalAttention(), [Marks()]
         timed = LocalAttention()
         timed.backend = _timed(timed.backend if case.attends else _pass_through, self._current)
-        self._ulysses = UlyssesAttention(group, timed, TIMEOUT, case.chunks)
+        self._ulysses = UlyssesAttention(Topology(group, TIMEOUT), timed, case.chunks)
+        self._ulysses.prepare(case.heads)
 
     def restart(self) -> Marks:
         self._current[0] = Marks()

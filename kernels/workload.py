@@ -150,12 +150,12 @@ def calls(
         "relative_l1": (SPAN, lambda: (tokens(), tokens()), 2 * rows),
         "finite_differences": (
             SPAN,
-            lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), tokens(), 4.0, 3),
+            lambda: (make(3, 1, s.tokens, s.hidden, dtype=dtype), tokens(), make(2, dtype=fp32)),
             6 * rows,
         ),
         "forecast": (
             SPAN,
-            lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), [1.0, 2.0, 3.0]),
+            lambda: (make(3, 1, s.tokens, s.hidden, dtype=dtype), make(3, dtype=fp32)),
             4 * rows,
         ),
     }

@@ -64,6 +64,9 @@ class Attention(Protocol):
     local: "LocalAttention"
     sharding: Sharding
 
+    def prepare(self, heads: int) -> None:
+        """Get ready for models with `heads` heads, before their first forward."""
+
     def begin(self, layout: TokenLayout) -> AttentionHandle:
         """Start one attention over tokens laid out so; padding is not attended to."""
 
@@ -78,6 +81,9 @@ class LocalAttention:
     @property
     def local(self) -> "LocalAttention":
         return self
+
+    def prepare(self, heads: int) -> None:
+        """Nothing to do: all heads are here."""
 
     def begin(self, layout: TokenLayout) -> "LocalHandle":
         return LocalHandle(self.backend, layout.lengths)

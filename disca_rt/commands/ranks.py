@@ -73,14 +73,7 @@ def choose_attention(
     if ranks is None:
         return local
     from ..parallel.attention import UlyssesAttention
+    from ..parallel.topology import Topology
 
-    return ranks.use(
-        UlyssesAttention(
-            ranks.group,
-            local,
-            ranks.timeout,
-            chunks=1 if args.head_chunks is None else args.head_chunks,
-            ranks_per_node=ranks.per_node,
-            ulysses_degree=args.ulysses_degree or 0,
-        )
-    )
+    topology = Topology(ranks.group, ranks.timeout, ranks.per_node, args.ulysses_degree or 0)
+    return ranks.use(UlyssesAttention(topology, local, args.head_chunks or 1))

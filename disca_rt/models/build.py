@@ -28,10 +28,10 @@ def build_dit(
     dtype: torch.dtype = torch.float32,
 ) -> DiT:
     """A DiT with uninitialised weights (the loader or the trainer fills them), in eval mode."""
+    attention = attention or LocalAttention()
+    attention.prepare(config.heads)
     with torch.device("meta"):
-        dit = DIT_CLASSES[config.family](
-            config, ops or get_ops("reference"), attention or LocalAttention()
-        )
+        dit = DIT_CLASSES[config.family](config, ops or get_ops("reference"), attention)
     return _materialise(dit, device, dtype)
 
 
@@ -43,10 +43,10 @@ def build_predictor(
     dtype: torch.dtype = torch.float32,
 ) -> Predictor:
     """A predictor with uninitialised weights, in eval mode."""
+    attention = attention or LocalAttention()
+    attention.prepare(config.heads)
     with torch.device("meta"):
-        predictor = PREDICTOR_CLASSES[config.family](
-            config, ops or get_ops("reference"), attention or LocalAttention()
-        )
+        predictor = PREDICTOR_CLASSES[config.family](config, ops or get_ops("reference"), attention)
     return _materialise(predictor, device, dtype)
 
 

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..cache.policy import StepKind
 from .classes import ATTENTION, COLLECTIVE, GEMM, classify
 from .timeline import Operator, Piece, Timeline
 from .work import Work, operator_work
@@ -18,7 +17,7 @@ class Window(NamedTuple):
     """One step, on the clock of what runs it."""
 
     index: int
-    kind: StepKind
+    kind: str
     start_us: float
     end_us: float
 
@@ -37,7 +36,7 @@ class Share(NamedTuple):
 
     piece: Piece
     step: int  # position among the windows
-    kind: StepKind
+    kind: str
     class_name: str
     work: Work
     exposed_us: float
@@ -50,7 +49,7 @@ class Account(NamedTuple):
     shares: list[Share]
 
 
-def account(timeline: Timeline, kinds: Sequence[StepKind], works: Sequence[Work]) -> Account:
+def account(timeline: Timeline, kinds: Sequence[str], works: Sequence[Work]) -> Account:
     """Everything that ran within a step.
 
     `kinds` of the steps; `works` of the ranges of level "op", both in order. ValueError where their
@@ -82,7 +81,7 @@ def account(timeline: Timeline, kinds: Sequence[StepKind], works: Sequence[Work]
 def _windows(
     timeline: Timeline,
     step_ranges: Sequence[int],
-    kinds: Sequence[StepKind],
+    kinds: Sequence[str],
     pieces: Sequence[Piece],
     numbers: Sequence[int],
 ) -> Iterator[Window]:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ..cache.policy import StepKind
+from ..cache.plan import FULL, PREDICTED
 from .account import Account, Share
 from .ceilings import Ceilings
 from .classes import COPY, GAP, OTHER
 from .work import Work
 
-KINDS: tuple[StepKind, ...] = ("full", "predicted")
+KINDS = FULL, PREDICTED
 ALL = "all"
 UNRATED = COPY, OTHER  # unlike calls, of some of which the bytes are not known
 
@@ -28,7 +28,7 @@ class Row:
     by the latter. `share` is that of the kind's wall time.
     """
 
-    kind: StepKind
+    kind: str
     class_name: str
     calls: int
     steps: int
@@ -61,7 +61,7 @@ class Row:
 class Kernel(NamedTuple):
     """All calls of one kernel, or on a CPU of one operator, in the steps of one kind."""
 
-    kind: StepKind
+    kind: str
     class_name: str
     name: str
     calls: int
@@ -85,14 +85,14 @@ def rows(account: Account) -> list[Row]:
     return made
 
 
-def _row(kind: StepKind, name: str, group: Sequence[Share], steps: int, wall: float) -> Row:
+def _row(kind: str, name: str, group: Sequence[Share], steps: int, wall: float) -> Row:
     time = sum(share.exposed_us for share in group)
     busy = sum(share.piece.time_us for share in group)
     work = Work() if name in UNRATED else sum((share.work for share in group), Work())
     return Row(kind, name, len(group), steps, time, busy, time / wall if wall else 0.0, work)
 
 
-def _rest(kind: StepKind, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
+def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
     """The gap, and the sum of everything; its bytes are those of unlike things, and left out."""
     gap = max(0.0, wall - sum(row.time_us for row in classes))
     flops = Work(flops=sum(row.work.flops for row in classes))
@@ -105,7 +105,7 @@ def _rest(kind: StepKind, classes: Sequence[Row], steps: int, wall: float) -> li
 
 def kernels(account: Account) -> list[Kernel]:
     """Those that took longest together first; the two kinds of step apart."""
-    groups: dict[tuple[StepKind, str, str], list[float]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for share in account.shares:
         groups[share.kind, share.class_name, share.piece.name].append(share.piece.time_us)
     made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]

@@ -71,12 +71,12 @@ def _euler_step(
     return Work(0, 2 * _bytes(latents) + _bytes(patches, uncond), operations)
 
 
-def _finite_differences(factors: Tensor, newest: Tensor, distance: float, known: int) -> Work:
-    return _passes(newest, 2 * known, 2 * (known - 1))
+def _finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> Work:
+    return _passes(newest, 2 * len(factors), 2 * (len(factors) - 1))
 
 
-def _forecast(factors: Tensor, coefficients: Sequence[float]) -> Work:
-    count = len(coefficients)
+def _forecast(factors: Tensor, coefficients: Tensor) -> Work:
+    count = len(factors)
     return _passes(factors[0], count + 1, 2 * count - 1)
 
 

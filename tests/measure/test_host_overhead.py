@@ -20,14 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.host import BIG, GRID, TEXT, replaying
 from bench.meta_step import meta_step
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import launch_config
 from disca_rt.measure.random_models import random_runtime
 from disca_rt.measure.steps import Subject
 from disca_rt.measure.workloads import Workload, random_conditioning
-from disca_rt.schedule import Schedule, get_preset
+from disca_rt.schedule import get_preset, preset
 from disca_rt.tokens import TokenLayout
 from disca_rt.work.memory import Need, footprint
 from recorded import record
@@ -37,10 +36,10 @@ ROUNDS = {"rounds": 5, "warmup_rounds": 1}
 # Operators dispatched: a step's ends, and what a block adds; 106, 76, 54 and 214 when this was
 # written. A full step has 3,800: at 5 µs each, which PyTorch takes on a fast host, 19 ms.
 ENDS, DOUBLE, SINGLE, PREDICTED = 120, 85, 60, 240
-# Calls of ours, alike, the loop's included: 382, 224, 137 and 642; 10,300 in a full step of 13B. Of
-# a step that is replayed 104, of one of a replayed trajectory 3, of a look-up before a launch 10.
-ENDS_CALLS, DOUBLE_CALLS, SINGLE_CALLS, PREDICTED_CALLS = 420, 245, 150, 705
-REPLAYED_CALLS, TRAJECTORY_CALLS, LAUNCH_CALLS = 115, 3, 11
+# Calls of ours, alike, the loop's included: 421, 216, 135 and 674; 10,141 in a full step of 13B. Of
+# a step that is replayed 63, of one of a replayed trajectory 0, of a look-up before a launch 10.
+ENDS_CALLS, DOUBLE_CALLS, SINGLE_CALLS, PREDICTED_CALLS = 430, 220, 140, 690
+REPLAYED_CALLS, TRAJECTORY_CALLS, LAUNCH_CALLS = 70, 1, 11
 REPLAYED = 8  # copies of inputs: latents, t, r, guidance, text, pooled text, two rotary tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -120,14 +119,14 @@ def sampling(double: int, single: int) -> Subject:
     runtime = random_runtime(config, CPU, torch.float32)
     latents = config.in_channels, 1, 4, 4
     given = random_conditioning(config, Workload("few", "", (0, 0, 0), text=5), latents)
-    return Subject(runtime, given, latents, DisCaPolicy(runtime.predictor), Schedule(1, 5.0, (0,)))
+    return Subject(runtime, given, latents, "disca", preset(1, 5.0, (0,)))
 
 
 def calls_of_a_step(subject: Subject, on_step: Callable[[Any], None] | None) -> Calls:
     """By what more steps add, once everything that is captured is."""
 
     def sample(steps: int, full: int) -> int:
-        run = partial(subject.sample, Schedule(steps, 5.0, tuple(range(full))), on_step)
+        run = partial(subject.sample, preset(steps, 5.0, tuple(range(full))), on_step)
         run()
         run()
         return own_calls(run)
@@ -186,7 +185,7 @@ def test_step(benchmark: BenchmarkFixture, kind: str) -> None:
 
 
 def test_schedule(benchmark: BenchmarkFixture) -> None:
-    assert len(benchmark(lambda: list(get_preset("disca-n4")))) == 20
+    assert len(benchmark(lambda: list(get_preset("disca-n4").schedule))) == 20
 
 
 def test_launch_configuration(benchmark: BenchmarkFixture) -> None:

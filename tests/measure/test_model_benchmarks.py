@@ -12,7 +12,7 @@ import torch
 
 import recorded
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.policies import build_policy
+from disca_rt.cache.plan import FULL
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench import _chosen
 from disca_rt.config import MODELS, DiTConfig, predictor_config
@@ -41,7 +41,7 @@ from disca_rt.measure.workloads import (
 )
 from disca_rt.pipeline.runtime import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
-from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.config import TINY
 from disca_rt.work.flops import image_tokens
 from disca_rt.work.memory import Need, footprint
@@ -66,8 +66,8 @@ def subject(
         runtime,
         random_conditioning(config, FEW, latents),
         latents,
-        build_policy(policy, runtime.predictor, runtime.dit.ops),
-        Schedule(4, 5.0, (0, 2)),
+        policy,
+        preset(4, 5.0, (0, 2)),
     )
 
 
@@ -117,8 +117,7 @@ def test_other_ops_and_attention_share_the_weights() -> None:
 def test_random_weights_in_fp8() -> None:
     """Other ops share them, and memory counts them."""
     runtime = random_runtime(SMALL_10, CPU, torch.float32, fp8_weights=True)
-    policy = build_policy("disca", runtime.predictor, runtime.dit.ops)
-    made = replace(subject(SMALL_10), runtime=runtime, policy=policy)
+    made = replace(subject(SMALL_10), runtime=runtime, policy="disca")
     other = with_other(runtime, "reference", "math")
     ours, theirs = runtime.dit.state_dict(), other.dit.state_dict()
     assert {t.dtype for t in ours.values()} == {torch.float32, torch.float8_e4m3fn}
@@ -139,7 +138,7 @@ def test_diffusers_models_share_the_weights() -> None:
 @pytest.mark.parametrize("config", [SMALL_10, SMALL_15], ids=["1.0", "1.5"])
 def test_a_step_is_that_of_a_sample(config: DiTConfig) -> None:
     made = subject(config)
-    one = replace(made, schedule=Schedule(1, 5.0, (0,)))
+    one = replace(made, schedule=preset(1, 5.0, (0,)))
     steps = Steps(one)
     sample = one.runtime.sample(
         one.conditioning, schedule=one.schedule, policy=one.policy, latents=steps.latents
@@ -151,7 +150,7 @@ def test_a_step_is_that_of_a_sample(config: DiTConfig) -> None:
 @pytest.mark.parametrize("policy", ["full", "disca", "taylor"])
 def test_two_passes_a_step_are_those_of_a_sample(policy: str) -> None:
     made = guided(policy)
-    one = replace(made, schedule=Schedule(1, 5.0, (0,)))
+    one = replace(made, schedule=preset(1, 5.0, (0,)))
     steps = Steps(one)
     sample = one.runtime.sample(
         one.conditioning,
@@ -222,9 +221,9 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_shortened_schedules_keep_both_kinds() -> None:
-    assert shortened(SCHEDULES["disca-n4"]) == Schedule(5, 5.0, (0, 2))
-    assert shortened(full_schedule(50, 7.0)) == full_schedule(2, 7.0)
-    assert shortened(full_schedule(1, 7.0)) == full_schedule(1, 7.0)
+    assert shortened(SCHEDULES["disca-n4"]) == preset(5, 5.0, (0, 2))
+    assert shortened(preset(50, 7.0)) == preset(2, 7.0)
+    assert shortened(preset(1, 7.0)) == preset(1, 7.0)
 
 
 def test_presets_are_the_shapes_of_the_kernels() -> None:
@@ -533,7 +532,7 @@ def test_cache_dit_computes_the_full_steps_of_every_sample(config: DiTConfig) ->
         counting.remove()
     kinds = 1 + (config.single > 0)
     every = config.double + config.single
-    assert computed == 2 * [every if step.is_full else kinds for step in made.schedule]
+    assert computed == 2 * [every if plan.label == FULL else kinds for plan in made.plans]
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,14 @@ def variants() -> Iterator[Launch]:
             yield from _launches(call(), name)
     made = {op: call() for op, call in calls(shapes, _on_meta).items()}
     latents, patches, _, *rest = made["euler_step"].args
-    factors, newest, distance, _ = made["finite_differences"].args
+    (factors, newest, _), forecast = made["finite_differences"].args, made["forecast"]
     yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
-    for known in (1, 2, 4):
-        differences = factors, newest, distance, known
+    for terms in (1, 2, 4):
+        each = _on_meta(terms, *factors.shape[1:], dtype=factors.dtype)
+        numbers = (_on_meta(count, dtype=torch.float32) for count in (2, terms))
+        differences = each, newest, next(numbers)
         yield from _launches(made["finite_differences"]._replace(args=differences), name)
-        yield from _launches(made["forecast"]._replace(args=(factors, [1.0] * known)), name)
+        yield from _launches(forecast._replace(args=(each, next(numbers))), name)
     for by_op in read_table().values():
         yield from _measured(by_op)
 

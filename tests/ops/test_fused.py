@@ -289,20 +289,22 @@ def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("known", [1, 2, 3, 4])
-def test_differences_and_forecasts(known: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("known", "terms"), [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (4, 4)])
+def test_differences_and_forecasts(known: int, terms: int, dtype: torch.dtype) -> None:
     make = Make(dtype)
-    factors, newest = make.randn(4, 2, 63, 40), make.randn(2, 63, 40)
+    factors, newest = make.randn(terms, 2, 63, 40), make.randn(2, 63, 40)
     ours, theirs, exact = factors.clone(), factors.clone(), factors.double()
-    fused().finite_differences(ours, newest, 3.0, known)
-    reference.finite_differences(theirs, newest, 3.0, known)
+    numbers = torch.tensor([3.0, known], device=DEVICE)
+    fused().finite_differences(ours, newest, numbers)
+    reference.finite_differences(theirs, newest, numbers)
     newer = newest.double()
-    for order in range(known):
+    for order in range(terms):
         older = exact[order].clone()
         exact[order] = newer
-        newer = (newer - older) / 3.0
+        newer = (newer - older) / 3.0 if order + 1 < known else torch.zeros_like(newer)
     assert_as_good_as_reference(ours, theirs, exact)
-    check("forecast", (factors, [1.0, 2.0, 2.0, 4 / 3][:known]))
+    coefficients = torch.tensor([1.0, 2.0, 2.0, 4 / 3][:terms], device=DEVICE)
+    check("forecast", (factors, coefficients))
 
 
 def test_results_go_where_they_are_welcome() -> None:
@@ -410,8 +412,8 @@ def test_empty_rows_are_left_alone() -> None:
         (lambda o, x, v: o.relative_l1(x.mT, x.mT), "x must be contiguous along its last axis"),
         (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
         (lambda o, x, v: o.head(x, v, v, x[0], v[0, :1]), r"bias must be \[7\], got \[1\]"),
-        (lambda o, x, v: o.forecast(x, [1.0] * 3), "coefficients must be from 1 to 2, got 3"),
-        (lambda o, x, v: o.finite_differences(x, x[0], 1.0, 3), "known must be from 1 to 2"),
+        (lambda o, x, v: o.forecast(x, v[0, :3]), r"coefficients must be \[2\], got \[3\]"),
+        (lambda o, x, v: o.finite_differences(x, x[0], v[0].half()), r"numbers must be \[2\], got"),
     ],
 )
 def test_bad_arguments_are_named(call: Callable, message: str) -> None:
@@ -432,4 +434,4 @@ def test_what_writes_into_its_arguments_refuses_gradients() -> None:
         layer_norm_modulate_into(x, vector, vector, out)
     factors = make.randn(3, 7, 64).requires_grad_(True)
     with pytest.raises(RuntimeError, match="op finite_differences has no backward"):
-        fused().finite_differences(factors, make.randn(7, 64), 1.0, 2)
+        fused().finite_differences(factors, make.randn(7, 64), torch.ones(2, device=DEVICE))

@@ -40,7 +40,7 @@ ARGS: dict[str, Callable[[Make], Args]] = {
     "rms_norm_rope_send": lambda m: (*rope(m), packing([2, 4], DEVICE)),
     "euler_step": euler,
     "relative_l1": lambda m: (m.randn(2, 7, 32), m.randn(2, 7, 32)),
-    "forecast": lambda m: (m.randn(3, 2, 7, 32), [1.0, 2.0, 2.0]),
+    "forecast": lambda m: (m.randn(3, 2, 7, 32), m.randn(3, dtype=torch.float32)),
     "join_tokens": lambda m: (m.rows(7, 32), m.rows(5, 32)),
 }
 

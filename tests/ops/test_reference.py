@@ -144,10 +144,11 @@ def test_finite_differences_and_forecast_continue_a_polynomial() -> None:
     """t² at 1, 3 and 5: its divided differences, then Taylor's series from them."""
     factors = torch.full((3, 2, 3), float("nan"))
     for known, t in ((1, 1.0), (2, 3.0), (3, 5.0)):
-        reference.finite_differences(factors, torch.full((2, 3), t * t), 2.0, known)
+        numbers = torch.tensor([2.0, known])
+        reference.finite_differences(factors, torch.full((2, 3), t * t), numbers)
+        assert (factors[known:] == 0).all(), "orders that are not known yet"
     assert [factors[i, 0, 0].item() for i in range(3)] == [25, 8, 2]
-    assert reference.forecast(factors, [1.0, 2.0, 2.0])[0, 0] == 25 + 2 * 8 + 2 * 2
-    assert reference.forecast(factors, [1.0])[0, 0] == 25
+    assert reference.forecast(factors, torch.tensor([1.0, 2, 2]))[0, 0] == 25 + 2 * 8 + 2 * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from disca_rt.attention.local import LocalAttention
 from disca_rt.attention.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
 from disca_rt.parallel.attention import RECENT, UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
 from parallel.attention_worker import attend, differentiated
 from parallel.launch import forked, passes
@@ -37,7 +38,7 @@ def group() -> Iterator[ProcessGroup]:
 
 
 def over(group: ProcessGroup, chunks: int = 1) -> UlyssesAttention:
-    return UlyssesAttention(group, LocalAttention(), timedelta(seconds=60), chunks=chunks)
+    return UlyssesAttention(Topology(group, timedelta(seconds=60)), LocalAttention(), chunks)
 
 
 def tokens_of(text: int) -> tuple[TokenLayout, list[Tensor]]:
