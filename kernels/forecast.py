@@ -62,7 +62,7 @@ def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> No
     )
 
 
-@recomputed("(Tensor factors, float[] coefficients) -> Tensor")
+@recomputed()
 def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
     out = torch.empty_like(factors[0])
     forecast_into(factors, list(coefficients), out)

@@ -19,12 +19,11 @@ from .launch import (
     launch_config,
     next_power_of_2,
 )
+from .op_table import HEAD_COLUMNS, MIN_DOT
 from .registration import register_op
-from .row_norm import NORM_EPS
+from .row_tile import NORM_EPS
 
 OP = "head"
-BLOCK_K = 64  # columns at a time of 16-bit tokens; fp32 has no room for more than a quarter
-MIN_DOT = 16  # columns of a matrix product, at least
 DEFAULT = LaunchConfig(rows=64, num_warps=8)
 
 
@@ -125,13 +124,13 @@ def head_into(
         N=outs,
         BLOCK_M=config.rows,
         BLOCK_N=max(MIN_DOT, next_power_of_2(outs)),
-        BLOCK_K=BLOCK_K if x.element_size() == 2 else BLOCK_K // 4,
+        BLOCK_K=HEAD_COLUMNS if x.element_size() == 2 else HEAD_COLUMNS // 4,
         num_warps=config.num_warps,
         on=x,
     )
 
 
-@recomputed("(Tensor x, Tensor shift, Tensor scale, Tensor weight, Tensor bias) -> Tensor")
+@recomputed()
 def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty((*x.shape[:2], len(weight)), dtype=x.dtype, device=x.device)
     head_into(x, shift, scale, weight, bias, out)

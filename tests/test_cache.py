@@ -79,7 +79,7 @@ def test_ops_that_write_into_the_buffer_are_not_copied_again() -> None:
     def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor) -> Tensor:
         return torch.addcmul(x, branch, gate[:, None], out=out)
 
-    ops = OPS._replace(gate_residual=gate_residual)
+    ops = Ops(**vars(OPS) | {"gate_residual": gate_residual})
     block = Block(lambda tokens: 3 * tokens, ops)
     out = policy.run("full", torch.ones(SHAPE), None, [block], state)
     assert out is state.cached

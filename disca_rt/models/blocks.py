@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from ..attention.local import Attention, AttentionHandle, NoWork, Work
+from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
@@ -123,7 +123,7 @@ class DoubleStreamBlock(nn.Module):
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
         attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms))
-        out = attention.result(NoWork())
+        out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
     def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class SingleStreamBlock(nn.Module):
         ]
         return self.ops.join_tokens(*parts, out=joint)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Work) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         attention = self.attention.begin(context.layout)
