@@ -6,7 +6,7 @@ group that exchanges nothing that gives the seconds of every piece of compute. K
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from statistics import median
@@ -17,7 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from disca_rt.attention.local import Attention, Backend, LocalAttention, NoWork, Work
+from disca_rt.attention.backends import Attend
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import Attention, NoOverlap, Overlap
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import Part, Stream, settle
@@ -110,7 +112,7 @@ class AttentionAlone:
         ready = tokens if getattr(handle, "packing", None) is None else tokens.flatten(1, 2)
         handle.put_k(ready)
         handle.put_q(ready)
-        return (Part(handle.result(NoWork())),)
+        return (Part(handle.result(NoOverlap())),)
 
 
 BLOCKS: dict[str, Callable[..., Any]] = {
@@ -152,7 +154,8 @@ class _Attention:
     def __init__(self, case: Case, group: ProcessGroup) -> None:
         self.local, self._current = LocalAttention(), [Marks()]
         timed = LocalAttention()
-        timed.backend = _timed(timed.backend if case.attends else _pass_through, self._current)
+        attend = timed.backend.attend if case.attends else _pass_through
+        timed.backend = replace(timed.backend, attend=_timed(attend, self._current))
         self._ulysses = UlyssesAttention(Topology(group, TIMEOUT), timed, case.chunks)
         self._ulysses.prepare(case.heads)
 
@@ -164,7 +167,7 @@ class _Attention:
         return _Handle(self._current[0], self._ulysses.begin(layout))
 
 
-def _timed(attend: Backend, current: list[Marks]) -> Backend:
+def _timed(attend: Attend, current: list[Marks]) -> Attend:
     """Into the marks that `current` holds. No method: a cycle would outlive the process group."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
@@ -202,14 +205,14 @@ class _Handle:
         put(tokens)
         self._marks.mark(f"{slot} left")
 
-    def result(self, work: Work) -> Tensor:
+    def result(self, work: Overlap) -> Tensor:
         out = self._handle.result(_Work(self._marks, work))
         self._marks.mark("received")
         return out
 
 
 class _Work:
-    def __init__(self, marks: Marks, work: Work) -> None:
+    def __init__(self, marks: Marks, work: Overlap) -> None:
         self._marks, self._work = marks, work
         self._names = iter(("under q", "under o"))
 

@@ -71,7 +71,7 @@ def check_terms(op: str, factors: Tensor) -> None:
         raise ValueError(f"{op}: factors must be from 1 to {MAX_TERMS}, got {len(factors)}")
 
 
-@recomputed("(Tensor factors, Tensor coefficients) -> Tensor")
+@recomputed()
 def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
     out = torch.empty_like(factors[0])
     forecast_into(factors, coefficients, out)

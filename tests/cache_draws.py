@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cache_rules import Measuring, Verified
-from disca_rt.attention.local import Attention
+from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval

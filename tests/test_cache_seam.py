@@ -16,7 +16,7 @@ from disca_rt.cache.site import EVERY_BRANCH, Site
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.graphs.runner import GraphRunner
-from disca_rt.kernels.ops import get_ops
+from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.schedule import shifted
 from golden_vectors import relative_error
 from parallel.launch import forked, passes
@@ -130,7 +130,7 @@ def test_a_replaced_branch_saves_its_norm_and_a_skipped_pass_everything(eager: M
         return call
 
     counted = "layer_norm_modulate", "head"
-    ops = OPS._replace(**{name: counting(name) for name in counted})
+    ops = Ops(**vars(OPS) | {name: counting(name) for name in counted})
     dit = eager.denoiser.dit
     for module in dit.modules():
         if hasattr(module, "ops"):

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
-ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune has measured"
+ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
 
 def step_list(text: str) -> tuple[int, ...]:

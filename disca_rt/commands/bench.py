@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is made."""
-    from ..attention.local import get_backend
+    from ..attention.backends import get_backend
     from ..kernels.ops import get_ops
     from ..measure.workloads import get_workload, latent_shape
     from .devices import choose_device, choose_dtype

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..attention.local import LocalAttention, settled
+from ..attention.backends import settled
+from ..attention.local import LocalAttention
 from ..conditioning import Conditioning
 from ..config import DiTConfig, predictor_config
 from ..graphs.runner import GraphRunner

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..attention.local import Attention, LocalAttention
+    from ..attention.local import LocalAttention
+    from ..attention.protocol import Attention
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"

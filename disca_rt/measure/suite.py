@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
-from ..attention.flash_packages import DTYPES, PACKAGES, is_here
+from ..attention.backends import BACKENDS
 from ..config import PredictorConfig, predictor_config
 from ..graphs.runner import GraphRunner
 from ..pipeline.runtime import Sample
@@ -168,12 +168,15 @@ class Suite:
     @property
     def _flashes(self) -> list[str]:
         """FlashAttention of PyTorch, and of the packages that are here."""
-        takes = self._is_gpu and self.subject.runtime.dit.dtype in DTYPES
-        return ["flash", *(name for name in PACKAGES if takes and is_here(name))]
+        dit = self.subject.runtime.dit
+        packages = [row for row in BACKENDS.values() if row.install and row.missing() is None]
+        device = "cuda" if self._is_gpu else "cpu"
+        return ["flash", *(row.name for row in packages if row.takes(device, dit.dtype))]
 
     def _eager_backed(self, attention: str) -> Contender:
-        if attention in PACKAGES:
-            note = f"of the package {PACKAGES[attention].install}"
+        install = BACKENDS[attention].install
+        if install is not None:
+            note = f"the package {install}"
         else:
             note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
         run = Steps(self._under("reference", attention)).full

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention.local import Attention, AttentionHandle, NoWork, Work
+from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
@@ -151,7 +151,7 @@ class DoubleStreamBlock(nn.Module):
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
         attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms))
-        out = attention.result(NoWork())
+        out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
     def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class SingleStreamBlock(nn.Module):
     ) -> Tensor:
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
             mlp = [branches("mlp", lambda: self._mlp(norm()))]
-            attn = branches("attn", lambda: self._attend(norm(), context, NoWork()))
+            attn = branches("attn", lambda: self._attend(norm(), context, NoOverlap()))
             return self._join_halves(attn, mlp)
         half = _MLPHalf(self._mlp, norm())
         attn = branches("attn", lambda: self._attend(norm(), context, half))
@@ -226,7 +226,7 @@ class SingleStreamBlock(nn.Module):
         ]
         return self.ops.join_tokens(*parts, out=joint)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Work) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         attention = self.attention.begin(context.layout)

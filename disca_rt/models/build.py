@@ -2,7 +2,8 @@
 
 import torch
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops, get_ops
 from .dit import DiT

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attention.local import LocalAttention, Work
-from ..attention.partial import get_partial_backend, merge
+from ..attention.local import LocalAttention
+from ..attention.partial import merge
+from ..attention.protocol import Overlap
 from ..graphs.between import between_graphs
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
@@ -153,12 +154,12 @@ class UlyssesHandle:
         else:
             between_graphs(self._scheduler.send_packed, slot, tokens)
 
-    def result(self, work: Work) -> Tensor:
-        work.advance()  # under q
+    def result(self, overlap: Overlap) -> Tensor:
+        overlap.advance()  # under q
         attend = self._attend if len(self._origins) == 1 else self._attend_round
         for chunk in range(self._scheduler.plan.chunks):
             between_graphs(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
-        work.advance()  # under what comes back
+        overlap.advance()  # under what comes back
         return between_graphs(self._scheduler.receive_back, Slot.O).flatten(2)
 
     def _attend(self, chunk: int) -> Tensor:
@@ -173,7 +174,7 @@ class UlyssesHandle:
             valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
             (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
             return self._attention.local.backend(q, k, v, valid)
-        attend = get_partial_backend(self._attention.local.name)
+        attend = self._attention.local.backend.with_lse
         keys = next(rounds)
         (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
         done = attend(q, *keys, self._valid[0])

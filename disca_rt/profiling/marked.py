@@ -6,6 +6,7 @@ or engine code knows of it, and not one bit of a result changes.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -27,17 +28,18 @@ BLOCKS = DoubleStreamBlock, SingleStreamBlock, RefinerBlock
 def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
     """`ops` in ranges of their names; those that do no work stay as they are."""
     return Ops(
-        *(
-            _marked(name, op, OPS[name], ranges) if name in OPS else op
-            for name, op in ops._asdict().items()
-        )
+        **{
+            name: _marked(name, op, OPS[name], ranges) if name in OPS else op
+            for name, op in vars(ops).items()
+        }
     )
 
 
 def marked_attention(backend: str, ranges: Ranges) -> LocalAttention:
     """Local attention by `backend` in ranges called attention."""
     attention = LocalAttention(backend)
-    attention.backend = _marked("attention", attention.backend, attention_work, ranges)
+    attend = _marked("attention", attention.backend.attend, attention_work, ranges)
+    attention.backend = replace(attention.backend, attend=attend)
     return attention
 
 

@@ -24,7 +24,8 @@ from torch.distributed.fsdp import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..models.dit import DiT
 from ..models.stream import Part, Stream, settle
 from ..parallel.ranks import Ranks, is_launched, joined

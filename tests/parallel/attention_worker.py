@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention.local import LocalAttention, NoWork
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.kernels.packing import Packing
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
@@ -77,7 +78,7 @@ def attend(attention: object, layout: TokenLayout, inputs: list[Tensor]) -> Tens
     handle.put_v(v)
     handle.put_k(packed(k, handle.packing))
     handle.put_q(packed(q, handle.packing))
-    return handle.result(NoWork())
+    return handle.result(NoOverlap())
 
 
 def packed(tokens: Tensor, packing: Packing | None) -> Tensor:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from disca_rt.attention.local import LocalAttention, NoWork
-from disca_rt.attention.partial import PARTIAL_BACKENDS
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import RankFailure, Ranks, joined
@@ -53,14 +54,15 @@ def before_an_exchange(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 def in_a_ring(ranks: Ranks, fail: Fail, folder: Path) -> None:
     """While keys and values are on their way round."""
-    calls, attend_part = iter(range(10**9)), PARTIAL_BACKENDS["sdpa"]
+    calls, local = iter(range(10**9)), ranks.attention.local
+    attend_part = local.backend.attend_with_lse
 
     def attend_or_fail(*parts: torch.Tensor | None) -> object:
         if next(calls) == 2 * BEGUN:
             fail()
         return attend_part(*parts)
 
-    PARTIAL_BACKENDS["sdpa"] = attend_or_fail
+    local.backend = replace(local.backend, attend_with_lse=attend_or_fail)
     while True:
         attend(ranks.attention)
 
@@ -121,7 +123,7 @@ def attend(attention: UlyssesAttention) -> None:
         handle.put_v(tokens)
         handle.put_k(tokens.flatten(1, 2))
         handle.put_q(tokens.flatten(1, 2))
-        handle.result(NoWork())
+        handle.result(NoOverlap())
 
 
 def main(way: str, where: str, timeout: float, folder: Path) -> None:

@@ -8,7 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from disca_rt.attention.local import LocalAttention, NoWork
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import joined
 from disca_rt.parallel.topology import Topology
@@ -50,7 +51,7 @@ def attend(attention: UlyssesAttention) -> None:
     handle.put_v(tokens)
     handle.put_k(tokens.flatten(1, 2))
     handle.put_q(tokens.flatten(1, 2))
-    handle.result(NoWork())
+    handle.result(NoOverlap())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention.local import Attention, LocalAttention
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import Attention
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.pipeline.runtime import Runtime
