@@ -15,7 +15,6 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
 from disca_rt.models.dit import StepInputs
-from disca_rt.models.linear import quantize_blocks
 from disca_rt.models.prepared import Prepared
 from disca_rt.schedule import Schedule
 
@@ -53,9 +52,7 @@ def meta_step(
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
     built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
-    dit = build_dit(config, **built)
-    if fp8_weights:
-        quantize_blocks(dit.blocks)
+    dit = build_dit(config, **built, fp8_weights=fp8_weights)
     policy = DisCaPolicy(build_predictor(predictor_config(config), **built))
     image = grid[0] * grid[1] * grid[2]
     sides = [g * p for g, p in zip(grid, config.patch, strict=True)]

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .operand import OperandOps
 
 
 class Ops(NamedTuple):
-    """The ops of one implementation; `kernels/reference.py` documents each of them."""
+    """The ops of one implementation; `kernels/reference.py` documents each of them.
+
+    Those with weights take an operand (`kernels/operand.py`) in place of weight and bias.
+    """
 
     buffer: Callable[..., Tensor | None]
     join_tokens: Callable[..., Tensor]
@@ -70,7 +74,8 @@ def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
     """
     check_ops(name)
     row = IMPLEMENTATIONS[name](torch.device(device))
-    return Ops(*(getattr(row, op) for op in Ops._fields))
+    over_operands = OperandOps(row)
+    return Ops(*(getattr(over_operands, op, getattr(row, op)) for op in Ops._fields))
 
 
 def check_ops(name: str) -> None:

@@ -47,6 +47,7 @@ def test_table_4(paper_step, preset: str, passes: int, tflop: float) -> None:
 SMALL_15 = DiTConfig(
     family="hunyuan-video-1.5",
     in_channels=4,
+    embed_channels=9,
     patch=(1, 1, 1),
     hidden=64,
     heads=2,

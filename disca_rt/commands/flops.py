@@ -85,7 +85,7 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
         policy = choose_policy(args, has_predictor=False)
         check_policy(policy)
         asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
-    elif dit.family == "hunyuan-video-1.5":
+    elif dit.traits.has_glyphs:
         asked = [
             Row("8 steps", full_schedule(8, 7.0), passes),
             Row("DisCa 1.5", PRESETS["disca-1.5"], passes),

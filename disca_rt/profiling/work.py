@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..kernels.operand import Operand
+
 
 class Work(NamedTuple):
     """`flops` are those of matrix products, as everywhere in this project.
@@ -47,19 +49,19 @@ def _rms_norm_rope(
     return _passes(x, 2, 7) + Work(0, _bytes(cos, sin))
 
 
-def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Work:
+def _linear_gelu(x: Tensor, linear: Operand) -> Work:
     """GELU in place; of the product its GEMM tells."""
-    values = x.numel() // x.shape[-1] * len(weight)
+    values = x.numel() // x.shape[-1] * linear.out_features
     return Work(0, 2 * values * x.element_size(), 10 * values)
 
 
-def _fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Work:
+def _fuse_cached(current: Tensor, cached: Tensor, linear: Operand) -> Work:
     """SiLU in place; of the products their GEMMs tell."""
     return _passes(current, 2, 4)
 
 
-def _head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Work:
-    rows, columns = x.numel() // x.shape[-1], len(weight)
+def _head(x: Tensor, shift: Tensor, scale: Tensor, linear: Operand) -> Work:
+    rows, columns = x.numel() // x.shape[-1], linear.out_features
     moved = _bytes(x) + rows * columns * x.element_size()
     return Work(2 * x.numel() * columns, moved, 8 * x.numel())
 

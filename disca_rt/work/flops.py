@@ -36,10 +36,9 @@ def step_flops(
     blocks = _double_flops(dit.hidden, img, text_tokens) * dit.double
     blocks += _single_flops(dit.hidden, img + text_tokens) * dit.single
     fusion = 2 * 3 * (img + text_tokens) * dit.hidden**2
-    is_single = predictor.family == "hunyuan-video-1.0"
     predicted = predictor.depth * (
         _single_flops(dit.hidden, img + text_tokens)
-        if is_single
+        if predictor.block_kind == "single"
         else _double_flops(dit.hidden, img, text_tokens)
     )
     return StepFlops(full=ends + blocks, predicted=ends + fusion + predicted, ends=ends)

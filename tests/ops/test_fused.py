@@ -5,6 +5,7 @@ Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
-from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.kernels.ops import IMPLEMENTATIONS
 from disca_rt.kernels.packing import packing
 from ops import oracle
 
@@ -31,8 +32,8 @@ ROWS = [1, 7, 63]
 Args = tuple[Any, ...]
 
 
-def fused() -> Ops:
-    return get_ops("triton")
+def fused() -> ModuleType:
+    return IMPLEMENTATIONS["triton"](DEVICE)
 
 
 class Make:

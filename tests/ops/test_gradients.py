@@ -1,6 +1,7 @@
 """Gradients of the fused ops: the reference's, whatever the strides, dtypes and compilers."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.gradients import RECOMPUTED, flat
-from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.kernels.ops import Ops
 from disca_rt.kernels.packing import packing
-from ops.test_fused import DEVICE, ROW_OPS, Args, Make, error
+from ops.test_fused import DEVICE, ROW_OPS, Args, Make, error, fused
 
 TRAINS = torch.float32, torch.bfloat16
 
@@ -45,7 +46,7 @@ ARGS: dict[str, Callable[[Make], Args]] = {
 }
 
 
-FUSED = get_ops("triton")
+FUSED = fused()
 
 
 def differentiated(args: Args) -> Args:
@@ -119,7 +120,7 @@ def test_where_results_would_be_welcome_is_ignored() -> None:
     img, txt, branches = make.randn(2, 5, 32), make.randn(2, 2, 32), make.randn(2, 7, 32)
     gate = make.vector(32)
 
-    def joined(ops: Ops, branches: Tensor) -> Tensor:
+    def joined(ops: ModuleType, branches: Tensor) -> Tensor:
         joint = ops.buffer(img, (2, 7, 32))
         outs = (None, None) if joint is None else joint.split([5, 2], dim=1)
         parts = zip((img, txt), branches.split([5, 2], dim=1), outs, strict=True)
@@ -140,7 +141,7 @@ def test_autocast_chooses_dtypes_as_it_does_for_the_reference() -> None:
     norm, heads = (make.randn(32), make.randn(32)), (make.randn(8), make.randn(8))
     angles = make.randn(5, 4, dtype=torch.float32)
 
-    def through(ops: Ops, x: Tensor, *parameters: Tensor) -> Tensor:
+    def through(ops: ModuleType, x: Tensor, *parameters: Tensor) -> Tensor:
         weight, bias, scale, shift, q_norm, k_norm = parameters
         with torch.autocast(DEVICE.type, torch.bfloat16):
             x = ops.joint_linear(x[:, :5], x[:, 5:], weight, bias, weight, bias)

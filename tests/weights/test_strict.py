@@ -188,7 +188,7 @@ def test_old_pickle_is_refused_with_a_hint(tmp_path: Path, dit_tensors: dict) ->
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
         (b"PK\x03\x04 nothing", "zip"),
-        (b"<html>", "neither"),
+        (b"<html>", "a web page"),
         (b"\xff" * 100, "neither"),
     ],
 )

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line
+from .plain_path import plain_path
 from .tensor_file import DTYPES, TensorSpec
 
 TORCH_NAMES = {
@@ -21,6 +22,7 @@ TORCH_NAMES = {
     "F16": "float16",
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
 }
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # what the format allows
@@ -47,7 +49,8 @@ class SafetensorsFile:
                 for name, entry in header.items()
             }
             _check_extents(self._extents, start, size)
-            self._bytes = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+            with plain_path(path) as name:
+                self._bytes = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
         except (ValueError, RecursionError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} is not a whole .safetensors file ({first_line(error)}); "

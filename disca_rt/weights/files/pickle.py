@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line
+from .plain_path import plain_path
 from .tensor_file import TensorSpec
 
 ZIP_START = b"PK\x03\x04"
@@ -37,7 +38,8 @@ def load_mapped(path: Path) -> Any:
     """What `torch.save` wrote to `path`, its tensors mapped from the file."""
     _check_archive(path)
     try:
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        with plain_path(path) as name:
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling a damaged file raises anything
         raise CheckpointError(
             f"{path} cannot be read as tensors alone ({_reason(error)}); it is damaged, or "
@@ -67,6 +69,12 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a damaged zip archive ({first_line(error)}); download or copy it again"
         ) from error
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        held = ", ".join(entry.filename for entry in entries[:3])
+        raise CheckpointError(
+            f"{path} is a zip archive that torch.save did not write (it holds {held}); unpack it, "
+            "or give the model's .safetensors or .pt"
+        )
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED
         if not stored or entry.header_offset + entry.file_size > size:

@@ -1,0 +1,1 @@
+"""How a file may write down a weight, one module per way, chosen in `choose.py`."""

@@ -1,0 +1,36 @@
+"""FP8 weights whose scales are in the same file, as ComfyUI and others write them.
+
+Beside `X.weight` is `X.scale_weight`, or `X.weight_scale`, one number or one a row. The scales of
+inputs, which FP8 products would take, are left out, and so is the marker of the file.
+"""
+
+from collections.abc import Sequence
+
+from ..checkpoint import Checkpoint
+from .kind import Coded, fp8_tensors, scaled
+from .stored import Encoding
+
+SCALES = (".scale_weight", ".weight_scale", ".fp8_scale")
+OTHERS = (".scale_input", ".input_scale", ".comfy_quant")
+MARKER = "scaled_fp8"
+
+
+class Fp8Inside:
+    name = "FP8, its scales inside"
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        return bool(fp8_tensors(checkpoint)) and any(
+            name.endswith(SCALES) for name in checkpoint.entries
+        )
+
+    def helpers(self, checkpoint: Checkpoint) -> set[str]:
+        names = checkpoint.entries
+        return {n for n in names if n.endswith((*SCALES, *OTHERS)) or n == MARKER}
+
+    def encodings(self, checkpoint: Checkpoint, coded: Sequence[Coded]) -> dict[str, Encoding]:
+        scales = {}
+        for name, _ in coded:
+            beside = (name.removesuffix(".weight") + suffix for suffix in SCALES)
+            scale = next((each for each in beside if each in checkpoint.entries), None)
+            scales[name] = None if scale is None else checkpoint.read(scale)
+        return scaled(checkpoint, checkpoint.path, scales)
