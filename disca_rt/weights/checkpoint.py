@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import CheckpointError, first_line
 from .files.formats import refuse_other_formats
 from .files.pick import DIT_FOLDERS, holds_checkpoint, pick, shard_names
-from .files.pickle import PickleFile
+from .files.pickle import ZIP_START, PickleFile
 from .files.safetensors import SafetensorsFile
 from .files.tensor_file import TensorFile, TensorSpec
 
@@ -133,7 +133,8 @@ def _open_file(path: Path) -> TensorFile:
     if not start:
         raise CheckpointError(f"{path} is empty; download or copy it again")
     refuse_other_formats(path, start)
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    is_zip = start.startswith(ZIP_START)  # whatever it is called
+    if (path.suffix == ".safetensors" and not is_zip) or start[8:9] == b"{":
         return SafetensorsFile(path)
     return PickleFile(path)
 

@@ -32,7 +32,7 @@ from .files.tensor_file import DTYPES
 from .hub import resolve
 from .identify import Model, identify
 from .layouts.table import Span
-from .sidecar import read_sidecar
+from .sidecar import meanflow_doubt
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -118,22 +118,8 @@ def _check_fits(model: Model, config: PredictorConfig, dit: DiTConfig) -> None:
             f"{model.checkpoint.path} is a predictor for another model: {', '.join(differing)}; "
             f"give one that was trained with this {dit.traits.title} DiT"
         )
-    if doubt := doubts(model, dit):
+    if doubt := meanflow_doubt(model.checkpoint.path.parent, dit):
         warnings.warn(f"{model.checkpoint.path}: {doubt}", CheckpointWarning, stacklevel=3)
-
-
-def doubts(predictor: Model, dit: DiTConfig) -> str:
-    """Why a predictor that fits `dit` may still not continue it well; empty where nothing says so.
-
-    Only a config.json that was saved with a predictor can say that its DiT was no MeanFlow one.
-    """
-    sidecar = read_sidecar(predictor.checkpoint.path.parent)
-    if dit.meanflow or (sidecar is not None and sidecar.content.get("meanflow") is False):
-        return ""
-    return (
-        f"DisCa's predictors continue MeanFlow models, and this DiT is a {dit.variant} one; expect "
-        "worse videos than from the DiT that it was trained with"
-    )
 
 
 def _fill(module: M, model: Model, device: torch.device, dtype: torch.dtype) -> M:

@@ -107,6 +107,20 @@ def read_sidecar(folder: Path) -> Sidecar | None:
     return Sidecar(path, read_json_object(path)) if path.is_file() else None
 
 
+def meanflow_doubt(folder: Path, dit: DiTConfig) -> str:
+    """Why the predictor in `folder`, which fits `dit`, may continue it badly, or an empty text.
+
+    The published ones continue MeanFlow models. That one does not, only its config.json can say.
+    """
+    sidecar = read_sidecar(folder)
+    if dit.meanflow or (sidecar is not None and sidecar.content.get("meanflow") is False):
+        return ""
+    return (
+        f"DisCa's predictors continue MeanFlow models, and the DiT is a {dit.variant} one; expect "
+        "worse videos than from the DiT that it was trained with"
+    )
+
+
 def _accepted(config: DiTConfig, field: str) -> tuple[Any, ...]:
     if field == "in_channels":  # diffusers counts the condition latents of 1.5 too
         return config.in_channels, config.embed_channels
