@@ -38,11 +38,6 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if self.embed_channels is None:
             object.__setattr__(self, "embed_channels", self.in_channels)
-        if self.embed_channels < self.in_channels:
-            raise ValueError(
-                f"embed_channels must be at least in_channels {self.in_channels}, "
-                f"got {self.embed_channels}"
-            )
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide hidden {self.hidden}, got {self.heads}")
         if sum(self.rope) != self.head_dim or any(axis % 2 for axis in self.rope):

@@ -7,7 +7,7 @@ the op falls back on the operand's own product. Knows no encoding, and no model.
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,23 +24,6 @@ class Operand(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """`weight·x + bias`: `[..., K]` -> `[..., N]`."""
-
-
-class Dense(NamedTuple):
-    """The operand of a weight `[N, K]` and a bias `[N]` as they are."""
-
-    weight: Tensor
-    bias: Tensor
-
-    @property
-    def out_features(self) -> int:
-        return len(self.weight)
-
-    def dense(self) -> tuple[Tensor, Tensor]:
-        return self
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
 
 
 class OperandOps:

@@ -1,5 +1,7 @@
 """A kind of linear that no model knows of: a weight and a low-rank term, never added up."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
 RANK = 3
+INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="these tensors are on the CPU")
 EXACT = 2e-6  # the same sums in another order, fp32
 
 
@@ -42,7 +45,7 @@ def merged(linear: Linear) -> Linear:
     return linear
 
 
-def models(golden: Golden, ops: str, kind) -> list[nn.Module]:
+def models(golden: Golden, ops: str, kind: Callable[[Linear], Linear] | None) -> list[nn.Module]:
     built = {"dtype": torch.float32, "ops": get_ops(ops, "cpu")}
     dit = load_dit(golden.dit, **built)
     predictor = load_predictor(golden.predictor, dit.config, **built)
@@ -60,7 +63,10 @@ def steps(dit: DiT, predictor: nn.Module, golden: Golden) -> list[Tensor]:
     return [tokens, *(dit.head(each, context) for each in (tokens, predicted))]
 
 
-@pytest.mark.parametrize("ops", ["reference", "triton"])
+OPS = ["reference", pytest.param("triton", marks=INTERPRETED)]
+
+
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_linear_that_is_not_dense(name: str, ops: str) -> None:
     golden = load_golden(name)
@@ -70,3 +76,18 @@ def test_a_linear_that_is_not_dense(name: str, ops: str) -> None:
     for mine, theirs, without in zip(ours, expected, plain, strict=True):
         assert relative_error(mine, theirs) <= EXACT
         assert relative_error(without, theirs) > 1e-2, "the term should matter"
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("kind", [LowRank, merged])
+def test_pieces_of_rows_are_joined(ops: str, kind: Callable[[Linear], Linear]) -> None:
+    """As the MLP half of a single-stream block comes where attention has to wait."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 7, width, generator=generator) for width in (8, 12))
+    linear, pair_linear = kind(Linear(20, 6)), get_ops(ops, "cpu").pair_linear
+    with torch.no_grad():
+        whole = pair_linear(first, [second], linear)
+        pieces = pair_linear(first, [second[:, :4], second[:, 4:]], linear)
+        expected = linear(torch.cat([first, second], dim=-1))
+    assert relative_error(pieces, whole) <= EXACT
+    assert relative_error(whole, expected) <= EXACT

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..config import MODELS, DiTConfig, PredictorConfig
 from ..family import FAMILIES, Family
 from .checkpoint import Checkpoint
-from .encodings.choose import choose_kind
+from .encodings.choose import choose_kind, is_encoded
 from .encodings.kind import Kind
 from .errors import CheckpointError
 from .files.tensor_file import DTYPES, TensorSpec
@@ -78,7 +78,11 @@ def identify(whole: Checkpoint) -> Model:
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
     specs = checkpoint.specs.items()
-    odd = [f"{name} ({spec.dtype})" for name, spec in specs if spec.dtype not in DTYPES]
+    odd = [
+        f"{name} ({spec.dtype})"
+        for name, spec in specs
+        if spec.dtype not in DTYPES and not is_encoded(spec.dtype)
+    ]
     if odd:
         raise CheckpointError(
             f"{checkpoint.path}: {len(odd)} tensors are not weights in one of {', '.join(DTYPES)}: "

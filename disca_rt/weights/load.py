@@ -24,7 +24,7 @@ from ..models.linear import ALL, FP8, EncodedLinear, Fp8Linear, fp8_linears, wei
 from ..models.predictor import Predictor
 from .assign import Copy, assign
 from .checkpoint import Checkpoint, open_checkpoint
-from .encodings.choose import ENCODED_DTYPES
+from .encodings.choose import is_encoded
 from .encodings.kind import Coded
 from .encodings.stored import PLAIN, Encoding, Plain, Scaled, Stored
 from .errors import CheckpointError, CheckpointWarning, first_line
@@ -95,7 +95,7 @@ def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
     values = Counter[str]()
     for spec in checkpoint.specs.values():
         values[spec.dtype] += math.prod(spec.shape)
-    if values.keys() & ENCODED_DTYPES:
+    if any(map(is_encoded, values)):
         return torch.bfloat16
     dtype, most = values.most_common(1)[0]
     if len(values) > 1:
@@ -144,7 +144,7 @@ def _fill(module: M, model: Model, device: torch.device, dtype: torch.dtype) -> 
 def _encodings(model: Model, copies: list[Copy]) -> dict[str, Encoding]:
     """The encoding of every tensor that is not plain, by its name."""
     specs = model.checkpoint.specs
-    coded = [Coded(c.source, c.target) for c in copies if specs[c.source].dtype in ENCODED_DTYPES]
+    coded = [Coded(c.source, c.target) for c in copies if is_encoded(specs[c.source].dtype)]
     return {} if model.encoding is None else model.encoding.encodings(model.whole, coded)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
 
-from disca_rt.kernels.operand import Dense
 from disca_rt.kernels.ops import Ops
 from disca_rt.kernels.workload import REAL, SMALL, Shapes, calls
 from disca_rt.profiling.work import OPS, Work, attention_work, operator_work
@@ -19,7 +19,10 @@ def test_bytes_are_the_minimum_that_the_benches_go_by(shapes: Shapes) -> None:
         if op in OPS and op != "rms_norm_rope_send":  # its packing cannot be on the meta device
             call = make_call()
             if call.minimum_bytes:
-                args = call.args if op != "head" else (*call.args[:3], Dense(*call.args[3:]))
+                args = call.args
+                if op == "head":
+                    *args, weight, _ = args
+                    args.append(nn.Linear(*weight.shape[::-1], device="meta"))
                 assert OPS[op](*args).minimum_bytes == call.minimum_bytes, op
                 compared.add(op)
     assert len(compared) == 10
@@ -32,7 +35,7 @@ def test_every_op_that_does_work_is_known() -> None:
 
 def test_of_single_ops() -> None:
     x, wide = torch.zeros(1, 10, 4), torch.zeros(1, 10, 16)
-    linear, vector = Dense(torch.zeros(16, 4), torch.zeros(16)), torch.zeros(1, 4)
+    linear, vector = nn.Linear(4, 16), torch.zeros(1, 4)
     u = 10 * 4 * 4  # bytes of x
     assert OPS["gate_residual"](x, x, vector) == Work(0, 3 * u, 2 * 40)
     assert OPS["linear_gelu"](x, linear) == Work(0, 2 * 4 * u, 10 * 160)

@@ -4,11 +4,14 @@ from ..checkpoint import Checkpoint
 from .fp8_cast import Fp8Cast
 from .fp8_inside import Fp8Inside
 from .fp8_map import Fp8Map
-from .kind import FP8_DTYPES, Kind
+from .kind import Kind
 
 KINDS: tuple[Kind, ...] = (Fp8Inside(), Fp8Map(), Fp8Cast())
-ENCODED_DTYPES = frozenset(FP8_DTYPES)
-"""The dtypes, by their names in a `TensorSpec`, that a tensor has only where it is encoded."""
+
+
+def is_encoded(dtype: str) -> bool:
+    """Whether a tensor of `dtype`, by its name in a `TensorSpec`, stands for other values."""
+    return any(dtype in kind.dtypes for kind in KINDS)
 
 
 def choose_kind(checkpoint: Checkpoint) -> Kind | None:

@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, CheckpointWarning
 from .fp8_inside import MARKER
 from .fp8_map import scale_map_path
-from .kind import Coded, fp8_tensors
+from .kind import FP8_DTYPES, Coded, fp8_tensors
 from .stored import PLAIN, Encoding
 
 LOOKED_AT = 4  # tensors
@@ -18,6 +18,7 @@ LOOKED_AT = 4  # tensors
 
 class Fp8Cast:
     name = "FP8 without scales"
+    dtypes = FP8_DTYPES
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         return bool(fp8_tensors(checkpoint))

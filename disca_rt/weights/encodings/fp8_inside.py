@@ -7,7 +7,7 @@ inputs, which FP8 products would take, are left out, and so is the marker of the
 from collections.abc import Sequence
 
 from ..checkpoint import Checkpoint
-from .kind import Coded, fp8_tensors, scaled
+from .kind import FP8_DTYPES, Coded, fp8_tensors, scaled
 from .stored import Encoding
 
 SCALES = (".scale_weight", ".weight_scale", ".fp8_scale")
@@ -17,6 +17,7 @@ MARKER = "scaled_fp8"
 
 class Fp8Inside:
     name = "FP8, its scales inside"
+    dtypes = FP8_DTYPES
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         return bool(fp8_tensors(checkpoint)) and any(

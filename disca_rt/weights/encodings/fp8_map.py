@@ -11,12 +11,13 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..files.pick import scale_map_name
 from ..files.pickle import load_mapped
-from .kind import Coded, fp8_tensors, scaled
+from .kind import FP8_DTYPES, Coded, fp8_tensors, scaled
 from .stored import Encoding
 
 
 class Fp8Map:
     name = "FP8, its scales in a map beside it"
+    dtypes = FP8_DTYPES
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         return bool(fp8_tensors(checkpoint)) and scale_map_path(checkpoint).is_file()

@@ -21,9 +21,10 @@ class Coded(NamedTuple):
 
 
 class Kind(Protocol):
-    """One way of encoding weights; `name` is what people are told."""
+    """One way of encoding weights: what people are told it is, and the dtypes that values have."""
 
     name: str
+    dtypes: tuple[str, ...]
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether the weights are encoded so, by the names and dtypes of tensors and files."""
