@@ -9,7 +9,10 @@ from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
+import torch
+
 from ..config import DiTConfig, PredictorConfig
+from ..models.build import build_dit, build_predictor
 from .flops import image_tokens
 
 FP32 = 4
@@ -134,10 +137,6 @@ def weight_bytes(
 
     Takes 0.2 s for the 13B model, once.
     """
-    import torch  # here: this module is imported where nothing is computed
-
-    from ..models.build import build_dit, build_predictor
-
     dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
     if isinstance(config, DiTConfig):
         model = build_dit(config, dtype=dtype, fp8_weights=fp8_weights)
