@@ -1,4 +1,4 @@
-"""What a DiT and its predictor are made of: frozen data, one table row per published model.
+"""The sizes of a DiT and its predictor: frozen data, one table row per published model.
 
 Field names are those of the `config.json` beside a checkpoint. Nothing here touches tensors.
 """
@@ -88,7 +88,7 @@ class PredictorConfig:
         return f"{self.depth} {self.block_kind}-stream"
 
     def differences(self, dit: DiTConfig) -> list[str]:
-        """Why this predictor does not fit `dit`, one phrase each; empty where it fits."""
+        """List why this predictor does not fit `dit`, a phrase each; empty where it fits."""
         return [
             f"{name} is {getattr(self, name)} in the predictor, {getattr(dit, name)} in the DiT"
             for name in ("family", "hidden", "heads")

@@ -1,4 +1,4 @@
-"""What differs between the families of models: one row each, and nobody compares their names.
+"""The differences between families of models: a row each, and nobody compares their names.
 
 Sizes are in `config.py`, tensor names in `weights/layouts/`, video sizes in `vae/sizes.py`.
 """

@@ -1,4 +1,4 @@
-"""How the ops around a linear take it: as one operand, whatever its weight is encoded in.
+"""The one operand that ops take for a linear, whatever its weight is encoded in.
 
 The kernels below take a weight and a bias, in the tokens' dtype. An operand that has them says so
 by `dense`; for one that has not (its product is of FP8 values, or has a low-rank term beside it)

@@ -82,7 +82,7 @@ def test_a_linear_that_is_not_dense(name: str, ops: str) -> None:
 @pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("kind", [LowRank, merged])
 def test_pieces_of_rows_are_joined(ops: str, kind: Callable[[Linear], Linear]) -> None:
-    """As the MLP half of a single-stream block comes where attention has to wait."""
+    """The MLP half of a single-stream block comes so where attention has to wait."""
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(2, 7, width, generator=generator) for width in (8, 12))
     linear, pair_linear = kind(Linear(20, 6)), get_ops(ops, "cpu").pair_linear

@@ -1,4 +1,4 @@
-"""From a config to a module: the one table that names the classes of each family."""
+"""Builds the modules of a config: the one table that names the classes of each family."""
 
 from typing import TypeVar
 

@@ -125,7 +125,7 @@ class DiT(nn.Module, ABC):
     def cond_latents(
         self, conditioning: Conditioning, latent_shape: Sequence[int]
     ) -> Tensor | None:
-        """What `img_in` takes behind the latents, as large as they are; ValueError if it is not."""
+        """The channels that `img_in` takes behind the latents; ValueError for another size."""
         given = conditioning.cond_latents
         if given is None:
             return None

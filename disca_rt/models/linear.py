@@ -147,7 +147,7 @@ def fp8_linears(module: nn.Module) -> dict[str, Fp8Linear]:
 
 
 def weight_slots(module: nn.Module) -> dict[str, nn.Parameter | EncodedLinear]:
-    """All that a checkpoint fills, by its name there: parameters, and linears for their weights."""
+    """The places that a checkpoint fills, by name: parameters, and encoded linears for weights."""
     encoded = {
         f"{name}.weight": m for name, m in module.named_modules() if isinstance(m, EncodedLinear)
     }

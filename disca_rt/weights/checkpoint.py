@@ -23,7 +23,7 @@ from .files.tensor_file import TensorFile, TensorSpec
 PREFIXES = ("module.", "model.", "predictor.", "diffusion_model.", "transformer.")
 COMFYUI_DIT = "model.diffusion_model."
 COMFYUI_OTHERS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "clip_")
-"""Where a ComfyUI checkpoint has the DiT, and what else it may hold."""
+"""The prefix of the DiT in a ComfyUI checkpoint, and those of other models in it."""
 
 # A file holds at least a byte per element, except where tensors share storage; beyond this factor
 # its sizes are nonsense that must not be allocated.
@@ -105,7 +105,7 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _open_shards(path: Path, names: list[str]) -> Checkpoint:
-    """All shards of a set that has no index, whichever of them `path` is."""
+    """Open all shards of a set that has no index, whichever of them `path` is."""
     opened = [_open_file(shard) for shard in _beside(path, names)]
     entries = {name: Entry(file, name) for file in opened for name in file.specs}
     return Checkpoint(path, tuple(_beside(path, names)), _strip(entries))
@@ -181,9 +181,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _strip(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """Without the prefixes that every name carries, and without a ComfyUI checkpoint's others."""
+    """Drop the prefixes that every name carries, and the other models of a ComfyUI checkpoint."""
     if any(name.startswith(COMFYUI_DIT) for name in entries):
-        entries = {n: entry for n, entry in entries.items() if not n.startswith(COMFYUI_OTHERS)}
+        own = {name: each for name, each in entries.items() if not name.startswith(COMFYUI_OTHERS)}
+        entries = {name.removeprefix(COMFYUI_DIT): each for name, each in own.items()}
     while prefix := next((p for p in PREFIXES if _all_start_with(entries, p)), None):
         entries = {name.removeprefix(prefix): entry for name, entry in entries.items()}
     return entries

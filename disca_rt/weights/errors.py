@@ -6,7 +6,7 @@ class CheckpointError(ValueError):
 
 
 class CheckpointWarning(UserWarning):
-    """What is unusual about a checkpoint that can be used, in one line."""
+    """A checkpoint that can be used and is unusual; the message says in one line how."""
 
 
 def first_line(error: BaseException) -> str:

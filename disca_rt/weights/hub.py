@@ -1,4 +1,4 @@
-"""From what a user names to a local path: a path that is there, or a reference to the Hub.
+"""Resolves what a user names to a local path: one that is there, or a reference to the Hub.
 
 References are `owner/name`, `owner/name:path/inside` and `hf://owner/name/path/inside@revision`.
 Only the checkpoint's own files are fetched, through the optional `huggingface_hub`.

@@ -1,4 +1,4 @@
-"""Which model a checkpoint is of, read from the names and shapes of its tensors, never its name.
+"""The model that a checkpoint is of, read from the names and shapes of its tensors, never its name.
 
 A size is what most of the tensors that show it agree on, so that one damaged tensor is reported as
 mis-shaped rather than taken for the truth.
@@ -47,7 +47,7 @@ class Model:
         return f"{FAMILIES[self.config.family].title} {what}"
 
     def name_in_file(self, name: str) -> str:
-        """What the file calls the tensor `name`, which ComfyUI's names make another."""
+        """The file's own name of the tensor `name`, with prefixes and in its own spelling."""
         return self.checkpoint.entries[name].name
 
 
@@ -59,6 +59,10 @@ def identify(whole: Checkpoint) -> Model:
     is_respelt = is_comfyui(whole.entries)
     if is_respelt:
         named = {official_name(name): entry for name, entry in whole.entries.items()}
+        if len(named) < len(whole.entries):
+            raise CheckpointError(
+                f"{whole.path} has tensors twice, by ComfyUI's and official names"
+            )
         whole = replace(whole, entries=named)
     encoding = choose_kind(whole)
     checkpoint = whole if encoding is None else whole.without(encoding.helpers(whole))
@@ -113,7 +117,7 @@ class _Shapes:
         return (rows, *there[0][1][1:])
 
     def side(self, what: str, *targets: tuple[str, int]) -> int:
-        """What most of `targets` (parameter, dimension) say; CheckpointError if all are absent."""
+        """The size that most of `targets` (parameter, dimension) have; CheckpointError if none."""
         shapes = [(self.shape(name), dim) for name, dim in targets]
         votes = Counter(shape[dim] for shape, dim in shapes if len(shape) > dim)
         if not votes:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without loading its weights."""
+"""A checkpoint described without loading its weights."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""From a checkpoint in any layout to a model whose every weight is in place.
+"""Loads a checkpoint in any layout into a model whose every weight is in place.
 
 The model is built without storage, then given storage on its device, then filled tensor by tensor
 straight from the mapped file: nothing is held twice.

@@ -108,7 +108,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
 
 
 def meanflow_doubt(folder: Path, dit: DiTConfig) -> str:
-    """Why the predictor in `folder`, which fits `dit`, may continue it badly, or an empty text.
+    """The reason why the predictor in `folder`, which fits `dit`, may continue it badly, or "".
 
     The published ones continue MeanFlow models. That one does not, only its config.json can say.
     """

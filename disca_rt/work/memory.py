@@ -1,4 +1,4 @@
-"""How many bytes a sample takes on a device: weights, cache, activations, graphs.
+"""The bytes that a sample takes on a device: weights, cache, activations, graphs.
 
 Weights are those of the model as `models/` builds it on the meta device. Activations are the
 largest set of token tensors that live at once in a block, counted in tensors of S·C. Touches no

@@ -65,7 +65,7 @@ def packed(tensors: Tensors) -> Tensors:
 
 
 def _comfyui(folder: Path, tensors: Tensors) -> Path:
-    """All models of a pipeline in one file, the DiT under its prefix and ComfyUI's names."""
+    """Write a pipeline's models in one file, the DiT under its prefix and by ComfyUI's names."""
     content = {f"model.diffusion_model.{comfyui_name(n)}": t for n, t in packed(tensors).items()}
     content |= {"vae.decoder.conv_in.weight": torch.ones(3), "text_encoders.x": torch.ones(2)}
     save_file(content, folder / "all.safetensors")
@@ -73,7 +73,7 @@ def _comfyui(folder: Path, tensors: Tensors) -> Path:
 
 
 def _variant_shards(folder: Path, tensors: Tensors) -> Path:
-    """As diffusers saves a variant, with what macOS leaves beside it."""
+    """Write the shards of a variant as diffusers does, with what macOS leaves beside them."""
     index = write_sharded(folder, tensors, "model.fp16")
     index.rename(folder / "model.safetensors.index.fp16.json")
     (folder / "._model.safetensors").write_bytes(b"\0")

@@ -32,7 +32,7 @@ def official(vectors: Golden, folder: Path, split: bool = False) -> Path:
 
 
 def weights_of(dit: DiT) -> dict[str, torch.Tensor]:
-    """By their names in a checkpoint, decoded."""
+    """The weights by their names in a checkpoint, decoded."""
     linears = {f"{name}.weight": each.dense()[0] for name, each in fp8_linears(dit).items()}
     return dict(dit.named_parameters()) | linears
 

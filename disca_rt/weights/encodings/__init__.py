@@ -1,1 +1,1 @@
-"""How a file may write down a weight, one module per way, chosen in `choose.py`."""
+"""Ways to write a weight down in a file, a module each; `choose.py` is the table."""

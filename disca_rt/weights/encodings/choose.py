@@ -1,4 +1,4 @@
-"""Which way the weights of a checkpoint are encoded; the first row that recognises it wins."""
+"""The table of encodings; the first row that recognises a checkpoint wins."""
 
 from ..checkpoint import Checkpoint
 from .fp8_cast import Fp8Cast
@@ -10,7 +10,7 @@ KINDS: tuple[Kind, ...] = (Fp8Inside(), Fp8Map(), Fp8Cast())
 
 
 def is_encoded(dtype: str) -> bool:
-    """Whether a tensor of `dtype`, by its name in a `TensorSpec`, stands for other values."""
+    """True where tensors of `dtype`, by its name in a `TensorSpec`, stand for other values."""
     return any(dtype in kind.dtypes for kind in KINDS)
 
 

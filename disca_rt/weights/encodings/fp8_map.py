@@ -34,7 +34,7 @@ class Fp8Map:
 
 
 def scale_map_path(checkpoint: Checkpoint) -> Path:
-    """Where the scales of `checkpoint` would be."""
+    """The path that the scales of `checkpoint` would have."""
     return checkpoint.path.with_name(scale_map_name(checkpoint.path.name))
 
 

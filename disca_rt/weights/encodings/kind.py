@@ -27,7 +27,7 @@ class Kind(Protocol):
     dtypes: tuple[str, ...]
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """Whether the weights are encoded so, by the names and dtypes of tensors and files."""
+        """True where the weights are encoded so, by the names and dtypes of tensors and files."""
 
     def helpers(self, checkpoint: Checkpoint) -> set[str]:
         """The tensors that are no weights, but belong to the encoding."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Encoding(Protocol):
-    """What the values of one tensor of a file stand for."""
+    """The meaning of the values of one tensor of a file."""
 
     def decode_into(self, value: Tensor, target: Tensor) -> None:
         """Fill `target` with the weights that `value`, of the same shape, stands for."""

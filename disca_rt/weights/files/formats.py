@@ -42,7 +42,7 @@ def refuse_other_formats(path: object, start: bytes) -> None:
 
 
 def others_among(names: list[str]) -> str:
-    """What files of other formats are among `names`, in words; empty where there are none."""
+    """Name the files of other formats among `names`; an empty text where there are none."""
     found = [
         f"{name} ({what})" for name in names for end, what in ENDINGS.items() if name.endswith(end)
     ]

@@ -1,4 +1,4 @@
-"""Which file a directory means: the same rule for a local folder and for a folder on the Hub."""
+"""The choice of a file in a directory: one rule for local folders and for those on the Hub."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffi
 OFFICIAL_PICKLE = "mp_rank_00_model_states.pt"
 SCALE_MAP_SUFFIX = "_map.pt"
 DIT_FOLDERS = ("transformer", "transformers")
-"""Where a pipeline's folder has its DiT: diffusers', and the authors'."""
+"""The folder of the DiT in a pipeline's folder: diffusers', and the authors'."""
 
 
 def pick(names: Iterable[str], where: str) -> str:
@@ -39,7 +39,7 @@ def pick(names: Iterable[str], where: str) -> str:
 
 
 def holds_checkpoint(names: Iterable[str]) -> bool:
-    """Whether a folder with these files holds one or more checkpoints."""
+    """True where a folder with these files holds one checkpoint or more."""
     return any(_candidates([name for name in names if not name.startswith(".")]))
 
 
@@ -53,7 +53,7 @@ def _candidates(names: list[str]) -> Iterator[list[str]]:
 
 
 def shard_names(name: str) -> list[str]:
-    """All shards of the set that the shard `name` is of, in order; none where it is no shard."""
+    """The shards, in order, of the set that the shard `name` is of; none where it is no shard."""
     shard = SHARD.fullmatch(name)
     if shard is None:
         return []

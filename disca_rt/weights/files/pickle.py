@@ -19,7 +19,7 @@ from .tensor_file import TensorSpec
 
 ZIP_START = b"PK\x03\x04"
 NESTING = ("module", "ema", "model")
-"""Where a training framework puts the state dict; the first that is there wins."""
+"""The keys under which frameworks put the state dict; the first that is there wins."""
 
 
 class PickleFile:
@@ -35,7 +35,7 @@ class PickleFile:
 
 
 def load_mapped(path: Path) -> Any:
-    """What `torch.save` wrote to `path`, its tensors mapped from the file."""
+    """Read what `torch.save` wrote to `path`, its tensors mapped from the file."""
     _check_archive(path)
     try:
         with plain_path(path) as name:
@@ -48,7 +48,7 @@ def load_mapped(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Why the weights-only unpickler stopped, without torch's advice to use the unsafe one."""
+    """Say why the weights-only unpickler stopped, without torch's advice to use the unsafe one."""
     if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
         return f"it refers to {match[1]}"
     if "weights_only" in str(error):

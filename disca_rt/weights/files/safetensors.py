@@ -67,7 +67,7 @@ class SafetensorsFile:
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Without its metadata, and where the data begins; ValueError says what is wrong."""
+    """The header less its metadata, and where the data begins; ValueError says what is wrong."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, MAX_HEADER_BYTES):
@@ -96,7 +96,7 @@ def _spec(name: str, entry: Any) -> TensorSpec:
 
 
 def _extent(name: str, entry: dict[str, Any], spec: TensorSpec, start: int) -> Extent:
-    """Of any dtype; of those that models have, its size is compared with the shape's."""
+    """The bytes of a tensor; compared with its shape where models have its dtype."""
     offsets = entry.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{name} has data_offsets {offsets!r}")

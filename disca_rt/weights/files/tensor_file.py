@@ -1,4 +1,4 @@
-"""What the loader needs of one file of tensors, whatever its format."""
+"""The seam of file formats: what the loader needs of one file of tensors."""
 
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class TensorSpec(NamedTuple):
-    """Known without reading the data; `dtype` is torch's name where torch has one."""
+    """Shape and dtype, known without the data; `dtype` is torch's name where torch has one."""
 
     shape: tuple[int, ...]
     dtype: str

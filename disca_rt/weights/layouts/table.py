@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 Pieces = tuple[Piece, ...]
-"""What together fills one module of ours."""
+"""The pieces that together fill one module of ours."""
 
 
 def whole(source: str) -> Pieces:
@@ -82,7 +82,7 @@ class Layout:
     single: str | None = None
 
     def pieces(self, target: str, present: Collection[str]) -> Pieces:
-        """What fills the parameter `target`, by the names in the file.
+        """The pieces that fill the parameter `target`, by their names in the file.
 
         With `own_names` that is the parameter of the same name, unless only pieces of the table's
         row for it are in `present`.
