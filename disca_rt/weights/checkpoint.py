@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .errors import CheckpointError, first_line
-from .files.formats import refuse_other_formats
+from .files.formats import START, refuse_other_formats
 from .files.pick import DIT_FOLDERS, holds_checkpoint, pick, shard_names
 from .files.pickle import ZIP_START, PickleFile
 from .files.safetensors import SafetensorsFile
 from .files.tensor_file import TensorFile, TensorSpec
 
-PREFIXES = ("module.", "model.", "predictor.", "diffusion_model.", "transformer.")
+WRAPPERS = "module.", "model.", "predictor.", "diffusion_model.", "transformer.", "_orig_mod."
 COMFYUI_DIT = "model.diffusion_model."
 COMFYUI_OTHERS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "clip_")
 """The prefix of the DiT in a ComfyUI checkpoint, and those of other models in it."""
@@ -129,7 +129,7 @@ def _open_single(path: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> TensorFile:
     with path.open("rb") as file:
-        start = file.read(24)
+        start = file.read(START)
     if not start:
         raise CheckpointError(f"{path} is empty; download or copy it again")
     refuse_other_formats(path, start)
@@ -185,7 +185,7 @@ def _strip(entries: dict[str, Entry]) -> dict[str, Entry]:
     if any(name.startswith(COMFYUI_DIT) for name in entries):
         own = {name: each for name, each in entries.items() if not name.startswith(COMFYUI_OTHERS)}
         entries = {name.removeprefix(COMFYUI_DIT): each for name, each in own.items()}
-    while prefix := next((p for p in PREFIXES if _all_start_with(entries, p)), None):
+    while prefix := next((p for p in WRAPPERS if _all_start_with(entries, p)), None):
         entries = {name.removeprefix(prefix): entry for name, entry in entries.items()}
     return entries
 

@@ -159,6 +159,7 @@ WRITERS: dict[str, Callable[[Path, Tensors], Path]] = {
     "split pt under module": _pickle("module", split=True),
     "pt under ema": _pickle("ema"),
     "pt under model": _pickle("model"),
+    "pt under state_dict, compiled": _pickle("state_dict", prefix="_orig_mod."),
     "bare pt": _pickle(),
     "packed qkv": lambda folder, tensors: _safetensors()(folder, packed(tensors)),
     "comfyui": _comfyui,

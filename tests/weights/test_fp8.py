@@ -114,6 +114,15 @@ def test_a_scale_inside_that_is_of_no_use(
         load_dit(folder)
 
 
+def test_a_scale_of_a_weight_that_is_not_fp8(folder: Path, vectors_10: Golden) -> None:
+    inside = scaled_inside(load_file(vectors_10.dit), ".scale_weight", by_row=False)
+    save_file(inside | {"img_in.proj.scale_weight": ONE}, folder / "d.safetensors")
+    load_dit(folder)
+    save_file(inside | {"img_in.proj.scale_weight": 2 * ONE}, folder / "d.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 scales .* not in FP8: img_in\.proj"):
+        load_dit(folder)
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("fp8_weights", [False, True])
 def test_a_plain_cast_is_taken_as_it_is_and_said(

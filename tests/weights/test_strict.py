@@ -209,6 +209,7 @@ def zipped(name: str) -> bytes:
         (b"\x1f\x8b\x08" + bytes(40), "a gzip archive"),
         (b"\x89HDF\r\n" + bytes(40), "an HDF5 file"),
         (b'{"error": "Unauthorized"}', "JSON text"),
+        (b"model.pt".ljust(257, b"\0") + b"ustar" + bytes(250), "a tar archive"),
         (zipped("weights.npy"), "torch.save did not write (it holds weights.npy)"),
     ],
 )
@@ -220,6 +221,12 @@ def test_files_that_are_no_checkpoints(
     if suffix == ".safetensors" and reason == "neither":
         reason = "not a whole .safetensors file"
     assert reason in refusal(load_dit, path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "flax_model.msgpack"])
+def test_formats_that_only_their_names_tell(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x07" + bytes(300))
+    assert f"not read are {name}" in refusal(load_dit, tmp_path / name)
 
 
 @pytest.mark.parametrize("first", [b"<", b"\x1f\x8b", b'{"'])

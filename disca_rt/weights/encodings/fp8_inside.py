@@ -7,6 +7,7 @@ inputs, which FP8 products would take, are left out, and so is the marker of the
 from collections.abc import Sequence
 
 from ..checkpoint import Checkpoint
+from ..errors import CheckpointError
 from .kind import FP8_DTYPES, Coded, fp8_tensors, scaled
 from .stored import Encoding
 
@@ -34,4 +35,18 @@ class Fp8Inside:
             beside = (name.removesuffix(".weight") + suffix for suffix in SCALES)
             scale = next((each for each in beside if each in checkpoint.entries), None)
             scales[name] = None if scale is None else checkpoint.read(scale)
+        self._refuse_others(checkpoint, {name.removesuffix(".weight") for name in scales})
         return scaled(checkpoint, checkpoint.path, scales)
+
+    def _refuse_others(self, checkpoint: Checkpoint, coded: set[str]) -> None:
+        """CheckpointError naming the scales other than 1 of weights that are not FP8."""
+        named = [
+            n
+            for n in checkpoint.entries
+            if n.endswith(SCALES) and n.rpartition(".")[0] not in coded
+        ]
+        if wrong := [name for name in named if (checkpoint.read(name) != 1).any()]:
+            raise CheckpointError(
+                f"{checkpoint.path} has {len(wrong)} scales of weights that are not in FP8: "
+                f"{', '.join(wrong)}"
+            )

@@ -1,5 +1,7 @@
 """Formats of other tools: refused by their names, before a file is said to be damaged."""
 
+from pathlib import Path
+
 from ..errors import CheckpointError
 
 _WEIGHTS = "give the model's .safetensors or .pt"
@@ -21,6 +23,8 @@ STARTS: dict[bytes, str] = {
 }
 
 # How names end -> what such files are.
+START = 262  # bytes, by which all of them are known
+
 ENDINGS: dict[str, str] = {
     ".gguf": "GGUF",
     ".distcp": "torch distributed checkpoint, which dcp_to_torch_save turns into a .pt",
@@ -31,14 +35,18 @@ ENDINGS: dict[str, str] = {
 }
 
 
-def refuse_other_formats(path: object, start: bytes) -> None:
+def refuse_other_formats(path: Path, start: bytes) -> None:
     """CheckpointError naming the format of a file that begins with `start`, if it is another's."""
     if b"\0" in start[:8] and start[8:9] == b"{":  # the length of a .safetensors header, any number
         return
     for magic, what in STARTS.items():
         is_text = magic in (b"<", b'{"')
-        if start.startswith(magic) and not (is_text and b"\0" in start):
+        if start.startswith(magic) and not (is_text and b"\0" in start[:24]):
             raise CheckpointError(f"{path} is {what}")
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive; unpack it, and give what is in it")
+    if path.suffix in ENDINGS and not start.startswith(b"PK"):
+        raise CheckpointError(f"{path} is no checkpoint{others_among([path.name])}")
 
 
 def others_among(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from .plain_path import plain_path
 from .tensor_file import TensorSpec
 
 ZIP_START = b"PK\x03\x04"
-NESTING = ("module", "ema", "model")
+NESTING = ("module", "ema", "model", "state_dict")
 """The keys under which frameworks put the state dict; the first that is there wins."""
 
 
