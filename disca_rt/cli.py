@@ -6,13 +6,16 @@ Subcommands import what they need when they run, so that `--help` answers at onc
 """
 
 import argparse
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .weights.errors import CheckpointWarning
 
 COMMANDS = {
     "generate": generate,
@@ -26,12 +29,16 @@ COMMANDS = {
     "profile": profile,
 }
 FAILURE = 2
+_format_of_python = warnings.formatwarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0, or 2 after one line on stderr."""
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    warnings.formatwarning = _format_warning
+    if os.environ.get("RANK", "0") != "0":  # all ranks load alike; one says so
+        warnings.simplefilter("ignore", CheckpointWarning)
     try:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
@@ -75,6 +82,13 @@ class OneLineParser(argparse.ArgumentParser):
 def _fail(message: str) -> int:
     print(f"disca-rt: error: {message}", file=sys.stderr)
     return FAILURE
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """Ours in one line, without the place in the code, which is not the user's."""
+    if issubclass(category, CheckpointWarning):
+        return f"disca-rt: warning: {message}\n"
+    return _format_of_python(message, category, *where)
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from disca_rt.cli import main
+from disca_rt.cli import _format_warning, main
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import preset
+from disca_rt.weights.errors import CheckpointWarning
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal
 
@@ -366,3 +367,9 @@ def test_classifier_free_guidance_from_a_file(tmp_path: Path) -> None:
     latents = {scale: load_file(out)["latents"] for scale, out in outs.items()}
     assert relative_error(latents["1"], golden.io["latents_disca"]) <= 1e-4
     assert relative_error(latents["6"], latents["1"]) > 1e-2
+
+
+def test_what_is_unusual_about_a_checkpoint_is_one_line() -> None:
+    said = _format_warning("x.pt mixes dtypes", CheckpointWarning, "load.py", 3)
+    assert said == "disca-rt: warning: x.pt mixes dtypes\n"
+    assert "load.py:3" in _format_warning("another's", UserWarning, "load.py", 3)

@@ -105,7 +105,7 @@ def with_r(
     doubled; 1.5 adds them.
     """
     student = _extended(teacher, replace(teacher.config, meanflow=True), seed, attention, ops)
-    if teacher.config.family == "hunyuan-video-1.0":
+    if teacher.config.traits.averages_r:
         with torch.no_grad():
             for parameter in student.time_in.mlp[2].parameters():
                 parameter.mul_(2)

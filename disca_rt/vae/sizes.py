@@ -6,6 +6,8 @@ frames are 4n+1; 8× (1.0, with 2×2 patches) or 16× (1.5) in space, so sides d
 
 from dataclasses import dataclass
 
+from ..family import VIDEO_10, VIDEO_15
+
 TIME_FACTOR = 4
 SIDE_MULTIPLE = 16
 
@@ -44,6 +46,6 @@ class VideoSizes:
 
 
 SIZES: dict[str, VideoSizes] = {
-    "hunyuan-video-1.0": VideoSizes(latent_channels=16, side_factor=8),
-    "hunyuan-video-1.5": VideoSizes(latent_channels=32, side_factor=16),
+    VIDEO_10.name: VideoSizes(latent_channels=16, side_factor=8),
+    VIDEO_15.name: VideoSizes(latent_channels=32, side_factor=16),
 }

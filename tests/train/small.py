@@ -30,6 +30,7 @@ MEANFLOW = replace(CFG, meanflow=True)
 SMALL_15 = DiTConfig(
     family="hunyuan-video-1.5",
     in_channels=4,
+    embed_channels=9,
     patch=(1, 1, 1),
     hidden=32,
     heads=2,
