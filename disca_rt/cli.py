@@ -6,13 +6,15 @@ Subcommands import what they need when they run, so that `--help` answers at onc
 """
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .errors import first_line
 
 COMMANDS = {
     "generate": generate,
@@ -26,6 +28,7 @@ COMMANDS = {
     "profile": profile,
 }
 FAILURE = 2
+LISTS = "--step-list", "--world-sizes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(str(error))
         if not is_out_of_memory(error):
             raise
-        return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")
+        return _fail(f"out of memory: {first_line(error)}; choose a smaller --size")
     return 0
 
 
@@ -66,10 +69,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Says what is wrong in one line, without the usage; takes lists with spaces as with commas."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_args(with_commas(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         sys.exit(_fail(message))
+
+
+def with_commas(words: Sequence[str]) -> list[str]:
+    """Words of a command line, those of a list joined: --step-list 0 2 is --step-list=0,2."""
+    joined: list[str] = []
+    is_list = False
+    for word in words:
+        is_first = is_list and joined[-1].endswith("=") and not word.startswith("--")
+        if is_first or (is_list and re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*,?", word)):
+            joined[-1] = joined[-1].rstrip(",") + ("" if is_first else ",") + word
+            continue
+        is_list = word.partition("=")[0] in LISTS
+        joined.append(f"{word}=" if word in LISTS else word)
+    return joined
 
 
 def _fail(message: str) -> int:

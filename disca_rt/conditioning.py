@@ -1,9 +1,10 @@
-"""What a sample is conditioned on, as the text and image encoders give it.
+"""The conditioning of a sample, as text and image encoders give it.
 
 `Conditioning` is the typed object that travels from the encoders (or a file) to a model, which
 checks it and turns it into `Prepared` once per sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -33,11 +34,12 @@ class Conditioning:
 
     @property
     def batch(self) -> int:
+        """Number of samples, B."""
         return self.text_states.shape[0]
 
     @property
     def tokens(self) -> int:
-        """Valid ones of every kind, of the sample that has most."""
+        """Number of valid tokens of every kind, in the sample that has most."""
         counts = self.text_mask.bool().sum(1)
         if self.byt5_text_mask is not None:
             counts = counts + self.byt5_text_mask.bool().sum(1)
@@ -54,26 +56,81 @@ class Conditioning:
         present = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: tensor for name, tensor in present.items() if tensor is not None}
 
-    def validate(self, config: DiTConfig) -> None:
-        """Raise ValueError naming the first field that does not fit the model."""
-        for name, expected in _expected_widths(config).items():
-            tensor = getattr(self, name)
-            if expected is None and tensor is not None:
-                raise ValueError(f"conditioning has {name}, which a {config.family} does not take")
-            if expected is not None:
-                _check_states(name, tensor, expected, self.batch)
-        _check_mask("text_mask", self.text_mask, self.text_states)
+    def validate(
+        self,
+        config: DiTConfig,
+        latent_shape: Sequence[int] | None = None,
+        batch: int | None = None,
+        prefix: str = "",
+    ) -> None:
+        """Raise ValueError for the first field that does not fit a model, its latents or `batch`.
+
+        The line names the field (after `prefix`), its shape and the right one. `latent_shape` is
+        `[B, C, T, H, W]` of the sample's latents, `batch` its number of samples; None: not checked.
+        """
+        batch = self._batch(prefix) if batch is None else batch
+        for name, width in _widths(config).items():
+            _check_presence(prefix, name, getattr(self, name), config.family, width is not None)
+            if width is not None:
+                _check_states(prefix + name, getattr(self, name), width, batch)
+        for name in ("text_mask", "byt5_text_mask"):
+            states = getattr(self, name.replace("mask", "states"))
+            _check_presence(prefix, name, getattr(self, name), config.family, states is not None)
+            if states is not None:
+                _check_mask(prefix + name, getattr(self, name), states.shape[:2])
         if (self.text_mask.sum(1) == 0).any():
-            raise ValueError("text_mask must leave at least one valid token in every sample")
-        if self.byt5_text_states is not None:
-            _check_mask("byt5_text_mask", self.byt5_text_mask, self.byt5_text_states)
-        _check_cond_latents(self.cond_latents, config, self.batch)
+            raise ValueError(
+                f"{prefix}text_mask must leave at least one valid token in every sample"
+            )
+        self._check_cond_latents(config, latent_shape, batch, prefix)
         for name, tensor in self.tensors().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} has values that are not finite; re-encode the prompt")
+                raise ValueError(
+                    f"{prefix}{name} has values that are not finite; re-encode the prompt"
+                )
+
+    def without_padding_values(self) -> "Conditioning":
+        """The same with zeros in padded rows of text, where those hold values that are not finite.
+
+        Padding is never attended to, so that it changes nothing, but NaN times a weight of zero is
+        still NaN. Call it on a conditioning that fits its masks; others are given back as they are.
+        """
+        cleaned = {}
+        for name in ("text", "byt5_text"):
+            states, mask = getattr(self, f"{name}_states"), getattr(self, f"{name}_mask")
+            if states is None or mask is None or states.shape[:-1] != mask.shape:
+                continue
+            if not torch.isfinite(states).all():
+                cleaned[f"{name}_states"] = states.masked_fill(~mask.bool()[..., None], 0)
+        return replace(self, **cleaned) if cleaned else self
+
+    def _batch(self, prefix: str) -> int:
+        if self.text_states.ndim != 3 or self.batch == 0:
+            raise ValueError(
+                f"{prefix}text_states must be [B, L, D], got {list(self.text_states.shape)}; give "
+                "every tensor its dimension of samples, B, also where that is 1"
+            )
+        return self.batch
+
+    def _check_cond_latents(
+        self, config: DiTConfig, latent_shape: Sequence[int] | None, batch: int, prefix: str
+    ) -> None:
+        given, name = self.cond_latents, f"{prefix}cond_latents"
+        channels = config.embed_channels - config.in_channels
+        _check_presence(prefix, "cond_latents", given, config.family, channels > 0)
+        if given is None:
+            return
+        if given.ndim != 5 or given.shape[:2] != (batch, channels):
+            wanted = f"[{batch}, {channels}, T, H, W]"
+            raise ValueError(f"{name} must be {wanted}, got {list(given.shape)}")
+        if latent_shape is not None and list(given.shape[2:]) != list(latent_shape[2:]):
+            raise ValueError(
+                f"{name} must be as large as the latents {list(latent_shape[2:])}, "
+                f"got {list(given.shape[2:])}"
+            )
 
 
-def _expected_widths(config: DiTConfig) -> dict[str, int | None]:
+def _widths(config: DiTConfig) -> dict[str, int | None]:
     return {
         "text_states": config.text_dim,
         "text_states_2": config.text_dim_2,
@@ -82,31 +139,26 @@ def _expected_widths(config: DiTConfig) -> dict[str, int | None]:
     }
 
 
-def _check_states(name: str, tensor: Tensor | None, width: int, batch: int) -> None:
-    ndim = 2 if name == "text_states_2" else 3
-    if tensor is None:
-        raise ValueError(f"conditioning lacks {name}, which this model needs")
+def _check_presence(
+    prefix: str, name: str, tensor: Tensor | None, family: str, is_needed: bool
+) -> None:
+    if tensor is None and is_needed:
+        raise ValueError(f"conditioning lacks {prefix}{name}, which this model needs")
+    if tensor is not None and not is_needed:
+        raise ValueError(f"conditioning has {prefix}{name}, which a {family} does not take")
+
+
+def _check_states(name: str, tensor: Tensor, width: int, batch: int) -> None:
+    ndim = 2 if name.endswith("text_states_2") else 3
+    wanted = f"[{batch}, L, {width}]" if ndim == 3 else f"[{batch}, {width}]"
     if tensor.ndim != ndim or tensor.shape[0] != batch or tensor.shape[-1] != width:
-        wanted = f"[{batch}, L, {width}]" if ndim == 3 else f"[{batch}, {width}]"
         raise ValueError(f"{name} must be {wanted}, got {list(tensor.shape)}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floats, got {tensor.dtype}")
 
 
-def _check_mask(name: str, mask: Tensor | None, states: Tensor) -> None:
-    if mask is None or mask.shape != states.shape[:2]:
-        got = None if mask is None else list(mask.shape)
-        raise ValueError(f"{name} must be {list(states.shape[:2])}, got {got}")
+def _check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
+    if mask.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {list(mask.shape)}")
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"{name} must hold 1 for valid and 0 for padding, got other values")
-
-
-def _check_cond_latents(cond_latents: Tensor | None, config: DiTConfig, batch: int) -> None:
-    channels = config.embed_channels - config.in_channels
-    if channels == 0 and cond_latents is not None:
-        raise ValueError(f"conditioning has cond_latents, which a {config.family} does not take")
-    if channels == 0:
-        return
-    if cond_latents is None:
-        raise ValueError("conditioning lacks cond_latents, which this model needs")
-    if cond_latents.ndim != 5 or cond_latents.shape[:2] != (batch, channels):
-        wanted = f"[{batch}, {channels}, T, H, W]"
-        raise ValueError(f"cond_latents must be {wanted}, got {list(cond_latents.shape)}")

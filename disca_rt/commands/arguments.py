@@ -2,18 +2,32 @@
 
 import argparse
 import re
-import tempfile
 from pathlib import Path
+
+from .. import atomic
 
 OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
 ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune has measured"
 
 
 def step_list(text: str) -> tuple[int, ...]:
-    """ "0,2,5" -> (0, 2, 5)."""
-    if not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*", text):
-        raise argparse.ArgumentTypeError(f"must be step indices such as 0,2,5, got {text!r}")
-    return tuple(map(int, text.split(",")))
+    """ "0,2,5", "0, 2, 5", "0 2 5" or "[0, 2, 5]" -> (0, 2, 5)."""
+    numbers = re.split(r"\s*,\s*|\s+", re.sub(r"^\[(.*)\]$", r"\1", text.strip()).strip())
+    if not all(re.fullmatch("-?[0-9]+", number) for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"must be step indices with commas, such as 0,2,5, got {text!r}"
+        )
+    return tuple(map(int, numbers))
+
+
+def prompt(text: str) -> str:
+    """The prompt itself; one of numbers alone is what another flag was to have."""
+    if not re.search(r"[^\W\d_]", text):
+        raise argparse.ArgumentTypeError(
+            f"the prompt has no words, got {text!r}; a flag takes one value, "
+            "and lists have commas: --step-list 0,2,5"
+        )
+    return text
 
 
 def video_size(text: str) -> tuple[int, int, int]:
@@ -60,16 +74,10 @@ def add_fp8_argument(group: argparse._ActionsContainer) -> None:
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
-    """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
+    """ValueError unless `path`, ending in `suffix`, could be written; leaves nothing behind."""
     if path.suffix != suffix:
         raise ValueError(f"{flag} must end in {suffix}, got {path}")
-    folder = path.parent
     try:
-        if path.is_dir():
-            raise ValueError(f"{flag} is a folder: {path}; name a file in it")
-        while not folder.exists():
-            folder = folder.parent
-        with tempfile.TemporaryDirectory(dir=folder) as trial:
-            (Path(trial) / path.name).touch()
+        atomic.check_writable(path)
     except OSError as error:
-        raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
+        raise ValueError(f"{flag} {error}") from error

@@ -1,18 +1,18 @@
-"""What to sample, from the command line: the flags of every command that runs a sample.
+"""Flags of every command that runs a sample, and the runtime and request that they ask for.
 
-From them come a runtime, on one process or this rank's, and the arguments of `Runtime.sample`. What
-is done with a sample is the commands' own.
+What is done with a sample is the commands' own.
 """
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from .arguments import (
     ATTENTION_HELP,
     OPS_HELP,
     add_fp8_argument,
     add_schedule_arguments,
+    prompt,
     video_size,
 )
 from .ranks import add_rank_arguments, check_ranks, choose_attention
@@ -21,28 +21,17 @@ if TYPE_CHECKING:
     import torch
 
     from ..attention.local import LocalAttention
-    from ..cache.policy import CachePolicy
     from ..graphs.runner import GraphRunner
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
-    from ..pipeline.runtime import Runtime, Sample
+    from ..pipeline.request import Request
+    from ..pipeline.runtime import Runtime
     from ..pipeline.saved_conditioning import SavedConditioning
-    from ..schedule import Schedule
-
-SEEDS = range(-(2**63), 2**63)  # what a generator takes
-
-
-class SampleRequest(NamedTuple):
-    """`inputs` are the other arguments of `Runtime.sample`."""
-
-    policy: "CachePolicy"
-    schedule: "Schedule"
-    inputs: dict[str, Any]
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The prompt, and the groups models, input, ranks and schedule."""
-    parser.add_argument("prompt", nargs="?", help="what to show")
+    parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
     models.add_argument("--dit", help="checkpoint of the DiT")
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
@@ -56,6 +45,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
     inputs.add_argument("--negative-prompt", help="what to steer away from; nothing by default")
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
+    inputs.add_argument(
+        "--classifier-free-scale",
+        type=float,
+        help="two passes a step, also where a model embeds its guidance",
+    )
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
     add_rank_arguments(parser, command)
@@ -65,6 +59,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
 def check_sampling_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
     from ..cache.policies import check_policy
+    from ..pipeline.request import SEEDS
     from ..schedule import Schedule, get_preset
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
@@ -83,12 +78,13 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
     check_ranks(args)
-    if args.no_guidance and args.guidance_scale is not None:
-        raise ValueError("give either --guidance-scale or --no-guidance")
+    for flag in ("guidance_scale", "classifier_free_scale"):
+        if args.no_guidance and getattr(args, flag) is not None:
+            raise ValueError(f"give either --{flag.replace('_', '-')} or --no-guidance")
 
 
 def device_of(args: argparse.Namespace, ranks: "Ranks | None") -> "torch.device":
-    """Of this process."""
+    """Device of this process, or of this rank."""
     from .devices import choose_device
 
     return choose_device(args.device) if ranks is None else ranks.device
@@ -106,8 +102,12 @@ def load_runtime(
     from ..pipeline.runtime import Runtime
     from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
     from .devices import choose_dtype
+    from .out_of_memory import refuse_weights
 
     device = device_of(args, ranks)
+    if args.dit is not None:
+        dtype = choose_dtype(args.dtype, device)
+        refuse_weights(args.dit, args.predictor, device, dtype, args.fp8_weights)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
@@ -124,75 +124,99 @@ def load_runtime(
     return runtime
 
 
-def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:
-    """What the flags ask of `runtime`."""
-    from ..cache.policies import build_policy
+def sample_request(
+    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", is_told: bool
+) -> "Request":
+    """Request of the flags, encoded and checked against `runtime` and `ranks`.
+
+    With `is_told`, what a file holds and the model has no use for is said on stdout.
+    """
+    from ..pipeline.request import Request
     from .schedules import choose_policy, choose_schedule
 
     name = choose_policy(args, runtime.predictor is not None)
-    policy = build_policy(name, runtime.predictor, runtime.dit.ops)
     schedule = choose_schedule(args, runtime.config, name)
-    inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
-    return SampleRequest(policy, schedule, {**inputs, "seed": args.seed})
+    read = _saved_fields if args.prompt is None else _prompt_fields
+    request = runtime.conditioned(
+        Request(
+            schedule=schedule,
+            policy=name,
+            seed=args.seed,
+            classifier_free_scale=args.classifier_free_scale,
+            **read(args, runtime, is_told),
+        )
+    )
+    if ranks is not None:
+        _check_shares(args, runtime, ranks, request)
+    return request
 
 
-def check_finite(sample: "Sample", runtime: "Runtime") -> None:
-    """ValueError where the latents are not."""
-    import torch
+def _check_shares(
+    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks", request: "Request"
+) -> None:
+    """ValueError, as `plan` says it, where the tokens of a pass cannot be shared by the ranks."""
+    from ..pipeline.fit import latent_shape
+    from ..simulation.forecast import Job
 
-    if not torch.isfinite(sample.latents).all():
-        way_out = "" if runtime.dit.dtype == torch.float32 else "; try --dtype float32"
-        raise ValueError(f"the result is not finite in {runtime.dit.dtype}{way_out}")
+    for conditioning in request.conditionings:
+        job = Job(runtime.config, latent_shape(request), conditioning.tokens)
+        job.plan(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
 
 
-def _prompt_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
-    """The arguments of `Runtime.sample` that a prompt determines."""
+def _prompt_fields(
+    args: argparse.Namespace, runtime: "Runtime", is_told: bool
+) -> dict[str, object]:
+    """Fields of a request for a prompt."""
     from ..tiny.clips import FRAMES, HEIGHT, WIDTH
     from ..tiny.config import GUIDANCE_SCALE
 
     width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
-    scale = GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale
-    return runtime.prompt_inputs(
-        [args.prompt],
-        frames=frames,
-        height=height,
-        width=width,
-        negative_prompt=args.negative_prompt or "",
-        guidance_scale=None if args.no_guidance else scale,
-    )
+    scale = args.guidance_scale
+    is_settled = args.no_guidance or args.classifier_free_scale is not None
+    if scale is None and (runtime.config.guidance_embed or not is_settled):
+        scale = GUIDANCE_SCALE
+    return {
+        "prompts": [args.prompt],
+        "negative_prompt": args.negative_prompt or "",
+        "size": (frames, height, width),
+        "guidance_scale": scale,
+    }
 
 
-def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
-    """The arguments of `Runtime.sample` that a saved conditioning determines."""
+def _saved_fields(args: argparse.Namespace, runtime: "Runtime", is_told: bool) -> dict[str, object]:
+    """Fields of a request for a saved conditioning."""
     from ..pipeline.saved_conditioning import load_conditioning
 
     saved = load_conditioning(args.conditioning)
     if saved.latents is not None and args.size is not None:
         raise ValueError(f"--size is settled by the latents in {args.conditioning}; leave it out")
-    embeds = runtime.config.guidance_embed
-    scale = args.guidance_scale
-    if scale is None and embeds:
-        scale = saved.guidance_scale
+    embeds, scale = runtime.config.guidance_embed, args.guidance_scale
+    is_left_out = embeds and args.classifier_free_scale is None
+    if is_left_out and saved.negative is not None and is_told:
+        print(
+            f"negative_* of {args.conditioning} are left out: this model embeds its guidance; "
+            "--classifier-free-scale takes them"
+        )
     return {
         "conditioning": saved.positive,
-        "negative": None if args.no_guidance else saved.negative,
-        "guidance_scale": scale,
+        "negative": None if is_left_out or args.no_guidance else saved.negative,
+        "guidance_scale": saved.guidance_scale if scale is None and embeds else scale,
         "latents": saved.latents,
-        "latent_shape": None if saved.latents is not None else _latent_shape(args, runtime, saved),
+        **_size_fields(args, runtime, saved),
     }
 
 
-def _latent_shape(
+def _size_fields(
     args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
-) -> tuple[int, int, int, int]:
-    from ..vae.sizes import SIZES
-
+) -> dict[str, object]:
+    cond_latents = saved.positive.cond_latents
+    if saved.latents is not None:
+        return {}
     if args.size is not None:
         width, height, frames = args.size
-        codec = runtime.codec or SIZES[runtime.config.family]
-        return runtime.config.in_channels, *codec.latent_shape(frames, height, width)[1:]
-    if saved.positive.cond_latents is not None:
-        return runtime.config.in_channels, *saved.positive.cond_latents.shape[2:]
+        return {"size": (frames, height, width)}
+    if cond_latents is not None:
+        return {"latent_shape": (runtime.config.in_channels, *cond_latents.shape[2:])}
     raise ValueError(
         f"conditioning {args.conditioning} has no latents; give the video's --size, "
         "such as 704x704x129"

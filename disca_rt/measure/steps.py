@@ -15,7 +15,9 @@ from ..cache.policy import CachePolicy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
-from ..pipeline.runtime import DEFAULT_GUIDANCE, Runtime, Sample
+from ..pipeline.fit import DEFAULT_GUIDANCE
+from ..pipeline.pipeline import Sample
+from ..pipeline.runtime import Runtime
 from ..sampling.engine import Guidance, Sampler, StepEvent, step_table
 from ..schedule import Schedule, Step
 from ..work.flops import image_tokens
@@ -50,15 +52,7 @@ class Subject:
 
     def captured(self, graphs: GraphRunner) -> "Subject":
         """The same models, with buffers of its own, by `graphs`."""
-        runtime = self.runtime
-        other = Runtime(
-            runtime.dit,
-            runtime.predictor,
-            codec=runtime.codec,
-            text_encoder=runtime.text_encoder,
-            graphs=graphs,
-        )
-        return replace(self, runtime=other)
+        return replace(self, runtime=self.runtime.twin(graphs=graphs))
 
     def sample(
         self, schedule: Schedule | None = None, on_step: Callable[[StepEvent], None] | None = None

@@ -12,7 +12,7 @@ from ..attention.flash_packages import DTYPES, PACKAGES, is_here
 from ..cache.policies import build_policy
 from ..config import PredictorConfig, predictor_config
 from ..graphs.runner import GraphRunner
-from ..pipeline.runtime import Sample
+from ..pipeline.pipeline import Sample
 from ..schedule import full_schedule
 from ..work.flops import StepFlops, image_tokens, sample_flops, step_flops
 from .harness import Comparison, Contender

@@ -27,14 +27,9 @@ class HunyuanVideo15(DiT):
         self.cond_type_embedding = nn.Embedding(3, config.hidden, _weight=rows)
 
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config)
+        conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
-        if conditioning.cond_latents.shape[2:] != torch.Size(latent_shape[2:]):
-            raise ValueError(
-                f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
-                f"got {list(conditioning.cond_latents.shape[2:])}"
-            )
         tokens, token_lengths = self._condition_tokens(conditioning)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
         order, lengths = _valid_first(tokens, token_lengths, states, text_lengths)

@@ -4,8 +4,9 @@ Knows runtimes and profilers; what the trace says is read elsewhere.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..cache.policy import CachePolicy, StepKind
+from ..cache.policy import StepKind
 from ..instruments.stopwatch import StageTime
-from ..pipeline.runtime import Runtime, Sample
+from ..pipeline.pipeline import Sample
+from ..pipeline.request import Request
+from ..pipeline.runtime import Runtime
 from ..schedule import Schedule, full_schedule
 from .marked import MarkedPolicy, OnStep, marked_blocks
 from .ranges import Ranges
@@ -38,39 +41,34 @@ class Captured(NamedTuple):
 def capture(
     runtime: Runtime,
     ranges: Ranges,
-    policy: CachePolicy,
-    schedule: Schedule,
-    inputs: Mapping[str, Any],
+    request: Request,
     on_step: OnStep,
 ) -> Captured:
-    """`runtime` was built with ops and attention that are marked in `ranges`."""
-    short = short_schedule(schedule)
+    """Run `request` on a `runtime` whose ops and attention are marked in `ranges`."""
+    policy = runtime.policy(request)
+    short = replace(request, schedule=short_schedule(request.schedule), policy=policy)
 
     def run_short() -> Sample:
-        return runtime.sample(**inputs, schedule=short, policy=policy)
+        return runtime.run(short)
 
     _traced(run_short, runtime.dit.device)  # the first one sets the profiler up as well
     unprofiled = run_short().times
     marked = MarkedPolicy(policy, ranges, on_step)
-    given = {**inputs, "schedule": schedule, "policy": marked, "on_step": marked.on_step}
+    request = replace(request, policy=marked)
     with marked_blocks(runtime, ranges), ranges.recording():
-        sample, trace = _traced(lambda: runtime.sample(**given), runtime.dit.device)
+        run = partial(runtime.run, request, on_step=marked.on_step)
+        sample, trace = _traced(run, runtime.dit.device)
     trace = named_steps(trace, marked.kinds)
     return Captured(trace, marked.kinds, ranges.works, sample, unprofiled)
 
 
-def run_in_ranges(
-    runtime: Runtime,
-    ranges: Ranges,
-    policy: CachePolicy,
-    schedule: Schedule,
-    inputs: Mapping[str, Any],
-) -> Sample:
-    """The same sample in the same ranges, for a profiler outside of this process."""
-    runtime.sample(**inputs, schedule=short_schedule(schedule), policy=policy)
+def run_in_ranges(runtime: Runtime, ranges: Ranges, request: Request) -> Sample:
+    """Run the same sample in the same ranges, for a profiler outside of this process."""
+    policy = runtime.policy(request)
+    runtime.run(replace(request, schedule=short_schedule(request.schedule), policy=policy))
     marked = MarkedPolicy(policy, ranges)
     with marked_blocks(runtime, ranges), ranges.recording():
-        return runtime.sample(**inputs, schedule=schedule, policy=marked, on_step=marked.on_step)
+        return runtime.run(replace(request, policy=marked), on_step=marked.on_step)
 
 
 def short_schedule(schedule: Schedule) -> Schedule:

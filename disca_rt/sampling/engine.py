@@ -213,7 +213,8 @@ class StepTable(NamedTuple):
 
 def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> StepTable:
     steps = list(schedule)
-    timesteps = torch.tensor([*(step.t for step in steps), steps[-1].r], device=dit.device)
+    timesteps = [*(step.t for step in steps), steps[-1].r]
+    timesteps = torch.tensor(timesteps, dtype=torch.float32, device=dit.device)
     lengths = [step.sigma_next - step.sigma for step in steps]
     return StepTable(
         timesteps[:, None].expand(-1, batch),

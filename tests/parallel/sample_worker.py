@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from disca_rt.attention.local import Attention, LocalAttention
-from disca_rt.cache.policies import build_policy
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule
@@ -43,18 +42,17 @@ class Case(NamedTuple):
     def sample(self, attention: Attention) -> Tensor:
         models = (BASE, None) if self.guided else (DIT, PREDICTOR)
         runtime = with_tiny_prompts(Runtime.load(*models, dtype=torch.float32, attention=attention))
-        inputs = runtime.prompt_inputs(
+        seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
+        return runtime.generate(
             PROMPTS[: self.prompts],
             frames=9,
             height=20,
             width=28,
-            negative_prompt="",
             guidance_scale=3.0,
-        )
-        policy = build_policy(self.policy, runtime.predictor, runtime.dit.ops)
-        schedule = Schedule(4, shift=5.0, step_list=(0, 2))
-        seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
-        return runtime.sample(**inputs, schedule=schedule, policy=policy, seed=seed).latents
+            schedule=Schedule(4, shift=5.0, step_list=(0, 2)),
+            policy=self.policy,
+            seed=seed,
+        ).latents
 
 
 def cases(ranks: int) -> Iterator[Case]:

@@ -6,7 +6,9 @@ import torch
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.policies import build_policy
 from disca_rt.kernels.ops import get_ops
-from disca_rt.pipeline.runtime import Runtime, Sample
+from disca_rt.pipeline.pipeline import Sample
+from disca_rt.pipeline.request import Request
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.profiling.account import account
 from disca_rt.profiling.capture import Captured, capture, short_schedule
 from disca_rt.profiling.marked import marked_attention, marked_ops
@@ -38,8 +40,8 @@ def profiled(golden: Golden, policy: str, device: torch.device = CPU, **more) ->
     ranges = Ranges(device)
     runtime = load(golden, device, ranges)
     chosen = build_policy(policy, runtime.predictor, runtime.dit.ops)
-    given = {**inputs(golden), **more}
-    return capture(runtime, ranges, chosen, SCHEDULE, given, lambda event: None)
+    request = Request(**{**inputs(golden), **more}, schedule=SCHEDULE, policy=chosen)
+    return capture(runtime, ranges, request, lambda event: None)
 
 
 def plain(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Sample:
@@ -108,8 +110,8 @@ def test_the_table_counts_the_flops_that_the_formula_does(golden: Golden) -> Non
 def test_a_runtime_is_as_it_was(golden: Golden) -> None:
     ranges = Ranges(CPU)
     runtime = load(golden, CPU, ranges)
-    policy = build_policy("full", None, runtime.dit.ops)
-    capture(runtime, ranges, policy, full_schedule(1, 5.0), inputs(golden), lambda event: None)
+    request = Request(**inputs(golden), schedule=full_schedule(1, 5.0), policy="full")
+    capture(runtime, ranges, request, lambda event: None)
     assert not any(module._forward_hooks for module in runtime.dit.modules())
     assert not ranges.is_recording
 
