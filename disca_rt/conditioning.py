@@ -48,6 +48,15 @@ class Conditioning:
             counts = counts + has_image * self.vision_states.shape[1]
         return int(counts.max())
 
+    def checked_batch(self, prefix: str = "") -> int:
+        """Number of samples; ValueError where `text_states` cannot say it."""
+        if self.text_states.ndim != 3 or self.batch == 0:
+            raise ValueError(
+                f"{prefix}text_states must be [B, L, D], got {list(self.text_states.shape)}; give "
+                "every tensor its dimension of samples, B, also where that is 1"
+            )
+        return self.batch
+
     def to(self, device: torch.device | str) -> "Conditioning":
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
 
@@ -68,7 +77,7 @@ class Conditioning:
         The line names the field (after `prefix`), its shape and the right one. `latent_shape` is
         `[B, C, T, H, W]` of the sample's latents, `batch` its number of samples; None: not checked.
         """
-        batch = self._batch(prefix) if batch is None else batch
+        batch = self.checked_batch(prefix) if batch is None else batch
         for name, width in _widths(config).items():
             _check_presence(prefix, name, getattr(self, name), config.family, width is not None)
             if width is not None:
@@ -103,14 +112,6 @@ class Conditioning:
             if not torch.isfinite(states).all():
                 cleaned[f"{name}_states"] = states.masked_fill(~mask.bool()[..., None], 0)
         return replace(self, **cleaned) if cleaned else self
-
-    def _batch(self, prefix: str) -> int:
-        if self.text_states.ndim != 3 or self.batch == 0:
-            raise ValueError(
-                f"{prefix}text_states must be [B, L, D], got {list(self.text_states.shape)}; give "
-                "every tensor its dimension of samples, B, also where that is 1"
-            )
-        return self.batch
 
     def _check_cond_latents(
         self, config: DiTConfig, latent_shape: Sequence[int] | None, batch: int, prefix: str

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from disca_rt.commands.out_of_memory import (
     capacity,
@@ -14,11 +15,12 @@ from disca_rt.commands.out_of_memory import (
 )
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.measure.random_models import random_runtime
+from disca_rt.pipeline.request import Request
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.tiny.config import TINY
 from disca_rt.vae.sizes import SIZES
 from disca_rt.work.memory import Need, fits, footprint
-from golden_vectors import load_golden
+from golden_vectors import Golden, load_golden
 from refusal import refusal
 
 BIG = MODELS["hunyuan-video-meanflow"]
@@ -58,11 +60,14 @@ def test_fp8_weights_are_told_where_they_would_fit_and_are_not_on() -> None:
 
 
 def test_a_runtime_says_whether_its_weights_are_fp8() -> None:
-    conditioning = load_golden("hyvideo10").conditioning
+    golden = load_golden("hyvideo10")
+    given = {"conditioning": golden.conditioning, "latent_shape": (12, 1, 4, 4)}
+    request = Request(**given, schedule=golden.schedule, policy="full")
     for fp8_weights in (False, True):
         runtime = random_runtime(TINY, torch.device("cpu"), torch.float32, fp8_weights=fp8_weights)
-        need = runtime_need(runtime, "full", "reference", conditioning, (12, 1, 4, 4))
+        need = runtime_need(runtime, "reference", request, ranks=3)
         assert need.fp8_weights == fp8_weights
+        assert (need.size, need.ranks, need.passes) == ((1, 4, 4), 3, 1)
 
 
 def test_where_the_formula_says_it_fits_less_is_offered() -> None:
@@ -112,6 +117,51 @@ def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
     refuse_hopeless(NEED._replace(size=(17, 88, 88)), cpu, show)
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (10**5, "needs about 2.8 MB (weights 2.8 MB"),  # the weights, which are not loaded then
+        (10**7, "; would fit: size 704x704x"),  # the sample, beside weights that are loaded
+    ],
+)
+def test_generate_refuses_on_a_cpu_what_it_would_be_killed_for(
+    there: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    golden, loaded = load_golden("hyvideo10"), []
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.capacity", lambda device: there)
+    load = Runtime.load
+    monkeypatch.setattr(Runtime, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    monkeypatch.setattr(Runtime, "run", None)
+    saved = without(golden, "latents", tmp_path / "io.safetensors")
+    models = ["--dit", golden.dit, "--conditioning", saved, "--size", "704x704x129"]
+    out = ["--policy", "full", "--latents-out", tmp_path / "out.safetensors"]
+    told = refusal(["generate", *models, *out], capsys)
+    assert told.startswith("out of memory: ")
+    assert said in told
+    assert len(loaded) == (there > 10**6)
+
+
+def without(golden: Golden, name: str, path: Path) -> Path:
+    save_file({key: tensor for key, tensor in golden.io.items() if key != name}, path)
+    return path
+
+
+def test_a_container_has_what_its_control_group_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.GROUP_FILES", ((limit, used),))
+    whole = capacity(torch.device("cpu"))
+    used.write_text("400000\n")
+    for text, expected in (("max\n", whole), ("1000000\n", 600_000)):
+        limit.write_text(text)
+        assert capacity(torch.device("cpu")) == pytest.approx(expected, rel=0.2)
+
+
 def test_what_is_named_would_fit() -> None:
     assert fits(NEED._replace(size=(17, 88, 88)), 30 * 10**9)
     assert footprint(NEED._replace(ranks=2)).total <= 30 * 10**9
@@ -130,7 +180,7 @@ def test_a_command_says_before_what_it_takes_and_then_what_would_fit(
         before.append(capsys.readouterr().out)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
 
-    monkeypatch.setattr(Runtime, "sample", sample)
+    monkeypatch.setattr(Runtime, "run", sample)
     monkeypatch.chdir(tmp_path)
     told = refusal([command, "a red circle moving left"], capsys)
     [said] = before

@@ -74,8 +74,6 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
             "give --latents-out FILE.safetensors"
         )
     request = sample_request(args, runtime, ranks, is_first)
-    if args.out is not None:
-        _check_videos(args.out, runtime, request)
     sample = _sample(args, runtime, request, 1 if ranks is None else ranks.size, is_first)
     if is_first:
         _report(sample, _write(args, sample))
@@ -119,6 +117,8 @@ def _sample(
         explained_sample(runtime, args.ops, request, is_shown, ranks),
         StepProgress(request.schedule.steps, is_shown) as progress,
     ):
+        if args.out is not None:
+            _check_videos(args.out, runtime, request)
         return runtime.run(request, on_step=progress.on_step)
 
 

@@ -18,6 +18,8 @@ from .arguments import (
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import torch
 
     from ..attention.local import LocalAttention
@@ -60,6 +62,7 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
     from ..cache.policies import check_policy
     from ..pipeline.request import SEEDS
+    from ..pipeline.saved_conditioning import load_conditioning
     from ..schedule import Schedule, get_preset
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
@@ -78,6 +81,8 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         steps = max(args.step_list) + 1 if args.steps is None else args.steps
         Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
     check_ranks(args)
+    if args.conditioning is not None:
+        load_conditioning(args.conditioning)  # a few MB, read before a model of many GB is
     for flag in ("guidance_scale", "classifier_free_scale"):
         if args.no_guidance and getattr(args, flag) is not None:
             raise ValueError(f"give either --{flag.replace('_', '-')} or --no-guidance")
@@ -131,27 +136,28 @@ def sample_request(
 
     With `is_told`, what a file holds and the model has no use for is said on stdout.
     """
+    from functools import partial
+
     from ..pipeline.request import Request
     from .schedules import choose_policy, choose_schedule
 
     name = choose_policy(args, runtime.predictor is not None)
     schedule = choose_schedule(args, runtime.config, name)
-    read = _saved_fields if args.prompt is None else _prompt_fields
-    request = runtime.conditioned(
-        Request(
-            schedule=schedule,
-            policy=name,
-            seed=args.seed,
-            classifier_free_scale=args.classifier_free_scale,
-            **read(args, runtime, is_told),
-        )
+    scale = args.classifier_free_scale
+    make = partial(
+        Request, schedule=schedule, policy=name, seed=args.seed, classifier_free_scale=scale
     )
+    if args.prompt is not None:
+        request = _prompt_request(args, runtime, make)
+    else:
+        request = _saved_request(args, runtime, make, is_told)
+    request = runtime.conditioned(request)
     if ranks is not None:
-        _check_shares(args, runtime, ranks, request)
+        check_shares(args, runtime, ranks, request)
     return request
 
 
-def _check_shares(
+def check_shares(
     args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks", request: "Request"
 ) -> None:
     """ValueError, as `plan` says it, where the tokens of a pass cannot be shared by the ranks."""
@@ -163,10 +169,9 @@ def _check_shares(
         job.plan(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
 
 
-def _prompt_fields(
-    args: argparse.Namespace, runtime: "Runtime", is_told: bool
-) -> dict[str, object]:
-    """Fields of a request for a prompt."""
+def _prompt_request(
+    args: argparse.Namespace, runtime: "Runtime", make: "Callable[..., Request]"
+) -> "Request":
     from ..tiny.clips import FRAMES, HEIGHT, WIDTH
     from ..tiny.config import GUIDANCE_SCALE
 
@@ -175,21 +180,21 @@ def _prompt_fields(
     is_settled = args.no_guidance or args.classifier_free_scale is not None
     if scale is None and (runtime.config.guidance_embed or not is_settled):
         scale = GUIDANCE_SCALE
-    return {
-        "prompts": [args.prompt],
-        "negative_prompt": args.negative_prompt or "",
-        "size": (frames, height, width),
-        "guidance_scale": scale,
-    }
+    return make(
+        prompts=[args.prompt],
+        negative_prompt=args.negative_prompt or "",
+        size=(frames, height, width),
+        guidance_scale=scale,
+    )
 
 
-def _saved_fields(args: argparse.Namespace, runtime: "Runtime", is_told: bool) -> dict[str, object]:
-    """Fields of a request for a saved conditioning."""
+def _saved_request(
+    args: argparse.Namespace, runtime: "Runtime", make: "Callable[..., Request]", is_told: bool
+) -> "Request":
     from ..pipeline.saved_conditioning import load_conditioning
 
     saved = load_conditioning(args.conditioning)
-    if saved.latents is not None and args.size is not None:
-        raise ValueError(f"--size is settled by the latents in {args.conditioning}; leave it out")
+    size, latent_shape = _saved_size(args, runtime, saved)
     embeds, scale = runtime.config.guidance_embed, args.guidance_scale
     is_left_out = embeds and args.classifier_free_scale is None
     if is_left_out and saved.negative is not None and is_told:
@@ -197,26 +202,30 @@ def _saved_fields(args: argparse.Namespace, runtime: "Runtime", is_told: bool) -
             f"negative_* of {args.conditioning} are left out: this model embeds its guidance; "
             "--classifier-free-scale takes them"
         )
-    return {
-        "conditioning": saved.positive,
-        "negative": None if is_left_out or args.no_guidance else saved.negative,
-        "guidance_scale": saved.guidance_scale if scale is None and embeds else scale,
-        "latents": saved.latents,
-        **_size_fields(args, runtime, saved),
-    }
+    return make(
+        conditioning=saved.positive,
+        negative=None if is_left_out or args.no_guidance else saved.negative,
+        guidance_scale=saved.guidance_scale if scale is None and embeds else scale,
+        size=size,
+        latent_shape=latent_shape,
+        latents=saved.latents,
+    )
 
 
-def _size_fields(
+def _saved_size(
     args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
-) -> dict[str, object]:
-    cond_latents = saved.positive.cond_latents
+) -> "tuple[Sequence[int] | None, Sequence[int] | None]":
+    """`size` and `latent_shape` of a request: one of them is None, with given noise both."""
     if saved.latents is not None:
-        return {}
+        if args.size is not None:
+            where = f"the latents in {args.conditioning}"
+            raise ValueError(f"--size is settled by {where}; leave it out")
+        return None, None
     if args.size is not None:
         width, height, frames = args.size
-        return {"size": (frames, height, width)}
-    if cond_latents is not None:
-        return {"latent_shape": (runtime.config.in_channels, *cond_latents.shape[2:])}
+        return (frames, height, width), None
+    if saved.positive.cond_latents is not None:
+        return None, (runtime.config.in_channels, *saved.positive.cond_latents.shape[2:])
     raise ValueError(
         f"conditioning {args.conditioning} has no latents; give the video's --size, "
         "such as 704x704x129"

@@ -13,7 +13,7 @@ DEFAULT_GUIDANCE = 6.0  # the official pipelines' scale, embedded and classifier
 
 
 def guidance_of(request: Request, config: DiTConfig) -> Guidance:
-    """The scales of a sample; ValueError where the model, the scales and the negative side differ.
+    """Scales of a sample; ValueError where model, scales and negative side do not go together.
 
     `classifier_free` is set exactly where a sample has two passes.
     """
@@ -44,11 +44,10 @@ def guidance_of(request: Request, config: DiTConfig) -> Guidance:
 
 def check_conditionings(request: Request, config: DiTConfig) -> None:
     """ValueError naming the tensor that does not fit the model, the latents or the other side."""
-    batch, shape = None, latent_shape(request)
-    for conditioning, prefix in zip(request.conditionings, ("", "negative_"), strict=False):
-        conditioning.validate(config, (1, *shape), batch, prefix)
-        batch = conditioning.batch
+    batch = request.conditioning.checked_batch()
     check_latents(request, config, batch)
+    for conditioning, prefix in zip(request.conditionings, ("", "negative_"), strict=False):
+        conditioning.validate(config, (batch, *latent_shape(request)), batch, prefix)
 
 
 def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
@@ -57,7 +56,7 @@ def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
     got = [batch, *latent_shape(request)] if request.latents is None else [*request.latents.shape]
     name = "latent_shape" if request.latents is None else "latents"
     if len(got) != 5 or got[:2] != [batch, channels]:
-        wanted, got = f"[{batch}, {channels}, T, H, W]", got
+        wanted = f"[{batch}, {channels}, T, H, W]"
         if name == "latent_shape":
             wanted, got = f"({channels}, T, H, W)", tuple(got[1:])
         raise ValueError(f"{name} must be {wanted}, got {got}")

@@ -14,18 +14,7 @@ import torch
 
 @contextmanager
 def set_aside(device: torch.device) -> Iterator[None]:
-    """Within, nothing of this thread's settings reaches what runs on the CPU or on `device`.
-
-    Warns, as a RuntimeWarning, where fp32 products are allowed to be less than fp32.
-    """
-    precision = torch.get_float32_matmul_precision()
-    if precision != "highest":
-        warnings.warn(
-            f"torch's float32 matmul precision is {precision!r}: samples of float32 models may "
-            "differ by about 1e-3 from those at 'highest'",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    """Keep this thread's settings away from what runs within, on the CPU or on `device`."""
     with ExitStack() as settings:
         settings.enter_context(torch.inference_mode(False))
         settings.enter_context(torch.no_grad())
@@ -35,3 +24,15 @@ def set_aside(device: torch.device) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":  # else it would cost a call per operator
             settings.enter_context(torch.device("cpu"))
         yield
+
+
+def warn_of_precision(dtype: torch.dtype) -> None:
+    """Warn, as a RuntimeWarning, where products in `dtype` are allowed to be less exact."""
+    precision = torch.get_float32_matmul_precision()
+    if dtype == torch.float32 and precision != "highest":
+        warnings.warn(
+            f"torch's float32 matmul precision is {precision!r}: a sample in float32 may differ by "
+            "about 1e-3 from one at 'highest'",
+            RuntimeWarning,
+            stacklevel=2,
+        )

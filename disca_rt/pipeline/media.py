@@ -49,6 +49,9 @@ def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
 
 def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write uint8 `frames [T, H, W, 3]` as H.264; ValueError for sides that it cannot have."""
+    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
+        shape = list(frames.shape)
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {shape}")
     check_sides(*frames.shape[1:3])
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})

@@ -31,7 +31,7 @@ from ..vae.codec import Codec
 from ..vae.sizes import SIZES
 from ..weights.load import load_dit, load_predictor
 from .fit import check_conditionings, guidance_of, noise_of
-from .host_settings import set_aside
+from .host_settings import set_aside, warn_of_precision
 from .request import Request
 
 P = TypeVar("P", bound="Pipeline")
@@ -69,7 +69,8 @@ class Listeners:
     def begin(self, stage: StageName) -> None:
         """Tell that `stage` begins; raises `Cancelled` in its place where that is asked for."""
         if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled(f"cancelled before {stage}")
+            where = "decode" if stage == "decode" else f"step 0, at {stage}"
+            raise Cancelled(f"cancelled before {where}")
         if self.on_stage is not None:
             self.on_stage(stage)
 
@@ -168,6 +169,7 @@ class Pipeline:
         listeners = Listeners(on_stage, on_step, cancel)
         with self._alone():
             stopwatch = Stopwatch(self.dit.device)
+            warn_of_precision(self.dit.dtype)
             policy = self.policy(request)
             listeners.begin("conditioning")
             request = self._conditioned(request, stopwatch)
@@ -197,8 +199,6 @@ class Pipeline:
             return
         with self._alone():
             self.denoiser.close()
-            if self.graphs is not None:
-                self.graphs.drop(self.dit)
             self._is_closed = True
             del self.dit, self.predictor, self.codec, self.text_encoder, self.graphs, self.denoiser
 
