@@ -280,7 +280,7 @@ def test_a_list_is_taken_as_other_tools_write_it(words: str) -> None:
 
 
 def test_ranks_and_sizes_that_do_not_fit_are_said_as_plan_says_it() -> None:
-    conditioning, schedule = encode_prompts(["a red circle"]), get_preset("disca-n4")
+    conditioning, schedule = encode_prompts(["a red circle moving left"]), get_preset("disca-n4")
     given = {"conditioning": conditioning, "latent_shape": (12, 1, 2, 2)}
     request = Request(**given, schedule=schedule, policy="disca")
     runtime = load_tiny()
