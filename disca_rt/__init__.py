@@ -23,61 +23,36 @@ if TYPE_CHECKING:
     from .tiny.runtime import load_tiny
 
 __version__ = "0.1.0"
+# fmt: off
 __all__ = [
-    "Busy",
-    "Cancelled",
-    "Closed",
-    "Conditioning",
-    "GraphRunner",
-    "LocalAttention",
-    "Pipeline",
-    "Request",
-    "Runtime",
-    "Sample",
-    "SavedConditioning",
-    "Schedule",
-    "StepEvent",
-    "UlyssesAttention",
-    "__version__",
-    "full_schedule",
-    "get_preset",
-    "joined",
-    "load_conditioning",
-    "load_tiny",
-    "to_frames",
-    "write_contact_sheet",
-    "write_mp4",
+    "Busy", "Cancelled", "Closed", "Conditioning", "GraphRunner", "LocalAttention", "Pipeline",
+    "Request", "Runtime", "Sample", "SavedConditioning", "Schedule", "StepEvent",
+    "UlyssesAttention", "__version__", "full_schedule", "get_preset", "joined",
+    "load_conditioning", "load_tiny", "to_frames", "write_contact_sheet", "write_mp4",
 ]
-_HOMES = {  # as for type checkers above; a test compares the two
-    "Busy": "pipeline.pipeline",
-    "Cancelled": "sampling.engine",
-    "Closed": "pipeline.pipeline",
-    "Conditioning": "conditioning",
-    "GraphRunner": "graphs.runner",
-    "LocalAttention": "attention.local",
-    "Pipeline": "pipeline.pipeline",
-    "Request": "pipeline.request",
-    "Runtime": "pipeline.runtime",
-    "Sample": "pipeline.pipeline",
-    "SavedConditioning": "pipeline.saved_conditioning",
-    "Schedule": "schedule",
-    "StepEvent": "sampling.engine",
-    "UlyssesAttention": "parallel.attention",
-    "full_schedule": "schedule",
-    "get_preset": "schedule",
-    "joined": "parallel.ranks",
-    "load_conditioning": "pipeline.saved_conditioning",
-    "load_tiny": "tiny.runtime",
-    "to_frames": "pipeline.media",
-    "write_contact_sheet": "pipeline.media",
-    "write_mp4": "pipeline.media",
+# fmt: on
+_HOMES = {  # the imports above; a test compares the two
+    "attention.local": ("LocalAttention",),
+    "conditioning": ("Conditioning",),
+    "graphs.runner": ("GraphRunner",),
+    "parallel.attention": ("UlyssesAttention",),
+    "parallel.ranks": ("joined",),
+    "pipeline.media": ("to_frames", "write_contact_sheet", "write_mp4"),
+    "pipeline.pipeline": ("Busy", "Closed", "Pipeline", "Sample"),
+    "pipeline.request": ("Request",),
+    "pipeline.runtime": ("Runtime",),
+    "pipeline.saved_conditioning": ("SavedConditioning", "load_conditioning"),
+    "sampling.engine": ("Cancelled", "StepEvent"),
+    "schedule": ("Schedule", "full_schedule", "get_preset"),
+    "tiny.runtime": ("load_tiny",),
 }
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'disca_rt' has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -45,7 +45,7 @@ def write_all(writers: Mapping[Path, Writer]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """OSError in one line unless `write_whole` could write `path`; leaves nothing behind.
+    """Raise OSError, in one line, unless `write_whole` could write `path`; leaves no trace.
 
     Missing folders are tried in a folder of their own, for several processes may ask at once.
     """
@@ -66,7 +66,7 @@ def check_writable(path: Path) -> None:
 
 
 def _is_anothers(path: Path) -> bool:
-    """Tells whether a sticky folder, such as /tmp, keeps this user from replacing the file."""
+    """Tell whether a sticky folder, such as /tmp, keeps this user from replacing the file."""
     user, folder = os.geteuid(), path.parent
     if user == 0 or not os.path.lexists(path) or not folder.stat().st_mode & stat.S_ISVTX:
         return False
@@ -74,7 +74,7 @@ def _is_anothers(path: Path) -> bool:
 
 
 def _partial(path: Path) -> Path:
-    """A hidden neighbour that nobody else has, its name short where that of `path` is long."""
+    """Name of a hidden neighbour that nobody else has, legal where that of `path` is."""
     return path.with_name(f".{path.name[:20]}.{secrets.token_hex(4)}.partial")
 
 

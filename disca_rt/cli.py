@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """Build the parser of all subcommands."""
     parser = OneLineParser(
         prog="disca-rt", description="HunyuanVideo with DisCa, from checkpoint to video."
     )
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage; takes lists with spaces as with commas."""
+    """Parser that says what is wrong in one line and takes lists with spaces or commas."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         return super().parse_args(with_commas(sys.argv[1:] if args is None else args), namespace)
@@ -79,7 +79,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def with_commas(words: Sequence[str]) -> list[str]:
-    """Words of a command line, those of a list joined: --step-list 0 2 is --step-list=0,2."""
+    """Join the words of a list: --step-list 0 2 becomes --step-list=0,2."""
     joined: list[str] = []
     is_list = False
     for word in words:

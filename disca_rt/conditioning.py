@@ -58,10 +58,11 @@ class Conditioning:
         return self.batch
 
     def to(self, device: torch.device | str) -> "Conditioning":
+        """Copy every tensor to `device`."""
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name."""
+        """Fields that are not None, by name."""
         present = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: tensor for name, tensor in present.items() if tensor is not None}
 
@@ -78,31 +79,25 @@ class Conditioning:
         `[B, C, T, H, W]` of the sample's latents, `batch` its number of samples; None: not checked.
         """
         batch = self.checked_batch(prefix) if batch is None else batch
-        for name, width in _widths(config).items():
-            _check_presence(prefix, name, getattr(self, name), config.family, width is not None)
-            if width is not None:
-                _check_states(prefix + name, getattr(self, name), width, batch)
-        for name in ("text_mask", "byt5_text_mask"):
-            states = getattr(self, name.replace("mask", "states"))
-            _check_presence(prefix, name, getattr(self, name), config.family, states is not None)
-            if states is not None:
-                _check_mask(prefix + name, getattr(self, name), states.shape[:2])
-        if (self.text_mask.sum(1) == 0).any():
-            raise ValueError(
-                f"{prefix}text_mask must leave at least one valid token in every sample"
-            )
-        self._check_cond_latents(config, latent_shape, batch, prefix)
-        for name, tensor in self.tensors().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(
-                    f"{prefix}{name} has values that are not finite; re-encode the prompt"
-                )
+        for name, shape in self._shapes(config, batch, latent_shape).items():
+            tensor = getattr(self, name)
+            if tensor is None and shape is not None:
+                raise ValueError(f"conditioning lacks {prefix}{name}, which this model needs")
+            if tensor is not None and shape is None:
+                whose = f"which a {config.family} does not take"
+                raise ValueError(f"conditioning has {prefix}{name}, {whose}")
+            if tensor is not None and not _fits(tensor.shape, shape):
+                wanted = f"[{', '.join(map(str, shape))}]"
+                if name == "cond_latents" and latent_shape is not None:
+                    wanted += ", as large as the latents"
+                raise ValueError(f"{prefix}{name} must be {wanted}, got {list(tensor.shape)}")
+        self._check_values(prefix)
 
     def without_padding_values(self) -> "Conditioning":
-        """The same with zeros in padded rows of text, where those hold values that are not finite.
+        """Put zeros into padded rows of text where they hold values that are not finite.
 
         Padding is never attended to, so that it changes nothing, but NaN times a weight of zero is
-        still NaN. Call it on a conditioning that fits its masks; others are given back as they are.
+        still NaN. A mask that does not fit its states is left for `validate`.
         """
         cleaned = {}
         for name in ("text", "byt5_text"):
@@ -113,53 +108,34 @@ class Conditioning:
                 cleaned[f"{name}_states"] = states.masked_fill(~mask.bool()[..., None], 0)
         return replace(self, **cleaned) if cleaned else self
 
-    def _check_cond_latents(
-        self, config: DiTConfig, latent_shape: Sequence[int] | None, batch: int, prefix: str
-    ) -> None:
-        given, name = self.cond_latents, f"{prefix}cond_latents"
-        channels = config.embed_channels - config.in_channels
-        _check_presence(prefix, "cond_latents", given, config.family, channels > 0)
-        if given is None:
-            return
-        if given.ndim != 5 or given.shape[:2] != (batch, channels):
-            wanted = f"[{batch}, {channels}, T, H, W]"
-            raise ValueError(f"{name} must be {wanted}, got {list(given.shape)}")
-        if latent_shape is not None and list(given.shape[2:]) != list(latent_shape[2:]):
-            raise ValueError(
-                f"{name} must be as large as the latents {list(latent_shape[2:])}, "
-                f"got {list(given.shape[2:])}"
-            )
+    def _shapes(
+        self, config: DiTConfig, batch: int, latent_shape: Sequence[int] | None
+    ) -> dict[str, Sequence[int | str] | None]:
+        """Shape of every field, a letter for any size; None where the model has no such input."""
+        glyphs, channels = self.byt5_text_states, config.embed_channels - config.in_channels
+        shapes = {
+            "text_states": (batch, "L", config.text_dim),
+            "text_mask": self.text_states.shape[:2],
+            "text_states_2": (batch, config.text_dim_2),
+            "byt5_text_states": (batch, "L", config.byt5_dim),
+            "byt5_text_mask": (None,) if glyphs is None else glyphs.shape[:2],
+            "vision_states": (batch, "V", config.vision_dim),
+            "cond_latents": (batch, channels or None, *(latent_shape or "BCTHW")[2:]),
+        }
+        return {name: None if None in shape else shape for name, shape in shapes.items()}
+
+    def _check_values(self, prefix: str) -> None:
+        for name, tensor in self.tensors().items():
+            if name.endswith("_mask") and not ((tensor == 0) | (tensor == 1)).all():
+                raise ValueError(f"{prefix}{name} must hold 1 for valid and 0 for padding")
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                way_out = "re-encode the prompt"
+                raise ValueError(f"{prefix}{name} has values that are not finite; {way_out}")
+        if (self.text_mask.sum(1) == 0).any():
+            valid = "at least one valid token in every sample"
+            raise ValueError(f"{prefix}text_mask must leave {valid}")
 
 
-def _widths(config: DiTConfig) -> dict[str, int | None]:
-    return {
-        "text_states": config.text_dim,
-        "text_states_2": config.text_dim_2,
-        "byt5_text_states": config.byt5_dim,
-        "vision_states": config.vision_dim,
-    }
-
-
-def _check_presence(
-    prefix: str, name: str, tensor: Tensor | None, family: str, is_needed: bool
-) -> None:
-    if tensor is None and is_needed:
-        raise ValueError(f"conditioning lacks {prefix}{name}, which this model needs")
-    if tensor is not None and not is_needed:
-        raise ValueError(f"conditioning has {prefix}{name}, which a {family} does not take")
-
-
-def _check_states(name: str, tensor: Tensor, width: int, batch: int) -> None:
-    ndim = 2 if name.endswith("text_states_2") else 3
-    wanted = f"[{batch}, L, {width}]" if ndim == 3 else f"[{batch}, {width}]"
-    if tensor.ndim != ndim or tensor.shape[0] != batch or tensor.shape[-1] != width:
-        raise ValueError(f"{name} must be {wanted}, got {list(tensor.shape)}")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} must be floats, got {tensor.dtype}")
-
-
-def _check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
-    if mask.shape != shape:
-        raise ValueError(f"{name} must be {list(shape)}, got {list(mask.shape)}")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{name} must hold 1 for valid and 0 for padding, got other values")
+def _fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(isinstance(w, str) or n == w for n, w in pairs)

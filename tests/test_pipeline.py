@@ -62,10 +62,11 @@ def test_names_at_the_top_are_lazy_and_the_same_for_type_checkers() -> None:
     subprocess.run([sys.executable, "-c", lazy], check=True)
     tree = ast.parse(Path(disca_rt.__file__).read_text())
     (checked,) = (node for node in tree.body if isinstance(node, ast.If))
-    imports = {alias.name: each.module for each in checked.body for alias in each.names}
+    imports = {each.module: tuple(alias.name for alias in each.names) for each in checked.body}
     assert imports == disca_rt._HOMES
-    assert set(disca_rt.__all__) == {*imports, "__version__"} <= set(dir(disca_rt))
-    assert all(getattr(disca_rt, name).__name__ == name for name in imports)
+    names = [name for names in imports.values() for name in names]
+    assert set(disca_rt.__all__) == {*names, "__version__"} <= set(dir(disca_rt))
+    assert all(getattr(disca_rt, name).__name__ == name for name in names)
     with pytest.raises(AttributeError, match="'disca_rt' has no attribute 'Runtme'"):
         _ = disca_rt.Runtme
 
@@ -111,7 +112,12 @@ def test_a_request_that_does_not_fit_runs_no_model(golden: Golden, pipeline: Pip
     ):
         with pytest.raises(ValueError, match=message):
             pipeline.run(request(golden, **fields), on_stage=stages.append)
+    tiny, encoded = load_tiny(), []
+    tiny.text_encoder = encoded.append
+    with pytest.raises(ValueError, match=r"latents must be \[1, 12, T, H, W\]"):
+        tiny.run(Request(**{**CLIP, "size": None}, latents=golden.io["latents"]))
     assert set(stages) <= {"conditioning"}
+    assert not encoded
 
 
 def test_seeds_of_its_own_for_each_sample_and_a_size_in_pixels(

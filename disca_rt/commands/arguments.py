@@ -11,7 +11,7 @@ ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune
 
 
 def step_list(text: str) -> tuple[int, ...]:
-    """ "0,2,5", "0, 2, 5", "0 2 5" or "[0, 2, 5]" -> (0, 2, 5)."""
+    """Read "0,2,5", "0, 2, 5", "0 2 5" or "[0, 2, 5]" as (0, 2, 5)."""
     numbers = re.split(r"\s*,\s*|\s+", re.sub(r"^\[(.*)\]$", r"\1", text.strip()).strip())
     if not all(re.fullmatch("-?[0-9]+", number) for number in numbers):
         raise argparse.ArgumentTypeError(
@@ -21,7 +21,7 @@ def step_list(text: str) -> tuple[int, ...]:
 
 
 def prompt(text: str) -> str:
-    """The prompt itself; one of numbers alone is what another flag was to have."""
+    """Read a prompt; one without letters is refused: it was meant for a flag before it."""
     if not re.search(r"[^\W\d_]", text):
         raise argparse.ArgumentTypeError(
             f"the prompt has no words, got {text!r}; a flag takes one value, "
@@ -31,7 +31,7 @@ def prompt(text: str) -> str:
 
 
 def video_size(text: str) -> tuple[int, int, int]:
-    """ "704x704x129" (width x height x frames) -> (width, height, frames)."""
+    """Read "704x704x129", WIDTHxHEIGHTxFRAMES, as (width, height, frames)."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,5}", part) for part in parts):
         raise argparse.ArgumentTypeError(
@@ -42,7 +42,7 @@ def video_size(text: str) -> tuple[int, int, int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --size, --text-tokens: of a forward that is counted, not run."""
+    """Add --model, --size and --text-tokens, for a forward that is counted, not run."""
     parser.add_argument(
         "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
     )
@@ -53,7 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    """--preset, --steps, --shift, --step-list, --policy."""
+    """Add --preset, --steps, --shift, --step-list and --policy."""
     group = parser.add_argument_group("schedule")
     group.add_argument("--preset", help="a schedule such as disca-n4 (an unknown name lists all)")
     group.add_argument("--steps", type=int, help="number of Euler steps")
@@ -65,7 +65,7 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:
-    """--fp8-weights."""
+    """Add --fp8-weights."""
     group.add_argument(
         "--fp8-weights",
         action="store_true",
@@ -74,7 +74,7 @@ def add_fp8_argument(group: argparse._ActionsContainer) -> None:
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
-    """ValueError unless `path`, ending in `suffix`, could be written; leaves nothing behind."""
+    """Raise ValueError unless `path`, ending in `suffix`, could be written; leaves no trace."""
     if path.suffix != suffix:
         raise ValueError(f"{flag} must end in {suffix}, got {path}")
     try:

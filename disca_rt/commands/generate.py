@@ -95,7 +95,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _check_videos(out: Path, runtime: "Runtime", request: "Request") -> None:
-    """ValueError where a video of `request` could not be written or be an mp4."""
+    """Raise ValueError where a video of `request` could not be written or be an mp4."""
     from ..pipeline.fit import latent_shape
     from ..pipeline.media import check_sides, enlargement
 
@@ -146,7 +146,7 @@ def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
 
 
 def _videos(out: Path, samples: int) -> list[Path]:
-    """`out` of one sample; v-0.mp4, v-1.mp4 and so on of several."""
+    """Paths of the videos: `out` itself for one sample, v-0.mp4, v-1.mp4 and so on for several."""
     if samples == 1:
         return [out]
     return [out.with_stem(f"{out.stem}-{i}") for i in range(samples)]

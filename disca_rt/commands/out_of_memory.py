@@ -126,7 +126,7 @@ def refuse_weights(
     dtype: torch.dtype | None,
     fp8_weights: bool,
 ) -> None:
-    """MemoryError where the models of these checkpoints cannot fit, from their headers alone."""
+    """Raise MemoryError where the models of these files cannot fit, by their headers alone."""
     model = identify(open_checkpoint(resolve(dit)))
     if not isinstance(model.config, DiTConfig):
         return  # which loading says best
@@ -151,7 +151,7 @@ def show_size(runtime: Runtime, grid: tuple[int, int, int]) -> str:
 
 
 def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held: int = 0) -> None:
-    """MemoryError where not even the weights fit, or on a CPU the whole sample.
+    """Raise MemoryError where not even the weights fit, or on a CPU the whole sample.
 
     There an allocation succeeds all the same, and the process is killed without a word later.
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The prompt, and the groups models, input, ranks and schedule."""
+    """Add the prompt, and the groups models, input, ranks and schedule."""
     parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
     models.add_argument("--dit", help="checkpoint of the DiT")
@@ -59,7 +59,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
 
 
 def check_sampling_arguments(args: argparse.Namespace) -> None:
-    """Everything that can be refused before a model is loaded."""
+    """Raise ValueError for all that can be refused before a model is loaded."""
     from ..cache.policies import check_policy
     from ..pipeline.request import SEEDS
     from ..pipeline.saved_conditioning import load_conditioning
@@ -102,7 +102,7 @@ def load_runtime(
     local: "LocalAttention | None" = None,
     graphs: "GraphRunner | None" = None,
 ) -> "Runtime":
-    """The models that the flags name; `ops` and `local` stand in for those that they name."""
+    """Load the models that the flags name; `ops` and `local` replace those that they name."""
     from ..attention.local import LocalAttention
     from ..pipeline.runtime import Runtime
     from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
@@ -160,7 +160,7 @@ def sample_request(
 def check_shares(
     args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks", request: "Request"
 ) -> None:
-    """ValueError, as `plan` says it, where the tokens of a pass cannot be shared by the ranks."""
+    """Raise ValueError, as `plan` words it, where ranks cannot share the tokens of a pass."""
     from ..pipeline.fit import latent_shape
     from ..simulation.forecast import Job
 
@@ -215,7 +215,7 @@ def _saved_request(
 def _saved_size(
     args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
 ) -> "tuple[Sequence[int] | None, Sequence[int] | None]":
-    """`size` and `latent_shape` of a request: one of them is None, with given noise both."""
+    """Fields `size` and `latent_shape` of a request: one is None, with given noise both."""
     if saved.latents is not None:
         if args.size is not None:
             where = f"the latents in {args.conditioning}"

@@ -1,4 +1,4 @@
-"""Whether a request fits a model: its guidance, conditionings and noise. Runs no model."""
+"""Checks of a request against a model: guidance, conditionings and noise. Runs no model."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def guidance_of(request: Request, config: DiTConfig) -> Guidance:
 
 
 def check_conditionings(request: Request, config: DiTConfig) -> None:
-    """ValueError naming the tensor that does not fit the model, the latents or the other side."""
+    """Raise ValueError for the first tensor that does not fit the model or the other tensors."""
     batch = request.conditioning.checked_batch()
     check_latents(request, config, batch)
     for conditioning, prefix in zip(request.conditionings, ("", "negative_"), strict=False):
@@ -51,7 +51,7 @@ def check_conditionings(request: Request, config: DiTConfig) -> None:
 
 
 def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
-    """ValueError naming the shape of the noise, where the model cannot take `batch` of it."""
+    """Raise ValueError where the model cannot take noise of this shape, for `batch` samples."""
     channels = config.in_channels
     got = [batch, *latent_shape(request)] if request.latents is None else [*request.latents.shape]
     name = "latent_shape" if request.latents is None else "latents"
@@ -69,7 +69,7 @@ def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
 
 
 def latent_shape(request: Request) -> tuple[int, ...]:
-    """(C, T, H, W) of the noise of a request whose size in pixels, if any, is already settled."""
+    """Shape (C, T, H, W) of the noise, for a request without a `size` in pixels."""
     return tuple(request.latent_shape or request.latents.shape[1:])
 
 

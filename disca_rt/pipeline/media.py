@@ -19,7 +19,7 @@ SHEET_GAP = 4  # pixels of white between frames
 
 
 def to_frames(video: Tensor) -> np.ndarray:
-    """Video `[3, T, H, W]` in [0, 1] -> uint8 `[T, H, W, 3]`, enlarged where it is small.
+    """Turn a video `[3, T, H, W]` in [0, 1] into uint8 `[T, H, W, 3]`, enlarged where small.
 
     ValueError for another shape, and for values that are not finite: they would become black.
     """
@@ -64,7 +64,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def check_sides(height: int, width: int) -> None:
-    """ValueError for sides in pixels that H.264 with chroma at half the resolution cannot have."""
+    """Raise ValueError for sides in pixels that H.264 with halved chroma cannot have."""
     if height % 2 or width % 2:
         raise ValueError(f"sides must be even for an mp4, got {width}x{height}")
     if max(height, width) > LARGEST_SIDE:

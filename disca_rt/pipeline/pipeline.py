@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,29 +26,29 @@ from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
-from ..sampling.engine import Cancelled, StepEvent
+from ..sampling.engine import StepEvent
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES
 from ..weights.load import load_dit, load_predictor
-from .fit import check_conditionings, guidance_of, noise_of
+from .fit import check_conditionings, check_latents, guidance_of, noise_of
 from .host_settings import set_aside, warn_of_precision
+from .listeners import Listeners, StageName
 from .request import Request
 
 P = TypeVar("P", bound="Pipeline")
-StageName = Literal["conditioning", "denoise", "decode"]
 
 
 class Busy(RuntimeError):
-    """A pipeline was asked for a sample, or to close, while it samples."""
+    """Refusal of a second sample, or of `close`, while a pipeline samples."""
 
 
 class Closed(RuntimeError):
-    """A pipeline was asked for a sample after `close`."""
+    """Refusal of any use of a pipeline after `close`."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`latents [B, C, T, H, W]` fp32; `video [B, 3, T', H', W']` in [0, 1] or None without a codec.
+    """Result: `latents [B, C, T, H, W]` fp32, `video [B, 3, T', H', W']` in [0, 1] or None.
 
     `times` says where the time went: prompts, conditioning, full steps, predicted steps, decode.
     """
@@ -56,23 +56,6 @@ class Sample:
     latents: Tensor
     video: Tensor | None
     times: dict[str, StageTime]
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Whoever follows a sample: called at each stage's begin and each step's end, or to stop it."""
-
-    on_stage: Callable[[StageName], None] | None = None
-    on_step: Callable[[StepEvent], None] | None = None
-    cancel: threading.Event | None = None
-
-    def begin(self, stage: StageName) -> None:
-        """Tell that `stage` begins; raises `Cancelled` in its place where that is asked for."""
-        if self.cancel is not None and self.cancel.is_set():
-            where = "decode" if stage == "decode" else f"step 0, at {stage}"
-            raise Cancelled(f"cancelled before {where}")
-        if self.on_stage is not None:
-            self.on_stage(stage)
 
 
 class Pipeline:
@@ -188,7 +171,7 @@ class Pipeline:
             return self._conditioned(request, Stopwatch(self.dit.device))
 
     def policy(self, request: Request) -> CachePolicy:
-        """The policy that `request` names or is; ValueError lists the known names."""
+        """Policy that `request` names or is; ValueError lists the known names."""
         if isinstance(request.policy, str):
             return build_policy(request.policy, self.predictor, self.dit.ops)
         return request.policy
@@ -215,7 +198,7 @@ class Pipeline:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One call at a time, on this pipeline's device, apart from the settings around."""
+        """Admit one call at a time, on this pipeline's device, apart from the settings around."""
         name = type(self).__name__
         if not self._busy.acquire(blocking=False):
             raise Busy(f"this {name} is sampling; make a second one for another thread")
@@ -237,6 +220,7 @@ class Pipeline:
             shape = self.config.in_channels, *codec.latent_shape(*request.size)[1:]
             request = replace(request, size=None, latent_shape=shape)
         if request.prompts is not None:
+            check_latents(request, self.config, len(request.prompts))
             is_mixed = guidance.classifier_free is not None
             with stopwatch.stage("prompts"):
                 request = self._encoded(request, is_mixed)
@@ -247,7 +231,7 @@ class Pipeline:
         return request
 
     def _encoded(self, request: Request, is_mixed: bool) -> Request:
-        """The same request with the conditionings of its prompts in their place."""
+        """Put conditionings in the place of the prompts."""
         prompts = list(request.prompts)
         negative = self.text_encoder([request.negative_prompt] * len(prompts)) if is_mixed else None
         conditioning = self.text_encoder(prompts)

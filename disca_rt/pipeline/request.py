@@ -1,4 +1,4 @@
-"""The request for a sample: one frozen value, checked as far as no model is needed for it."""
+"""Request for a sample: one frozen value, checked as far as that needs no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SEEDS = range(-(2**63), 2**63)  # what a generator takes
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """What to sample: prompts or a conditioning, from a size or given noise.
+    """Sample that is asked for: of prompts or a conditioning, from a size or given noise.
 
     `schedule` and `policy` say at which noise levels and with which cache; a policy is a name or an
     object. One sample per prompt or per row of `conditioning`, which `negative_prompt` or
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def conditionings(self) -> list[Conditioning]:
-        """Those of a step's passes, once `conditioning` is there: the positive, the negative."""
+        """Conditionings of a step's passes, once prompts are encoded: positive, then negative."""
         return [each for each in (self.conditioning, self.negative) if each is not None]
 
     def seeds(self, batch: int) -> list[int]:

@@ -11,7 +11,7 @@ from .request import Request
 
 
 class Runtime(Pipeline):
-    """Load once, sample many times, embedded in another program. The rest is as in `Pipeline`."""
+    """Pipeline that is loaded once and called many times, embedded in another program."""
 
     def generate(
         self,
@@ -24,7 +24,7 @@ class Runtime(Pipeline):
         cancel: threading.Event | None = None,
         **fields: Any,
     ) -> Sample:
-        """Video from prompts; needs a text encoder and a codec.
+        """Make a video of each prompt; needs a text encoder and a codec.
 
         `fields` are those of `Request`: `schedule` and `policy` always, and such as
         `negative_prompt`, `guidance_scale` (None: no guidance, or the embedded 6.0) and `seed`.
@@ -41,7 +41,7 @@ class Runtime(Pipeline):
         cancel: threading.Event | None = None,
         **fields: Any,
     ) -> Sample:
-        """One sample per row of `conditioning`, deterministic in `seed`.
+        """Sample each row of `conditioning`, deterministic in `seed`.
 
         `fields` are those of `Request`: `schedule`, `policy` and either `latents` or `latent_shape`
         always, and such as `negative`, `guidance_scale` and `seed`. `on_step` is called after each

@@ -26,7 +26,7 @@ MASK_DTYPES = (*STATE_DTYPES, torch.bool, torch.uint8, torch.int8, torch.int32, 
 
 @dataclass(frozen=True)
 class SavedConditioning:
-    """`latents [B, C, T, H, W]` and `guidance_scale` are None where the file lacks them."""
+    """Contents of a file; `latents [B, C, T, H, W]` and `guidance_scale` are None if lacking."""
 
     positive: Conditioning
     negative: Conditioning | None

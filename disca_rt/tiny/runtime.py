@@ -33,5 +33,5 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
-    """Distilled model and predictor that ship with the package."""
+    """Load the distilled model and the predictor that ship with the package."""
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, device=device, dtype=dtype))

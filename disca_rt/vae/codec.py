@@ -9,10 +9,10 @@ class Codec(Protocol):
     """Turns latents into video, and says which sizes there are."""
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latents; ValueError names an illegal size."""
+        """Shape (C, T, H, W) of the latents; ValueError names an illegal size."""
 
     def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
-        """(frames, height, width) of latents (T, H, W)."""
+        """Size (frames, height, width) of latents (T, H, W)."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `[B, C, T, H, W]` -> video `[B, 3, T', H', W']` in [0, 1]."""
+        """Decode latents `[B, C, T, H, W]` to video `[B, 3, T', H', W']` in [0, 1]."""
