@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tiny.report import markdown, write_sheet
     from ..tiny.run_ladder import LadderRun
     from ..tiny.workers import Workers
+    from .arguments import check_writable
     from .devices import choose_device
 
     if args.prompts is not None and args.quick:
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
         count = QUICK_PROMPTS if args.quick else PROMPTS
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
+    for name in ("ladder.jsonl", "ladder.md", "ladder.png"):
+        check_writable("--out", args.out / name, Path(name).suffix)
     device = choose_device(args.device)
     folders, rungs = _rungs(args)
     ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)

@@ -12,7 +12,7 @@ from .rope import rope_frequencies
 
 class HunyuanVideo(DiT):
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config)
+        conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)

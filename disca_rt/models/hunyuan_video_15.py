@@ -27,7 +27,7 @@ class HunyuanVideo15(DiT):
         self.cond_type_embedding = nn.Embedding(3, config.hidden, _weight=rows)
 
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config)
+        conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
         cond_latents = self.cond_latents(conditioning, latent_shape)

@@ -198,10 +198,10 @@ def encode(prompts: Sequence[str]) -> TextEncoding:
     )
     text_mask = torch.zeros(len(prompts), max(lengths, default=0), dtype=torch.int64)
     text_mask[rows, places] = 1
-    text_states = torch.zeros(*text_mask.shape, TEXT_DIM)
+    text_states = torch.zeros(*text_mask.shape, TEXT_DIM, dtype=torch.float32)
     text_states[rows, places, words] = TEXT_SCALE
     text_states[rows, places, len(VOCABULARY) + slots] = TEXT_SCALE
-    text_states_2 = torch.zeros(len(prompts), TEXT_DIM_2)
+    text_states_2 = torch.zeros(len(prompts), TEXT_DIM_2, dtype=torch.float32)
     bag = (slots - 1) % SLOTS  # slots 1, 2, 0 in this order
     text_states_2[rows, bag * len(VOCABULARY) + words] = TEXT_SCALE_2
     return TextEncoding(text_states, text_mask, text_states_2)

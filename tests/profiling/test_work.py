@@ -21,7 +21,7 @@ def test_of_single_ops() -> None:
     assert OPS["pair_linear"](x, [wide], linear) == Work()
     assert OPS["head"](x, vector, vector, linear)[:2] == (2 * 10 * 4 * 16, u + 4 * u)
     assert OPS["join_tokens"](x, x).minimum_bytes == 2 * 2 * u
-    assert OPS["forecast"](torch.zeros(3, 1, 10, 4), [1.0, 2.0]).minimum_bytes == 3 * u
+    assert OPS["forecast"](torch.zeros(2, 1, 10, 4), torch.ones(2)).minimum_bytes == 3 * u
     latents, patches = torch.zeros(1, 2, 1, 4, 5), x.bfloat16()
     moved = 2 * u + 10 * 4 * 2
     assert OPS["euler_step"](latents, patches, None, 1.0, linear.bias, (1,), (1,))[:2] == (0, moved)

@@ -97,7 +97,7 @@ def test_another_model_gets_no_tiny_prompts() -> None:
 
 def test_unknown_words_are_listed_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="zebra") as error:
-        load_tiny().prompt_inputs(
-            ["a red zebra moving left"], **SIZE, negative_prompt="", guidance_scale=None
+        load_tiny().generate(
+            "a red zebra moving left", **SIZE, schedule=preset(1, 2.0), policy="full"
         )
     assert all(word in str(error.value) for word in ("circle", "purple", "navy", "standing"))
