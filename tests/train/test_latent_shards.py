@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from disca_rt.tiny.training_clips import TrainingClips
-from disca_rt.train.data import collate, make_reader, read_batch
+from disca_rt.train.data import check_sample, collate, make_reader, read_batch
 from disca_rt.train.latent_shards import LatentShards
-from train.small import SMALL
+from train.small import SMALL, SMALL_15, conditioning_15
 
 TWO = torch.zeros(2, 1)
 
@@ -44,6 +44,7 @@ def test_a_file_that_is_no_shard_is_refused_by_name(
 
 
 CLIPS = TrainingClips(drop_word=0.0, pairs=0.0)
+STATES_15 = "text_states", "byt5_text_states", "vision_states", "cond_latents"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -142,3 +143,26 @@ def test_a_bad_sample_of_another_source_is_named_by_its_place() -> None:
             read_batch(make_reader([bad], 0), [0], SMALL)
         with pytest.raises(ValueError, match=rf"the sample at position 0: .*{message}"):
             read_batch(make_reader(iter([bad]), 0), [0], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        *(
+            (name, lambda x: x * NAN, f"{name} has values that are not finite")
+            for name in STATES_15
+        ),
+        ("byt5_text_mask", lambda x: x * 7, "byt5_text_mask must hold 1 for valid"),
+        ("cond_latents", lambda x: x[..., :2], r"cond_latents must have the sides \(2, 4, 4\)"),
+        ("vision_states", lambda x: x.int(), "vision_states cannot be of torch.int32"),
+    ],
+)
+def test_bad_fields_of_1_5_are_named(
+    field: str, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    good = conditioning_15(1)
+    bad = replace(good, **{field: change(getattr(good, field))})
+    latents = torch.zeros(4, 2, 4, 4)
+    check_sample(latents, good, SMALL_15)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_sample(latents, bad, SMALL_15)
