@@ -42,7 +42,7 @@ def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
 
 def test_graphs_that_are_too_much_are_told() -> None:
     said = explanation(NEED._replace(graphs=True), 35 * 10**9, show)
-    ways = "would fit: size 704x704x81, or --no-graphs, or --fp8-weights, or 2 ranks (torchrun)"
+    ways = "would fit: size 704x704x89, or --no-graphs, or --fp8-weights, or 2 ranks (torchrun)"
     assert said.endswith(f"graphs 6.0 GB) of 35.0 GB; {ways}")
     assert "--no-graphs" not in explanation(NEED._replace(graphs=True), 30 * 10**9, show)
 
@@ -56,7 +56,7 @@ def test_fp8_weights_are_told_where_they_would_fit_and_are_not_on() -> None:
     assert "--fp8-weights" not in explanation(NEED, 20 * 10**9, show)
     said = explanation(NEED._replace(fp8_weights=True), 20 * 10**9, show)
     assert said.startswith("needs about 20.4 GB (weights 13.8 GB")
-    assert said.endswith("would fit: size 704x704x113, or 2 ranks (torchrun)")
+    assert said.endswith("would fit: size 704x704x121, or 2 ranks (torchrun)")
 
 
 def test_a_runtime_says_whether_its_weights_are_fp8() -> None:

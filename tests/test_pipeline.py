@@ -30,6 +30,7 @@ from disca_rt import (
     to_frames,
     write_mp4,
 )
+from disca_rt.cache.kept import WHOLE
 from golden_vectors import Golden, load_golden, relative_error
 from recorded import record
 
@@ -191,7 +192,7 @@ def test_closing_frees_models_states_and_captures(golden: Golden) -> None:
             pipeline.run(request(golden))
         assert graphs.captures == 1
         (state,) = pipeline.denoiser._states.values()
-        freed = [weakref.ref(state.cached), weakref.ref(pipeline.dit)]
+        freed = [weakref.ref(state.slots[0][0][WHOLE][0]), weakref.ref(pipeline.dit)]
         del state
     pipeline.close()
     assert graphs.captures == 0

@@ -1,4 +1,4 @@
-"""`disca-rt evaluate`: the ladder of the embedded model, judged: table, lines and picture."""
+"""`disca-rt evaluate`: judges the ladder of the embedded model; writes tables, lines, a picture."""
 
 import argparse
 import json
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
-    """The folders of weights and the rungs asked for, with those they are compared with."""
+    """Choose the folders of weights, and the rungs asked for with those they are compared with."""
     from ..tiny.config import SCHEDULE
     from ..tiny.ladder import FOLDERS, RUNGS, TEACHER, Rung
 
@@ -105,7 +105,7 @@ def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
 
 
 def _workers(asked: int | None, device: Any) -> int:
-    """How many processes; more than one on a CPU only."""
+    """Number of processes to run in, more than one on a CPU only; ValueError for another."""
     import torch
 
     if asked is None:
