@@ -32,7 +32,10 @@ COMMANDS = {
 }
 FAILURE = 2
 _format_of_python = warnings.formatwarning
-LISTS = "--step-list", "--world-sizes"
+NUMBERS = r"[-+.,;\[\](){}0-9eE]*[0-9][-+.,;\[\](){}0-9eE]*|[\])}]"
+# Flags of lists -> the words that go on with one: numbers, and options of a policy.
+LISTS = dict.fromkeys(("--step-list", "--world-sizes", "--sigmas", "--timesteps"), NUMBERS)
+LISTS["--policy"] = r"[a-z_]+=\S*|,\S*"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.formatwarning = _format_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     if os.environ.get("RANK", "0") != "0":  # all ranks load alike; one says so
         warnings.simplefilter("ignore", CheckpointWarning)
     try:
@@ -82,19 +87,22 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_args(with_commas(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(message))
+        hint = "; a prompt of several words has quotes around it"
+        sys.exit(_fail(message + hint * message.startswith("unrecognized arguments")))
 
 
 def with_commas(words: Sequence[str]) -> list[str]:
     """Join the words of a list: --step-list 0 2 becomes --step-list=0,2."""
     joined: list[str] = []
-    is_list = False
+    goes_on = None
     for word in words:
-        is_first = is_list and joined[-1].endswith("=") and not word.startswith("--")
-        if is_first or (is_list and re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*,?", word)):
-            joined[-1] = joined[-1].rstrip(",") + ("" if is_first else ",") + word
+        is_first = goes_on and joined[-1].endswith("=") and not word.startswith("--")
+        if is_first or (goes_on and re.fullmatch(goes_on, word)):
+            is_named = joined[-1].startswith("--policy") and ":" not in joined[-1]
+            between = "" if is_first else ":" if is_named else ","
+            joined[-1] = joined[-1].rstrip(",") + between + word
             continue
-        is_list = word.partition("=")[0] in LISTS
+        goes_on = LISTS.get(word.partition("=")[0])
         joined.append(f"{word}=" if word in LISTS else word)
     return joined
 

@@ -32,6 +32,11 @@ class Conditioning:
     vision_states: Tensor | None = None
     cond_latents: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        for name, tensor in self.tensors().items():
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{name} must be a tensor, got a {type(tensor).__name__}")
+
     @property
     def batch(self) -> int:
         """Number of samples, B."""

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from disca_rt import Request, get_preset, load_tiny
+from disca_rt.cache.policies import read_policy
 from disca_rt.cli import _format_warning, build_parser, main
 from disca_rt.commands.sampling import check_shares
 from disca_rt.pipeline.runtime import Runtime
@@ -118,6 +119,8 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["generate", "--seed", "1", "2"], "the prompt has no words, got '2'; a flag takes one"),
         (["generate", "--step-list=0", "2,5"], "give either a prompt or --conditioning"),
         (["generate", PROMPT, "--size", "704", "704", "129"], "must be WIDTHxHEIGHTxFRAMES"),
+        (["generate", *PROMPT.split()], "a prompt of several words has quotes"),
+        (["plan", "--world-sizes", "[2,x]"], "must be numbers of ranks"),
         (["generate", PROMPT, "--size", "20000x32x1"], "sides of an mp4 must be at most 16384"),
         (["generate", PROMPT, "--no-guidance", "--classifier-free-scale", "2"], "give either"),
         (
@@ -272,12 +275,27 @@ def test_negative_tensors_of_a_model_that_embeds_guidance_are_left_out_and_said(
         "--step-list|0, 2, 5",
         "--step-list|[0, 2, 5]",
         "--step-list=0 2,5",
+        "--step-list [0, 2, 5]",
+        "--step-list|(0;2;5)",
+        "--step-list 0,2,5,",
+        "--sigmas 1 .5 5e-2",
+        "--sigmas [1.0, 0.5, 0.05]",
+        "--timesteps=1000 500. 50",
+        "--policy taylor:order=2, interval=5",
+        "--policy taylor order=2 interval=5",
+        "--policy|taylor: order=2, interval=5",
     ],
 )
 def test_a_list_is_taken_as_other_tools_write_it(words: str) -> None:
     separator = "|" if "|" in words else " "
     args = build_parser().parse_args(["generate", *words.split(separator), PROMPT, "--seed", "-3"])
-    assert (args.step_list, args.prompt, args.seed) == ((0, 2, 5), PROMPT, -3)
+    assert (args.prompt, args.seed) == (PROMPT, -3)
+    assert args.step_list in ((0, 2, 5), None)
+    assert args.sigmas in ((1.0, 0.5, 0.05), None)
+    assert args.timesteps in ((1000.0, 500.0, 50.0), None)
+    if args.policy is not None:
+        assert read_policy(args.policy) == read_policy("taylor:order=2,interval=5")
+    assert [args.step_list, args.sigmas, args.timesteps, args.policy].count(None) == 3
 
 
 def test_ranks_and_sizes_that_do_not_fit_are_said_as_plan_says_it() -> None:
@@ -302,12 +320,13 @@ def with_tensors(golden: Golden, path: Path, **tensors: torch.Tensor) -> Path:
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("text_states", torch.tensor(1.0), "text_states is empty"),
+        ("text_states", torch.tensor(1.0), "text_states has no samples"),
         ("text_states", torch.zeros(1, 16, 40).to(torch.float8_e4m3fn), "text_states must be"),
         ("text_states", torch.full((1, 16, 40), float("nan")), "not finite"),
         ("text_states", torch.zeros(1, 16, 41), "text_states must be [1, L, 40]"),
         ("text_mask", torch.full((1, 16), -1), "text_mask must hold 1 for valid"),
         ("text_mask", torch.zeros(1, 16), "at least one valid token"),
+        ("cond_latents", torch.zeros(5, 3, 8, 12), "cond_latents"),
         ("latents", torch.zeros(2, 4, 3, 8, 12), "latents must be [1, 4, T, H, W]"),
         ("latents", torch.zeros(1, 4, 3, 7, 12), "latents"),
         ("latents", torch.zeros(1, 4, 3, 8, 12).to(torch.complex64), "latents must be"),

@@ -9,8 +9,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import FrozenInstanceError, replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -28,6 +31,7 @@ from disca_rt import (
     load_tiny,
     preset,
     to_frames,
+    write_contact_sheet,
     write_mp4,
 )
 from disca_rt.cache.kept import WHOLE
@@ -84,6 +88,19 @@ def test_names_at_the_top_are_lazy_and_the_same_for_type_checkers() -> None:
         ({"classifier_free_scale": float("inf")}, "classifier_free_scale must be a finite"),
         ({"seed": 2**63}, "seed must be from"),
         ({"seed": [0, -(2**64)]}, "seed must be from"),
+        ({"seed": 1.5}, "seed must be a whole number, or one a sample, got a float"),
+        ({"size": (5.0, 24, 32)}, "size must be three whole numbers, got"),
+        ({"size": (24, 32)}, "size must be three whole numbers, got"),
+        ({"size": None, "latent_shape": (12, 3.0, 8, 8)}, "latent_shape must be four whole"),
+        (
+            {"size": None, "latents": np.zeros((1, 12, 3, 8, 8))},
+            "latents must be a tensor, got a nd",
+        ),
+        ({"schedule": [1.0, 0.5]}, "schedule must be a Schedule or a Preset, got a list"),
+        ({"schedule": "disca-n4"}, "schedule must be a Schedule or a Preset, got a str"),
+        ({"policy": None}, "policy must be a policy or its name, got a NoneType"),
+        ({"guidance_scale": "6"}, "guidance_scale must be a number, got a str"),
+        ({"prompts": None, "conditioning": {}}, "conditioning must be a Conditioning, got a dict"),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused(fields: dict, message: str) -> None:
@@ -108,6 +125,9 @@ def test_a_request_that_does_not_fit_runs_no_model(golden: Golden, pipeline: Pip
         ({"conditioning": unbatched}, r"text_mask must be \[1, 16\], got \[16\]"),
         ({"latents": golden.io["latents"][0]}, r"latents must be \[1, 4, T, H, W\], got \[4, 3"),
         ({"latents": None, "latent_shape": (4, 8, 12)}, r"latent_shape must be \(4, T, H, W\)"),
+        ({"latents": None, "latent_shape": (4, 3, -8, 12)}, "H must be a positive multiple of 2"),
+        ({"latents": golden.io["latents"].to("meta")}, "latents must be a dense tensor"),
+        ({"latents": golden.io["latents"].to_sparse()}, "latents must be a dense tensor"),
         ({"seed": [1, 2], "latents": None, "latent_shape": (4, 3, 8, 12)}, "seed must be one"),
         ({"prompts": ["a cat"], "conditioning": None}, "give a saved conditioning"),
     ):
@@ -304,6 +324,12 @@ def test_a_result_that_is_not_finite_is_raised_and_never_a_picture() -> None:
     with pytest.raises(FloatingPointError, match="not finite in float16; try dtype float32"):
         tiny.run(Request(**{**CLIP, "size": None}, latents=noise), on_stage=stages.append)
     assert stages[-1] == "denoise", "nothing is decoded"
+    tiny = load_tiny()
+    tiny.codec = SimpleNamespace(
+        latent_shape=tiny.codec.latent_shape, decode=lambda latents: latents * float("nan")
+    )
+    with pytest.raises(FloatingPointError, match="the decoded video is not finite in float32"):
+        tiny.run(Request(**CLIP))
     with pytest.raises(ValueError, match="video has values that are not finite"):
         to_frames(torch.full((3, 1, 4, 4), float("nan")))
 
@@ -314,7 +340,10 @@ def test_a_result_that_is_not_finite_is_raised_and_never_a_picture() -> None:
         (torch.rand(3, 1, 245, 301), "sides must be even for an mp4, got 301x245"),
         (torch.rand(3, 1, 240, 16386), "at most 16384, got 16386x240"),
         (torch.rand(1, 3, 1, 240, 240), r"video must be \[3, T, H, W\], one sample"),
-        (torch.rand(3, 0, 240, 240), r"frames must be uint8 \[T, H, W, 3\]"),
+        (torch.rand(3, 0, 240, 240), r"video must be \[3, T, H, W\]"),
+        (torch.rand(3, 1, 0, 240), r"video must be \[3, T, H, W\]"),
+        (torch.zeros(3, 1, 4, 4).byte(), r"float tensor with values in \[0, 1\], got torch.uint8"),
+        (np.zeros((3, 1, 4, 4)), r"float tensor with values in \[0, 1\], got float64"),
     ],
 )
 def test_a_video_that_an_encoder_refuses_is_named(
@@ -323,4 +352,12 @@ def test_a_video_that_an_encoder_refuses_is_named(
     with pytest.raises(ValueError, match=message):
         write_mp4(tmp_path / "v.mp4", to_frames(video), 24)
     assert not list(tmp_path.iterdir())
-    write_mp4(tmp_path / "v.mp4", np.zeros((1, 2, 16384, 3), np.uint8), 24)
+    for fps in (0, -1, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="fps must be above 0 and at most 240, got"):
+            write_mp4(tmp_path / "v.mp4", np.zeros((1, 2, 2, 3), np.uint8), fps)
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        write_contact_sheet(tmp_path / "v.png", np.zeros((0, 2, 2, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+    write_mp4(tmp_path / "v.mp4", np.zeros((1, 2, 16384, 3), np.uint8), 23.976)
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        assert video.streams.video[0].average_rate == Fraction("23.976")

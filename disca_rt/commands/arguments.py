@@ -10,14 +10,18 @@ OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the defaul
 ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
 
+def items(text: str) -> list[str]:
+    """Split "0,2,5", "0, 2, 5", "0 2 5", "0;2;5", "[0, 2, 5]" or "(0,2,5)" into its items."""
+    return re.findall(r"[^\s,;]+", text.strip("[](){}'\" "))
+
+
 def step_list(text: str) -> tuple[int, ...]:
-    """Read "0,2,5", "0, 2, 5", "0 2 5" or "[0, 2, 5]" as (0, 2, 5)."""
-    numbers = re.split(r"\s*,\s*|\s+", re.sub(r"^\[(.*)\]$", r"\1", text.strip()).strip())
-    if not all(re.fullmatch("-?[0-9]+", number) for number in numbers):
+    """Read step indices, as `items` splits them."""
+    if not (read := items(text)) or not all(re.fullmatch("-?[0-9]+", each) for each in read):
         raise argparse.ArgumentTypeError(
             f"must be step indices with commas, such as 0,2,5, got {text!r}"
         )
-    return tuple(map(int, numbers))
+    return tuple(map(int, read))
 
 
 def prompt(text: str) -> str:
@@ -31,9 +35,9 @@ def prompt(text: str) -> str:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """ "1,0.9,0.5" -> (1.0, 0.9, 0.5)."""
+    """Read numbers, as `items` splits them."""
     try:
-        return tuple(map(float, text.split(",")))
+        return tuple(map(float, items(text)))
     except ValueError as error:
         message = f"must be numbers such as 1,0.9,0.5, got {text!r}"
         raise argparse.ArgumentTypeError(message) from error

@@ -113,6 +113,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is made."""
     from ..attention.backends import get_backend
     from ..kernels.ops import get_ops
+    from ..measure.record import read_records
     from ..measure.workloads import get_workload, latent_shape
     from .devices import choose_device, choose_dtype
     from .schedules import check_schedule_arguments
@@ -133,6 +134,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     check_writable("--out", args.out, ".jsonl")
     check_writable("--ladder", _ladder(args), ".png")
+    if args.out.is_file():
+        read_records(args.out)  # lines of others are kept, so they must be lines
     check_ranks(args)
     check_graphs(args)
     if GRAPHS in (args.only or ()) and not wants_graphs(args, device):

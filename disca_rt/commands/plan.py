@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_model_arguments, check_writable
+from .arguments import add_model_arguments, check_writable, items
 
 if TYPE_CHECKING:
     from ..parallel._native import Plan
@@ -19,10 +19,10 @@ DEFAULT_RANKS = 8
 
 
 def world_sizes(text: str) -> tuple[int, ...]:
-    """ "2,4,8" -> (2, 4, 8)."""
-    if not re.fullmatch("[0-9]{1,5}(,[0-9]{1,5})*", text):
+    """Read numbers of ranks, as `items` splits them."""
+    if not (read := items(text)) or not all(re.fullmatch("[0-9]{1,5}", each) for each in read):
         raise argparse.ArgumentTypeError(f"must be numbers of ranks such as 2,4,8, got {text!r}")
-    return tuple(map(int, text.split(",")))
+    return tuple(map(int, read))
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:

@@ -218,7 +218,7 @@ def _saved_size(
         width, height, frames = args.size
         return (frames, height, width), None
     if saved.positive.cond_latents is not None:
-        return None, (runtime.config.in_channels, *saved.positive.cond_latents.shape[2:])
+        return None, (runtime.config.in_channels, *saved.positive.cond_latents.shape[-3:])
     raise ValueError(
         f"conditioning {args.conditioning} has no latents; give the video's --size, "
         "such as 704x704x129"

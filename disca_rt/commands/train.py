@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import video_size
+from .arguments import check_writable, video_size
 from .ranks import add_timeout_argument, as_flags, check_ranks
 
 if TYPE_CHECKING:
@@ -107,11 +107,15 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is of a dry run; add --dry-run")
     from ..train.build import build_stage
     from ..train.distributed import TIMEOUT, attention_over, joined_world, placed
-    from ..train.trainer import train
+    from ..train.loss_log import LOG_NAMES
+    from ..train.run_file import RUN_NAME
+    from ..train.trainer import DIT_NAME, WEIGHTS_NAME, train
     from .devices import choose_device
 
     if args.out is None:
         raise ValueError("give the folder of the run with --out")
+    for name in (RUN_NAME, *LOG_NAMES, WEIGHTS_NAME.get(args.stage, DIT_NAME)):
+        check_writable("--out", args.out / name, Path(name).suffix)
     check_ranks(args, ["timeout"])
     config = _config(args, args.source)
     data, unconditional = _data(args, config.run.seed)
@@ -158,7 +162,9 @@ def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditi
     is_tiny = args.preset.startswith("tiny")
     if args.data is None and not is_tiny:
         raise ValueError(f"preset {args.preset} needs --data FOLDER with pre-encoded shards")
-    empty = load_conditioning(args.unconditional).positive if args.unconditional else None
+    empty = None
+    if args.unconditional:
+        empty = load_conditioning(args.unconditional).positive.without_padding_values()
     if args.data is not None:
         return LatentShards(args.data), empty
     drawn = TrainingClips(seed=seed, single_frames=args.preset == "tiny-images")

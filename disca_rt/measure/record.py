@@ -97,7 +97,7 @@ def from_line(line: str) -> Record:
 def read_records(path: Path) -> list[Record]:
     """The lines of the file at `path`; ValueError names one that is no record."""
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         try:
             records.append(from_line(line))
         except (ValueError, TypeError) as error:

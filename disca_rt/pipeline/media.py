@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+MAX_FPS = 240
 LARGEST_SIDE = 16_384  # of x264
 SMALLEST_SIDE = 240  # pixels; smaller clips are enlarged to at least this
 SHEET_COLUMNS = 8
@@ -23,7 +24,10 @@ def to_frames(video: Tensor) -> np.ndarray:
 
     ValueError for another shape, and for values that are not finite: they would become black.
     """
-    if video.ndim != 4 or video.shape[0] != 3:
+    if not isinstance(video, Tensor) or not video.is_floating_point():
+        kind = getattr(video, "dtype", type(video).__name__)
+        raise ValueError(f"video must be a float tensor with values in [0, 1], got {kind}")
+    if video.ndim != 4 or video.shape[0] != 3 or not video.numel():
         raise ValueError(f"video must be [3, T, H, W], one sample, got {list(video.shape)}")
     if not torch.isfinite(video).all():
         raise ValueError("video has values that are not finite; sample in another dtype")
@@ -40,6 +44,7 @@ def enlargement(height: int, width: int) -> int:
 
 def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
     """Write a PNG of evenly chosen frames `[T, H, W, 3]`, at most eight, side by side."""
+    _check_frames(frames)
     count = min(len(frames), SHEET_COLUMNS)
     chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     gap = np.full((frames.shape[1], SHEET_GAP, 3), 255, np.uint8)
@@ -47,20 +52,27 @@ def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
     Image.fromarray(np.concatenate(row, axis=1)).save(path, format="PNG")
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
+def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 `frames [T, H, W, 3]` as H.264; ValueError for sides that it cannot have."""
-    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
-        shape = list(frames.shape)
-        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {shape}")
+    _check_frames(frames)
     check_sides(*frames.shape[1:3])
+    if not 0 < fps <= MAX_FPS:
+        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
+    rate = Fraction(fps).limit_denominator(1001)  # a float's own is too long for the codec
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for image in frames:
             packets = stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))
             container.mux(packets)
         container.mux(stream.encode())
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size or frames.dtype != np.uint8:
+        shape = list(frames.shape)
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {shape}")
 
 
 def check_sides(height: int, width: int) -> None:

@@ -166,6 +166,7 @@ class Pipeline:
                 listeners.begin("decode")
                 with stopwatch.stage("decode"):
                     video = self.codec.decode(latents)
+                _check_finite("decoded video", video, self.dit.dtype)
             return Sample(latents, video, stopwatch.times())
 
     def conditioned(self, request: Request) -> Request:
@@ -256,11 +257,15 @@ class Pipeline:
             on_step=listeners.on_step,
             cancel=listeners.cancel,
         )
-        if not torch.isfinite(latents).all():
-            dtype = str(self.dit.dtype).removeprefix("torch.")
-            way_out = "" if dtype == "float32" else "; try dtype float32"
-            raise FloatingPointError(f"the result is not finite in {dtype}{way_out}")
+        _check_finite("result", latents, self.dit.dtype)
         return latents
+
+
+def _check_finite(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if not torch.isfinite(tensor).all():
+        way_out = "" if dtype == torch.float32 else "; try dtype float32"
+        name = str(dtype).removeprefix("torch.")
+        raise FloatingPointError(f"the {what} is not finite in {name}{way_out}")
 
 
 def _check_fits(predictor: Predictor | None, dit: DiT) -> None:

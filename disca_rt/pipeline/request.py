@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from torch import Tensor
 
@@ -10,6 +11,19 @@ from ..conditioning import Conditioning
 from ..schedule import Preset, Schedule
 
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
+# Fields -> their types, and how people are told them; many may be None.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "schedule": ((Schedule, Preset), "a Schedule or a Preset"),
+    "policy": ((str, Policy), "a policy or its name"),
+    "conditioning": ((Conditioning,), "a Conditioning"),
+    "negative": ((Conditioning,), "a Conditioning"),
+    "latents": ((Tensor,), "a tensor"),
+    "size": ((Sequence,), "three whole numbers"),
+    "latent_shape": ((Sequence,), "four whole numbers"),
+    "seed": ((Integral, Sequence), "a whole number, or one a sample"),
+    "guidance_scale": ((Real,), "a number"),
+    "classifier_free_scale": ((Real,), "a number"),
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,6 +62,7 @@ class Request:
     classifier_free_scale: float | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if (self.prompts is None) == (self.conditioning is None):
             raise ValueError("give either prompts or a conditioning, not both and not neither")
         if self.prompts is not None:
@@ -64,7 +79,19 @@ class Request:
             scale = getattr(self, name)
             if scale is not None and not 0 <= scale < float("inf"):
                 raise ValueError(f"{name} must be a finite number from 0, got {scale}")
-        self.seeds(1 if isinstance(self.seed, int) else len(self.seed))
+        self.seeds(1 if isinstance(self.seed, Integral) else len(self.seed))
+
+    def _check_kinds(self) -> None:
+        for name, (types, wanted) in KINDS.items():
+            value = getattr(self, name)
+            is_left_out = value is None and name not in ("schedule", "policy", "seed")
+            if not is_left_out and not isinstance(value, types):
+                raise ValueError(f"{name} must be {wanted}, got a {type(value).__name__}")
+        for name in ("size", "latent_shape"):
+            sides = getattr(self, name) or ()
+            is_short = name == "size" and len(sides) not in (0, 3)
+            if is_short or not all(isinstance(side, Integral) for side in sides):
+                raise ValueError(f"{name} must be {KINDS[name][1]}, got {sides}")
 
     @property
     def conditionings(self) -> list[Conditioning]:
@@ -73,8 +100,8 @@ class Request:
 
     def seeds(self, batch: int) -> list[int]:
         """Seed of each of `batch` samples; ValueError for too few, or one out of range."""
-        is_first = isinstance(self.seed, int)
-        seeds = [self.seed + i for i in range(batch)] if is_first else list(self.seed)
+        is_first = isinstance(self.seed, Integral)
+        seeds = [int(self.seed) + i for i in range(batch)] if is_first else list(self.seed)
         if len(seeds) != batch:
             raise ValueError(f"seed must be one number or {batch}, one a sample, got {seeds}")
         for seed in seeds:

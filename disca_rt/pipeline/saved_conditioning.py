@@ -9,12 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..conditioning import Conditioning
-from ..errors import first_line
+from ..weights.files.safetensors import open_safetensors
 
 NAMES = tuple(field.name for field in fields(Conditioning))
 NEGATIVE = "negative_"
@@ -39,18 +37,14 @@ def load_conditioning(source: str | Path) -> SavedConditioning:
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"conditioning {path} is not a file")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"conditioning {path} cannot be read as safetensors: {first_line(error)}"
-        ) from error
-    for name, tensor in tensors.items():
-        if name.removeprefix(NEGATIVE) in USED:
-            _check_tensor(path, name, tensor)
+    file = open_safetensors(path)
+    used = [name for name in file.specs if name.removeprefix(NEGATIVE) in USED]
+    for name in used:
+        _check_tensor(path, name, *file.specs[name])
     for name in ("text_states", "text_mask"):
-        if name not in tensors:
-            raise ValueError(f"conditioning {path} lacks {name}; it has {sorted(tensors)}")
+        if name not in used:
+            raise ValueError(f"conditioning {path} lacks {name}; it has {sorted(file.specs)}")
+    tensors = {name: file.read(name) for name in used}
     positive = Conditioning(**{name: tensors.get(name) for name in NAMES})
     return SavedConditioning(
         positive=positive,
@@ -60,13 +54,13 @@ def load_conditioning(source: str | Path) -> SavedConditioning:
     )
 
 
-def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
-    if tensor.ndim == 0 or tensor.numel() == 0:
-        raise ValueError(f"conditioning {path}: {name} is empty, {list(tensor.shape)}")
+def _check_tensor(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    if 0 in shape or (not shape and name != "guidance"):
+        raise ValueError(f"conditioning {path}: {name} has no samples, its shape is {list(shape)}")
     is_mask = name.endswith("_mask")
-    if tensor.dtype not in (MASK_DTYPES if is_mask else STATE_DTYPES):
+    if getattr(torch, dtype, None) not in (MASK_DTYPES if is_mask else STATE_DTYPES):
         kind = "a mask (bool, integer or float)" if is_mask else "float32, bfloat16 or float16"
-        raise ValueError(f"conditioning {path}: {name} must be {kind}, got {tensor.dtype}")
+        raise ValueError(f"conditioning {path}: {name} must be {kind}, got torch.{dtype}")
 
 
 def _guidance_scale(path: Path, guidance: Tensor | None, batch: int) -> float | None:

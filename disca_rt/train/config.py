@@ -79,9 +79,9 @@ class RunConfig:
         if self.batch % groups:
             whose = "ranks" if self.sequence_parallel == 1 else "groups of ranks"
             low = self.batch // groups * groups
+            nearest = f"nearest are {low} and {low + groups}" if low else f"nearest is {groups}"
             raise ValueError(
-                f"batch must be a multiple of the {groups} {whose}, got {self.batch}; nearest are "
-                f"{low} and {low + groups}"
+                f"batch must be a multiple of the {groups} {whose}, got {self.batch}; {nearest}"
             )
         return self.batch // groups
 

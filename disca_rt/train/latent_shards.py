@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from ..conditioning import Conditioning
 from ..config import DiTConfig
+from ..weights.files.safetensors import open_safetensors
 from .data import TrainingSample, check_sample
 
 
@@ -24,7 +23,8 @@ class LatentShards:
         self.folder = folder
         self._files = sorted(folder.glob("*.safetensors"))
         if not self._files:
-            raise ValueError(f"no *.safetensors files in {folder}")
+            what = "no *.safetensors files in" if folder.is_dir() else "there is no folder"
+            raise ValueError(f"{what} {folder}; give one of shards")
         self._shapes = [_latents_shape(path) for path in self._files]
         self._starts = list(accumulate((shape[0] for shape in self._shapes), initial=0))
 
@@ -33,10 +33,10 @@ class LatentShards:
 
     def __getitem__(self, index: int) -> TrainingSample:
         path, row = self._place(index)
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118
+        file = open_safetensors(path)
+        tensors = {name: file.read(name)[row : row + 1].clone() for name in file.specs}
         latents = tensors.pop("latents")[0]
-        return latents, Conditioning(**tensors)
+        return latents, Conditioning(**tensors).without_padding_values()
 
     def __iter__(self) -> Iterator[TrainingSample]:
         return (self[index] for index in range(len(self)))
@@ -74,11 +74,7 @@ class LatentShards:
 
 def _latents_shape(path: Path) -> list[int]:
     """Read the shape of a shard's latents; ValueError names the file and what does not fit."""
-    try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    shapes = {name: list(shape) for name, (shape, _) in open_safetensors(path).specs.items()}
     lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
     known = {"latents", *Conditioning.__dataclass_fields__}
     if missing := {"latents", "text_states", "text_mask"} - lengths.keys():

@@ -8,12 +8,14 @@ from ..atomic import write_whole
 
 SMOOTHED = 20  # lines that the heavier curve is a mean of
 
+LOG_NAMES = "loss.jsonl", "loss.png"
+
 
 class LossLog:
     """Log in `folder`; lines after step `done`, left by a run that was killed, are dropped."""
 
     def __init__(self, folder: Path, done: int) -> None:
-        self._lines, self._picture = folder / "loss.jsonl", folder / "loss.png"
+        self._lines, self._picture = (folder / name for name in LOG_NAMES)
         if self._lines.exists():
             kept = [line for line in self.read() if line["step"] <= done]
             text = "".join(json.dumps(line) + "\n" for line in kept)

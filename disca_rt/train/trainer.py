@@ -28,6 +28,7 @@ from .run_file import RUN_NAME, check_same_run, describe_run, write_run
 from .stage import Stage
 
 WEIGHTS_NAME = {"predictor": "predictor.safetensors"}  # by what is exported; the rest are DiTs
+DIT_NAME = "dit.safetensors"
 
 
 class TrainEvent(NamedTuple):
@@ -97,7 +98,7 @@ class _Trainer:
     ) -> None:
         self.state, self.run, self.reader, self.world = state, run, reader, world
         self.folder = folder
-        self.weights = folder / WEIGHTS_NAME.get(state.stage.exported, "dit.safetensors")
+        self.weights = folder / WEIGHTS_NAME.get(state.stage.exported, DIT_NAME)
         self.log = LossLog(folder, state.done) if world.is_first else None
         self.terms: dict[str, list[float]] = defaultdict(list)
         self.first, self.started = state.done, time.perf_counter()
@@ -157,9 +158,14 @@ class _Trainer:
             kept, begin = self.folder / "checkpoints", "there is no checkpoint yet; begin again"
             if has_checkpoint(kept):
                 begin = f"{kept} keeps the last good checkpoint; begin again in another folder"
+            first, size = self.state.done * self.run.batch, self.run.batch
+            named = ", ".join(
+                self.reader.name(place) for place in range(first, first + min(size, 4))
+            )
             raise FloatingPointError(
-                f"the {what} is not finite at step {self.state.done} ({dict(values)}); {begin} "
-                "with a smaller lr"
+                f"the {what} is not finite at step {self.state.done} ({dict(values)}), on "
+                f"{named}{' and others' * (size > 4)}; {begin} "
+                + ("with other samples" if self.state.done == 0 else "with a smaller lr")
             )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:

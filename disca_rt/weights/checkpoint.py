@@ -73,7 +73,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             checkpoint = _open_single(path)
         size = sum(file.stat().st_size for file in checkpoint.files)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
+        is_lost = path.is_symlink() and not path.exists()
+        why = f"a link to {path.readlink()}, which is not there" if is_lost else first_line(error)
+        raise CheckpointError(f"{path} cannot be read ({why})") from error
     _check_specs(checkpoint, size)
     return checkpoint
 
@@ -86,22 +88,21 @@ def _pick_inside(folder: Path) -> Path:
     try:
         return folder / pick(_file_names(folder), str(folder))
     except CheckpointError as error:
-        below = sorted(item for item in folder.glob("*/") if _leads_to_checkpoint(item))
-        if not below or holds_checkpoint(_file_names(folder)):
+        if holds_checkpoint(_file_names(folder)):
+            raise
+        levels = (sorted(folder.glob(level)) for level in ("*/", "*/*/", "*/*/*/"))
+        below = [each for level in levels for each in level if holds_checkpoint(_file_names(each))]
+        if not below:
             raise
         raise CheckpointError(
             f"{folder} holds no checkpoint itself; name one of its folders: "
-            f"{', '.join(item.name for item in below)}"
+            f"{', '.join(str(each.relative_to(folder)) for each in below)}"
         ) from error
 
 
-def _leads_to_checkpoint(folder: Path) -> bool:
-    inner = (folder / name for name in DIT_FOLDERS)
-    return any(holds_checkpoint(_file_names(each)) for each in (folder, *inner) if each.is_dir())
-
-
 def _file_names(folder: Path) -> list[str]:
-    return [item.name for item in folder.iterdir() if item.is_file()]
+    """The names of all but folders, links to nowhere among them: they are said to be that."""
+    return [item.name for item in folder.iterdir() if not item.is_dir()]
 
 
 def _open_shards(path: Path, names: list[str]) -> Checkpoint:
@@ -159,7 +160,7 @@ def read_weight_map(path: Path) -> dict[str, str]:
     weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{path} has no 'weight_map'; name a *.index.json, a .safetensors or a .pt file"
+            f"{path} has no 'weight_map'; name its folder, a *.index.json, a .safetensors or a .pt"
         )
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or "\0" in shard:

@@ -4,6 +4,7 @@ References are `owner/name`, `owner/name:path/inside` and `hf://owner/name/path/
 Only the checkpoint's own files are fetched, through the optional `huggingface_hub`.
 """
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,7 @@ def resolve(source: str | Path) -> Path:
 
 def _exists(source: str | Path) -> bool:
     try:
-        return str(source) != "" and Path(source).exists()
+        return str(source) != "" and os.path.lexists(source)
     except (OSError, ValueError):  # longer than a path may be, or with a NUL
         return False
 

@@ -37,6 +37,7 @@ SIZE_KEYS: dict[str, tuple[str, ...]] = {
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "rope_theta": (None, ROPE_THETA),
     "image_condition_type": (None, "latent_concat"),
+    "i2v_condition_type": (None, "latent_concat"),
 }
 
 

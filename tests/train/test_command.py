@@ -74,7 +74,7 @@ OUT = "--out", "x"
         (["base", *OUT, "--no-gan"], "--no-gan is nothing that stage base has"),
         (["base", *OUT, "--restriction", "0.2"], "--restriction is nothing that stage"),
         (["base", *OUT, "--batch", "0"], "batch must be at least 1, got 0"),
-        (["base", *OUT, "--data", "nowhere"], "no *.safetensors files in nowhere"),
+        (["base", *OUT, "--data", "nowhere"], "there is no folder nowhere"),
         (["base", *OUT, "--from", "nowhere"], "nowhere"),
         (["base", *OUT, "--device", "tpu"], "--device must be"),
         (["base", *OUT, "--decay-steps", "-5"], "decay_steps must be at least 0, got -5"),
@@ -123,7 +123,22 @@ def test_a_loss_that_is_not_finite_is_one_line(
     monkeypatch.setattr(BaseStage, "loss", lambda *_: Loss(nan * 1, {"loss": nan.detach()}))
     error = refusal(["train", "base", "--out", tmp_path, "--steps", "1"], capsys)
     assert "the loss is not finite at step 0" in error
-    assert "begin again with a smaller lr" in error
+    assert "on the sample at position 0, " in error, "no rate was used yet: it is the samples"
+    assert "begin again with other samples" in error
+
+
+@pytest.mark.parametrize("taken", ["", "run.json", "loss.jsonl", "loss.png", "dit.safetensors"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(
+    taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    if taken:
+        (out / taken).mkdir(parents=True)
+    else:
+        out.write_text("a file")
+    assert f"--out cannot be written: {out}" in refusal(
+        ["train", "base", "--out", out, "--steps", "1"], capsys
+    ).replace("--out is a folder", "--out cannot be written")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Shards, rows and values that a model cannot learn from, refused by their names."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +26,22 @@ TWO = torch.zeros(2, 1)
         ({"latents": torch.tensor(1.0)}, "different lengths"),
         ({}, r"must be \[N, C, T, H, W\], got \[2, 1\]"),
         ({"clip": TWO}, "not known: clip"),
-        (None, "cannot be read"),
+        (b"\xff" * 40, "is not a whole .safetensors file"),
+        (b"GGUF\3\0\0\0", "is a GGUF file"),
+        (b"version https://git-lfs", "is a Git LFS pointer"),
+        (b"PK\3\4", "is a zip archive.*safetensors.torch.save_file"),
     ],
 )
 def test_a_file_that_is_no_shard_is_refused_by_name(
-    changes: dict[str, Tensor | None] | None, message: str, tmp_path: Path
+    changes: dict[str, Tensor | None] | bytes, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"no \*\.safetensors files"):
         LatentShards(tmp_path)
+    with pytest.raises(ValueError, match="there is no folder"):
+        LatentShards(tmp_path / "lost")
     path = tmp_path / "a.safetensors"
-    if changes is None:
-        path.write_bytes(b"torn")
+    if isinstance(changes, bytes):
+        path.write_bytes(changes)
     else:
         tensors = {"latents": TWO, "text_states": TWO, "text_mask": TWO} | changes
         save_file({name: own.clone() for name, own in tensors.items() if own is not None}, path)
@@ -119,6 +125,20 @@ def test_a_shard_that_does_not_fit_the_model_is_refused_by_name(
     data = clips_shard(tmp_path / "b.safetensors", **{field: change})
     with pytest.raises(ValueError, match=rf"b\.safetensors, row 0: {message}"):
         data.check(SMALL, micro_batch=4)
+
+
+def test_padding_may_hold_anything_and_a_path_any_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"donn\xe9es")
+    last = {
+        "text_mask": lambda x: torch.cat([x[:, :-1], 0 * x[:, -1:]], 1),
+        "text_states": lambda x: torch.cat([x[:, :-1], NAN * x[:, -1:]], 1),
+    }
+    clips_shard(tmp_path / "a.safetensors", **last)
+    folder.mkdir()
+    (tmp_path / "a.safetensors").rename(folder / "a.safetensors")
+    data = LatentShards(folder)
+    data.check(SMALL, micro_batch=1)
+    assert torch.isfinite(read_batch(make_reader(data, 0), range(3), SMALL)[1].text_states).all()
 
 
 def test_shards_of_several_sizes_are_taken_one_sample_at_a_time(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def test_settings_may_change_until_there_is_a_checkpoint(
     config = BaseStageConfig(RUN, SMALL)
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(BaseStage, "loss", lambda *_: Loss(nan * 1, {"loss": nan.detach()}))
-    with pytest.raises(FloatingPointError, match="no checkpoint yet; begin again with a smaller"):
+    with pytest.raises(
+        FloatingPointError, match="no checkpoint yet; begin again with other samples"
+    ):
         run(config, tmp_path)
     monkeypatch.undo()
     slower, _ = run(replace(config, run=replace(RUN, lr=1e-4)), tmp_path)

@@ -73,10 +73,11 @@ def scaled_inside(tensors: dict, suffix: str, by_row: bool) -> dict[str, torch.T
     [
         (".scale_weight", False, lambda name: name),
         (".weight_scale", True, lambda name: name),
+        (".weight_scale_inv", False, lambda name: name),
         (".scale_weight", False, lambda name: "model.diffusion_model." + comfyui_name(name)),
         (".scale_weight", True, lambda name: "model.model." + comfyui_name(name)),
     ],
-    ids=["scalar", "rows", "comfyui", "comfyui, rows"],
+    ids=["scalar", "rows", "inverse", "comfyui", "comfyui, rows"],
 )
 def test_scales_inside(
     tmp_path: Path, vectors: Golden, suffix: str, by_row: bool, spelt: Callable, fp8_weights: bool

@@ -58,7 +58,7 @@ def test_a_scalar_and_a_dtype_that_no_model_has(tmp_path: Path) -> None:
         "y": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]},
     }
     file = SafetensorsFile(write(tmp_path / "file.safetensors", header))
-    assert file.specs["x"].dtype == "i32"
+    assert file.specs["x"].dtype == "int32"
     assert file.read("y").shape == ()
 
 

@@ -204,11 +204,15 @@ def zipped(name: str) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
         (b"PK\x03\x04 nothing", "zip"),
         (b"<html>", "a web page"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"Access to this model is restricted", "it begins 'Access to this"),
+        (b"\xfd7zXZ\0" + bytes(40), "XZ archive"),
+        (b"\x89PNG\r\n" + bytes(40), "a picture"),
         (b"\xff" * 100, "neither"),
         (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file"),
         (b"\x1f\x8b\x08" + bytes(40), "a gzip archive"),
         (b"\x89HDF\r\n" + bytes(40), "an HDF5 file"),
-        (b'{"error": "Unauthorized"}', "JSON text"),
+        (b'{"error": "Unauthorized"}', "text, not weights; it begins '{"),
         (b"model.pt".ljust(257, b"\0") + b"ustar" + bytes(250), "a tar archive"),
         (zipped("weights.npy"), "torch.save did not write (it holds weights.npy)"),
     ],
@@ -262,8 +266,11 @@ def test_folder_with_several_checkpoints(vectors_10: Golden) -> None:
         (["model-Q4_K_M.gguf"], "not read are model-Q4_K_M.gguf (GGUF)"),
         (["__0_0.distcp", ".metadata"], "dcp_to_torch_save"),
         (["480p_t2v/x.safetensors", "720p_t2v/x.safetensors", "x"], "folders: 480p_t2v, 720p_t2v"),
-        (["t2v-720p/transformers/mp_rank_00_model_states.pt"], "name one of its folders: t2v-720p"),
+        (["a/b/transformers/mp_rank_00_model_states.pt"], "its folders: a/b/transformers"),
         (["transformer/x-00002-of-00002.safetensors"], "x-00001-of-00002.safetensors"),
+        (["x-00002-of-00002.fp16.safetensors"], "x-00001-of-00002.fp16.safetensors"),
+        (["x-2-of-3.bin"], "x-1-of-3.bin, x-3-of-3.bin"),
+        (["x.safetensors.part"], "x.safetensors.part (a download that has not ended)"),
         (["a.fp16.safetensors", "a.safetensors"], "name one of: a.fp16.safetensors, a.safetensors"),
     ],
 )
@@ -274,6 +281,12 @@ def test_folders_that_are_not_of_one_checkpoint(
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"\0")
     assert reason in refusal(load_dit, tmp_path)
+
+
+@pytest.mark.parametrize("named", [".", "model.safetensors"])
+def test_a_link_to_nowhere_is_said_to_be_that(tmp_path: Path, named: str) -> None:
+    (tmp_path / "model.safetensors").symlink_to("../blobs/1234")
+    assert "a link to ../blobs/1234, which is not there" in refusal(load_dit, tmp_path / named)
 
 
 @pytest.mark.parametrize("inner", ["transformer", "transformers"])

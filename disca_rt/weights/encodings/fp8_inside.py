@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from .kind import FP8_DTYPES, Coded, fp8_tensors, scaled
 from .stored import Encoding
 
-SCALES = (".scale_weight", ".weight_scale", ".fp8_scale")
+SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", ".fp8_scale")
 OTHERS = (".scale_input", ".input_scale", ".comfy_quant")
 MARKER = "scaled_fp8"
 

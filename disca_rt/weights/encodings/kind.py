@@ -52,7 +52,7 @@ def scaled(
     if wrong := [name for name, scale in usable.items() if scale is None]:
         raise CheckpointError(
             f"{where} has no usable scale (one finite number, or one a row) for {len(wrong)} FP8 "
-            f"tensors; it is not of {checkpoint.path.name}: {', '.join(wrong)}"
+            f"tensors: it is damaged, or not of {checkpoint.path.name}: {', '.join(wrong)}"
         )
     return {name: Scaled(scale) for name, scale in usable.items() if scale is not None}
 

@@ -14,17 +14,20 @@ STARTS: dict[bytes, str] = {
     b"GGUF": f"a GGUF file, whose quantized blocks are not read; {_WEIGHTS} (bf16 or fp8)",
     b"\x89HDF": f"an HDF5 file, as Keras and TensorFlow write it, which is not read; {_WEIGHTS}",
     b"\x93NUMPY": f"a NumPy array, which is not read; {_WEIGHTS}",
-    b"\x1f\x8b": "a gzip archive; unpack it, and give what is in it",
-    b"7z\xbc\xaf": "a 7-Zip archive; unpack it, and give what is in it",
-    b"Rar!": "a RAR archive; unpack it, and give what is in it",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it, and give what is in it",
+    b"\x89PNG": f"a picture, not weights; {_WEIGHTS}",
     b"<": "a web page, not the weights; download it again: it may need a login",
-    b'{"': f"JSON text, not weights; {_WEIGHTS}",
 }
-
-# How names end -> what such files are.
+ARCHIVES: dict[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"7z\xbc\xaf": "7-Zip",
+    b"Rar!": "RAR",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\xfd7zXZ": "XZ",
+    b"BZh": "bzip2",
+}
 START = 262  # bytes, by which all of them are known
 
+# How names end -> what such files are.
 ENDINGS: dict[str, str] = {
     ".gguf": "GGUF",
     ".distcp": "torch distributed checkpoint, which dcp_to_torch_save turns into a .pt",
@@ -32,19 +35,32 @@ ENDINGS: dict[str, str] = {
     ".msgpack": "Flax",
     ".onnx": "ONNX",
     ".engine": "TensorRT",
+    ".tflite": "TensorFlow Lite",
+    ".pb": "TensorFlow",
+    ".incomplete": "a download that has not ended",
+    ".part": "a download that has not ended",
+    ".crdownload": "a download that has not ended",
 }
+TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
 
 
 def refuse_other_formats(path: Path, start: bytes) -> None:
     """CheckpointError naming the format of a file that begins with `start`, if it is another's."""
     if b"\0" in start[:8] and start[8:9] == b"{":  # the length of a .safetensors header, any number
         return
+    is_text = all(byte in TEXT for byte in start[:24])
+    words = start.lstrip() if is_text else start
     for magic, what in STARTS.items():
-        is_text = magic in (b"<", b'{"')
-        if start.startswith(magic) and not (is_text and b"\0" in start[:24]):
+        if words.startswith(magic) and (is_text or magic != b"<"):
             raise CheckpointError(f"{path} is {what}")
+    if start and is_text:
+        first = words[:40].decode(errors="replace").partition("\n")[0]
+        raise CheckpointError(f"{path} is text, not weights; it begins {first!r}; {_WEIGHTS}")
+    archive = next((kind for magic, kind in ARCHIVES.items() if start.startswith(magic)), None)
     if start[257:262] == b"ustar":
-        raise CheckpointError(f"{path} is a tar archive; unpack it, and give what is in it")
+        archive = "tar"
+    if archive:
+        raise CheckpointError(f"{path} is a {archive} archive; unpack it, and give what is in it")
     if path.suffix in ENDINGS and not start.startswith(b"PK"):
         raise CheckpointError(f"{path} is no checkpoint{others_among([path.name])}")
 

@@ -9,7 +9,7 @@ from .formats import others_among
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLES)
 INDEX = re.compile(r"(?P<stem>.+)\.index(?:\.[\w-]+)?\.json")  # index.json, index.fp16.json
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,5})-of-(?P<count>\d{1,5})(?P<suffix>(\.\w+)+)")
 OFFICIAL_PICKLE = "mp_rank_00_model_states.pt"
 SCALE_MAP_SUFFIX = "_map.pt"
 DIT_FOLDERS = ("transformer", "transformers")
@@ -57,8 +57,9 @@ def shard_names(name: str) -> list[str]:
     shard = SHARD.fullmatch(name)
     if shard is None:
         return []
-    count = int(shard["count"])
-    return [f"{shard['stem']}-{i:05d}-of-{count:05d}{shard['suffix']}" for i in range(1, count + 1)]
+    count, digits = int(shard["count"]), len(shard["number"])
+    rest = f"-of-{shard['count']}{shard['suffix']}"
+    return [f"{shard['stem']}-{i:0{digits}d}{rest}" for i in range(1, count + 1)]
 
 
 def scale_map_name(name: str) -> str:

@@ -106,8 +106,8 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     wrong = [str(name) for name, value in content.items() if not _is_weight(name, value)]
     if wrong:
         raise CheckpointError(
-            f"{path}: {len(wrong)} entries of its state dict are not dense tensors on the CPU; "
-            f"remove them: {', '.join(wrong)}"
+            f"{path}: {len(wrong)} entries of its state dict are not dense tensors on the CPU: "
+            f"{', '.join(wrong)}; give a model's plain state dict"
         )
     return dict(content)
 

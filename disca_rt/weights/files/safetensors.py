@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
+from .formats import START, refuse_other_formats
 from .plain_path import plain_path
-from .tensor_file import DTYPES, TensorSpec
+from .tensor_file import TensorSpec
 
 TORCH_NAMES = {
     "F64": "float64",
@@ -23,7 +24,15 @@ TORCH_NAMES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
 }
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TORCH_NAMES.values()}
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # what the format allows
 
@@ -33,6 +42,22 @@ class Extent(NamedTuple):
 
     begin: int
     end: int
+
+
+def open_safetensors(path: Path) -> "SafetensorsFile":
+    """Open a file that can be nothing else; CheckpointError names the format of another."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(START)
+        refuse_other_formats(path, start)
+        if start.startswith(b"PK"):
+            raise CheckpointError(
+                f"{path} is a zip archive, such as torch.save writes; write its tensors with "
+                "safetensors.torch.save_file"
+            )
+        return SafetensorsFile(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
 
 
 class SafetensorsFile:
@@ -59,6 +84,8 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         spec, extent = self.specs[name], self._extents[name]
+        if spec.dtype not in DTYPES:
+            raise CheckpointError(f"{self.path}: {name} is of {spec.dtype}, which is not read")
         dtype = DTYPES[spec.dtype]
         mapped = self._bytes[extent.begin : extent.end]
         if extent.begin % dtype.itemsize:  # an odd header: only a copy is aligned
