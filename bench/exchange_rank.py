@@ -22,7 +22,7 @@ from disca_rt.measure.harness import Comparison, Contender, host_timer, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.rank_timer import slowest
 from disca_rt.measure.record import write_records
-from disca_rt.parallel._native import Plan
+from disca_rt.parallel._native import Partition
 
 from .against_diffusers import GOAL
 from .exchange_task import Task, attention_layer, exchange_alone
@@ -89,13 +89,13 @@ def _measure(shape: Shape, mesh: DeviceMesh, samples: int, out: Path) -> None:
 def compare(shape: Shape, mesh: DeviceMesh) -> Comparison:
     """Raises where a contender's output is another in any bit."""
     ranks = mesh.size()
-    plan = Plan(
+    partition = Partition(
         img_tokens=shape.img_tokens, txt_tokens=shape.txt_tokens, heads=shape.heads, ranks=ranks
     )
     name = f"{shape.name}, {ranks} ranks"
-    shard = plan.shard(dist.get_rank()).tokens
+    shard = partition.shard(dist.get_rank()).tokens
     like = torch.empty(shape.batch, shard, shape.heads, shape.head_dim, dtype=shape.dtype)
-    traded = Traded(plan, like, mesh)
+    traded = Traded(partition, like, mesh)
     if not traded.is_even:
         _tell(f"{name}: {LEFT_OUT}")
     task = (attention_layer if shape.has_layer else exchange_alone)(traded)

@@ -53,7 +53,7 @@ def attention_layer(traded: Traded) -> Task:
     x = torch.randn(batch, shard, hidden)
     weights = {name: torch.randn(hidden, hidden) * hidden**-0.5 for name in ("v", "k", "q", "o")}
     norms = torch.ones(head_dim), torch.ones(head_dim)
-    img_tokens = len(traded.plan.shard(traded.group.rank()).img)
+    img_tokens = len(traded.partition.shard(traded.group.rank()).img)
     angles = torch.rand(img_tokens, head_dim // 2)
     tables = *norms, angles.cos(), angles.sin()
     packing, backend = _packing(traded), get_backend("sdpa")
@@ -90,7 +90,7 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _packing(traded: Traded) -> Packing:
-    counts = [len(traded.plan.heads(rank)) for rank in range(traded.plan.ranks)]
+    counts = [len(traded.partition.heads(rank)) for rank in range(traded.partition.ranks)]
     return packing(counts, traded.like.device)
 
 

@@ -21,7 +21,7 @@ from disca_rt.attention.local import Attention, Backend, LocalAttention, NoWork,
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import Part, Stream, settle
-from disca_rt.parallel._native import Plan
+from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.simulation.block_program import BlockWork
 from disca_rt.simulation.timeline import Compute
@@ -44,8 +44,8 @@ class Case:
     hidden: int = 64
     heads: int = 8
 
-    def plan(self, ranks: int) -> Plan:
-        return Plan(
+    def partition(self, ranks: int) -> Partition:
+        return Partition(
             img_tokens=self.img_tokens,
             txt_tokens=self.txt_tokens,
             heads=self.heads,
@@ -78,7 +78,7 @@ class MarkedBlock:
         given = self._ops, self._attention, case.hidden, case.heads
         torch.manual_seed(0)
         self._block = BLOCKS[case.kind](*given)
-        shard = case.plan(group.size()).shard(group.rank())
+        shard = case.partition(group.size()).shard(group.rank())
         layout = TokenLayout(len(shard.img), None, (case.img_tokens, case.txt_tokens))
         angles = torch.rand(len(shard.img), case.hidden // case.heads // 2)
         vec = torch.randn(1, case.hidden)

@@ -69,9 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare(case: Case, rounds: int, real: ProcessGroup, none: ProcessGroup) -> dict[str, Any]:
     """A line of results, the same on every rank."""
-    plan, ranks = case.plan(real.size()), real.size()
-    most = max(exchange_rows(plan, r, c) for r in range(ranks) for c in range(plan.chunks))
-    counts = FEW_BYTES, most * plan.row_bytes // (ranks - 1)
+    partition, ranks = case.partition(real.size()), real.size()
+    most = max(
+        exchange_rows(partition, r, c) for r in range(ranks) for c in range(partition.chunks)
+    )
+    counts = FEW_BYTES, most * partition.row_bytes // (ranks - 1)
     steps = [MarkedBlock(case, real).run, MarkedBlock(case, none).run]
     steps += [_probe(real, count) for count in counts]
     taken = [[step() for step in steps] for _ in range(WARMUP + rounds)][WARMUP:]
@@ -81,7 +83,7 @@ def compare(case: Case, rounds: int, real: ProcessGroup, none: ProcessGroup) -> 
     dist.all_gather_object(everyone, (*mine, median(few), median(many)))
     works, seconds, *probed = zip(*everyone, strict=True)
     link = _link(*map(max, probed), (ranks - 1) * (counts[1] - counts[0]))
-    timelines = simulate_block(plan, works, Links(link))
+    timelines = simulate_block(partition, works, Links(link))
     predicted = max(timeline.seconds for timeline in timelines)
     # All ranks begin a round together; it is over when its last one is.
     measured = spread([max(each) for each in zip(*seconds, strict=True)])

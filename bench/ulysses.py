@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from disca_rt.measure.diffusers_models import Unavailable
-from disca_rt.parallel._native import Plan, Scheduler, Slot
+from disca_rt.parallel._native import Partition, Scheduler, Slot
 
 TIMEOUT = timedelta(seconds=60)
 
@@ -40,9 +40,9 @@ Ulysses = Callable[[Tokens, Attend], Tensor]
 
 
 class Traded(NamedTuple):
-    """What is exchanged: `like [B, S_shard, H, D]` by `plan`, over both dimensions of `mesh`."""
+    """Tensors such as `like [B, S_shard, H, D]`, their partition, and the mesh of their ranks."""
 
-    plan: Plan
+    partition: Partition
     like: Tensor
     mesh: DeviceMesh
 
@@ -52,8 +52,11 @@ class Traded(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        plan = self.plan
-        counts = [(plan.shard(rank).tokens, len(plan.heads(rank))) for rank in range(plan.ranks)]
+        partition = self.partition
+        counts = [
+            (partition.shard(rank).tokens, len(partition.heads(rank)))
+            for rank in range(partition.ranks)
+        ]
         return len(set(counts)) == 1
 
 
@@ -69,7 +72,7 @@ def ours_packed(traded: Traded) -> Ulysses:
 def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) -> Ulysses:
     batch, _, _, head_dim = traded.like.shape
     scheduler = Scheduler(
-        plan=traded.plan,
+        partition=traded.partition,
         rank=traded.group.rank(),
         group=traded.group,
         batch=batch,
@@ -92,7 +95,7 @@ def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) 
 
 def all_to_all(traded: Traded) -> Ulysses:
     """Of `[rank, S_shard, B, H_rank, D]`, between permutes."""
-    ranks, group = traded.plan.ranks, traded.group
+    ranks, group = traded.partition.ranks, traded.group
 
     def exchange(packed: Tensor) -> Tensor:
         received = torch.empty_like(packed)
@@ -108,7 +111,7 @@ def all_to_all(traded: Traded) -> Ulysses:
 
 def functional_all_to_all(traded: Traded) -> Ulysses:
     """The same with v, k and q under way together."""
-    ranks, group = traded.plan.ranks, traded.group
+    ranks, group = traded.partition.ranks, traded.group
 
     def start(packed: Tensor) -> Tensor:
         return functional.all_to_all_single_autograd(packed, None, None, group)
@@ -140,12 +143,12 @@ def _join_heads(received: Tensor) -> Tensor:
 
 def all_to_all_with_sizes(traded: Traded) -> Ulysses:
     """The same of one sample with as many heads and tokens as each rank has."""
-    plan, group = traded.plan, traded.group
+    partition, group = traded.partition, traded.group
     _, shard, _, width = traded.like.shape
-    own = len(plan.heads(group.rank()))
-    counts = [len(plan.heads(rank)) for rank in range(plan.ranks)]
+    own = len(partition.heads(group.rank()))
+    counts = [len(partition.heads(rank)) for rank in range(partition.ranks)]
     of_heads = [shard * count * width for count in counts]
-    of_tokens = [plan.shard(rank).tokens * own * width for rank in range(plan.ranks)]
+    of_tokens = [partition.shard(rank).tokens * own * width for rank in range(partition.ranks)]
 
     def exchange(packed: Tensor, received: list[int], sent: list[int]) -> Tensor:
         out = packed.new_empty(sum(received))
@@ -210,7 +213,7 @@ def _templated(traded: Traded, is_anything: bool) -> Ulysses:
         from diffusers.models.attention_dispatch import _templated_context_parallel_attention
     except ImportError as error:
         raise Unavailable("needs diffusers: pip install 'disca_rt[bench]'") from error
-    ranks, rank = traded.plan.ranks, traded.group.rank()
+    ranks, rank = traded.partition.ranks, traded.group.rank()
     shared = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=is_anything)
     config = ParallelConfig(context_parallel_config=shared)
     config.setup(rank, ranks, torch.device("cpu"), mesh=traded.mesh)

@@ -4,7 +4,7 @@ The same staged interface as local attention. V, K and Q leave as they are put, 
 that makes the next; what is attended leaves in chunks of heads, each under the attention of the
 next (Ulysses, arXiv 2309.14509). With more ranks than heads, or ranks on several nodes, groups of
 ranks do that and keys and values go round the groups, under the attention to those at hand (ring
-attention, arXiv 2310.01889). Knows plans and process groups, no models.
+attention, arXiv 2310.01889). Knows partitions and process groups, no models.
 """
 
 import weakref
@@ -22,7 +22,7 @@ from ..attention.partial import get_partial_backend, merge
 from ..graphs.between import apart
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
-from ._native import Plan, Progress, Scheduler, Slot
+from ._native import Partition, Progress, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
 from .ranks import named
 from .sharded import Sharded
@@ -49,7 +49,7 @@ class UlyssesAttention:
     """Given to a model in place of `local`, whose backend it uses.
 
     `chunks`: pieces of a rank's heads. `ranks_per_node`: with several nodes, tokens are traded
-    inside each and keys go round them; 0 where all ranks are in one. Both may be left to the plan.
+    inside each and keys go round them; 0 where all ranks are in one. The partition may choose both.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class UlyssesAttention:
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
-    def plan(self, layout: TokenLayout, heads: int, row_bytes: int) -> Plan:
+    def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
         """Who has what of tokens laid out so; ValueError where these ranks cannot share them.
 
         `row_bytes` are those of one token's head.
         """
         img_tokens, txt_tokens = layout.whole
-        return Plan(
+        return Partition(
             img_tokens=img_tokens,
             txt_tokens=txt_tokens,
             heads=heads,
@@ -113,9 +113,9 @@ class UlyssesAttention:
             while len(self._recent) >= RECENT:  # before new buffers come, the oldest ones go
                 del self._recent[next(iter(self._recent))]
             scheduler = self.scheduler(layout, like, reuse_buffers=True)
-            plan = scheduler.plan
-            members = plan.members(plan.group_of(self._group.rank()))
-            counts = [len(plan.heads(member)) for member in members]
+            partition = scheduler.partition
+            members = partition.members(partition.group_of(self._group.rank()))
+            counts = [len(partition.heads(member)) for member in members]
             prepared = PreparedExchange(scheduler, packing(counts, like.device))
         self._recent[key] = prepared  # at the end: the last to go
         return prepared
@@ -123,10 +123,10 @@ class UlyssesAttention:
     def scheduler(self, layout: TokenLayout, like: Tensor, reuse_buffers: bool) -> Scheduler:
         """A new one, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
-        plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
-        ulysses, ring = self._split(plan)
+        partition = self.partition(layout, heads, head_dim * like.dtype.itemsize)
+        ulysses, ring = self._split(partition)
         return Scheduler(
-            plan=plan,
+            partition=partition,
             rank=self._group.rank(),
             group=ulysses,
             ring=ring,
@@ -139,15 +139,15 @@ class UlyssesAttention:
             progress=self._progress,
         )
 
-    def origins(self, plan: Plan) -> list[int]:
+    def origins(self, partition: Partition) -> list[int]:
         """Numbers of the groups whose keys come round to this rank, in order, its own first."""
-        own = plan.group_of(self._group.rank())
-        return [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
+        own = partition.group_of(self._group.rank())
+        return [(own - turn) % partition.ring_degree for turn in range(partition.ring_degree)]
 
-    def _split(self, plan: Plan) -> Groups:
-        """Every rank comes here for the same plan at the same time."""
-        degree = plan.ulysses_degree
-        if plan.ring_degree == 1:
+    def _split(self, partition: Partition) -> Groups:
+        """Every rank comes here for the same partition at the same time."""
+        degree = partition.ulysses_degree
+        if partition.ring_degree == 1:
             return Groups(self._group, None)
         if degree not in self._groups:
             ranks = dist.get_process_group_ranks(self._group)
@@ -176,7 +176,7 @@ class UlyssesHandle:
 
     def put_v(self, v: Tensor) -> None:
         self._scheduler = self._chosen_scheduler(v)
-        self._origins = self._attention.origins(self._scheduler.plan)
+        self._origins = self._attention.origins(self._scheduler.partition)
         self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
         apart(self._scheduler.send, Slot.V, v)
 
@@ -185,7 +185,7 @@ class UlyssesHandle:
             own = self._attention.scheduler(self._layout, v, reuse_buffers=False)
             return DifferentiableScheduler(own)
         prepared = self._attention.prepared(self._layout, v)
-        if prepared.scheduler.plan.chunks == 1:
+        if prepared.scheduler.partition.chunks == 1:
             self.packing = prepared.packing
         return prepared.scheduler
 
@@ -193,7 +193,7 @@ class UlyssesHandle:
         """Which of a group's tokens are no padding, `[B, S_group]`; None where none is."""
         if self._layout.lengths is None:
             return None
-        span = self._scheduler.plan.group_span(origin)
+        span = self._scheduler.partition.group_span(origin)
         return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
 
     def put_k(self, k: Tensor) -> None:
@@ -211,7 +211,7 @@ class UlyssesHandle:
     def result(self, work: Work) -> Tensor:
         work.advance()  # under q
         attend = self._attend if len(self._origins) == 1 else self._attend_round
-        for chunk in range(self._scheduler.plan.chunks):
+        for chunk in range(self._scheduler.partition.chunks):
             apart(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
         work.advance()  # under what comes back
         return apart(self._scheduler.receive_back, Slot.O).flatten(2)

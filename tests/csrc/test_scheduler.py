@@ -10,7 +10,7 @@ def test_scheduler(run_cpp) -> None:
     includes = [f"-isystem{path}" for path in include_paths()]
     folders = [flag for path in library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
     sources = (
-        f"{name}.cpp" for name in ("tests/csrc/test_scheduler", "csrc/plan", "csrc/scheduler")
+        f"{name}.cpp" for name in ("tests/csrc/test_scheduler", "csrc/partition", "csrc/scheduler")
     )
     done = run_cpp(*sources, flags=[*includes, *folders, "-ltorch_cpu", "-lc10"])
     assert done.endswith(" checks\n")
