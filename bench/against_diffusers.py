@@ -1,4 +1,4 @@
-"""Our full step against diffusers' classes: same weights, same inputs, fp32, eager.
+"""Benchmark of our full step against diffusers' classes: same weights and inputs, fp32, eager.
 
 diffusers saves fresh random weights, our loader reads them, and the outputs are compared before
 anything is timed. No token is padding, so that both do the same work: neither gains from the
@@ -31,7 +31,7 @@ GOAL = 1.0
 
 @dataclass(frozen=True)
 class StepShape:
-    """Of one sample: `latent_shape` (C, T, H, W) and tokens, byT5 and vision ones only for 1.5."""
+    """Model and input of one step: `latent_shape` (C, T, H, W); byT5 and vision only in 1.5."""
 
     name: str
     config: DiTConfig
@@ -78,7 +78,7 @@ MID_15 = StepShape(
 
 
 def full_step(shape: StepShape) -> Comparison:
-    """Three contenders: diffusers, ours with `prepare` in every step, ours with it outside."""
+    """Comparison of diffusers, ours with `prepare` in every step, and ours with it outside."""
     reference = diffusers_model(shape.config)
     dit = _ours(reference)
     assert dit.config == shape.config, f"loaded {dit.config}, expected {shape.config}"
@@ -130,7 +130,7 @@ def _conditioning(shape: StepShape) -> Conditioning:
 
 
 def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
-    """‖a − b‖ / ‖b‖ of the outputs; raises where it is over the tolerance."""
+    """Relative difference ‖a − b‖ / ‖b‖ of the outputs; RuntimeError above the tolerance."""
     with torch.inference_mode():
         actual, expected = ours().double(), theirs().double()
     difference = float((actual - expected).norm() / expected.norm())

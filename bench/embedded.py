@@ -1,4 +1,4 @@
-"""What DisCa saves on the embedded model: of a step, and of a whole sample from prompt to video."""
+"""Benchmarks of what DisCa saves on the embedded model: in a step, and from prompt to video."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ BASE_WEIGHTS = Path(__file__).parents[1] / "ladder" / "base.safetensors"
 
 @dataclass(frozen=True)
 class VideoSize:
-    """In pixels."""
+    """Size of a video in frames and pixels."""
 
     frames: int
     height: int
@@ -38,7 +38,7 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
-    """A full and a predicted step, from latents to velocity, as in the denoising loop."""
+    """Comparison of a full and a predicted step, from latents to velocity as in the loop."""
     runtime = load_tiny()
     dit, policy = runtime.dit, DisCaPolicy(runtime.predictor)
     latents = torch.randn(1, *_latent_shape(size), generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
 
 
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
-    """Against what an undistilled model needs: 50 steps of two passes each."""
+    """Comparison of samples with what an undistilled model needs: 50 steps of two passes each."""
     base, runtime = with_tiny_prompts(Runtime.load(BASE_WEIGHTS)), load_tiny()
     schedule = full_schedule(50, 5.0)
     both_passes = [_flops(base.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
@@ -84,7 +84,7 @@ def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
 
 
 def samples_without_guidance(size: VideoSize = TRAINED) -> Comparison:
-    """Against as many full steps: what the predictor alone saves."""
+    """Comparison with as many full steps: what the predictor alone saves."""
     runtime = load_tiny()
     contenders = [_twenty_steps(runtime, size), _disca(runtime, size)]
     return _comparison("DisCa sample, base 20", runtime, size, contenders, samples=15)

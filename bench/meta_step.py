@@ -1,6 +1,6 @@
-"""A full and a predicted step without arithmetic: weights and activations on the meta device.
+"""Full and predicted step without arithmetic: weights and activations on the meta device.
 
-What is left of a step there is what the host does for it, and which tensors live when.
+What remains of a step is the host's work, and which tensors live when.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ META = torch.device("meta")
 
 
 class NoAttention(LocalAttention):
-    """An output as large as the queries, with no kernel's own temporaries."""
+    """Attention that only allocates its output, with no kernel's own temporaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,9 +32,9 @@ class NoAttention(LocalAttention):
 
 @dataclass(frozen=True)
 class MetaStep:
-    """`full()` and `predicted()` return the velocity patches `[1, S_img, P]`.
+    """Steps as functions: `full()` and `predicted()` return velocity patches `[1, S_img, P]`.
 
-    `compute(index, *inputs)` is what they do, step 0 the full one.
+    Both call `compute(index, *inputs)`, the full one with step 0.
     """
 
     full: Callable[[], Tensor]

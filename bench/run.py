@@ -1,8 +1,8 @@
-"""`python -m bench.run`: measure on this machine, write JSON lines, print the table of them.
+"""Benchmarks of this machine, to JSON lines and a table of them: `python -m bench.run`.
 
-On its CPU: models, samples and what the host does for a step; with --device cuda: every fused op at
-the real models' shapes. Absolute times are this machine's; only the ratios within a benchmark mean
-something elsewhere.
+A CPU runs models, samples and the host's work for a step; with --device cuda a GPU runs every
+fused op at the real models' shapes. Absolute times are this machine's; only the ratios within a
+benchmark mean something elsewhere.
 """
 
 import argparse
@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def op_benchmarks(device: torch.device, is_small: bool) -> dict[str, Build]:
-    """The fused ops'; `is_small` for a trial in Triton's interpreter."""
+    """Benchmarks of the fused ops; `is_small` for a trial in Triton's interpreter."""
     from .ops import comparisons, real_shapes, small_shapes
 
     return dict(comparisons(device, small_shapes() if is_small else real_shapes()))
 
 
 def select(benchmarks: Mapping[str, Build], only: Sequence[str] | None) -> dict[str, Build]:
-    """Those whose name contains one of `only`."""
+    """Benchmarks whose name contains one of `only`."""
     return {
         name: build
         for name, build in benchmarks.items()

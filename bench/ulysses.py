@@ -1,4 +1,4 @@
-"""One exchange by ours and by others: tokens for heads of v, k and q, and back of what is attended.
+"""Exchanges of tokens for heads of v, k and q, and back of the result: ours and others'.
 
 Each takes its tokens, asking for them when it can send them, and what is to be done to the heads
 (attention, or nothing), and returns this rank's tokens of that. The others are what PyTorch and
@@ -26,7 +26,7 @@ TIMEOUT = timedelta(seconds=60)
 
 
 class Tokens(NamedTuple):
-    """This rank's tokens of all heads, `[B, S_shard, H, D]`, each made when it is asked for."""
+    """Makers of this rank's v, k and q of all heads, `[B, S_shard, H, D]`."""
 
     v: Callable[[], Tensor]
     k: Callable[[], Tensor]
@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From q, k and v of all tokens of this rank's heads, `[B, S, H_rank, D]`, to as many."""
+"""Attention: q, k and v of all tokens and this rank's heads, `[B, S, H_rank, D]`, to as many."""
 
 Ulysses = Callable[[Tokens, Attend], Tensor]
 
@@ -65,7 +65,7 @@ def ours(traded: Traded) -> Ulysses:
 
 
 def ours_packed(traded: Traded) -> Ulysses:
-    """Of k and q in the layout of `rms_norm_rope_send`."""
+    """Exchange by our scheduler of k and q in the layout of `rms_norm_rope_send`."""
     return _scheduled(traded, Scheduler.send_packed)
 
 
@@ -94,7 +94,7 @@ def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) 
 
 
 def all_to_all(traded: Traded) -> Ulysses:
-    """Of `[rank, S_shard, B, H_rank, D]`, between permutes."""
+    """Exchange of `[rank, S_shard, B, H_rank, D]`, one tensor after another, between permutes."""
     ranks, group = traded.partition.ranks, traded.group
 
     def exchange(packed: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def all_to_all(traded: Traded) -> Ulysses:
 
 
 def functional_all_to_all(traded: Traded) -> Ulysses:
-    """The same with v, k and q under way together."""
+    """Exchange as by `all_to_all` with v, k and q under way together."""
     ranks, group = traded.partition.ranks, traded.group
 
     def start(packed: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _join_heads(received: Tensor) -> Tensor:
 
 
 def all_to_all_with_sizes(traded: Traded) -> Ulysses:
-    """The same of one sample with as many heads and tokens as each rank has."""
+    """Exchange as by `all_to_all` of one sample whose ranks may have unequal shares."""
     partition, group = traded.partition, traded.group
     _, shard, _, width = traded.like.shape
     own = len(partition.heads(group.rank()))
@@ -171,7 +171,7 @@ def all_to_all_with_sizes(traded: Traded) -> Ulysses:
 
 
 def redistribute(traded: Traded) -> Ulysses:
-    """As tensors that know how they are shared out."""
+    """Exchange by DTensors, which know how they are shared out."""
     mesh = traded.mesh["ulysses"]
 
     def move(local: Tensor, here: int, there: int) -> Tensor:
@@ -189,7 +189,7 @@ def shard_dim_all_to_all(traded: Traded) -> Ulysses:
 
 
 def _one_by_one(move: Callable[[Tensor, int, int], Tensor]) -> Ulysses:
-    """`move(local, gathered, shared out)`: dimension 1 are tokens, 2 are heads."""
+    """Exchange by `move(local, dimension gathered, dimension shared out)`; 1 is tokens, 2 heads."""
 
     def run(tokens: Tokens, attend: Attend) -> Tensor:
         v, k, q = (move(make(), 1, 2) for make in tokens)
@@ -233,7 +233,7 @@ def _templated(traded: Traded, is_anything: bool) -> Ulysses:
 
 
 class Way(NamedTuple):
-    """`note` is for its record; one that `is_packed` is given k and q in that layout."""
+    """Contender of the benchmark; one that `is_packed` is given k and q in the sending layout."""
 
     name: str
     build: Callable[[Traded], Ulysses]
@@ -283,5 +283,5 @@ LEFT_OUT = (
 
 
 def ways(traded: Traded) -> tuple[Way, ...]:
-    """Those for these shares, the baseline first."""
+    """Contenders that can exchange these shares, the baseline first."""
     return EVEN if traded.is_even else UNEVEN

@@ -1,4 +1,4 @@
-"""`disca-rt bench`: how long steps and samples take, against rivals and an earlier run."""
+"""`disca-rt bench`: times of steps and samples, against rivals and an earlier run."""
 
 import argparse
 import importlib.util
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    """Everything that can be refused before a model is made."""
+    """Refuses, by ValueError, everything that can be refused before a model is made."""
     from ..attention.local import get_backend
     from ..cache.policies import check_policy
     from ..kernels.ops import get_ops
@@ -196,7 +196,7 @@ def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
 def _explaining(
     comparison: "Comparison", ours: set[str], fitting: "Callable[[], AbstractContextManager]"
 ) -> "Comparison":
-    """With contenders of `ours` that say, where they do not fit, what would: they warm up first."""
+    """Comparison whose contenders of `ours`, where they do not fit, say what would."""
 
     def warm_up(contender: "Contender") -> None:
         with fitting():
@@ -241,7 +241,7 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
 
 
 def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> list[str]:
-    """The benchmarks to run; of what is left out by itself, one line."""
+    """Names of the benchmarks to run; says in a line why another is left out."""
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
     left_out = [] if suite.graphs is not None else [GRAPHS]
@@ -254,7 +254,7 @@ def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> lis
 
 
 def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Record":
-    """With what only the subject of the run, not its harness, can say."""
+    """Record with its stages and, for our own contenders, memory and busy time."""
     from ..measure.busy import busy_share
     from ..measure.session import with_stages
 

@@ -13,9 +13,10 @@ import torch
 from ..conditioning import Conditioning
 from ..models.linear import fp8_linears
 from ..pipeline.runtime import Runtime
+from ..units import byte_text
 from ..vae.sizes import SIZES
 from ..work.flops import image_tokens
-from ..work.memory import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
+from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
 from .sampling import SampleRequest
 
 MEMORY_INFO = Path("/proc/meminfo")
@@ -67,7 +68,7 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
     way_out = f"would fit: {', or '.join(ways)}" if ways else "no size of it would fit"
-    return f"needs about {footprint(need)} of {gigabytes(there)}; {way_out}"
+    return f"needs about {footprint(need)} of {byte_text(there)}; {way_out}"
 
 
 def runtime_need(

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from ..markdown import table_lines
 from ..parallel._native import Partition
 from ..simulation.estimate import QUERY_TILE, Rates, attention_waves
 from ..simulation.forecast import BlockForecast, Cost, Forecast, Job, gather_bytes
 from ..simulation.links import Links
 from ..simulation.traffic import buffer_bytes, traffic, wires
+from ..units import byte_text
 
 
 def print_tables(
@@ -77,7 +79,7 @@ def _traffic(job: Job, partition: Partition, links: Links) -> Table:
     table = Table("", "over", "sent", "received", "full step", "predicted", title=title)
 
     def add_row(name: str, wire: str, sent: list[int], received: list[int]) -> None:
-        steps = (f"{_sized(count * max(sent))}" for count in blocks)
+        steps = (f"{byte_text(count * max(sent))}" for count in blocks)
         table.add_row(name, wire, _range_bytes(sent), _range_bytes(received), *steps)
 
     if partition.ulysses_degree > 1:
@@ -92,7 +94,7 @@ def _traffic(job: Job, partition: Partition, links: Links) -> Table:
         add_row(name, ring, passed, [one.ring_received for one in each])
     everyone, _ = links.among(tuple(range(partition.ranks)))
     table.add_row(
-        "patches, gathered", everyone, "", "", *2 * [_sized(gather_bytes(job, partition))]
+        "patches, gathered", everyone, "", "", *2 * [byte_text(gather_bytes(job, partition))]
     )
     return table
 
@@ -135,8 +137,7 @@ def markdown(
 ) -> str:
     """Markdown table, a line for each partition; bytes are the most that a rank sends per block."""
     rows = [_row(*each, links, sms) for each in zip(partitions, forecasts, strict=True)]
-    lines = [COLUMNS, ["--:"] * len(COLUMNS), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(table_lines(COLUMNS, rows, "--:"))
 
 
 def _row(partition: Partition, predicted: Forecast, links: Links, sms: int) -> list[str]:
@@ -151,9 +152,11 @@ def _row(partition: Partition, predicted: Forecast, links: Links, sms: int) -> l
         _range(partition.shard(rank).tokens for rank in ranks),
         _range(heads),
         f"{waves.count:.2f}",
-        f"{_sized(max(one.exchange_sent for one in each))} {exchange}",
-        f"{_sized(max(one.ring_sent for one in each))} {ring}" if partition.ring_degree > 1 else "",
-        _sized(max(buffer_bytes(partition, rank) for rank in ranks)),
+        f"{byte_text(max(one.exchange_sent for one in each))} {exchange}",
+        f"{byte_text(max(one.ring_sent for one in each))} {ring}"
+        if partition.ring_degree > 1
+        else "",
+        byte_text(max(buffer_bytes(partition, rank) for rank in ranks)),
         *_step_cells(predicted.full, f"{predicted.full.seconds:.3f}"),
         *_step_cells(predicted.predicted, f"{1e3 * predicted.predicted.seconds:.1f}"),
     ]
@@ -169,12 +172,5 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _range_bytes(values: Iterable[int]) -> str:
-    found = [_sized(value) for value in sorted(values)]
+    found = [byte_text(value) for value in sorted(values)]
     return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
-
-
-def _sized(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"

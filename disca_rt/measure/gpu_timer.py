@@ -1,4 +1,4 @@
-"""Times work on a GPU by its own clock; `cpu` is what launching it took."""
+"""Timer of work on a GPU, by the GPU's own clock; its CPU time is what launching took."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from collections.abc import Callable
 import torch
 
 from ..instruments.gpu_clock import GPUClock
-from .harness import Taken, Timer
+from .harness import Elapsed, Timer
 
 WARMUP = 5
 
 
 def device_timer(device: torch.device) -> Timer:
-    """For kernels launched on `device`'s current stream."""
+    """Timer of kernels that are launched on `device`'s current stream."""
     clock = GPUClock(device)
 
-    def timed(run: Callable[[], object]) -> Taken:
+    def timed(run: Callable[[], object]) -> Elapsed:
         cpu: list[float] = []
 
         def launch() -> None:
@@ -24,6 +24,6 @@ def device_timer(device: torch.device) -> Timer:
             cpu.append(time.process_time() - started)
 
         wall = clock(launch)
-        return Taken(wall, *cpu)
+        return Elapsed(wall, *cpu)
 
     return Timer(timed, WARMUP)

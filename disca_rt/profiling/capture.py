@@ -19,18 +19,18 @@ from ..pipeline.runtime import Runtime, Sample
 from ..schedule import Schedule, full_schedule
 from .marked import MarkedPolicy, OnStep, marked_blocks
 from .ranges import Ranges
-from .work import Work
+from .work import OperatorWork
 
 
 class Captured(NamedTuple):
-    """`trace` is a Chrome trace, `kinds` of its steps and `works` of its op ranges in order.
+    """Profiled sample: its Chrome trace, kinds of its steps and works of its op ranges in order.
 
     `unprofiled` are the times of a short sample of the same kind that no profiler slowed down.
     """
 
     trace: dict[str, Any]
     kinds: list[StepKind]
-    works: list[Work]
+    works: list[OperatorWork]
     sample: Sample
     unprofiled: dict[str, StageTime]
 
@@ -43,7 +43,7 @@ def capture(
     inputs: Mapping[str, Any],
     on_step: OnStep,
 ) -> Captured:
-    """`runtime` was built with ops and attention that are marked in `ranges`."""
+    """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
     short = short_schedule(schedule)
 
     def run_short() -> Sample:
@@ -66,7 +66,7 @@ def run_in_ranges(
     schedule: Schedule,
     inputs: Mapping[str, Any],
 ) -> Sample:
-    """The same sample in the same ranges, for a profiler outside of this process."""
+    """Runs the sample that `capture` profiles, in its ranges, for a profiler of another process."""
     runtime.sample(**inputs, schedule=short_schedule(schedule), policy=policy)
     marked = MarkedPolicy(policy, ranges)
     with marked_blocks(runtime, ranges), ranges.recording():
@@ -74,7 +74,7 @@ def run_in_ranges(
 
 
 def short_schedule(schedule: Schedule) -> Schedule:
-    """At most two steps, one of each kind where there are two."""
+    """Schedule of at most two steps, one of each kind where `schedule` has both."""
     steps = min(2, schedule.steps)
     if schedule.full_steps == schedule.steps:
         return full_schedule(steps, schedule.shift)
@@ -96,9 +96,9 @@ def _traced(run: Callable[[], Sample], device: torch.device) -> tuple[Sample, di
 
 
 def named_steps(trace: dict[str, Any], kinds: list[StepKind]) -> dict[str, Any]:
-    """`trace` with the kind in the name of each step, which was not known when the step began.
+    """Trace with the kind in each step's name, which was not known when the step began.
 
-    Without what would tell where it was made.
+    The names of the machine and the file are taken out.
     """
     names = {f"step {index}": f"step {index} {kind}" for index, kind in enumerate(kinds)}
     events = [

@@ -1,4 +1,4 @@
-"""Puts ranges around the seams of a runtime: its ops, attention, blocks, policy and steps.
+"""Ranges around the seams of a runtime: its ops, attention, blocks, policy and steps.
 
 What a model is given when it is built is wrapped, blocks are hooked from outside: no model, cache
 or engine code knows of it, and not one bit of a result changes.
@@ -21,14 +21,14 @@ from ..sampling.engine import StepEvent
 from ..schedule import Step
 from ..tokens import StepContext
 from .ranges import Ranges
-from .work import OPS, Work, attention_work
+from .work import OPS, OperatorWork, attention_work
 
 OnStep = Callable[[StepEvent], None]
 BLOCKS = DoubleStreamBlock, SingleStreamBlock, RefinerBlock
 
 
 def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
-    """`ops` in ranges of their names; those that do no work stay as they are."""
+    """Ops that run in ranges of their names; those that do no work stay as they are."""
     return Ops(
         *(
             _marked(name, op, OPS[name], ranges) if name in OPS else op
@@ -38,14 +38,14 @@ def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
 
 
 def marked_attention(backend: str, ranges: Ranges) -> LocalAttention:
-    """Local attention by `backend` in ranges called attention."""
+    """Local attention whose `backend` runs in ranges called attention."""
     attention = LocalAttention(backend)
     attention.backend = _marked("attention", attention.backend, attention_work, ranges)
     return attention
 
 
 def _marked(
-    name: str, run: Callable[..., Any], work: Callable[..., Work], ranges: Ranges
+    name: str, run: Callable[..., Any], work: Callable[..., OperatorWork], ranges: Ranges
 ) -> Callable[..., Any]:
     @wraps(run)
     def marked(*args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ def _marked(
 
 @contextmanager
 def marked_blocks(runtime: Runtime, ranges: Ranges) -> Iterator[None]:
-    """Within, every block of both models runs in a range of its name in the checkpoint."""
+    """Context in which every block of both models runs in a range of its checkpoint name."""
     hooks = []
     for prefix, model in (("", runtime.dit), ("predictor.", runtime.predictor)):
         for name, module in [] if model is None else model.named_modules():

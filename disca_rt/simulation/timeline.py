@@ -126,7 +126,7 @@ class _Rank:
         return [queue for queue in self.wires.values() if queue]
 
     def ready(self, transfer: Transfer) -> float | None:
-        """Second from which the rank can carry `transfer`; None where it is not next on its wire."""
+        """Second from which the rank can carry `transfer`; None unless it is next on its wire."""
         queue = self.wires.get(transfer.wire)
         if not queue or queue[0][0] != transfer:
             return None

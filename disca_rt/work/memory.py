@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..config import DiTConfig, PredictorConfig
+from ..units import byte_text
 from .flops import image_tokens
 
 FREQUENCIES, REFINER_BLOCKS = 256, 2
@@ -41,8 +42,8 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = zip(self._fields, self, strict=True)
-        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
-        return f"{gigabytes(self.total)} ({said})"
+        said = ", ".join(f"{name} {byte_text(size)}" for name, size in parts if size)
+        return f"{byte_text(self.total)} ({said})"
 
 
 class Need(NamedTuple):
@@ -199,8 +200,3 @@ def _conditions(dit: DiTConfig) -> int:
     byt5 = 2 * glyph + _linear(glyph, inner) + _linear(inner, inner) + _linear(inner, width)
     image = 2 * vision + _linear(vision, vision) + _linear(vision, width) + 2 * width
     return byt5 + image + 3 * width
-
-
-def gigabytes(size: int) -> str:
-    """Decimal, as a card's label has them; small ones in MB."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

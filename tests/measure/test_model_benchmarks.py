@@ -17,8 +17,8 @@ from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench import _chosen
 from disca_rt.config import MODELS, DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
+from disca_rt.instruments.time_spans import union
 from disca_rt.kernels.workload import REAL
-from disca_rt.measure.busy import covered
 from disca_rt.measure.diffusers_models import (
     Unavailable,
     diffusers_model,
@@ -287,8 +287,8 @@ def test_captured_steps_and_samples_give_the_same(
 
 
 def test_the_union_of_overlapping_kernels() -> None:
-    assert covered([(0, 2), (5, 7), (1, 3), (5.5, 6)]) == 5
-    assert covered([]) == 0
+    assert union([(5, 7), (0, 2), (1, 3), (5.5, 6)]) == [(0, 3), (5, 7)]
+    assert union([]) == []
 
 
 QUICK = ["bench", "8x8x1", "--model", "tiny", "--quick"]
