@@ -5,13 +5,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.measure.harness import Comparison, Contender
-from disca_rt.models.dit import StepInputs
+from disca_rt.measure.steps import Steps, Subject
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Schedule, full_schedule, get_preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
@@ -38,34 +35,16 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
-    """Comparison of a full and a predicted step, from latents to velocity as in the loop."""
-    runtime = load_tiny()
-    dit, policy = runtime.dit, DisCaPolicy(runtime.predictor)
-    latents = torch.randn(1, *_latent_shape(size), generator=torch.Generator().manual_seed(0))
-    prepared = dit.prepare(encode_prompts([PROMPT]), latents.shape)
-    tokens = torch.Size([1, prepared.tokens, dit.config.hidden])
-    state = policy.allocate(tokens, dit.dtype, dit.device)
-
-    def run(index: int) -> Tensor:
-        step = schedule[index]
-        inputs = StepInputs(*(torch.tensor([x]) for x in (step.t, step.r, 1000 * GUIDANCE_SCALE)))
-        tokens, context = dit.embed(latents, inputs, prepared)
-        kind = policy.decide(step, tokens, state)
-        tokens = policy.run(kind, tokens, context, dit.blocks, state)
-        return dit.velocity(tokens, context, prepared)
-
-    schedule = list(Schedule(steps=2, shift=5.0, step_list=(0,)))
-    flops = _flops(dit.config, size, TEXT_TOKENS)
-    return Comparison(
-        name="predicted step",
-        shape=_shape(dit.config, size),
-        dtype="float32",
-        contenders=[
-            Contender("full step", partial(run, 0), flops.full),
-            Contender("predicted step", partial(run, 1), flops.predicted, goal=0.15),
-        ],
-        samples=100,
-    )
+    """Comparison of a full and a predicted step, from latents to latents as in the loop."""
+    runtime, schedule = load_tiny(), Schedule(steps=2, shift=5.0, step_list=(0,))
+    policy = DisCaPolicy(runtime.predictor)
+    run = Steps(Subject(runtime, encode_prompts([PROMPT]), _latent_shape(size), policy, schedule))
+    flops = _flops(runtime.config, size, TEXT_TOKENS)
+    contenders = [
+        Contender("full step", run.full, flops.full),
+        Contender("predicted step", run.predicted, flops.predicted, goal=0.15),
+    ]
+    return _comparison("predicted step", runtime, size, contenders, samples=100)
 
 
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:

@@ -26,7 +26,8 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 dry_run_settings() {
   export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
   RESULTS=${RESULTS:-out/gpu-dry-run/cpu.jsonl}
-  WORKLOAD=(8x8x1 --model tiny --random) SETTINGS=(--preset disca-n4 --samples 1 --quick)
+  MODEL=(bench.trial 8x8x1 --model tiny --random)
+  SETTINGS=(--steps 5 --step-list 0,2 --samples 1 --quick)
   KERNELS=(--device cuda --dry-run --samples 1)
   TUNE=(--dry-run) FUSED=(--ops triton)
   PAGE=out/gpu-dry-run/kernels.md README=(--print)
@@ -45,15 +46,16 @@ print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-
 PY
     )
   fi
-  WORKLOAD=(704x704x129) SETTINGS=(--device cuda)
+  MODEL=(disca_rt bench 704x704x129)
+  SETTINGS=(--device cuda)
   KERNELS=(--device cuda --out "$RESULTS")
   TUNE=() FUSED=()
   PAGE=docs/kernels.md README=()
 }
 
-model() { measured "${WORKLOAD[@]}" "$@"; }
+model() { measured "${MODEL[@]}" "$@"; }
 measured() {
-  "$PYTHON" -m disca_rt bench "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
+  "$PYTHON" -m "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
 }
 
 # Of the packages named, those that are not here.
@@ -119,7 +121,7 @@ stage_sample-graphs() {
 }
 stage_rivals() { model --only rivals; }
 stage_sample-rivals() { model --only sample-rivals; }
-stage_embedded() { measured embedded; }
+stage_embedded() { measured disca_rt bench embedded; }
 stage_ladder() {
   "$PYTHON" -m disca_rt.measure.table "$RESULTS" > "${RESULTS%.jsonl}.md"
   "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"

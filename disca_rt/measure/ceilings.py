@@ -7,7 +7,8 @@ from statistics import median
 import torch
 
 from ..instruments.ceiling_work import ceiling_work
-from .harness import Comparison, Contender, host_timer
+from .device_timer import device_timer
+from .harness import Comparison, Contender
 
 MATMUL, COPY = "matrix product", "copy"
 SAMPLES = 30
@@ -30,16 +31,12 @@ class Ceilings:
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Ceilings of `device` by the medians of a few runs, the product in `dtype`."""
-    clock, work = host_timer(), ceiling_work(device, dtype)
-    if device.type == "cuda":
-        from .gpu_timer import device_timer
-
-        clock = device_timer(device)
+    timer, work = device_timer(device), ceiling_work(device, dtype)
 
     def seconds(run: Callable[[], object]) -> float:
         for _ in range(FEW_WARMUP):
             run()
-        return median(clock.time(run).wall for _ in range(FEW_SAMPLES))
+        return median(timer.time(run).wall for _ in range(FEW_SAMPLES))
 
     return Ceilings(
         work.flops / seconds(work.product),

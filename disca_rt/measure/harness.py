@@ -4,7 +4,7 @@ The contenders take turns, A, B, A, B, ..., so that a slow spell of the machine 
 A ratio is taken within each round, against the baseline's sample of that round; the ratio of a
 contender is the median over the rounds. Beside the wall clock there is the CPU time of all threads
 of this process: on a busy machine it leaves out what other processes took. A GPU is timed by a
-timer of its own (`gpu_timer`), ranks by the slowest (`rank_timer`).
+timer of its own (`device_timer`), ranks by the slowest (`rank_timer`).
 """
 
 import time

@@ -4,7 +4,6 @@ Steps, blocks and ops reach from the first to the last run in them, so that on a
 above their kernels and not above the launches.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from .account import Account
@@ -15,27 +14,18 @@ from .timeline import TraceTimeline
 BLOCK_COLOURS = "#475569", "#7c8ba1"  # in turn
 
 
-@dataclass
-class _Numbers:
-    """Numbers for strings, each string's given at its first use."""
-
-    strings: list[str] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def __call__(self, string: str) -> int:
-        if string not in self.numbers:
-            self.numbers[string] = len(self.strings)
-            self.strings.append(string)
-        return self.numbers[string]
-
-
 def lanes(timeline: TraceTimeline, account: Account) -> dict[str, Any]:
     """JSON for `timeline.js`: spans are [start, length, name, colour], µs from the first step."""
     origin = account.windows[0].start_us if account.windows else 0.0
-    names, colours = _Numbers(), _Numbers()
+    names: dict[str, int] = {}  # by their numbers in spans
+    colours: dict[str, int] = {}
+
+    def number(numbers: dict[str, int], text: str) -> int:
+        return numbers.setdefault(text, len(numbers))
 
     def span(start: float, end: float, name: str, own: str) -> list[float]:
-        return [round(start - origin, 1), round(end - start, 1), names(name), colours(own)]
+        texts = number(names, name), number(colours, own)
+        return [round(start - origin, 1), round(end - start, 1), *texts]
 
     steps = [
         span(each.start_us, each.end_us, f"step {each.index} {each.kind}", OF_KINDS[each.kind])
@@ -58,8 +48,8 @@ def lanes(timeline: TraceTimeline, account: Account) -> dict[str, Any]:
     end = max((window.end_us for window in account.windows), default=origin)
     return {
         "lanes": shown,
-        "names": names.strings,
-        "colours": colours.strings,
+        "names": list(names),
+        "colours": list(colours),
         "end": round(end - origin, 1),
     }
 

@@ -1,4 +1,4 @@
-"""Timer of work on a GPU, by the GPU's own clock; its CPU time is what launching took."""
+"""Timer of work on a device: a GPU's by its own clock, whose CPU time is what launching took."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,15 @@ from collections.abc import Callable
 import torch
 
 from ..instruments.gpu_clock import GPUClock
-from .harness import Elapsed, Timer
+from .harness import Elapsed, Timer, host_timer
 
 WARMUP = 5
 
 
 def device_timer(device: torch.device) -> Timer:
-    """Timer of kernels that are launched on `device`'s current stream."""
+    """Timer by the host's clocks or, on a GPU, of kernels on `device`'s current stream."""
+    if device.type != "cuda":
+        return host_timer()
     clock = GPUClock(device)
 
     def timed(run: Callable[[], object]) -> Elapsed:
