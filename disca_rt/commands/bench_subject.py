@@ -163,6 +163,6 @@ def _conditioning(runtime: Runtime, workload: Workload, prompt: str) -> Conditio
 
 
 def _policy(args: argparse.Namespace, config: DiTConfig, has_predictor: bool) -> str:
-    """Name of the policy: DisCa, unless asked otherwise, where predictor and schedule allow it."""
+    """Name of the policy: as asked, else DisCa where predictor and schedule allow it."""
     schedule = default_schedule(config)
     return choose_policy(args, has_predictor and schedule.full_steps < schedule.steps)

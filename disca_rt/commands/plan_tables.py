@@ -1,6 +1,6 @@
 """Tables of partitions and their forecasts: of one for a terminal, of several as Markdown.
 
-A cell gives a range where ranks differ. Decides nothing.
+Where ranks differ a cell gives the range.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ def _chunk_heads(partition: Partition, rank: int) -> tuple[int, ...]:
 
 
 def _waves(partition: Partition, rank: int, rates: Rates) -> str:
-    """Waves of the attention kernel for each size of a chunk of heads."""
+    """Sentence on the waves of attention over each chunk of the rank's heads."""
     queries = partition.group_tokens(partition.group_of(rank))
     tiles = -(-queries // QUERY_TILE)
     said = []

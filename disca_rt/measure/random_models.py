@@ -52,7 +52,7 @@ def random_runtime(
 
 @torch.no_grad()
 def fill_randomly(module: M, seed: int) -> M:
-    """Fills `module` with weights that keep the size of activations; no bias is 0, no norm is 1."""
+    """Fills `module` with weights that keep activations near 1; no bias is 0, no norm is 1."""
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in module.named_parameters():

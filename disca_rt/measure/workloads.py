@@ -53,7 +53,7 @@ CONFIGS = {"tiny": TINY, **MODELS}
 
 
 def get_workload(name: str, model: str | None = None) -> Workload:
-    """Workload by a preset's name or a size such as 640x480x61, of `model` where one is given.
+    """Workload called `name`: a preset, or a size such as 640x480x61, of `model` where given.
 
     ValueError lists the presets, or the models.
     """
@@ -88,7 +88,7 @@ def codec_of(workload: Workload) -> PixelUnshuffleCodec | VideoSizes:
 
 
 def latent_shape(workload: Workload) -> tuple[int, int, int, int]:
-    """Latents' (C, T, H, W); ValueError names a size that the model does not take."""
+    """Shape (C, T, H, W) of the latents; ValueError names a size that the model does not take."""
     width, height, frames = workload.size
     return codec_of(workload).latent_shape(frames, height, width)
 

@@ -96,7 +96,7 @@ def _row(kind: StepKind, name: str, group: Sequence[Entry], steps: int, wall: fl
 
 
 def _rest(kind: StepKind, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
-    """Rows of the gap and of the sum, without bytes: those are of unlike things."""
+    """Rows of the gap and of the sum; without bytes, whose sum over unlike ops says nothing."""
     gap = max(0.0, wall - sum(row.time_us for row in classes))
     flops = OperatorWork(flops=sum(row.work.flops for row in classes))
     share = gap / wall if wall else 0.0

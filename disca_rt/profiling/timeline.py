@@ -19,7 +19,7 @@ TraceEvent = dict[str, Any]
 
 
 class Range(NamedTuple):
-    """Range that the sample ran in, on the host's clock."""
+    """Named range that was recorded around a part of the sample, on the host's clock."""
 
     level: str
     name: str

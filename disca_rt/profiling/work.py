@@ -48,13 +48,13 @@ def _rms_norm_rope(
 
 
 def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> OperatorWork:
-    """Work of GELU in place; the product is the GEMM's."""
+    """Work of GELU in place; the matrix product counts as a GEMM of its own."""
     values = x.numel() // x.shape[-1] * len(weight)
     return OperatorWork(0, 2 * values * x.element_size(), 10 * values)
 
 
 def _fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> OperatorWork:
-    """Work of SiLU in place; the products are the GEMMs'."""
+    """Work of SiLU in place; the matrix products count as GEMMs of their own."""
     return _passes(current, 2, 4)
 
 
@@ -87,7 +87,7 @@ def _join_tokens(img: Tensor, txt: Tensor) -> OperatorWork:
 
 
 def attention_work(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> OperatorWork:
-    """Work of both products over `[B, S, H, D]`; padding counts: its length is on the device."""
+    """Work of attention over `[B, S, H, D]`; padding counts, as its length is on the device."""
     return OperatorWork(4 * q.numel() * k.shape[1], 2 * _bytes(q) + _bytes(k, v))
 
 

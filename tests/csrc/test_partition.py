@@ -1,4 +1,4 @@
-"""The C++ tests of the partition, which needs no PyTorch."""
+"""C++ tests of the partition, which needs no PyTorch."""
 
 
 def test_partition(run_cpp) -> None:

@@ -1,4 +1,4 @@
-"""The C++ tests of the scheduler, against the installed PyTorch's libraries."""
+"""C++ tests of the scheduler, against the installed PyTorch's libraries."""
 
 import pytest
 from torch.utils.cpp_extension import include_paths, library_paths

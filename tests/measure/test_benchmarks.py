@@ -116,7 +116,7 @@ def test_without_diffusers_its_rows_are_skipped(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted")
 def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
-    """A dry run of what a GPU will do; torch.compile is left out by an eager backend."""
+    """Dry run of what a GPU will do; torch.compile is left out by an eager backend."""
     with patch("torch.compile", lambda function, **_: function):
         main(["--device", "cuda", "--dry-run", "--samples", "1"])
     table = capsys.readouterr().out

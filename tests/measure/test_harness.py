@@ -1,4 +1,4 @@
-"""The harness' arithmetic and order, with contenders and clocks that take no time."""
+"""Arithmetic and order of the harness, with contenders and clocks that take no time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def records(samples: int = 3, threads: int = 2) -> list[Record]:
 
 
 def ticks(*deltas: float) -> Callable[[], float]:
-    """A clock whose pairs of readings are `deltas` apart."""
+    """Clock whose pairs of readings are `deltas` apart."""
     readings = (
         reading for start, d in zip(count(0, 100), deltas) for reading in (start, start + d)
     )

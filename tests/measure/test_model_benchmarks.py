@@ -85,7 +85,7 @@ FAMILIES = pytest.mark.parametrize("config", [SMALL_10, SMALL_15], ids=["1.0", "
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @FAMILIES
 def test_random_weights_keep_values_in_size(config: DiTConfig, dtype: torch.dtype) -> None:
-    """A root mean square between a tenth and ten, after every block of both kinds of step."""
+    """Root mean square from a tenth to ten, after every block of both kinds of step."""
     made = subject(replace(config, double=20, single=40 if config.single else 0), dtype)
     rms = []
 

@@ -1,4 +1,4 @@
-"""What a partition is said to cost: against the FLOP count, the design's figures, and by hand."""
+"""Forecasts of partitions against the FLOP count, the design's figures, and sums by hand."""
 
 import pytest
 from hypothesis import given

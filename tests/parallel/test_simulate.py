@@ -1,4 +1,4 @@
-"""The simulator: by hand, and what holds of every timeline."""
+"""Simulated timelines by hand, and properties that all of them have."""
 
 from itertools import pairwise
 

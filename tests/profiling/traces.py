@@ -31,6 +31,6 @@ def operator(name: str, start: float, end: float, shapes: object = (), dtype: st
 
 
 def launched(name: str, at: float, start: float, end: float, number: int, cat: str = "kernel"):
-    """A launch on the host at `at`, and what it launched."""
+    """Launch on the host at `at`, and the kernel it launched."""
     launch = span("cuda_runtime", "cudaLaunchKernel", at, at + 0.5, correlation=number)
     return [launch, span(cat, name, start, end, correlation=number)]
