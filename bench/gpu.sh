@@ -19,7 +19,6 @@ declare -A NEEDS=(
 )
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
-NO_PICTURE="needs matplotlib; on any machine that has it: python -m disca_rt.measure.ladder FILE OUT.png"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
@@ -76,7 +75,10 @@ lacks() {
 stage_machine() {
   local stage
   for stage in "${STAGES[@]}"; do lacks "$stage" || true; done
-  if [ -n "$(absent matplotlib)" ]; then echo "ladder: without its picture, $NO_PICTURE"; fi
+  if [ -n "$(absent matplotlib)" ]; then
+    echo "ladder: without its picture, needs matplotlib; on any machine that has it:" \
+      "python -m disca_rt.measure.ladder FILE OUT.png"
+  fi
   "$PYTHON" - <<'PY'
 import torch, triton
 print(f"PyTorch {torch.__version__}, Triton {triton.__version__}, cuDNN {torch.backends.cudnn.version()}")
@@ -122,18 +124,7 @@ stage_sample-graphs() {
 stage_rivals() { model --only rivals; }
 stage_sample-rivals() { model --only sample-rivals; }
 stage_embedded() { measured disca_rt bench embedded; }
-stage_ladder() {
-  "$PYTHON" -m disca_rt.measure.table "$RESULTS" > "${RESULTS%.jsonl}.md"
-  "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
-  "$PYTHON" -m bench.readme_results "${README[@]}"
-  echo "wrote $RESULTS, ${RESULTS%.jsonl}.md, $PAGE"
-  if [ -z "$(absent matplotlib)" ]; then
-    "$PYTHON" -m disca_rt.measure.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
-    echo "wrote ${RESULTS%.jsonl}.png"
-  else
-    echo "no picture, $NO_PICTURE"
-  fi
-}
+stage_ladder() { "$PYTHON" -m bench.pages "$RESULTS" "$PAGE" "${README[@]}"; }
 
 run_stages() {
   local failed=() stage started status

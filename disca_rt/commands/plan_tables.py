@@ -79,7 +79,7 @@ def _traffic(job: Job, partition: Partition, links: Links) -> Table:
     table = Table("", "over", "sent", "received", "full step", "predicted", title=title)
 
     def add_row(name: str, wire: str, sent: list[int], received: list[int]) -> None:
-        steps = (f"{byte_text(count * max(sent))}" for count in blocks)
+        steps = (byte_text(count * max(sent)) for count in blocks)
         table.add_row(name, wire, _range_bytes(sent), _range_bytes(received), *steps)
 
     if partition.ulysses_degree > 1:

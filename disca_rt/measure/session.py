@@ -40,26 +40,16 @@ class Session:
         self, comparison: Comparison, finish: Callable[[Record], Record] = lambda record: record
     ) -> list[Record]:
         """Measures, and keeps what `finish` makes of each record; if interrupted, what there is."""
-        count = self.samples or comparison.samples
+        count, threads = self.samples or comparison.samples, torch.get_num_threads()
         self.say(f"{comparison.name}: {count} samples")
+        about = self.machine, threads, self.timer, self.ranks, self.weights
         try:
             with torch.inference_mode():
-                measured = self._measure(comparison, count)
+                measured = measure(comparison, count, *about)
         except Interrupted as stopped:
             self._keep(stopped.records, lambda record: record)
             raise
         return self._keep(measured, finish)
-
-    def _measure(self, comparison: Comparison, count: int) -> list[Record]:
-        return measure(
-            comparison,
-            count,
-            self.machine,
-            torch.get_num_threads(),
-            self.timer,
-            self.ranks,
-            self.weights,
-        )
 
     def _keep(self, measured: list[Record], finish: Callable[[Record], Record]) -> list[Record]:
         kept = [finish(self._with_mfu(record)) for record in measured]

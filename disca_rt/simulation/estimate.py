@@ -121,9 +121,8 @@ class _Share:
 def _chunked(name: str, ours: _Share, partition: Partition, rank: int) -> Computes:
     """Copies of all heads to or from the layout that is sent, one for each chunk of heads."""
     members = partition.members(partition.group_of(rank))
-    heads = [
-        sum(len(partition.heads(r, chunk)) for r in members) for chunk in range(partition.chunks)
-    ]
+    chunks = range(partition.chunks)
+    heads = [sum(len(partition.heads(r, chunk)) for r in members) for chunk in chunks]
     return tuple(ours.passes(name, 2 * part / partition.num_heads) for part in heads)
 
 
@@ -132,17 +131,13 @@ def _attend(dit: DiTConfig, partition: Partition, rank: int, rates: Rates) -> tu
     queries = partition.group_tokens(group)
 
     def compute(chunk: int, step: int) -> Compute:
-        heads, keys = (
-            len(partition.heads(rank, chunk)),
-            partition.group_tokens((group - step) % groups),
-        )
+        heads = len(partition.heads(rank, chunk))
+        keys = partition.group_tokens((group - step) % groups)
         flops = 4 * queries * keys * heads * dit.head_dim
         efficiency = attention_waves(queries, heads, rates.sms).efficiency
         seconds = flops / (rates.attention_tflops * 1e12 * efficiency)
         merged = queries * heads * dit.head_dim * MERGE_BYTES if step else 0
-        place = "".join(
-            f" {part}" for part, of in ((chunk, partition.chunks), (step, groups)) if of > 1
-        )
+        place = f" {chunk}" * (partition.chunks > 1) + f" {step}" * (groups > 1)
         return Compute(f"attention{place}", "attention", seconds + merged / (rates.copy_gbs * 1e9))
 
     return tuple(

@@ -105,12 +105,8 @@ def forecast(job: Job, partition: Partition, links: Links, rates: Rates) -> Fore
     blocks = {kind: forecast_block(kind, job, partition, links, rates) for kind in job.block_kinds}
     tokens = job.image_tokens + job.text_tokens
     most = max(partition.shard(rank).tokens for rank in range(partition.ranks))
-    fusion = Cost(
-        partition.ranks,
-        fusion_seconds(job.dit, most, rates),
-        0.0,
-        fusion_seconds(job.dit, tokens, rates),
-    )
+    here, alone = (fusion_seconds(job.dit, count, rates) for count in (most, tokens))
+    fusion = Cost(partition.ranks, here, 0.0, alone)
     ends = _ends(job, partition, links, rates)
     counts = {"double": job.dit.double, "single": job.dit.single}
     full = [cost for kind, block in blocks.items() for cost in [block.cost] * counts[kind]]
@@ -126,9 +122,8 @@ def forecast_block(
     freed = simulate_block(partition, works, Links(FREE, FREE, links.ranks_per_node))
     seconds, unhindered = (max(each.seconds for each in ranks) for ranks in (timelines, freed))
     alone = block_work(kind, job.dit, job.partition(ranks=1), 0, rates).seconds
-    return BlockForecast(
-        kind, works, timelines, Cost(partition.ranks, seconds, seconds - unhindered, alone)
-    )
+    cost = Cost(partition.ranks, seconds, seconds - unhindered, alone)
+    return BlockForecast(kind, works, timelines, cost)
 
 
 def gather_bytes(job: Job, partition: Partition) -> int:
@@ -150,9 +145,5 @@ def _ends(job: Job, partition: Partition, links: Links, rates: Rates) -> Cost:
 
 
 def _total(costs: list[Cost]) -> Cost:
-    return Cost(
-        costs[0].ranks,
-        sum(cost.seconds for cost in costs),
-        sum(cost.exposed for cost in costs),
-        sum(cost.alone for cost in costs),
-    )
+    names = "seconds", "exposed", "alone"
+    return Cost(costs[0].ranks, *(sum(getattr(each, name) for each in costs) for name in names))
