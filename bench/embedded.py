@@ -5,17 +5,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from disca_rt.cache.disca import DisCaPolicy
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.measure.harness import Comparison, Contender
 from disca_rt.measure.steps import Steps, Subject
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule, full_schedule, get_preset
+from disca_rt.schedule import Preset, get_preset, preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import GUIDANCE_SCALE
 from disca_rt.tiny.runtime import encode_prompts, load_tiny, with_tiny_prompts
-from disca_rt.work.flops import StepFlops, image_tokens, sample_flops, step_flops
+from disca_rt.work.flops import StepFlops, image_tokens, step_flops
 
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
 TEXT_TOKENS = 16  # of PROMPT; the longest there is
@@ -36,9 +35,9 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
     """Comparison of a full and a predicted step, from latents to latents as in the loop."""
-    runtime, schedule = load_tiny(), Schedule(steps=2, shift=5.0, step_list=(0,))
-    policy = DisCaPolicy(runtime.predictor)
-    run = Steps(Subject(runtime, encode_prompts([PROMPT]), _latent_shape(size), policy, schedule))
+    runtime = load_tiny()
+    given = encode_prompts([PROMPT]), _latent_shape(size)
+    run = Steps(Subject(runtime, *given, policy="disca", schedule=preset(2, 5.0, (0,))))
     flops = _flops(runtime.config, size, TEXT_TOKENS)
     contenders = [
         Contender("full step", run.full, flops.full),
@@ -50,12 +49,12 @@ def steps(size: VideoSize = TRAINED) -> Comparison:
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
     """Comparison of samples with what an undistilled model needs: 50 steps of two passes each."""
     base, runtime = with_tiny_prompts(Runtime.load(BASE_WEIGHTS)), load_tiny()
-    schedule = full_schedule(50, 5.0)
+    fifty = preset(50, 5.0)
     both_passes = [_flops(base.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
     baseline = Contender(
         "50 full steps x 2",
-        partial(_generate, base, size, schedule, policy="full"),
-        sum(sample_flops(one_pass, schedule, passes=1) for one_pass in both_passes),
+        partial(_generate, base, size, fifty, policy="full"),
+        fifty.steps * sum(one_pass.full for one_pass in both_passes),
         "classifier-free guidance; its unconditional pass has one text token",
     )
     contenders = [baseline, _twenty_steps(runtime, size), _disca(runtime, size)]
@@ -76,25 +75,26 @@ def _comparison(
 
 
 def _twenty_steps(runtime: Runtime, size: VideoSize) -> Contender:
-    schedule = full_schedule(20, 5.0)
-    return Contender(
-        "20 full steps",
-        partial(_generate, runtime, size, schedule, policy="full"),
-        sample_flops(_flops(runtime.config, size, TEXT_TOKENS), schedule, passes=1),
-    )
+    return _sampling("20 full steps", runtime, size, preset(20, 5.0), "full")
 
 
 def _disca(runtime: Runtime, size: VideoSize) -> Contender:
-    schedule = get_preset("disca-n4")
+    published = get_preset("disca-n4")
+    predicted = published.steps - published.full_steps
+    name = f"DisCa: {published.full_steps} full, {predicted} predicted"
+    return _sampling(name, runtime, size, published, "disca")
+
+
+def _sampling(
+    name: str, runtime: Runtime, size: VideoSize, schedule: Preset, policy: str
+) -> Contender:
+    step = _flops(runtime.config, size, TEXT_TOKENS)
     predicted = schedule.steps - schedule.full_steps
-    return Contender(
-        f"DisCa: {schedule.full_steps} full, {predicted} predicted",
-        partial(_generate, runtime, size, schedule, policy="disca"),
-        sample_flops(_flops(runtime.config, size, TEXT_TOKENS), schedule, passes=1),
-    )
+    flops = schedule.full_steps * step.full + predicted * step.predicted
+    return Contender(name, partial(_generate, runtime, size, schedule, policy=policy), flops)
 
 
-def _generate(runtime: Runtime, size: VideoSize, schedule: Schedule, policy: str) -> None:
+def _generate(runtime: Runtime, size: VideoSize, schedule: Preset, policy: str) -> None:
     runtime.generate(
         PROMPT, **asdict(size), schedule=schedule, policy=policy, guidance_scale=GUIDANCE_SCALE
     )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disca_rt.attention.local import get_backend
+from disca_rt.attention.backends import get_backend
 from disca_rt.kernels import reference
 from disca_rt.kernels.packing import Packing, packing
 

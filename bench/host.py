@@ -5,7 +5,6 @@ and dispatch. A ratio to the loop means something on other machines; a time does
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -30,11 +29,9 @@ class EmptyGraph:
 
 def replaying(index: int, config: DiTConfig = BIG) -> Callable[[], object]:
     """Function that replays a captured step; step 0 is the full one."""
-    step = meta_step(config, GRID, TEXT)
     graphs = GraphRunner(META, lambda compute: EmptyGraph())
-
-    def run() -> object:
-        return graphs.run(index, partial(step.compute, index), *step.inputs)
+    step = meta_step(config, GRID, TEXT, graphs=graphs)
+    run = step.predicted if index else step.full
 
     with torch.inference_mode():
         run()

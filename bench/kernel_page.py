@@ -1,7 +1,7 @@
 """`python -m bench.kernel_page > docs/kernels.md`: the page about the kernels.
 
-What they compute is said by their own files, bytes and launches by the workload and the launch
-table, and what was measured by the results of `bench.run --device cuda`.
+Their own files say what they compute, the table of ops how many bytes they move, the launch table
+how they are launched, and the results of `bench.run --device cuda` what was measured.
 """
 
 import argparse
@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from disca_rt.kernels import reference
-from disca_rt.kernels.launch import LaunchConfig, default_config
-from disca_rt.kernels.launch_table import read_table
-from disca_rt.kernels.tune import GEMMS
-from disca_rt.kernels.workload import REAL, Call, Shapes, calls, implementation, shard
+from disca_rt.kernels.fused import implementation
+from disca_rt.kernels.launch import default_config
+from disca_rt.kernels.launch_table import Choice, read_ops
+from disca_rt.kernels.op_table import TUNED, Call, calls
+from disca_rt.kernels.workload import REAL, Shapes, shard
 from disca_rt.measure.record import Record, read_records
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,8 +34,9 @@ GEMMs are the library's: what surrounds them is arranged so that nothing is conc
 and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
 the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
 
-Launches go by a table, `[rows, num_warps]` by device, op and width, which `disca-rt tune` measures
-on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the default. Where the
+Launches go by a table, `[rows, num_warps]` of a program by device, op and width, which `disca-rt
+tune` measures on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the
+default. A row is a token's values, or 1,024 elements where an op is on flat memory. Where the
 package cannot be written, `disca-rt tune --out FILE.json` writes another table, and with
 `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
 
@@ -79,34 +81,33 @@ def _units(call: Call, shapes: Shapes) -> str:
 
 
 def _launch(op: str, call: Call) -> str:
-    """By device of the launch table; the default where it has none."""
-    table = read_table()
-    shown = {}
-    for device in table:
-        entry = table[device].get(op, {}).get(str(call.width))
-        if entry is not None:
-            shown[device] = entry if isinstance(entry, str) else _config(LaunchConfig(*entry))
-    if shown:
-        return "; ".join(f"{device}: {entry}" for device, entry in shown.items())
-    if op in GEMMS:
+    """Launches by device of the launch table; the default where it has none."""
+    if op not in TUNED:
         return "the library's"
-    choice = default(op, call.width)
-    return f"default: {choice if isinstance(choice, str) else _config(choice)}"
+    shown = {
+        device: _choice(by_op[op][str(call.width)])
+        for device, by_op in read_ops().items()
+        if str(call.width) in by_op.get(op, {})
+    }
+    shown = shown or {"default": _choice(default(op, call.width))}
+    return "; ".join(f"{device}: {entry}" for device, entry in shown.items())
 
 
-def default(op: str, width: int) -> LaunchConfig | str:
-    """What `op` is launched with on a device that the table does not know."""
+def default(op: str, width: int) -> Choice:
+    """The launch of `op` on a device that the table does not know."""
     own = getattr(import_module(f"disca_rt.kernels.{op}"), "DEFAULT", None)
     return own or default_config(width)
 
 
-def _config(config: LaunchConfig) -> str:
-    rows = "row" if config.rows == 1 else "rows"
-    return f"{config.rows} {rows}, {config.num_warps} warps"
+def _choice(choice: Choice) -> str:
+    if isinstance(choice, str):
+        return choice
+    rows = "row" if choice.rows == 1 else "rows"
+    return f"{choice.rows} {rows}, {choice.num_warps} warps"
 
 
 def _measured(op: str, records: Sequence[Record]) -> str:
-    """Of 1.0 at 704x704x129, alone and as one of eight ranks, by device."""
+    """Fractions by device, for 1.0 at 704x704x129 alone and as one of eight ranks."""
     one = next(iter(REAL.values()))
     shown = []
     for device in dict.fromkeys(record.device for record in records):
@@ -127,8 +128,8 @@ def _measured(op: str, records: Sequence[Record]) -> str:
 def _note(records: Sequence[Record]) -> str:
     if records:
         return (
-            "Fractions are of a device copy in the same run, the goal 0.90; of products, of the "
-            "time of the same with a concatenation (`linear_gelu`: without GELU).\n"
+            "Fractions are of a device copy in the same run, the goal 0.90; those of products of "
+            "the time of the same with a concatenation (`linear_gelu`: without GELU).\n"
         )
     return (
         "No GPU has run these yet. On a machine with one, `disca-rt tune` writes the launch table, "

@@ -6,7 +6,7 @@ group that exchanges nothing that gives the seconds of every stage's compute. Kn
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from statistics import median
@@ -17,12 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from disca_rt.attention.local import Attention, Backend, LocalAttention, NoWork, Work
+from disca_rt.attention.backends import Attend
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import Attention, NoOverlap, Overlap
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import Part, Stream, settle
 from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.simulation.block_program import BlockWork
 from disca_rt.simulation.timeline import Compute
 from disca_rt.tokens import StepContext, TokenLayout
@@ -109,7 +112,7 @@ class AttentionAlone:
         ready = tokens if getattr(handle, "packing", None) is None else tokens.flatten(1, 2)
         handle.put_k(ready)
         handle.put_q(ready)
-        return (Part(handle.result(NoWork())),)
+        return (Part(handle.result(NoOverlap())),)
 
 
 BLOCKS: dict[str, Callable[..., Any]] = {
@@ -151,8 +154,10 @@ class _Attention:
     def __init__(self, case: Case, group: ProcessGroup) -> None:
         self.local, self._current = LocalAttention(), [Marks()]
         timed = LocalAttention()
-        timed.backend = _timed(timed.backend if case.attends else _pass_through, self._current)
-        self._ulysses = UlyssesAttention(group, timed, TIMEOUT, case.chunks)
+        attend = timed.backend.attend if case.attends else _pass_through
+        timed.backend = replace(timed.backend, attend=_timed(attend, self._current))
+        self._ulysses = UlyssesAttention(Topology(group, TIMEOUT), timed, case.chunks)
+        self._ulysses.prepare(case.heads)
 
     def restart(self) -> Marks:
         self._current[0] = Marks()
@@ -162,8 +167,8 @@ class _Attention:
         return _Handle(self._current[0], self._ulysses.begin(layout))
 
 
-def _timed(attend: Backend, current: list[Marks]) -> Backend:
-    """Backend that adds its seconds to the marks in `current`. A method would make a cycle."""
+def _timed(attend: Attend, current: list[Marks]) -> Attend:
+    """Attention that adds its seconds to the marks in `current`. A method would make a cycle."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         start = time.perf_counter()
@@ -200,14 +205,14 @@ class _Handle:
         put(tokens)
         self._marks.mark(f"{slot} left")
 
-    def result(self, work: Work) -> Tensor:
+    def result(self, work: Overlap) -> Tensor:
         out = self._handle.result(_Work(self._marks, work))
         self._marks.mark("received")
         return out
 
 
 class _Work:
-    def __init__(self, marks: Marks, work: Work) -> None:
+    def __init__(self, marks: Marks, work: Overlap) -> None:
         self._marks, self._work = marks, work
         self._names = iter(("under q", "under o"))
 

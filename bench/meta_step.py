@@ -5,19 +5,21 @@ What remains of a step is the host's work, and which tensors live when.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.disca import DisCaPolicy
+from disca_rt.cache.policies import Parts, build_policy
 from disca_rt.config import DiTConfig, predictor_config
+from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.dit import StepInputs
 from disca_rt.models.linear import quantize_blocks
 from disca_rt.models.prepared import Prepared
-from disca_rt.schedule import Schedule
+from disca_rt.sampling.denoiser import Denoiser
+from disca_rt.sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from disca_rt.schedule import shifted
 
 META = torch.device("meta")
 
@@ -32,15 +34,10 @@ class NoAttention(LocalAttention):
 
 @dataclass(frozen=True)
 class MetaStep:
-    """Steps as functions: `full()` and `predicted()` return velocity patches `[1, S_img, P]`.
+    """Steps as functions: each runs one from latents to latents."""
 
-    Both call `compute(index, *inputs)`, the full one with step 0.
-    """
-
-    full: Callable[[], Tensor]
-    predicted: Callable[[], Tensor]
-    compute: Callable[..., Tensor]
-    inputs: tuple[Tensor, StepInputs, Prepared]
+    full: Callable[[], object]
+    predicted: Callable[[], object]
 
 
 def meta_step(
@@ -50,13 +47,15 @@ def meta_step(
     dtype: torch.dtype = torch.bfloat16,
     ops: str = "reference",
     fp8_weights: bool = False,
+    graphs: GraphRunner | None = None,
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
     built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
     dit = build_dit(config, **built)
     if fp8_weights:
         quantize_blocks(dit.blocks)
-    policy = DisCaPolicy(build_predictor(predictor_config(config), **built))
+    predictor = build_predictor(predictor_config(config), **built)
+    policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))
     image = grid[0] * grid[1] * grid[2]
     sides = [g * p for g, p in zip(grid, config.patch, strict=True)]
     latents = torch.empty(1, config.in_channels, *sides, device=META)
@@ -73,19 +72,13 @@ def meta_step(
         freqs_sin=tables[1],
         grid=grid,
     )
-    state = policy.allocate(torch.Size([1, image + text, config.hidden]), dtype, META)
-    scalar = torch.empty(1, device=META)
-    scalars = StepInputs(
-        scalar,
-        scalar if config.meanflow else None,
-        scalar.to(dtype) if config.guidance_embed else None,
-    )
-    schedule = list(Schedule(2, 5.0, (0,)))
+    embedded = DEFAULT_GUIDANCE if config.guidance_embed else None
+    denoiser = Denoiser(dit, graphs)
+    steps = shifted(2, 5.0), policy, Guidance(embedded)
+    loop = denoiser.loop(latents.shape, [prepared], *steps)
 
-    def compute(index: int, latents: Tensor, scalars: StepInputs, prepared: Prepared) -> Tensor:
-        tokens, context = dit.embed(latents, scalars, prepared)
-        kind = policy.decide(schedule[index], tokens, state)
-        return dit.head(policy.run(kind, tokens, context, dit.blocks, state), context)
+    def run(index: int) -> object:
+        tensors = loop.tensors(index, latents, (0,) * index)
+        return loop.compute(loop.plans[index], {}, tensors)
 
-    inputs = latents, scalars, prepared
-    return MetaStep(lambda: compute(0, *inputs), lambda: compute(1, *inputs), compute, inputs)
+    return MetaStep(partial(run, 0), partial(run, 1))

@@ -1,8 +1,8 @@
 """Every fused op against a copy of as many bytes, eager PyTorch, torch.compile and public kernels.
 
 The baseline is a device copy that moves the fewest bytes the op can move, so a ratio is the inverse
-of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. Of products the baseline is the
-same with a concatenation, or, of `linear_gelu`, without GELU.
+of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. The baseline of products is the
+same with a concatenation, that of `linear_gelu` the same without GELU.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from disca_rt.kernels import reference
+from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import trying
-from disca_rt.kernels.workload import (
-    REAL,
-    SMALL,
-    Call,
-    Shapes,
-    calls,
-    implementation,
-    shard,
-)
+from disca_rt.kernels.op_table import TUNED, Call, calls
+from disca_rt.kernels.workload import REAL, SMALL, Shapes, shard
 from disca_rt.measure.harness import Comparison, Contender
 
 from .rivals import rivals
@@ -37,7 +31,7 @@ Build = Callable[[], Comparison]
 EAGER: dict[str, Callable[..., Any]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
-"""Of the ops that are in no row; the others' are the reference's."""
+"""Eager PyTorch for ops that are in no row; the others' is the reference."""
 
 
 def _pair(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -91,7 +85,7 @@ def _comparison(shapes: Shapes, make_call: Callable[[], Call], device: torch.dev
 
 
 def _moved(call: Call, device: torch.device) -> list[Contender]:
-    """What bytes limit: against a copy of them."""
+    """Contenders of an op that bytes limit: a copy of as many, and what others have."""
     source = torch.randint(255, (call.minimum_bytes // 2,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     eager = EAGER.get(call.op) or getattr(reference, call.op)
@@ -115,39 +109,30 @@ def _moved(call: Call, device: torch.device) -> list[Contender]:
 
 
 def _product(call: Call) -> list[Contender]:
-    """What arithmetic limits, against the same with a concatenation, or without its GELU."""
+    """Contenders of a product: the same with a concatenation, or without its GELU."""
+
+    def forced(variant: str, *args: Any) -> object:
+        with trying({call.op: variant}):
+            return implementation(call.op)(*args)
+
+    eager = CONCATENATED.get(call.op) or getattr(reference, call.op)
+    runs: dict[str, Callable[..., Any]] = {}
     if call.op in CONCATENATED:
-        eager, ours = CONCATENATED[call.op], implementation(call.op)
-        flops = call_flops(call)
-        return [
-            Contender("concatenated", partial(eager, *call.args), flops),
-            Contender("ours", partial(ours, *call.args), flops, goal=1.0),
-            Contender(
-                "torch.compile", partial(torch.compile(eager, dynamic=False), *call.args), flops
-            ),
-        ]
-    x, weight, bias = call.args
+        runs |= {"concatenated": eager, "ours": implementation(call.op)}
+    else:
+        runs["linear alone"] = F.linear
+        runs |= {f"ours, {name}": partial(forced, name) for name in TUNED[call.op].variants}
+        runs["eager PyTorch"] = eager
+    runs["torch.compile"] = torch.compile(eager, dynamic=False)
     flops = call_flops(call)
-
-    def forced(variant: str) -> object:
-        with trying(call.op, variant):
-            return implementation(call.op)(*call.args)
-
     return [
-        Contender("linear alone", lambda: F.linear(x, weight, bias), flops),
-        Contender("ours, in place", partial(forced, "in place"), flops),
-        Contender("ours, epilogue", partial(forced, "epilogue"), flops),
-        Contender("eager PyTorch", partial(reference.linear_gelu, *call.args), flops),
-        Contender(
-            "torch.compile",
-            partial(torch.compile(reference.linear_gelu, dynamic=False), *call.args),
-            flops,
-        ),
+        Contender(name, partial(run, *call.args), flops, goal=1.0 if name == "ours" else None)
+        for name, run in runs.items()
     ]
 
 
 def call_flops(call: Call) -> int:
-    """Of a product's call: two per multiply-add."""
+    """Floating-point operations of a product's call: two per multiply-add."""
     rows = [each for each in call.args if each.ndim == 3]
     weights = [each for each in call.args if each.ndim == 2]
     if call.op == "joint_linear":

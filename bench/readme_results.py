@@ -8,10 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from disca_rt.atomic import write_whole
-from disca_rt.kernels.workload import SMALL, calls
+from disca_rt.kernels.op_table import OP_ROWS
 from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
 from disca_rt.units import time_unit
@@ -38,7 +36,7 @@ def results(folder: Path = RESULTS) -> str:
 
 def _is_shown(record: Record) -> bool:
     name = record.benchmark.partition(",")[0]
-    is_model = name not in calls(SMALL, torch.empty) and not record.sent_bytes
+    is_model = name not in OP_ROWS and not record.sent_bytes
     return is_model and record.contender != record.baseline and record.contender.startswith(OURS)
 
 

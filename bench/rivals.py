@@ -5,6 +5,7 @@ for each GPU of their own. Each rival takes the arguments of our op and returns 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -35,10 +36,28 @@ def _liger_layer_norm_modulate() -> Rival:
     return rival
 
 
-def _liger_then_flash_attn() -> Rival:
-    """RMSNorm of Liger-Kernel, then rotary of flash-attn on the image rows: two passes."""
-    from flash_attn.ops.triton.rotary import apply_rotary
+def _liger_rms_norm() -> Callable[[Tensor, Tensor], Tensor]:
     from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    return lambda x, weight: LigerRMSNormFunction.apply(x, weight, EPS)
+
+
+def _quack_rms_norm() -> Callable[[Tensor, Tensor], Tensor]:
+    """RMSNorm by CuTe, on sm_90 and later."""
+    from quack.rmsnorm import rmsnorm_fwd
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        normed = rmsnorm_fwd(x.flatten(0, 2), weight, eps=EPS)
+        return (normed[0] if isinstance(normed, tuple) else normed).view(x.shape)
+
+    return norm
+
+
+def _then_flash_attn(load_norm: Callable[[], Callable[[Tensor, Tensor], Tensor]]) -> Rival:
+    """An RMSNorm, then rotary of flash-attn on the image rows: two passes."""
+    from flash_attn.ops.triton.rotary import apply_rotary
+
+    norm = load_norm()
 
     def rival(
         x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor
@@ -46,29 +65,8 @@ def _liger_then_flash_attn() -> Rival:
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # apply_rotary takes no others; ours are fp32
 
         def run() -> Tensor:
-            normed = LigerRMSNormFunction.apply(x, img_weight, EPS)
-            return apply_rotary(normed[:, : len(cos)], cos, sin, interleaved=True, inplace=True)
-
-        return run
-
-    return rival
-
-
-def _quack_then_flash_attn() -> Rival:
-    """RMSNorm of quack (CuTe, sm_90 on), then rotary of flash-attn."""
-    from flash_attn.ops.triton.rotary import apply_rotary
-    from quack.rmsnorm import rmsnorm_fwd
-
-    def rival(
-        x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor
-    ) -> Callable[[], object]:
-        rows = x.flatten(0, 2)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # as above
-
-        def run() -> Tensor:
-            normed = rmsnorm_fwd(rows, img_weight, eps=EPS)
-            normed = (normed[0] if isinstance(normed, tuple) else normed).view(x.shape)
-            return apply_rotary(normed[:, : len(cos)], cos, sin, interleaved=True, inplace=True)
+            rows = norm(x, img_weight)[:, : len(cos)]
+            return apply_rotary(rows, cos, sin, interleaved=True, inplace=True)
 
         return run
 
@@ -79,14 +77,14 @@ RIVALS: dict[str, dict[str, Callable[[], Rival]]] = {
     "layer_norm": {"Liger-Kernel": _liger_layer_norm},
     "layer_norm_modulate": {"Liger-Kernel": _liger_layer_norm_modulate},
     "rms_norm_rope": {
-        "Liger-Kernel + flash-attn": _liger_then_flash_attn,
-        "quack + flash-attn": _quack_then_flash_attn,
+        "Liger-Kernel + flash-attn": partial(_then_flash_attn, _liger_rms_norm),
+        "quack + flash-attn": partial(_then_flash_attn, _quack_rms_norm),
     },
 }
 
 
 def rivals(op: str, args: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
-    """By name: what runs the rivals of `op` on `args`; one that is missing or fails is reported."""
+    """Functions that run the rivals of `op` on `args`, by name; one that fails is reported."""
     found = {}
     for name, load in RIVALS.get(op, {}).items():
         try:

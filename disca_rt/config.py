@@ -3,6 +3,7 @@
 Field names are those of the `config.json` beside a checkpoint. Nothing here touches tensors.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,6 +51,11 @@ class DiTConfig:
     def embed_channels(self) -> int:
         """Channels of `img_in`: 1.5 concatenates condition latents and their mask."""
         return 2 * self.in_channels + 1 if self.family == "hunyuan-video-1.5" else self.in_channels
+
+    @property
+    def patch_width(self) -> int:
+        """Values of a velocity patch, the head's output."""
+        return self.in_channels * math.prod(self.patch)
 
     @property
     def layers(self) -> str:

@@ -70,16 +70,14 @@ def euler_step_into(
 ) -> None:
     batch, channels = latents.shape[:2]
     columns = channels * patch[0] * patch[1] * patch[2]
-    check_rows(OP, latents=latents, patches=patches, dt=dt.reshape(1), out=out)
+    given = {"patches": patches} | ({} if uncond is None else {"uncond": uncond})
+    check_rows(OP, latents=latents, dt=dt.reshape(1), out=out, **given)
     check_shape(OP, "out", out, latents.shape)
-    if uncond is not None:
-        check_rows(OP, patches=patches, uncond=uncond)
     check_shape(OP, "latents", latents, (batch, channels, *(g * p for g, p in zip(grid, patch))))  # noqa: B905
-    for name, tensor in {"patches": patches, "uncond": uncond}.items():
-        if tensor is not None:
-            check_shape(OP, name, tensor, (batch, grid[0] * grid[1] * grid[2], columns))
-    for name, tensor in {"latents": latents, "patches": patches, "uncond": uncond}.items():
-        if tensor is not None and not tensor.is_contiguous():
+    for name, tensor in given.items():
+        check_shape(OP, name, tensor, (batch, grid[0] * grid[1] * grid[2], columns))
+    for name, tensor in {"latents": latents, **given}.items():
+        if not tensor.is_contiguous():
             raise ValueError(f"{OP}: {name} must be contiguous")
     if not latents.dtype == dt.dtype == out.dtype == torch.float32:
         raise ValueError(f"{OP}: latents and dt must be fp32, got {latents.dtype}, {dt.dtype}")
@@ -111,10 +109,7 @@ def euler_step_into(
     )
 
 
-@recomputed(
-    "(Tensor latents, Tensor patches, Tensor? uncond, float scale, Tensor dt, int[] grid, "
-    "int[] patch) -> Tensor"
-)
+@recomputed()
 def euler_step(
     latents: Tensor,
     patches: Tensor,

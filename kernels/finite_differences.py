@@ -1,41 +1,44 @@
-"""Divided differences of a tensor over steps, updated in place in one pass (TaylorSeer's cache)."""
+"""Divided differences of a tensor over steps, updated in place in one pass (TaylorSeer's cache).
+
+The distance, and how many orders are known, are on the device, so that a captured step serves all.
+"""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .forecast import check_numbers, check_terms
 from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
 from .registration import register_op
 
 OP = "finite_differences"
 DEFAULT = LaunchConfig(rows=2, num_warps=8)
-MAX_KNOWN = 4  # orders 0 to 3
 
 
 @triton.jit
 def _finite_differences_kernel(
-    factors_ptr, newest_ptr, COUNT, stride, distance, KNOWN: tl.constexpr, BLOCK: tl.constexpr
+    factors_ptr, newest_ptr, numbers_ptr, COUNT, stride, TERMS: tl.constexpr, BLOCK: tl.constexpr
 ):
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < COUNT
+    distance, known = tl.load(numbers_ptr), tl.load(numbers_ptr + 1)
     newer = tl.load(newest_ptr + offs, mask=mask, other=0.0)
-    for order in tl.static_range(KNOWN):
+    for order in tl.static_range(TERMS):
         ptrs = factors_ptr + offs + tl.full((), order, tl.int64) * stride
         older = tl.load(ptrs, mask=mask, other=0.0)
         tl.store(ptrs, newer, mask=mask)
         difference = (newer.to(tl.float32) - older.to(tl.float32)) / distance
-        newer = difference.to(newest_ptr.dtype.element_ty)
+        newer = tl.where(known > order + 1, difference, 0.0).to(newest_ptr.dtype.element_ty)
 
 
 @register_op(mutates=["factors"])
-def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: int) -> None:
+def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None:
     check_rows(OP, factors=factors, newest=newest)
     check_shape(OP, "newest", newest, factors.shape[1:])
+    check_terms(OP, factors)
+    check_numbers(OP, "numbers", numbers, 2)
     if not (factors.is_contiguous() and newest.is_contiguous()) or factors.dtype != newest.dtype:
         raise ValueError(f"{OP}: factors and newest must be contiguous and of one dtype")
-    if not 1 <= known <= min(MAX_KNOWN, len(factors)):
-        most = min(MAX_KNOWN, len(factors))
-        raise ValueError(f"{OP}: known must be from 1 to {most}, got {known}")
     if newest.numel() == 0:
         return
     config = launch_config(OP, SPAN, newest.device, DEFAULT)
@@ -45,10 +48,10 @@ def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: 
         (cdiv(newest.numel(), block),),
         factors,
         newest,
+        numbers,
         newest.numel(),
         factors.stride(0),
-        float(distance),
-        KNOWN=known,
+        TERMS=len(factors),
         BLOCK=block,
         num_warps=config.num_warps,
         on=newest,

@@ -1,4 +1,7 @@
-"""A weighted sum of divided differences, one pass: Taylor's or Hermite's forecast of a tensor."""
+"""A weighted sum of divided differences, one pass: Taylor's or Hermite's forecast of a tensor.
+
+The coefficients are on the device, so that a captured step serves every distance.
+"""
 
 import torch
 import triton
@@ -16,32 +19,26 @@ MAX_TERMS = 4  # orders 0 to 3
 
 @triton.jit
 def _forecast_kernel(
-    factors_ptr, out_ptr, COUNT, stride, c0, c1, c2, c3, TERMS: tl.constexpr, BLOCK: tl.constexpr
+    factors_ptr, coefficients_ptr, out_ptr, COUNT, stride, TERMS: tl.constexpr, BLOCK: tl.constexpr
 ):
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < COUNT
-    step = tl.full((), 1, tl.int64) * stride
-    total = c0 * tl.load(factors_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    if TERMS > 1:
-        total += c1 * tl.load(factors_ptr + step + offs, mask=mask, other=0.0).to(tl.float32)
-    if TERMS > 2:
-        total += c2 * tl.load(factors_ptr + 2 * step + offs, mask=mask, other=0.0).to(tl.float32)
-    if TERMS > 3:
-        total += c3 * tl.load(factors_ptr + 3 * step + offs, mask=mask, other=0.0).to(tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for term in tl.static_range(TERMS):
+        ptrs = factors_ptr + tl.full((), term, tl.int64) * stride + offs
+        factor = tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(coefficients_ptr + term) * factor
     tl.store(out_ptr + offs, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @register_op(mutates=["out"])
-def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> None:
+def forecast_into(factors: Tensor, coefficients: Tensor, out: Tensor) -> None:
     check_rows(OP, factors=factors, out=out)
     check_shape(OP, "out", out, factors.shape[1:])
+    check_terms(OP, factors)
+    check_numbers(OP, "coefficients", coefficients, len(factors))
     if not (factors.is_contiguous() and out.is_contiguous()):
         raise ValueError(f"{OP}: factors and out must be contiguous")
-    if not 1 <= len(coefficients) <= min(MAX_TERMS, len(factors)):
-        raise ValueError(
-            f"{OP}: coefficients must be from 1 to {min(MAX_TERMS, len(factors))}, "
-            f"got {len(coefficients)}"
-        )
     if out.numel() == 0:
         return
     config = launch_config(OP, SPAN, out.device, DEFAULT)
@@ -50,20 +47,32 @@ def forecast_into(factors: Tensor, coefficients: list[float], out: Tensor) -> No
         _forecast_kernel,
         (cdiv(out.numel(), block),),
         factors,
+        coefficients,
         out,
         out.numel(),
         factors.stride(0),
-        *coefficients,
-        *[0.0] * (MAX_TERMS - len(coefficients)),
-        TERMS=len(coefficients),
+        TERMS=len(factors),
         BLOCK=block,
         num_warps=config.num_warps,
         on=out,
     )
 
 
-@recomputed("(Tensor factors, float[] coefficients) -> Tensor")
-def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
+def check_numbers(op: str, name: str, numbers: Tensor, count: int) -> None:
+    """ValueError unless `numbers` are `count` fp32 values that lie together."""
+    check_shape(op, name, numbers, (count,))
+    if numbers.dtype != torch.float32 or not numbers.is_contiguous():
+        raise ValueError(f"{op}: {name} must be contiguous fp32, got {numbers.dtype}")
+
+
+def check_terms(op: str, factors: Tensor) -> None:
+    """ValueError unless there are from 1 to MAX_TERMS factors."""
+    if not 1 <= len(factors) <= MAX_TERMS:
+        raise ValueError(f"{op}: factors must be from 1 to {MAX_TERMS}, got {len(factors)}")
+
+
+@recomputed()
+def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
     out = torch.empty_like(factors[0])
-    forecast_into(factors, list(coefficients), out)
+    forecast_into(factors, coefficients, out)
     return out

@@ -3,39 +3,32 @@
 What no kernel makes faster is the reference's: unpatchify alone is on no fused path.
 """
 
-from .euler_step import euler_step
-from .finite_differences import finite_differences
-from .forecast import forecast
-from .gate_residual import gate_residual
-from .gate_residual_layer_norm_modulate import gate_residual_layer_norm_modulate
-from .head import head
-from .joint_linear import buffer, join_tokens, joint_linear
-from .layer_norm import layer_norm
-from .layer_norm_modulate import layer_norm_modulate
-from .linear_gelu import linear_gelu
-from .pair_linear import fuse_cached, pair_linear
-from .reference import unpatchify
-from .relative_l1 import relative_l1
-from .rms_norm_rope import rms_norm_rope
-from .rms_norm_rope_send import rms_norm_rope_send
+from collections.abc import Callable
+from typing import Any
 
-__all__ = [
-    "buffer",
-    "euler_step",
-    "finite_differences",
-    "forecast",
-    "fuse_cached",
-    "gate_residual",
-    "gate_residual_layer_norm_modulate",
-    "head",
-    "join_tokens",
-    "joint_linear",
-    "layer_norm",
-    "layer_norm_modulate",
-    "linear_gelu",
-    "pair_linear",
-    "relative_l1",
-    "rms_norm_rope",
-    "rms_norm_rope_send",
-    "unpatchify",
-]
+from .euler_step import euler_step as euler_step
+from .finite_differences import finite_differences as finite_differences
+from .forecast import forecast as forecast
+from .gate_residual import gate_residual as gate_residual
+from .gate_residual_layer_norm_modulate import (
+    gate_residual_layer_norm_modulate as gate_residual_layer_norm_modulate,
+)
+from .gelu_tanh import gelu_tanh_
+from .head import head as head
+from .joint_linear import buffer as buffer
+from .joint_linear import join_tokens as join_tokens
+from .joint_linear import joint_linear as joint_linear
+from .layer_norm import layer_norm as layer_norm
+from .layer_norm_modulate import layer_norm_modulate as layer_norm_modulate
+from .linear_gelu import linear_gelu as linear_gelu
+from .pair_linear import fuse_cached as fuse_cached
+from .pair_linear import pair_linear as pair_linear
+from .reference import unpatchify as unpatchify
+from .relative_l1 import relative_l1 as relative_l1
+from .rms_norm_rope import rms_norm_rope as rms_norm_rope
+from .rms_norm_rope_send import rms_norm_rope_send as rms_norm_rope_send
+
+
+def implementation(op: str) -> Callable[..., Any]:
+    """The kernel of `op`, an op of this row or the GELU in place that `linear_gelu` ends in."""
+    return gelu_tanh_ if op == "gelu_tanh" else globals()[op]

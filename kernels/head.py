@@ -19,12 +19,11 @@ from .launch import (
     launch_config,
     next_power_of_2,
 )
+from .op_table import HEAD_COLUMNS, MIN_DOT
 from .registration import register_op
-from .row_norm import NORM_EPS
+from .row_tile import NORM_EPS
 
 OP = "head"
-BLOCK_K = 64  # columns at a time of 16-bit tokens; fp32 has no room for more than a quarter
-MIN_DOT = 16  # columns of a matrix product, at least
 DEFAULT = LaunchConfig(rows=64, num_warps=8)
 
 
@@ -49,7 +48,6 @@ def _head_kernel(
 ):
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     batch = tl.program_id(1).to(tl.int64)
-    in_rows = rows < S
     row_ptrs = x_ptr + batch * stride_xb + rows.to(tl.int64)[:, None] * stride_xs
     outs = tl.arange(0, BLOCK_N)
     in_outs = outs < N
@@ -60,36 +58,35 @@ def _head_kernel(
     weight_sum = tl.zeros((BLOCK_N,), tl.float32)
     constant = tl.load(bias_ptr + outs, mask=in_outs, other=0.0).to(tl.float32)
     pivot = tl.zeros((BLOCK_M,), x_ptr.dtype.element_ty)
-    mean = tl.zeros((BLOCK_M,), tl.float32)  # of x − pivot
-    spread = tl.zeros((BLOCK_M,), tl.float32)  # Σ(x − mean)², merged block by block (Chan 1979)
+    # The mean of x − pivot, and Σ(x − mean)², merged block by block (Chan 1979).
+    mean, spread = tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M,), tl.float32)
     for start in range(0, C, BLOCK_K):
         cols = start + tl.arange(0, BLOCK_K)
         valid = cols < C
-        mask = in_rows[:, None] & valid[None, :]
+        mask = (rows < S)[:, None] & valid[None, :]
         x = tl.load(row_ptrs + cols[None, :], mask=mask, other=0.0)
         count = tl.minimum(C - start, BLOCK_K)
         block_mean = tl.sum(x.to(tl.float32), axis=1) / count
         pivot = tl.where(start == 0, block_mean.to(x.dtype), pivot)
         x = x - pivot[:, None]  # in the tokens' dtype, as the product takes them
-        values, block_mean = x.to(tl.float32), block_mean - pivot.to(tl.float32)
-        centred = tl.where(valid[None, :], values - block_mean[:, None], 0.0)
+        block_mean = block_mean - pivot.to(tl.float32)
+        centred = tl.where(valid[None, :], x.to(tl.float32) - block_mean[:, None], 0.0)
         step, share = block_mean - mean, count / (start + count)
         spread += tl.sum(centred * centred, axis=1) + step * step * (start * share)
         mean += step * share
         shift = tl.load(shift_ptr + batch * stride_shift + cols, mask=valid, other=0.0)
         scale = tl.load(scale_ptr + batch * stride_scale + cols, mask=valid, other=0.0)
         weight_ptrs = weight_ptr + outs[None, :] * C + cols[:, None]
-        weight_mask = valid[:, None] & in_outs[None, :]
-        weight = tl.load(weight_ptrs, mask=weight_mask, other=0.0).to(tl.float32)
+        weight = tl.load(weight_ptrs, mask=valid[:, None] & in_outs[None, :], other=0.0)
+        weight = weight.to(tl.float32)
         constant += tl.sum(shift.to(tl.float32)[:, None] * weight, axis=0)
         scaled = (weight * (1.0 + scale.to(tl.float32))[:, None]).to(x.dtype)
         weight_sum += tl.sum(scaled.to(tl.float32), axis=0)
         product = tl.dot(x, scaled, product, input_precision="ieee")
     rstd = 1.0 / tl.sqrt(spread / C + NORM_EPS)
     out = (product - mean[:, None] * weight_sum[None, :]) * rstd[:, None] + constant[None, :]
-    out_rows = (batch * S + rows.to(tl.int64))[:, None]
-    out_ptrs = out_ptr + out_rows * N + outs[None, :]
-    out_mask = in_rows[:, None] & in_outs[None, :]
+    out_ptrs = out_ptr + (batch * S + rows.to(tl.int64))[:, None] * N + outs[None, :]
+    out_mask = (rows < S)[:, None] & in_outs[None, :]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=out_mask)
 
 
@@ -125,13 +122,13 @@ def head_into(
         N=outs,
         BLOCK_M=config.rows,
         BLOCK_N=max(MIN_DOT, next_power_of_2(outs)),
-        BLOCK_K=BLOCK_K if x.element_size() == 2 else BLOCK_K // 4,
+        BLOCK_K=HEAD_COLUMNS if x.element_size() == 2 else HEAD_COLUMNS // 4,
         num_warps=config.num_warps,
         on=x,
     )
 
 
-@recomputed("(Tensor x, Tensor shift, Tensor scale, Tensor weight, Tensor bias) -> Tensor")
+@recomputed()
 def head(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty((*x.shape[:2], len(weight)), dtype=x.dtype, device=x.device)
     head_into(x, shift, scale, weight, bias, out)

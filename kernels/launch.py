@@ -1,82 +1,69 @@
-"""How kernels are launched: by a table per (device, op, width), and the launch itself.
+"""Launches of kernels, by what the launch table has for (device, op, width).
 
 The table is data, measured by `disca-rt tune`; a device or width it lacks gets a default that is a
 formula. Either way a launch depends on shapes alone, so nothing changes under a graph capture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .launch_table import ATTENTION, read_table
+from .launch_table import Choice, LaunchConfig, read_ops, remembered
+from .op_table import SPAN as SPAN  # beside `launch_config` in every kernel on flat memory
 
 TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
-SPAN = 1024  # elements of a row, in the table too, of ops that work on flat memory
 FLOATS = torch.float32, torch.bfloat16, torch.float16
 
-
-class LaunchConfig(NamedTuple):
-    """`rows` per program, and the warps that share them."""
-
-    rows: int
-    num_warps: int
-
-
-Choice = LaunchConfig | str
-"""What an op is launched with at one width; of an op with variants, the name of one."""
-
-_tried: dict[str, Choice | None] = {}  # by op, instead of the table's; see `trying`
+_TRIED: ContextVar[Mapping[str, Choice | None]] = ContextVar("_TRIED", default=MappingProxyType({}))
 
 
 def launch_config(
     op: str, width: int, device: torch.device, default: LaunchConfig | None = None
 ) -> LaunchConfig:
-    """Of rows of `width` elements on `device`; `default` where the table has none."""
-    return measured_choice(op, width, device) or default or default_config(width)
+    """The launch of rows of `width` elements on `device`; `default` where none was measured."""
+    choice = _choice(op, width, device)
+    return choice if isinstance(choice, LaunchConfig) else default or default_config(width)
 
 
-def measured_choice(op: str, width: int, device: torch.device) -> Any:
-    """The table's choice for `op`, None where it has none."""
-    return _tried.get(op) or _from_table(op, width, table_name(device))
+def launch_variant(op: str, width: int, device: torch.device, default: str) -> str:
+    """The variant that `op` runs as at `width` on `device`; `default` where none was measured."""
+    choice = _choice(op, width, device)
+    return choice if isinstance(choice, str) else default
 
 
-def measured_attention(width: int, device: torch.device) -> tuple[str, ...]:
-    """Attention backends by name, the fastest first; empty where none was measured."""
-    return _attention_of_table(width, table_name(device))
+def _choice(op: str, width: int, device: torch.device) -> Choice | None:
+    tried = _TRIED.get()
+    return tried[op] if op in tried else _from_table(op, width, table_name(device))
 
 
 @contextmanager
-def trying(op: str, choice: Choice | None) -> Iterator[None]:
-    """Within, `op` is launched with `choice` at every width; None: as by the table.
+def trying(choices: Mapping[str, Choice | None]) -> Iterator[None]:
+    """Launch ops by `choices` within, at every width, not by the table; None: by default.
 
-    For measuring: what is tried is global, not a thread's.
+    For measuring. Choices of an outer `trying` for other ops stay.
     """
-    _tried[op] = choice
+    token = _TRIED.set({**_TRIED.get(), **choices})
     try:
         yield
     finally:
-        del _tried[op]
+        _TRIED.reset(token)
 
 
 @cache
 def table_name(device: torch.device) -> str:
-    """What the table calls `device`."""
+    """The name of `device` in the table."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-@cache
-def _attention_of_table(width: int, device: str) -> tuple[str, ...]:
-    return tuple(read_table().get(device, {}).get(ATTENTION, {}).get(str(width), ()))
-
-
-@cache
+@remembered
 def _from_table(op: str, width: int, device: str) -> Choice | None:
-    measured = read_table().get(device, {}).get(op, {}).get(str(width))
-    return LaunchConfig(*measured) if isinstance(measured, list) else measured
+    return read_ops().get(device, {}).get(op, {}).get(str(width))
 
 
 def default_config(width: int) -> LaunchConfig:
@@ -84,12 +71,6 @@ def default_config(width: int) -> LaunchConfig:
     padded = next_power_of_2(width)
     rows = max(1, TILE // 2 // padded)
     return LaunchConfig(rows, max(1, min(8, rows * padded // 512)))
-
-
-def forget_table() -> None:
-    """Read the file again at the next launch."""
-    _from_table.cache_clear()
-    _attention_of_table.cache_clear()
 
 
 def next_power_of_2(value: int) -> int:
@@ -107,6 +88,30 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, on: Tensor, **options: 
             kernel[tuple(grid)](*args, **options)
     else:
         kernel[tuple(grid)](*args, **options)
+
+
+def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor) -> None:
+    """Run a kernel of `row_tile` over all rows of `x [B, S, C]`, if there are any.
+
+    The kernel takes the tensors, then all their strides but those of the last axes.
+    """
+    if x.numel() == 0:
+        return
+    batch, seq, width = x.shape
+    config = launch_config(op, width, x.device)
+    launch(
+        kernel,
+        (cdiv(seq, config.rows), batch),
+        x,
+        *others,
+        *(stride for each in (x, *others) for stride in each.stride()[:-1]),
+        S=seq,
+        C=width,
+        BLOCK_M=config.rows,
+        BLOCK_C=next_power_of_2(width),
+        num_warps=config.num_warps,
+        on=x,
+    )
 
 
 def check_rows(op: str, **tensors: Tensor) -> None:

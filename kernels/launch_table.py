@@ -1,86 +1,125 @@
-"""The launch table: where it is and what may be in it. `disca-rt tune` writes it."""
+"""The launch table: a JSON file of choices by device, which `disca-rt tune` measures and writes.
+
+`{device: {section: ...}}`: the section "ops" has what the kernels are launched with,
+`{op: {width: [rows, num_warps] or variant}}`. Other sections are their owners'.
+"""
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from .op_table import OP_ROWS, TUNED
 
 PACKAGED = Path(__file__).with_name("launch_table.json")
 ELSEWHERE = "DISCA_RT_LAUNCH_TABLE"
 """Names another file in the environment: where the package's cannot be written."""
 
+OPS = "ops"
 MAX_WARPS = 32  # of a CUDA block
 CONFIG = f"[rows, num_warps], powers of two, at most {MAX_WARPS} warps"
 
-ATTENTION = "attention"
-"""Beside the ops: by head width, backends of `attention.py`, the fastest first."""
 
-ATTENTION_BACKENDS = "sdpa", "cudnn", "flash", "efficient", "fa2", "fa3", "fa4"
+class LaunchConfig(NamedTuple):
+    """`rows` that one program takes, and the warps that share them.
 
-Table = dict[str, dict[str, dict[str, list[int] | list[str] | str]]]
-"""`{device: {op: {width: [rows, num_warps] or variant}}}`."""
+    A row is a token's values, or SPAN elements where an op is on flat memory.
+    """
+
+    rows: int
+    num_warps: int
+
+
+Choice = LaunchConfig | str
+"""The launch of an op at one width; where the op has variants, the name of one."""
+
+_REMEMBERED: list[Any] = []
+
+
+def remembered(read: Callable[..., Any]) -> Callable[..., Any]:
+    """`read`, whose results are kept until `forget_table`."""
+    kept = cache(read)
+    _REMEMBERED.append(kept)
+    return kept
+
+
+def forget_table() -> None:
+    """Read the file again when something of it is wanted next."""
+    for kept in _REMEMBERED:
+        kept.cache_clear()
 
 
 def table_path() -> Path:
-    """Of the table that launches go by."""
+    """The file of the table that launches go by."""
     return Path(os.environ.get(ELSEWHERE) or PACKAGED)
 
 
-def read_table(path: Path | None = None) -> Table:
-    """The table at `path`, by default at `table_path()`; ValueError names what is wrong in it."""
+def read_ops(path: Path | None = None) -> dict[str, dict[str, dict[str, Choice]]]:
+    """`{device: {op: {width: choice}}}`; ValueError names what is wrong in the file."""
     path = path or table_path()
+    table: dict[str, dict[str, dict[str, Choice]]] = {}
+    for device, by_op in read_section(OPS, path).items():
+        for op, by_width in items(path, f"{device}, {OPS}", by_op):
+            if op not in TUNED:
+                raise ValueError(
+                    f"{path}: {device}: op must be one of {sorted(TUNED)}, got {op!r}; remove it"
+                )
+            table.setdefault(device, {})[op] = {
+                width: _choice(f"{path}: {device}, {op}, {width}", TUNED[op].variants, value)
+                for width, value in items(path, f"{device}, {op}", by_width)
+            }
+    return table
+
+
+def _choice(place: str, variants: tuple[str, ...], value: Any) -> Choice:
+    if variants and value in variants:
+        return value
+    if not variants and _is_config(value):
+        return LaunchConfig(*value)
+    wanted = f"one of {list(variants)}" if variants else CONFIG
+    raise ValueError(f"{place}: must be {wanted}, got {value!r}; remove it")
+
+
+def _is_config(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(each) is int and each >= 1 and each & (each - 1) == 0 for each in value)
+        and value[1] <= MAX_WARPS
+    )
+
+
+def read_section(section: str, path: Path) -> dict[str, Any]:
+    """Contents of `section` by device; ValueError names what is wrong in the file."""
+    found = {}
+    for device, sections in items(path, "the whole", read_json(path)):
+        for name, value in items(path, device, sections):
+            if name in OP_ROWS:  # ops had no section of their own until 0.2
+                raise ValueError(
+                    f"{path}: {device}: {name} must be within {OPS!r}, the file is of an older "
+                    "version; make it {} and run tune anew"
+                )
+            if name == section:
+                found[device] = value
+    return found
+
+
+def items(path: Path, place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of the object at `place` of the file; ValueError where it is none."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path}: {place}: must be an object, got {value!r}; remove it")
+    yield from value.items()
+
+
+def read_json(path: Path) -> Any:
+    """Contents of the file; ValueError says what to do where it cannot be read."""
     try:
-        table = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ValueError(
             f"no launch table {path}; write it with `disca-rt tune --out`, or unset {ELSEWHERE}"
         ) from error
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not JSON ({error}); make it {{}} and run tune anew") from error
-    _check(path, table)
-    return table
-
-
-def _check(path: Path, table: Any) -> None:
-    from .tune import variants  # imports what imports this file
-
-    known = {**variants(), ATTENTION: ()}
-    for device, ops in _items(path, "the whole", table):
-        for op, widths in _items(path, device, ops):
-            if op not in known:
-                raise ValueError(
-                    f"{path}: {device}: op must be one of {sorted(known)}, got {op!r}; remove it"
-                )
-            for width, choice in _items(path, f"{device}, {op}", widths):
-                names = known[op]
-                if op == ATTENTION:
-                    is_right, wanted = _is_order(choice), f"some of {list(ATTENTION_BACKENDS)}"
-                elif names:
-                    is_right, wanted = choice in names, f"one of {list(names)}"
-                else:
-                    is_right, wanted = _is_config(choice), CONFIG
-                if not is_right:
-                    raise ValueError(
-                        f"{path}: {device}, {op}, {width}: must be {wanted}, got {choice!r}; "
-                        "remove it"
-                    )
-
-
-def _items(path: Path, place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: {place}: must be an object, got {value!r}; remove it")
-    yield from value.items()
-
-
-def _is_order(choice: Any) -> bool:
-    return isinstance(choice, list) and bool(choice) and set(choice) <= set(ATTENTION_BACKENDS)
-
-
-def _is_config(choice: Any) -> bool:
-    return (
-        isinstance(choice, list)
-        and len(choice) == 2
-        and all(type(each) is int and each >= 1 and each & (each - 1) == 0 for each in choice)
-        and choice[1] <= MAX_WARPS
-    )

@@ -6,9 +6,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .gradients import recomputed
-from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
-from .row_norm import row_layer_norm
+from .row_tile import load_rows, load_vector, row_layer_norm, row_tile, store_rows
 
 
 @triton.jit
@@ -17,64 +17,36 @@ def _layer_norm_modulate_kernel(
     shift_ptr,
     scale_ptr,
     out_ptr,
-    S,
     stride_xb,
     stride_xs,
     stride_shift,
     stride_scale,
     stride_ob,
     stride_os,
+    S,
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    batch = tl.program_id(1).to(tl.int64)
-    cols = tl.arange(0, BLOCK_C)
-    mask = (rows < S)[:, None] & (cols < C)[None, :]
-    offs_m = rows.to(tl.int64)[:, None]
-    x_ptrs = x_ptr + batch * stride_xb + offs_m * stride_xs + cols[None, :]
-    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    shift_ptrs = shift_ptr + batch * stride_shift + cols
-    scale_ptrs = scale_ptr + batch * stride_scale + cols
-    shift = tl.load(shift_ptrs, mask=cols < C, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptrs, mask=cols < C, other=0.0).to(tl.float32)
-    out = row_layer_norm(x, mask, C) * (1.0 + scale)[None, :] + shift[None, :]
-    out_ptrs = out_ptr + batch * stride_ob + offs_m * stride_os + cols[None, :]
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
+    batch, rows, cols, mask = row_tile(S, C, BLOCK_M, BLOCK_C)
+    x = load_rows(x_ptr, stride_xb, stride_xs, batch, rows, cols, mask)
+    shift = load_vector(shift_ptr + batch * stride_shift, cols, C)
+    scale = load_vector(scale_ptr + batch * stride_scale, cols, C)
+    out = row_layer_norm(x, mask, C) * (1.0 + scale) + shift
+    store_rows(out_ptr, stride_ob, stride_os, batch, rows, cols, mask, out)
 
 
 @register_op(mutates=["out"])
 def layer_norm_modulate_into(x: Tensor, shift: Tensor, scale: Tensor, out: Tensor) -> None:
-    batch, seq, width = x.shape
+    batch, _, width = x.shape
     check_rows("layer_norm_modulate", x=x, shift=shift, scale=scale, out=out)
     check_shape("layer_norm_modulate", "shift", shift, (batch, width))
     check_shape("layer_norm_modulate", "scale", scale, (batch, width))
     check_shape("layer_norm_modulate", "out", out, x.shape)
-    if x.numel() == 0:
-        return
-    config = launch_config("layer_norm_modulate", width, x.device)
-    launch(
-        _layer_norm_modulate_kernel,
-        (cdiv(seq, config.rows), batch),
-        x,
-        shift,
-        scale,
-        out,
-        seq,
-        *x.stride()[:2],
-        shift.stride(0),
-        scale.stride(0),
-        *out.stride()[:2],
-        C=width,
-        BLOCK_M=config.rows,
-        BLOCK_C=next_power_of_2(width),
-        num_warps=config.num_warps,
-        on=x,
-    )
+    launch_rows("layer_norm_modulate", _layer_norm_modulate_kernel, x, shift, scale, out)
 
 
-@recomputed("(Tensor x, Tensor shift, Tensor scale) -> Tensor")
+@recomputed()
 def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     layer_norm_modulate_into(x, shift, scale, out)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .gelu_tanh import gelu_tanh_
 from .gradients import products_kept
-from .launch import measured_choice
+from .launch import launch_variant
 from .registration import register_op
 
 OP = "linear_gelu"
@@ -14,12 +14,13 @@ DEFAULT = "in place"
 
 
 def in_epilogue(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """By cuBLASLt. Not for a CPU, whose epilogue is the other GELU."""
+    """The product and GELU by cuBLASLt. Not for a CPU, whose epilogue is the other GELU."""
     flat = torch._addmm_activation(bias, x.flatten(0, 1), weight.T, use_gelu=True)
     return flat.unflatten(0, x.shape[:2])
 
 
 def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The product, then GELU over its result."""
     out = F.linear(x, weight, bias)
     gelu_tanh_.launcher(out)
     return out
@@ -31,9 +32,9 @@ VARIANTS = {"epilogue": in_epilogue, DEFAULT: in_place}
 @products_kept
 @register_op()
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The winner on this device by the launch table; in place where it has none."""
-    winner = measured_choice(OP, len(weight), x.device) or DEFAULT
-    return VARIANTS[winner](x, weight, bias)
+    """The variant that the launch table has for this device; in place where it has none."""
+    variant = launch_variant(OP, len(weight), x.device, DEFAULT)
+    return VARIANTS[variant](x, weight, bias)
 
 
 @linear_gelu.register_fake

@@ -6,36 +6,44 @@ Asking for a row is explicit: there is no fallback from one to another.
 
 import os
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import reference
 
 
-class Ops(NamedTuple):
-    """The ops of one implementation; `kernels/reference.py` documents each of them."""
+class Ops:
+    """The ops of one implementation; `kernels/reference.py` has signature and meaning of each."""
 
-    buffer: Callable[..., Tensor | None]
-    join_tokens: Callable[..., Tensor]
-    joint_linear: Callable[..., Tensor]
-    layer_norm: Callable[..., Tensor]
-    layer_norm_modulate: Callable[..., Tensor]
-    gate_residual: Callable[..., Tensor]
-    gate_residual_layer_norm_modulate: Callable[..., tuple[Tensor, Tensor]]
-    rms_norm_rope: Callable[..., Tensor]
-    rms_norm_rope_send: Callable[..., Tensor]
-    linear_gelu: Callable[..., Tensor]
-    pair_linear: Callable[..., Tensor]
-    fuse_cached: Callable[..., Tensor]
-    head: Callable[..., Tensor]
-    unpatchify: Callable[..., Tensor]
-    euler_step: Callable[..., Tensor]
-    relative_l1: Callable[..., Tensor]
-    finite_differences: Callable[..., None]
-    forecast: Callable[..., Tensor]
+    buffer = staticmethod(reference.buffer)
+    join_tokens = staticmethod(reference.join_tokens)
+    joint_linear = staticmethod(reference.joint_linear)
+    layer_norm = staticmethod(reference.layer_norm)
+    layer_norm_modulate = staticmethod(reference.layer_norm_modulate)
+    gate_residual = staticmethod(reference.gate_residual)
+    gate_residual_layer_norm_modulate = staticmethod(reference.gate_residual_layer_norm_modulate)
+    rms_norm_rope = staticmethod(reference.rms_norm_rope)
+    rms_norm_rope_send = staticmethod(reference.rms_norm_rope_send)
+    linear_gelu = staticmethod(reference.linear_gelu)
+    pair_linear = staticmethod(reference.pair_linear)
+    fuse_cached = staticmethod(reference.fuse_cached)
+    head = staticmethod(reference.head)
+    unpatchify = staticmethod(reference.unpatchify)
+    euler_step = staticmethod(reference.euler_step)
+    relative_l1 = staticmethod(reference.relative_l1)
+    finite_differences = staticmethod(reference.finite_differences)
+    forecast = staticmethod(reference.forecast)
+
+    def __init__(self, **ops: Callable[..., Any]) -> None:
+        """Take every op of `OP_NAMES`, under its name."""
+        assert ops.keys() == set(OP_NAMES), sorted(ops.keys() ^ set(OP_NAMES))
+        vars(self).update(ops)
+
+
+OP_NAMES = tuple(name for name, op in vars(Ops).items() if isinstance(op, staticmethod))
 
 
 def _triton(device: torch.device) -> ModuleType:
@@ -69,8 +77,12 @@ def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
     `device` is where their tensors will be.
     """
     check_ops(name)
-    row = IMPLEMENTATIONS[name](torch.device(device))
-    return Ops(*(getattr(row, op) for op in Ops._fields))
+    return _from_module(IMPLEMENTATIONS[name](torch.device(device)))
+
+
+@cache
+def _from_module(row: ModuleType) -> Ops:
+    return Ops(**{op: getattr(row, op) for op in OP_NAMES})
 
 
 def check_ops(name: str) -> None:

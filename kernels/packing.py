@@ -1,4 +1,4 @@
-"""Heads by the rank that gets them: how `rms_norm_rope_send` lays out what an all-to-all sends."""
+"""Heads by the rank that gets them: the layout in which `rms_norm_rope_send` leaves them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Packing(NamedTuple):
-    """`counts` of heads by rank, and the same by head.
+    """Numbers of heads by rank, `counts`, and for each head, `starts`.
 
-    `starts [2, H]` int32, on the device: the first head of the rank that gets this one, and how
-    many that rank gets.
+    `starts [2, H]` int32 on the device has the first head of the rank that gets this one, and the
+    number of heads which that rank gets.
     """
 
     counts: tuple[int, ...]
@@ -19,7 +19,7 @@ class Packing(NamedTuple):
 
 
 def packing(counts: Sequence[int], device: torch.device | str) -> Packing:
-    """For ranks that get the next `counts` heads each."""
+    """The packing for ranks that get the next `counts` heads each."""
     first: list[int] = []
     for count in counts:
         first += [len(first)] * count

@@ -161,21 +161,27 @@ def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
     return (x.float() - reference.float()).abs().sum() / reference.float().abs().sum()
 
 
-def finite_differences(factors: Tensor, newest: Tensor, distance: float, known: int) -> None:
-    """Replace the divided differences of orders 0 to `known` − 1 by those that end in `newest`.
+def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None:
+    """Replace the divided differences of orders 0 to K − 1 by those that end in `newest`.
 
-    `factors [K, ...]` in place; order i becomes (order i − 1 now − order i − 1 before) / distance.
+    `factors [K, ...]` in place; order i becomes (order i − 1 now − order i − 1 before) / distance,
+    or 0 where it is not among the `known` first ones. `numbers [2]` fp32: distance and known.
     """
+    distance, known = numbers.unbind()
     newer = newest
-    for order in range(known):
-        older = factors[order].clone()
-        factors[order].copy_(newer)
-        newer = ((newer.float() - older.float()) / distance).to(newest.dtype)
+    for order, factor in enumerate(factors):
+        older = factor.clone()
+        factor.copy_(newer)
+        difference = ((newer.float() - older.float()) / distance).to(newest.dtype)
+        newer = torch.where(known > order + 1, difference, torch.zeros_like(difference))
 
 
-def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
-    """`Σ coefficients[i]·factors[i]`, like `factors[0]`: Taylor or Hermite by its coefficients."""
+def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
+    """`Σ coefficients[i]·factors[i]`, like `factors[0]`: Taylor or Hermite by its coefficients.
+
+    `factors [K, ...]`, `coefficients [K]` fp32.
+    """
     total = coefficients[0] * factors[0].float()
-    for factor, coefficient in zip(factors[1:], coefficients[1:], strict=False):
+    for factor, coefficient in zip(factors[1:], coefficients[1:], strict=True):
         total = total + coefficient * factor.float()
     return total.to(factors.dtype)

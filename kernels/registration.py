@@ -59,7 +59,7 @@ def refuse_tangents(name: str, values: Iterable[Any]) -> None:
 
 
 def wants_gradient(values: Iterable[Any]) -> bool:
-    """Whether autograd is recording what is done with one of the tensors among `values`."""
+    """True where autograd records operations on one of the tensors among `values`."""
     return torch.is_grad_enabled() and any(value.requires_grad for value in _tensors(values))
 
 

@@ -84,7 +84,7 @@ def relative_l1_into(x: Tensor, reference: Tensor, out: Tensor) -> None:
     launch(_ratio_kernel, (1,), sums, out, programs, BLOCK=last, num_warps=4, on=x)
 
 
-@recomputed("(Tensor x, Tensor reference) -> Tensor")
+@recomputed()
 def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
     out = torch.empty((), dtype=torch.float32, device=x.device)
     relative_l1_into(x, reference, out)

@@ -1,7 +1,7 @@
 """RMSNorm over each head, then RoPE on image rows, in place: 2 activations moved for q, 2 for k.
 
 Works on any strided view `[B, S, H, D]`: the q or k of packed QKV, or a tensor of its own. The
-maths is one Triton function that `rms_norm_rope_send` shares.
+kernel is also that of `rms_norm_rope_send`.
 """
 
 import torch
@@ -20,7 +20,7 @@ from .launch import (
     next_power_of_2,
 )
 from .registration import register_op
-from .row_norm import NORM_EPS
+from .row_tile import NORM_EPS
 
 OP = "rms_norm_rope"
 
@@ -39,11 +39,11 @@ def norm_and_rotate(
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One row's heads `[BLOCK_H, BLOCK_D]`, normalised and, of an image row, rotated; fp32."""
+    """Heads `[BLOCK_H, BLOCK_D]` of a row, normalised, and rotated if it is of the image; fp32."""
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
     normed = x * (1.0 / tl.sqrt(tl.sum(x * x, axis=1) / D + NORM_EPS))[:, None]
     cols = tl.arange(0, BLOCK_D)
-    # Of the two weights one is loaded, the other masked to zero; of the text no angle is.
+    # One of the two weights is loaded, the other masked to zero; text rows load no angle.
     img_weight = tl.load(img_weight_ptr + cols, mask=cols < tl.where(is_img, D, 0), other=0.0)
     txt_weight = tl.load(txt_weight_ptr + cols, mask=cols < tl.where(is_img, 0, D), other=0.0)
     normed = normed * (img_weight.to(tl.float32) + txt_weight.to(tl.float32))[None, :]
@@ -64,6 +64,8 @@ def _rms_norm_rope_kernel(
     txt_weight_ptr,
     cos_ptr,
     sin_ptr,
+    starts_ptr,
+    out_ptr,
     S,
     S_IMG,
     stride_xb,
@@ -71,16 +73,21 @@ def _rms_norm_rope_kernel(
     stride_xh,
     H: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    """ROWS rows one after another, in place, or, with `starts`, into the layout that is sent."""
     batch = tl.program_id(1).to(tl.int64)
     heads = tl.arange(0, BLOCK_H)
     cols = tl.arange(0, BLOCK_D)
     head_offsets = heads.to(tl.int64)[:, None] * stride_xh + cols[None, :]
-    for index in range(BLOCK_M):
-        row = (tl.program_id(0) * BLOCK_M + index).to(tl.int64)
+    if starts_ptr is not None:
+        # For each head: the first head of the rank that gets it, and how many that rank gets.
+        first = tl.load(starts_ptr + heads, mask=heads < H, other=0).to(tl.int64)
+        count = tl.load(starts_ptr + H + heads, mask=heads < H, other=0).to(tl.int64)
+    for index in range(ROWS):
+        row = (tl.program_id(0) * ROWS + index).to(tl.int64)
         mask = (heads < tl.where(row < S, H, 0))[:, None] & (cols < D)[None, :]
         x_ptrs = x_ptr + batch * stride_xb + row * stride_xs + head_offsets
         out = norm_and_rotate(
@@ -96,18 +103,38 @@ def _rms_norm_rope_kernel(
             BLOCK_H,
             BLOCK_D,
         )
-        tl.store(x_ptrs, out.to(x_ptr.dtype.element_ty), mask=mask)
+        out_ptrs = x_ptrs
+        if starts_ptr is not None:
+            place = S * (batch * H + first) + row * count + heads - first
+            out_ptrs = out_ptr + place[:, None] * D + cols[None, :]
+        tl.store(out_ptrs, out.to(x_ptr.dtype.element_ty), mask=mask)
 
 
 @register_op(mutates=["x"])
 def rms_norm_rope_(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> None:
-    batch, seq, heads, width = x.shape
     check_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin)
+    launch_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin)
+
+
+def launch_rope(
+    op: str,
+    x: Tensor,
+    img_weight: Tensor,
+    txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+    starts: Tensor | None = None,
+    out: Tensor | None = None,
+) -> None:
+    """Run the kernel in place, or, with `starts` and `out`, into the layout that is sent."""
+    batch, seq, heads, width = x.shape
     if x.numel() == 0:
         return
-    config = rope_config(OP, x)
+    # On a CPU few rows: they are a loop, and masked ones are interpreted, too.
+    interpreted = LaunchConfig(rows=4, num_warps=1) if x.device.type == "cpu" else None
+    config = launch_config(op, heads * width, x.device, interpreted)
     launch(
         _rms_norm_rope_kernel,
         (cdiv(seq, config.rows), batch),
@@ -116,23 +143,19 @@ def rms_norm_rope_(
         txt_weight,
         freqs_cos,
         freqs_sin,
+        starts,
+        out,
         seq,
         len(freqs_cos),
         *x.stride()[:3],
         H=heads,
         D=width,
-        BLOCK_M=config.rows,
+        ROWS=config.rows,
         BLOCK_H=next_power_of_2(heads),
         BLOCK_D=next_power_of_2(width),
         num_warps=config.num_warps,
         on=x,
     )
-
-
-def rope_config(op: str, x: Tensor) -> LaunchConfig:
-    """By the table; on a CPU few rows: they are a loop, and masked ones are interpreted, too."""
-    interpreted = LaunchConfig(rows=4, num_warps=1) if x.device.type == "cpu" else None
-    return launch_config(op, x.shape[2] * x.shape[3], x.device, interpreted)
 
 
 def check_rope(
@@ -159,11 +182,7 @@ def check_rope(
             raise ValueError(f"{op}: {name} must be contiguous fp32, got {table.dtype}")
 
 
-@recomputed(
-    "(Tensor x, Tensor img_weight, Tensor txt_weight, Tensor freqs_cos, Tensor freqs_sin) "
-    "-> Tensor",
-    gives_up_first=True,
-)
+@recomputed(gives_up_first=True)
 def rms_norm_rope(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> Tensor:

@@ -1,24 +1,21 @@
-"""Measures what every op is launched with, candidate by candidate, and picks by the clock.
+"""Measures every op with each launch that it may have, and picks the fastest by the clock.
 
-Knows candidates and winners; what is called comes from `workload`, the clock from the caller.
+Knows candidates and winners; what is called comes from `op_table`, the clock from the caller.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
-import torch
 from triton.runtime.errors import OutOfResources
 
-from .head import BLOCK_K, MIN_DOT
-from .launch import Choice, LaunchConfig, next_power_of_2, trying
-from .launch_table import ATTENTION
-from .linear_gelu import VARIANTS
-from .workload import SMALL, Call, Make, Shapes, calls, implementation
+from .fused import implementation
+from .launch import next_power_of_2, trying
+from .launch_table import Choice, LaunchConfig
+from .op_table import OP_ROWS, Call, calls
+from .workload import Make, Shapes
 
-GEMMS = "joint_linear", "pair_linear", "fuse_cached"
 ROWS = 1, 2, 4, 8, 16, 32, 64, 128
 WARPS = 1, 2, 4, 8, 16
 PER_THREAD = range(4, 33)  # elements of a tile: fewer wastes threads, more takes registers
@@ -28,7 +25,7 @@ Clock = Callable[[Callable[[], object]], float]
 
 
 class Measured(NamedTuple):
-    """One op at one shape: seconds by what it was launched with; None is the default."""
+    """Seconds of one op at one shape by its launch; None is the default launch."""
 
     op: str
     shapes: str
@@ -36,51 +33,46 @@ class Measured(NamedTuple):
     seconds: Mapping[Choice | None, float]
 
 
-def variants() -> dict[str, tuple[str, ...]]:
-    """By op that has launches to choose from: its variants, none where it has configurations."""
-    tuned = [op for op in calls(SMALL, torch.empty) if op not in GEMMS]
-    return {op: tuple(VARIANTS) if op == "linear_gelu" else () for op in tuned}
-
-
 def candidates(op: str, width: int) -> list[Choice]:
-    """What `op` may be launched with at `width`; nothing where it is the library's GEMMs alone."""
-    if op in GEMMS:
+    """The launches of `op` to try at `width`; none where the library's GEMMs are all it is."""
+    launches = OP_ROWS[op].launches
+    if launches is None:
         return []
-    if op == "linear_gelu":
-        return list(VARIANTS)
-    columns = BLOCK_K if op == "head" else next_power_of_2(width)
-    least = MIN_DOT if op == "head" else 1
+    if launches.variants:
+        return list(launches.variants)
+    columns = launches.columns or next_power_of_2(width)
     return [
         LaunchConfig(rows, warps)
         for rows in ROWS
         for warps in WARPS
-        if rows >= least and rows * columns // (32 * warps) in PER_THREAD
+        if rows >= launches.least_rows and rows * columns // (32 * warps) in PER_THREAD
     ]
 
 
 def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Measured]:
     """Every op at all `shapes`, one call's tensors alive at a time.
 
-    GELU after a product is measured as it will be launched: with the best of its own candidates.
+    What earlier measurements put into the launch table is not looked at. GELU after a product is
+    measured as it will be launched: with the best of its own candidates.
     """
     for each in shapes:
-        gelu: Choice | None = None
+        chosen: dict[str, Choice | None] = dict.fromkeys(OP_ROWS)
         for op, make_call in calls(each, make).items():
             call = make_call()
             if not candidates(op, call.width):
                 continue
-            with trying("gelu_tanh", gelu) if op == "linear_gelu" else nullcontext():
-                measured = Measured(op, each.name, call.width, dict(_timed(call, clock)))
+            measured = Measured(op, each.name, call.width, dict(_timed(call, chosen, clock)))
             if op == "gelu_tanh":
-                gelu = best([measured])
+                chosen[op] = best([measured])
             yield measured
 
 
-def _timed(call: Call, clock: Clock) -> Iterator[tuple[Choice | None, float]]:
+def _timed(
+    call: Call, chosen: Mapping[str, Choice | None], clock: Clock
+) -> Iterator[tuple[Choice | None, float]]:
     run = implementation(call.op)
-    yield None, clock(lambda: run(*call.args))
-    for choice in candidates(call.op, call.width):
-        with trying(call.op, choice):
+    for choice in (None, *candidates(call.op, call.width)):
+        with trying({**chosen, call.op: choice}):
             try:
                 yield choice, clock(lambda: run(*call.args))
             except OutOfResources:  # more shared memory or registers than this device has
@@ -88,28 +80,21 @@ def _timed(call: Call, clock: Clock) -> Iterator[tuple[Choice | None, float]]:
 
 
 def winners(measured: Iterable[Measured]) -> dict[str, dict[str, Any]]:
-    """By op and width, as in the launch table: the choice with the least product of times.
+    """The fastest choices by op and width, as in the launch table.
 
-    Of attention all choices in that order, for machines that lack the first.
-
-    All shapes of one width share an entry, and each counts alike.
+    All shapes of one width share an entry, and each counts alike: the product of times decides.
     """
     groups: dict[tuple[str, int], list[Measured]] = defaultdict(list)
     for each in measured:
         groups[each.op, each.width].append(each)
     table: dict[str, dict[str, Any]] = {}
     for (op, width), group in groups.items():
-        if op == ATTENTION:
-            entry: Any = ranked(group)
-        else:
-            choice = best(group)
-            entry = list(choice) if isinstance(choice, LaunchConfig) else choice
-        table.setdefault(op, {})[str(width)] = entry
+        table.setdefault(op, {})[str(width)] = best(group)
     return table
 
 
 def best(group: Iterable[Measured]) -> Choice:
-    """Of one op and width: the choice that is fastest over all of the shapes."""
+    """The choice that is fastest over all shapes of one op and width."""
     return ranked(group)[0]
 
 

@@ -1,21 +1,18 @@
-"""Calls of every fused op at the shapes of the real models: what is tuned, timed and compiled.
+"""The shapes of the real models, and the arguments of calls at such shapes.
 
-Knows shapes and the fewest bytes an op can move, nothing about clocks or compilers.
+Knows tokens, heads and latents; no op and no device.
 """
 
-from collections.abc import Callable
-from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .launch import SPAN
 from .packing import Packing, packing
 
 
 class Shapes(NamedTuple):
-    """One rank's share of one sample: tokens of image and text, widths, latents `channels`."""
+    """Sizes of one rank's share of `batch` samples: tokens, widths, and those of latents."""
 
     name: str
     img: int
@@ -25,10 +22,16 @@ class Shapes(NamedTuple):
     channels: int
     grid: tuple[int, int, int]
     patch: tuple[int, int, int]
+    batch: int = 1
 
     @property
     def tokens(self) -> int:
         return self.img + self.txt
+
+    @property
+    def columns(self) -> int:
+        """Values of a patch: the head's outputs."""
+        return self.channels * self.patch[0] * self.patch[1] * self.patch[2]
 
 
 def shard(shapes: Shapes, ranks: int) -> Shapes:
@@ -48,7 +51,7 @@ REAL = {
 
 SENT_TO = 8  # ranks that `rms_norm_rope_send` packs for
 SMALL = Shapes("small", 15, 3, 128, 8, 16, (1, 3, 5), (1, 2, 2))
-"""For trials in Triton's interpreter."""
+"""A size for trials in Triton's interpreter."""
 
 
 class Make(Protocol):
@@ -57,123 +60,78 @@ class Make(Protocol):
     def __call__(self, *shape: int, dtype: torch.dtype = ...) -> Tensor: ...
 
 
-class Call(NamedTuple):
-    """`op` on `args`; see `implementation`.
+class Arguments:
+    """The arguments of calls at one `Shapes`, made when they are asked for, in `dtype`."""
 
-    `width` is what its launch configuration goes by, `minimum_bytes` what it must move at least (0
-    where that is not what limits it).
-    """
+    def __init__(self, shapes: Shapes, make: Make, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.shapes, self.dtype = shapes, dtype
+        self._make = make
 
-    op: str
-    width: int
-    args: tuple[Any, ...]
-    minimum_bytes: int
+    def tensor(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self._make(*shape, dtype=dtype or self.dtype)
 
+    def tokens(self, factor: int = 1) -> Tensor:
+        """`[B, S, factor·C]`."""
+        return self.tensor(self.shapes.batch, self.shapes.tokens, factor * self.shapes.hidden)
 
-def calls(
-    s: Shapes, make: Make, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, Callable[[], Call]]:
-    """By op: a function that makes its call, so that one call's tensors live at a time."""
-    size = dtype.itemsize
-    rows = s.tokens * s.hidden * size  # bytes of a pass over tokens: U in docs/kernels.md
-    width, columns = s.hidden // s.heads, s.channels * s.patch[0] * s.patch[1] * s.patch[2]
-    latents = s.grid[0] * s.grid[1] * s.grid[2] * columns
-    fp32 = torch.float32
+    def img(self) -> Tensor:
+        """`[B, S_img, C]`, the first rows of the joint tokens."""
+        return self.tokens()[:, : self.shapes.img]
 
-    def tokens(factor: int = 1) -> Tensor:
-        return make(1, s.tokens, factor * s.hidden, dtype=dtype)
+    def txt(self) -> Tensor:
+        """`[B, S_txt, C]`, the last rows of the joint tokens."""
+        return self.tokens()[:, self.shapes.img :]
 
-    def vectors(count: int) -> tuple[Tensor, ...]:
-        return make(1, 6 * s.hidden, dtype=dtype).chunk(6, dim=-1)[:count]
+    def kept(self) -> Tensor:
+        """`[B, S, C]` in one piece, as a cache keeps it."""
+        return self.tensor(self.shapes.batch, self.shapes.tokens, self.shapes.hidden)
 
-    def rope() -> tuple[Tensor, ...]:
-        x = make(1, s.tokens, s.heads, width, dtype=dtype)
-        norms = make(width, dtype=dtype), make(width, dtype=dtype)
-        tables = make(s.img, width // 2, dtype=fp32), make(s.img, width // 2, dtype=fp32)
-        return (x, *norms, *tables)
+    def vectors(self, count: int) -> tuple[Tensor, ...]:
+        """`count` of the six modulation vectors `[B, C]` that one linear makes."""
+        vectors = self.tensor(self.shapes.batch, 6 * self.shapes.hidden).chunk(6, dim=-1)
+        return vectors[:count]
 
-    def linear(fan_in: int, fan_out: int = s.hidden) -> tuple[Tensor, Tensor]:
-        return make(fan_out, fan_in, dtype=dtype), make(fan_out, dtype=dtype)
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a LayerNorm, `[C]` each."""
+        return self.tensor(self.shapes.hidden), self.tensor(self.shapes.hidden)
 
-    def head() -> tuple[Tensor, ...]:
-        x = tokens()[:, : s.img]
-        weights = make(columns, s.hidden, dtype=dtype), make(columns, dtype=dtype)
-        return (x, *vectors(2), *weights)
+    def linear(self, factor_in: int, factor_out: int = 1) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a linear from `factor_in`·C to `factor_out`·C."""
+        fan_in, fan_out = factor_in * self.shapes.hidden, factor_out * self.shapes.hidden
+        return self.tensor(fan_out, fan_in) / fan_in**0.5, self.tensor(fan_out)
 
-    def euler() -> tuple[Any, ...]:
+    def last_linear(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the head's linear, from C to the values of a patch."""
+        columns, hidden = self.shapes.columns, self.shapes.hidden
+        return self.tensor(columns, hidden) / hidden**0.5, self.tensor(columns)
+
+    def rope(self) -> tuple[Tensor, ...]:
+        """`x [B, S, H, D]`, the norms' weights `[D]`, the tables `[S_img, D/2]` in fp32."""
+        s = self.shapes
+        width = s.hidden // s.heads
+        tables = (self.tensor(s.img, width // 2, dtype=torch.float32) for _ in range(2))
+        x = self.tensor(s.batch, s.tokens, s.heads, width)
+        return x, self.tensor(width), self.tensor(width), *tables
+
+    def packing(self) -> Packing:
+        """Heads by rank, of SENT_TO ranks that share them evenly."""
+        return packing([self.shapes.heads // SENT_TO] * SENT_TO, self.tensor(1).device)
+
+    def euler(self) -> tuple[Any, ...]:
+        """Latents in fp32, patches of both passes of guidance, scale, dt, grid and patch."""
+        s = self.shapes
         sides = [g * p for g, p in zip(s.grid, s.patch, strict=True)]
-        whole = s.grid[0] * s.grid[1] * s.grid[2]
-        patches = (make(1, whole, columns, dtype=dtype) for _ in range(2))
-        dt = make(1, dtype=fp32).reshape(())
-        return (make(1, s.channels, *sides, dtype=fp32), *patches, 6.0, dt, s.grid, s.patch)
+        latents = self.tensor(s.batch, s.channels, *sides, dtype=torch.float32)
+        rows = s.grid[0] * s.grid[1] * s.grid[2]
+        patches = (self.tensor(s.batch, rows, s.columns) for _ in range(2))
+        dt = self.tensor(1, dtype=torch.float32).reshape(())
+        return (latents, *patches, 6.0, dt, s.grid, s.patch)
 
-    def refiner() -> tuple[Tensor, ...]:
-        x = tokens()[:, : s.txt]
-        return (x, make(s.hidden, dtype=dtype), make(s.hidden, dtype=dtype))
+    def factors(self) -> Tensor:
+        """Divided differences of three orders, `[3, B, S, C]`."""
+        s = self.shapes
+        return self.tensor(3, s.batch, s.tokens, s.hidden)
 
-    tables = 2 * s.img * width // 2 * 4
-    made: dict[str, tuple[int, Callable[[], tuple[Any, ...]], int]] = {
-        "layer_norm": (s.hidden, refiner, 2 * s.txt * s.hidden * size),
-        "layer_norm_modulate": (s.hidden, lambda: (tokens(), *vectors(2)), 2 * rows),
-        "gate_residual": (s.hidden, lambda: (tokens(), tokens(), *vectors(1)), 3 * rows),
-        "gate_residual_layer_norm_modulate": (
-            s.hidden,
-            lambda: (tokens(), tokens(), *vectors(3)),
-            4 * rows,
-        ),
-        "rms_norm_rope": (s.hidden, rope, 2 * rows + tables),
-        "rms_norm_rope_send": (
-            s.hidden,
-            lambda: (*rope(), even_packing(s.heads, make)),
-            2 * rows + tables,
-        ),
-        "gelu_tanh": (SPAN, lambda: (tokens(4),), 8 * rows),
-        "linear_gelu": (
-            4 * s.hidden,
-            lambda: (tokens(), *linear(s.hidden, 4 * s.hidden)),
-            0,
-        ),
-        "joint_linear": (
-            s.hidden,
-            lambda: (
-                tokens()[:, : s.img],
-                tokens()[:, s.img :],
-                *linear(s.hidden),
-                *linear(s.hidden),
-            ),
-            0,
-        ),
-        "pair_linear": (5 * s.hidden, lambda: (tokens(), tokens(4), *linear(5 * s.hidden)), 0),
-        "fuse_cached": (2 * s.hidden, lambda: (tokens(), tokens(), *linear(2 * s.hidden)), 0),
-        "head": (s.hidden, head, s.img * (s.hidden + columns) * size),
-        "euler_step": (SPAN, euler, latents * (4 + 4 + 2 * size)),
-        "relative_l1": (SPAN, lambda: (tokens(), tokens()), 2 * rows),
-        "finite_differences": (
-            SPAN,
-            lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), tokens(), 4.0, 3),
-            6 * rows,
-        ),
-        "forecast": (
-            SPAN,
-            lambda: (make(4, 1, s.tokens, s.hidden, dtype=dtype), [1.0, 2.0, 3.0]),
-            4 * rows,
-        ),
-    }
-    return {
-        op: lambda op=op, width=width, arguments=arguments, least=least: Call(
-            op, width, arguments(), least
-        )
-        for op, (width, arguments, least) in made.items()
-    }
-
-
-def implementation(op: str) -> Callable[..., Any]:
-    """The fused op called `op`: of the row, or one below it that works in place."""
-    below = {"gelu_tanh": "gelu_tanh_"}
-    module = import_module(f".{op if op in below else 'fused'}", __package__)
-    return getattr(module, below.get(op, op))
-
-
-def even_packing(heads: int, make: Make) -> Packing:
-    """Of heads that divide evenly."""
-    return packing([heads // SENT_TO] * SENT_TO, make(1, dtype=torch.float32).device)
+    def numbers(self, count: int) -> Tensor:
+        """`count` fp32 scalars on the device."""
+        return self.tensor(count, dtype=torch.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 from disca_rt.conditioning import Conditioning
 from disca_rt.models.dit import StepInputs
 from disca_rt.pipeline.saved_conditioning import load_conditioning
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import Preset, shifted
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = ("hyvideo10", "hyvideo15")
@@ -39,10 +39,9 @@ class Golden:
         return load_conditioning(self.folder / "io.safetensors").positive.to(self.device)
 
     @property
-    def schedule(self) -> Schedule:
-        return Schedule(
-            self.settings["steps"], self.settings["shift"], tuple(self.settings["step_list"])
-        )
+    def schedule(self) -> Preset:
+        levels = shifted(self.settings["steps"], self.settings["shift"])
+        return Preset(levels, tuple(self.settings["step_list"]))
 
     def step_inputs(self, index: int) -> StepInputs:
         timesteps = torch.cat([self.io["timesteps"], torch.zeros(1, device=self.device)])

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.attention.flash_packages import PACKAGES, is_here
-from disca_rt.attention.local import BACKENDS, LocalAttention, NoWork, get_backend
+from disca_rt.attention.backends import BACKENDS, get_backend
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.tokens import TokenLayout
 
 
@@ -26,7 +27,7 @@ def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] 
     handle.put_v(v)
     handle.put_k(k)
     handle.put_q(q)
-    out = handle.result(NoWork())
+    out = handle.result(NoOverlap())
     assert out.shape == (2, 9, 24)
     for i, valid in enumerate(lengths or (9, 9)):
         expected = textbook(q[i], k[i], v[i], valid).flatten(1)
@@ -41,15 +42,15 @@ def test_a_backend_that_cannot_run_here_never_falls_back(backend: str) -> None:
     handle.put_k(x)
     handle.put_q(x)
     with pytest.raises(ValueError, match=r"cannot run on cpu .* choose sdpa"):
-        handle.result(NoWork())
+        handle.result(NoOverlap())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [(63, 63), (5, 1000)])
-@pytest.mark.parametrize("backend", ["auto", "sdpa", "cudnn", "flash", "efficient", *PACKAGES])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_on_a_gpu(backend: str, rows: tuple[int, int]) -> None:
-    if backend in PACKAGES and not is_here(backend):
-        pytest.skip(f"{PACKAGES[backend].install} is not installed")
+    if BACKENDS[backend].missing() is not None:
+        pytest.skip(f"{BACKENDS[backend].install} is not installed")
     generator = torch.Generator("cuda").manual_seed(0)
     q, k, v = (
         torch.randn(1, count, 3, 128, generator=generator, device="cuda", dtype=torch.bfloat16)
@@ -62,9 +63,3 @@ def test_every_backend_on_a_gpu(backend: str, rows: tuple[int, int]) -> None:
     expected = textbook(q[0], k[0], v[0], rows[1])
     worst = (get_backend("math")(q, k, v, None)[0].double() - expected).abs().max()
     assert (out[0].double() - expected).abs().max() <= 2 * worst
-
-
-def test_unknown_backend_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="sdpa") as error:
-        LocalAttention("fa9")
-    assert all(name in str(error.value) for name in BACKENDS)

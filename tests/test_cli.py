@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from disca_rt.cli import main
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import preset
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal
 
@@ -292,7 +292,7 @@ def test_fp8_weights_are_those_of_the_library(golden: Golden, tmp_path: Path) ->
     runtime = Runtime.load(*files, dtype=torch.float32, fp8_weights=True)
     expected = runtime.sample(
         golden.conditioning,
-        schedule=Schedule(settings["steps"], settings["shift"], tuple(settings["step_list"])),
+        schedule=preset(settings["steps"], settings["shift"], tuple(settings["step_list"])),
         policy="disca",
         latents=golden.io["latents"],
     ).latents

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,24 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.attention import flash_packages
-from disca_rt.attention.flash_packages import PACKAGES, flash_function, is_here
-from disca_rt.attention.local import (
+from disca_rt.attention.backends import (
     BACKENDS,
-    LocalAttention,
-    NoWork,
+    Backend,
     automatic,
     get_backend,
+    read_orders,
     settled,
 )
-from disca_rt.attention.partial import get_partial_backend
-from disca_rt.attention.tune import measure
-from disca_rt.kernels.launch import forget_table
-from disca_rt.kernels.launch_table import ATTENTION_BACKENDS, ELSEWHERE, read_table
-from disca_rt.kernels.tune import Measured, winners
+from disca_rt.attention.flash_packages import flash_function
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.partial import Partial, merge
+from disca_rt.attention.protocol import NoOverlap
+from disca_rt.attention.tuning import measure, winners
+from disca_rt.kernels.launch_table import ELSEWHERE, forget_table
+from disca_rt.kernels.tune import Measured
 from disca_rt.kernels.workload import SMALL
 from disca_rt.tokens import TokenLayout
 
+PACKAGES = [name for name, row in BACKENDS.items() if row.install]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODULES = {
     "fa2": "flash_attn",
@@ -46,7 +48,7 @@ def exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor
 
 
 def fa2(calls: list[dict]) -> Callable[..., Any]:
-    """As of flash-attn 2.8."""
+    """The function of flash-attn 2.8."""
 
     def flash_attn_func(
         q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1),
@@ -60,7 +62,7 @@ def fa2(calls: list[dict]) -> Callable[..., Any]:
 
 
 def fa3(calls: list[dict], is_old: bool = False) -> Callable[..., Any]:
-    """As of fa3-fwd 0.0.3; builds of the hopper folder before 2025-08 return both always."""
+    """The function of fa3-fwd 0.0.3; before 2025-08 the hopper folder's returned both always."""
 
     def flash_attn_func(
         q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None,
@@ -75,7 +77,7 @@ def fa3(calls: list[dict], is_old: bool = False) -> Callable[..., Any]:
 
 
 def fa4(calls: list[dict]) -> Callable[..., Any]:
-    """As of flash-attn-4 4.0.0b36."""
+    """The function of flash-attn-4 4.0.0b36."""
 
     def flash_attn_func(
         q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False,
@@ -93,20 +95,15 @@ def fa4(calls: list[dict]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever is on this machine; and what is here runs on a CPU."""
+    """Hides packages that this machine may have, and lets stand-ins run on a CPU."""
     for module in (*MODULES.values(), "flash_attn"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(flash_packages, "DEVICE", "cpu")
-    forget_packages()
-    yield
-    forget_packages()
-    forget_table()
-
-
-def forget_packages() -> None:
-    """The next use looks for them again."""
+    for name in PACKAGES:
+        monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], devices=("cpu",)))
     flash_function.cache_clear()
-    is_here.cache_clear()
+    yield
+    flash_function.cache_clear()
+    forget_table()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
@@ -134,7 +131,7 @@ def test_a_package_is_called_as_it_wants(name: str, monkeypatch: pytest.MonkeyPa
     q, k, v = qkv()
     wanted, lse = exact(q, k, v, 16**-0.5)
     assert torch.equal(attended(backend), wanted)
-    part = get_partial_backend(backend)(q, k, v, None)
+    part = get_backend(backend).with_lse(q, k, v, None)
     assert torch.equal(part.out, wanted)
     assert torch.equal(part.lse, lse.transpose(1, 2))
     assert [call["causal"] for call in calls] == [False, False]
@@ -147,7 +144,7 @@ def test_the_staged_interface_takes_them(monkeypatch: pytest.MonkeyPatch) -> Non
     handle = LocalAttention("fa2").begin(TokenLayout(5, None))
     for put in (handle.put_v, handle.put_k, handle.put_q):
         put(x)
-    assert torch.equal(handle.result(NoWork()), exact(x, x, x, 0.25)[0].flatten(2))
+    assert torch.equal(handle.result(NoOverlap()), exact(x, x, x, 0.25)[0].flatten(2))
 
 
 def test_an_old_fa3_returns_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,33 +157,38 @@ def test_a_missing_package_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is not here .*") as refused:
         LocalAttention(name)
     said = str(refused.value)
-    assert said.endswith(f": pip install {PACKAGES[name].install}")
+    assert said.endswith(f": pip install {BACKENDS[name].install}")
     assert "\n" not in said
 
 
 def test_a_package_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """FA4 alone leaves a `flash_attn` without the function of FA2."""
     install(monkeypatch, "fa4", fa4([]))
-    assert is_here("fa4")
+    assert BACKENDS["fa4"].missing() is None
     with pytest.raises(ValueError, match="has no attribute 'flash_attn_func'"):
         get_backend("fa2")
 
 
 @pytest.mark.parametrize(
-    ("valid", "dtype", "device"),
+    ("valid", "dtype", "devices"),
     [
-        (torch.ones(2, 7, dtype=torch.bool), torch.bfloat16, "cpu"),
-        (None, torch.float32, "cpu"),
-        (None, torch.bfloat16, "cuda"),
+        (torch.ones(2, 7, dtype=torch.bool), torch.bfloat16, ("cpu",)),
+        (None, torch.float32, ("cpu",)),
+        (None, torch.bfloat16, ("cuda",)),
     ],
 )
 def test_what_a_package_cannot_is_refused(
-    valid: Tensor | None, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+    valid: Tensor | None,
+    dtype: torch.dtype,
+    devices: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(monkeypatch, "fa2", fa2([]))
-    monkeypatch.setattr(flash_packages, "DEVICE", device)
+    monkeypatch.setitem(BACKENDS, "fa2", replace(BACKENDS["fa2"], devices=devices))
     with pytest.raises(ValueError, match=r"fa2 cannot run on cpu .* choose sdpa"):
         attended("fa2", valid, dtype)
+    with pytest.raises(ValueError, match=r"fa2 cannot (run on cpu .* choose sdpa|leave out pad)"):
+        get_backend("fa2").with_lse(*qkv(dtype), valid)
 
 
 @pytest.fixture
@@ -194,7 +196,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str
     """Writes what was measured of heads of 16 on a GPU."""
     path = tmp_path / "table.json"
     monkeypatch.setenv(ELSEWHERE, str(path))
-    monkeypatch.setattr("disca_rt.kernels.launch.table_name", lambda device: "NVIDIA Abacus")
+    monkeypatch.setattr("disca_rt.attention.backends.table_name", lambda device: "NVIDIA Abacus")
 
     def write(order: list[str]) -> None:
         path.write_text(json.dumps({"NVIDIA Abacus": {"attention": {"16": order}}}))
@@ -210,7 +212,7 @@ def test_the_table_chooses_of_those_that_are_here(
     bf16 = torch.bfloat16
     assert automatic(16, bf16, GPU) == "cudnn"
     install(monkeypatch, "fa3-fwd", fa3([]))
-    forget_packages()
+    flash_function.cache_clear()
     assert automatic(16, bf16, GPU) == "fa3"
     assert automatic(64, bf16, GPU) == "sdpa", "not measured"
     assert automatic(16, torch.float32, GPU) == "sdpa"
@@ -223,10 +225,9 @@ def test_the_table_chooses_of_those_that_are_here(
 def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(attended("auto"), attended("sdpa"))
     install(monkeypatch, "fa2", fa2([]))
-    for module in ("disca_rt.attention.local", "disca_rt.attention.partial"):
-        monkeypatch.setattr(f"{module}.automatic", lambda *given: "fa2")
+    monkeypatch.setattr("disca_rt.attention.backends.automatic", lambda *given, **more: "fa2")
     assert torch.equal(attended("auto"), exact(*qkv(), 0.25)[0])
-    part = get_partial_backend("auto")(*qkv(), None)
+    part = get_backend("auto").with_lse(*qkv(), None)
     assert torch.equal(part.out, exact(*qkv(), 0.25)[0])
 
 
@@ -234,7 +235,7 @@ def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch)
 def test_a_wrong_order_is_refused(order: object, table: Callable[[Any], None]) -> None:
     table(order)
     with pytest.raises(ValueError, match=r"attention, 16: must be some of \['sdpa'"):
-        read_table()
+        read_orders()
 
 
 def test_what_is_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +259,40 @@ def test_what_is_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_order_is_by_all_shapes() -> None:
     one = Measured("attention", "one", 16, {None: 3.0, "sdpa": 3.0, "fa2": 1.0, "cudnn": 2.0})
     two = Measured("attention", "two", 16, {None: 3.0, "sdpa": 3.0, "fa2": 4.0, "flash": 1.0})
-    assert winners([one]) == {"attention": {"16": ["fa2", "cudnn", "sdpa"]}}
-    assert winners([one, two]) == {"attention": {"16": ["fa2", "sdpa"]}}
+    assert winners([one]) == {"16": ["fa2", "cudnn", "sdpa"]}
+    assert winners([one, two]) == {"16": ["fa2", "sdpa"]}
 
 
-def test_names_are_known() -> None:
-    assert {*BACKENDS, *PACKAGES} >= set(ATTENTION_BACKENDS) >= set(PACKAGES)
-    with pytest.raises(ValueError, match=r"'auto', .*'fa2', 'fa3', 'fa4'"):
-        get_backend("fa9")
+def test_a_new_backend_is_one_row(
+    table: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staged attention, a ring, the automatic choice, `tune` and refusals know it by its row."""
+
+    def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
+        out, lse = exact(q, k, v, q.shape[-1] ** -0.5)
+        return Partial(out, lse.transpose(1, 2))
+
+    toy = Backend("toy", lambda *args: attend_with_lse(*args).out, attend_with_lse, padding=())
+    monkeypatch.setitem(BACKENDS, "toy", toy)
+    q, k, v = qkv(torch.float64)
+    whole, _ = exact(q, k, v, 0.25)
+    handle = LocalAttention("toy").begin(TokenLayout(5, None))
+    handle.put_v(v)
+    handle.put_k(k)
+    handle.put_q(q)
+    assert torch.equal(handle.result(NoOverlap()), whole.flatten(2))
+    ring = LocalAttention("toy").backend.with_lse
+    parts = (ring(q, k[:, keys], v[:, keys], None) for keys in (slice(0, 3), slice(3, 7)))
+    torch.testing.assert_close(merge(*parts).out.double(), whole, atol=1e-6, rtol=0)
+    table(["toy", "sdpa"])
+    assert automatic(16, torch.bfloat16, GPU) == "toy"
+    zeros = measure([SMALL], lambda *shape: torch.zeros(shape), lambda call: float(call() is None))
+    assert "toy" in next(zeros).seconds
+    with pytest.raises(ValueError, match=r"toy cannot run on cpu .* and padding; choose sdpa"):
+        toy(q, k, v, torch.ones(2, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"must be one of \['auto', .*'fa4', .*'toy'\], got 'fa9'"):
+        LocalAttention("fa9")
+    with pytest.raises(ValueError, match=r"a ring of ranks needs .* out of .*'toy'\], got 'blunt'"):
+        Backend("blunt", toy.attend).with_lse(q, k, v, None)
+    monkeypatch.setitem(BACKENDS, "toy", replace(toy, attend_with_lse=None))
+    assert automatic(16, torch.bfloat16, GPU, with_lse=True) == "sdpa", "a ring skips it"

@@ -5,11 +5,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.plan import Setting
+from disca_rt.cache.policies import resolve, sketched
+from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig, get_model_config, predictor_config
 from disca_rt.models.build import build_dit, build_predictor
 from disca_rt.models.dit import StepInputs
-from disca_rt.schedule import PRESETS
+from disca_rt.schedule import PRESETS, shifted
 from disca_rt.tiny.config import TINY
 from disca_rt.vae.sizes import SIZES
 from disca_rt.work.flops import sample_flops, step_flops
@@ -40,8 +46,26 @@ def test_one_step_is_the_papers(paper_step) -> None:
     ],
 )
 def test_table_4(paper_step, preset: str, passes: int, tflop: float) -> None:
-    ours = sample_flops(paper_step, PRESETS[preset], passes) / 1e12
-    assert ours == pytest.approx(tflop, rel=TOLERANCE)
+    dit = get_model_config("hunyuan-video-meanflow")
+    name = "full" if preset == "full-50" else "disca"
+    schedule, policy = resolve(PRESETS[preset], name, sketched(dit))
+    plans = policy.known_plans(Setting(tuple(schedule), passes, len(policy.slots)))
+    ours = sample_flops(policy, plans, dit, (16, 33, 88, 88), (256,) * passes)
+    assert ours / 1e12 == pytest.approx(tflop, rel=TOLERANCE)
+
+
+def test_what_a_slot_replaces_is_not_counted(paper_step) -> None:
+    """PAB as DisCa ran it: all joint attention reused, 630.8 of 3,945.5 TFLOP are left."""
+    dit, forward = MODELS["hunyuan-video-meanflow"], (16, 33, 88, 88)
+    attention = Site("branch", 0, 60, ("img_attn", "txt_attn", "attn"))
+    policy = Policy("pab", Interval(2), (Slot(attention, Reuse()),))
+    plans = policy.known_plans(Setting(tuple(shifted(2, 5.0)), 1, 1))
+    full, cached = (sample_flops(policy, [plan], dit, forward, (256,)) for plan in plans)
+    assert full == paper_step.full
+    assert cached / 1e12 == pytest.approx(630.8, rel=0.1)
+    front = Policy("delta-dit", Interval(2), (Slot(Site("blocks", 20, 60), Reuse("delta")),))
+    ranged = sample_flops(front, [plans[1]], dit, forward, (256,))
+    assert ranged / paper_step.full == pytest.approx(20 / 60, rel=0.01)
 
 
 SMALL_15 = DiTConfig(

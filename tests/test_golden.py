@@ -115,6 +115,6 @@ def test_full_trajectory(golden: Golden, runtime: Runtime, ops: str) -> None:
 
 
 def test_schedule(golden: Golden) -> None:
-    assert torch.equal(torch.tensor(golden.schedule.sigmas), golden.io["sigmas"].cpu())
-    timesteps = torch.tensor([step.t for step in golden.schedule])
+    assert torch.equal(torch.tensor(golden.schedule.schedule.sigmas), golden.io["sigmas"].cpu())
+    timesteps = torch.tensor([step.t for step in golden.schedule.schedule])
     assert torch.equal(timesteps, golden.io["timesteps"].cpu())

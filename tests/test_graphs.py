@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from disca_rt.cache.full import FullPolicy
-from disca_rt.cache.policy import CachePolicy
-from disca_rt.cache.taylor import TaylorPolicy
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.policy import Policy
 from disca_rt.cli import main
 from disca_rt.commands import generate
 from disca_rt.commands.graphs import wants_graphs
@@ -27,7 +27,7 @@ from disca_rt.graphs.runner import CaptureError, CudaCapture, GraphRunner
 from disca_rt.measure.random_models import random_runtime
 from disca_rt.models.dit import DiT
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import get_preset, preset
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record
@@ -40,8 +40,8 @@ PROMPTS = [
     "a green cross moving up",
 ]
 SIZE = {"frames": 3, "height": 16, "width": 24}
-SCHEDULE = Schedule(7, shift=5.0, step_list=(0, 1, 4))
-SHORT = Schedule(3, shift=5.0, step_list=(0, 1))
+SCHEDULE = preset(7, shift=5.0, step_list=(0, 1, 4))
+SHORT = preset(3, shift=5.0, step_list=(0, 1))
 
 
 def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
@@ -49,7 +49,7 @@ def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
 
 
 def latents(
-    sampled: Runtime, prompt: str, policy: str | CachePolicy, seed: int, **arguments: Any
+    sampled: Runtime, prompt: str, policy: str | Policy, seed: int, **arguments: Any
 ) -> Tensor:
     return sampled.generate(
         prompt, **SIZE, schedule=SCHEDULE, policy=policy, seed=seed, **arguments
@@ -59,6 +59,15 @@ def latents(
 @pytest.fixture(scope="module")
 def eager() -> Runtime:
     return runtime()
+
+
+def test_a_plan_has_one_capture_whatever_its_numbers() -> None:
+    graphs = GraphRunner(CPU, record)
+    sampled = runtime(graphs)
+    given = {"frames": 1, "height": 8, "width": 8, "schedule": get_preset("disca-n4")}
+    for _ in range(2):
+        sampled.generate(PROMPTS[0], **given, policy="taylor", on_step=lambda event: None)
+    assert graphs.captures == 2, "of a full step and of a predicted one"
 
 
 @pytest.mark.parametrize("policy", ["disca", "full", "taylor", "hermite", "reuse"])
@@ -109,9 +118,7 @@ def test_text_lengths_in_turn_keep_their_captures(
         assert torch.equal(short_sample(captured, prompt, policy), expected[prompt])
 
 
-def short_sample(
-    sampled: Runtime, prompt: str, policy: str | CachePolicy, width: int = 8
-) -> Tensor:
+def short_sample(sampled: Runtime, prompt: str, policy: str | Policy, width: int = 8) -> Tensor:
     return sampled.generate(
         prompt, frames=1, height=8, width=width, schedule=SHORT, policy=policy
     ).latents
@@ -140,22 +147,17 @@ def test_policies_of_one_name_have_states_of_their_own(eager: Runtime) -> None:
     for _ in range(3):
         for order in (0, 1):  # an equal policy at every turn
             ours, theirs = (
-                short_sample(each, PROMPTS[0], TaylorPolicy(each.dit.ops, order))
+                short_sample(
+                    each, PROMPTS[0], build_policy(f"taylor:order={order}", each.parts, (0, 1))
+                )
                 for each in (captured, eager)
             )
             assert torch.equal(ours, theirs)
     assert graphs.captures == 2
 
 
-class Stateless(FullPolicy):
-    """All its states are one."""
-
-    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
-        return None
-
-
-@pytest.mark.parametrize("policy", [FullPolicy(), Stateless(), "disca"])
-def test_runtimes_may_share_a_runner(policy: str | CachePolicy) -> None:
+@pytest.mark.parametrize("policy", ["full", "disca"])
+def test_runtimes_may_share_a_runner(policy: str) -> None:
     graphs = GraphRunner(CPU, record)
     drawn = [random_runtime(TINY, CPU, torch.float32, seed=seed) for seed in (0, 5)]
     plain, captured = (
@@ -224,7 +226,7 @@ def test_captured_within_inference_mode_and_replayed_outside(captured_within: bo
 
 
 def test_evict_then_replay() -> None:
-    graphs = GraphRunner(CPU, record, most=2)
+    graphs = GraphRunner(CPU, record, max_captures=2)
     for turn in range(4):
         for key in range(3):
             x = torch.full((3,), float(10 * turn + key))
@@ -245,20 +247,20 @@ def test_what_is_captured_over_is_told_apart_and_dropped_alone() -> None:
     for turn in range(3):
         for factor, value in factors.items():
             x = torch.full((2,), float(turn))
-            got = graphs.run("key", lambda x, value=value: x * value, x, over=[factor])
+            got = graphs.run("key", lambda x, value=value: x * value, x, depends_on=[factor])
             assert torch.equal(got, x * value)
     assert graphs.captures == 2
     first, second = factors
     graphs.drop(first)
     assert graphs.captures == 1
-    got = graphs.run("key", doubled, torch.ones(2), over=[second])
+    got = graphs.run("key", doubled, torch.ones(2), depends_on=[second])
     assert torch.equal(got, torch.full((2,), 5.0)), "a replay, whatever would be computed"
 
 
 def test_what_is_captured_over_lives_as_long() -> None:
     graphs, factor = GraphRunner(CPU, record), Factor()
     for _ in range(2):
-        graphs.run("key", doubled, torch.ones(2), 2, over=[factor])
+        graphs.run("key", doubled, torch.ones(2), 2, depends_on=[factor])
     alive = weakref.ref(factor)
     del factor
     assert alive() is not None, "its id would be the next one's"
@@ -268,12 +270,42 @@ def test_what_is_captured_over_lives_as_long() -> None:
 
 
 def test_what_ran_once_is_forgotten_when_too_much_else_has() -> None:
-    graphs = GraphRunner(CPU, record, most_warm=2)
+    graphs = GraphRunner(CPU, record, max_warm=2)
     captures = []
     for key in (0, 1, 2, 0, 0):
         graphs.run(key, doubled, torch.ones(1), 2)
         captures.append(graphs.captures)
     assert captures == [0, 0, 0, 0, 1]
+
+
+def test_what_is_bound_is_copied_once_for_each_object() -> None:
+    graphs, copied = GraphRunner(CPU, record), []
+    first, second = ({"x": torch.full((2,), value)} for value in (3.0, 5.0))
+    copy = Tensor.copy_
+
+    def spy(target: Tensor, source: Tensor) -> Tensor:
+        copied.append(source.tolist())
+        return copy(target, source)
+
+    with patch.object(Tensor, "copy_", spy):
+        for turn, bound in enumerate((first, first, first, second, second, first)):
+            copied.clear()
+            x = torch.full((2,), float(turn))
+            got = graphs.run("key", lambda x, bound: {"sum": x + bound["x"]}, x, bound=bound)
+            assert torch.equal(got["sum"], x + bound["x"])
+            if turn > 1:
+                changed = [bound["x"].tolist()] if turn in (3, 5) else []
+                assert copied[: 1 + len(changed)] == [x.tolist(), *changed]
+    assert graphs.captures == 1
+
+
+def test_what_one_capture_leaves_is_read_by_another_without_a_copy() -> None:
+    graphs = GraphRunner(CPU, record)
+    for turn in range(4):
+        half = graphs.run("first", doubled, torch.full((2,), float(turn)), 3)
+        whole = graphs.run("second", lambda x: x + 1, half)
+        assert torch.equal(whole, torch.full((2,), 3.0 * turn + 1))
+    assert graphs.memory_bytes == 4 * 2 * 4, "an input and a result each, of which one is shared"
 
 
 @pytest.fixture
@@ -309,7 +341,7 @@ def test_captures_share_a_pool_and_those_after_the_last_have_another(pools: Coun
 
     def capture_both() -> None:
         for factor in (first, second) * 2:
-            graphs.run("key", doubled, torch.ones(2), 2, over=[factor])
+            graphs.run("key", doubled, torch.ones(2), 2, depends_on=[factor])
         assert graphs.captures == 2
 
     capture_both()
@@ -380,7 +412,7 @@ def test_a_capture_that_fails_is_one_line(
     out = tmp_path / "none.safetensors"
     asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out", out]
     told = refusal(asked, capsys)
-    assert "a CUDA graph of decided step cannot be captured" in told
+    assert "a CUDA graph of run cannot be captured" in told
     assert told.endswith("switch graphs off")
     assert not out.exists()
 
@@ -398,7 +430,7 @@ def test_graphs_are_on_where_a_gpu_is_for_one_process(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("ops", ["reference", "triton"])
 @pytest.mark.parametrize("watched", [True, False])
 def test_replay_equals_eager_on_a_gpu(ops: str, watched: bool) -> None:
-    graphs = GraphRunner(torch.device("cuda"), most=3)
+    graphs = GraphRunner(torch.device("cuda"), max_captures=3)
     loaded = Runtime.load(DIT, PREDICTOR, device="cuda", dtype=torch.bfloat16, ops=ops)
     plain, captured = (
         with_tiny_prompts(Runtime(loaded.dit, loaded.predictor, graphs=each))
@@ -415,7 +447,7 @@ def test_replay_equals_eager_on_a_gpu(ops: str, watched: bool) -> None:
 @pytest.mark.gpu
 def test_evict_then_replay_on_a_gpu() -> None:
     device = torch.device("cuda")
-    graphs = GraphRunner(device, CudaCapture(device), most=2)
+    graphs = GraphRunner(device, CudaCapture(device), max_captures=2)
 
     def work(x: Tensor, factor: int) -> Tensor:
         for _ in range(8):

@@ -1,20 +1,18 @@
 """What the golden vectors do not show: batches, unequal texts, text-to-video, hooks, refusals."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from disca_rt.cache.site import DOUBLE, SINGLE
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
-from disca_rt.models.stream import Part, Stream, settle
-from disca_rt.tokens import StepContext
+from disca_rt.models.stream import Part, settle
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -180,6 +178,12 @@ def test_time_r_is_averaged_in_1_0_and_summed_in_1_5(golden: Golden, dit: DiT) -
     assert relative_error(vec - others, expected) <= EXACT
 
 
+class AllBranches:
+    """Stands between a block and each of its branches."""
+
+    names = (*DOUBLE, *SINGLE)
+
+
 def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
     golden: Golden, dit: DiT
 ) -> None:
@@ -188,16 +192,15 @@ def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
     for block in dit.blocks:
         seen: list[str] = []
 
-        def hook(name, compute, seen=seen):
-            seen.append(name)
-            return compute()
+        class Seeing(AllBranches):
+            def __call__(self, name, compute, seen=seen):
+                seen.append(name)
+                return compute()
 
         stream = (Part(tokens),)
-        hooked, plain = block(stream, context, hook), block(stream, context)
-        assert torch.equal(settle(hooked, block.ops), settle(plain, block.ops))
-        is_double = hasattr(block, "img_mod")
-        double = {"img_attn", "txt_attn", "img_mlp", "txt_mlp"}
-        assert set(seen) == (double if is_double else {"total", "attn"})
+        hooked, plain = block(stream, context, Seeing()), block(stream, context)
+        assert relative_error(settle(hooked, block.ops), settle(plain, block.ops)) <= EXACT
+        assert set(seen) == set(DOUBLE if hasattr(block, "img_mod") else SINGLE)
 
 
 def test_blocks_compile_without_a_break(golden: Golden, dit: DiT) -> None:
@@ -218,12 +221,17 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
     block = dit.blocks[0]
     kept: dict[str, Tensor] = {}
 
-    def keep(name, compute):
-        kept[name] = compute()
-        return kept[name]
+    class Keep(AllBranches):
+        def __call__(self, name, compute):
+            kept[name] = compute()
+            return kept[name]
+
+    class Replace(AllBranches):
+        def __call__(self, name, compute):
+            return kept[name]
 
     stream = (Part(tokens),)
-    expected = settle(block(stream, context, keep), block.ops)
+    expected = settle(block(stream, context, Keep()), block.ops)
 
     class NeverAttends:
         def begin(self, layout):
@@ -231,58 +239,10 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
 
     attention, block.attention = block.attention, NeverAttends()
     try:
-        replaced = block(stream, context, lambda name, compute: kept[name])
+        replaced = block(stream, context, Replace())
         assert torch.equal(settle(replaced, block.ops), expected)
     finally:
         block.attention = attention
-
-
-class StandIn:
-    """A policy that stands in for some branches of every other block with those it has kept.
-
-    All that it returns is in one memory, which it fills with NaN at each call; `own` is what stands
-    there, and None returns tensors of their own.
-    """
-
-    def __init__(self, own: Tensor | None) -> None:
-        self.own = own
-        self.kept: dict[tuple[int, str], Tensor] = {}
-        self.is_keeping = True
-
-    def run(self, blocks: Sequence[nn.Module], tokens: Tensor, context: StepContext) -> Tensor:
-        stream: Stream = (Part(tokens),)
-        for index, block in enumerate(blocks):
-            hook = [partial(self.stand_in, index)] if index % 2 else []
-            stream = block(stream, context, *hook)
-        return settle(stream, blocks[0].ops)
-
-    def stand_in(self, index: int, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        if self.is_keeping:
-            self.kept[index, name] = compute().clone()
-        is_reused = name in ("img_attn", "txt_mlp", "attn")
-        branch = self.kept[index, name] if self.is_keeping or is_reused else compute()
-        if self.own is None:
-            return branch
-        place = self.own.fill_(float("nan"))[: branch.numel()].view(branch.shape)
-        return place.copy_(branch)
-
-
-def test_a_policy_may_return_every_branch_in_one_buffer(golden: Golden, dit: DiT) -> None:
-    """Fused or not, across blocks that are hooked and blocks that are not."""
-    reference = load_dit(golden.dit, dtype=torch.float32)
-    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
-    own = torch.empty(5 * prepared.tokens * dit.config.hidden)
-    results = []
-    for model, memory in ((reference, None), (dit, None), (dit, own)):
-        policy = StandIn(memory)
-        for step in (3, 4):
-            tokens, context = model.embed(golden.io["latents"], golden.step_inputs(step), prepared)
-            result = policy.run(model.blocks, tokens, context)
-            policy.is_keeping = False
-        results.append(result)
-    expected, fused, in_one_buffer = results
-    assert relative_error(fused, expected) <= EXACT
-    assert torch.equal(in_one_buffer, fused)
 
 
 def test_conditioning_that_does_not_fit_is_refused(golden: Golden, dit: DiT) -> None:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.cache.disca import DisCaPolicy
-from disca_rt.cache.taylor import TaylorPolicy
+from disca_rt.cache.kept import WHOLE
+from disca_rt.cache.policies import build_policy
 from disca_rt.conditioning import Conditioning
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.sampling.engine import Cancelled
-from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.runtime import load_tiny
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
-DISCA = Schedule(5, 5.0, (0, 2))
+DISCA = preset(5, 5.0, (0, 2))
 
 
 def load(golden: Golden) -> Runtime:
@@ -77,7 +77,7 @@ def test_no_state_leaks_from_one_sample_into_the_next(golden: Golden, runtime: R
         sample(runtime, golden, seed=9, latent_shape=tuple(other_shape))
     with pytest.raises(Cancelled):
         cancel_at(runtime, golden, step=3)
-    sample(runtime, golden, policy="full", schedule=full_schedule(2, 5.0))
+    sample(runtime, golden, policy="full", schedule=preset(2, 5.0))
     assert torch.equal(sample(runtime, golden, seed=1), fresh)
 
 
@@ -184,8 +184,8 @@ def test_rows_of_a_batch_are_the_samples_of_consecutive_seeds(
 
 def test_cache_buffers_are_reused_for_the_same_shape(golden: Golden, runtime: Runtime) -> None:
     def address() -> int:
-        ((state,),) = runtime.denoiser._states.values()
-        return state.cached.data_ptr()
+        (state,) = runtime.denoiser._states.values()
+        return state.slots[0][0][WHOLE][0].data_ptr()
 
     sample(runtime, golden)
     before = address()
@@ -212,7 +212,7 @@ def test_classifier_free_guidance_mixes_two_passes() -> None:
     runtime, golden = base_runtime()
     positive = golden.conditioning
     negative = replace(positive, text_states=positive.text_states.flip(1))
-    one_step = {"schedule": full_schedule(1, 5.0), "policy": "full"}
+    one_step = {"schedule": preset(1, 5.0), "policy": "full"}
     noise = golden.io["latents"]
 
     def velocity(**arguments) -> Tensor:
@@ -286,13 +286,13 @@ def test_a_predictor_in_another_dtype_is_refused() -> None:
 
 
 def test_a_policy_of_the_callers_own(golden: Golden, runtime: Runtime) -> None:
-    own = sample(runtime, golden, policy=DisCaPolicy(runtime.predictor))
+    own = sample(runtime, golden, policy=build_policy("disca", runtime.parts, DISCA.step_list))
     assert torch.equal(own, sample(runtime, golden, policy="disca"))
 
 
 def test_policies_of_one_name_have_states_of_their_own(golden: Golden, runtime: Runtime) -> None:
-    schedule = Schedule(5, 5.0, (0, 1, 2))
-    one, two = (TaylorPolicy(runtime.dit.ops, order) for order in (1, 2))
+    schedule = preset(5, 5.0, (0, 1, 2))
+    one, two = (f"taylor:order={order}" for order in (1, 2))
     expected = sample(load(golden), golden, schedule=schedule, policy=two)
     sample(runtime, golden, schedule=schedule, policy=one)
     assert torch.equal(sample(runtime, golden, schedule=schedule, policy=two), expected)
@@ -301,7 +301,7 @@ def test_policies_of_one_name_have_states_of_their_own(golden: Golden, runtime: 
 def test_without_graphs_one_state_is_kept(golden: Golden) -> None:
     runtime = load(golden)
     sample(runtime, golden, policy="reuse")
-    ((first,),) = runtime.denoiser._states.values()
+    (first,) = runtime.denoiser._states.values()
     first = weakref.ref(first)
     sample(runtime, golden, policy="disca")
     assert first() is None
@@ -342,12 +342,12 @@ def test_guidance_is_cast_before_it_is_multiplied(
     monkeypatch.setattr(runtime.dit, "embed", spy)
     sample(runtime, golden)
     assert {step.guidance.item() for step in fed} == {expected}
-    assert [step.timestep_r.item() for step in fed] == [*(s.r for s in DISCA)]
+    assert [step.timestep_r.item() for step in fed] == [*(s.r for s in DISCA.schedule)]
 
 
 def test_states_of_inference_mode_serve_outside_of_it() -> None:
     runtime = load_tiny()
-    given = {"frames": 1, "height": 8, "width": 8, "schedule": Schedule(3, 5.0, (0, 2))}
+    given = {"frames": 1, "height": 8, "width": 8, "schedule": preset(3, 5.0, (0, 2))}
     with torch.inference_mode():
         within = runtime.generate(["a red circle moving left"], policy="disca", **given)
     outside = runtime.generate(["a red circle moving left"], policy="disca", **given)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from disca_rt.graphs.between import apart
+from disca_rt.graphs.between import between_graphs
 from disca_rt.graphs.runner import CaptureError, GraphRunner
 from disca_rt.graphs.segments import Segments
 from recorded import record
@@ -24,7 +24,7 @@ class Exchange:
 
     def step(self, x: Tensor) -> Tensor:
         for _ in range(2):
-            x = apart(self, x * 2) + 1
+            x = between_graphs(self, x * 2) + 1
         return x
 
 
@@ -56,9 +56,9 @@ def test_segments_and_what_is_between_them() -> None:
 def test_a_capture_that_fails_in_the_second_segment_is_over() -> None:
     def broken(x: Tensor) -> Tensor:
         if len(exchange.sums) > 1:
-            apart(exchange, x)
+            between_graphs(exchange, x)
             raise RuntimeError("no")
-        return apart(exchange, x)
+        return between_graphs(exchange, x)
 
     exchange, graphs = Exchange(), GraphRunner(CPU, record)
     graphs.run("key", broken, torch.ones(2))
@@ -66,7 +66,7 @@ def test_a_capture_that_fails_in_the_second_segment_is_over() -> None:
     with pytest.raises(CaptureError, match="graph of broken"):
         graphs.run("key", broken, torch.ones(2))
     before = len(exchange.sums)
-    apart(exchange, torch.ones(2))
+    between_graphs(exchange, torch.ones(2))
     assert len(exchange.sums) == before + 1
 
 

@@ -1,1 +1,1 @@
-"""Cache policies: what happens between `embed` and `head` of each step. One file each."""
+"""Caching over steps: a policy is a rule (when), sites (where) and stand-ins (what instead)."""

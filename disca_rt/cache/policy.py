@@ -1,56 +1,84 @@
-"""The seam every cache policy implements: it owns the middle of a step and its own typed state.
+"""A policy: one rule, and the slots it decides on, each a stand-in at a site."""
 
-The engine embeds and heads; a policy turns embedded tokens into final tokens, by all blocks, a
-range of them, some branches of them, or none. It never sees latents, graphs or ranks.
-"""
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
-from collections.abc import Hashable, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
-
-import torch
-from torch import Tensor, nn
-
-from ..schedule import Step
-from ..tokens import StepContext
-
-StateT = TypeVar("StateT")
-StepKind = Literal["full", "predicted"]
-"""Full: all blocks ran. Predicted: something cheaper stood in for them."""
+from .plan import Act, Setting, StepPlan
+from .rule import Rule, known_plans
+from .site import Site
+from .stand_in import StandIn
 
 
-class CachePolicy(Protocol, Generic[StateT]):
-    """Hashable; equal policies do the same, and may have each other's states.
+class Slot(NamedTuple):
+    """`stand_in` may take the place of what is computed at `site`."""
 
-    `schedule_known`: which steps are full is decided by the schedule alone, before the run.
-    """
+    site: Site
+    stand_in: StandIn
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Hashable; equal policies do the same, and may have each other's buffers."""
 
     name: str
-    schedule_known: bool
+    rule: Rule
+    slots: tuple[Slot, ...] = ()
 
-    def allocate(self, tokens: torch.Size, dtype: torch.dtype, device: torch.device) -> StateT:
-        """A new state for a sample of joint tokens `[B, S, C]`; buffers are written in place."""
+    def __post_init__(self) -> None:
+        for site, stand_in in self.slots:
+            if site.level not in stand_in.levels:
+                raise ValueError(
+                    f"policy {self.name}: {stand_in} stands in at {', '.join(stand_in.levels)}, "
+                    f"not at {site.level}"
+                )
 
-    def reset(self, state: StateT) -> None:
-        """Forget the previous sample; addresses stay as they are."""
+    @lru_cache(maxsize=64)  # noqa: B019  policies are few, small and equal by value
+    def known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:
+        """The plans of all steps, or None where they depend on what will be measured."""
+        plans = known_plans(self.rule, setting)
+        if plans is not None:
+            check_plans(self, setting, plans)
+        return plans
 
-    def cache_bytes(self, tokens: torch.Size, dtype: torch.dtype) -> int:
-        """What `allocate` takes, in bytes."""
+    def slots_at(self, *levels: str) -> list[int]:
+        """Numbers of the slots at one of `levels`."""
+        return [i for i, slot in enumerate(self.slots) if slot.site.level in levels]
 
-    def decide(self, step: Step, tokens: Tensor | None, state: StateT) -> StepKind:
-        """What this step will do; all that is kept outside tensors moves on here.
 
-        Where `schedule_known`, only `step` is looked at, and `tokens` may be None.
-        """
+def check_plans(policy: Policy, setting: Setting, plans: Iterable[StepPlan]) -> None:
+    """Raises ValueError where a plan is not of `setting`, or uses what no plan before it kept."""
+    kept: set[tuple[int, int]] = set()
+    for step, plan in zip(setting.steps, plans, strict=True):
+        check_plan(policy, setting, step.index, plan, kept)
+        kept |= kept_by(plan)
 
-    def variant(self, state: StateT) -> Hashable:
-        """What `run` depends on besides tensors: equal variants of a kind do the same to them."""
 
-    def run(
-        self,
-        kind: StepKind,
-        tokens: Tensor,
-        context: StepContext,
-        blocks: Sequence[nn.Module],
-        state: StateT,
-    ) -> Tensor:
-        """Embedded tokens `[B, S, C]` -> tokens for the head; moves nothing on but tensors."""
+def check_plan(
+    policy: Policy, setting: Setting, index: int, plan: StepPlan, kept: set[tuple[int, int]]
+) -> None:
+    """Raises ValueError where `plan` cannot run after (pass, slot) pairs `kept` kept something."""
+    where = f"policy {policy.name}, step {index}"
+    if [len(acts) for acts in plan.passes] != [setting.slots] * setting.passes:
+        raise ValueError(
+            f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
+            f"got {plan.passes}"
+        )
+    for number, acts in enumerate(plan.passes):
+        for slot, act in enumerate(acts):
+            if act in (Act.STAND_IN, Act.CHECK) and (number, slot) not in kept:
+                raise ValueError(
+                    f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
+                    "keep it at an earlier step"
+                )
+
+
+def kept_by(plan: StepPlan) -> set[tuple[int, int]]:
+    """The (pass, slot) pairs that `plan` keeps."""
+    return {
+        (number, slot)
+        for number, acts in enumerate(plan.passes)
+        for slot, act in enumerate(acts)
+        if act == Act.KEEP
+    }

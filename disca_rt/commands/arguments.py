@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
-ATTENTION_HELP = "attention backend; default auto: the fastest one here, as tune has measured"
+ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
 
 def step_list(text: str) -> tuple[int, ...]:
@@ -14,6 +14,15 @@ def step_list(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*", text):
         raise argparse.ArgumentTypeError(f"must be step indices such as 0,2,5, got {text!r}")
     return tuple(map(int, text.split(",")))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """ "1,0.9,0.5" -> (1.0, 0.9, 0.5)."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        message = f"must be numbers such as 1,0.9,0.5, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def video_size(text: str) -> tuple[int, int, int]:
@@ -39,14 +48,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    """--preset, --steps, --shift, --step-list, --policy."""
+    """--preset, --steps, --shift, --sigmas, --timesteps, --step-list, --policy."""
     group = parser.add_argument_group("schedule")
     group.add_argument("--preset", help="a schedule such as disca-n4 (an unknown name lists all)")
     group.add_argument("--steps", type=int, help="number of Euler steps")
     group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
+    group.add_argument("--sigmas", type=numbers, help="noise levels in place of these: 1,0.9,0.5")
+    group.add_argument("--timesteps", type=numbers, help="the same times 1000: 1000,900,500")
     group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
     group.add_argument(
-        "--policy", help="what a step that is not full does: disca, full, reuse, taylor, hermite"
+        "--policy",
+        help="how steps are cached: disca, full, reuse, taylor, hermite; with options such as "
+        "taylor:order=2,interval=5",
     )
 
 

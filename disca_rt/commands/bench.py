@@ -102,12 +102,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Refuses, by ValueError, everything that can be refused before a model is made."""
-    from ..attention.local import get_backend
-    from ..cache.policies import check_policy
+    from ..attention.backends import get_backend
     from ..kernels.ops import get_ops
     from ..measure.workloads import get_workload, latent_shape
-    from ..schedule import get_preset
     from .devices import choose_device, choose_dtype
+    from .schedules import check_schedule_arguments
 
     latent_shape(get_workload(args.workload, args.model))
     device = choose_device(args.device)
@@ -115,10 +114,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.ops is not None:
         get_ops(args.ops, device)
     get_backend(args.attention)
-    if args.policy is not None:
-        check_policy(args.policy)
-    if args.preset is not None:
-        get_preset(args.preset)
+    check_schedule_arguments(args)
     if args.predictor is not None and args.dit is None:
         raise ValueError("--predictor goes with --dit; without both the weights are random")
     if args.random and args.dit is not None:

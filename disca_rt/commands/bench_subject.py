@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..attention.local import LocalAttention, settled
-from ..cache.policies import build_policy
+from ..attention.backends import settled
+from ..attention.local import LocalAttention
 from ..conditioning import Conditioning
 from ..config import DiTConfig, predictor_config
 from ..graphs.runner import GraphRunner
@@ -145,10 +145,10 @@ def _suite(
         conditioning=_conditioning(runtime, workload, PROMPT),
         negative=_conditioning(runtime, workload, "") if args.cfg else None,
         latent_shape=(runtime.config.in_channels, *latent_shape(workload)[1:]),
-        policy=build_policy(name, runtime.predictor, runtime.dit.ops),
+        policy=name,
         schedule=choose_schedule(args, runtime.config, name),
     )
-    return Suite(workload, subject, chosen, graphs if subject.policy.schedule_known else None)
+    return Suite(workload, subject, chosen, graphs)
 
 
 def _check_cfg(args: argparse.Namespace, config: DiTConfig) -> None:

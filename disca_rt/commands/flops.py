@@ -7,7 +7,7 @@ from .arguments import add_model_arguments, add_schedule_arguments
 
 if TYPE_CHECKING:
     from ..config import DiTConfig
-    from ..schedule import Schedule
+    from ..schedule import Preset
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ..config import predictor_config
-    from ..work.flops import image_tokens, sample_flops, step_flops
+    from ..work.flops import image_tokens, step_flops
     from .model_size import model_size
 
     dit, latent_shape, text_tokens = model_size(args)
@@ -38,22 +38,18 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--predictor-depth must be at least 1, got {depth}")
     step = step_flops(dit, predictor_config(dit, depth), latent_shape, text_tokens)
     unit, scale = ("TFLOP", 1e12) if step.full > 1e11 else ("GFLOP", 1e9)
-    rows = _rows(args, dit)
-    baseline = sample_flops(step, rows[0].schedule, rows[0].passes)
+    counted = [_counted(row, dit, latent_shape, text_tokens) for row in _rows(args, dit)]
     img = image_tokens(dit, latent_shape)
     table = Table(
         "sample", "full", "predicted", unit, "speed-up", title=f"{args.model}, {img} image tokens"
     )
-    for row in rows:
-        total = sample_flops(step, row.schedule, row.passes, row.policy)
-        full = row.schedule.full_steps
-        predicted = row.schedule.steps - full
+    for row in counted:
         table.add_row(
             row.name,
-            f"{full} x {row.passes}",
-            f"{predicted} x {row.passes}",
-            f"{total / scale:,.0f}",
-            f"{baseline / total:.2f}x",
+            f"{row.full} x {row.passes}",
+            f"{row.predicted} x {row.passes}",
+            f"{row.flops / scale:,.0f}",
+            f"{counted[0].flops / row.flops:.2f}x",
         )
     console = Console()
     console.print(table)
@@ -65,37 +61,60 @@ def run(args: argparse.Namespace) -> None:
 
 
 class Row(NamedTuple):
-    """One line of the table; `passes` is 2 under classifier-free guidance."""
+    """A sample to count; `passes` is 2 under classifier-free guidance."""
 
     name: str
-    schedule: "Schedule"
+    preset: "Preset"
     passes: int
     policy: str = "disca"
 
 
+class Counted(NamedTuple):
+    """One line of the table: steps of both kinds, in `passes` each, and all FLOPs."""
+
+    name: str
+    passes: int
+    full: int
+    predicted: int
+    flops: int
+
+
+def _counted(
+    row: Row, dit: "DiTConfig", latent_shape: tuple[int, int, int, int], text_tokens: int
+) -> Counted:
+    from ..cache.plan import FULL, Setting
+    from ..cache.policies import resolve, sketched
+    from ..work.flops import sample_flops
+
+    schedule, policy = resolve(row.preset, row.policy, sketched(dit))
+    plans = policy.known_plans(Setting(tuple(schedule), row.passes, len(policy.slots)))
+    flops = sample_flops(policy, plans, dit, latent_shape, (text_tokens,) * row.passes)
+    full = sum(plan.label == FULL for plan in plans)
+    return Counted(row.name, row.passes, full, len(plans) - full, flops)
+
+
 def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
-    from ..cache.policies import check_policy
-    from ..schedule import PRESETS, full_schedule
-    from .schedules import choose_policy, choose_schedule
+    from ..schedule import PRESETS, preset
+    from .schedules import check_schedule_arguments, choose_policy, choose_schedule
 
     passes = 2 if args.cfg else 1
-    flags = (args.preset, args.steps, args.shift, args.step_list, args.policy)
-    if any(flag is not None for flag in flags):
+    check_schedule_arguments(args)
+    flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
+    if any(getattr(args, flag) is not None for flag in flags):
         policy = choose_policy(args, has_predictor=False)
-        check_policy(policy)
         asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
     elif dit.family == "hunyuan-video-1.5":
         asked = [
-            Row("8 steps", full_schedule(8, 7.0), passes),
+            Row("8 steps", preset(8, 7.0), passes, "full"),
             Row("DisCa 1.5", PRESETS["disca-1.5"], passes),
         ]
     else:
         asked = [
-            Row("20 steps", full_schedule(20, 5.0), passes),
+            Row("20 steps", preset(20, 5.0), passes, "full"),
             Row("DisCa N=2", PRESETS["disca-n2"], passes),
             Row("DisCa N=3", PRESETS["disca-n3"], passes),
             Row("DisCa, 10 full steps", PRESETS["disca-10"], passes),
             Row("DisCa N=4", PRESETS["disca-n4"], passes),
         ]
-    return [Row("50 steps, classifier-free guidance", PRESETS["full-50"], 2), *asked]
+    return [Row("50 steps, classifier-free guidance", PRESETS["full-50"], 2, "full"), *asked]

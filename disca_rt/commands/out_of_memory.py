@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
+from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..models.linear import fp8_linears
 from ..pipeline.runtime import Runtime
 from ..units import byte_text
 from ..vae.sizes import SIZES
-from ..work.flops import image_tokens
 from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
 from .sampling import SampleRequest
 
@@ -73,15 +73,13 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
 
 def runtime_need(
     runtime: Runtime,
-    policy: str,
+    policy: Policy,
     ops: str,
     conditioning: Conditioning,
     latents: Sequence[int],
     passes: int = 1,
 ) -> Need:
     """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
-    image = image_tokens(runtime.config, latents)
-    share = runtime.dit.sharding.share(image, conditioning.tokens)
     return Need(
         dit=runtime.config,
         predictor=None if runtime.predictor is None else runtime.predictor.config,
@@ -90,7 +88,7 @@ def runtime_need(
         itemsize=runtime.dit.dtype.itemsize,
         policy=policy,
         ops=ops,
-        ranks=round((image + conditioning.tokens) / share),
+        ranks=runtime.dit.attention.sharding.size,
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
         passes=passes,
@@ -106,7 +104,7 @@ def explained_sample(
     inputs = request.inputs
     latent_shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
     passes = 1 if inputs["negative"] is None else 2
-    conditioning, policy = inputs["conditioning"], request.policy.name
+    conditioning, policy = inputs["conditioning"], request.policy
     need = runtime_need(runtime, policy, ops, conditioning, latent_shape, passes)
     if is_told:
         print(f"memory: about {footprint(need)}", flush=True)

@@ -122,7 +122,7 @@ def _run_in_ranges(args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges
 def _measured(
     args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: int, is_shown: bool
 ) -> Profile:
-    from ..attention.local import settled
+    from ..attention.backends import settled
     from ..measure.ceilings import measure_ceilings
     from ..profiling.account import account
     from ..profiling.capture import capture

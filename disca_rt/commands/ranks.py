@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..attention.local import Attention, LocalAttention
+    from ..attention.local import LocalAttention
+    from ..attention.protocol import Attention
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"
@@ -73,14 +74,7 @@ def choose_attention(
     if ranks is None:
         return local
     from ..parallel.attention import UlyssesAttention
+    from ..parallel.topology import Topology
 
-    return ranks.use(
-        UlyssesAttention(
-            ranks.group,
-            local,
-            ranks.timeout,
-            chunks=1 if args.head_chunks is None else args.head_chunks,
-            ranks_per_node=ranks.per_node,
-            ulysses_degree=args.ulysses_degree or 0,
-        )
-    )
+    topology = Topology(ranks.group, ranks.timeout, ranks.per_node, args.ulysses_degree or 0)
+    return ranks.use(UlyssesAttention(topology, local, args.head_chunks or 1))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..attention.local import LocalAttention
-    from ..cache.policy import CachePolicy
+    from ..cache.policy import Policy
     from ..graphs.runner import GraphRunner
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
@@ -35,7 +35,7 @@ SEEDS = range(-(2**63), 2**63)  # what a generator takes
 class SampleRequest(NamedTuple):
     """`inputs` are the other arguments of `Runtime.sample`."""
 
-    policy: "CachePolicy"
+    policy: "Policy"
     schedule: "Schedule"
     inputs: dict[str, Any]
 
@@ -64,8 +64,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
 
 def check_sampling_arguments(args: argparse.Namespace) -> None:
     """Everything that can be refused before a model is loaded."""
-    from ..cache.policies import check_policy
-    from ..schedule import Schedule, get_preset
+    from .schedules import check_schedule_arguments
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
         raise ValueError(f"--seed must be from {SEEDS.start} to {SEEDS.stop - 1}, got {args.seed}")
@@ -75,13 +74,7 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             "--negative-prompt goes with a prompt; a saved conditioning holds negative_* tensors"
         )
-    if args.policy is not None:
-        check_policy(args.policy)
-    if args.preset is not None:
-        get_preset(args.preset)
-    if args.step_list is not None:
-        steps = max(args.step_list) + 1 if args.steps is None else args.steps
-        Schedule(steps, shift=1.0, step_list=args.step_list)  # refuses an illegal list
+    check_schedule_arguments(args)
     check_ranks(args)
     if args.no_guidance and args.guidance_scale is not None:
         raise ValueError("give either --guidance-scale or --no-guidance")
@@ -126,12 +119,11 @@ def load_runtime(
 
 def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:
     """What the flags ask of `runtime`."""
-    from ..cache.policies import build_policy
+    from ..cache.policies import resolve
     from .schedules import choose_policy, choose_schedule
 
     name = choose_policy(args, runtime.predictor is not None)
-    policy = build_policy(name, runtime.predictor, runtime.dit.ops)
-    schedule = choose_schedule(args, runtime.config, name)
+    schedule, policy = resolve(choose_schedule(args, runtime.config, name), name, runtime.parts)
     inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
     return SampleRequest(policy, schedule, {**inputs, "seed": args.seed})
 

@@ -1,13 +1,26 @@
-"""From the schedule flags to a policy and a `Schedule`: explicit flags over a preset over the
-default.
-"""
+"""The schedule flags as noise levels and a policy: flags over a preset over the default."""
 
 import argparse
 
+from ..cache.policies import needs_step_list, read_policy
+from ..cache.rules.listed import check_step_list
 from ..config import DiTConfig
-from ..schedule import Schedule, full_schedule, get_preset
+from ..schedule import Preset, Schedule, from_timesteps, get_preset, shifted
 from ..tiny.config import SCHEDULE as TINY_SCHEDULE
 from ..tiny.config import takes_tiny_prompts
+
+
+def check_schedule_arguments(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that no model could be sampled with."""
+    if args.policy is not None:
+        read_policy(args.policy)
+    if args.preset is not None:
+        get_preset(args.preset)
+    levels = [flag for flag in ("sigmas", "timesteps") if getattr(args, flag) is not None]
+    if len(levels) > 1 or (levels and (args.steps is not None or args.shift is not None)):
+        raise ValueError("give one of --sigmas, --timesteps, or --steps and --shift")
+    if args.step_list is not None:
+        check_step_list(args.step_list)
 
 
 def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
@@ -15,37 +28,45 @@ def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
     if args.policy is not None:
         return args.policy
     named = None if args.preset is None else get_preset(args.preset)
-    is_cached = has_predictor if named is None else named.full_steps < named.steps
+    is_cached = has_predictor if named is None else named.step_list is not None
     return "disca" if is_cached or args.step_list is not None else "full"
 
 
-def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Schedule:
-    """The schedule that the flags ask for. ValueError where a step list is missing or illegal."""
-    named = None if args.preset is None else get_preset(args.preset)
-    base = named or default_schedule(config)
-    steps = base.steps if args.steps is None else args.steps
-    shift = base.shift if args.shift is None else args.shift
-    if args.step_list is not None:  # checked even where the policy has no use for it
-        asked = Schedule(steps, shift, args.step_list)
-        return full_schedule(steps, shift) if policy == "full" else asked
-    if policy == "full":
-        return full_schedule(steps, shift)
-    full_schedule(steps, shift)  # illegal steps are refused before a missing list is
-    if steps != base.steps:
+def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Preset:
+    """The noise levels that the flags ask for, and the step list that `policy` is to follow.
+
+    ValueError where a step list is missing or does not fit.
+    """
+    base = default_schedule(config) if args.preset is None else get_preset(args.preset)
+    levels = _levels(args, base)
+    if not needs_step_list(policy):
+        return Preset(levels, args.step_list, base.shift)
+    if args.step_list is not None:
+        return Preset(levels, args.step_list, base.shift)
+    if levels.steps != base.steps:
         raise ValueError(
-            f"steps {steps} needs a step list: the default one is for {base.steps} steps; "
+            f"steps {levels.steps} needs a step list: the default one is for {base.steps} steps; "
             "give --step-list, such as 0,1,2,5, or --policy full"
         )
-    if base.full_steps == base.steps:
-        whose = "this model's default" if named is None else f"preset {args.preset}"
+    if base.step_list is None:
+        whose = "this model's default" if args.preset is None else f"preset {args.preset}"
         raise ValueError(
             f"policy {policy} needs a step list: {whose} has every step full; "
             "give --step-list, such as 0,1,2,5, or a --preset that has one"
         )
-    return Schedule(steps, shift, base.step_list)
+    return Preset(levels, base.step_list, base.shift)
 
 
-def default_schedule(config: DiTConfig) -> Schedule:
+def _levels(args: argparse.Namespace, base: Preset) -> Schedule:
+    if args.sigmas is not None:
+        return Schedule(args.sigmas)
+    if args.timesteps is not None:
+        return from_timesteps(args.timesteps)
+    steps = base.steps if args.steps is None else args.steps
+    return shifted(steps, base.shift if args.shift is None else args.shift)
+
+
+def default_schedule(config: DiTConfig) -> Preset:
     """What a model's authors sample with; its step list is for policy disca."""
     if not config.meanflow:
         return TINY_SCHEDULE if takes_tiny_prompts(config) else get_preset("full-50")

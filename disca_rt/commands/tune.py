@@ -5,10 +5,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import check_writable
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ..kernels.workload import Shapes
 
 INTERPRETED = "TRITON_INTERPRET"
-WARMUP, SAMPLES = 5, 30  # calls of each candidate; the median of the samples counts
-ATTENTION_SAMPLES = 7  # each takes up to 0.3 s
+WARMUP = 5  # calls of each candidate before those that count
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -58,21 +57,51 @@ def run(args: argparse.Namespace) -> None:
         from ..kernels.workload import SMALL
 
         with torch.inference_mode():
-            cpu = torch.device("cpu")
-            list(chain(_attention(cpu, [SMALL], _once), _measured(cpu, [SMALL], _once)))
+            for section in _sections([SMALL], [SMALL]):
+                list(_told(section, torch.device("cpu"), _once))
         return
     device, path = _gpu(args.device), _table(args.out)
-    from ..kernels.launch import forget_table, table_name
+    from ..kernels.launch import table_name
+    from ..kernels.launch_table import forget_table
     from ..kernels.workload import REAL, shard
 
+    clock = _gpu_clock(device)
     shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
     with torch.inference_mode(), torch.cuda.device(device):
-        measured = chain(
-            _attention(device, REAL.values(), _gpu_clock(device, ATTENTION_SAMPLES)),
-            _measured(device, shapes, _gpu_clock(device, SAMPLES)),
+        sections = _sections(REAL.values(), shapes)
+        measured = (
+            (section, each)
+            for section in sections
+            for each in _told(section, device, partial(clock, samples=section.samples))
         )
         _tune(measured, path, table_name(device))
     forget_table()
+
+
+class Section(NamedTuple):
+    """A section of the launch table: its shapes, how each is measured, what is written of it.
+
+    Each measurement takes `samples` calls of each candidate, of which the median counts.
+    """
+
+    name: str
+    shapes: "Iterable[Shapes]"
+    measure: "Callable[..., Iterator[Measured]]"
+    winners: "Callable[[Iterable[Measured]], Mapping[str, object]]"
+    samples: int
+
+
+def _sections(models: "Iterable[Shapes]", shares: "Iterable[Shapes]") -> list[Section]:
+    """Attention over whole `models`, and every op over the `shares` of one rank."""
+    from ..attention import backends, tuning
+    from ..kernels import launch_table, tune
+
+    return [
+        Section(
+            backends.SECTION, models, tuning.measure, tuning.winners, samples=7
+        ),  # ≤ 0.3 s each
+        Section(launch_table.OPS, shares, tune.measure, tune.winners, samples=30),
+    ]
 
 
 def _gpu(name: str) -> "torch.device":
@@ -94,42 +123,21 @@ def _gpu(name: str) -> "torch.device":
 
 
 def _table(out: Path | None) -> Path:
-    """Of the table to write, after a look whether it can be read and written."""
-    from ..kernels.launch_table import read_table, table_path
+    """The path of the table to write, after a look whether it can be read and written."""
+    from ..attention.backends import read_orders
+    from ..kernels.launch_table import read_ops, table_path
 
     path = out or table_path()
     flag = "the launch table (--out names another)" if out is None else "--out"
     check_writable(flag, path, ".json")
     if path.is_file():
-        read_table(path)
+        read_ops(path)
+        read_orders(path)
     return path
 
 
-def _measured(
-    device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
-) -> "Iterator[Measured]":
-    """Every op at all `shapes`."""
-    from ..kernels.tune import measure
-
-    yield from _told(measure, device, shapes, clock)
-
-
-def _attention(
-    device: "torch.device", shapes: "Iterable[Shapes]", clock: "Clock"
-) -> "Iterator[Measured]":
-    """Every backend that is here, at all `shapes`."""
-    from ..attention.tune import measure
-
-    yield from _told(measure, device, shapes, clock)
-
-
-def _told(
-    measure: "Callable[..., Iterator[Measured]]",
-    device: "torch.device",
-    shapes: "Iterable[Shapes]",
-    clock: "Clock",
-) -> "Iterator[Measured]":
-    """With a line on each; a shape too large for the device is told."""
+def _told(section: Section, device: "torch.device", clock: "Clock") -> "Iterator[Measured]":
+    """Measurements of the section, each with a line; a shape too large for the device is told."""
     import torch
 
     generator = torch.Generator(device).manual_seed(0)
@@ -137,9 +145,9 @@ def _told(
     def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
-    for each in shapes:
+    for each in section.shapes:
         try:
-            yield from map(_reported, measure([each], make, clock))
+            yield from map(_reported, section.measure([each], make, clock))
         except torch.OutOfMemoryError:
             print(f"{each.name}: out of memory, what is left of it is not measured", flush=True)
 
@@ -157,16 +165,15 @@ def _reported(each: "Measured") -> "Measured":
     return each
 
 
-def _tune(measured: "Iterable[Measured]", path: Path, device: str) -> None:
+def _tune(measured: "Iterable[tuple[Section, Measured]]", path: Path, device: str) -> None:
     """Writes the winners after each measurement, so that an interruption loses none."""
     from ..kernels.launch_table import ELSEWHERE, table_path
-    from ..kernels.tune import winners
 
-    known = []
+    known: dict[str, list[Measured]] = {}
     _write(path, device, {})  # must be there before a launch, if the environment names it
-    for each in measured:
-        known.append(each)
-        _write(path, device, winners(known))
+    for section, each in measured:
+        known.setdefault(section.name, []).append(each)
+        _write(path, device, {section.name: section.winners(known[section.name])})
     if not known:
         raise ValueError("nothing was measured, no shape fits in memory; tune on a larger GPU")
     print(f"wrote {path}")
@@ -174,12 +181,12 @@ def _tune(measured: "Iterable[Measured]", path: Path, device: str) -> None:
         print(f"to launch by it: export {ELSEWHERE}={path.resolve()}")
 
 
-def _gpu_clock(device: "torch.device", samples: int) -> "Clock":
+def _gpu_clock(device: "torch.device") -> "Callable[..., float]":
     from ..instruments.gpu_clock import GPUClock
 
     clock = GPUClock(device)
 
-    def timed(call: Callable[[], object]) -> float:
+    def timed(call: Callable[[], object], samples: int) -> float:
         for _ in range(WARMUP):
             call()
         return median(clock(call) for _ in range(samples))
@@ -193,14 +200,21 @@ def _once(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _write(path: Path, device: str, entries: "Mapping[str, Mapping[str, object]]") -> None:
-    """`entries` by op and width into `device`'s part of the table; its others stay."""
+def _write(path: Path, device: str, winners: "Mapping[str, Mapping[str, object]]") -> None:
+    """Put `winners` by section into `device`'s part of the table; all else in it stays."""
     from ..atomic import write_whole
-    from ..kernels.launch_table import read_table
+    from ..kernels.launch_table import read_json
 
-    table = read_table(path) if path.is_file() else {}
-    part = table.setdefault(device, {})
-    for op, by_width in entries.items():
-        part.setdefault(op, {}).update(by_width)
+    table = read_json(path) if path.is_file() else {}
+    _update(table, {device: winners})
     text = json.dumps(table, indent=1, sort_keys=True)
     write_whole(path, lambda partial: partial.write_text(text + "\n"))
+
+
+def _update(table: dict[str, Any], more: "Mapping[str, Any]") -> None:
+    """Set each entry of `more`, whatever its depth, and keep those beside it."""
+    for name, value in more.items():
+        if isinstance(value, dict):
+            _update(table.setdefault(name, {}), value)
+        else:
+            table[name] = value

@@ -1,15 +1,15 @@
 """CUDA graphs: a callable is captured over persistent buffers at its second use, then replayed.
 
-Knows tensors, no models: who calls says by a key, and by the objects that a capture is made over,
-what it depends on besides the shapes of its inputs, and everything that changes from call to call
-is an input. The first use of a key runs as it is and is the warm-up (kernels are compiled,
-libraries get their memory); an error while capturing is raised, never hidden by running eagerly.
+Knows tensors, no models: a key, the objects that a capture depends on, and the forms of its inputs
+say what it is of; everything that changes from call to call is an input. The first use of a key
+runs as it is and is the warm-up (kernels are compiled, libraries get their memory); an error while
+capturing is raised, never hidden by running eagerly.
 """
 
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 
 from .segments import Replayable, in_segments
 
-MOST = 32  # captures that are kept
-MOST_WARM = 1024  # keys that ran once; cheap, as only the shape of a result is kept
+MAX_CAPTURES = 32
+MAX_WARM = 1024  # keys that ran once; cheap, as only the shape of a result is kept
 
 
 class CaptureError(RuntimeError):
@@ -75,96 +75,131 @@ class CudaCapture:
 
 
 class _Key(NamedTuple):
-    """The caller's key, the ids of what it is over, and the form of the inputs."""
+    """The caller's key, the ids of what it depends on, and the form of the inputs."""
 
     key: Hashable
-    over: tuple[int, ...]
-    spec: str
-    signature: tuple[Hashable, ...]
+    depends_on: tuple[int, ...]
+    inputs: tuple[Hashable, ...]
+    bound: tuple[Hashable, ...]
+
+
+class _Tree(NamedTuple):
+    """A tree of tensors and constants: its tensors, its form, and how to put it together again."""
+
+    leaves: list[Any]
+    spec: Any
+    form: tuple[Hashable, ...]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+
+def _tree(value: Any) -> _Tree:
+    leaves, spec = pytree.tree_flatten(value)
+    return _Tree(leaves, spec, (str(spec), *map(_signature, leaves)))
 
 
 @dataclass
-class _Ran:
-    """Of a key that ran once: its result's shape. `over` stays alive: no other gets its id."""
+class _WarmedUp:
+    """A key that ran once. `depends_on` stays alive, so that no other object gets its ids."""
 
-    over: Sequence[object]
-    result: Tensor
+    depends_on: Sequence[object]
+    result: Any  # on the meta device
 
 
 @dataclass
 class _Captured:
-    """`inputs` are read and `output` is written by every replay; `over` stays alive."""
+    """A capture: every replay reads `inputs` and writes `output`.
 
-    over: Sequence[object]
+    `bound` is the tree that was copied last to its part of the inputs.
+    """
+
+    depends_on: Sequence[object]
     inputs: list[Tensor]
-    output: Tensor
+    bound_inputs: list[Tensor]
+    bound: Any
+    output: Any
     graph: Replayable
 
     @property
     def buffer_bytes(self) -> int:
-        return sum(each.nbytes for each in (*self.inputs, self.output))
+        tensors = (*self.inputs, *self.bound_inputs, *_tree(self.output).tensors)
+        return sum(each.nbytes for each in tensors)
 
 
 class GraphRunner:
-    """Captures by key, the least recently used given up for a new one beyond `most`.
+    """Captures by key, the least recently used given up for a new one beyond `max_captures`.
 
-    So are keys that ran once, beyond `most_warm`: they are new again. Runtimes that sample in turn
-    may share a runner; it keeps alive what its captures are over, models too, until they go.
+    So are keys that ran once, beyond `max_warm`: they are new again. Runtimes that sample in turn
+    may share a runner; it keeps alive what its captures depend on, models too, until they go.
     """
 
     def __init__(
         self,
         device: torch.device,
         capture: Capture | None = None,
-        most: int = MOST,
-        most_warm: int = MOST_WARM,
+        max_captures: int = MAX_CAPTURES,
+        max_warm: int = MAX_WARM,
     ) -> None:
         self._device = device
         self._capture = capture or CudaCapture(device)
-        self._most, self._most_warm = most, most_warm
+        self._max_captures, self._max_warm = max_captures, max_warm
         self._captured: OrderedDict[_Key, _Captured] = OrderedDict()
-        self._warm: OrderedDict[_Key, _Ran] = OrderedDict()
+        self._warm: OrderedDict[_Key, _WarmedUp] = OrderedDict()
+        self._bound: tuple[Any, _Tree] = (None, _tree(None))  # the last one, and its tree
 
     def run(
         self,
         key: Hashable,
-        compute: Callable[..., Tensor],
+        compute: Callable[..., Any],
         *inputs: Any,
-        over: Sequence[object] = (),
-    ) -> Tensor:
-        """`compute(*inputs)`, captured from the second time on; good until the key's next run.
+        bound: Any = None,
+        depends_on: Sequence[object] = (),
+    ) -> Any:
+        """`compute(*inputs, bound)`, captured from the second time on: a tree of tensors.
 
-        `inputs` are trees of tensors and constants. `compute` must depend on nothing else that
-        changes while the key stays and `over` are the same objects, such as a model and the buffers
-        of a state, and write nothing but buffers that stay.
+        Without `bound` it is `compute(*inputs)`.
+
+        The result is good until the key's next run. `inputs` and `bound` are trees of tensors and
+        constants; `bound` is copied only where it is another object than at the key's run before,
+        and must not change meanwhile. `compute` must depend on nothing else that changes while the
+        key stays and `depends_on` are the same objects, such as a model and the buffers of a state,
+        and write nothing but buffers that stay.
         """
-        leaves, spec = pytree.tree_flatten(inputs)
-        key = _Key(key, tuple(map(id, over)), str(spec), tuple(map(_signature, leaves)))
-        if key not in self._captured:
-            if key not in self._warm:
-                result = compute(*inputs)
-                _keep(self._warm, key, _Ran(over, result.to("meta")), self._most_warm)
+        given = _tree(inputs)
+        if bound is not self._bound[0]:
+            self._bound = bound, _tree(bound)
+        bound_tree = self._bound[1]
+        full_key = _Key(key, tuple(map(id, depends_on)), given.form, bound_tree.form)
+        if full_key not in self._captured:
+            if full_key not in self._warm:
+                result = compute(*inputs, *_if_any(bound))
+                warmed_up = _WarmedUp(depends_on, pytree.tree_map(_to_meta, result))
+                _keep(self._warm, full_key, warmed_up, self._max_warm)
                 return result
-            captured = self._captured_now(compute, leaves, spec, self._warm[key])
-            _keep(self._captured, key, captured, self._most)
-        self._captured.move_to_end(key)
-        captured = self._captured[key]
-        given = (leaf for leaf in leaves if isinstance(leaf, Tensor))
-        for static, tensor in zip(captured.inputs, given, strict=True):
-            static.copy_(tensor)
+            captured = self._capture_now(compute, given, bound_tree, bound, self._warm[full_key])
+            _keep(self._captured, full_key, captured, self._max_captures)
+        self._captured.move_to_end(full_key)
+        captured = self._captured[full_key]
+        _copy_changed(captured.inputs, given.leaves)
+        if captured.bound is not bound:
+            _copy_changed(captured.bound_inputs, bound_tree.leaves)
+            captured.bound = bound
         captured.graph.replay()
         return captured.output
 
     def drop(self, thing: object) -> None:
-        """Give up the captures over `thing`, and no others."""
+        """Give up the captures that depend on `thing`, and no others."""
         for known in (self._captured, self._warm):
-            for key in [key for key in known if id(thing) in key.over]:
+            for key in [key for key in known if id(thing) in key.depends_on]:
                 del known[key]
 
     def clear(self) -> None:
         """Give up all captures and their memory."""
         self._captured.clear()
         self._warm.clear()
+        self._bound = None, _tree(None)
 
     @property
     def captures(self) -> int:
@@ -176,17 +211,23 @@ class GraphRunner:
         pool = self._capture.pool_bytes if isinstance(self._capture, CudaCapture) else 0
         return pool + sum(each.buffer_bytes for each in self._captured.values())
 
-    def _captured_now(
-        self, compute: Callable[..., Tensor], leaves: list[Any], spec: Any, ran: _Ran
+    def _capture_now(
+        self, compute: Callable[..., Any], given: _Tree, bound: _Tree, tree: Any, ran: _WarmedUp
     ) -> _Captured:
+        outputs = {id(t) for c in self._captured.values() for t in _tree(c.output).tensors}
         with torch.inference_mode(False):  # made within it, they could not be written outside
-            static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            output = torch.empty_like(ran.result, device=self._device)
-        arguments = pytree.tree_unflatten(static, spec)
-        inputs = [leaf for leaf in static if isinstance(leaf, Tensor)]
+            static, static_bound = (
+                _Tree([_static(leaf, outputs) for leaf in each.leaves], each.spec, each.form)
+                for each in (given, bound)
+            )
+            output = pytree.tree_map(self._empty_like, ran.result)
+        arguments = pytree.tree_unflatten(static.leaves, given.spec)
+        arguments = *arguments, *_if_any(pytree.tree_unflatten(static_bound.leaves, bound.spec))
+        targets = _tree(output).tensors
 
         def captured() -> None:
-            output.copy_(compute(*arguments))
+            for target, value in zip(targets, _tree(compute(*arguments)).tensors, strict=True):
+                target.copy_(value)
 
         try:
             graph = self._capture(captured)
@@ -196,18 +237,41 @@ class GraphRunner:
                 f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
                 "switch graphs off"
             ) from error
-        return _Captured(ran.over, inputs, output, graph)
+        return _Captured(ran.depends_on, static.tensors, static_bound.tensors, tree, output, graph)
+
+    def _empty_like(self, leaf: Any) -> Any:
+        return torch.empty_like(leaf, device=self._device) if isinstance(leaf, Tensor) else leaf
+
+
+def _if_any(bound: Any) -> tuple[Any, ...]:
+    return () if bound is None else (bound,)
+
+
+def _static(leaf: Any, outputs: Collection[int]) -> Any:
+    """The memory that a capture reads: the tensor itself where another capture writes it."""
+    return leaf.clone() if isinstance(leaf, Tensor) and id(leaf) not in outputs else leaf
+
+
+def _copy_changed(static: Sequence[Tensor], given: Sequence[Any]) -> None:
+    tensors = (leaf for leaf in given if isinstance(leaf, Tensor))
+    for target, tensor in zip(static, tensors, strict=True):
+        if tensor is not target:
+            target.copy_(tensor)
+
+
+def _to_meta(leaf: Any) -> Any:
+    return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
 
 
 def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, most: int) -> None:
-    """Under `key`, at most `most` of them, the last used ones."""
+    """Adds `value`, and gives up the least recently used beyond `most`."""
     known[key] = value
     while len(known) > most:
         known.popitem(last=False)
 
 
 def _signature(leaf: Any) -> Hashable:
-    """What a capture depends on of an input."""
+    """The form of an input, which a capture depends on."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device
     return leaf

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .between import taken_apart
+from .between import interrupted_by
 
 
 class Replayable(Protocol):
@@ -52,20 +52,20 @@ class Between:
 
 
 def in_segments(begin: Begin, compute: Callable[[], object]) -> Replayable:
-    """`compute`, which is captured but for what it does `apart`; that is done, on what is there."""
+    """Captures `compute` in pieces; what it does between graphs is done now, on what is there."""
     pieces: list[Replayable] = []
     end = begin()
 
-    def outside(run: Callable[..., Any], *args: Any) -> Any:
+    def interrupt(run: Callable[..., Any], *args: Any) -> Any:
         nonlocal end
         pieces.append(end())
         result = run(*args)
-        pieces.append(Between(run, pytree.tree_map(_unowned, args), result))
+        pieces.append(Between(run, pytree.tree_map(_alias, args), result))
         end = begin()
         return result
 
     try:
-        with taken_apart(outside):
+        with interrupted_by(interrupt):
             compute()
     except BaseException:
         _abandon(end)
@@ -80,8 +80,8 @@ def _abandon(end: Callable[[], Replayable]) -> None:
         end()
 
 
-def _unowned(value: Any) -> Any:
-    """A tensor at the same place of a GPU, which does not keep that from being used again.
+def _alias(value: Any) -> Any:
+    """A tensor at the same place of a GPU that does not own it: the memory may be used again.
 
     The memory is the pool's, and is not given back while a graph of it lives; 60 blocks would
     otherwise each have theirs.

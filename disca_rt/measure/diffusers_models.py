@@ -5,7 +5,7 @@ Facts of their interfaces only; knows no clock.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..models.dit import StepInputs
-from ..schedule import Schedule
 from .random_models import fill_randomly
 
 Forward = Callable[[Tensor, StepInputs], Tensor]
@@ -113,8 +112,8 @@ def compile_blocks(model: nn.Module) -> nn.Module:
     return model
 
 
-def cache_blocks(model: nn.Module, schedule: Schedule) -> Callable[[], None]:
-    """Installs cache-dit's block cache in `model`, computing the full steps of `schedule`.
+def cache_blocks(model: nn.Module, is_full: Sequence[bool]) -> Callable[[], None]:
+    """Installs cache-dit's block cache in `model`, made to compute the steps that are full.
 
     Returns what must be called before every sample: else the cache takes the first step of the
     next one for another step of the last. Its own choice of steps depends on values, which are
@@ -136,10 +135,10 @@ def cache_blocks(model: nn.Module, schedule: Schedule) -> Callable[[], None]:
             forward_pattern=[ForwardPattern.Pattern_0] * len(blocks),
         ),
         cache_config=DBCacheConfig(
-            num_inference_steps=schedule.steps,
+            num_inference_steps=len(is_full),
             Fn_compute_blocks=1,
             Bn_compute_blocks=0,
-            steps_computation_mask=[int(step.is_full) for step in schedule],
+            steps_computation_mask=list(map(int, is_full)),
             steps_computation_policy="static",
         ),
     )

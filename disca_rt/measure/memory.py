@@ -5,7 +5,7 @@ from itertools import chain
 from torch import isfinite, nn
 
 from ..instruments.peak_memory import PeakMemory
-from ..schedule import Schedule
+from ..schedule import preset
 from .steps import Subject
 
 
@@ -14,16 +14,15 @@ def memory_by_source(subject: Subject) -> dict[str, int]:
 
     FloatingPointError where its latents are not finite: then no time would mean anything.
     """
-    runtime, policy = subject.runtime, subject.policy
-    schedule = subject.schedule
-    steps = (0,) if schedule.full_steps < schedule.steps else (0, 1)
+    runtime, schedule = subject.runtime, subject.schedule
+    short = preset(2, schedule.shift or 1.0, None if schedule.step_list is None else (0,))
     with PeakMemory(runtime.dit.device) as peak:
-        latents = subject.sample(Schedule(2, schedule.shift, steps)).latents
+        latents = subject.sample(short).latents
     if not isfinite(latents).all():
         raise FloatingPointError(
             f"the latents are not finite in {runtime.dit.dtype}; try --dtype float32"
         )
-    cache = sum(policy.cache_bytes(each, runtime.dit.dtype) for each in subject.tokens)
+    cache = subject.cache_bytes
     models = [module for module in (runtime.dit, runtime.predictor) if module is not None]
     return {
         "weights": sum(_bytes(module) for module in models),

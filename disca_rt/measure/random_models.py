@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..config import DiTConfig, predictor_config
 from ..kernels.ops import get_ops
 from ..models.build import build_dit, build_predictor

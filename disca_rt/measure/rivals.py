@@ -10,6 +10,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from ..cache.plan import FULL
 from .diffusers_models import (
     Unavailable,
     cache_blocks,
@@ -42,7 +43,7 @@ class Rivals:
 
     def samples(self) -> dict[str, tuple[str, Run]]:
         """Rivals in a sample, by name: a note, and the function that runs one."""
-        full = self._subject.schedule.full_steps
+        full = self._subject.full_steps
         note = "made to compute the same full steps; weights of its own"
         return {f"diffusers with cache-dit: {full} full": (note, lazily(self._cached))}
 
@@ -67,11 +68,11 @@ class Rivals:
     def _cached(self) -> Run:
         if self._subject.negative is not None:
             raise Unavailable("two passes a step are not told apart by the steps it is given")
-        steps, schedule = Steps(self._subject), self._subject.schedule
+        steps, plans = Steps(self._subject), self._subject.plans
         model = self._model()
-        begin_sample = cache_blocks(model, schedule)
+        begin_sample = cache_blocks(model, [plan.label == FULL for plan in plans])
         forward = diffusers_step(model, self._subject.conditioning)
-        scalars = [steps.scalars(step) for step in schedule]
+        scalars = [steps.scalars(index) for index in range(len(plans))]
 
         def run() -> None:
             begin_sample()

@@ -1,4 +1,4 @@
-"""Both kinds of step and a whole sample of one runtime, over inputs that stay: what is timed.
+"""Subjects of the benchmarks: both kinds of step and a whole sample, over inputs that stay.
 
 A step goes from latents to the next latents as in the denoising loop, without its bookkeeping.
 Knows no clock and no rival.
@@ -6,24 +6,27 @@ Knows no clock and no rival.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..cache.policy import CachePolicy
+from ..cache.kept import SampleShape, kept_bytes
+from ..cache.plan import FULL, Act, Setting, StepPlan
+from ..cache.policies import resolve
+from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
-from ..pipeline.runtime import DEFAULT_GUIDANCE, Runtime, Sample
-from ..sampling.engine import Guidance, Sampler, StepEvent, step_table
-from ..schedule import Schedule, Step
-from ..work.flops import image_tokens
+from ..pipeline.runtime import Runtime, Sample
+from ..sampling.engine import StepEvent
+from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from ..schedule import Preset, Schedule, preset
+from ..work.flops import image_tokens, sample_flops
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What runs: `policy` over `schedule`, from noise of `latent_shape`.
+    """Sample to measure: `policy` over `schedule`, from noise of `latent_shape` (C, T, H, W).
 
     With `negative` a step has two passes: classifier-free guidance.
     """
@@ -31,25 +34,56 @@ class Subject:
     runtime: Runtime
     conditioning: Conditioning
     latent_shape: tuple[int, int, int, int]
-    policy: CachePolicy
-    schedule: Schedule
+    policy: str
+    schedule: Preset
     negative: Conditioning | None = None
 
     @property
     def passes(self) -> list[Conditioning]:
-        """The conditionings of a step's passes."""
+        """Conditionings of a step's passes."""
         return [self.conditioning] + ([] if self.negative is None else [self.negative])
 
     @property
-    def tokens(self) -> list[torch.Size]:
-        """Joint tokens `[B, S, C]` of this rank, of each pass."""
+    def resolved(self) -> tuple[Schedule, Policy]:
+        """Noise levels, and the policy as an object."""
+        return resolve(self.schedule, self.policy, self.runtime.parts)
+
+    @property
+    def plans(self) -> tuple[StepPlan, ...] | None:
+        """Plans of all steps, or None where they depend on what will be measured."""
+        schedule, policy = self.resolved
+        setting = Setting(tuple(schedule), len(self.passes), len(policy.slots))
+        return policy.known_plans(setting)
+
+    @property
+    def full_steps(self) -> int:
+        """Number of full steps, where that is known before the run."""
+        plans = self.plans
+        if plans is None:
+            return self.schedule.full_steps
+        return sum(plan.label == FULL for plan in plans)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of a sample over all ranks, as if all steps were full where that is not known."""
+        text = [each.tokens for each in self.passes]
+        full = "full" if self.plans is None else self.policy
+        subject = replace(self, policy=full)
+        _, policy = subject.resolved
+        return sample_flops(policy, subject.plans, self.runtime.config, self.latent_shape, text)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the policy keeps on this rank, all passes together."""
         dit = self.runtime.dit
         image = image_tokens(dit.config, self.latent_shape)
-        shares = [dit.sharding.share(image, each.tokens) for each in self.passes]
-        return [torch.Size([self.conditioning.batch, n, dit.config.hidden]) for n in shares]
+        rows = tuple(dit.attention.sharding.share(image, each.tokens) for each in self.passes)
+        latents = self.conditioning.batch, *self.latent_shape
+        shape = SampleShape(dit.config, dit.dtype, dit.device, latents, image, rows)
+        return kept_bytes(self.resolved[1], shape)
 
     def captured(self, graphs: GraphRunner) -> "Subject":
-        """The same models, with buffers of its own, by `graphs`."""
+        """Subject of the same models, with its own buffers, which `graphs` captures and replays."""
         runtime = self.runtime
         other = Runtime(
             runtime.dit,
@@ -61,9 +95,9 @@ class Subject:
         return replace(self, runtime=other)
 
     def sample(
-        self, schedule: Schedule | None = None, on_step: Callable[[StepEvent], None] | None = None
+        self, schedule: Preset | None = None, on_step: Callable[[StepEvent], None] | None = None
     ) -> Sample:
-        """By its own schedule, or another."""
+        """Samples by `schedule`, by default its own."""
         return self.runtime.sample(
             self.conditioning,
             schedule=schedule or self.schedule,
@@ -75,30 +109,32 @@ class Subject:
 
 
 class Steps:
-    """The first full step of a schedule, and its first predicted one where it has any.
+    """Runner of the first full step of a schedule, and of its first other one if it has any.
 
     A policy that needs several full steps extrapolates from one here; in a sample it has them all.
     With `graphs` a step is captured at its second run.
     """
 
     def __init__(self, subject: Subject, graphs: GraphRunner | None = None) -> None:
-        self._graphs = graphs
-        dit, policy, steps = subject.runtime.dit, subject.policy, list(subject.schedule)
+        denoiser = subject.captured(graphs).runtime.denoiser
+        dit, (schedule, policy) = denoiser.dit, subject.resolved
         noise = torch.randn(1, *subject.latent_shape, generator=torch.Generator().manual_seed(0))
-        self._latents = dit.sharding.from_first_rank(noise.to(dit.device))
-        self._prepared = [dit.prepare(each, noise.shape) for each in subject.passes]
-        self._policy = policy
-        self._states = [policy.allocate(each, dit.dtype, dit.device) for each in subject.tokens]
-        mixing = None if subject.negative is None else DEFAULT_GUIDANCE
-        self._sampler = Sampler(dit, policy, self._states, mixing)
-        embedded = DEFAULT_GUIDANCE if dit.config.guidance_embed else None
-        table = step_table(subject.schedule, Guidance(embedded), 1, dit)
-        self._rows = {step: table.row(step) for step in steps}
-        self._full = next(step for step in steps if step.is_full)
-        self._predicted = next((step for step in steps if not step.is_full), None)
+        self._latents = denoiser.sharding.from_first_rank(noise.to(dit.device))
+        prepared = [dit.prepare(each, noise.shape) for each in subject.passes]
+        guidance = Guidance(
+            DEFAULT_GUIDANCE if dit.config.guidance_embed else None,
+            None if subject.negative is None else DEFAULT_GUIDANCE,
+        )
+        self._loop = denoiser.loop(noise.shape, prepared, schedule, policy, guidance)
+        plans = self._loop.plans or (self._loop.setting.full, self._loop.setting.predicted)
+        is_cheap = [any(Act.STAND_IN in acts for acts in plan.passes) for plan in plans]
+        self._full = is_cheap.index(False)
+        self._predicted = is_cheap.index(True) if True in is_cheap else None
+        self._plans = plans
 
     @property
     def has_predicted(self) -> bool:
+        """True where a step of the schedule is not full."""
         return self._predicted is not None
 
     @property
@@ -106,39 +142,32 @@ class Steps:
         return self._latents
 
     def full(self) -> Tensor:
-        for state in self._states:
-            self._policy.reset(state)
-        return self._run(self._full)
+        """Latents after a full step."""
+        return self._run(self._full, ())
 
     def predicted(self) -> Tensor:
-        """After at least one full step."""
-        return self._run(self._predicted)
+        """Latents after a step that is not full; `full` must have run before."""
+        return self._run(self._predicted, (self._full,))
 
-    def scalars(self, step: Step | None = None) -> StepInputs:
-        """What the model is fed at `step`, by default the first full one."""
-        return self._rows[step or self._full].inputs
+    def scalars(self, index: int | None = None) -> StepInputs:
+        """Timestep, r and guidance of step number `index`, by default the first full one."""
+        return self._loop.table.row(self._full if index is None else index).inputs
 
     def euler(self, velocities: Sequence[Tensor]) -> Tensor:
-        """The end of a step for a model that gives velocity `[1, C, T, H, W]` in each pass."""
+        """Latents after a step whose passes gave velocities [1, C, T, H, W]: guidance, Euler."""
         velocity = velocities[-1].float()
         if len(velocities) == 2:
             velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
-        return self._latents + velocity * self._rows[self._full].dt
+        return self._latents + velocity * self._loop.table.row(self._full).dt
 
-    def _run(self, step: Step) -> Tensor:
-        sampler = self._sampler
-        inputs = self._latents, self._rows[step], self._prepared
-        if self._graphs is None:
-            return sampler.step(step, *inputs)[1]
-        kinds = sampler.decide(step)
-        key = kinds, sampler.key()
-        decided_step = partial(sampler.decided_step, kinds)
-        return self._graphs.run(key, decided_step, *inputs, over=sampler.over)
+    def _run(self, index: int, kept_at: tuple[int, ...]) -> Tensor:
+        tensors = self._loop.tensors(index, self._latents, kept_at)
+        return self._loop.compute(self._plans[index], {}, tensors).latents
 
 
-def shortened(schedule: Schedule) -> Schedule:
-    """Two full steps and three that need not be: a sample in small, or as few as there are."""
-    if schedule.full_steps == schedule.steps:
-        steps = min(schedule.steps, 2)
-        return Schedule(steps, schedule.shift, tuple(range(steps)))
-    return Schedule(5, schedule.shift, (0, 2))
+def shortened(schedule: Preset) -> Preset:
+    """Short schedule: two full steps and three others, or as few as there are."""
+    shift = schedule.shift or 1.0
+    if schedule.step_list is None:
+        return preset(min(schedule.steps, 2), shift)
+    return preset(5, shift, (0, 2))

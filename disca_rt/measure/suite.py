@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
-from ..attention.flash_packages import DTYPES, PACKAGES, is_here
-from ..cache.policies import build_policy
+from ..attention.backends import BACKENDS
 from ..config import PredictorConfig, predictor_config
 from ..graphs.runner import GraphRunner
 from ..pipeline.runtime import Sample
-from ..schedule import full_schedule
-from ..work.flops import StepFlops, image_tokens, sample_flops, step_flops
+from ..schedule import Preset
+from ..work.flops import StepFlops, image_tokens, step_flops
 from .harness import Comparison, Contender
 from .random_models import with_other
 from .rivals import EAGER, Rivals
@@ -93,7 +92,7 @@ class Suite:
 
     @property
     def predicted_name(self) -> str:
-        return f"predicted step, {self.subject.policy.name}"
+        return f"predicted step, {self.subject.policy}"
 
     @property
     def step_name(self) -> str:
@@ -123,22 +122,21 @@ class Suite:
         goal = PREDICTED_SHARE.get(self.workload.name)
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
-            goal = goal if self.subject.policy.name == "disca" else None
-            flops = self.flops.cheap(self.subject.policy.name)
+            is_disca = self.subject.policy.partition(":")[0] == "disca"
+            goal = goal if is_disca else None
+            flops = self.flops.predicted if is_disca else self.flops.ends
             contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
             if self.graphs is not None:
                 contenders.append(self._predicted_captured(flops, goal))
         return self._step_comparison("predicted step", contenders)
 
     def _sample(self) -> Comparison:
-        schedule, policy = self.subject.schedule, self.subject.policy
-        every = full_schedule(schedule.steps, schedule.shift)
-        runtime = self.subject.runtime
+        schedule = self.subject.schedule
         full = replace(
-            self.subject, policy=build_policy("full", None, runtime.dit.ops), schedule=every
+            self.subject, policy="full", schedule=Preset(schedule.schedule, None, schedule.shift)
         )
-        contenders = [self._sampling(f"{every.steps} full steps", full)]
-        if policy.name != "full":
+        contenders = [self._sampling(f"{schedule.steps} full steps", full)]
+        if self.subject.policy != "full":
             contenders.append(self._sampling(self.sample_name, self.subject))
         return self._sample_comparison("sample", contenders)
 
@@ -149,18 +147,18 @@ class Suite:
     def _sample_rivals(self) -> Comparison:
         contenders = [self._sampling(self.sample_name, self.subject)]
         # What a cached step of theirs computes lies between ours without and with a predictor.
-        flops = sample_flops(self.flops, self.subject.schedule, policy="reuse")
+        flops = replace(self.subject, policy="reuse").flops
         for name, (note, run) in Rivals(self.subject).samples().items():
             contenders.append(Contender(name, run, flops, note))
         return self._sample_comparison("sample, rivals", contenders)
 
     @property
     def sample_name(self) -> str:
-        schedule, policy = self.subject.schedule, self.subject.policy
-        if policy.name == "full":
-            return f"{schedule.steps} full steps"
-        predicted = schedule.steps - schedule.full_steps
-        return f"{policy.name}: {schedule.full_steps} full, {predicted} predicted"
+        steps, policy = self.subject.schedule.steps, self.subject.policy
+        if policy == "full":
+            return f"{steps} full steps"
+        full = self.subject.full_steps
+        return f"{policy}: {full} full, {steps - full} predicted"
 
     def _eager(self) -> Contender:
         note = "ours as well: reference ops, sdpa attention" if self.chosen.is_eager else ""
@@ -170,12 +168,15 @@ class Suite:
     @property
     def _flashes(self) -> list[str]:
         """Names of PyTorch's FlashAttention and of the installed packages'."""
-        takes = self._is_gpu and self.subject.runtime.dit.dtype in DTYPES
-        return ["flash", *(name for name in PACKAGES if takes and is_here(name))]
+        dit = self.subject.runtime.dit
+        packages = [row for row in BACKENDS.values() if row.install and row.missing() is None]
+        device = "cuda" if self._is_gpu else "cpu"
+        return ["flash", *(row.name for row in packages if row.takes(device, dit.dtype))]
 
     def _eager_backed(self, attention: str) -> Contender:
-        if attention in PACKAGES:
-            note = f"of the package {PACKAGES[attention].install}"
+        install = BACKENDS[attention].install
+        if install is not None:
+            note = f"the package {install}"
         else:
             note = "FlashAttention 2, by PyTorch" if self._is_gpu else "a CPU's flash kernel"
         run = Steps(self._under("reference", attention)).full
@@ -241,10 +242,7 @@ class Suite:
         def run() -> None:
             kept.append(sample().times)
 
-        return Contender(name, run, self._policy_flops(subject), warm_up=warm_up)
-
-    def _policy_flops(self, subject: Subject) -> int:
-        return sample_flops(self.flops, subject.schedule, policy=subject.policy.name)
+        return Contender(name, run, subject.flops, warm_up=warm_up)
 
     @property
     def _is_gpu(self) -> bool:
@@ -273,8 +271,8 @@ class Suite:
             "batch": 1,
             "image tokens": image_tokens(dit, subject.latent_shape),
             "text tokens": subject.conditioning.tokens,
-            "policy": subject.policy.name,
-            "schedule": f"{subject.schedule.full_steps} full of {subject.schedule.steps}",
+            "policy": subject.policy,
+            "schedule": f"{subject.full_steps} full of {subject.schedule.steps}",
             **({} if subject.negative is None else {"passes": len(subject.passes)}),
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }

@@ -1,40 +1,34 @@
 """The two kinds of DiT block, used by both models and by both predictors.
 
 A block takes the residual stream of joint tokens, image first, and returns it: every kind has the
-same signature, so a cache policy can run all blocks, a range, or none. A policy can also stand in
-for one branch of a block through `branches`. Blocks know no cache, no graph and no rank.
+same signature, so all blocks, a range of them or none can run. `branches` may put something in the
+place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention.local import Attention, AttentionHandle, NoWork, Work
+from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .layers import MLP, HeadNorm, Modulation, QKVLinear
 from .stream import Part, Stream, enter, enter_joint, settle, split_stream
 
 T = TypeVar("T")
+Mods = tuple[Tensor, ...]
+"""Shifts, scales and gates of a block, `[B, C]` each."""
 
 
-Branches = Callable[[str, Callable[[], Tensor]], Tensor]
-"""Called as `branches(name, compute)` for each branch, the tensor before its gate.
+class Branches(Protocol):
+    """Stands between a block and its branches, the tensors before their gates."""
 
-Returns `compute()`, or something in its place; then `compute` never runs. What is returned has been
-read when the next branch is asked for, or the block is over.
-"""
+    names: Collection[str]  # the branches that it changes anything of
 
-
-def compute_branch(name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The `Branches` of a block that nobody stands in for."""
-    return compute()
-
-
-def leave(part: Part, branches: Branches, ops: Ops) -> Part:
-    """How a block ends: the sum is the next one's, but taken here where someone may stand in."""
-    return part if branches is compute_branch else Part(settle((part,), ops))
+    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The branch `name`: `compute()`, or something in its place; then `compute` never runs."""
 
 
 def norm_rope_for(
@@ -61,12 +55,23 @@ def once(compute: Callable[[], T]) -> Callable[[], T]:
 
 
 def run_blocks(
-    blocks: Sequence[nn.Module], tokens: Tensor, context: StepContext, out: Tensor | None = None
+    blocks: Sequence[nn.Module],
+    tokens: Tensor,
+    context: StepContext,
+    out: Tensor | None = None,
+    branches: Sequence[Branches | None] | None = None,
 ) -> Tensor:
-    """Tokens `[B, S, C]` through `blocks` in order; `out`: where they would be welcome (a hint)."""
+    """Tokens `[B, S, C]` through `blocks` in order, each with its `branches` where it has any.
+
+    `out`: preferred destination of the result, may be ignored.
+    """
     stream: Stream = (Part(tokens),)
-    for block in blocks:
-        stream = block(stream, context)
+    if branches is None:
+        for block in blocks:
+            stream = block(stream, context)
+    else:
+        for block, of_block in zip(blocks, branches, strict=True):
+            stream = block(stream, context, of_block)
     return settle(stream, blocks[-1].ops, out) if blocks else tokens
 
 
@@ -99,21 +104,44 @@ class DoubleStreamBlock(nn.Module):
         self.add_module(f"{stream}_mlp", MLP(self.ops, hidden))
 
     def forward(
-        self, stream: Stream, context: StepContext, branches: Branches = compute_branch
+        self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        img_mod, txt_mod = self.img_mod(context.vec), self.txt_mod(context.vec)
-        img_part, txt_part = split_stream(stream, context.layout.img_len, self.ops)
-        img, img_in = enter(img_part, *img_mod[:2], self.ops)
-        txt, txt_in = enter(txt_part, *txt_mod[:2], self.ops)
-        joint = once(lambda: self._attend(img_in, txt_in, context))
+        mods = self.img_mod(context.vec), self.txt_mod(context.vec)
+        parts = split_stream(stream, context.layout.img_len, self.ops)
+        if branches is None:
+            return self._whole(parts, mods, context)
+        return self._in_branches(parts, mods, context, branches)
+
+    def _whole(self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext) -> Stream:
+        img_mod, txt_mod = mods
+        img, img_in = enter(parts[0], *img_mod[:2], self.ops)
+        txt, txt_in = enter(parts[1], *txt_mod[:2], self.ops)
+        img_attn, txt_attn = self._attend(img_in, txt_in, context)
+        img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
+        txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
+        img_part = Part(img, self.img_mlp(img_normed), img_mod[-1])
+        return img_part, Part(txt, self.txt_mlp(txt_normed), txt_mod[-1])
+
+    def _in_branches(
+        self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext, branches: Branches
+    ) -> Stream:
+        """The same with every sum taken, so that what replaces a branch also saves its norm."""
+        img, txt = (settle((part,), self.ops) for part in parts)
+        img_in, txt_in = (
+            partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))
+        )
+        joint = once(lambda: self._attend(img_in(), txt_in(), context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
-        img, img_normed = self._add_attn(img, img_attn, img_mod)
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
-        txt, txt_normed = self._add_attn(txt, txt_attn, txt_mod)
-        img_mlp = branches("img_mlp", lambda: self.img_mlp(img_normed))
-        img_part = leave(Part(img, img_mlp, img_mod[-1]), branches, self.ops)
-        txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(txt_normed))
-        return img_part, leave(Part(txt, txt_mlp, txt_mod[-1]), branches, self.ops)
+        img = self.ops.gate_residual(img, img_attn, mods[0][2])
+        txt = self.ops.gate_residual(txt, txt_attn, mods[1][2])
+        img_mlp = branches("img_mlp", lambda: self.img_mlp(self._norm(img, mods[0][3:5])))
+        txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(self._norm(txt, mods[1][3:5])))
+        img = self.ops.gate_residual(img, img_mlp, mods[0][-1])
+        return Part(img), Part(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
+
+    def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
+        return self.ops.layer_norm_modulate(x, *shift_scale)
 
     def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
@@ -123,7 +151,7 @@ class DoubleStreamBlock(nn.Module):
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
         attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms))
-        out = attention.result(NoWork())
+        out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
     def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
@@ -144,7 +172,7 @@ class DoubleStreamBlock(nn.Module):
 class SingleStreamBlock(nn.Module):
     """Attention and MLP in parallel over joint tokens (arXiv 2302.05442).
 
-    Branches: `attn` (before `linear2`) and `total` (after it).
+    Branches: `attn` and `mlp` (before `linear2`) and `total` (after it).
     """
 
     def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
@@ -157,17 +185,32 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden, factor=3)
 
     def forward(
-        self, stream: Stream, context: StepContext, branches: Branches = compute_branch
+        self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
         shift, scale, gate = self.modulation(context.vec)
-        x, normed = enter_joint(stream, shift, scale, self.ops)
-        total = branches("total", lambda: self._total(normed, context, branches))
-        return (leave(Part(x, total, gate), branches, self.ops),)
+        if branches is None:
+            x, normed = enter_joint(stream, shift, scale, self.ops)
+            mlp = _MLPHalf(self._mlp, normed)
+            attn = self._attend(normed, context, mlp)
+            return (Part(x, self._join_halves(attn, mlp.finish()), gate),)
+        x = settle(stream, self.ops)
+        norm = once(lambda: self.ops.layer_norm_modulate(x, shift, scale))
+        total = branches("total", lambda: self._in_branches(norm, context, branches))
+        return (Part(self.ops.gate_residual(x, total, gate)),)
 
-    def _total(self, x: Tensor, context: StepContext, branches: Branches) -> Tensor:
-        mlp = _MLPHalf(lambda rows: self.ops.linear_gelu(rows, *self.linear1.rows("extra")), x)
-        attn = branches("attn", lambda: self._attend(x, context, mlp))
-        return self._join_halves(attn, mlp.finish())
+    def _in_branches(
+        self, norm: Callable[[], Tensor], context: StepContext, branches: Branches
+    ) -> Tensor:
+        if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
+            mlp = [branches("mlp", lambda: self._mlp(norm()))]
+            attn = branches("attn", lambda: self._attend(norm(), context, NoOverlap()))
+            return self._join_halves(attn, mlp)
+        half = _MLPHalf(self._mlp, norm())
+        attn = branches("attn", lambda: self._attend(norm(), context, half))
+        return self._join_halves(attn, half.finish())
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.ops.linear_gelu(x, *self.linear1.rows("extra"))
 
     def _join_halves(self, attn: Tensor, mlp: Sequence[Tensor]) -> Tensor:
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
@@ -183,7 +226,7 @@ class SingleStreamBlock(nn.Module):
         ]
         return self.ops.join_tokens(*parts, out=joint)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Work) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         attention = self.attention.begin(context.layout)

@@ -2,7 +2,8 @@
 
 import torch
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops, get_ops
 from .dit import DiT
@@ -28,10 +29,10 @@ def build_dit(
     dtype: torch.dtype = torch.float32,
 ) -> DiT:
     """A DiT with uninitialised weights (the loader or the trainer fills them), in eval mode."""
+    attention = attention or LocalAttention()
+    attention.prepare(config.heads)
     with torch.device("meta"):
-        dit = DIT_CLASSES[config.family](
-            config, ops or get_ops("reference"), attention or LocalAttention()
-        )
+        dit = DIT_CLASSES[config.family](config, ops or get_ops("reference"), attention)
     return _materialise(dit, device, dtype)
 
 
@@ -43,10 +44,10 @@ def build_predictor(
     dtype: torch.dtype = torch.float32,
 ) -> Predictor:
     """A predictor with uninitialised weights, in eval mode."""
+    attention = attention or LocalAttention()
+    attention.prepare(config.heads)
     with torch.device("meta"):
-        predictor = PREDICTOR_CLASSES[config.family](
-            config, ops or get_ops("reference"), attention or LocalAttention()
-        )
+        predictor = PREDICTOR_CLASSES[config.family](config, ops or get_ops("reference"), attention)
     return _materialise(predictor, device, dtype)
 
 

@@ -1,8 +1,7 @@
 """A HunyuanVideo DiT in the three pieces of a step: `embed`, the blocks, `head`.
 
 What both models share. `prepare` runs once per sample, the rest at every step; a cache policy
-replaces only what happens between `embed` and `head`. Knows no cache, graph or rank: where ranks
-share the tokens between `embed` and `head`, its attention says which.
+replaces only what happens between `embed` and `head`. Knows no cache, graph or rank.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops
@@ -40,7 +39,7 @@ class DiT(nn.Module, ABC):
 
     def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
-        self.config, self.ops, self.sharding = config, ops, attention.sharding
+        self.config, self.ops, self.attention = config, ops, attention
         hidden, heads = config.hidden, config.heads
         self.img_in = PatchEmbed(config.embed_channels, hidden, config.patch)
         self.txt_in = TokenRefiner(ops, attention.local, config)
@@ -90,10 +89,7 @@ class DiT(nn.Module, ABC):
     def embed(
         self, latents: Tensor, step: StepInputs, prepared: Prepared
     ) -> tuple[Tensor, StepContext]:
-        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first.
-
-        S tokens are all, or this rank's share of them.
-        """
+        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first."""
         self._check_step(step)
         vec = self.modulation_vector(step, prepared)
         latents = latents.to(self.dtype)
@@ -101,24 +97,22 @@ class DiT(nn.Module, ABC):
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
         layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths)
-        context = StepContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
-        return self.sharding.scatter(tokens, context)
+        return tokens, StepContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:
-        """Joint tokens -> all velocity patches `[B, S_img, C·p·q·r]` in the model's dtype."""
-        patches = self.final_layer(tokens[:, : context.layout.img_len], context.vec)
-        return self.sharding.gather(patches, context.layout)
+        """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` of the image rows at hand."""
+        return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
 
     def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
         """All patches of a sample -> velocity `[B, C, T, H, W]`."""
         return self.ops.unpatchify(patches, prepared.grid, self.config.patch)
 
     def velocity(self, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
-        """Joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
+        """All joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
         return self.unpatchify(self.head(tokens, context), prepared)
 
     def forward(self, latents: Tensor, step: StepInputs, prepared: Prepared) -> Tensor:
-        """A full step: velocity `[B, C, T, H, W]` at `latents`."""
+        """The velocity `[B, C, T, H, W]` at `latents`: a step without a cache, in one process."""
         tokens, context = self.embed(latents, step, prepared)
         return self.velocity(run_blocks(self.blocks, tokens, context), context, prepared)
 

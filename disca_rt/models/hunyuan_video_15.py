@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops

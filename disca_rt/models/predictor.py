@@ -6,7 +6,7 @@ of the last full step, both joint `[B, S, C]`, image first. The head is the DiT'
 
 from torch import Tensor, nn
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..config import PredictorConfig
 from ..kernels.ops import Ops
 from ..tokens import StepContext

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention.local import Attention, NoWork
+from ..attention.protocol import Attention, NoOverlap
 from ..config import DiTConfig
 from ..kernels.ops import Ops
 from ..tokens import TokenLayout
@@ -89,7 +89,7 @@ class RefinerBlock(nn.Module):
         attention.put_v(self.self_attn_qkv.v(normed).unflatten(-1, heads))
         attention.put_k(self.self_attn_qkv.k(normed).unflatten(-1, heads))
         attention.put_q(self.self_attn_qkv.q(normed).unflatten(-1, heads))
-        return self.self_attn_proj(attention.result(NoWork()))
+        return self.self_attn_proj(attention.result(NoOverlap()))
 
 
 class RefinerMLP(nn.Module):

@@ -9,30 +9,21 @@ attention, arXiv 2310.01889). Knows partitions and process groups, no models.
 
 import weakref
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
-from ..attention.local import LocalAttention, Work
-from ..attention.partial import get_partial_backend, merge
-from ..graphs.between import apart
+from ..attention.local import LocalAttention
+from ..attention.partial import merge
+from ..attention.protocol import Overlap
+from ..graphs.between import between_graphs
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
-from ._native import Partition, Progress, Scheduler, Slot
+from ._native import Partition, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
-from .ranks import named
 from .sharded import Sharded
-
-
-class Groups(NamedTuple):
-    """The ranks that trade tokens for heads, and those of one number in all such groups."""
-
-    ulysses: ProcessGroup
-    ring: ProcessGroup | None
+from .topology import Topology
 
 
 class PreparedExchange(NamedTuple):
@@ -46,64 +37,41 @@ RECENT = 2  # shapes with buffers: two prompts of classifier-free guidance take 
 
 
 class UlyssesAttention:
-    """Given to a model in place of `local`, whose backend it uses.
+    """Given to a model in place of `local`, whose backend it uses, over the ranks of `topology`.
 
-    `chunks`: pieces of a rank's heads. `ranks_per_node`: with several nodes, tokens are traded
-    inside each and keys go round them; 0 where all ranks are in one. The partition may choose both.
+    `chunks`: pieces of a rank's heads, exchanged one after another.
     """
 
-    def __init__(
-        self,
-        group: ProcessGroup,
-        local: LocalAttention,
-        timeout: timedelta,
-        chunks: int = 1,
-        ranks_per_node: int = 0,
-        ulysses_degree: int = 0,
-    ) -> None:
-        self._progress = Progress()
-        self.local, self.sharding = local, Sharded(group, self._progress)
-        self._group, self._timeout, self._chunks = group, timeout, chunks
-        self._ranks_per_node, self._ulysses_degree = ranks_per_node, ulysses_degree
-        self._groups: dict[int, Groups] = {}
+    def __init__(self, topology: Topology, local: LocalAttention, chunks: int = 1) -> None:
+        self.topology, self.local, self.sharding = topology, local, Sharded(topology)
+        self._chunks = chunks
         self._recent: dict[tuple, PreparedExchange] = {}
         # Also at exit, where this is forgotten: later, its groups' threads find no interpreter.
-        self._release = weakref.finalize(self, _release, self._recent, self._groups)
+        self._release = weakref.finalize(self, self._recent.clear)
 
     @property
     def begun(self) -> int:
         """How many exchanges and collectives have begun."""
-        return self._progress.begun
+        return self.topology.progress.begun
+
+    def prepare(self, heads: int) -> None:
+        """Makes the groups of models with `heads` heads; all ranks alike."""
+        self.topology.prepare(heads)
 
     def close(self) -> None:
-        """Release buffers and the ring's groups, before `group` is destroyed; all ranks alike.
+        """Release buffers and groups, before the topology's world is destroyed; all ranks alike.
 
         Captured steps hold both, too: their runner's `clear` comes first.
         """
-        for groups in self._groups.values():
-            for each in groups:
-                dist.destroy_process_group(each)
         self._release()
+        self.topology.close()
 
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
     def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
-        """Who has what of tokens laid out so; ValueError where these ranks cannot share them.
-
-        `row_bytes` are those of one token's head.
-        """
-        img_tokens, txt_tokens = layout.whole
-        return Partition(
-            img_tokens=img_tokens,
-            txt_tokens=txt_tokens,
-            heads=heads,
-            ranks=self._group.size(),
-            ranks_per_node=self._ranks_per_node,
-            ulysses_degree=self._ulysses_degree,
-            head_chunks=self._chunks,
-            row_bytes=row_bytes,
-        )
+        """Who has what of tokens laid out so; see `Topology.partition`."""
+        return self.topology.partition(*layout.whole, heads, self._chunks, row_bytes)
 
     def prepared(self, layout: TokenLayout, like: Tensor) -> PreparedExchange:
         """For tensors such as `like [B, S_shard, H, D]`; those of the last shapes are kept."""
@@ -114,7 +82,7 @@ class UlyssesAttention:
                 del self._recent[next(iter(self._recent))]
             scheduler = self.scheduler(layout, like, reuse_buffers=True)
             partition = scheduler.partition
-            members = partition.members(partition.group_of(self._group.rank()))
+            members = partition.members(partition.group_of(self.topology.rank))
             counts = [len(partition.heads(member)) for member in members]
             prepared = PreparedExchange(scheduler, packing(counts, like.device))
         self._recent[key] = prepared  # at the end: the last to go
@@ -124,47 +92,25 @@ class UlyssesAttention:
         """A new one, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
         partition = self.partition(layout, heads, head_dim * like.dtype.itemsize)
-        ulysses, ring = self._split(partition)
+        groups = self.topology.groups(partition)
         return Scheduler(
             partition=partition,
-            rank=self._group.rank(),
-            group=ulysses,
-            ring=ring,
+            rank=self.topology.rank,
+            group=groups.ulysses,
+            ring=groups.ring,
             batch=batch,
             head_dim=head_dim,
             dtype=like.dtype,
             device=like.device,
-            timeout=self._timeout,
+            timeout=self.topology.timeout,
             reuse_buffers=reuse_buffers,
-            progress=self._progress,
+            progress=self.topology.progress,
         )
 
     def origins(self, partition: Partition) -> list[int]:
         """Numbers of the groups whose keys come round to this rank, in order, its own first."""
-        own = partition.group_of(self._group.rank())
+        own = partition.group_of(self.topology.rank)
         return [(own - turn) % partition.ring_degree for turn in range(partition.ring_degree)]
-
-    def _split(self, partition: Partition) -> Groups:
-        """Every rank comes here for the same partition at the same time."""
-        degree = partition.ulysses_degree
-        if partition.ring_degree == 1:
-            return Groups(self._group, None)
-        if degree not in self._groups:
-            ranks = dist.get_process_group_ranks(self._group)
-            group, number = divmod(self._group.rank(), degree)
-            subsets = ranks[group * degree : (group + 1) * degree], ranks[number::degree]
-            with named("groups of ranks"):
-                made = [
-                    dist.new_group(each, self._timeout, use_local_synchronization=True)
-                    for each in subsets
-                ]
-            self._groups[degree] = Groups(*made)
-        return self._groups[degree]
-
-
-def _release(recent: dict[tuple, PreparedExchange], groups: dict[int, Groups]) -> None:
-    recent.clear()
-    groups.clear()
 
 
 class UlyssesHandle:
@@ -178,7 +124,7 @@ class UlyssesHandle:
         self._scheduler = self._chosen_scheduler(v)
         self._origins = self._attention.origins(self._scheduler.partition)
         self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
-        apart(self._scheduler.send, Slot.V, v)
+        between_graphs(self._scheduler.send, Slot.V, v)
 
     def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
         if torch.is_grad_enabled():  # one of its own: a recomputation may run amid the backward
@@ -204,20 +150,20 @@ class UlyssesHandle:
 
     def _send(self, slot: Slot, tokens: Tensor) -> None:
         if self.packing is None:
-            apart(self._scheduler.send, slot, tokens)
+            between_graphs(self._scheduler.send, slot, tokens)
         else:
-            apart(self._scheduler.send_packed, slot, tokens)
+            between_graphs(self._scheduler.send_packed, slot, tokens)
 
-    def result(self, work: Work) -> Tensor:
-        work.advance()  # under q
+    def result(self, overlap: Overlap) -> Tensor:
+        overlap.advance()  # under q
         attend = self._attend if len(self._origins) == 1 else self._attend_round
         for chunk in range(self._scheduler.partition.chunks):
-            apart(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
-        work.advance()  # under what comes back
-        return apart(self._scheduler.receive_back, Slot.O).flatten(2)
+            between_graphs(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
+        overlap.advance()  # under what comes back
+        return between_graphs(self._scheduler.receive_back, Slot.O).flatten(2)
 
     def _attend(self, chunk: int) -> Tensor:
-        q, k, v = apart(_received, self._scheduler, (Slot.Q, Slot.K, Slot.V), chunk)
+        q, k, v = between_graphs(_received, self._scheduler, (Slot.Q, Slot.K, Slot.V), chunk)
         return self._attention.local.backend(q, k, v, self._valid[0])
 
     def _attend_round(self, chunk: int) -> Tensor:
@@ -226,11 +172,11 @@ class UlyssesHandle:
         if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
             k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
             valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
-            (q,) = apart(_received, self._scheduler, (Slot.Q,), chunk)
+            (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
             return self._attention.local.backend(q, k, v, valid)
-        attend = get_partial_backend(self._attention.local.name)
+        attend = self._attention.local.backend.with_lse
         keys = next(rounds)
-        (q,) = apart(_received, self._scheduler, (Slot.Q,), chunk)
+        (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
         done = attend(q, *keys, self._valid[0])
         for keys, valid in zip(rounds, self._valid[1:], strict=True):
             done = merge(done, attend(q, *keys, valid))
@@ -239,12 +185,12 @@ class UlyssesHandle:
     def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every group's keys and values in turn; each leaves for the next group when it is here."""
         slots = Slot.K, Slot.V
-        here = apart(_received, self._scheduler, slots, chunk)
+        here = between_graphs(_received, self._scheduler, slots, chunk)
         for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
-                apart(self._scheduler.pass_on, slot, chunk, origin, heads)
+                between_graphs(self._scheduler.pass_on, slot, chunk, origin, heads)
             yield here
-            here = apart(_passed, self._scheduler, slots, chunk)
+            here = between_graphs(_passed, self._scheduler, slots, chunk)
         yield here
 
 

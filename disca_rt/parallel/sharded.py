@@ -1,7 +1,5 @@
 """Tokens shared out over the ranks of a process group, and image patches gathered from them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,10 +8,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
-from ..graphs.between import apart
+from ..graphs.between import between_graphs
 from ..tokens import StepContext, TokenLayout
-from ._native import Progress, Shard, token_shard
-from .ranks import named
+from .topology import Topology
 
 # PyTorch 2.13's names; 2.11 has those that 2.13 warns of.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -21,56 +18,45 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 
 
 class Sharded:
-    """Over the ranks of `group`; goes with a `UlyssesAttention` of the same group.
+    """A `Sharding` over the ranks of `topology`; goes with an attention over the same."""
 
-    `progress` counts what is begun.
-    """
+    def __init__(self, topology: Topology) -> None:
+        self._topology, self.size = topology, topology.size
 
-    def __init__(self, group: ProcessGroup, progress: Progress | None = None) -> None:
-        self._group, self._progress = group, progress or Progress()
-
-    def share(self, img_tokens: int, txt_tokens: int) -> int:
-        return self._shard(img_tokens, txt_tokens, self._group.rank()).tokens
-
-    def places(self, img_tokens: int, txt_tokens: int) -> Tensor:
-        """Where this rank's tokens are among a sample's, image first: `[S_shard]`."""
-        shard = self._shard(img_tokens, txt_tokens, self._group.rank())
-        return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
+    def share(self, img_tokens: int, txt_tokens: int) -> tuple[int, int]:
+        shard = self._topology.shard(img_tokens, txt_tokens)
+        return len(shard.img), len(shard.txt)
 
     def from_first_rank(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
-        with self._begun("initial latents"):
-            dist.broadcast(latents, group_src=0, group=self._group)
+        with self._topology.collective("initial latents"):
+            dist.broadcast(latents, group_src=0, group=self._topology.world)
         return latents
 
-    def scatter(self, tokens: Tensor, context: StepContext) -> tuple[Tensor, StepContext]:
+    def total(self, sums: Tensor) -> Tensor:
+        sums = sums.clone()
+        with self._topology.collective("measured sums"):
+            dist.all_reduce(sums, group=self._topology.world)
+        return sums
+
+    def take(self, tokens: Tensor, context: StepContext) -> tuple[Tensor, StepContext]:
         img_len = context.layout.img_len
         whole = img_len, tokens.shape[1] - img_len
-        shard = self._shard(*whole, self._group.rank())
+        shard = self._topology.shard(*whole)
         img = slice(shard.img.start, shard.img.stop)
         joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
-        layout = TokenLayout(len(shard.img), context.layout.lengths, whole)
+        layout = TokenLayout(len(shard.img), context.layout.lengths, whole, joint.start)
         return tokens[:, joint], context._replace(
             freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
         )
 
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:
-        ranks = range(self._group.size())
-        counts = [len(self._shard(*layout.whole, rank).img) for rank in ranks]
-        return apart(self._gathered, rows, counts)
+        shards = (self._topology.shard(*layout.whole, rank) for rank in range(self.size))
+        return between_graphs(self._gathered, rows, [len(shard.img) for shard in shards])
 
     def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
-        with self._begun("patches of all ranks"):
-            return _Gather.apply(rows, counts, self._group)
-
-    @contextmanager
-    def _begun(self, what: str) -> Iterator[None]:
-        self._progress.begin()
-        with named(what):
-            yield
-
-    def _shard(self, img_tokens: int, txt_tokens: int, rank: int) -> Shard:
-        return token_shard(img_tokens, txt_tokens, self._group.size(), rank)
+        with self._topology.collective("patches of all ranks"):
+            return _Gather.apply(rows, counts, self._topology.world)
 
 
 class _Gather(Function):

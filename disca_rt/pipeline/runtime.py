@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..attention.local import Attention, LocalAttention
-from ..cache.policies import build_policy
-from ..cache.policy import CachePolicy
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
+from ..cache.policies import Parts, resolve
+from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..graphs.runner import GraphRunner
@@ -25,8 +26,9 @@ from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
-from ..sampling.engine import Guidance, StepEvent
-from ..schedule import Schedule
+from ..sampling.engine import StepEvent
+from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from ..schedule import Preset, Schedule
 from ..weights.load import load_dit, load_predictor
 
 
@@ -131,6 +133,11 @@ class Runtime:
     def config(self) -> DiTConfig:
         return self.dit.config
 
+    @property
+    def parts(self) -> Parts:
+        """The parts that policies are made of."""
+        return Parts(self.config, self.dit.ops, self.predictor)
+
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -190,8 +197,8 @@ class Runtime:
         self,
         conditioning: Conditioning,
         *,
-        schedule: Schedule,
-        policy: str | CachePolicy,
+        schedule: Schedule | Preset,
+        policy: str | Policy,
         latents: Tensor | None = None,
         latent_shape: tuple[int, int, int, int] | None = None,
         negative: Conditioning | None = None,
@@ -209,9 +216,7 @@ class Runtime:
         """
         guidance = self._guidance(guidance_scale, negative)
         latents = self._initial_latents(latents, latent_shape, conditioning.batch, seed)
-        chosen = policy
-        if isinstance(policy, str):
-            chosen = build_policy(policy, self.predictor, self.dit.ops)
+        schedule, chosen = resolve(schedule, policy, self.parts)
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this Runtime is sampling; make a second one for another thread")
         try:
@@ -274,12 +279,9 @@ class Runtime:
             )
         if not torch.isfinite(latents).all():
             raise ValueError("latents have values that are not finite")
-        return self.dit.sharding.from_first_rank(latents.to(self.dit.device, torch.float32))
+        return self.denoiser.sharding.from_first_rank(latents.to(self.dit.device, torch.float32))
 
 
 def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
-
-
-DEFAULT_GUIDANCE = 6.0  # the official pipelines' scale, embedded and classifier-free

@@ -8,18 +8,17 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..cache.policy import StepKind
 from ..instruments.time_spans import TimeSpan, union
 from .classes import ATTENTION, COLLECTIVE, GEMM, classify
 from .timeline import KernelRun, Operator, TraceTimeline
-from .work import OperatorWork, operator_work
+from .work import Work, operator_work
 
 
 class Window(NamedTuple):
     """Time of one step, on the clock of the device that runs it."""
 
     index: int
-    kind: StepKind
+    kind: str
     start_us: float
     end_us: float
 
@@ -38,9 +37,9 @@ class Entry(NamedTuple):
 
     run: KernelRun
     step: int  # position among the windows
-    kind: StepKind
+    kind: str
     class_name: str
-    work: OperatorWork
+    work: Work
     exposed_us: float
 
 
@@ -51,9 +50,7 @@ class Account(NamedTuple):
     entries: list[Entry]
 
 
-def account(
-    timeline: TraceTimeline, kinds: Sequence[StepKind], works: Sequence[OperatorWork]
-) -> Account:
+def account(timeline: TraceTimeline, kinds: Sequence[str], works: Sequence[Work]) -> Account:
     """Account of everything that ran within a step.
 
     `kinds` are those of the steps, `works` those of the ranges of level "op", both in order.
@@ -85,7 +82,7 @@ def account(
 def _windows(
     timeline: TraceTimeline,
     step_ranges: Sequence[int],
-    kinds: Sequence[StepKind],
+    kinds: Sequence[str],
     runs: Sequence[KernelRun],
     numbers: Sequence[int],
 ) -> Iterator[Window]:
@@ -118,8 +115,8 @@ def _works(
     timeline: TraceTimeline,
     runs: Sequence[KernelRun],
     classes: Sequence[str],
-    work_of_range: dict[int, OperatorWork],
-) -> Iterator[OperatorWork]:
+    work_of_range: dict[int, Work],
+) -> Iterator[Work]:
     """Work of each run: the whole of a call's with the call's first run, none with the others.
 
     A call is an operator or, for what an op does itself, the op's range. An op around a GEMM leaves
@@ -134,7 +131,7 @@ def _works(
         is_op = inner in work_of_range and class_name != GEMM
         call = ("range", inner) if is_op else ("operator", run.operator or 0)
         if call in taken or not (is_op or operator):
-            yield OperatorWork()
+            yield Work()
             continue
         taken.add(call)
         if not is_op:

@@ -13,13 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..cache.policy import CachePolicy, StepKind
+from ..cache.policy import Policy
+from ..cache.rules.listed import Listed
 from ..instruments.stopwatch import StageTime
 from ..pipeline.runtime import Runtime, Sample
-from ..schedule import Schedule, full_schedule
-from .marked import MarkedPolicy, OnStep, marked_blocks
+from ..sampling.engine import StepEvent
+from ..schedule import Schedule
+from .marked import marked_blocks
 from .ranges import Ranges
-from .work import OperatorWork
+from .work import Work
+
+OnStep = Callable[[StepEvent], None]
 
 
 class Captured(NamedTuple):
@@ -29,8 +33,8 @@ class Captured(NamedTuple):
     """
 
     trace: dict[str, Any]
-    kinds: list[StepKind]
-    works: list[OperatorWork]
+    kinds: list[str]
+    works: list[Work]
     sample: Sample
     unprofiled: dict[str, StageTime]
 
@@ -38,47 +42,53 @@ class Captured(NamedTuple):
 def capture(
     runtime: Runtime,
     ranges: Ranges,
-    policy: CachePolicy,
+    policy: Policy,
     schedule: Schedule,
     inputs: Mapping[str, Any],
     on_step: OnStep,
 ) -> Captured:
     """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
-    short = short_schedule(schedule)
+    kinds: list[str] = []
+
+    def collect(event: StepEvent) -> None:
+        kinds.append(event.kind)
+        on_step(event)
 
     def run_short() -> Sample:
-        return runtime.sample(**inputs, schedule=short, policy=policy)
+        return _run_short(runtime, policy, schedule, inputs)
 
     _traced(run_short, runtime.dit.device)  # the first one sets the profiler up as well
     unprofiled = run_short().times
-    marked = MarkedPolicy(policy, ranges, on_step)
-    given = {**inputs, "schedule": schedule, "policy": marked, "on_step": marked.on_step}
+    given = {**inputs, "schedule": schedule, "policy": policy, "on_step": collect}
     with marked_blocks(runtime, ranges), ranges.recording():
         sample, trace = _traced(lambda: runtime.sample(**given), runtime.dit.device)
-    trace = named_steps(trace, marked.kinds)
-    return Captured(trace, marked.kinds, ranges.works, sample, unprofiled)
+    return Captured(named_steps(trace, kinds), kinds, ranges.works, sample, unprofiled)
 
 
 def run_in_ranges(
     runtime: Runtime,
     ranges: Ranges,
-    policy: CachePolicy,
+    policy: Policy,
     schedule: Schedule,
     inputs: Mapping[str, Any],
 ) -> Sample:
     """Runs the sample that `capture` profiles, in its ranges, for a profiler of another process."""
-    runtime.sample(**inputs, schedule=short_schedule(schedule), policy=policy)
-    marked = MarkedPolicy(policy, ranges)
+    _run_short(runtime, policy, schedule, inputs)
     with marked_blocks(runtime, ranges), ranges.recording():
-        return runtime.sample(**inputs, schedule=schedule, policy=marked, on_step=marked.on_step)
+        return runtime.sample(**inputs, schedule=schedule, policy=policy)
 
 
-def short_schedule(schedule: Schedule) -> Schedule:
-    """Schedule of at most two steps, one of each kind where `schedule` has both."""
-    steps = min(2, schedule.steps)
-    if schedule.full_steps == schedule.steps:
-        return full_schedule(steps, schedule.shift)
-    return replace(schedule, steps=steps, step_list=(0,))
+def _run_short(
+    runtime: Runtime, policy: Policy, schedule: Schedule, inputs: Mapping[str, Any]
+) -> Sample:
+    short, by = shortened(schedule, policy)
+    return runtime.sample(**inputs, schedule=short, policy=by)
+
+
+def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:
+    """At most two steps of `schedule`, and a `policy` by which the second is not full if any is."""
+    short = Schedule(schedule.sigmas[: min(2, schedule.steps)])
+    return short, replace(policy, rule=Listed((0,))) if policy.slots else policy
 
 
 def _traced(run: Callable[[], Sample], device: torch.device) -> tuple[Sample, dict[str, Any]]:
@@ -95,7 +105,7 @@ def _traced(run: Callable[[], Sample], device: torch.device) -> tuple[Sample, di
         return sample, json.loads(path.read_text())
 
 
-def named_steps(trace: dict[str, Any], kinds: list[StepKind]) -> dict[str, Any]:
+def named_steps(trace: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
     """Trace with the kind in each step's name, which was not known when the step began.
 
     The names of the machine and the file are taken out.

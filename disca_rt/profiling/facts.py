@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..cache.policy import CachePolicy
+from ..cache.policy import Policy
 from ..instruments.device_name import device_name
 from ..measure.ceilings import Ceilings
 from ..models.linear import fp8_linears
@@ -55,7 +55,7 @@ class Facts:
 def facts(
     runtime: Runtime,
     captured: Captured,
-    policy: CachePolicy,
+    policy: Policy,
     schedule: Schedule,
     ops: str,
     attention: str,

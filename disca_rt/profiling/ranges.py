@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch.profiler import record_function
 
-from .work import OperatorWork
+from .work import Work
 
 LEVELS = "step", "middle", "block", "op"
 
@@ -23,7 +23,7 @@ class Ranges:
         self._nvtx = device.type == "cuda"
         self._open: list[record_function] = []
         self.is_recording = False
-        self.works: list[OperatorWork] = []
+        self.works: list[Work] = []
 
     @contextmanager
     def recording(self) -> Iterator[None]:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ..cache.policy import StepKind
+from ..cache.plan import FULL, PREDICTED
 from ..measure.ceilings import Ceilings
 from ..units import rate_text
 from .account import Account, Entry
 from .classes import COPY, GAP, OTHER
-from .work import OperatorWork
+from .work import Work
 
-KINDS: tuple[StepKind, ...] = ("full", "predicted")
+KINDS = FULL, PREDICTED
 ALL = "all"
 UNRATED = COPY, OTHER  # unlike calls, of some of which the bytes are not known
 
@@ -29,14 +29,14 @@ class Row:
     the rates. `share` is that of the kind's wall time.
     """
 
-    kind: StepKind
+    kind: str
     class_name: str
     calls: int
     steps: int
     time_us: float
     busy_us: float
     share: float
-    work: OperatorWork
+    work: Work
 
     @property
     def flops_per_s(self) -> float | None:
@@ -62,7 +62,7 @@ class Row:
 class Kernel(NamedTuple):
     """Totals of one kernel, or on a CPU of one operator, in all steps of one kind."""
 
-    kind: StepKind
+    kind: str
     class_name: str
     name: str
     calls: int
@@ -86,29 +86,27 @@ def rows(account: Account) -> list[Row]:
     return made
 
 
-def _row(kind: StepKind, name: str, group: Sequence[Entry], steps: int, wall: float) -> Row:
+def _row(kind: str, name: str, group: Sequence[Entry], steps: int, wall: float) -> Row:
     time = sum(entry.exposed_us for entry in group)
     busy = sum(entry.run.time_us for entry in group)
-    work = (
-        OperatorWork() if name in UNRATED else sum((entry.work for entry in group), OperatorWork())
-    )
+    work = Work() if name in UNRATED else sum((entry.work for entry in group), Work())
     return Row(kind, name, len(group), steps, time, busy, time / wall if wall else 0.0, work)
 
 
-def _rest(kind: StepKind, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
+def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
     """Rows of the gap and of the sum; without bytes, whose sum over unlike ops says nothing."""
     gap = max(0.0, wall - sum(row.time_us for row in classes))
-    flops = OperatorWork(flops=sum(row.work.flops for row in classes))
+    flops = Work(flops=sum(row.work.flops for row in classes))
     share = gap / wall if wall else 0.0
     return [
-        Row(kind, GAP, 0, steps, gap, gap, share, OperatorWork()),
+        Row(kind, GAP, 0, steps, gap, gap, share, Work()),
         Row(kind, ALL, sum(row.calls for row in classes), steps, wall, wall, 1.0, flops),
     ]
 
 
 def kernels(account: Account) -> list[Kernel]:
     """Kernels of each kind of step, the longest in total first."""
-    groups: dict[tuple[StepKind, str, str], list[float]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for entry in account.entries:
         groups[entry.kind, entry.class_name, entry.run.name].append(entry.run.time_us)
     made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]

@@ -1,6 +1,6 @@
 """The denoising stage: from noise and conditionings to clean latents, by a policy and a schedule.
 
-It owns the buffers that cache policies write into; two of them in one process share nothing. Knows
+It owns the buffers that policies keep tensors in; two of them in one process share nothing. Knows
 no prompts, files or pixels.
 """
 
@@ -8,38 +8,57 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cache.policy import CachePolicy
+from ..cache.kept import SampleShape
+from ..cache.plan import Setting
+from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
 from ..models.dit import DiT
 from ..models.prepared import Prepared
 from ..schedule import Schedule
-from .engine import Guidance, Pass, StepEvent, denoise
+from ..sharding import Sharding
+from .engine import Loop, StepEvent
+from .forward import Forward
+from .guidance import Guidance, step_table
+from .sampler import Sampler, no_mark
+from .state import SampleState, new_state
 
 MAX_STATES = 4
 
 
 class Denoiser:
-    """Samples with `dit`; keeps the cache states of the last `max_states` shapes, with `graphs`.
+    """Samples with `dit`, over the ranks that its attention is over.
 
     A state belongs to one policy, batch, size and text length, and so do the captures that write
-    into it. Without `graphs` only the last one stays.
+    into it. With `graphs` those of the last `max_states` shapes stay, otherwise the last one.
+    `mark` names steps and their parts for a profiler.
     """
 
     def __init__(
-        self, dit: DiT, graphs: GraphRunner | None = None, max_states: int = MAX_STATES
+        self,
+        dit: DiT,
+        graphs: GraphRunner | None = None,
+        max_states: int = MAX_STATES,
     ) -> None:
         if max_states < 1:
             raise ValueError(f"max_states must be at least 1, got {max_states}")
-        self.dit, self.graphs, self.max_states = dit, graphs, max_states
-        self._states: OrderedDict[tuple[CachePolicy, tuple[torch.Size, ...]], list[Any]]
-        self._states = OrderedDict()  # of all passes of a sample
+        self.forward = Forward(dit)
+        self.graphs, self.max_states = graphs, max_states
+        self.mark = no_mark
+        self._states: OrderedDict[tuple[Policy, SampleShape], SampleState] = OrderedDict()
+
+    @property
+    def dit(self) -> DiT:
+        return self.forward.dit
+
+    @property
+    def sharding(self) -> Sharding:
+        return self.forward.sharding
 
     def denoise(
         self,
@@ -47,7 +66,7 @@ class Denoiser:
         conditions: Sequence[Conditioning],
         *,
         schedule: Schedule,
-        policy: CachePolicy,
+        policy: Policy,
         guidance: Guidance,
         stopwatch: Stopwatch,
         on_step: Callable[[StepEvent], None] | None = None,
@@ -60,57 +79,62 @@ class Denoiser:
         sample with `Cancelled` before the next one.
         """
         with stopwatch.stage("conditioning"):
-            passes = self._passes(conditions, policy, latents)
-        return denoise(
-            self.dit,
+            prepared = [self.dit.prepare(each, latents.shape) for each in conditions]
+        loop = self.loop(latents.shape, prepared, schedule, policy, guidance)
+        return loop.run(latents, stopwatch, on_step, cancel)
+
+    def loop(
+        self,
+        latent_shape: Sequence[int],
+        prepared: Sequence[Prepared],
+        schedule: Schedule,
+        policy: Policy,
+        guidance: Guidance,
+    ) -> Loop:
+        """The steps of a sample from latents `[B, C, T, H, W]` of `latent_shape`."""
+        setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
+        state = self.state(policy, self.shape(latent_shape, prepared))
+        scale = guidance.classifier_free
+        sampler = Sampler(self.forward, policy, state, scale, self.mark)
+        table = step_table(schedule, guidance, latent_shape[0], self.dit)
+        return Loop(
+            sampler,
             policy,
-            schedule,
-            latents,
-            passes,
-            guidance,
-            stopwatch,
-            on_step,
-            cancel,
-            self.graphs if policy.schedule_known else None,
+            setting,
+            state,
+            table,
+            prepared,
+            self.sharding,
+            self.graphs,
+            self.mark,
         )
+
+    def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
+        """What the buffers of a sample depend on."""
+        image = len(prepared[0].freqs_cos)
+        rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
+        placed = self.dit.config, self.dit.dtype, self.dit.device
+        return SampleShape(*placed, tuple(latent_shape), image, rows)
+
+    def state(self, policy: Policy, shape: SampleShape) -> SampleState:
+        """Buffers for a sample: those of an earlier one of the same shape, if still here."""
+        key, most = (policy, shape), 1 if self.graphs is None else self.max_states
+        if key not in self._states:
+            while len(self._states) >= most:  # they go before new buffers come
+                self._give_up(self._states.popitem(last=False)[1])
+            with torch.inference_mode(False):  # what is made within it is not written outside
+                self._states[key] = new_state(policy, shape)
+        self._states.move_to_end(key)
+        return self._states[key]
 
     def close(self) -> None:
         """Give up all states, and the captures that write into them."""
         while self._states:
-            self._give_up(*self._states.popitem()[1])
+            self._give_up(self._states.popitem()[1])
 
-    def _passes(
-        self, conditions: Sequence[Conditioning], policy: CachePolicy, latents: Tensor
-    ) -> list[Pass]:
-        prepared = [self.dit.prepare(each, latents.shape) for each in conditions]
-        tokens = tuple(self._tokens(each, len(latents)) for each in prepared)
-        states = self._states_of(policy, tokens)
-        return [Pass(*each) for each in zip(prepared, states, strict=True)]
-
-    def _tokens(self, prepared: Prepared, batch: int) -> torch.Size:
-        """`[B, S, C]` of this rank's tokens in the blocks."""
-        img_tokens = len(prepared.freqs_cos)
-        share = self.dit.sharding.share(img_tokens, prepared.tokens - img_tokens)
-        return torch.Size([batch, share, self.dit.config.hidden])
-
-    def _states_of(self, policy: CachePolicy, tokens: tuple[torch.Size, ...]) -> list[Any]:
-        """One for each pass of such tokens: those of an earlier sample, if they are still here."""
-        key, most = (policy, tokens), 1 if self.graphs is None else self.max_states
-        if key not in self._states:
-            while len(self._states) >= most:  # they go before new buffers come
-                self._give_up(*self._states.popitem(last=False)[1])
-            with torch.inference_mode(False):  # what is made within it is not written outside
-                self._states[key] = [
-                    policy.allocate(each, self.dit.dtype, self.dit.device) for each in tokens
-                ]
-        self._states.move_to_end(key)
-        return self._states[key]
-
-    def _give_up(self, *states: Any) -> None:
-        """With the captures that write into them."""
+    def _give_up(self, state: SampleState) -> None:
         if self.graphs is not None:
-            for state in states:
-                self.graphs.drop(state)
+            self.graphs.drop(state)
 
 
 def current_device(device: torch.device) -> AbstractContextManager:

@@ -6,7 +6,7 @@ of noise that every block must carry to the head: much narrower, and little widt
 """
 
 from ..config import DiTConfig
-from ..schedule import full_schedule
+from ..schedule import preset
 from .codec import LATENT_CHANNELS
 from .prompts import TEXT_DIM, TEXT_DIM_2
 
@@ -21,7 +21,8 @@ TINY = DiTConfig(
     text_dim_2=TEXT_DIM_2,
 )
 
-SCHEDULE = full_schedule(steps=50, shift=5.0)  # the shift of the distilled 13B model
+SHIFT = 5.0
+SCHEDULE = preset(50, SHIFT)  # the shift of the distilled 13B model
 GUIDANCE_SCALE = 4.0  # classifier-free
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..pipeline.runtime import Runtime
-from ..schedule import Schedule
+from ..schedule import Preset
 from .clips import FRAMES, HEIGHT, WIDTH
 from .config import GUIDANCE_SCALE, SCHEDULE
 from .judge import Verdict, judge
@@ -45,7 +45,7 @@ class Generated:
 def generate_and_judge(
     runtime: Runtime,
     prompts: Sequence[str],
-    schedule: Schedule = SCHEDULE,
+    schedule: Preset = SCHEDULE,
     policy: str = "full",
     guidance_scale: float = GUIDANCE_SCALE,
     batch: int = BATCH,

@@ -4,7 +4,7 @@ A rung names its weights, its schedule and its policy. Knows nothing about judgi
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from ..pipeline.runtime import Runtime
-from ..schedule import PRESETS, Schedule, full_schedule
-from .config import GUIDANCE_SCALE, SCHEDULE
+from ..schedule import PRESETS, Preset, preset
+from .config import GUIDANCE_SCALE, SHIFT
 from .runtime import SHIPPED, with_tiny_prompts
 
 FOLDERS = Path("ladder"), SHIPPED  # what the package ships is not in the ladder's folder again
@@ -32,19 +32,20 @@ class Rung:
     name: str
     tables: tuple[int, ...]
     dit: str
-    schedule: Schedule
+    schedule: Preset
     policy: str = "full"
     predictor: str | None = None
     reference: str | None = None
     guidance_scale: float = GUIDANCE_SCALE
 
 
-def _steps(count: int) -> Schedule:
-    return full_schedule(count, SCHEDULE.shift)
+def _steps(count: int) -> Preset:
+    return preset(count, SHIFT)
 
 
-def _preset(name: str) -> Schedule:
-    return replace(PRESETS[name], shift=SCHEDULE.shift)
+def _preset(name: str) -> Preset:
+    published = PRESETS[name]
+    return preset(published.steps, SHIFT, published.step_list)
 
 
 def _full(dit: str, steps: int, *tables: int) -> Rung:
@@ -54,13 +55,13 @@ def _full(dit: str, steps: int, *tables: int) -> Rung:
 
 def _cached(
     name: str,
-    preset: str,
+    published: str,
     tables: tuple[int, ...],
     policy: str = "disca",
     predictor: str | None = None,
     dit: str = RESTRICTED,
 ) -> Rung:
-    return Rung(name, tables, dit, _preset(preset), policy, predictor, f"{dit}, 20 steps")
+    return Rung(name, tables, dit, _preset(published), policy, predictor, f"{dit}, 20 steps")
 
 
 WORK_TABLE = 4

@@ -4,13 +4,13 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import torch
-
-from ..cache.policies import build_policy
-from ..config import DiTConfig, predictor_config
+from ..cache.kept import SampleShape, kept_bytes
+from ..cache.plan import Setting
+from ..cache.policies import resolve, sketched
+from ..config import DiTConfig
 from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime
-from ..work.flops import image_tokens, sample_flops, step_flops
+from ..work.flops import image_tokens, sample_flops
 from .codec import PixelUnshuffleCodec
 from .evaluate import NOISE_SEED, SIZE
 from .ladder import Rung
@@ -28,11 +28,10 @@ def passes(config: DiTConfig) -> int:
 def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
     """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
     shape = PixelUnshuffleCodec().latent_shape(**SIZE)
-    of_passes = [
-        step_flops(config, predictor_config(config), shape, tokens)
-        for tokens in (text_tokens, 1)[: passes(config)]
-    ]
-    return sum(sample_flops(step, rung.schedule, policy=rung.policy) for step in of_passes)
+    schedule, policy = resolve(rung.schedule, rung.policy, sketched(config))
+    text = (text_tokens, 1)[: passes(config)]
+    plans = policy.known_plans(Setting(tuple(schedule), len(text), len(policy.slots)))
+    return sample_flops(policy, plans, config, shape, text)
 
 
 def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
@@ -41,11 +40,12 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     with peak:
         _one_clip(rung, runtime)
     text = int(encode([PROMPT]).text_mask.sum())
-    img = image_tokens(runtime.config, PixelUnshuffleCodec().latent_shape(**SIZE))
-    tokens = torch.Size([1, img + text, runtime.config.hidden])
-    policy = build_policy(rung.policy, runtime.predictor, runtime.dit.ops)
-    cached = passes(runtime.config) * policy.cache_bytes(tokens, runtime.dit.dtype)
-    return {"peak_bytes": peak.peak, "cache_bytes": cached}
+    dit, latents = runtime.dit, PixelUnshuffleCodec().latent_shape(**SIZE)
+    img = image_tokens(dit.config, latents)
+    rows = ((img, text),) * passes(dit.config)
+    shape = SampleShape(dit.config, dit.dtype, dit.device, (1, *latents), img, rows)
+    _, policy = resolve(rung.schedule, rung.policy, runtime.parts)
+    return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape)}
 
 
 def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import predictor_config
 from ..kernels.ops import Ops, get_ops

@@ -24,7 +24,8 @@ from torch.distributed.fsdp import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from ..attention.local import Attention, LocalAttention
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
 from ..models.dit import DiT
 from ..models.stream import Part, Stream, settle
 from ..parallel.ranks import Ranks, is_launched, joined
@@ -88,12 +89,13 @@ def attention_over(run: RunConfig, world: World) -> Attention:
     if run.sequence_parallel == 1:
         return local
     from ..parallel.attention import UlyssesAttention
+    from ..parallel.topology import Topology
 
     run.rank_batch(world.size)  # refuses what does not divide
     ranks = world.ranks
     with ranks.operation("groups of ranks"):
-        group, _ = dist.new_subgroups(run.sequence_parallel, timeout=ranks.timeout)
-    return ranks.use(UlyssesAttention(group, local, ranks.timeout, ranks_per_node=ranks.per_node))
+        topology = Topology.of_subgroups(run.sequence_parallel, ranks.timeout, ranks.per_node)
+    return ranks.use(UlyssesAttention(topology, local))
 
 
 def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.blocks import run_blocks
 from ..models.dit import DiT, StepInputs
 from ..models.prepared import Prepared
+from ..sampling.forward import Forward
 from ..tokens import StepContext
 
 TIMESTEP_SCALE = 1000.0
@@ -61,22 +62,21 @@ def step_inputs(dit: DiT, point: Point) -> StepInputs:
 
 def hidden_state(dit: DiT, point: Point, prepared: Prepared) -> tuple[Tensor, StepContext]:
     """Tokens `[B, S, C]` after the last block, and the blocks' context."""
-    tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+    tokens, context = Forward(dit).embed(point.x_t, step_inputs(dit, point), prepared)
     return run_blocks(dit.blocks, tokens, context), context
 
 
 def velocity(dit: DiT, point: Point, prepared: Prepared) -> Tensor:
     """What `dit` predicts at `point`, fp32: velocity, or average velocity from t to r.
 
-    In its three pieces, not through `forward`: where the model is sharded, each gathers its own
-    weights.
+    In its three pieces: where the model's weights are sharded, each gathers its own.
     """
     return velocity_of(dit, *hidden_state(dit, point, prepared), prepared)
 
 
 def velocity_of(dit: DiT, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
     """The velocity that the head reads from tokens `[B, S, C]`, fp32."""
-    return dit.unpatchify(dit.head(tokens, context), prepared).float()
+    return Forward(dit).velocity(tokens, context, prepared).float()
 
 
 def mean_square(prediction: Tensor, target: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor

@@ -14,6 +14,7 @@ from ..models.blocks import run_blocks
 from ..models.dit import DiT
 from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
+from ..sampling.forward import Forward
 from .config import RunConfig
 from .data import Batch
 from .discriminator import Discriminator, Features, hinge_loss
@@ -189,7 +190,7 @@ def predicted_velocity(
     The embedding is the frozen model's, without gradient.
     """
     with torch.no_grad():
-        tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+        tokens, context = Forward(dit).embed(point.x_t, step_inputs(dit, point), prepared)
     return velocity_of(dit, predictor(tokens, cached, context), context, prepared)
 
 
@@ -211,12 +212,13 @@ def feature_depths(blocks: int) -> list[int]:
 
 def features(dit: DiT, point: Point, prepared: Prepared, depths: list[int]) -> Features:
     """M's hidden image tokens after the blocks in `depths`."""
-    tokens, context = dit.embed(point.x_t, step_inputs(dit, point), prepared)
+    forward = Forward(dit)
+    tokens, context = forward.embed(point.x_t, step_inputs(dit, point), prepared)
     hidden = []
     first = 0
     for last in depths:
         tokens = run_blocks(dit.blocks[first : last + 1], tokens, context)
         img = tokens[:, : context.layout.img_len]
-        hidden.append(dit.sharding.gather(img, context.layout))
+        hidden.append(forward.sharding.gather(img, context.layout))
         first = last + 1
     return Features(hidden, prepared.grid)

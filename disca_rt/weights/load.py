@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attention.local import Attention
+from ..attention.protocol import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor

@@ -4,24 +4,23 @@ Counts every matrix product and both products of attention, two operations per m
 elementwise work (a few per mille) is left out, as in the papers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..cache.plan import Act, StepPlan
+from ..cache.policy import Policy, Slot
+from ..cache.program import Do, program
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 from ..models.token_refiner import REFINER_DEPTH
-from ..schedule import Schedule
 
 
 class StepFlops(NamedTuple):
-    """Of one sample (batch 1): a `full` step, a `predicted` one, and embed and head alone."""
+    """One sample's (batch 1) `full` step, a DisCa-`predicted` one, and embed and head alone."""
 
     full: int
     predicted: int
     ends: int
-
-    def cheap(self, policy: str) -> int:
-        """A step that is not full: a predicted one of disca, of other caches embed and head."""
-        return {"full": self.full, "disca": self.predicted}.get(policy, self.ends)
 
 
 def step_flops(
@@ -30,27 +29,96 @@ def step_flops(
     latent_shape: tuple[int, int, int, int],
     text_tokens: int,
 ) -> StepFlops:
-    """FLOPs of both kinds of step for latents (C, T, H, W) and `text_tokens` valid tokens."""
-    ends = _embed_flops(dit, latent_shape, text_tokens) + _head_flops(dit, latent_shape)
-    img = image_tokens(dit, latent_shape)
-    blocks = _double_flops(dit.hidden, img, text_tokens) * dit.double
-    blocks += _single_flops(dit.hidden, img + text_tokens) * dit.single
-    fusion = 2 * 3 * (img + text_tokens) * dit.hidden**2
-    is_single = predictor.family == "hunyuan-video-1.0"
-    predicted = predictor.depth * (
-        _single_flops(dit.hidden, img + text_tokens)
-        if is_single
-        else _double_flops(dit.hidden, img, text_tokens)
-    )
-    return StepFlops(full=ends + blocks, predicted=ends + fusion + predicted, ends=ends)
+    """FLOPs of a pass over latents (C, T, H, W) and `text_tokens` valid tokens."""
+    forward = PassFlops(dit, latent_shape, text_tokens)
+    blocks = sum(map(forward.block, range(dit.double + dit.single)))
+    return StepFlops(forward.ends + blocks, forward.ends + forward.network(predictor), forward.ends)
 
 
 def sample_flops(
-    step: StepFlops, schedule: Schedule, passes: int = 1, policy: str = "disca"
+    policy: Policy,
+    plans: Sequence[StepPlan],
+    dit: DiTConfig,
+    latent_shape: tuple[int, int, int, int],
+    text_tokens: Sequence[int],
 ) -> int:
-    """FLOPs of a sample; `passes` is 2 under classifier-free guidance, else 1."""
-    full = schedule.full_steps
-    return passes * (full * step.full + (schedule.steps - full) * step.cheap(policy))
+    """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG."""
+    passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
+    return sum(
+        forward.planned(policy, acts, number)
+        for plan in plans
+        for number, (forward, acts) in enumerate(zip(passes, plan.passes, strict=True))
+    )
+
+
+class PassFlops:
+    """Counts what runs in one pass over latents (C, T, H, W) and `text` tokens."""
+
+    def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
+        self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
+        self.ends = _embed_flops(dit, latent_shape, text) + _head_flops(dit, latent_shape)
+
+    def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
+        """FLOPs of pass `number` in which the policy's slots act so."""
+        skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
+        stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
+        if any(slot.site.level in skips for slot in stands):
+            return 0
+        total = self.ends
+        for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
+            if do is Do.RUN:
+                total += sum(self.block(i, stands) for i in range(start, stop))
+            elif do in (Do.STAND_IN, Do.CHECK):
+                network = policy.slots[slot].stand_in.network
+                total += 0 if network is None else self.network(network)
+        return total
+
+    @property
+    def _blocks(self) -> int:
+        return self._dit.double + self._dit.single
+
+    def block(self, index: int, stands: Sequence[Slot] = ()) -> int:
+        """FLOPs of a block without the branches that slots `stands` replace."""
+        if index < self._dit.double:
+            return self._double(index, stands)
+        return self._single(index, stands)
+
+    def network(self, predictor: PredictorConfig) -> int:
+        """FLOPs of a DisCa predictor: its fusion and its blocks."""
+        tokens, hidden = self._img + self._txt, self._dit.hidden
+        is_single = predictor.family == "hunyuan-video-1.0"
+        block = self.block(self._dit.double if is_single else 0)
+        return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
+
+    def _double(self, index: int, stands: Sequence[Slot]) -> int:
+        hidden = self._dit.hidden
+        total, attends = 2 * _linear(1, hidden, 6 * hidden), False
+        for stream, rows in (("img", self._img), ("txt", self._txt)):
+            if not _is_replaced(stands, index, f"{stream}_attn"):
+                total += _linear(rows, hidden, hidden)
+                attends = True
+            if not _is_replaced(stands, index, f"{stream}_mlp"):
+                total += _linear(rows, hidden, 8 * hidden)
+        return total + (self._attention() if attends else 0)
+
+    def _single(self, index: int, stands: Sequence[Slot]) -> int:
+        hidden, tokens = self._dit.hidden, self._img + self._txt
+        total = _linear(1, hidden, 3 * hidden)
+        if _is_replaced(stands, index, "total"):
+            return total
+        total += _linear(tokens, 5 * hidden, hidden)
+        if not _is_replaced(stands, index, "mlp"):
+            total += _linear(tokens, hidden, 4 * hidden)
+        return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
+
+    def _attention(self) -> int:
+        """Q, K, V and both products of joint attention."""
+        tokens, hidden = self._img + self._txt, self._dit.hidden
+        return _linear(tokens, hidden, 3 * hidden) + _attention(tokens, hidden)
+
+
+def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:
+    return any(slot.site.has(block, branch) for slot in stands)
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:
@@ -66,17 +134,6 @@ def _linear(rows: int, fan_in: int, fan_out: int) -> int:
 
 def _attention(tokens: int, hidden: int) -> int:
     return 4 * tokens**2 * hidden  # QKᵀ and PV
-
-
-def _double_flops(hidden: int, img: int, txt: int) -> int:
-    tokens = img + txt
-    modulation = 2 * _linear(1, hidden, 6 * hidden)
-    return _linear(tokens, hidden, 12 * hidden) + modulation + _attention(tokens, hidden)
-
-
-def _single_flops(hidden: int, tokens: int) -> int:
-    modulation = _linear(1, hidden, 3 * hidden)
-    return _linear(tokens, hidden, 12 * hidden) + modulation + _attention(tokens, hidden)
 
 
 def _embed_flops(dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> int:

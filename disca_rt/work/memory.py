@@ -8,6 +8,11 @@ device, so that it can say before a run what would fit.
 from itertools import chain
 from typing import NamedTuple
 
+import torch
+
+from ..cache.kept import SampleShape, kept_bytes
+from ..cache.policies import build_policy, sketched
+from ..cache.policy import Policy
 from ..config import DiTConfig, PredictorConfig
 from ..units import byte_text
 from .flops import image_tokens
@@ -19,13 +24,12 @@ FP8 = 1
 # Tensors of S·C that live at once at the worst place of a step, which is a double-stream block: its
 # streams, their norms, attention and its projections, and the MLP before and after GELU (4 each).
 # Fused ops do GELU in place, and write image and text into one tensor.
-TENSORS = {"reference": 16, "triton": 13}
+TENSORS = {"reference": 15, "triton": 12}
 
 # The largest weight that is decoded at once, in C²: a double-stream block's modulation.
 DECODED = 6
 
-# What a policy keeps of joint tokens, in tensors of S·C.
-KEPT = {"full": 0, "disca": 1, "reuse": 1, "taylor": 2, "hermite": 2}
+DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
 
 
 class Footprint(NamedTuple):
@@ -60,7 +64,7 @@ class Need(NamedTuple):
     size: tuple[int, int, int]
     text: int
     itemsize: int
-    policy: str = "disca"
+    policy: str | Policy = "disca"
     ops: str = "reference"
     ranks: int = 1
     batch: int = 1
@@ -80,8 +84,11 @@ def footprint(need: Need) -> Footprint:
     shapes, its last ones. Captures share a pool as large as the activations, beside those of what
     runs uncaptured; the inputs and result of each, about 70 MB at 704x704x129, are not counted.
     """
-    tokens = image_tokens(need.dit, need.latent_shape) + need.text
-    tensor = need.batch * -(-tokens // need.ranks) * need.dit.hidden * need.itemsize
+    shape = _shape(need)
+    tensor = shape.tokens(0).nbytes
+    policy = need.policy
+    if isinstance(policy, str):
+        policy = build_policy(policy, sketched(need.dit), step_list=(0,))
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
@@ -96,10 +103,20 @@ def footprint(need: Need) -> Footprint:
         activations += DECODED * need.dit.hidden**2 * need.itemsize
     return Footprint(
         weights=weights,
-        cache=need.passes * KEPT[need.policy] * tensor,
+        cache=kept_bytes(policy, shape),
         activations=activations,
         graphs=activations if need.graphs else 0,
     )
+
+
+def _shape(need: Need) -> SampleShape:
+    """The buffers of the rank with most tokens."""
+    img = image_tokens(need.dit, need.latent_shape)
+    share = -(-(img + need.text) // need.ranks)
+    rows = (min(img, share), share - min(img, share))
+    latents = need.batch, *need.latent_shape
+    placed = need.dit, DTYPES[need.itemsize], torch.device("meta")
+    return SampleShape(*placed, latents, img, (rows,) * need.passes)
 
 
 def fits(need: Need, capacity: int) -> bool:

@@ -18,7 +18,7 @@ from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
 from disca_rt.kernels import reference
-from disca_rt.kernels.tune import GEMMS
+from disca_rt.kernels.op_table import OP_ROWS
 from disca_rt.measure.harness import Comparison, Contender, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.record import Record, read_records
@@ -122,10 +122,10 @@ def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str])
     table = capsys.readouterr().out
     for op in fused_ops():
         assert f"| {op}, small | 2 | ours" in table
-    moved = [op for op in fused_ops() if op != "linear_gelu" and op not in GEMMS]
+    moved = [op for op in fused_ops() if not OP_ROWS[op].is_product]
     assert table.count("| copy |") == len(moved)
     assert table.count("| ≤ 1.11111 |") == len(moved)
-    assert table.count("| concatenated |") == len(GEMMS)
+    assert table.count("| concatenated |") == 3
     for contender in ("ours, epilogue", "torch.compile"):
         assert f"| linear_gelu, small | 2 | {contender} |" in table
 
@@ -200,9 +200,7 @@ def test_rotary_rivals_get_tables_in_the_tokens_dtype(monkeypatch: pytest.Monkey
 
 
 def fused_ops() -> list[str]:
-    from disca_rt.kernels.workload import SMALL, calls
-
-    return list(calls(SMALL, torch.empty))
+    return [op for op, row in OP_ROWS.items() if row.arguments]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -14,7 +14,7 @@ import torch
 
 import recorded
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.policies import build_policy
+from disca_rt.cache.plan import FULL
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench_session import _chosen
 from disca_rt.config import MODELS, DiTConfig, predictor_config
@@ -43,7 +43,7 @@ from disca_rt.measure.workloads import (
 )
 from disca_rt.pipeline.runtime import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
-from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.config import TINY
 from disca_rt.work.flops import image_tokens
 from disca_rt.work.memory import Need, footprint
@@ -67,9 +67,8 @@ def subject(
 ) -> Subject:
     latents = (config.in_channels, 3, 4, 6)
     runtime = random_runtime(config, CPU, dtype, fp8_weights=fp8_weights)
-    chosen = build_policy(policy, runtime.predictor, runtime.dit.ops)
     given = random_conditioning(config, FEW, latents)
-    return Subject(runtime, given, latents, chosen, Schedule(4, 5.0, (0, 2)))
+    return Subject(runtime, given, latents, policy, preset(4, 5.0, (0, 2)))
 
 
 def guided(policy: str) -> Subject:
@@ -138,20 +137,21 @@ def test_diffusers_models_share_the_weights() -> None:
 def test_both_kinds_of_step_are_those_of_a_sample(
     make: Callable[..., Subject], policy: str
 ) -> None:
-    made = replace(make(policy=policy), schedule=Schedule(2, 5.0, (0,)))
-    steps = Steps(made)
-    sample = made.runtime.sample(
-        made.conditioning,
-        schedule=made.schedule,
-        policy=made.policy,
-        latents=steps.latents,
-        negative=made.negative,
-    )
-    steps._latents = steps.full()
-    torch.testing.assert_close(steps.predicted(), sample.latents)
-    assert not Steps(replace(made, schedule=Schedule(1, 5.0, (0,)))).has_predicted
-    one_pass = replace(made, negative=None)
-    assert torch.equal(Steps(made).full(), Steps(one_pass).full()) == (made.negative is None)
+    def sampled(subject: Subject, latents: torch.Tensor) -> torch.Tensor:
+        given = {name: getattr(subject, name) for name in ("schedule", "policy", "negative")}
+        return subject.runtime.sample(subject.conditioning, latents=latents, **given).latents
+
+    made = make(policy=policy)
+    one, two = (replace(made, schedule=preset(count, 5.0, (0,))) for count in (1, 2))
+    alone, steps = Steps(one), Steps(two)
+    assert not alone.has_predicted
+    torch.testing.assert_close(alone.full(), sampled(one, alone.latents))
+    one_pass = Steps(replace(one, negative=None)).full()
+    assert torch.equal(alone.full(), one_pass) == (made.negative is None)
+    assert steps.has_predicted == (policy != "full")
+    if steps.has_predicted:
+        noise, steps._latents = steps.latents, steps.full()
+        torch.testing.assert_close(steps.predicted(), sampled(two, noise))
 
 
 def test_two_passes_are_twice_the_work() -> None:
@@ -197,9 +197,9 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_shortened_schedules_keep_both_kinds() -> None:
-    assert shortened(SCHEDULES["disca-n4"]) == Schedule(5, 5.0, (0, 2))
-    assert shortened(full_schedule(50, 7.0)) == full_schedule(2, 7.0)
-    assert shortened(full_schedule(1, 7.0)) == full_schedule(1, 7.0)
+    assert shortened(SCHEDULES["disca-n4"]) == preset(5, 5.0, (0, 2))
+    assert shortened(preset(50, 7.0)) == preset(2, 7.0)
+    assert shortened(preset(1, 7.0)) == preset(1, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def recording() -> GraphRunner:
 
 
 @pytest.mark.parametrize("make", [partial(subject, SMALL_10), guided], ids=["one", "two passes"])
-@pytest.mark.parametrize("policy", ["full", "disca", "taylor"])
+@pytest.mark.parametrize("policy", ["disca", "taylor"])
 def test_captured_steps_give_the_same(make: Callable[..., Subject], policy: str) -> None:
     made, graphs = make(policy=policy), recording()
     plain, captured = Steps(made), Steps(made, graphs)
     for _ in range(3):
         assert torch.equal(captured.full(), plain.full())
         assert torch.equal(captured.predicted(), plain.predicted())
-    assert graphs.captures == (1 if policy == "full" else 2)
+    assert graphs.captures == 2
 
 
 @pytest.mark.parametrize(("longest", "captures"), [(0.0, 2), (1e14, 1)])
@@ -515,7 +515,7 @@ def test_cache_dit_computes_the_full_steps_of_every_sample(config: DiTConfig) ->
         counting.remove()
     kinds = 1 + (config.single > 0)
     every = config.double + config.single
-    assert computed == 2 * [every if step.is_full else kinds for step in made.schedule]
+    assert computed == 2 * [every if plan.label == FULL else kinds for plan in made.plans]
 
 
 @pytest.mark.parametrize(

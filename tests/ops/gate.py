@@ -85,7 +85,7 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 def accesses(code: str) -> Counter[str]:
-    """Of global memory by their width, and of local memory."""
+    """Counts of accesses to global memory by their width, and to local memory."""
     loads = re.findall(r"\b(?:LDG|LDGSTS)\.E\S*", code)
     stores = re.findall(r"\bSTG\.E\S*", code)
     return Counter(
@@ -110,7 +110,7 @@ def disassembled(cubins: Sequence[bytes], architecture: int) -> list[str]:
 
 
 def _instructions(cubin: bytes) -> bytes:
-    """What is executable in this ELF file."""
+    """The executable bytes of this ELF file."""
     (table,) = struct.unpack_from("<Q", cubin, 40)
     size, count = struct.unpack_from("<HH", cubin, 58)
     headers = (struct.unpack_from("<QQQQ", cubin, table + i * size + 8) for i in range(count))

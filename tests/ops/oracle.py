@@ -83,9 +83,8 @@ def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
     return (x.double() - reference.double()).abs().sum() / reference.double().abs().sum()
 
 
-def forecast(factors: Tensor, coefficients: list[float]) -> Tensor:
-    terms = zip(factors.double(), coefficients, strict=False)
-    return torch.stack([factor * coefficient for factor, coefficient in terms]).sum(0)
+def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.einsum("k...,k->...", factors.double(), coefficients.double())
 
 
 def _normed(x: Tensor) -> Tensor:

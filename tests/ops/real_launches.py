@@ -1,4 +1,4 @@
-"""What the kernels are launched with at the real models' shapes, recorded without a device.
+"""The kernels' launches at the real models' shapes, recorded without a device.
 
 Arguments are meta tensors; a launch is recorded where Triton would have run it.
 """
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from disca_rt.kernels.launch import LaunchConfig, trying
-from disca_rt.kernels.launch_table import read_table
+from disca_rt.kernels.fused import implementation
+from disca_rt.kernels.launch import trying
+from disca_rt.kernels.launch_table import Choice, LaunchConfig, read_ops
+from disca_rt.kernels.op_table import Call, calls
 from disca_rt.kernels.registration import RegisteredOp
-from disca_rt.kernels.workload import REAL, Call, calls, implementation
+from disca_rt.kernels.workload import REAL
 
 DTYPES = torch.bfloat16, torch.float16, torch.float32
 
@@ -41,31 +43,33 @@ def recorded(names: tuple[str, ...] = tuple(REAL)) -> Iterator[Launch]:
 
 
 def variants() -> Iterator[Launch]:
-    """What else is launched: other dtypes, no guidance, other orders, measured configurations."""
+    """Other launches: other dtypes, no guidance, other orders, measured configurations."""
     name, shapes = next(iter(REAL.items()))
     for dtype in DTYPES[1:]:
         for call in calls(shapes, _on_meta, dtype).values():
             yield from _launches(call(), name)
     made = {op: call() for op, call in calls(shapes, _on_meta).items()}
     latents, patches, _, *rest = made["euler_step"].args
-    factors, newest, distance, _ = made["finite_differences"].args
+    (factors, newest, _), forecast = made["finite_differences"].args, made["forecast"]
     yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
-    for known in (1, 2, 4):
-        differences = factors, newest, distance, known
+    for terms in (1, 2, 4):
+        each = _on_meta(terms, *factors.shape[1:], dtype=factors.dtype)
+        numbers = (_on_meta(count, dtype=torch.float32) for count in (2, terms))
+        differences = each, newest, next(numbers)
         yield from _launches(made["finite_differences"]._replace(args=differences), name)
-        yield from _launches(made["forecast"]._replace(args=(factors, [1.0] * known)), name)
-    for by_op in read_table().values():
+        yield from _launches(forecast._replace(args=(each, next(numbers))), name)
+    for by_op in read_ops().values():
         yield from _measured(by_op)
 
 
-def _measured(by_op: Mapping[str, Mapping[str, Any]]) -> Iterator[Launch]:
-    """By one device's part of the launch table, in every dtype: it was measured in bf16 alone."""
+def _measured(by_op: Mapping[str, Mapping[str, Choice]]) -> Iterator[Launch]:
+    """Launches by one device's part of the table, in every dtype: it was measured in bf16 alone."""
     for (name, shapes), dtype in product(REAL.items(), DTYPES):
         for op, make_call in calls(shapes, _on_meta, dtype).items():
             call = make_call()
             choice = by_op.get(op, {}).get(str(call.width))
-            if isinstance(choice, list):
-                with trying(op, LaunchConfig(*choice)):
+            if isinstance(choice, LaunchConfig):
+                with trying({op: choice}):
                     yield from _launches(call, name)
 
 

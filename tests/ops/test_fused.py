@@ -15,8 +15,10 @@ from torch import Tensor
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
+from disca_rt.kernels.op_table import OP_ROWS
 from disca_rt.kernels.ops import Ops, get_ops
-from disca_rt.kernels.packing import packing
+from disca_rt.kernels.packing import Packing, packing
+from disca_rt.kernels.workload import Arguments, Shapes
 from ops import oracle
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,7 +28,7 @@ DTYPES = [
     pytest.param(torch.float16, marks=pytest.mark.gpu),
 ]
 WIDTHS = [64, 112, 1000, 2048, 3072]
-ROWS = [1, 7, 63]
+COUNTS = [1, 7, 63]  # of rows
 
 Args = tuple[Any, ...]
 
@@ -35,22 +37,38 @@ def fused() -> Ops:
     return get_ops("triton")
 
 
-class Make:
-    """Random arguments of one dtype; rows are slices of wider buffers, never contiguous."""
+class Make(Arguments):
+    """Random arguments at an odd shape; rows are slices of wider buffers, never contiguous."""
 
-    def __init__(self, dtype: torch.dtype, batch: int = 2, seed: int = 0) -> None:
-        self.dtype, self.batch = dtype, batch
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(
+        self, dtype: torch.dtype, rows: int = 7, width: int = 32, batch: int = 2, seed: int = 0
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
 
-    def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        values = torch.randn(shape, generator=self.generator)
-        return values.to(DEVICE, dtype or self.dtype)
+        def make(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+        txt, grid, patch = rows // 3, (2, 3, 2), (1, 2, 2)
+        super().__init__(
+            Shapes("odd", rows - txt, txt, width, 4, 16, grid, patch, batch), make, dtype
+        )
 
     def rows(self, rows: int, width: int) -> Tensor:
-        return self.randn(self.batch, rows + 2, width + 16)[:, 1:-1, 8:-8]
+        return self.tensor(self.shapes.batch, rows + 2, width + 16)[:, 1:-1, 8:-8]
 
     def vector(self, width: int) -> Tensor:
-        return self.randn(self.batch, 3 * width)[:, width : 2 * width]
+        return self.tensor(self.shapes.batch, 3 * width)[:, width : 2 * width]
+
+    def tokens(self, factor: int = 1) -> Tensor:
+        return self.rows(self.shapes.tokens, factor * self.shapes.hidden)
+
+    def rope(self) -> Args:
+        x, *others = super().rope()
+        packed = self.tensor(*x.shape[:2], 3, *x.shape[2:])  # q, k and v
+        return packed[:, :, 1], *others
+
+    def packing(self) -> Packing:
+        return packing([1, 3], DEVICE)
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
@@ -89,7 +107,7 @@ def results_begin_as_nan() -> Iterator[None]:
 
 
 def _results(name: str, args: Args) -> list[Any]:
-    """Of the fused op, the reference and the oracle."""
+    """Results of the fused op, the reference and the oracle."""
     return [
         function(*[each.clone() if isinstance(each, Tensor) else each for each in args])
         for function in (
@@ -118,52 +136,30 @@ def _as_strided(copies: Args, originals: Args) -> Args:
     return tuple(strided)
 
 
-ROW_OPS: dict[str, Callable[[Make, int, int], Args]] = {
-    "layer_norm": lambda m, s, c: (m.rows(s, c), m.randn(c), m.randn(c)),
-    "layer_norm_modulate": lambda m, s, c: (m.rows(s, c), m.vector(c), m.vector(c)),
-    "gate_residual": lambda m, s, c: (m.rows(s, c), m.rows(s, c), m.vector(c)),
-    "gate_residual_layer_norm_modulate": lambda m, s, c: (
-        m.rows(s, c),
-        m.rows(s, c),
-        *(m.vector(c) for _ in range(3)),
-    ),
-    "linear_gelu": lambda m, s, c: (m.rows(s, c), m.randn(4 * c, c) / c**0.5, m.randn(4 * c)),
-    "pair_linear": lambda m, s, c: (
-        m.rows(s, c),
-        m.rows(s, 4 * c),
-        m.randn(c, 5 * c) / c**0.5,
-        m.randn(c),
-    ),
-    "head": lambda m, s, c: (
-        m.rows(s, c),
-        m.vector(c),
-        m.vector(c),
-        m.randn(64, c) / c**0.5,
-        m.randn(64),
-    ),
-    "fuse_cached": lambda m, s, c: (
-        m.rows(s, c),
-        m.rows(s, c),
-        m.randn(c, 2 * c) / c**0.5,
-        m.randn(c),
-    ),
-    "joint_linear": lambda m, s, c: (
-        m.rows(s, c),
-        m.rows(5, c),
-        m.randn(48, c) / c**0.5,
-        m.randn(48),
-        m.randn(48, c) / c**0.5,
-        m.randn(48),
-    ),
-}
+def arguments(name: str, make: Make) -> Args:
+    """The call of op `name` in the table of ops, at the shape of `make`."""
+    return OP_ROWS[name].arguments(make)
+
+
+ROW_OPS = [
+    "layer_norm",
+    "layer_norm_modulate",
+    "gate_residual",
+    "gate_residual_layer_norm_modulate",
+    "linear_gelu",
+    "pair_linear",
+    "head",
+    "fuse_cached",
+    "joint_linear",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ROW_OPS)
 def test_row_ops(name: str, width: int, dtype: torch.dtype) -> None:
-    for rows in ROWS if width <= 112 else ROWS[1:2]:
-        check(name, ROW_OPS[name](Make(dtype), rows, width))
+    for rows in COUNTS if width <= 112 else COUNTS[1:2]:
+        check(name, arguments(name, Make(dtype, rows, width)))
 
 
 OFFSETS = {
@@ -179,36 +175,29 @@ OFFSETS = {
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", OFFSETS)
 def test_norms_of_rows_far_from_zero(name: str, width: int, dtype: torch.dtype) -> None:
-    x, *rest = ROW_OPS[name](Make(dtype), ROWS[1], width)
+    x, *rest = arguments(name, Make(dtype, 21, width))
     check(name, (x.add_(OFFSETS[name]), *rest))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rms_norm_rope_of_rows_far_from_zero(dtype: torch.dtype) -> None:
-    make = Make(dtype)
-    x = make.randn(2, 7, 3, 24, 128)[:, :, 1].add_(10)
-    angles = make.randn(5, 64, dtype=torch.float32)
-    weights = make.randn(128), make.randn(128)
-    check("rms_norm_rope", (x, *weights, angles.cos(), angles.sin()))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "width"), [(24, 128), (16, 128), (8, 14), (3, 64), (1, 2)])
-@pytest.mark.parametrize(("rows", "rotated"), [(7, 5), (1, 0), (9, 9)])
-def test_rms_norm_rope(heads: int, width: int, rows: int, rotated: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("rows", "rotated", "mean"), [(7, 5, 0), (1, 0, 0), (9, 9, 0), (7, 5, 10)])
+def test_rms_norm_rope(
+    heads: int, width: int, rows: int, rotated: int, mean: int, dtype: torch.dtype
+) -> None:
     make = Make(dtype)
-    packed = make.randn(2, rows, 3, heads, width)
-    angles = make.randn(rotated, width // 2, dtype=torch.float32)
-    weights = make.randn(width), make.randn(width)
+    packed = make.tensor(2, rows, 3, heads, width).add_(mean)
+    angles = make.tensor(rotated, width // 2, dtype=torch.float32)
+    weights = make.tensor(width), make.tensor(width)
     check("rms_norm_rope", (packed[:, :, 1], *weights, angles.cos(), angles.sin()))
 
 
 def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:
     make = Make(torch.float32)
-    packed = make.randn(2, 7, 3, 4, 8)
+    packed = make.tensor(2, 7, 3, 4, 8)
     q, k, v = packed.clone().unbind(2)
-    angles = make.randn(5, 4)
-    weights = make.randn(8), make.randn(8)
+    angles = make.tensor(5, 4)
+    weights = make.tensor(8), make.tensor(8)
     out = fused().rms_norm_rope(packed[:, :, 0], *weights, angles.cos(), angles.sin())
     assert out.data_ptr() == packed.data_ptr()
     assert torch.equal(packed[:, :, 1], k)
@@ -222,9 +211,9 @@ def test_the_send_layout_is_the_rotation_by_ranks(
     counts: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     make, heads = Make(dtype), sum(counts)
-    x = make.randn(2, 7, 3, heads, 8)[:, :, 1]
-    angles = make.randn(5, 4, dtype=torch.float32)
-    tables = make.randn(8), make.randn(8), angles.cos(), angles.sin()
+    x = make.tensor(2, 7, 3, heads, 8)[:, :, 1]
+    angles = make.tensor(5, 4, dtype=torch.float32)
+    tables = make.tensor(8), make.tensor(8), angles.cos(), angles.sin()
     with results_begin_as_nan():
         sent = fused().rms_norm_rope_send(x, *tables, packing(counts, DEVICE))
     expected = fused().rms_norm_rope(x.clone(), *tables)
@@ -248,9 +237,9 @@ def test_euler_step(
 ) -> None:
     make = Make(dtype)
     sides = [g * p for g, p in zip(grid, patch, strict=True)]
-    latents = make.randn(2, channels, *sides, dtype=torch.float32)
+    latents = make.tensor(2, channels, *sides, dtype=torch.float32)
     shape = (2, grid[0] * grid[1] * grid[2], channels * patch[0] * patch[1] * patch[2])
-    patches, uncond = make.randn(*shape), make.randn(*shape)
+    patches, uncond = make.tensor(*shape), make.tensor(*shape)
     dt = torch.tensor(-0.05, device=DEVICE)
     check("euler_step", (latents, patches, uncond if guided else None, 6.0, dt, grid, patch))
 
@@ -269,7 +258,7 @@ def test_a_sample_past_32_bits_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
 def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     make = Make(dtype)
-    check("relative_l1", (make.randn(*shape), make.randn(*shape)))
+    check("relative_l1", (make.tensor(*shape), make.tensor(*shape)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -277,7 +266,7 @@ def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_relative_l1_of_more_than_a_block_per_program(count: int, dtype: torch.dtype) -> None:
     make = Make(dtype)
     with patch("disca_rt.kernels.relative_l1.MAX_PROGRAMS", 2):
-        check("relative_l1", (make.randn(count), make.randn(count)))
+        check("relative_l1", (make.tensor(count), make.tensor(count)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -289,20 +278,22 @@ def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("known", [1, 2, 3, 4])
-def test_differences_and_forecasts(known: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("known", "terms"), [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (4, 4)])
+def test_differences_and_forecasts(known: int, terms: int, dtype: torch.dtype) -> None:
     make = Make(dtype)
-    factors, newest = make.randn(4, 2, 63, 40), make.randn(2, 63, 40)
+    factors, newest = make.tensor(terms, 2, 63, 40), make.tensor(2, 63, 40)
     ours, theirs, exact = factors.clone(), factors.clone(), factors.double()
-    fused().finite_differences(ours, newest, 3.0, known)
-    reference.finite_differences(theirs, newest, 3.0, known)
+    numbers = torch.tensor([3.0, known], device=DEVICE)
+    fused().finite_differences(ours, newest, numbers)
+    reference.finite_differences(theirs, newest, numbers)
     newer = newest.double()
-    for order in range(known):
+    for order in range(terms):
         older = exact[order].clone()
         exact[order] = newer
-        newer = (newer - older) / 3.0
+        newer = (newer - older) / 3.0 if order + 1 < known else torch.zeros_like(newer)
     assert_as_good_as_reference(ours, theirs, exact)
-    check("forecast", (factors, [1.0, 2.0, 2.0, 4 / 3][:known]))
+    coefficients = torch.tensor([1.0, 2.0, 2.0, 4 / 3][:terms], device=DEVICE)
+    check("forecast", (factors, coefficients))
 
 
 def test_results_go_where_they_are_welcome() -> None:
@@ -327,7 +318,7 @@ STRIDE = 2**30 + 8  # of rows: the third begins past what 32 bits address
 
 
 def far_apart(values: Tensor) -> Tensor:
-    """The same rows `[1, 3, ...]` far apart in memory, of which three pages are ever touched."""
+    """Rows equal to `values [1, 3, ...]`, far apart in memory; only their pages are touched."""
     memory = torch.empty(2 * STRIDE + values[0, 0].numel(), dtype=values.dtype, device=DEVICE)
     inner = values.stride()[2:]
     return memory.as_strided(values.shape, (3 * STRIDE, STRIDE, *inner)).copy_(values)
@@ -335,7 +326,8 @@ def far_apart(values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["layer_norm", "layer_norm_modulate", "head"])
 def test_addresses_take_64_bits(name: str) -> None:
-    x, *rest = ROW_OPS[name](Make(torch.float32, batch=1), 3, 64)
+    x, *rest = arguments(name, Make(torch.float32, 9, 64, batch=1))
+    x = x[:, :3]
     op = getattr(fused(), name)
     assert torch.equal(op(far_apart(x), *rest), op(x, *rest))
 
@@ -356,9 +348,9 @@ def test_addresses_in_place_take_64_bits() -> None:
     from disca_rt.kernels.gelu_tanh import gelu_tanh_
 
     make = Make(torch.float32, batch=1)
-    heads = make.randn(1, 3, 4, 16)
-    angles = make.randn(2, 8)
-    tables = make.randn(16), make.randn(16), angles.cos(), angles.sin()
+    heads = make.tensor(1, 3, 4, 16)
+    angles = make.tensor(2, 8)
+    tables = make.tensor(16), make.tensor(16), angles.cos(), angles.sin()
     far = fused().rms_norm_rope(far_apart(heads), *tables)
     near = fused().rms_norm_rope(heads.clone(), *tables)
     assert torch.equal(far, near)
@@ -376,7 +368,7 @@ def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
     from disca_rt.kernels.gelu_tanh import gelu_tanh_
 
     make = Make(torch.float32)
-    wide = 3 * make.randn(2, 9, 1100)
+    wide = 3 * make.tensor(2, 9, 1100)
     before, rows = wide.clone(), wide[:, 1:-1, 8:-8]
     expected = F.gelu(rows.double(), approximate="tanh")
     gelu_tanh_(rows)
@@ -389,16 +381,18 @@ def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_epilogue_is_as_good_as_the_kernel(dtype: torch.dtype) -> None:
     make = Make(dtype)
-    with trying("linear_gelu", "epilogue"):
-        check("linear_gelu", (make.randn(2, 63, 512), make.randn(2048, 512) / 23, make.randn(2048)))
+    with trying({"linear_gelu": "epilogue"}):
+        check(
+            "linear_gelu", (make.tensor(2, 63, 512), make.tensor(2048, 512) / 23, make.tensor(2048))
+        )
 
 
 def test_empty_rows_are_left_alone() -> None:
     ops, make = fused(), Make(torch.float32)
-    x, vector = make.randn(2, 0, 64), make.vector(64)
+    x, vector = make.tensor(2, 0, 64), make.vector(64)
     assert ops.layer_norm_modulate(x, vector, vector).shape == x.shape
     assert ops.gate_residual(x, x, vector).shape == x.shape
-    assert ops.linear_gelu(x, make.randn(8, 64), make.randn(8)).shape == (2, 0, 8)
+    assert ops.linear_gelu(x, make.tensor(8, 64), make.tensor(8)).shape == (2, 0, 8)
 
 
 @pytest.mark.parametrize(
@@ -410,26 +404,26 @@ def test_empty_rows_are_left_alone() -> None:
         (lambda o, x, v: o.relative_l1(x.mT, x.mT), "x must be contiguous along its last axis"),
         (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
         (lambda o, x, v: o.head(x, v, v, x[0], v[0, :1]), r"bias must be \[7\], got \[1\]"),
-        (lambda o, x, v: o.forecast(x, [1.0] * 3), "coefficients must be from 1 to 2, got 3"),
-        (lambda o, x, v: o.finite_differences(x, x[0], 1.0, 3), "known must be from 1 to 2"),
+        (lambda o, x, v: o.forecast(x, v[0, :3]), r"coefficients must be \[2\], got \[3\]"),
+        (lambda o, x, v: o.finite_differences(x, x[0], v[0]), r"numbers must be \[2\], got"),
     ],
 )
 def test_bad_arguments_are_named(call: Callable, message: str) -> None:
     make = Make(torch.float32)
     with pytest.raises(ValueError, match=message):
-        call(fused(), make.randn(2, 7, 64), make.vector(64))
+        call(fused(), make.tensor(2, 7, 64), make.vector(64))
 
 
 def test_what_writes_into_its_arguments_refuses_gradients() -> None:
     from disca_rt.kernels.layer_norm_modulate import layer_norm_modulate_into
 
     make = Make(torch.float32)
-    x, vector = make.randn(2, 7, 64).requires_grad_(True), make.vector(64)
+    x, vector = make.tensor(2, 7, 64).requires_grad_(True), make.vector(64)
     out = torch.empty_like(x, requires_grad=False)
     with pytest.raises(RuntimeError, match="op layer_norm_modulate_into has no backward; take the"):
         layer_norm_modulate_into(x, vector, vector, out)
     with torch.no_grad():
         layer_norm_modulate_into(x, vector, vector, out)
-    factors = make.randn(3, 7, 64).requires_grad_(True)
+    factors = make.tensor(3, 7, 64).requires_grad_(True)
     with pytest.raises(RuntimeError, match="op finite_differences has no backward"):
-        fused().finite_differences(factors, make.randn(7, 64), 1.0, 2)
+        fused().finite_differences(factors, make.tensor(7, 64), torch.ones(2, device=DEVICE))

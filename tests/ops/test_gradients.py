@@ -9,40 +9,23 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from disca_rt.kernels import reference
-from disca_rt.kernels.gradients import RECOMPUTED, flat
-from disca_rt.kernels.ops import Ops, get_ops
-from disca_rt.kernels.packing import packing
-from ops.test_fused import DEVICE, ROW_OPS, Args, Make, error
+from disca_rt.kernels.gradients import RECOMPUTED
+from disca_rt.kernels.op_table import OP_ROWS
+from disca_rt.kernels.ops import OP_NAMES, Ops, get_ops
+from ops.test_fused import DEVICE, Args, Make, error
 
 TRAINS = torch.float32, torch.bfloat16
 
 
-def strided_heads(make: Make) -> Tensor:
-    """q of packed QKV `[B, S, 3, H, D]`."""
-    return make.randn(2, 7, 3, 6, 16)[:, :, 1]
+NONE = "buffer", "unpatchify", "finite_differences"
+"""Ops of no gradient: of memory alone, on no fused path, and of caches alone."""
+
+NAMES = [name for name in OP_NAMES if name not in NONE]
 
 
-def rope(make: Make) -> Args:
-    angles = make.randn(5, 8, dtype=torch.float32)
-    return (strided_heads(make), make.randn(16), make.randn(16), angles.cos(), angles.sin())
-
-
-def euler(make: Make) -> Args:
-    latents = make.randn(2, 4, 2, 6, 4, dtype=torch.float32)
-    dt = torch.tensor(-0.05, device=DEVICE)
-    patches = make.randn(2, 12, 16), make.randn(2, 12, 16)
-    return (latents, *patches, 6.0, dt, (2, 3, 2), (1, 2, 2))
-
-
-ARGS: dict[str, Callable[[Make], Args]] = {
-    **{name: lambda m, make=make: make(m, 7, 32) for name, make in ROW_OPS.items()},
-    "rms_norm_rope": rope,
-    "rms_norm_rope_send": lambda m: (*rope(m), packing([2, 4], DEVICE)),
-    "euler_step": euler,
-    "relative_l1": lambda m: (m.randn(2, 7, 32), m.randn(2, 7, 32)),
-    "forecast": lambda m: (m.randn(3, 2, 7, 32), [1.0, 2.0, 2.0]),
-    "join_tokens": lambda m: (m.rows(7, 32), m.rows(5, 32)),
-}
+def arguments(name: str, dtype: torch.dtype = torch.float32) -> Args:
+    make = Make(dtype)
+    return (make.img(), make.txt()) if name == "join_tokens" else OP_ROWS[name].arguments(make)
 
 
 FUSED = get_ops("triton")
@@ -67,16 +50,14 @@ def gradients(op: Callable[..., Any], args: Args, seed: int = 0) -> tuple[Sequen
 
 
 def test_every_op_is_differentiable_but_the_one_that_is_of_caches_alone() -> None:
-    assert set(ARGS) | {"buffer", "unpatchify", "finite_differences"} == set(Ops._fields)
-    names = {op.__name__ for op in RECOMPUTED}
-    assert names <= set(ARGS)
-    assert len(names) == 10
+    assert set(RECOMPUTED) < set(NAMES)
+    assert len(RECOMPUTED) == 10
 
 
 @pytest.mark.parametrize("dtype", TRAINS)
-@pytest.mark.parametrize("name", ARGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_reference_s(name: str, dtype: torch.dtype) -> None:
-    args = ARGS[name](Make(dtype))
+    args = arguments(name, dtype)
     before = [each.clone() for each in args if isinstance(each, Tensor)]
     _, ours = gradients(getattr(FUSED, name), args)
     _, theirs = gradients(getattr(reference, name), args)
@@ -87,9 +68,9 @@ def test_gradients_are_the_reference_s(name: str, dtype: torch.dtype) -> None:
     assert all(map(torch.equal, kept, before))  # also where the op may work in place
 
 
-@pytest.mark.parametrize("op", [op.__name__ for op in RECOMPUTED])
+@pytest.mark.parametrize("op", RECOMPUTED)
 def test_forward_is_the_kernel_s(op: str) -> None:
-    args = ARGS[op](Make(torch.float32))
+    args = arguments(op)
     results, _ = gradients(getattr(FUSED, op), args)
     with torch.no_grad():
         copies = [each.clone() if isinstance(each, Tensor) else each for each in args]
@@ -97,16 +78,9 @@ def test_forward_is_the_kernel_s(op: str) -> None:
     assert all(map(torch.equal, results, expected))
 
 
-@pytest.mark.parametrize("op", RECOMPUTED, ids=lambda op: op.__name__)
-def test_opcheck(op: Any) -> None:
-    torch.library.opcheck(
-        op.overload, tuple(flat(differentiated(ARGS[op.__name__](Make(torch.float32)))))
-    )
-
-
-@pytest.mark.parametrize("name", ARGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_compilers_take_both_directions_without_a_break(name: str) -> None:
-    args, op = ARGS[name](Make(torch.float32)), getattr(FUSED, name)
+    args, op = arguments(name), getattr(FUSED, name)
     torch._dynamo.reset()
     compiled = torch.compile(lambda *args: op(*args), fullgraph=True, backend="aot_eager")
     for ours, theirs in zip(gradients(compiled, args), gradients(op, args), strict=True):
@@ -116,7 +90,7 @@ def test_compilers_take_both_directions_without_a_break(name: str) -> None:
 
 def test_where_results_would_be_welcome_is_ignored() -> None:
     make = Make(torch.float32)
-    img, txt, branches = make.randn(2, 5, 32), make.randn(2, 2, 32), make.randn(2, 7, 32)
+    img, txt, branches = make.tensor(2, 5, 32), make.tensor(2, 2, 32), make.tensor(2, 7, 32)
     gate = make.vector(32)
 
     def joined(ops: Ops, branches: Tensor) -> Tensor:
@@ -136,9 +110,9 @@ def test_where_results_would_be_welcome_is_ignored() -> None:
 def test_autocast_chooses_dtypes_as_it_does_for_the_reference() -> None:
     """A world of one in bf16: fp32 weights, backward outside of autocast."""
     make = Make(torch.float32)
-    x, weights = make.randn(2, 7, 32), (make.randn(32, 32), make.randn(32))
-    norm, heads = (make.randn(32), make.randn(32)), (make.randn(8), make.randn(8))
-    angles = make.randn(5, 4, dtype=torch.float32)
+    x, weights = make.tensor(2, 7, 32), (make.tensor(32, 32), make.tensor(32))
+    norm, heads = (make.tensor(32), make.tensor(32)), (make.tensor(8), make.tensor(8))
+    angles = make.tensor(5, 4, dtype=torch.float32)
 
     def through(ops: Ops, x: Tensor, *parameters: Tensor) -> Tensor:
         weight, bias, scale, shift, q_norm, k_norm = parameters
@@ -162,14 +136,14 @@ def test_autocast_chooses_dtypes_as_it_does_for_the_reference() -> None:
 
 
 def test_second_derivatives_are_refused() -> None:
-    x, weight, bias = differentiated(ARGS["layer_norm"](Make(torch.float32)))
+    x, weight, bias = differentiated(arguments("layer_norm"))
     total = FUSED.layer_norm(x, weight, bias).square().sum()
     with pytest.raises(RuntimeError, match="op layer_norm has no second derivative"):
         torch.autograd.grad(total, x, create_graph=True)
 
 
-@pytest.mark.parametrize("name", ARGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tangents_are_refused_also_beside_gradients(name: str) -> None:
-    first, *others = differentiated(ARGS[name](Make(torch.float32)))
+    first, *others = differentiated(arguments(name))
     with pytest.raises(RuntimeError, match=rf"op {name} has no forward-mode derivative"):
         torch.func.jvp(lambda x: getattr(FUSED, name)(x, *others), (first,), (first.detach(),))

@@ -9,11 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention.local import LocalAttention, NoWork
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.kernels.packing import Packing
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.sharded import Sharded
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
+from parallel.places import places
 
 BOUND = 1e-5
 CASES = 8
@@ -46,12 +48,10 @@ def attended_as_one(draw: random.Random, degree: int) -> None:
     local = LocalAttention(draw.choice(("sdpa", "math")))
     wanted = differentiated(local, TokenLayout(img, lengths), (v, k, q), grad)
 
-    sharding = Sharded(group)
-    chunks = draw.randint(1, 3)
-    ulysses = UlyssesAttention(
-        group, local, timedelta(seconds=60), chunks=chunks, ulysses_degree=degree
-    )
-    mine = sharding.places(img, txt)
+    topology = Topology(group, timedelta(seconds=60), ulysses_degree=degree)
+    ulysses = UlyssesAttention(topology, local, draw.randint(1, 3))
+    ulysses.prepare(heads)
+    mine = places(ulysses, img, txt)
     layout = TokenLayout(sum(place < img for place in mine.tolist()), lengths, (img, txt))
     shared = [each[:, mine] for each in (v, k, q)]
     for layer in range(2):  # the second one through the same buffers
@@ -78,7 +78,7 @@ def attend(attention: object, layout: TokenLayout, inputs: list[Tensor]) -> Tens
     handle.put_v(v)
     handle.put_k(packed(k, handle.packing))
     handle.put_q(packed(q, handle.packing))
-    return handle.result(NoWork())
+    return handle.result(NoOverlap())
 
 
 def packed(tokens: Tensor, packing: Packing | None) -> Tensor:

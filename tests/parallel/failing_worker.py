@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from disca_rt.attention.local import LocalAttention, NoWork
-from disca_rt.attention.partial import PARTIAL_BACKENDS
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import RankFailure, Ranks, joined
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
+from parallel.places import places
 
 BEGUN = 3  # attentions before it fails
 WHOLE = 20, 4  # tokens
@@ -51,22 +54,22 @@ def before_an_exchange(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 def in_a_ring(ranks: Ranks, fail: Fail, folder: Path) -> None:
     """While keys and values are on their way round."""
-    calls, attend_part = iter(range(10**9)), PARTIAL_BACKENDS["sdpa"]
+    calls, local = iter(range(10**9)), ranks.attention.local
+    attend_part = local.backend.attend_with_lse
 
     def attend_or_fail(*parts: torch.Tensor | None) -> object:
         if next(calls) == 2 * BEGUN:
             fail()
         return attend_part(*parts)
 
-    PARTIAL_BACKENDS["sdpa"] = attend_or_fail
+    local.backend = replace(local.backend, attend_with_lse=attend_or_fail)
     while True:
         attend(ranks.attention)
 
 
 def before_a_gather(ranks: Ranks, fail: Fail, folder: Path) -> None:
     layout, sharding = TokenLayout(0, None, WHOLE), ranks.attention.sharding
-    count = int((sharding.places(*WHOLE) < WHOLE[0]).sum())
-    rows = torch.zeros(1, count, 4)
+    rows = torch.zeros(1, sharding.share(*WHOLE)[0], 4)
     for turn in range(10**9):
         if turn == BEGUN:
             fail()
@@ -113,27 +116,23 @@ PLACES = {
 
 
 def attend(attention: UlyssesAttention) -> None:
-    tokens = torch.zeros(1, len(attention.sharding.places(*WHOLE)), 4, 8)
+    attention.prepare(4)
+    tokens = torch.zeros(1, len(places(attention, *WHOLE)), 4, 8)
     with torch.no_grad():
         handle = attention.begin(TokenLayout(0, None, WHOLE))
         handle.put_v(tokens)
         handle.put_k(tokens.flatten(1, 2))
         handle.put_q(tokens.flatten(1, 2))
-        handle.result(NoWork())
+        handle.result(NoOverlap())
 
 
 def main(way: str, where: str, timeout: float, folder: Path) -> None:
     if where == "gpu":
         ranks_module._waits_on_host = lambda ranks: False
     with joined(torch.device("cpu"), timedelta(seconds=timeout)) as ranks:
-        ranks.use(
-            UlyssesAttention(
-                ranks.group,
-                LocalAttention(),
-                timedelta(hours=1) if where == "gpu" else ranks.timeout,
-                ulysses_degree=2 if where == "ring" else 0,
-            )
-        )
+        patience = timedelta(hours=1) if where == "gpu" else ranks.timeout
+        topology = Topology(ranks.group, patience, ulysses_degree=2 if where == "ring" else 0)
+        ranks.use(UlyssesAttention(topology, LocalAttention()))
         is_failing = ranks.rank == int(os.environ.get("FAILING_RANK", "1"))
         PLACES[where](ranks, lambda: is_failing and fail(way), folder)
 

@@ -8,24 +8,31 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from disca_rt.attention.local import LocalAttention, NoWork
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import joined
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
+from parallel.places import places
 
 WHOLE = 20, 4  # tokens
+HEADS = 4
 FORGOTTEN: list[UlyssesAttention] = []  # alive when the interpreter goes
 
 
 def main() -> None:
     with joined(torch.device("cpu"), timedelta(seconds=60)) as ranks:
         closed, forgotten = (
-            UlyssesAttention(ranks.group, LocalAttention(), ranks.timeout, ulysses_degree=1)
+            UlyssesAttention(
+                Topology(ranks.group, ranks.timeout, ulysses_degree=1), LocalAttention()
+            )
             for _ in range(2)
         )
         groups = dist.distributed_c10d._world.pg_map
         assert len(groups) == 1
         for attention in (closed, forgotten):
+            attention.prepare(HEADS)
             attend(attention)
         assert len(groups) == 5  # each has two more
         closed.close()
@@ -39,12 +46,12 @@ def main() -> None:
 
 @torch.no_grad()
 def attend(attention: UlyssesAttention) -> None:
-    tokens = torch.zeros(1, len(attention.sharding.places(*WHOLE)), 4, 8)
+    tokens = torch.zeros(1, len(places(attention, *WHOLE)), HEADS, 8)
     handle = attention.begin(TokenLayout(0, None, WHOLE))
     handle.put_v(tokens)
     handle.put_k(tokens.flatten(1, 2))
     handle.put_q(tokens.flatten(1, 2))
-    handle.result(NoWork())
+    handle.result(NoOverlap())
 
 
 if __name__ == "__main__":

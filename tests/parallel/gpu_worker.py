@@ -16,7 +16,9 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.kernels.ops import get_ops
 from disca_rt.parallel._native import Partition, Scheduler, Slot
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
+from parallel.places import places
 
 IMG, TXT, HEADS, WIDTH = 4096, 64, 24, 128
 LAYERS = 3
@@ -122,8 +124,10 @@ def attended(attention: UlyssesAttention, parts: list[Tensor], layout: TokenLayo
 
 
 def sharded(device: torch.device) -> tuple[UlyssesAttention, list[Tensor], TokenLayout, Tensor]:
-    attention = UlyssesAttention(dist.group.WORLD, LocalAttention(), timedelta(seconds=60))
-    mine = attention.sharding.places(IMG, TXT).to(device)
+    topology = Topology(dist.group.WORLD, timedelta(seconds=60))
+    attention = UlyssesAttention(topology, LocalAttention())
+    attention.prepare(HEADS)
+    mine = places(attention, IMG, TXT).to(device)
     generator = torch.Generator(device).manual_seed(0)
     shape = 1, IMG + TXT, HEADS, WIDTH
     whole = [torch.randn(shape, device=device, generator=generator).bfloat16() for _ in SLOTS]

@@ -9,20 +9,24 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.models.blocks import SingleStreamBlock
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 from recorded import record
 
 TIMEOUT = timedelta(seconds=300)
 CPU = torch.device("cpu")
 PROMPT = "a red circle moving left on a black background"
-SCHEDULE = Schedule(4, shift=5.0, step_list=(0, 2))
-CASES = {"one piece": {}, "chunks": {"chunks": 3}, "a ring": {"ulysses_degree": 1}}
+SCHEDULE = preset(4, shift=5.0, step_list=(0, 2))
+CASES = {"one piece": {}, "chunks": {"chunks": 3}, "a ring": {"degree": 1}}
 
 
-def sampler(graphs: GraphRunner | None, **exchange: int) -> tuple[Runtime, UlyssesAttention]:
-    attention = UlyssesAttention(dist.group.WORLD, LocalAttention(), TIMEOUT, **exchange)
+def sampler(
+    graphs: GraphRunner | None, degree: int = 0, chunks: int = 1
+) -> tuple[Runtime, UlyssesAttention]:
+    topology = Topology(dist.group.WORLD, TIMEOUT, ulysses_degree=degree)
+    attention = UlyssesAttention(topology, LocalAttention(), chunks)
     loaded = Runtime.load(DIT, PREDICTOR, attention=attention, graphs=graphs)
     return with_tiny_prompts(loaded), attention
 

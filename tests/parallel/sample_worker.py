@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disca_rt.attention.local import Attention, LocalAttention
-from disca_rt.cache.policies import build_policy
+from disca_rt.attention.local import LocalAttention
+from disca_rt.attention.protocol import Attention
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
 
 BOUND = 1e-5  # of the largest value; without a ring nothing is summed in another order
@@ -51,10 +52,9 @@ class Case(NamedTuple):
             negative_prompt="",
             guidance_scale=3.0,
         )
-        policy = build_policy(self.policy, runtime.predictor, runtime.dit.ops)
-        schedule = Schedule(4, shift=5.0, step_list=(0, 2))
+        schedule = preset(4, shift=5.0, step_list=(0, 2))
         seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
-        return runtime.sample(**inputs, schedule=schedule, policy=policy, seed=seed).latents
+        return runtime.sample(**inputs, schedule=schedule, policy=self.policy, seed=seed).latents
 
 
 def cases(ranks: int) -> Iterator[Case]:
@@ -80,9 +80,8 @@ def main() -> None:
         if rank >= ranks:
             continue
         for case in cases(ranks):
-            attention = UlyssesAttention(
-                group, LocalAttention(), TIMEOUT, chunks=case.chunks, ulysses_degree=case.degree
-            )
+            topology = Topology(group, TIMEOUT, ulysses_degree=case.degree)
+            attention = UlyssesAttention(topology, LocalAttention(), case.chunks)
             latents = case.sample(attention)
             everyone = [torch.empty_like(latents) for _ in range(ranks)]
             dist.all_gather(everyone, latents, group=group)

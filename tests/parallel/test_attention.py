@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.distributed import HashStore, ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
+from disca_rt.attention.backends import get_backend
 from disca_rt.attention.local import LocalAttention
-from disca_rt.attention.partial import PARTIAL_BACKENDS, Partial, get_partial_backend, merge
+from disca_rt.attention.partial import Partial, merge
 from disca_rt.parallel.attention import RECENT, UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
 from parallel.attention_worker import attend, differentiated
 from parallel.launch import forked, passes
@@ -37,7 +39,7 @@ def group() -> Iterator[ProcessGroup]:
 
 
 def over(group: ProcessGroup, chunks: int = 1) -> UlyssesAttention:
-    return UlyssesAttention(group, LocalAttention(), timedelta(seconds=60), chunks=chunks)
+    return UlyssesAttention(Topology(group, timedelta(seconds=60)), LocalAttention(), chunks)
 
 
 def tokens_of(text: int) -> tuple[TokenLayout, list[Tensor]]:
@@ -112,7 +114,7 @@ def test_parts_merge_to_the_whole(name: str, padded: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, rows, 3, 20, generator=generator) for rows in (5, 12, 12))
     valid = torch.arange(12) < torch.tensor([[12], [9]]) if padded else None
-    attend = get_partial_backend(name)
+    attend = get_backend(name).with_lse
     done = None
     for span in (slice(0, 7), slice(7, 8), slice(8, 12)):
         seen = None if valid is None else valid[:, span]
@@ -127,8 +129,8 @@ def test_parts_merge_to_the_whole(name: str, padded: bool) -> None:
 
 def test_parts_of_nothing_but_padding_merge() -> None:
     q, k, v = (torch.ones(1, 2, 1, 4) for _ in range(3))
-    nothing = get_partial_backend("sdpa")(q, k, v, torch.tensor([[False, False]]))
-    everything = get_partial_backend("sdpa")(q, k, v, None)
+    nothing = get_backend("sdpa").with_lse(q, k, v, torch.tensor([[False, False]]))
+    everything = get_backend("sdpa").with_lse(q, k, v, None)
     done = merge(merge(nothing, nothing), everything)
     torch.testing.assert_close(done.out, everything.out)
     torch.testing.assert_close(done.lse, everything.lse)
@@ -147,14 +149,8 @@ def test_a_gpu_s_parts(name: str, padded: bool) -> None:
     valid = torch.arange(130, device="cuda") < lengths if padded else None
     if padded and name in ("flash", "cudnn"):
         with pytest.raises(ValueError, match="choose efficient or math"):
-            get_partial_backend(name)(q, k, v, valid)
+            get_backend(name).with_lse(q, k, v, valid)
         return
-    part, wanted = get_partial_backend(name)(q, k, v, valid), exact(q, k, v, valid)
+    part, wanted = get_backend(name).with_lse(q, k, v, valid), exact(q, k, v, valid)
     torch.testing.assert_close(part.out.double(), wanted.out, atol=2e-2, rtol=0)
     torch.testing.assert_close(part.lse.double(), wanted.lse, atol=2e-2, rtol=0)
-
-
-def test_a_backend_without_sums_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a ring of ranks needs .*'efficient'.* got 'fa9'"):
-        get_partial_backend("fa9")
-    assert {"sdpa", "math"} <= PARTIAL_BACKENDS.keys()

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from disca_rt.attention.local import LocalAttention
 from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
+from disca_rt.parallel.topology import Topology
 from disca_rt.simulation.block_program import BlockWork, simulate_block
 from disca_rt.simulation.links import Link, Links
 from disca_rt.simulation.timeline import COMPUTE, Compute
@@ -87,7 +88,7 @@ class Block:
         self._case, self._machine = case, machine
         self._wire = Wire(machine, case.ranks, UNIT * case.wire)
         self._attentions = [
-            UlyssesAttention(group, self._local(rank), timedelta(seconds=60), chunks=case.chunks)
+            UlyssesAttention(Topology(group, timedelta(seconds=60)), self._local(rank), case.chunks)
             for rank, group in enumerate(self._wire.groups())
         ]
 
@@ -115,11 +116,9 @@ class Block:
     def _run(self, rank: int, start: Any, stops: list) -> None:
         spin, work = self._machine.spin, self._case.work(rank)
         attention = self._attentions[rank]
-        places = attention.sharding.places(12, 0)
-        tokens = torch.ones(
-            1, len(places), 2 * self._case.ranks, WIDTH, device=self._machine.device
-        )
-        handle = attention.begin(TokenLayout(len(places), None, (12, 0)))
+        rows, _ = attention.sharding.share(12, 0)
+        tokens = torch.ones(1, rows, 2 * self._case.ranks, WIDTH, device=self._machine.device)
+        handle = attention.begin(TokenLayout(rows, None, (12, 0)))
         spin(work.enter[0].seconds + work.v[0].seconds)
         handle.put_v(tokens)
         ready = tokens if handle.packing is None else tokens.flatten(1, 2)

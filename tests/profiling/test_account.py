@@ -9,7 +9,7 @@ from disca_rt.profiling.account import account, exposed_times
 from disca_rt.profiling.classes import classify
 from disca_rt.profiling.table import Row, rows
 from disca_rt.profiling.timeline import read_timeline
-from disca_rt.profiling.work import OperatorWork
+from disca_rt.profiling.work import Work
 from profiling.traces import launched, marked, operator, span
 
 CEILINGS = Ceilings(1e12, 1e11, 1024, "float32", 1)
@@ -70,7 +70,7 @@ def on_the_cpu() -> list[dict]:
     ]
 
 
-WORKS = [OperatorWork(0, 1024, 1280), OperatorWork(2048, 512)]  # of linear_gelu and of attention
+WORKS = [Work(0, 1024, 1280), Work(2048, 512)]  # of linear_gelu and of attention
 
 
 def test_on_a_cpu_outermost_operators_count_and_the_gap_is_the_rest() -> None:
@@ -122,7 +122,7 @@ def on_a_gpu() -> list[dict]:
 
 def test_on_a_gpu_kernels_count_for_the_step_that_launched_them() -> None:
     timeline = read_timeline(on_a_gpu(), is_on_gpu=True)
-    accounted = account(timeline, ["full", "predicted"], [OperatorWork(640, 320, 10)])
+    accounted = account(timeline, ["full", "predicted"], [Work(640, 320, 10)])
     assert [(w.start_us, w.end_us) for w in accounted.windows] == [(20, 75), (75, 85)]
     made = {(row.kind, row.class_name): row for row in rows(accounted)}
     exposed = {key: row.time_us for key, row in made.items()}
@@ -138,9 +138,7 @@ def test_on_a_gpu_kernels_count_for_the_step_that_launched_them() -> None:
     }
     assert made["full", "collective"].busy_us == 30
     assert made["full", "head"].work.flops == 640
-    assert made["full", "GEMM"].work == OperatorWork(
-        2 * 2 * 3 * 5, 2 * (6 + 15 + 10)
-    )  # once for both
+    assert made["full", "GEMM"].work == Work(2 * 2 * 3 * 5, 2 * (6 + 15 + 10))  # once for both
     assert made["full", "GEMM"].calls == 2
 
 
@@ -151,9 +149,9 @@ def test_an_op_leaves_its_flops_to_its_gemm() -> None:
         operator("aten::native_layer_norm", 0, 10),
         operator("aten::linear", 20, 40, [[1, 2, 3], [5, 3]]),
     ]
-    accounted = account(read_timeline(events, False), ["full"], [OperatorWork(60, 100, 7)])
+    accounted = account(read_timeline(events, False), ["full"], [Work(60, 100, 7)])
     works = {entry.class_name: entry.work for entry in accounted.entries}
-    assert works == {"head": OperatorWork(0, 100, 7), "GEMM": OperatorWork(60, 4 * (6 + 15 + 10))}
+    assert works == {"head": Work(0, 100, 7), "GEMM": Work(60, 4 * (6 + 15 + 10))}
 
 
 def test_pieces_at_once_are_counted_once() -> None:
@@ -187,7 +185,7 @@ def test_what_holds_operators_is_looked_into() -> None:
 
 
 def test_the_ceiling_is_the_nearer_one() -> None:
-    bound_by_bytes = Row("full", "head", 1, 1, 10.0, 10.0, 1.0, OperatorWork(4_000_000, 800_000))
+    bound_by_bytes = Row("full", "head", 1, 1, 10.0, 10.0, 1.0, Work(4_000_000, 800_000))
     assert bound_by_bytes.fraction(CEILINGS) == pytest.approx(0.8)  # of 10¹¹ B/s; of FLOP/s 0.4
     bound_by_flops = bound_by_bytes.work._replace(minimum_bytes=100_000)
     assert replace(bound_by_bytes, work=bound_by_flops).fraction(CEILINGS) == pytest.approx(0.4)

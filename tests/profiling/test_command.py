@@ -15,13 +15,13 @@ from disca_rt.profiling.ncu import function_name, ncu_lines
 from disca_rt.profiling.page import page_html
 from disca_rt.profiling.roofline import dots, roofline_svg
 from disca_rt.profiling.table import Kernel, Row
-from disca_rt.profiling.work import OperatorWork
+from disca_rt.profiling.work import Work
 from golden_vectors import load_golden
 from refusal import refusal
 
 FILES = ["profile.html", "table.jsonl", "table.md", "trace.json"]
 SMALL = ["--steps", "3", "--step-list", "0,2", "--size", "16x8x3"]
-POINTWISE = OperatorWork(0, 1000, 500)
+POINTWISE = Work(0, 1000, 500)
 CEILINGS = Ceilings(8e14, 4e12, 8192, "bfloat16", 16)
 
 
@@ -174,12 +174,12 @@ def test_ncu_lines() -> None:
     )
 
 
-def made_row(name: str, work: OperatorWork = POINTWISE) -> Row:
+def made_row(name: str, work: Work = POINTWISE) -> Row:
     return Row("full", name, 3, 1, 10.0, 10.0, 0.5, work)
 
 
 def test_a_dot_stands_as_far_below_the_roof_as_the_fraction_says() -> None:
-    works = {"gate_residual": POINTWISE, "GEMM": OperatorWork(4000, 20), "gap": OperatorWork()}
+    works = {"gate_residual": POINTWISE, "GEMM": Work(4000, 20), "gap": Work()}
     rows = [made_row(name, work) for name, work in works.items()]
     points = {dot.row.class_name: dot for dot in dots(rows)}
     assert set(points) == {"gate_residual", "GEMM"}

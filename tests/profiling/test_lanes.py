@@ -3,7 +3,7 @@
 from disca_rt.profiling.account import account
 from disca_rt.profiling.lanes import lanes
 from disca_rt.profiling.timeline import read_timeline
-from disca_rt.profiling.work import OperatorWork
+from disca_rt.profiling.work import Work
 from profiling.traces import launched, marked
 
 
@@ -18,7 +18,7 @@ def test_on_a_gpu_ranges_stand_above_their_kernels() -> None:
         marked("block empty", 8, 9),  # launches nothing
     ]
     timeline = read_timeline(events, is_on_gpu=True)
-    drawn = lanes(timeline, account(timeline, ["full"], [OperatorWork()]))
+    drawn = lanes(timeline, account(timeline, ["full"], [Work()]))
     spans = {
         lane["name"]: [(start, length, drawn["names"][name]) for start, length, name, _ in spans]
         for lane in drawn["lanes"]

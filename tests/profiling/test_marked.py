@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.policies import build_policy
+from disca_rt.cache.plan import Setting
+from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.kernels.ops import get_ops
 from disca_rt.pipeline.runtime import Runtime, Sample
 from disca_rt.profiling.account import account
-from disca_rt.profiling.capture import Captured, capture, short_schedule
+from disca_rt.profiling.capture import Captured, capture, shortened
 from disca_rt.profiling.marked import marked_attention, marked_ops
 from disca_rt.profiling.ranges import Ranges
 from disca_rt.profiling.table import rows
 from disca_rt.profiling.timeline import TraceTimeline, read_timeline
-from disca_rt.schedule import Schedule, full_schedule
+from disca_rt.schedule import preset, shifted
 from disca_rt.work.flops import step_flops
 from golden_vectors import NAMES, Golden, load_golden
 
-SCHEDULE = Schedule(4, 5.0, (0, 2))
+SCHEDULE = preset(4, 5.0, (0, 2))
 CPU = torch.device("cpu")
 
 
@@ -37,9 +38,9 @@ def inputs(golden: Golden) -> dict:
 def profiled(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Captured:
     ranges = Ranges(device)
     runtime = load(golden, device, ranges)
-    chosen = build_policy(policy, runtime.predictor, runtime.dit.ops)
+    schedule, chosen = resolve(SCHEDULE, policy, runtime.parts)
     given = {**inputs(golden), **more}
-    return capture(runtime, ranges, chosen, SCHEDULE, given, lambda event: None)
+    return capture(runtime, ranges, chosen, schedule, given, lambda event: None)
 
 
 def plain(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Sample:
@@ -108,8 +109,8 @@ def test_the_table_counts_the_flops_that_the_formula_does(golden: Golden) -> Non
 def test_a_runtime_is_as_it_was(golden: Golden) -> None:
     ranges = Ranges(CPU)
     runtime = load(golden, CPU, ranges)
-    policy = build_policy("full", None, runtime.dit.ops)
-    capture(runtime, ranges, policy, full_schedule(1, 5.0), inputs(golden), lambda event: None)
+    policy = build_policy("full", runtime.parts)
+    capture(runtime, ranges, policy, shifted(1, 5.0), inputs(golden), lambda event: None)
     assert not any(module._forward_hooks for module in runtime.dit.modules())
     assert not ranges.is_recording
 
@@ -125,10 +126,13 @@ def test_a_failed_sample_closes_its_ranges(golden: Golden) -> None:
         assert ranges._open == []
 
 
-def test_the_warm_up_has_both_kinds_of_step() -> None:
-    assert short_schedule(SCHEDULE) == Schedule(2, 5.0, (0,))
-    assert short_schedule(full_schedule(9, 7.0)) == full_schedule(2, 7.0)
-    assert short_schedule(full_schedule(1, 7.0)) == full_schedule(1, 7.0)
+def test_the_warm_up_has_both_kinds_of_step(golden: Golden) -> None:
+    runtime = load(golden, CPU)
+    for steps, policy in ((9, "reuse:interval=5"), (9, "full"), (1, "full")):
+        schedule, chosen = shortened(*resolve(shifted(steps, 7.0), policy, runtime.parts))
+        assert schedule.steps == min(steps, 2)
+        plans = chosen.known_plans(Setting(tuple(schedule), 1, len(chosen.slots)))
+        assert len({plan.label for plan in plans}) == (2 if chosen.slots else 1)
 
 
 @pytest.mark.gpu

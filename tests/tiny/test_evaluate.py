@@ -8,7 +8,7 @@ import torch
 
 from disca_rt.config import predictor_config
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import full_schedule, get_preset
+from disca_rt.schedule import get_preset, preset
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
@@ -82,7 +82,7 @@ def test_the_shipped_model_shows_what_prompts_say() -> None:
 
 def test_prompts_change_what_is_generated() -> None:
     runtime = load_tiny()
-    arguments = {**SIZE, "schedule": full_schedule(2, 2.0), "policy": "full", "seed": 1}
+    arguments = {**SIZE, "schedule": preset(2, 2.0), "policy": "full", "seed": 1}
     red, blue = (
         runtime.generate(f"a {c} square standing still", guidance_scale=4.0, **arguments).video
         for c in ("red", "blue")

@@ -16,7 +16,7 @@ from disca_rt.commands.evaluate import SHOWN
 from disca_rt.config import predictor_config
 from disca_rt.instruments.peak_memory import PeakMemory
 from disca_rt.models.build import build_predictor
-from disca_rt.schedule import full_schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
 from disca_rt.tiny.report import markdown
@@ -151,7 +151,7 @@ def test_missing_weights_are_told_before_anything_runs(
 def test_processes_change_nothing_but_the_time(
     ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = full_schedule(4, shift=5.0)
+    short = preset(4, shift=5.0)
     shorter = [replace(rung, schedule=short) if rung.policy == "full" else rung for rung in RUNGS]
     monkeypatch.setattr("disca_rt.tiny.ladder.RUNGS", tuple(shorter))
     results = []
@@ -227,7 +227,7 @@ def test_flops_order_the_rungs() -> None:
 
 
 def rung_flops_of_one(dit: str) -> int:
-    rung = replace(RUNGS[0], dit=dit, schedule=full_schedule(1, 1.0))
+    rung = replace(RUNGS[0], dit=dit, schedule=preset(1, 1.0))
     return rung_flops(rung, VARIANTS[dit], text_tokens=12) // 2
 
 

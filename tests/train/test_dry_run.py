@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from disca_rt.attention.local import local as attention
+from disca_rt.attention.backends import BACKENDS
 from disca_rt.config import get_model_config, predictor_config
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
@@ -52,7 +52,7 @@ def test_flops_are_what_pytorch_counts(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # PyTorch's counter does not know the fused CPU kernel.
-    monkeypatch.setitem(attention.BACKENDS, "sdpa", attention.BACKENDS["math"])
+    monkeypatch.setitem(BACKENDS, "sdpa", BACKENDS["math"])
     config = replace(STAGES[name](tmp_path), run=replace(RUN, batch=2))
     if name == "predictor":  # the discriminator is not counted: two per mille of a step at 13B
         config = replace(config, discriminator_width=1)

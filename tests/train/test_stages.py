@@ -13,7 +13,7 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.predictor import FusionMLP, Predictor
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import preset
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.prompts import encode
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
@@ -195,7 +195,7 @@ def test_the_predicted_step_is_the_one_the_runtime_takes() -> None:
             )
     conditioning, shape = Conditioning(*encode(["a red circle moving left"])), (1, 12, 2, 4, 4)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    schedule = Schedule(2, 1.0, (0,))
+    schedule = preset(2, 1.0, (0,))
     predictor.requires_grad_(False)
     sample = Runtime(dit, predictor).sample(
         conditioning,

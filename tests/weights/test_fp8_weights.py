@@ -13,7 +13,7 @@ from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
 from disca_rt.models.linear import Fp8Linear, fp8_linears
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.schedule import Schedule
+from disca_rt.schedule import preset
 from disca_rt.tokens import StepContext, TokenLayout
 from disca_rt.weights.errors import CheckpointError
 from disca_rt.weights.load import load_dit
@@ -21,7 +21,7 @@ from golden_vectors import Golden
 from weights.fp8_writer import FP8, coded, is_coded, write
 from weights.layout_writers import split_for_tensor_parallel
 
-LAST = Schedule(2, 5.0, (0,))  # a full step and a predicted one
+LAST = preset(2, 5.0, (0,))  # a full step and a predicted one
 
 
 def official(vectors: Golden, folder: Path, split: bool = False) -> Path:

@@ -1,0 +1,220 @@
+"""The table of attention backends: a row says all that this project knows of a backend.
+
+`LocalAttention`, the ring of ranks, the automatic choice, `disca-rt tune` and the benchmarks read
+the table, so a new backend is one row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from ..kernels.launch import table_name
+from ..kernels.launch_table import items, read_section, remembered, table_path
+from . import pytorch_kernels as pytorch
+from .flash_packages import FA2, FA3, FA4, FlashPackage
+from .partial import Partial
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
+
+AttendWithLSE = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
+"""Takes the same arguments and returns output and log-sum-exp of the scores; no gradient."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A row of the table; calling it attends, or raises ValueError: it never falls back.
+
+    `devices` and `dtypes` are those it runs on, `padding` and `padding_with_lse` the devices where
+    it can leave out padding (None: all). `refusals` are parts of what a RuntimeError says where it
+    cannot run for another cause. `install` names the package that has it, `missing` tells why that
+    is not here. `is_measured`: `disca-rt tune` measures it, so it may become the automatic choice.
+    """
+
+    name: str
+    attend: Attend
+    attend_with_lse: AttendWithLSE | None = None
+    devices: tuple[str, ...] | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
+    padding: tuple[str, ...] | None = None
+    padding_with_lse: tuple[str, ...] | None = None
+    refusals: tuple[str, ...] = ()
+    install: str | None = None
+    missing: Callable[[], str | None] = lambda: None
+    is_measured: bool = True
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        if not self.takes(q.device.type, q.dtype, valid is not None):
+            self._refuse(q, valid)
+        try:
+            return self.attend(q, k, v, valid)
+        except RuntimeError as error:
+            if not any(refusal in str(error) for refusal in self.refusals):
+                raise
+            self._refuse(q, valid, error)
+
+    def with_lse(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
+        """Attention to some of the keys, and what it takes to merge it with the rest."""
+        if self.attend_with_lse is None:
+            known = sorted(name for name, row in BACKENDS.items() if row.attend_with_lse)
+            raise ValueError(
+                f"a ring of ranks needs an attention backend out of {known}, got {self.name!r}"
+            )
+        if not self.takes(q.device.type, q.dtype):
+            self._refuse(q, valid)
+        padding = self.padding_with_lse
+        if valid is not None and padding is not None and q.device.type not in padding:
+            raise ValueError(
+                f"attention backend {self.name} cannot leave out padding in a ring of ranks; "
+                "choose efficient or math, or texts of one length"
+            )
+        return self.attend_with_lse(q, k, v, valid)
+
+    def takes(self, device: str, dtype: torch.dtype, has_padding: bool = False) -> bool:
+        """True where it runs on devices of this type, in this dtype."""
+        return (
+            (self.devices is None or device in self.devices)
+            and (self.dtypes is None or dtype in self.dtypes)
+            and (not has_padding or self.padding is None or device in self.padding)
+        )
+
+    def _refuse(
+        self, q: Tensor, valid: Tensor | None, cause: RuntimeError | None = None
+    ) -> NoReturn:
+        padding = "no padding" if valid is None else "padding"
+        raise ValueError(
+            f"attention backend {self.name} cannot run on {q.device.type} with {q.dtype}, head "
+            f"width {q.shape[-1]} and {padding}; choose sdpa"
+        ) from cause
+
+
+def _automatic(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    return BACKENDS[automatic(q.shape[-1], q.dtype, q.device, valid is not None)](q, k, v, valid)
+
+
+def _automatic_with_lse(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
+    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None, with_lse=True)
+    return BACKENDS[name].with_lse(q, k, v, valid)
+
+
+def _packaged(name: str, package: FlashPackage, install: str) -> Backend:
+    return Backend(
+        name,
+        package.attend,
+        package.attend_with_lse,
+        devices=GPU,
+        dtypes=SIXTEEN_BITS,
+        padding=(),
+        padding_with_lse=(),
+        install=install,
+        missing=package.missing,
+    )
+
+
+AUTOMATIC, DEFAULT = "auto", "sdpa"
+GPU, CPU = ("cuda",), ("cpu",)
+SIXTEEN_BITS = torch.bfloat16, torch.float16
+NO_KERNEL = "No available kernel", "No viable backend"  # PyTorch on a GPU and on a CPU
+
+BACKENDS: dict[str, Backend] = {
+    row.name: row
+    for row in (
+        Backend(AUTOMATIC, _automatic, _automatic_with_lse, is_measured=False),
+        Backend(DEFAULT, pytorch.sdpa, pytorch.sdpa_with_lse),
+        Backend(
+            "cudnn",
+            pytorch.cudnn,
+            pytorch.cudnn_with_lse,
+            devices=GPU,
+            padding_with_lse=(),
+            refusals=NO_KERNEL,
+        ),
+        Backend(
+            "flash",
+            pytorch.flash,
+            pytorch.flash_with_lse,
+            padding=CPU,
+            padding_with_lse=CPU,
+            refusals=NO_KERNEL,
+        ),
+        Backend(
+            "efficient",
+            pytorch.efficient,
+            pytorch.efficient_with_lse,
+            devices=GPU,
+            refusals=NO_KERNEL,
+        ),
+        # It keeps all scores: no contender, and no room for them at 64,000 tokens.
+        Backend("math", pytorch.math, pytorch.math_with_lse, is_measured=False),
+        _packaged("fa2", FA2, "flash-attn"),
+        _packaged("fa3", FA3, "fa3-fwd"),
+        _packaged("fa4", FA4, "flash-attn-4"),
+    )
+}
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`; ValueError lists the known names, or says what to install."""
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
+    cause = BACKENDS[name].missing()
+    if cause is not None:
+        install = BACKENDS[name].install
+        raise ValueError(f"attention backend {name} is not here ({cause}): pip install {install}")
+    return BACKENDS[name]
+
+
+def automatic(
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    has_padding: bool = False,
+    with_lse: bool = False,
+) -> str:
+    """The backend that "auto" stands for, for heads of `width`.
+
+    The fastest one that is here and was measured by `disca-rt tune`, which does so on a GPU in 16
+    bits without padding; sdpa under all other conditions, and where nothing was measured.
+    """
+    if device.type == "cpu" or dtype not in SIXTEEN_BITS or has_padding:
+        return DEFAULT
+    for name in measured_order(width, table_name(device)):
+        row = BACKENDS[name]
+        if row.missing() is None and (row.attend_with_lse or not with_lse):
+            return name
+    return DEFAULT
+
+
+def settled(name: str, width: int, dtype: torch.dtype, device: torch.device) -> str:
+    """`name`, or the backend that it stands for."""
+    return automatic(width, dtype, device) if name == AUTOMATIC else name
+
+
+SECTION = "attention"
+"""The part of the launch table that has, by device and head width, backends, fastest first."""
+
+
+@remembered
+def measured_order(width: int, device: str) -> tuple[str, ...]:
+    """Backends by their speed on `device`, the fastest first; empty where none was measured."""
+    return read_orders().get(device, {}).get(str(width), ())
+
+
+def read_orders(path: Path | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Backends by device and head width, the fastest first; ValueError names what is wrong."""
+    path = path or table_path()
+    known = [name for name, row in BACKENDS.items() if row.is_measured]
+    orders: dict[str, dict[str, tuple[str, ...]]] = {}
+    for device, by_width in read_section(SECTION, path).items():
+        for width, names in items(path, f"{device}, {SECTION}", by_width):
+            if not isinstance(names, list) or not names or not set(names) <= set(known):
+                raise ValueError(
+                    f"{path}: {device}, {SECTION}, {width}: must be some of {known}, got "
+                    f"{names!r}; remove it"
+                )
+            orders.setdefault(device, {})[width] = tuple(names)
+    return orders

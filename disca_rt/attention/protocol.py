@@ -1,0 +1,63 @@
+"""Attention as the blocks see it: hand over v, k, q as each is ready, then ask for the result.
+
+The staging lets an implementation start moving v while k and q are still being computed, and hide
+the rest under work the block has anyway (`Overlap`). Knows tokens and heads, no models, no ranks.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..kernels.packing import Packing
+from ..sharding import Sharding
+from ..tokens import TokenLayout
+
+
+class Overlap(Protocol):
+    """Work that a block can do while tokens are on their way."""
+
+    def advance(self) -> None:
+        """Do the next piece, if one is left."""
+
+
+class NoOverlap:
+    """The `Overlap` of a block that has nothing else to do."""
+
+    def advance(self) -> None:
+        pass
+
+
+class AttentionHandle(Protocol):
+    """One attention in flight, over joint tokens `[B, S, H, D]`.
+
+    Where `packing` is not None once v is put, k and q are wanted in the layout of
+    `rms_norm_rope_send`.
+    """
+
+    packing: Packing | None
+
+    def put_v(self, v: Tensor) -> None: ...
+
+    def put_k(self, k: Tensor) -> None: ...
+
+    def put_q(self, q: Tensor) -> None: ...
+
+    def result(self, overlap: Overlap) -> Tensor:
+        """The attention output `[B, S, H·D]`; `overlap` is advanced where there is time for it."""
+
+
+class Attention(Protocol):
+    """The attention that a model is given when it is built.
+
+    `local` is the attention over tokens that every rank has anyway, such as the token refiner's.
+    `sharding` says which of a sample's tokens the blocks are given.
+    """
+
+    local: "Attention"
+    sharding: Sharding
+
+    def prepare(self, heads: int) -> None:
+        """Get ready for models with `heads` heads, before their first forward."""
+
+    def begin(self, layout: TokenLayout) -> AttentionHandle:
+        """Start one attention over tokens laid out so; padding is not attended to."""

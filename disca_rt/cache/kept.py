@@ -1,0 +1,83 @@
+"""What a policy keeps of a sample: buffers by slot and place, and how many bytes they take."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from ..config import DiTConfig
+from .policy import Policy
+from .site import DOUBLE, SINGLE, Site
+from .stand_in import Kept, TensorSpec
+
+Place = tuple[int, str]
+"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
+
+WHOLE: Place = -1, ""
+
+
+class SampleShape(NamedTuple):
+    """What the buffers of a sample depend on.
+
+    `rows` are this rank's (image, text) tokens in each pass, `latents` is `[B, C, T, H, W]`.
+    """
+
+    config: DiTConfig
+    dtype: torch.dtype
+    device: torch.device
+    latents: tuple[int, ...]
+    img_tokens: int
+    rows: tuple[tuple[int, int], ...]
+
+    def tokens(self, number: int) -> TensorSpec:
+        """The joint tokens `[B, S, C]` of this rank in pass `number`."""
+        shape = self.latents[0], sum(self.rows[number]), self.config.hidden
+        return TensorSpec(shape, self.dtype, self.device)
+
+    def velocity(self) -> TensorSpec:
+        """A velocity in latent space."""
+        return TensorSpec(self.latents, torch.float32, self.device)
+
+
+def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place, TensorSpec]]:
+    """The places of a site in pass `number`, with the form of the value at each."""
+    tokens, config = shape.tokens(number), shape.config
+    batch, (img, txt) = shape.latents[0], shape.rows[number]
+    if site.level == "blocks":
+        yield WHOLE, tokens
+    elif site.level == "branch":
+        rows = {"img": img, "txt": txt, "joint": img + txt}
+        for block in range(site.start, site.stop):
+            for name, form in (DOUBLE if block < config.double else SINGLE).items():
+                if name in site.names:
+                    value = batch, rows[form.rows], form.width * config.hidden
+                    yield (block, name), tokens._replace(shape=value)
+    elif site.level == "guidance" and number == 1:
+        yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
+    elif site.level == "velocity" and number == 0:
+        yield WHOLE, shape.velocity()
+
+
+def allocate(policy: Policy, shape: SampleShape) -> tuple[tuple[dict[Place, Kept], ...], ...]:
+    """New buffers, zeros: `[pass][slot]`, by place."""
+    return tuple(
+        tuple(
+            {
+                place: tuple(spec.zeros() for spec in stand_in.kept_specs(like))
+                for place, like in places(site, shape, number)
+            }
+            for site, stand_in in policy.slots
+        )
+        for number in range(len(shape.rows))
+    )
+
+
+def kept_bytes(policy: Policy, shape: SampleShape) -> int:
+    """The bytes of what `allocate` makes, all passes together."""
+    return sum(
+        spec.nbytes
+        for number in range(len(shape.rows))
+        for site, stand_in in policy.slots
+        for _, like in places(site, shape, number)
+        for spec in stand_in.kept_specs(like)
+    )

@@ -1,0 +1,58 @@
+"""Options of a policy as text: "name:option=value,..." and the types of their values."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_origin, get_type_hints
+
+
+def fields_of(part: type | None) -> dict[str, Any]:
+    """The fields that a rule or a stand-in is built from, by name."""
+    return {} if part is None else {field.name: field for field in fields(part) if field.init}
+
+
+def types_of(part: type | None) -> dict[str, Any]:
+    """The types of those fields, by name."""
+    if part is None:
+        return {}
+    hints = get_type_hints(part)
+    return {name: hints[name] for name in fields_of(part)}
+
+
+def read_options(name: str, text: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in `text`, "option=value,...", of policy `name`, whose options have `types`.
+
+    A value of several numbers is written with commas too. ValueError lists the options there are,
+    or says what a value must be.
+    """
+    options: dict[str, Any] = {}
+    for key, value in _pairs(name, text):
+        if key not in types:
+            known = ", ".join(sorted(types)) or "none"
+            raise ValueError(f"policy {name} has no option {key!r}; its options: {known}")
+        options[key] = _value(name, key, value, types[key])
+    return options
+
+
+def _pairs(name: str, text: str) -> list[tuple[str, str]]:
+    """Keys and values; a piece without "=" goes on with the value before it."""
+    pairs: list[tuple[str, str]] = []
+    for piece in text.split(",") if text else ():
+        key, equals, value = piece.partition("=")
+        if equals:
+            pairs.append((key.strip(), value.strip()))
+        elif pairs:
+            pairs[-1] = pairs[-1][0], f"{pairs[-1][1]},{piece.strip()}"
+        else:
+            raise ValueError(f"policy {name}: options must be option=value,..., got {text!r}")
+    return pairs
+
+
+def _value(name: str, key: str, text: str, kind: Any) -> Any:
+    is_list = get_origin(kind) is tuple
+    try:
+        if is_list:
+            return tuple(int(each) for each in text.split(","))
+        return kind(text) if kind in (int, float) else text
+    except ValueError as error:
+        wanted = "numbers such as 0,1,2,5" if is_list else f"of type {kind.__name__}"
+        raise ValueError(f"policy {name}: {key} must be {wanted}, got {text!r}") from error

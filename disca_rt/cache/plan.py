@@ -1,0 +1,112 @@
+"""The plan of one step, as a rule gives it and the sampler carries it out. Hashable: no tensors."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+from ..schedule import Step
+
+FULL, PREDICTED = "full", "predicted"  # the labels of today's plans
+
+
+class Act(IntEnum):
+    """One slot's part in one pass of a step."""
+
+    RUN = 0  # compute
+    KEEP = 1  # compute, and keep the result for later steps
+    STAND_IN = 2  # compute nothing: the stand-in's value is used
+    CHECK = 3  # compute for comparison with the stand-in's value, which is used
+
+
+class Probe(NamedTuple):
+    """A change that is measured on the device: how far a tensor is from an earlier one.
+
+    `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
+    "tokens" (after `block` blocks), "residual" ("tokens" less the embedded ones), "latents" (before
+    the step), "velocity" (guided, in latent space) or "slot" (the computed value of the slot
+    numbered `block`, of which CHECK says that it is compared with the stand-in's).
+    `against`: the tensor of the step "previous" to this one that was measured, of the last step
+    that "kept" something, or the "stand-in" 's. `norm`: a key of `sampling.probes.NORMS`. Tensors
+    of one pass are those of pass number `which_pass`.
+    """
+
+    of: Literal["modulated", "tokens", "residual", "latents", "velocity", "slot"]
+    against: Literal["previous", "kept", "stand-in"] = "previous"
+    norm: str = "l1"
+    block: int = 0
+    which_pass: int = 0
+
+
+class Measured(NamedTuple):
+    """The two sums of a norm over all ranks; both NaN where nothing is there to compare with."""
+
+    numerator: float
+    denominator: float
+
+    @property
+    def ratio(self) -> float:
+        """numerator / denominator; infinite or NaN over zero."""
+        if self.denominator == 0:
+            return float("inf") if self.numerator > 0 else float("nan")
+        return self.numerator / self.denominator
+
+
+Seen = Mapping[Probe, Measured]
+"""What has been measured of a step so far."""
+
+
+class StepPlan(NamedTuple):
+    """The act of every slot in every pass: `passes[pass][slot]`.
+
+    A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
+    are probes measured while the plan runs. `label` is for reports; nothing branches on it.
+    """
+
+    passes: tuple[tuple[Act, ...], ...]
+    label: str = FULL
+    watch: tuple[Probe, ...] = ()
+
+    def keeps(self) -> bool:
+        """True where any slot keeps something."""
+        return any(Act.KEEP in acts for acts in self.passes)
+
+
+class Ask(NamedTuple):
+    """A rule's answer that it must see `probe` before it can plan the step."""
+
+    probe: Probe
+
+
+class Draft(NamedTuple):
+    """A rule's answer that `plan` is to be run, what it watches told, and the rule asked again.
+
+    A draft keeps nothing. It becomes the step where the rule then answers with the same plan, and
+    leaves no trace where it answers otherwise.
+    """
+
+    plan: StepPlan
+
+
+Answer = StepPlan | Ask | Draft
+
+
+class Setting(NamedTuple):
+    """What a rule knows of a sample: its steps, and how many passes and slots each has."""
+
+    steps: tuple[Step, ...]
+    passes: int
+    slots: int
+
+    def uniform(self, act: Act, label: str, watch: tuple[Probe, ...] = ()) -> StepPlan:
+        """The plan with one act for every slot of every pass."""
+        return StepPlan(((act,) * self.slots,) * self.passes, label, watch)
+
+    @property
+    def full(self) -> StepPlan:
+        """The plan that computes everything and keeps it."""
+        return self.uniform(Act.KEEP, FULL)
+
+    @property
+    def predicted(self) -> StepPlan:
+        """The plan in which every slot's stand-in is used."""
+        return self.uniform(Act.STAND_IN, PREDICTED)

@@ -1,0 +1,165 @@
+"""How one pass of a step goes through the blocks: a plan's acts as instructions. No tensors.
+
+The blocks between two boundaries run at once. A boundary is where a slot's range begins or ends, or
+where a probe looks.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
+
+from .plan import Act
+from .policy import Slot
+
+
+class Do(Enum):
+    """What an instruction does; a `slot` is its number in the policy."""
+
+    RUN = "run the blocks from start to stop; with slot, into that slot's buffer"
+    ENTER = "remember the tokens as what enters slot"
+    KEEP = "keep the tokens as slot's value"
+    CHECK = "compare the tokens with slot's stand-in, and go on with that"
+    STAND_IN = "go on with slot's stand-in, at stop"
+    NOTE = "remember the tokens for a probe"
+
+
+class Instruction(NamedTuple):
+    """One act of a pass; see `Do`."""
+
+    do: Do
+    start: int
+    stop: int
+    slot: int | None = None
+
+
+class Program(NamedTuple):
+    """The instructions of a pass, from the tokens after the first `start` blocks."""
+
+    instructions: tuple[Instruction, ...]
+    start: int
+
+
+@lru_cache(maxsize=4096)
+def program(
+    slots: tuple[Slot, ...],
+    acts: tuple[Act, ...],
+    blocks: int,
+    notes: tuple[int, ...] = (),
+    done: int = 0,
+) -> Program:
+    """The program of a pass over `blocks` blocks, of which `done` have run already.
+
+    `notes` are numbers of blocks after which a probe looks at the tokens. Raises ValueError where
+    something is to be kept, checked or seen in a range that is not computed.
+    """
+    active = _active(slots, acts)
+    boundaries = _boundaries(slots, active, (*notes, done), blocks)
+    instructions: list[Instruction] = []
+    at = 0
+    while True:
+        instructions += _at_boundary(slots, active, notes, at)
+        jump = _stand_in_at(slots, active, at)
+        if jump is not None:
+            stop = slots[jump].site.stop
+            _refuse_inside(slots, active, notes, at, stop)
+            instructions.append(Instruction(Do.STAND_IN, at, stop, jump))
+        elif at < blocks:
+            stop = min(each for each in boundaries if each > at)
+            instructions.append(Instruction(Do.RUN, at, stop, _destination(slots, active, stop)))
+        else:
+            _check_branches(slots, acts, instructions, done)
+            return _resumed(instructions, done)
+        at = stop
+
+
+def _active(slots: Sequence[Slot], acts: Sequence[Act]) -> dict[int, Act]:
+    """The slots over block ranges that do more than run."""
+    return {
+        i: act
+        for i, (slot, act) in enumerate(zip(slots, acts, strict=True))
+        if slot.site.level == "blocks" and act != Act.RUN
+    }
+
+
+def _boundaries(
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], blocks: int
+) -> set[int]:
+    sites = [slots[i].site for i in active]
+    return {blocks, *notes, *(s.start for s in sites), *(s.stop for s in sites)}
+
+
+def _at_boundary(
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], at: int
+) -> list[Instruction]:
+    """What is done with the tokens before block `at`: ranges end, then begin."""
+    ended = [i for i, act in active.items() if slots[i].site.stop == at and act != Act.STAND_IN]
+    does = {Act.KEEP: Do.KEEP, Act.CHECK: Do.CHECK}
+    done = [Instruction(does[active[i]], at, at, i) for i in ended]
+    begun = [i for i, act in active.items() if slots[i].site.start == at and act != Act.STAND_IN]
+    noted = [Instruction(Do.NOTE, at, at)] * (at in notes)
+    return [*done, *noted, *(Instruction(Do.ENTER, at, at, i) for i in begun)]
+
+
+def _stand_in_at(slots: Sequence[Slot], active: dict[int, Act], at: int) -> int | None:
+    """The slot with the longest range that stands in from block `at`."""
+    here = [i for i, a in active.items() if a == Act.STAND_IN and slots[i].site.start == at]
+    return max(here, key=lambda i: slots[i].site.stop, default=None)
+
+
+def _destination(slots: Sequence[Slot], active: dict[int, Act], stop: int) -> int | None:
+    """The slot in whose buffer blocks up to `stop` may write: the one whose range ends there."""
+    ending = [i for i in active if slots[i].site.stop == stop]
+    return ending[0] if [active[i] for i in ending] == [Act.KEEP] else None
+
+
+def _refuse_inside(
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], start: int, stop: int
+) -> None:
+    needed = {f"block {note} cannot be looked at": note for note in notes}
+    for i in (i for i, act in active.items() if act != Act.STAND_IN):
+        needed |= {f"slot {i} cannot be computed": slots[i].site.start}
+        needed |= {f"slot {i} cannot be kept": slots[i].site.stop}
+    for what, at in needed.items():
+        if start < at < stop:
+            raise ValueError(
+                f"blocks {start} to {stop - 1} are replaced by a stand-in, so that {what} in the "
+                "same step; let them run"
+            )
+
+
+def _check_branches(
+    slots: Sequence[Slot], acts: Sequence[Act], instructions: Sequence[Instruction], done: int
+) -> None:
+    """Raises ValueError where blocks do not run of which a slot is to keep branches."""
+    replaced = [(each.start, each.stop) for each in instructions if each.do == Do.STAND_IN]
+    for i, (slot, act) in enumerate(zip(slots, acts, strict=True)):
+        if slot.site.level != "branch" or act == Act.RUN:
+            continue
+        lost = [*replaced, (0, done)] if act != Act.STAND_IN else [(0, done)]
+        for start, stop in lost:
+            if max(start, slot.site.start) < min(stop, slot.site.stop):
+                raise ValueError(
+                    f"slot {i} acts on branches of blocks {slot.site.start} to "
+                    f"{slot.site.stop - 1}, of which {start} to {stop - 1} do not run under it; "
+                    "let its range begin after them"
+                )
+
+
+def _resumed(instructions: Sequence[Instruction], done: int) -> Program:
+    """What is left where blocks up to `done` have run for a probe, by no act of a slot."""
+    replaced = [each.start for each in instructions if each.do == Do.STAND_IN]
+    if done == 0 or 0 in replaced:  # what has run is given up
+        return Program(tuple(instructions), 0)
+    left = [
+        each
+        for each in instructions
+        if each.start >= done or (each.do == Do.ENTER and each.start == 0)
+    ]
+    lost = [each for each in instructions if each not in left and each.do != Do.RUN]
+    if lost:
+        raise ValueError(
+            f"block {lost[0].start} ran before a probe after block {done} was asked for; let slot "
+            f"{lost[0].slot} begin at block 0, or at {done} or later"
+        )
+    return Program(tuple(left), done)

@@ -1,0 +1,62 @@
+"""The protocol of rules: pure functions of scalars that plan a sample's steps. Host only.
+
+A rule sees the steps' noise levels and the probes that it declares, and no tensors, weights or
+ranks, so all ranks decide alike. Rules are frozen dataclasses; their fields are the options that a
+user may set.
+"""
+
+from typing import Protocol, TypeVar
+
+from ..schedule import Step
+from .plan import Answer, Probe, Seen, Setting, StepPlan
+
+Memory = TypeVar("Memory")
+
+
+class Rule(Protocol[Memory]):
+    """Plans each step of a sample. `probes`: all that it may ask for or watch.
+
+    Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
+    """
+
+    probes: tuple[Probe, ...]
+
+    def start(self, setting: Setting) -> Memory:
+        """What is remembered before the first step, frozen; ValueError where options do not fit."""
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: Memory) -> Answer:
+        """The plan of `step`, or what must be seen first; called again when it has been."""
+
+    def remember(
+        self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Memory
+    ) -> Memory:
+        """What is remembered after `step`, which ran by `plan`."""
+
+
+def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
+    """The plans of all steps, or None where they depend on what will be measured."""
+    memory = rule.start(setting)
+    if rule.probes:
+        return None
+    plans = []
+    for step in setting.steps:
+        plan = rule.decide(setting, step, {}, memory)
+        if not isinstance(plan, StepPlan):
+            raise ValueError(f"{rule} declares no probes, and answers {plan}; declare what it asks")
+        memory = rule.remember(setting, step, plan, {}, memory)
+        plans.append(plan)
+    return tuple(plans)
+
+
+class Memoryless:
+    """A base for rules whose plans depend on nothing but the step: they declare no probes."""
+
+    probes: tuple[Probe, ...] = ()
+
+    def start(self, setting: Setting) -> None:
+        """Nothing is remembered."""
+
+    def remember(
+        self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: None
+    ) -> None:
+        """Nothing is remembered."""

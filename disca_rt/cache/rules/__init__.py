@@ -1,0 +1,1 @@
+"""Rules: when to compute, when to keep, and when something stands in. One file each."""

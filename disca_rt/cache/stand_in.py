@@ -1,0 +1,70 @@
+"""The protocol of stand-ins: they keep tensors of a step and give a value in later ones."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import PredictorConfig
+from ..tokens import StepContext
+from .site import Level
+
+
+class TensorSpec(NamedTuple):
+    """Shape, dtype and device of a tensor at a site."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def zeros(self) -> Tensor:
+        """A new tensor of this form."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+Kept = tuple[Tensor, ...]
+"""Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
+
+
+class StandIn(Protocol):
+    """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
+
+    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "guidance"
+    patches `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
+    `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
+    conditional pass's patches, latents.
+    """
+
+    levels: tuple[Level, ...]
+    network: PredictorConfig | None  # a network that `value` runs, for those who count its work
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        """The buffers of a place whose value is `like`; they begin as zeros."""
+
+    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+        """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many."""
+
+    def out(self, kept: Kept) -> Tensor | None:
+        """A buffer in which the value to be kept may be computed, or None."""
+
+    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+        """Keep a computed `value`. `numbers`: those of this step, fp32, on the device."""
+
+    def value(
+        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
+    ) -> Tensor:
+        """The value in place of the computation; `context` is None outside of blocks."""
+
+
+class Numberless:
+    """A base for stand-ins that need no scalars and run no network."""
+
+    network: PredictorConfig | None = None
+
+    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+        """No scalars."""
+        return ()

@@ -1,0 +1,1 @@
+"""Stand-ins: what they keep of a computation, and the value that they give instead. One a file."""

@@ -1,0 +1,46 @@
+"""DisCa's learned predictor (arXiv 2602.05449): it continues from the tokens of the last full step.
+
+One tensor of S·C is all that it keeps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...config import PredictorConfig
+from ...tokens import StepContext
+from ..site import Level
+from ..stand_in import Kept, Numberless, TensorSpec
+
+
+@dataclass(frozen=True)
+class Learned(Numberless):
+    """`predictor` is called as `(entering, kept, context)` and returns tokens `[B, S, C]`."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("blocks",)
+    predictor: Callable[[Tensor, Tensor, StepContext], Tensor]
+
+    def __post_init__(self) -> None:
+        if self.predictor is None:
+            raise ValueError("policy 'disca' needs a predictor; give one, or choose policy 'full'")
+
+    @property
+    def network(self) -> PredictorConfig:
+        return self.predictor.config
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (like,)
+
+    def out(self, kept: Kept) -> Tensor | None:
+        return kept[0]
+
+    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+        if value is not kept[0]:  # ops that write in place have saved this pass
+            kept[0].copy_(value)
+
+    def value(
+        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
+    ) -> Tensor:
+        return self.predictor(entering, kept[0], context)

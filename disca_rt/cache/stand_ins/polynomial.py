@@ -1,0 +1,83 @@
+"""Extrapolation over the step index from divided differences: TaylorSeer, and HiCache by its basis.
+
+Keeping brings the factors up to date: the value F, and its derivatives by differences with the one
+kept before, d_i = (d_{i−1} − d_{i−1} before) / (steps between the two). A step k later takes
+Σ b_i(k)·d_i / i!, with b_i(k) = k^i in TaylorSeer (arXiv 2503.06923) and σ^i·H_i(σ·k) in HiCache
+(arXiv 2508.16984): H_i are the physicists' Hermite polynomials, σ below 1 dampens their growth.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...kernels.ops import Ops
+from ...tokens import StepContext
+from ..site import Level
+from ..stand_in import Kept, Numberless, TensorSpec
+
+MAX_ORDER = 3  # of the fused ops
+
+
+@dataclass(frozen=True)
+class Taylor(Numberless):
+    """`order` derivatives; fewer until as many more values have been kept."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    ops: Ops
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.order <= MAX_ORDER:
+            raise ValueError(f"order must be from 0 to {MAX_ORDER}, got {self.order}")
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (like._replace(shape=(self.order + 1, *like.shape)),)
+
+    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+        """Steps since the last kept one, factors known once this one is kept, coefficients."""
+        known, terms = len(kept_at), self.order + 1
+        distance = step - kept_at[-1] if kept_at else 1  # of the first one nothing is made
+        coefficients = (
+            self.basis(i, distance) / math.factorial(i) if i < known else 0.0 for i in range(terms)
+        )
+        return (float(distance), float(min(known + 1, terms)), *coefficients)
+
+    def basis(self, order: int, distance: int) -> float:
+        """The factor of a derivative, `distance` steps on, times order!."""
+        return float(distance**order)
+
+    def out(self, kept: Kept) -> Tensor | None:
+        """None: the differences need the new value beside the old ones."""
+
+    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+        self.ops.finite_differences(kept[0], value, numbers[:2])
+
+    def value(
+        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
+    ) -> Tensor:
+        return self.ops.forecast(kept[0], numbers[2:])
+
+
+@dataclass(frozen=True)
+class Hermite(Taylor):
+    """`contraction` is σ; of order 1 a forecast goes 2σ² as far as Taylor's."""
+
+    contraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.contraction <= 1:
+            raise ValueError(f"contraction must be above 0 and at most 1, got {self.contraction}")
+
+    def basis(self, order: int, distance: int) -> float:
+        return self.contraction**order * _hermite(order, self.contraction * distance)
+
+
+def _hermite(order: int, x: float) -> float:
+    """H_i(x) by its recurrence, H_{i+1} = 2x·H_i − 2i·H_{i−1}."""
+    before, value = 0.0, 1.0
+    for i in range(order):
+        before, value = value, 2 * x * value - 2 * i * before
+    return value

@@ -1,0 +1,42 @@
+"""Reuse: the value kept last, as it is or as a change of what enters."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ...tokens import StepContext
+from ..site import Level
+from ..stand_in import Kept, Numberless, TensorSpec
+
+
+@dataclass(frozen=True)
+class Reuse(Numberless):
+    """The kept value again (`form` "output"), or what enters plus the kept change ("delta")."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    form: Literal["output", "delta"] = "output"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("output", "delta"):
+            raise ValueError(f"form must be output or delta, got {self.form!r}")
+        if self.form == "delta":  # nothing enters a branch that its value is a change of
+            object.__setattr__(self, "levels", ("blocks", "guidance", "velocity"))
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (like,)
+
+    def out(self, kept: Kept) -> Tensor | None:
+        return kept[0] if self.form == "output" else None
+
+    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+        (buffer,) = kept
+        if self.form == "delta":
+            buffer.copy_(value - entering)
+        elif value is not buffer:
+            buffer.copy_(value)
+
+    def value(
+        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
+    ) -> Tensor:
+        return kept[0] if self.form == "output" else entering + kept[0]

@@ -1,0 +1,63 @@
+"""Guidance of a sample, and the scalars that the model is fed at each step."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.dit import DiT, StepInputs
+from ..schedule import Schedule
+
+DEFAULT_GUIDANCE = 6.0  # the official pipelines' scale, embedded and classifier-free
+
+
+class Guidance(NamedTuple):
+    """`embedded`: scale fed through `guidance_in`; `classifier_free`: scale mixing two passes."""
+
+    embedded: float | None = None
+    classifier_free: float | None = None
+
+
+class StepRow(NamedTuple):
+    """The scalars of one step: the model's, and `dt []`, its length, negative, fp32."""
+
+    inputs: StepInputs
+    dt: Tensor
+
+
+class StepTable(NamedTuple):
+    """The scalars of every step, on the device before the first one: no step waits for the host.
+
+    `timesteps [steps + 1, B]`, `dt [steps]` fp32; `guidance [B]` or None.
+    """
+
+    timesteps: Tensor
+    dt: Tensor
+    has_r: bool
+    guidance: Tensor | None
+
+    def row(self, index: int) -> StepRow:
+        """The scalars of step number `index`."""
+        r = self.timesteps[index + 1] if self.has_r else None
+        return StepRow(StepInputs(self.timesteps[index], r, self.guidance), self.dt[index])
+
+
+def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> StepTable:
+    """The table of a sample of `batch` rows."""
+    steps = list(schedule)
+    timesteps = [step.t for step in steps] + [steps[-1].r]
+    on_device = torch.tensor(timesteps, dtype=torch.float32, device=dit.device)
+    lengths = [step.sigma_next - step.sigma for step in steps]
+    return StepTable(
+        on_device[:, None].expand(-1, batch),
+        torch.tensor(lengths, dtype=torch.float32, device=dit.device),
+        dit.config.meanflow,
+        _guidance_input(guidance.embedded, batch, dit),
+    )
+
+
+def _guidance_input(scale: float | None, batch: int, dit: DiT) -> Tensor | None:
+    if scale is None:
+        return None
+    # Cast, then times 1000: 6.0 becomes 6016 in bf16, which is what the models were trained with.
+    return torch.full((batch,), scale, dtype=dit.dtype, device=dit.device) * 1000

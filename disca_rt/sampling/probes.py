@@ -1,0 +1,67 @@
+"""Measures what rules ask for: sums over this rank's rows, on the device. Knows no rule."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..cache.plan import Probe
+from ..models.blocks import DoubleStreamBlock
+from ..models.dit import DiT
+from ..tokens import StepContext
+from .passes import Begun, Looked
+
+Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Elementwise `(numerator, denominator)` fp32 of a tensor and what it is compared with, fp32."""
+
+NORMS: dict[str, Norm] = {
+    "l1": lambda now, before: ((now - before).abs(), before.abs()),
+    "l2": lambda now, before: ((now - before).square(), before.square()),
+    "relative": lambda now, before: (
+        (now - before).abs() / (now.abs() + 1e-8),
+        torch.ones_like(now),
+    ),
+    "size": lambda now, before: (now.abs(), before.abs()),
+}
+"""Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|."""
+
+
+def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None) -> Tensor:
+    """Both sums of a norm, `[2]` fp64; padding rows do not count. `context`: of token tensors."""
+    valid = None if context is None else _valid_rows(now, context)
+    parts = NORMS[probe.norm](now.float(), before.float())
+    if valid is not None:
+        parts = tuple(part * valid for part in parts)
+    return torch.stack([part.sum(dtype=torch.float64) for part in parts])
+
+
+def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
+    """Which rows of `tokens [B, S, C]` are no padding, `[B, S, 1]`; None where all are."""
+    layout = context.layout
+    if layout.lengths is None or tokens.shape[1] <= layout.img_len:
+        return None
+    places = torch.arange(tokens.shape[1], device=tokens.device) + layout.start
+    return (places < layout.lengths[:, None])[:, :, None]
+
+
+def tensor_of_pass(probe: Probe, dit: DiT, begun: Begun, tokens: Tensor) -> Tensor:
+    """What a probe looks at in a pass: `tokens` are those after its block."""
+    img = begun.context.layout.img_len
+    if probe.of == "modulated":
+        return _modulated(dit, begun.embedded[:, :img], begun.context)
+    if probe.of == "residual":
+        return tokens[:, :img] - begun.embedded[:, :img]
+    return tokens
+
+
+def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:
+    """The image rows as the first block's attention sees them (TeaCache, arXiv 2411.19108)."""
+    block = dit.blocks[0]
+    mod = block.img_mod if isinstance(block, DoubleStreamBlock) else block.modulation
+    shift, scale = mod(context.vec)[:2]
+    return dit.ops.layer_norm_modulate(img, shift, scale)
+
+
+def checked_pair(probe: Probe, looked: Looked) -> tuple[Tensor, Tensor]:
+    """The computed value of a slot, and its stand-in's."""
+    return looked.pairs[probe.block]

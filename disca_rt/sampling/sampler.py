@@ -1,0 +1,256 @@
+"""The pieces of a step, each a function of tensors that a graph may capture.
+
+A step whose plan is known is one piece: both passes, guidance and the Euler step. A rule that looks
+at tokens first cuts it after some blocks: one piece up to there, one for the rest. Knows the forms
+of plans and probes, no rules.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cache.plan import Act, Probe, StepPlan
+from ..cache.policy import Policy
+from ..models.blocks import run_blocks
+from ..models.prepared import Prepared
+from ..tokens import StepContext
+from .forward import Forward
+from .guidance import StepRow, StepTable
+from .passes import Begun, Looked, SlotsOfPass, run_middle
+from .probes import sums, tensor_of_pass
+from .state import SampleState, number_counts
+
+Mark = Callable[[str], AbstractContextManager]
+"""Names what is done within, for a profiler."""
+
+
+def no_mark(name: str) -> AbstractContextManager:
+    """Marks nothing."""
+    return nullcontext()
+
+
+class StepTensors(NamedTuple):
+    """What a step reads: `latents`, its scalars, and those of the slots (None: there are none)."""
+
+    latents: Tensor
+    row: StepRow
+    numbers: Tensor | None
+
+
+class Look(NamedTuple):
+    """What a probe saw: both sums of its norm `[2]` on this rank, and the tensor (None: unkept)."""
+
+    sums: Tensor
+    now: Tensor | None
+
+
+class Outcome(NamedTuple):
+    """The latents after a step, and what the probes that its plan watches saw, in order."""
+
+    latents: Tensor
+    looks: tuple[Look, ...]
+
+
+class Sampler:
+    """The pieces of the steps of one sample, by one policy.
+
+    They depend on their arguments, on `key`, and on the objects in `depends_on`: the model's
+    weights, and the state's buffers, which belong to one policy. `scale` is of classifier-free
+    guidance.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        policy: Policy,
+        state: SampleState,
+        scale: float | None,
+        mark: Mark = no_mark,
+    ) -> None:
+        self._forward, self._policy, self._state, self._mark = forward, policy, state, mark
+        self._dit = forward.dit
+        self._blocks = self._dit.blocks
+        self._scale = 1.0 if scale is None else scale
+        self._counts = number_counts(policy)
+        self._has_velocity = bool(policy.slots_at("velocity"))
+        self.depends_on = self._dit, state
+
+    def key(self) -> Hashable:
+        """All that the pieces depend on besides their arguments and `depends_on`."""
+        return self._scale
+
+    def run(
+        self,
+        plan: StepPlan,
+        begun: Mapping[int, Begun],
+        tensors: StepTensors,
+        prepared: Sequence[Prepared],
+    ) -> Outcome:
+        """A step by `plan`; `begun` are passes under way, by number."""
+        step = _Step(self, plan, begun, tensors, prepared)
+        if self._has_velocity or any(probe.of == "velocity" for probe in plan.watch):
+            velocity = step.level("velocity", 0, step.velocity, tensors.latents)
+            latents = tensors.latents + velocity * tensors.row.dt
+        else:
+            velocity, patches = None, step.patches()
+            latents = self._euler(tensors.latents, patches, tensors.row.dt, prepared)
+        return Outcome(latents, tuple(step.look(probe, velocity) for probe in plan.watch))
+
+    def trajectory(
+        self,
+        plans: Sequence[StepPlan],
+        latents: Tensor,
+        table: StepTable,
+        numbers: Tensor | None,
+        prepared: Sequence[Prepared],
+    ) -> Tensor:
+        """The latents after all steps; `numbers` has the slots' scalars of each."""
+        for i, plan in enumerate(plans):
+            row = None if numbers is None else numbers[i]
+            tensors = StepTensors(latents, table.row(i), row)
+            latents = self.run(plan, {}, tensors, prepared).latents
+        return latents
+
+    def ask(
+        self,
+        probe: Probe,
+        begun: Begun | None,
+        tensors: StepTensors,
+        prepared: Sequence[Prepared],
+    ) -> tuple[Begun | None, Look]:
+        """What `probe` sees, and its pass as far as it had to run for that."""
+        if probe.of == "latents":
+            return None, self._compared(probe, tensors.latents, None)
+        begun = begun or self.embed(probe.which_pass, tensors, prepared)
+        if probe.of != "modulated" and probe.block < begun.done:
+            raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
+        if probe.block > begun.done:
+            blocks = self._blocks[begun.done : probe.block]
+            tokens = run_blocks(blocks, begun.tokens, begun.context)
+            begun = begun._replace(tokens=tokens, done=probe.block)
+        now = tensor_of_pass(probe, self._dit, begun, begun.tokens)
+        return begun, self._compared(probe, now, begun)
+
+    def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
+        """Pass `number` before its first block."""
+        tokens, context = self._forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
+        return Begun(tokens, tokens, context)
+
+    def slots_of_pass(self, number: int, plan: StepPlan, numbers: Tensor | None) -> SlotsOfPass:
+        """The slots of pass `number` under `plan`."""
+        of_slots: Sequence[Tensor | None] = (None,) * len(self._counts)
+        if numbers is not None:
+            start = number * sum(self._counts)
+            of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
+        acts, kept = plan.passes[number], self._state.slots[number]
+        return SlotsOfPass(self._policy.slots, acts, kept, of_slots)
+
+    def _compared(self, probe: Probe, now: Tensor, begun: Begun | None) -> Look:
+        return Look(sums(probe, now, self._state.probes[probe], _context_of(now, begun)), now)
+
+    def _euler(
+        self,
+        latents: Tensor,
+        patches: Sequence[Tensor],
+        dt: Tensor,
+        prepared: Sequence[Prepared],
+    ) -> Tensor:
+        """`latents + velocity·dt`, of the guided velocity."""
+        unconditional = patches[1] if len(patches) == 2 else None
+        grid, patch = prepared[0].grid, self._dit.config.patch
+        return self._dit.ops.euler_step(
+            latents, patches[0], unconditional, self._scale, dt, grid, patch
+        )
+
+
+class _Step:
+    """One step under way."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        plan: StepPlan,
+        begun: Mapping[int, Begun],
+        tensors: StepTensors,
+        prepared: Sequence[Prepared],
+    ) -> None:
+        self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
+        self._tensors, self._prepared = tensors, prepared
+        numbers = tensors.numbers
+        self._slots = [sampler.slots_of_pass(i, plan, numbers) for i in range(len(prepared))]
+        self._looked = [Looked() for _ in prepared]
+
+    def velocity(self) -> Tensor:
+        """The guided velocity `[B, C, T, H, W]` fp32 of passes that run."""
+        latents = self._tensors.latents
+        one = latents.new_ones(())
+        return self._sampler._euler(torch.zeros_like(latents), self.patches(), one, self._prepared)
+
+    def patches(self) -> list[Tensor]:
+        """The velocity patches of each pass."""
+        first = self._run_pass(0)
+        if len(self._prepared) == 1:
+            return [first]
+        return [first, self.level("guidance", 1, lambda: self._run_pass(1), first)]
+
+    def level(
+        self, level: str, number: int, compute: Callable[[], Tensor], entering: Tensor
+    ) -> Tensor:
+        """The value at the slots of a level above blocks, by their acts in pass `number`."""
+        of_pass, looked = self._slots[number], self._looked[number]
+        slots = self._sampler._policy.slots_at(level)
+        for slot in slots:
+            if of_pass.acts[slot] == Act.STAND_IN:
+                return of_pass.use(slot, None, entering, looked)
+        value = compute()
+        for slot in slots:
+            if of_pass.acts[slot] != Act.RUN:
+                value = of_pass.use(slot, lambda v=value: v, entering, looked)
+        return value
+
+    def _run_pass(self, number: int) -> Tensor:
+        """The patches `[B, S_img, P]` of one pass."""
+        sampler = self._sampler
+        begun = self._begun.get(number)
+        if begun is None:
+            begun = sampler.embed(number, self._tensors, self._prepared)
+            self._begun[number] = begun
+        notes = tuple(self._notes(number))
+        with sampler._mark(f"middle {self._plan.label}"):
+            tokens, looked = run_middle(sampler._blocks, begun, self._slots[number], notes)
+        self._looked[number] = looked
+        return sampler._forward.head(tokens, begun.context)
+
+    def _notes(self, number: int) -> Iterator[int]:
+        for probe in self._plan.watch:
+            if probe.which_pass == number and probe.of in ("tokens", "residual"):
+                yield probe.block
+
+    def look(self, probe: Probe, velocity: Tensor | None) -> Look:
+        """What a watched probe sees."""
+        sampler = self._sampler
+        if probe.of == "velocity":
+            return sampler._compared(probe, velocity, None)
+        if probe.of == "latents":
+            return sampler._compared(probe, self._tensors.latents, None)
+        if probe.which_pass not in self._begun:
+            raise ValueError(f"{probe} watches a pass that does not run in this step")
+        begun, looked = self._begun[probe.which_pass], self._looked[probe.which_pass]
+        if probe.of == "slot":
+            return self._look_at_slot(probe, begun, looked)
+        tokens = looked.tokens.get(probe.block, begun.embedded)
+        now = tensor_of_pass(probe, sampler._dit, begun, tokens)
+        return sampler._compared(probe, now, begun)
+
+    def _look_at_slot(self, probe: Probe, begun: Begun, looked: Looked) -> Look:
+        computed, instead = looked.pairs[probe.block]
+        return Look(sums(probe, computed, instead, _context_of(computed, begun)), None)
+
+
+def _context_of(tensor: Tensor, begun: Begun | None) -> StepContext | None:
+    """The context of a tensor with all joint rows, some of which may be padding; else None."""
+    is_joint = begun is not None and tensor.shape[1] == begun.tokens.shape[1]
+    return begun.context if is_joint else None

@@ -1,0 +1,83 @@
+"""What a sample keeps between its steps: buffers on the device, and which steps filled them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+
+from ..cache.kept import Place, SampleShape, allocate
+from ..cache.plan import Act, Probe, StepPlan
+from ..cache.policy import Policy
+from ..cache.stand_in import Kept, TensorSpec
+
+
+@dataclass
+class SampleState:
+    """`slots[pass][slot]` holds a slot's buffers by place; `probes` what each is compared with."""
+
+    slots: tuple[tuple[dict[Place, Kept], ...], ...]
+    probes: dict[Probe, Tensor]
+
+
+def new_state(policy: Policy, shape: SampleShape) -> SampleState:
+    """Buffers for samples of `shape`."""
+    probes = {
+        probe: _looked_at(probe, shape).zeros()
+        for probe in policy.rule.probes
+        if probe.against != "stand-in"
+    }
+    return SampleState(allocate(policy, shape), probes)
+
+
+def _looked_at(probe: Probe, shape: SampleShape) -> TensorSpec:
+    if probe.of in ("latents", "velocity"):
+        return shape.velocity()
+    tokens = shape.tokens(probe.which_pass)
+    rows = tokens.shape[1] if probe.of == "tokens" else shape.rows[probe.which_pass][0]
+    return tokens._replace(shape=(tokens.shape[0], rows, tokens.shape[2]))
+
+
+KeptAt = tuple[tuple[tuple[int, ...], ...], ...]
+"""The steps at which each slot of each pass has kept something, in order."""
+
+
+def nothing_kept(policy: Policy, passes: int) -> KeptAt:
+    """The steps before any has run."""
+    return (((),) * len(policy.slots),) * passes
+
+
+def kept_after(kept_at: KeptAt, plan: StepPlan, step: int) -> KeptAt:
+    """The steps once number `step` has run by `plan`."""
+    return tuple(
+        tuple(
+            (*steps, step) if act == Act.KEEP else steps
+            for steps, act in zip(of_slots, acts, strict=True)
+        )
+        for of_slots, acts in zip(kept_at, plan.passes, strict=True)
+    )
+
+
+@lru_cache(maxsize=64)
+def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[float]]:
+    """The slots' scalars of every step, where all plans are known."""
+    kept_at, rows = nothing_kept(policy, len(plans[0].passes)), []
+    for index, plan in enumerate(plans):
+        rows.append(numbers(policy, kept_at, index))
+        kept_at = kept_after(kept_at, plan, index)
+    return rows
+
+
+def numbers(policy: Policy, kept_at: KeptAt, step: int) -> list[float]:
+    """The scalars of step number `step`: of all slots of the first pass, then of the next."""
+    return [
+        number
+        for of_slots in kept_at
+        for slot, steps in zip(policy.slots, of_slots, strict=True)
+        for number in slot.stand_in.numbers(steps, step)
+    ]
+
+
+@lru_cache(maxsize=64)
+def number_counts(policy: Policy) -> list[int]:
+    """How many scalars each slot has, the same in each pass."""
+    return [len(slot.stand_in.numbers((), 0)) for slot in policy.slots]

@@ -1,0 +1,172 @@
+"""What hypothesis draws of the seam of caches: rule x site x stand-in x schedule x guidance."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cache_rules import Measuring, Verified
+from disca_rt.attention.protocol import Attention
+from disca_rt.cache.plan import Probe, Setting, StepPlan
+from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.stand_ins.learned import Learned
+from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.conditioning import Conditioning
+from disca_rt.config import DiTConfig, predictor_config
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.kernels.ops import get_ops
+from disca_rt.measure.random_models import fill_randomly
+from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.sampling.denoiser import Denoiser
+from disca_rt.sampling.guidance import Guidance
+from disca_rt.schedule import Schedule, shifted
+
+CPU = torch.device("cpu")
+OPS = get_ops("reference")
+CONFIG = DiTConfig(
+    in_channels=2,
+    hidden=32,
+    heads=4,
+    double=2,
+    single=2,
+    rope=(4, 2, 2),
+    text_dim=8,
+    text_dim_2=6,
+)
+BLOCKS = CONFIG.double + CONFIG.single
+SCALE = 3.0
+
+
+class Models(NamedTuple):
+    """A random model, and samples of it."""
+
+    denoiser: Denoiser
+    predictor: torch.nn.Module
+
+    def sample(self, draw: "Draw", watched: bool = False) -> tuple[Tensor, list[StepPlan]]:
+        """The latents, and the plans by which the steps ran; `watched`: step by step."""
+        plans: list[StepPlan] = []
+        rule = Remembering(draw.rule, plans)
+        policy = Policy("drawn", rule, draw.slots(self.predictor))
+        with torch.no_grad():
+            latents = self.denoiser.denoise(
+                draw.latents,
+                draw.conditions,
+                schedule=draw.schedule,
+                policy=policy,
+                guidance=Guidance(None, SCALE if draw.guided else None),
+                stopwatch=Stopwatch(CPU),
+                on_step=(lambda event: None) if watched else None,
+            )
+        setting = Setting(tuple(draw.schedule), len(draw.conditions), 1)
+        return latents, plans if rule.probes else list(policy.known_plans(setting))
+
+
+class Remembering:
+    """A rule, whose plans are noted down; equal where the rules are."""
+
+    def __init__(self, rule: object, plans: list[StepPlan]) -> None:
+        self.rule, self.plans = rule, plans
+        self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remembering) and self.rule == other.rule
+
+    def __hash__(self) -> int:
+        return hash(self.rule)
+
+    def remember(self, setting, step, plan, seen, memory):
+        self.plans.append(plan)
+        return self.rule.remember(setting, step, plan, seen, memory)
+
+
+def models(attention: Attention | None = None, graphs: GraphRunner | None = None) -> Models:
+    """The same weights each time."""
+    built = {"ops": OPS, "attention": attention, "device": CPU, "dtype": torch.float32}
+    dit = build_dit(CONFIG, **built)
+    predictor = build_predictor(predictor_config(CONFIG), **built)
+    for seed, module in enumerate((dit, predictor)):
+        fill_randomly(module, seed)
+    return Models(Denoiser(dit, graphs), predictor)
+
+
+class Draw(NamedTuple):
+    """One drawn sample."""
+
+    rule: object
+    site: Site
+    stand_in: object
+    schedule: Schedule
+    guided: bool
+    batch: int
+    seed: int
+
+    def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
+        stand_in = self.stand_in
+        return (Slot(self.site, Learned(predictor) if stand_in is Learned else stand_in),)
+
+    @property
+    def latents(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.batch, CONFIG.in_channels, 2, 4, 4, generator=generator)
+
+    @property
+    def conditions(self) -> list[Conditioning]:
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        mask = torch.ones(self.batch, 3, dtype=torch.long)
+        mask[1:, 2] = 0  # a shorter text in the second sample
+        positive = Conditioning(
+            torch.randn(self.batch, 3, CONFIG.text_dim, generator=generator),
+            mask,
+            torch.randn(self.batch, CONFIG.text_dim_2, generator=generator),
+        )
+        negative = replace(positive, text_states=positive.text_states.flip(2))
+        return [positive, negative] if self.guided else [positive]
+
+
+@st.composite
+def draws(draw: st.DrawFn) -> Draw:
+    guided = draw(st.booleans())
+    steps = draw(st.integers(2, 6))
+    level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
+    start = draw(st.integers(0, BLOCKS - 1))
+    stop = draw(st.integers(start + 1, BLOCKS))
+    site = {
+        "blocks": Site("blocks", start, stop),
+        "branch": Site("branch", start, stop, draw(st.sampled_from([EVERY_BRANCH, NAMES]))),
+        "guidance": Site("guidance"),
+        "velocity": Site("velocity"),
+    }[level]
+    stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
+    stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    later = draw(st.sets(st.integers(1, steps - 1)))
+    before = start if level in ("blocks", "branch") else 0
+    threshold = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0, float("inf")]))
+    rules = [
+        Listed((0, *sorted(later))),
+        Interval(draw(st.integers(1, 4)), draw(st.integers(1, 3))),
+        Measuring(Probe("modulated"), threshold),
+        Measuring(Probe("latents", "kept", "l2"), threshold),
+        Measuring(Probe("residual", "kept", block=before), threshold),
+        Measuring(Probe("tokens", "previous", block=before), threshold),
+    ]
+    rules += [Verified(threshold)] * (level == "blocks")
+    return Draw(
+        draw(st.sampled_from(rules)),
+        site,
+        draw(st.sampled_from(stand_ins)),
+        shifted(steps, 3.0),
+        guided,
+        draw(st.integers(1, 2)),
+        draw(st.integers(0, 99)),
+    )
+
+
+NAMES = "img_attn", "txt_attn", "attn", "mlp"

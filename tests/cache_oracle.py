@@ -1,0 +1,150 @@
+"""A sample under given plans, written out without the engine: the oracle of its results."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from disca_rt.cache.plan import Act, StepPlan
+from disca_rt.cache.policy import Policy
+from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.polynomial import Taylor
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.models.prepared import Prepared
+from disca_rt.models.stream import Part, settle
+from disca_rt.schedule import Schedule
+from disca_rt.tokens import StepContext
+
+
+class Oracle:
+    """Keeps lists of (step, value, entering) by pass, slot and place."""
+
+    def __init__(self, dit: DiT, policy: Policy, scale: float) -> None:
+        self.dit, self.policy, self.scale = dit, policy, scale
+        self.kept: dict[tuple, list[tuple[int, Tensor, Tensor | None]]] = {}
+
+    def sample(
+        self,
+        schedule: Schedule,
+        plans: Sequence[StepPlan],
+        latents: Tensor,
+        prepared: Sequence[Prepared],
+        guidance: Tensor | None,
+    ) -> Tensor:
+        for step, plan in zip(schedule, plans, strict=True):
+            self.step, self.plan = step.index, plan
+            t, r = (torch.tensor([x] * len(latents)) for x in (step.t, step.r))
+            inputs = StepInputs(t, r if self.dit.config.meanflow else None, guidance)
+            velocity = self.at(
+                Site("velocity"),
+                0,
+                lambda x=latents, i=inputs: self.guided(x, i, prepared),
+                latents,
+            )
+            latents = latents + velocity * (step.sigma_next - step.sigma)
+        return latents
+
+    def guided(self, latents: Tensor, inputs: StepInputs, prepared: Sequence[Prepared]) -> Tensor:
+        first, *others = (
+            lambda n=number, p=each: self.patches(n, latents, inputs, p)
+            for number, each in enumerate(prepared)
+        )
+        patches = first().float()
+        if others:
+            uncond = self.at(Site("guidance"), 1, lambda: others[0]().float(), patches)
+            patches = uncond + self.scale * (patches - uncond)
+        return self.dit.unpatchify(patches, prepared[0])
+
+    def patches(
+        self, number: int, latents: Tensor, inputs: StepInputs, prepared: Prepared
+    ) -> Tensor:
+        tokens, context = self.dit.embed(latents, inputs, prepared)
+        return self.dit.head(self.blocks(number, tokens, context, 0), context)
+
+    def blocks(self, number: int, tokens: Tensor, context: StepContext, index: int) -> Tensor:
+        """Block by block; a slot over a range takes the place of the blocks of its range."""
+        blocks = self.dit.blocks
+        while index < len(blocks):
+            here = self.slots(Site("blocks", index), number)
+            if here:
+                site = self.policy.slots[here[0]].site
+                compute = partial(self.run, number, tokens, context, site.start, site.stop)
+                tokens, index = self.at(site, number, compute, tokens, context), site.stop
+            else:
+                tokens, index = self.run(number, tokens, context, index, index + 1), index + 1
+        return tokens
+
+    def run(
+        self, number: int, tokens: Tensor, context: StepContext, start: int, stop: int
+    ) -> Tensor:
+        for index in range(start, stop):
+            block = self.dit.blocks[index]
+            tokens = settle(block((Part(tokens),), context, Hook(self, number, index)), block.ops)
+        return tokens
+
+    def slots(self, site: Site, number: int) -> list[int]:
+        return [
+            i
+            for i, (each, _) in enumerate(self.policy.slots)
+            if each.level == site.level
+            and (site.level != "blocks" or each.start == site.start)
+            and self.plan.passes[number][i] != Act.RUN
+        ]
+
+    def at(
+        self,
+        site: Site,
+        number: int,
+        compute: Callable[[], Tensor],
+        entering: Tensor | None,
+        context: StepContext | None = None,
+        place: object = None,
+    ) -> Tensor:
+        slots = self.slots(site, number)
+        if not slots:
+            return compute()
+        act, kept = self.plan.passes[number][slots[0]], self.kept.setdefault((number, place), [])
+        if act == Act.KEEP:
+            kept.append((self.step, compute().clone(), entering))
+            return kept[-1][1]
+        if act == Act.CHECK:
+            compute()
+        return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
+
+    def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
+        if isinstance(stand_in, Reuse):
+            _, value, before = kept[-1]
+            return value if stand_in.form == "output" else entering + (value - before)
+        if not isinstance(stand_in, Taylor):
+            return stand_in.predictor(entering, kept[-1][1], context)
+        factors: list[Tensor] = []
+        before: int | None = None
+        for step, value, _ in kept:
+            newest = [value]
+            for factor in factors[: stand_in.order]:
+                newest.append((newest[-1] - factor) / (step - before))
+            factors, before = newest, step
+        distance = self.step - before
+        return sum(
+            stand_in.basis(i, distance) / math.factorial(i) * factor
+            for i, factor in enumerate(factors)
+        )
+
+
+class Hook:
+    """The slots on branches of one block."""
+
+    names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
+
+    def __init__(self, oracle: Oracle, number: int, index: int) -> None:
+        self.oracle, self.number, self.index = oracle, number, index
+
+    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
+        if not branch_sites:
+            return compute()
+        place = self.index, name
+        return self.oracle.at(branch_sites[0], self.number, compute, None, place=place)

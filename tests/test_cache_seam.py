@@ -1,0 +1,198 @@
+"""Any rule with any stand-in at any site: against a written-out loop, under graphs, over ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from cache_draws import CONFIG, CPU, SCALE, Draw, Models, draws, models
+from cache_oracle import Oracle
+from cache_rules import Measuring, Verified
+from disca_rt.cache.plan import Draft, Probe
+from disca_rt.cache.policy import Policy
+from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.stand_ins.polynomial import Taylor
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.schedule import shifted
+from golden_vectors import relative_error
+from parallel.launch import forked, passes
+from recorded import record
+
+OPS = get_ops("reference")
+WHOLE = Site("blocks", 0, CONFIG.double + CONFIG.single)
+BRANCHES = Site("branch", 0, 4, EVERY_BRANCH)
+
+
+@pytest.fixture(scope="module")
+def eager() -> Models:
+    return models()
+
+
+def expected(eager: Models, draw: Draw, plans: list) -> torch.Tensor:
+    dit = eager.denoiser.dit
+    oracle = Oracle(dit, Policy("drawn", draw.rule, draw.slots(eager.predictor)), SCALE)
+    with torch.no_grad():
+        prepared = [dit.prepare(each, draw.latents.shape) for each in draw.conditions]
+        return oracle.sample(draw.schedule, plans, draw.latents, prepared, None)
+
+
+@settings(max_examples=60)
+@given(draw=draws())
+def test_a_sample_is_what_its_plans_say(eager: Models, draw: Draw) -> None:
+    latents, plans = eager.sample(draw, watched=True)
+    assert relative_error(latents, expected(eager, draw, plans)) <= 1e-4
+    again, replanned = eager.sample(draw)
+    assert torch.equal(again, latents), "a second sample sees nothing of the first"
+    assert replanned == plans
+
+
+@settings(max_examples=25)
+@given(draw=draws())
+def test_captured_samples_are_eager_ones(eager: Models, draw: Draw) -> None:
+    by_step, whole = (models(graphs=GraphRunner(CPU, record)) for _ in range(2))
+    for seed in range(4):
+        each = draw._replace(seed=draw.seed + seed)
+        latents, plans = eager.sample(each)
+        for captured, watched in ((by_step, True), (whole, False)):
+            replayed, same = captured.sample(each, watched)
+            assert torch.equal(replayed, latents)
+            assert same == plans
+    assert by_step.denoiser.graphs.captures > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_all_ranks_decide_and_sample_as_one(ranks: int) -> None:
+    passes(forked(ranks, Path(__file__).parent / "parallel" / "seam_worker.py"))
+
+
+@pytest.mark.parametrize("graphs", [None, GraphRunner(CPU, record)])
+@pytest.mark.parametrize("site", [WHOLE, Site("blocks", 1, 3)])
+def test_drafts_that_are_all_given_up_leave_no_trace(
+    site: Site, graphs: GraphRunner | None, eager: Models
+) -> None:
+    taylor = Taylor(OPS, 2)
+    rejecting = Draw(Verified(0.0), site, taylor, shifted(6, 3.0), True, 2, 5)
+    every = rejecting._replace(rule=Interval(1))
+    sampled = models(graphs=graphs)
+    full, plans = eager.sample(every)
+    for _ in range(3):
+        latents, decided = sampled.sample(rejecting)
+        assert torch.equal(latents, full)
+        assert [plan.passes for plan in decided] == [plan.passes for plan in plans]
+    accepted, decided = sampled.sample(rejecting._replace(rule=Verified(float("inf"))))
+    assert [plan.label for plan in decided] == ["full"] + ["predicted"] * 5
+    assert not torch.equal(accepted, full)
+
+
+def test_a_rule_sees_the_change_that_it_asks_for(eager: Models) -> None:
+    """TeaCache's distance, mean|m - m'| / mean|m'| of the first block's modulated input."""
+    seen: list[float] = []
+
+    class Looking(Measuring):
+        def remember(self, setting, step, plan, measured, memory):
+            seen.append(measured[self.probe].ratio)
+            return super().remember(setting, step, plan, measured, memory)
+
+    rule = Looking(Probe("modulated"), 0.0)
+    draw = Draw(rule, WHOLE, Reuse("delta"), shifted(3, 3.0), False, 1, 0)
+    inputs: list[torch.Tensor] = []
+    dit = eager.denoiser.dit
+    attend = dit.double_blocks[0]._attend
+
+    def spy(img: torch.Tensor, *others: object) -> object:
+        inputs.append(img.double())
+        return attend(img, *others)
+
+    dit.double_blocks[0]._attend = spy
+    try:
+        eager.sample(draw)
+    finally:
+        del dit.double_blocks[0]._attend
+    assert seen[0] != seen[0], "nothing to compare with"
+    pairs = zip(inputs[1:], inputs, strict=False)
+    wanted = [((now - before).abs().sum() / before.abs().sum()).item() for now, before in pairs]
+    assert seen[1:] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_replaced_branch_saves_its_norm_and_a_skipped_pass_everything(eager: Models) -> None:
+    calls: list[str] = []
+
+    def counting(name: str) -> object:
+        def call(*args: object, **more: object) -> object:
+            calls.append(name)
+            return getattr(OPS, name)(*args, **more)
+
+        return call
+
+    counted = "layer_norm_modulate", "head"
+    ops = Ops(**vars(OPS) | {name: counting(name) for name in counted})
+    dit = eager.denoiser.dit
+    for module in dit.modules():
+        if hasattr(module, "ops"):
+            module.ops = ops
+    try:
+        eager.sample(Draw(Interval(9), BRANCHES, Reuse(), shifted(2, 3.0), False, 1, 0))
+        assert calls.count("layer_norm_modulate") == 2 * CONFIG.double * 2 + CONFIG.single, (
+            "of the full step"
+        )
+        calls.clear()
+        eager.sample(Draw(Interval(9), Site("guidance"), Reuse(), shifted(3, 3.0), True, 1, 0))
+        assert calls.count("head") == 2 + 1 + 1
+        calls.clear()
+        eager.sample(Draw(Interval(9), Site("velocity"), Reuse(), shifted(3, 3.0), True, 1, 0))
+        assert calls.count("head") == 2
+    finally:
+        for module in dit.modules():
+            if hasattr(module, "ops"):
+                module.ops = OPS
+
+
+class Asks(Measuring):
+    """Asks for a probe that it does not declare."""
+
+    probes = (Probe("latents"),)
+
+
+class Keeps(Verified):
+    """Drafts a plan that keeps."""
+
+    def decide(self, setting, step, seen, memory):
+        return Draft(setting.full)
+
+
+class Early(Interval):
+    """Stands in before anything is kept."""
+
+    def decide(self, setting, step, seen, memory):
+        return setting.predicted
+
+
+@pytest.mark.parametrize(
+    ("rule", "site", "reason"),
+    [
+        (Asks(Probe("modulated"), 0.1), WHOLE, "none of the probes that its rule declares"),
+        (Keeps(0.1), WHOLE, "a draft must keep nothing"),
+        (Early(2), WHOLE, "step 0: slot 0 of pass 0 stands in before anything was kept"),
+        (
+            Measuring(Probe("residual", "kept", block=2), 9.0),
+            Site("blocks", 1, 4),
+            "ran before a probe after block 2 was asked for; let slot 0 begin at block 0, or at 2",
+        ),
+        (
+            Measuring(Probe("residual", "kept", block=2), 9.0),
+            Site("branch", 0, 4, EVERY_BRANCH),
+            "of which 0 to 1 do not run under it",
+        ),
+    ],
+)
+def test_rules_that_cannot_be_followed_say_why(
+    rule: object, site: Site, reason: str, eager: Models
+) -> None:
+    draw = Draw(rule, site, Reuse(), shifted(3, 3.0), False, 1, 0)
+    with pytest.raises(ValueError, match=reason):
+        eager.sample(draw)

@@ -1,0 +1,115 @@
+"""The table of policies: their texts, their rules, and what they keep."""
+
+import pytest
+import torch
+
+from cache_draws import CONFIG, OPS
+from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
+from disca_rt.cache.plan import Setting
+from disca_rt.cache.policies import POLICIES, Parts, build_policy, resolve, sketched
+from disca_rt.cache.policy import Policy
+from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.site import DOUBLE, SINGLE, Site
+from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.config import MODELS
+from disca_rt.models.build import build_dit
+from disca_rt.schedule import get_preset, shifted
+
+PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
+
+
+def full_steps(policy: Policy, steps: int) -> list[int]:
+    plans = policy.known_plans(Setting(tuple(shifted(steps, 5.0)), 1, len(policy.slots)))
+    return [index for index, plan in enumerate(plans) if plan.label == "full"]
+
+
+def test_options_reach_the_rule_and_the_stand_in() -> None:
+    policy = build_policy("hermite:order=2,contraction=0.7,interval=5,warmup_steps=3", PARTS)
+    assert policy.rule == Interval(5, 3)
+    assert policy.slots[0].stand_in == Hermite(OPS, 2, 0.7)
+    listed = build_policy("taylor:step_list=0,2,5,order=0", PARTS, step_list=(0, 1))
+    assert listed.rule == Listed((0, 2, 5)), "not the preset's"
+    assert listed.slots[0].stand_in == Taylor(OPS, 0)
+    assert build_policy("taylor", PARTS, step_list=(0, 1)).rule == Listed((0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("teacache", r"must be one of \['disca', 'full', 'hermite', 'reuse', 'taylor'\], got 't"),
+        (
+            "taylor:oder=2",
+            "taylor has no option 'oder'; its options: interval, order, ",
+        ),
+        ("full:order=2", "policy full has no option 'order'; its options: none"),
+        ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
+        ("taylor:step_list=0,x", "step_list must be numbers such as 0,1,2,5, got '0,x'"),
+        ("taylor:5", "options must be option=value,..., got '5'"),
+        ("taylor:order=4,interval=2", "order must be from 0 to 3, got 4"),
+        ("hermite:contraction=2,interval=2", "contraction must be above 0 and at most 1, got 2"),
+        ("reuse:form=delta,interval=0", "interval must be at least 1, got 0"),
+        ("reuse:form=sum,interval=2", "form must be output or delta, got 'sum'"),
+        ("disca", "disca needs step_list, or interval and warmup_steps, got neither; give one"),
+        ("taylor:interval=2,step_list=0,1", "got interval and step_list"),
+        ("reuse:step_list=1,2", "step_list must begin with 0"),
+        ("reuse:step_list=0,2,2", "step_list must increase without repeats"),
+    ],
+)
+def test_a_wrong_text_says_what_is_right(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(text, PARTS)
+
+
+def test_disca_without_a_predictor_and_a_list_beyond_the_steps() -> None:
+    with pytest.raises(ValueError, match="needs a predictor"):
+        build_policy("disca:interval=2", Parts(CONFIG, OPS))
+    with pytest.raises(ValueError, match="with 4 steps the last index is 3, got 4"):
+        resolve(shifted(4, 5.0), "reuse:step_list=0,4", PARTS)
+    with pytest.raises(ValueError, match="stands in at blocks, guidance, velocity, not at branch"):
+        Policy("mine", Interval(2), ((Site("branch", 0, 2, ("attn",)), Reuse("delta")),))
+
+
+@pytest.mark.parametrize(
+    ("interval", "warmup", "count"), [(5, 1, 10), (3, 3, 18), (6, 3, 10), (3, 1, 17), (6, 1, 9)]
+)
+def test_intervals_have_the_papers_counts(interval: int, warmup: int, count: int) -> None:
+    policy = build_policy(f"reuse:interval={interval},warmup_steps={warmup}", PARTS)
+    found = full_steps(policy, 50)
+    assert len(found) == count
+    assert found[:warmup] == list(range(warmup))
+    assert {b - a for a, b in zip(found[warmup - 1 :], found[warmup:], strict=False)} == {interval}
+
+
+def test_a_preset_is_the_default_of_policies_that_follow_a_list() -> None:
+    published = get_preset("disca-n4")
+    schedule, policy = resolve(published, "disca", PARTS)
+    assert full_steps(policy, schedule.steps) == [0, 1, 2, 5, 9, 13, 17, 19]
+    assert len(full_steps(resolve(published, "full", PARTS)[1], 20)) == 20
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("full", 0), ("disca", 1), ("taylor:order=2", 3)])
+def test_what_policies_keep(name: str, tensors: int) -> None:
+    policy = build_policy(name, PARTS, step_list=(0,))
+    placed = CONFIG, torch.bfloat16, torch.device("cpu")
+    shape = SampleShape(*placed, (2, 2, 2, 4, 4), 8, ((5, 3), (5, 2)))
+    both = 2 * (8 + 7) * CONFIG.hidden * 2
+    assert kept_bytes(policy, shape) == tensors * both
+    buffers = [b for of_pass in allocate(policy, shape) for slot in of_pass for b in slot.values()]
+    assert sum(tensor.nbytes for each in buffers for tensor in each) == tensors * both
+
+
+def test_every_branch_of_the_blocks_has_a_form() -> None:
+    dit = build_dit(MODELS["hunyuan-video"])
+    for blocks, forms in ((dit.double_blocks, DOUBLE), (dit.single_blocks, SINGLE)):
+        documented = type(blocks[0]).__doc__
+        assert all(f"`{name}`" in documented for name in forms)
+
+
+def test_every_row_builds() -> None:
+    for name in POLICIES:
+        policy = build_policy(name, PARTS, step_list=(0,))
+        assert policy.name == name
+        assert policy == build_policy(name, PARTS, step_list=(0,))
+        assert hash(policy) == hash(build_policy(name, PARTS, step_list=(0,)))
