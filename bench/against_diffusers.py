@@ -50,6 +50,7 @@ MID_15 = StepShape(
     DiTConfig(
         family="hunyuan-video-1.5",
         in_channels=16,
+        embed_channels=33,
         patch=(1, 1, 1),
         hidden=512,
         heads=4,

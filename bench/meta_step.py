@@ -15,7 +15,6 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.linear import quantize_blocks
 from disca_rt.models.prepared import Prepared
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import DEFAULT_GUIDANCE, Guidance
@@ -51,9 +50,7 @@ def meta_step(
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
     built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
-    dit = build_dit(config, **built)
-    if fp8_weights:
-        quantize_blocks(dit.blocks)
+    dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))
     image = grid[0] * grid[1] * grid[2]

@@ -6,13 +6,18 @@ Subcommands import what they need when they run, so that `--help` answers at onc
 """
 
 import argparse
+import os
+import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .errors import first_line
+from .weights.errors import CheckpointWarning
 
 COMMANDS = {
     "generate": generate,
@@ -26,12 +31,17 @@ COMMANDS = {
     "profile": profile,
 }
 FAILURE = 2
+_format_of_python = warnings.formatwarning
+LISTS = "--step-list", "--world-sizes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0, or 2 after one line on stderr."""
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    warnings.formatwarning = _format_warning
+    if os.environ.get("RANK", "0") != "0":  # all ranks load alike; one says so
+        warnings.simplefilter("ignore", CheckpointWarning)
     try:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
@@ -49,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(str(error))
         if not is_out_of_memory(error):
             raise
-        return _fail(f"out of memory: {str(error).splitlines()[0]}; choose a smaller --size")
+        return _fail(f"out of memory: {first_line(error)}; choose a smaller --size")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """Build the parser of all subcommands."""
     parser = OneLineParser(
         prog="disca-rt", description="HunyuanVideo with DisCa, from checkpoint to video."
     )
@@ -66,15 +76,39 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Parser that says what is wrong in one line and takes lists with spaces or commas."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_args(with_commas(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         sys.exit(_fail(message))
 
 
+def with_commas(words: Sequence[str]) -> list[str]:
+    """Join the words of a list: --step-list 0 2 becomes --step-list=0,2."""
+    joined: list[str] = []
+    is_list = False
+    for word in words:
+        is_first = is_list and joined[-1].endswith("=") and not word.startswith("--")
+        if is_first or (is_list and re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*,?", word)):
+            joined[-1] = joined[-1].rstrip(",") + ("" if is_first else ",") + word
+            continue
+        is_list = word.partition("=")[0] in LISTS
+        joined.append(f"{word}=" if word in LISTS else word)
+    return joined
+
+
 def _fail(message: str) -> int:
     print(f"disca-rt: error: {message}", file=sys.stderr)
     return FAILURE
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """Ours in one line, without the place in the code, which is not the user's."""
+    if issubclass(category, CheckpointWarning):
+        return f"disca-rt: warning: {message}\n"
+    return _format_of_python(message, category, *where)
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -1,9 +1,10 @@
-"""What a sample is conditioned on, as the text and image encoders give it.
+"""The conditioning of a sample, as text and image encoders give it.
 
 `Conditioning` is the typed object that travels from the encoders (or a file) to a model, which
 checks it and turns it into `Prepared` once per sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -33,11 +34,12 @@ class Conditioning:
 
     @property
     def batch(self) -> int:
+        """Number of samples, B."""
         return self.text_states.shape[0]
 
     @property
     def tokens(self) -> int:
-        """Valid ones of every kind, of the sample that has most."""
+        """Number of valid tokens of every kind, in the sample that has most."""
         counts = self.text_mask.bool().sum(1)
         if self.byt5_text_mask is not None:
             counts = counts + self.byt5_text_mask.bool().sum(1)
@@ -46,67 +48,94 @@ class Conditioning:
             counts = counts + has_image * self.vision_states.shape[1]
         return int(counts.max())
 
+    def checked_batch(self, prefix: str = "") -> int:
+        """Number of samples; ValueError where `text_states` cannot say it."""
+        if self.text_states.ndim != 3 or self.batch == 0:
+            raise ValueError(
+                f"{prefix}text_states must be [B, L, D], got {list(self.text_states.shape)}; give "
+                "every tensor its dimension of samples, B, also where that is 1"
+            )
+        return self.batch
+
     def to(self, device: torch.device | str) -> "Conditioning":
+        """Copy every tensor to `device`."""
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name."""
+        """Fields that are not None, by name."""
         present = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: tensor for name, tensor in present.items() if tensor is not None}
 
-    def validate(self, config: DiTConfig) -> None:
-        """Raise ValueError naming the first field that does not fit the model."""
-        for name, expected in _expected_widths(config).items():
+    def validate(
+        self,
+        config: DiTConfig,
+        latent_shape: Sequence[int] | None = None,
+        batch: int | None = None,
+        prefix: str = "",
+    ) -> None:
+        """Raise ValueError for the first field that does not fit a model, its latents or `batch`.
+
+        The line names the field (after `prefix`), its shape and the right one. `latent_shape` is
+        `[B, C, T, H, W]` of the sample's latents, `batch` its number of samples; None: not checked.
+        """
+        batch = self.checked_batch(prefix) if batch is None else batch
+        for name, shape in self._shapes(config, batch, latent_shape).items():
             tensor = getattr(self, name)
-            if expected is None and tensor is not None:
-                raise ValueError(f"conditioning has {name}, which a {config.family} does not take")
-            if expected is not None:
-                _check_states(name, tensor, expected, self.batch)
-        _check_mask("text_mask", self.text_mask, self.text_states)
-        if (self.text_mask.sum(1) == 0).any():
-            raise ValueError("text_mask must leave at least one valid token in every sample")
-        if self.byt5_text_states is not None:
-            _check_mask("byt5_text_mask", self.byt5_text_mask, self.byt5_text_states)
-        _check_cond_latents(self.cond_latents, config, self.batch)
+            if tensor is None and shape is not None:
+                raise ValueError(f"conditioning lacks {prefix}{name}, which this model needs")
+            if tensor is not None and shape is None:
+                whose = f"which a {config.family} does not take"
+                raise ValueError(f"conditioning has {prefix}{name}, {whose}")
+            if tensor is not None and not _fits(tensor.shape, shape):
+                wanted = f"[{', '.join(map(str, shape))}]"
+                if name == "cond_latents" and latent_shape is not None:
+                    wanted += ", as large as the latents"
+                raise ValueError(f"{prefix}{name} must be {wanted}, got {list(tensor.shape)}")
+        self._check_values(prefix)
+
+    def without_padding_values(self) -> "Conditioning":
+        """Put zeros into padded rows of text where they hold values that are not finite.
+
+        Padding is never attended to, so that it changes nothing, but NaN times a weight of zero is
+        still NaN. A mask that does not fit its states is left for `validate`.
+        """
+        cleaned = {}
+        for name in ("text", "byt5_text"):
+            states, mask = getattr(self, f"{name}_states"), getattr(self, f"{name}_mask")
+            if states is None or mask is None or states.shape[:-1] != mask.shape:
+                continue
+            if not torch.isfinite(states).all():
+                cleaned[f"{name}_states"] = states.masked_fill(~mask.bool()[..., None], 0)
+        return replace(self, **cleaned) if cleaned else self
+
+    def _shapes(
+        self, config: DiTConfig, batch: int, latent_shape: Sequence[int] | None
+    ) -> dict[str, Sequence[int | str] | None]:
+        """Shape of every field, a letter for any size; None where the model has no such input."""
+        glyphs, channels = self.byt5_text_states, config.embed_channels - config.in_channels
+        shapes = {
+            "text_states": (batch, "L", config.text_dim),
+            "text_mask": self.text_states.shape[:2],
+            "text_states_2": (batch, config.text_dim_2),
+            "byt5_text_states": (batch, "L", config.byt5_dim),
+            "byt5_text_mask": (None,) if glyphs is None else glyphs.shape[:2],
+            "vision_states": (batch, "V", config.vision_dim),
+            "cond_latents": (batch, channels or None, *(latent_shape or "BCTHW")[2:]),
+        }
+        return {name: None if None in shape else shape for name, shape in shapes.items()}
+
+    def _check_values(self, prefix: str) -> None:
         for name, tensor in self.tensors().items():
+            if name.endswith("_mask") and not ((tensor == 0) | (tensor == 1)).all():
+                raise ValueError(f"{prefix}{name} must hold 1 for valid and 0 for padding")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} has values that are not finite; re-encode the prompt")
+                way_out = "re-encode the prompt"
+                raise ValueError(f"{prefix}{name} has values that are not finite; {way_out}")
+        if (self.text_mask.sum(1) == 0).any():
+            valid = "at least one valid token in every sample"
+            raise ValueError(f"{prefix}text_mask must leave {valid}")
 
 
-def _expected_widths(config: DiTConfig) -> dict[str, int | None]:
-    return {
-        "text_states": config.text_dim,
-        "text_states_2": config.text_dim_2,
-        "byt5_text_states": config.byt5_dim,
-        "vision_states": config.vision_dim,
-    }
-
-
-def _check_states(name: str, tensor: Tensor | None, width: int, batch: int) -> None:
-    ndim = 2 if name == "text_states_2" else 3
-    if tensor is None:
-        raise ValueError(f"conditioning lacks {name}, which this model needs")
-    if tensor.ndim != ndim or tensor.shape[0] != batch or tensor.shape[-1] != width:
-        wanted = f"[{batch}, L, {width}]" if ndim == 3 else f"[{batch}, {width}]"
-        raise ValueError(f"{name} must be {wanted}, got {list(tensor.shape)}")
-
-
-def _check_mask(name: str, mask: Tensor | None, states: Tensor) -> None:
-    if mask is None or mask.shape != states.shape[:2]:
-        got = None if mask is None else list(mask.shape)
-        raise ValueError(f"{name} must be {list(states.shape[:2])}, got {got}")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{name} must hold 1 for valid and 0 for padding, got other values")
-
-
-def _check_cond_latents(cond_latents: Tensor | None, config: DiTConfig, batch: int) -> None:
-    channels = config.embed_channels - config.in_channels
-    if channels == 0 and cond_latents is not None:
-        raise ValueError(f"conditioning has cond_latents, which a {config.family} does not take")
-    if channels == 0:
-        return
-    if cond_latents is None:
-        raise ValueError("conditioning lacks cond_latents, which this model needs")
-    if cond_latents.ndim != 5 or cond_latents.shape[:2] != (batch, channels):
-        wanted = f"[{batch}, {channels}, T, H, W]"
-        raise ValueError(f"cond_latents must be {wanted}, got {list(cond_latents.shape)}")
+def _fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(isinstance(w, str) or n == w for n, w in pairs)

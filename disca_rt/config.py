@@ -1,25 +1,27 @@
-"""What a DiT and its predictor are made of: frozen data, one table row per published model.
+"""The sizes of a DiT and its predictor: frozen data, one table row per published model.
 
 Field names are those of the `config.json` beside a checkpoint. Nothing here touches tensors.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Family = Literal["hunyuan-video-1.0", "hunyuan-video-1.5"]
+from .family import FAMILIES, VIDEO_10, VIDEO_15, BlockKind, Family, Traits
 
 
 @dataclass(frozen=True)
 class DiTConfig:
     """Sizes of a HunyuanVideo DiT; the defaults are HunyuanVideo 1.0 base (13B).
 
-    `rope` splits the head width over (t, h, w). `text_dim_2`, `byt5_dim`, `byt5_hidden` and
-    `vision_dim` are None where the model has no such input.
+    `embed_channels` are those of `img_in`: the latents', and behind them those of a condition (33
+    with an image and its mask); None is as many as `in_channels`. `rope` splits the head width over
+    (t, h, w). `text_dim_2`, `byt5_dim`, `byt5_hidden` and `vision_dim` are None where the model has
+    no such input.
     """
 
-    family: Family = "hunyuan-video-1.0"
+    family: Family = VIDEO_10.name
     in_channels: int = 16  # latent channels, in and out
+    embed_channels: int = None  # type: ignore[assignment]  # always a number once built
     patch: tuple[int, int, int] = (1, 2, 2)
     hidden: int = 3072
     heads: int = 24
@@ -35,6 +37,8 @@ class DiTConfig:
     meanflow: bool = False  # takes r through `time_r_in`
 
     def __post_init__(self) -> None:
+        if self.embed_channels is None:
+            object.__setattr__(self, "embed_channels", self.in_channels)
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide hidden {self.hidden}, got {self.heads}")
         if sum(self.rope) != self.head_dim or any(axis % 2 for axis in self.rope):
@@ -48,9 +52,9 @@ class DiTConfig:
         return self.hidden // self.heads
 
     @property
-    def embed_channels(self) -> int:
-        """Channels of `img_in`: 1.5 concatenates condition latents and their mask."""
-        return 2 * self.in_channels + 1 if self.family == "hunyuan-video-1.5" else self.in_channels
+    def traits(self) -> Traits:
+        """The row of its family."""
+        return FAMILIES[self.family]
 
     @property
     def patch_width(self) -> int:
@@ -75,19 +79,22 @@ class DiTConfig:
 class PredictorConfig:
     """A DisCa predictor: as wide as its DiT, `depth` blocks of the kind its family ends with."""
 
-    family: Family = "hunyuan-video-1.0"
+    family: Family = VIDEO_10.name
     hidden: int = 3072
     heads: int = 24
     depth: int = 2
 
     @property
+    def block_kind(self) -> BlockKind:
+        return FAMILIES[self.family].last_blocks
+
+    @property
     def layers(self) -> str:
         """The blocks in words."""
-        kind = "single" if self.family == "hunyuan-video-1.0" else "double"
-        return f"{self.depth} {kind}-stream"
+        return f"{self.depth} {self.block_kind}-stream"
 
     def differences(self, dit: DiTConfig) -> list[str]:
-        """Why this predictor does not fit `dit`, one phrase each; empty where it fits."""
+        """List why this predictor does not fit `dit`, a phrase each; empty where it fits."""
         return [
             f"{name} is {getattr(self, name)} in the predictor, {getattr(dit, name)} in the DiT"
             for name in ("family", "hidden", "heads")
@@ -102,8 +109,9 @@ def predictor_config(dit: DiTConfig, depth: int = 2) -> PredictorConfig:
 
 _VIDEO_10 = DiTConfig()
 _VIDEO_15 = DiTConfig(
-    family="hunyuan-video-1.5",
+    family=VIDEO_15.name,
     in_channels=32,
+    embed_channels=65,  # with condition latents and their mask
     patch=(1, 1, 1),
     hidden=2048,
     heads=16,

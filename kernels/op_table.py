@@ -4,7 +4,7 @@ The kernels' own tests, `disca-rt tune`, the benchmarks, the compile gate and th
 Knows no kernel: it can be read where there is no Triton.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,14 +61,19 @@ def _rope_work(
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
 
 
-def _linear_gelu_work(x: Tensor, weight: Tensor, bias: Tensor) -> Work:
+def _columns(linear: Sequence[Any]) -> int:
+    """Rows of a linear's weight, given as an operand or as weight and bias."""
+    return getattr(linear[0], "out_features", None) or len(linear[0])
+
+
+def _linear_gelu_work(x: Tensor, *linear: Any) -> Work:
     """GELU in place."""
-    values = x.numel() // x.shape[-1] * len(weight)
+    values = x.numel() // x.shape[-1] * _columns(linear)
     return Work(0, 2 * values * x.element_size(), 10 * values)
 
 
-def _head_work(x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Work:
-    rows, columns = x.numel() // x.shape[-1], len(weight)
+def _head_work(x: Tensor, shift: Tensor, scale: Tensor, *linear: Any) -> Work:
+    rows, columns = x.numel() // x.shape[-1], _columns(linear)
     moved = tensor_bytes(x) + rows * columns * x.element_size()
     return Work(2 * x.numel() * columns, moved, 8 * x.numel())
 

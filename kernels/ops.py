@@ -13,24 +13,28 @@ from typing import Any
 import torch
 
 from . import reference
+from .operand import OperandOps
 
 
 class Ops:
-    """The ops of one implementation; `kernels/reference.py` has signature and meaning of each."""
+    """The ops of one implementation; `kernels/reference.py` has signature and meaning of each.
+
+    Those with weights take an operand (`kernels/operand.py`) in place of weight and bias.
+    """
 
     buffer = staticmethod(reference.buffer)
     join_tokens = staticmethod(reference.join_tokens)
-    joint_linear = staticmethod(reference.joint_linear)
-    layer_norm = staticmethod(reference.layer_norm)
+    joint_linear = staticmethod(OperandOps.joint_linear)
+    layer_norm = staticmethod(OperandOps.layer_norm)
     layer_norm_modulate = staticmethod(reference.layer_norm_modulate)
     gate_residual = staticmethod(reference.gate_residual)
     gate_residual_layer_norm_modulate = staticmethod(reference.gate_residual_layer_norm_modulate)
     rms_norm_rope = staticmethod(reference.rms_norm_rope)
     rms_norm_rope_send = staticmethod(reference.rms_norm_rope_send)
-    linear_gelu = staticmethod(reference.linear_gelu)
-    pair_linear = staticmethod(reference.pair_linear)
-    fuse_cached = staticmethod(reference.fuse_cached)
-    head = staticmethod(reference.head)
+    linear_gelu = staticmethod(OperandOps.linear_gelu)
+    pair_linear = staticmethod(OperandOps.pair_linear)
+    fuse_cached = staticmethod(OperandOps.fuse_cached)
+    head = staticmethod(OperandOps.head)
     unpatchify = staticmethod(reference.unpatchify)
     euler_step = staticmethod(reference.euler_step)
     relative_l1 = staticmethod(reference.relative_l1)
@@ -82,7 +86,8 @@ def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
 
 @cache
 def _from_module(row: ModuleType) -> Ops:
-    return Ops(**{op: getattr(row, op) for op in OP_NAMES})
+    over_operands = OperandOps(row)
+    return Ops(**{op: getattr(over_operands, op, getattr(row, op)) for op in OP_NAMES})
 
 
 def check_ops(name: str) -> None:

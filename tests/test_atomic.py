@@ -1,11 +1,12 @@
 """Files appear whole, all together, or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from disca_rt.atomic import write_all, write_whole
+from disca_rt.atomic import check_writable, write_all, write_whole
 
 
 def write(text: str):
@@ -37,6 +38,62 @@ def test_one_failure_leaves_no_file_and_no_folder(tmp_path: Path) -> None:
         write_all(writers)
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
     assert kept.read_text() == "before"
+
+
+def test_two_jobs_with_one_path_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+
+    def write_around_another(partial: Path) -> None:
+        partial.write_text("first")
+        write_whole(path, write("second"))
+
+    write_whole(path, write_around_another)
+    assert path.read_text() == "first", "the last to end"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def longest(suffix: str) -> str:
+    return "y" * (255 - len(suffix)) + suffix
+
+
+def test_the_longest_name_there_is_can_be_written(tmp_path: Path) -> None:
+    for path in (tmp_path / longest(".mp4"), tmp_path / "new" / ("é" * 125 + ".mp4")):
+        check_writable(path)
+        assert list(tmp_path.glob("new")) == []
+        write_whole(path, write("whole"))
+        assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken/v.mp4", "cannot be written.*No such file"),
+        ("broken/deep/v.mp4", "cannot be written.*No such file"),
+        ("file/v.mp4", "cannot be written.*Not a directory"),
+        ("y" + longest(".mp4"), "cannot be written.*File name too long"),
+        ("new/" + "y" * 256 + "/v.mp4", "cannot be written.*File name too long"),
+        ("folder", "is a folder: .*; name a file in it"),
+        ("link", "is a folder: .*; name a file in it"),
+        ("pipe", "cannot be written.*no ordinary file"),
+        ("shared/v.mp4", "cannot be written.*another user's, in a shared folder"),
+    ],
+)
+def test_what_could_not_be_written_is_said_before(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "shared" / "v.mp4").touch()
+    there = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(OSError, match=message):
+        check_writable(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:

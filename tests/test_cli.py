@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,9 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from disca_rt.cli import main
+from disca_rt import Request, get_preset, load_tiny
+from disca_rt.cli import _format_warning, build_parser, main
+from disca_rt.commands.sampling import check_shares
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import preset
+from disca_rt.tiny.runtime import encode_prompts
+from disca_rt.weights.errors import CheckpointWarning
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal
 
@@ -108,7 +113,17 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["generate", PROMPT, "--policy", "teacache"], "policy must be one of"),
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
-        (["generate", PROMPT, "--step-list", "a,b"], "must be step indices"),
+        (["generate", PROMPT, "--step-list", "a,b"], "must be step indices with commas"),
+        (["generate", PROMPT, "--step-list"], "must be step indices with commas"),
+        (["generate", "--seed", "1", "2"], "the prompt has no words, got '2'; a flag takes one"),
+        (["generate", "--step-list=0", "2,5"], "give either a prompt or --conditioning"),
+        (["generate", PROMPT, "--size", "704", "704", "129"], "must be WIDTHxHEIGHTxFRAMES"),
+        (["generate", PROMPT, "--size", "20000x32x1"], "sides of an mp4 must be at most 16384"),
+        (["generate", PROMPT, "--no-guidance", "--classifier-free-scale", "2"], "give either"),
+        (
+            ["generate", "--conditioning", "no/such.safetensors"],
+            "no/such.safetensors is not a file",
+        ),
         (["generate", PROMPT, "--step-list", "0,1_0"], "must be step indices"),
         (["generate", PROMPT, "--negative-prompt", "a red circle"], "embeds its guidance"),
         (["generate", PROMPT, "--steps", "x"], "--steps"),
@@ -184,6 +199,101 @@ def test_broken_checkpoints(golden: Golden, tmp_path: Path, refused: Callable[..
     assert "lacks text_states" in refused(conditioning=broken)
 
 
+CONDITIONING = {
+    "hyvideo10": ["text_states", "text_mask", "text_states_2"],
+    "hyvideo15": [
+        "text_states",
+        "text_mask",
+        "byt5_text_states",
+        "byt5_text_mask",
+        "vision_states",
+        "cond_latents",
+    ],
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "negative_"])
+@pytest.mark.parametrize("change", ["no batch", "two samples", "all without batch"])
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in NAMES for name in CONDITIONING[family]]
+)
+def test_a_conditioning_of_the_wrong_shape_is_named(
+    family: str,
+    name: str,
+    change: str,
+    prefix: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    golden = load_golden(family)
+    tensors = {n: golden.io[n] for n in CONDITIONING[family]} | {"latents": golden.io["latents"]}
+    tensors |= {f"negative_{n}": golden.io[n].clone() for n in CONDITIONING[family]}
+    changed = CONDITIONING[family] if change == "all without batch" else [name]
+    for each in changed:
+        tensor = tensors[prefix + each]
+        tensors[prefix + each] = torch.cat([tensor] * 2) if change == "two samples" else tensor[0]
+    save_file(
+        {n: tensor.contiguous() for n, tensor in tensors.items()}, tmp_path / "io.safetensors"
+    )
+    flags = {"conditioning": tmp_path / "io.safetensors", "classifier-free-scale": 2}
+    said = refusal(golden_arguments(golden, tmp_path / "out.safetensors", **flags), capsys)
+    shape = list(tensors[prefix + name].shape)
+    if change == "all without batch":
+        assert f"{prefix}text_states must be" in said
+    elif change == "two samples" and not prefix and name == "text_states":
+        assert "latents must be [2, 4, T, H, W]" in said, "two samples, everything else is of one"
+    else:
+        assert f"{prefix}{name} must be" in said
+        assert str(shape) in said
+
+
+def test_negative_tensors_of_a_model_that_embeds_guidance_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden, out = load_golden("hyvideo10"), tmp_path / "out.safetensors"
+    states, mask = -golden.io["text_states"], golden.io["text_mask"].clone()
+    negative = {"negative_text_states": states, "negative_text_mask": mask}
+    flags = {"conditioning": with_tensors(golden, tmp_path / "io.safetensors", **negative)}
+    assert main(golden_arguments(golden, out, **flags)) == 0
+    assert "are left out: this model embeds its guidance; --classifier" in capsys.readouterr().out
+    assert relative_error(load_file(out)["latents"], golden.io["latents_disca"]) <= 1e-4
+    assert main(golden_arguments(golden, out, **flags, **{"classifier-free-scale": 6})) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert relative_error(load_file(out)["latents"], golden.io["latents_disca"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--step-list 0,2,5",
+        "--step-list 0 2 5",
+        "--step-list=0 2 5",
+        "--step-list 0, 2, 5",
+        "--step-list|0, 2, 5",
+        "--step-list|[0, 2, 5]",
+        "--step-list=0 2,5",
+    ],
+)
+def test_a_list_is_taken_as_other_tools_write_it(words: str) -> None:
+    separator = "|" if "|" in words else " "
+    args = build_parser().parse_args(["generate", *words.split(separator), PROMPT, "--seed", "-3"])
+    assert (args.step_list, args.prompt, args.seed) == ((0, 2, 5), PROMPT, -3)
+
+
+def test_ranks_and_sizes_that_do_not_fit_are_said_as_plan_says_it() -> None:
+    conditioning, schedule = encode_prompts(["a red circle moving left"]), get_preset("disca-n4")
+    given = {"conditioning": conditioning, "latent_shape": (12, 1, 2, 2)}
+    request = Request(**given, schedule=schedule, policy="disca")
+    runtime = load_tiny()
+    for ranks, degree, message in (
+        (8, None, "ranks must be at most the [0-9]+ tokens, got 8"),
+        (6, 4, "ulysses_degree must divide the 6 ranks"),
+    ):
+        args = SimpleNamespace(ulysses_degree=degree, head_chunks=None)
+        with pytest.raises(ValueError, match=message):
+            check_shares(args, runtime, SimpleNamespace(size=ranks, per_node=ranks), request)
+
+
 def with_tensors(golden: Golden, path: Path, **tensors: torch.Tensor) -> Path:
     save_file({**golden.io, **tensors}, path)
     return path
@@ -215,7 +325,7 @@ def test_broken_conditioning(
     assert message in refused(conditioning=broken)
 
 
-@pytest.mark.parametrize("values", [[6000.0, 1000.0], [], [6000.0] * 3])
+@pytest.mark.parametrize("values", [[6000.0, 1000.0], [], [6000.0] * 3, [6.0], [float("nan")]])
 def test_guidance_of_a_file_is_one_value(
     values: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,14 +347,39 @@ def test_a_folder_is_not_a_conditioning(tmp_path: Path, refused: Callable[..., s
 
 
 def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    for target in (tmp_path / "file" / "v.mp4", Path("/proc/disca/v.mp4")):
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    for target in (tmp_path / "broken" / "v.mp4", Path("/proc/disca/v.mp4")):
         assert "--out cannot be written" in refusal(["generate", PROMPT, "--out", target], capsys)
+    said = refusal(["evaluate", "--quick", "--out", tmp_path / "broken"], capsys)
+    assert "--out cannot be written" in said
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
     assert "--out is a folder" in refusal(["generate", PROMPT, "--out", folder], capsys)
     (tmp_path / "sheet.png").mkdir()
     assert "contact sheet" in refusal(["generate", PROMPT, "--out", tmp_path / "sheet.mp4"], capsys)
+
+
+def pair_of_prompts(path: Path) -> Path:
+    tensors = encode_prompts([PROMPT, "a large blue square moving up"]).tensors()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def test_every_sample_of_a_batch_is_written_or_none_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, out = pair_of_prompts(tmp_path / "two.safetensors"), tmp_path / "out"
+    short = ["--size", "32x24x3", "--steps", "2", "--step-list", "0"]
+    flags = ["generate", "--conditioning", str(saved), *short, "--out", str(out / "v.mp4")]
+    assert main([*flags, "--latents-out", str(out / "l.safetensors")]) == 0
+    names = ["l.safetensors", "v-0.mp4", "v-0.png", "v-1.mp4", "v-1.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert len(load_file(out / "l.safetensors")["latents"]) == 2
+    sheets = [np.asarray(Image.open(out / f"v-{i}.png")).astype(float) for i in range(2)]
+    assert np.abs(sheets[0] - sheets[1]).mean() > 1
+    shutil.rmtree(out)
+    (out / "v-1.png").mkdir(parents=True)
+    assert "v-1.png; name a file in it" in refusal(flags, capsys)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -366,3 +501,9 @@ def test_classifier_free_guidance_from_a_file(tmp_path: Path) -> None:
     latents = {scale: load_file(out)["latents"] for scale, out in outs.items()}
     assert relative_error(latents["1"], golden.io["latents_disca"]) <= 1e-4
     assert relative_error(latents["6"], latents["1"]) > 1e-2
+
+
+def test_what_is_unusual_about_a_checkpoint_is_one_line() -> None:
+    said = _format_warning("x.pt mixes dtypes", CheckpointWarning, "load.py", 3)
+    assert said == "disca-rt: warning: x.pt mixes dtypes\n"
+    assert "load.py:3" in _format_warning("another's", UserWarning, "load.py", 3)

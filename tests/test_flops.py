@@ -71,6 +71,7 @@ def test_what_a_slot_replaces_is_not_counted(paper_step) -> None:
 SMALL_15 = DiTConfig(
     family="hunyuan-video-1.5",
     in_channels=4,
+    embed_channels=9,
     patch=(1, 1, 1),
     hidden=64,
     heads=2,

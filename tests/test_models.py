@@ -174,7 +174,7 @@ def test_time_r_is_averaged_in_1_0_and_summed_in_1_5(golden: Golden, dit: DiT) -
     if dit.config.guidance_embed:
         others = others + dit.guidance_in(step.guidance)
     both = dit.time_in(step.timestep) + dit.time_r_in(step.timestep_r)
-    expected = both / 2 if dit.config.family == "hunyuan-video-1.0" else both
+    expected = both / 2 if dit.config.traits.averages_r else both
     assert relative_error(vec - others, expected) <= EXACT
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from disca_rt.commands.out_of_memory import (
     capacity,
@@ -14,11 +15,12 @@ from disca_rt.commands.out_of_memory import (
 )
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.measure.random_models import random_runtime
+from disca_rt.pipeline.request import Request
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.tiny.config import TINY
 from disca_rt.vae.sizes import SIZES
 from disca_rt.work.memory import Need, fits, footprint
-from golden_vectors import load_golden
+from golden_vectors import Golden, load_golden
 from refusal import refusal
 
 BIG = MODELS["hunyuan-video-meanflow"]
@@ -33,15 +35,15 @@ def show(size: tuple[int, int, int]) -> str:
 def test_an_explanation_names_what_was_needed_and_what_would_fit() -> None:
     said = explanation(NEED, 30 * 10**9, show)
     assert said == (
-        "needs about 33.1 GB (weights 26.3 GB, cache 394.1 MB, activations 6.4 GB) of 30.0 GB; "
-        "would fit: size 704x704x65, or --fp8-weights, or 2 ranks (torchrun)"
+        "needs about 32.7 GB (weights 26.3 GB, cache 394.1 MB, activations 6.0 GB) of 30.0 GB; "
+        "would fit: size 704x704x73, or --fp8-weights, or 2 ranks (torchrun)"
     )
 
 
 def test_graphs_that_are_too_much_are_told() -> None:
     said = explanation(NEED._replace(graphs=True), 35 * 10**9, show)
-    ways = "would fit: size 704x704x81, or --no-graphs, or --fp8-weights, or 2 ranks (torchrun)"
-    assert said.endswith(f"graphs 6.4 GB) of 35.0 GB; {ways}")
+    ways = "would fit: size 704x704x89, or --no-graphs, or --fp8-weights, or 2 ranks (torchrun)"
+    assert said.endswith(f"graphs 6.0 GB) of 35.0 GB; {ways}")
     assert "--no-graphs" not in explanation(NEED._replace(graphs=True), 30 * 10**9, show)
 
 
@@ -53,16 +55,19 @@ def test_fp32_is_told_of_bf16() -> None:
 def test_fp8_weights_are_told_where_they_would_fit_and_are_not_on() -> None:
     assert "--fp8-weights" not in explanation(NEED, 20 * 10**9, show)
     said = explanation(NEED._replace(fp8_weights=True), 20 * 10**9, show)
-    assert said.startswith("needs about 20.8 GB (weights 13.8 GB")
-    assert said.endswith("would fit: size 704x704x113, or 2 ranks (torchrun)")
+    assert said.startswith("needs about 20.4 GB (weights 13.8 GB")
+    assert said.endswith("would fit: size 704x704x121, or 2 ranks (torchrun)")
 
 
 def test_a_runtime_says_whether_its_weights_are_fp8() -> None:
-    conditioning = load_golden("hyvideo10").conditioning
+    golden = load_golden("hyvideo10")
+    given = {"conditioning": golden.conditioning, "latent_shape": (12, 1, 4, 4)}
+    request = Request(**given, schedule=golden.schedule, policy="full")
     for fp8_weights in (False, True):
         runtime = random_runtime(TINY, torch.device("cpu"), torch.float32, fp8_weights=fp8_weights)
-        need = runtime_need(runtime, "full", "reference", conditioning, (12, 1, 4, 4))
+        need = runtime_need(runtime, "reference", request, ranks=3)
         assert need.fp8_weights == fp8_weights
+        assert (need.size, need.ranks, need.passes) == ((1, 4, 4), 3, 1)
 
 
 def test_where_the_formula_says_it_fits_less_is_offered() -> None:
@@ -107,9 +112,54 @@ def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
 ) -> None:
     cpu, there = torch.device("cpu"), 30 * 10**9
     monkeypatch.setattr("disca_rt.commands.out_of_memory.capacity", lambda device: there)
-    with pytest.raises(MemoryError, match="would fit: size 704x704x65"):
+    with pytest.raises(MemoryError, match="would fit: size 704x704x73"):
         refuse_hopeless(NEED, cpu, show)
     refuse_hopeless(NEED._replace(size=(17, 88, 88)), cpu, show)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (10**5, "needs about 2.8 MB (weights 2.8 MB"),  # the weights, which are not loaded then
+        (10**7, "; would fit: size 704x704x"),  # the sample, beside weights that are loaded
+    ],
+)
+def test_generate_refuses_on_a_cpu_what_it_would_be_killed_for(
+    there: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    golden, loaded = load_golden("hyvideo10"), []
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.capacity", lambda device: there)
+    load = Runtime.load
+    monkeypatch.setattr(Runtime, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    monkeypatch.setattr(Runtime, "run", None)
+    saved = without(golden, "latents", tmp_path / "io.safetensors")
+    models = ["--dit", golden.dit, "--conditioning", saved, "--size", "704x704x129"]
+    out = ["--policy", "full", "--latents-out", tmp_path / "out.safetensors"]
+    told = refusal(["generate", *models, *out], capsys)
+    assert told.startswith("out of memory: ")
+    assert said in told
+    assert len(loaded) == (there > 10**6)
+
+
+def without(golden: Golden, name: str, path: Path) -> Path:
+    save_file({key: tensor for key, tensor in golden.io.items() if key != name}, path)
+    return path
+
+
+def test_a_container_has_what_its_control_group_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr("disca_rt.commands.out_of_memory.GROUP_FILES", ((limit, used),))
+    whole = capacity(torch.device("cpu"))
+    used.write_text("400000\n")
+    for text, expected in (("max\n", whole), ("1000000\n", 600_000)):
+        limit.write_text(text)
+        assert capacity(torch.device("cpu")) == pytest.approx(expected, rel=0.2)
 
 
 def test_what_is_named_would_fit() -> None:
@@ -130,9 +180,9 @@ def test_a_command_says_before_what_it_takes_and_then_what_would_fit(
         before.append(capsys.readouterr().out)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.")
 
-    monkeypatch.setattr(Runtime, "sample", sample)
+    monkeypatch.setattr(Runtime, "run", sample)
     monkeypatch.chdir(tmp_path)
-    told = refusal([command, "a red circle moving left"], capsys)
+    told = refusal([command, "a red circle moving left", "--size", "96x96x9"], capsys)
     [said] = before
     assert said.startswith("memory: about ")
     assert told.startswith("out of memory: needs about ")

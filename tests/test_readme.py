@@ -11,7 +11,6 @@ import torch
 from bench.readme_results import results, with_results
 from bench.run import RESULTS
 from disca_rt.measure.record import read_records, write_records
-from disca_rt.pipeline.runtime import Runtime
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -40,7 +39,8 @@ def test_what_is_a_cpu_s_is_said(tmp_path: Path) -> None:
 
 
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    embedded, big, shared = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    embedded, big, shared, served = blocks
     namespace: dict = {}
     exec(embedded, namespace)
     assert namespace["sample"].video.shape == (2, 3, 5, 24, 32)
@@ -54,17 +54,18 @@ def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
         ('device("cuda")', 'device("cpu")'),
         ("device=ranks.device", "device=ranks.device, dtype=torch.float32"),
         ("(16, 33, 88, 88)", "(4, 3, 8, 12)"),
+        ("(129, 704, 704)", "(9, 64, 96)"),
     ):
-        big, shared = big.replace(here, there), shared.replace(here, there)
-    known = {"torch": torch, "Runtime": Runtime, "get_preset": namespace["get_preset"]}
+        big, shared, served = (each.replace(here, there) for each in (big, shared, served))
+    known = {name: namespace[name] for name in ("Runtime", "get_preset")} | {"torch": torch}
     exec(big, known)
     alone = known["sample"].latents
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for name, value in (address | {"RANK": "0", "WORLD_SIZE": "1"}).items():
         monkeypatch.setenv(name, value)
-    del known["sample"]
-    exec(shared, known)
-    assert torch.equal(known["sample"].latents, alone)
+    for example in (shared, served):
+        exec(example, known)
+        assert torch.equal(known.pop("sample").latents, alone)
 
 
 def free_port() -> int:

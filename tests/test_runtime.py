@@ -163,11 +163,6 @@ def test_two_runtimes_over_the_same_weights_in_two_threads() -> None:
     assert torch.equal(results[2], expected[1])
 
 
-def test_one_runtime_refuses_a_sample_inside_a_sample(golden: Golden, runtime: Runtime) -> None:
-    with pytest.raises(RuntimeError, match="make a second one"):
-        sample(runtime, golden, on_step=lambda event: sample(runtime, golden))
-
-
 def test_rows_of_a_batch_are_the_samples_of_consecutive_seeds(
     golden: Golden, runtime: Runtime
 ) -> None:
@@ -265,11 +260,6 @@ def test_latents_that_do_not_fit_are_refused(golden: Golden, runtime: Runtime) -
     with pytest.raises(ValueError, match="not finite"):
         nan = golden.io["latents"] * float("nan")
         sample(runtime, golden, latents=nan, latent_shape=None)
-
-
-def test_prompts_need_a_text_encoder(golden: Golden, runtime: Runtime) -> None:
-    with pytest.raises(ValueError, match="give a saved conditioning"):
-        runtime.generate("a cat", frames=5, height=32, width=32, schedule=DISCA, policy="full")
 
 
 def test_a_predictor_of_another_model_is_refused() -> None:

@@ -2,18 +2,32 @@
 
 import argparse
 import re
-import tempfile
 from pathlib import Path
+
+from .. import atomic
 
 OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
 ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
 
 def step_list(text: str) -> tuple[int, ...]:
-    """ "0,2,5" -> (0, 2, 5)."""
-    if not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*", text):
-        raise argparse.ArgumentTypeError(f"must be step indices such as 0,2,5, got {text!r}")
-    return tuple(map(int, text.split(",")))
+    """Read "0,2,5", "0, 2, 5", "0 2 5" or "[0, 2, 5]" as (0, 2, 5)."""
+    numbers = re.split(r"\s*,\s*|\s+", re.sub(r"^\[(.*)\]$", r"\1", text.strip()).strip())
+    if not all(re.fullmatch("-?[0-9]+", number) for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"must be step indices with commas, such as 0,2,5, got {text!r}"
+        )
+    return tuple(map(int, numbers))
+
+
+def prompt(text: str) -> str:
+    """Read a prompt; one without letters is refused: it was meant for a flag before it."""
+    if not re.search(r"[^\W\d_]", text):
+        raise argparse.ArgumentTypeError(
+            f"the prompt has no words, got {text!r}; a flag takes one value, "
+            "and lists have commas: --step-list 0,2,5"
+        )
+    return text
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -26,7 +40,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def video_size(text: str) -> tuple[int, int, int]:
-    """ "704x704x129" (width x height x frames) -> (width, height, frames)."""
+    """Read "704x704x129", WIDTHxHEIGHTxFRAMES, as (width, height, frames)."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,5}", part) for part in parts):
         raise argparse.ArgumentTypeError(
@@ -37,7 +51,7 @@ def video_size(text: str) -> tuple[int, int, int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --size, --text-tokens: of a forward that is counted, not run."""
+    """Add --model, --size and --text-tokens, for a forward that is counted, not run."""
     parser.add_argument(
         "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
     )
@@ -48,7 +62,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    """--preset, --steps, --shift, --sigmas, --timesteps, --step-list, --policy."""
+    """Add the noise levels, the step list and the policy."""
     group = parser.add_argument_group("schedule")
     group.add_argument("--preset", help="a schedule such as disca-n4 (an unknown name lists all)")
     group.add_argument("--steps", type=int, help="number of Euler steps")
@@ -64,7 +78,7 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:
-    """--fp8-weights."""
+    """Add --fp8-weights."""
     group.add_argument(
         "--fp8-weights",
         action="store_true",
@@ -73,16 +87,10 @@ def add_fp8_argument(group: argparse._ActionsContainer) -> None:
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
-    """ValueError unless a file `path` ending in `suffix` could be created; creates nothing."""
+    """Raise ValueError unless `path`, ending in `suffix`, could be written; leaves no trace."""
     if path.suffix != suffix:
         raise ValueError(f"{flag} must end in {suffix}, got {path}")
-    folder = path.parent
     try:
-        if path.is_dir():
-            raise ValueError(f"{flag} is a folder: {path}; name a file in it")
-        while not folder.exists():
-            folder = folder.parent
-        with tempfile.TemporaryDirectory(dir=folder) as trial:
-            (Path(trial) / path.name).touch()
+        atomic.check_writable(path)
     except OSError as error:
-        raise ValueError(f"{flag} cannot be written: {path} ({error.strerror})") from error
+        raise ValueError(f"{flag} {error}") from error

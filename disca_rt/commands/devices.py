@@ -1,4 +1,4 @@
-"""From --device, --dtype and --ops to what they mean here, refused rather than amid a load."""
+"""Choice of device, dtype and ops by their flags, refused before a load rather than amid it."""
 
 import torch
 
@@ -10,7 +10,7 @@ DTYPES = {
 
 
 def choose_device(name: str) -> torch.device:
-    """ValueError for a device that does not exist here."""
+    """Device of --device; ValueError for one that does not exist here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
-    """None, the checkpoint's own, on a GPU by default; float32 on a CPU, where bf16 is slow."""
+    """Dtype of --dtype; by default float32 on a CPU, where bf16 is slow, else None: the file's."""
     if name is None:
         return torch.float32 if device.type == "cpu" else None
     if name not in DTYPES:
@@ -35,5 +35,5 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
 
 
 def choose_ops(name: str | None, device: torch.device) -> str:
-    """By default the fused kernels on a GPU, PyTorch's operators on a CPU."""
+    """Name of the ops; by default fused kernels on a GPU, PyTorch's operators on a CPU."""
     return name or ("triton" if device.type == "cuda" else "reference")

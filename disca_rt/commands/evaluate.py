@@ -1,4 +1,4 @@
-"""`disca-rt evaluate`: the ladder of the embedded model, judged: table, lines and picture."""
+"""`disca-rt evaluate`: judges the ladder of the embedded model; writes tables, lines, a picture."""
 
 import argparse
 import json
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tiny.report import markdown, write_sheet
     from ..tiny.run_ladder import LadderRun
     from ..tiny.workers import Workers
+    from .arguments import check_writable
     from .devices import choose_device
 
     if args.prompts is not None and args.quick:
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
         count = QUICK_PROMPTS if args.quick else PROMPTS
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
+    for name in ("ladder.jsonl", "ladder.md", "ladder.png"):
+        check_writable("--out", args.out / name, Path(name).suffix)
     device = choose_device(args.device)
     folders, rungs = _rungs(args)
     ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
-    """The folders of weights and the rungs asked for, with those they are compared with."""
+    """Choose the folders of weights, and the rungs asked for with those they are compared with."""
     from ..tiny.config import SCHEDULE
     from ..tiny.ladder import FOLDERS, RUNGS, TEACHER, Rung
 
@@ -102,7 +105,7 @@ def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
 
 
 def _workers(asked: int | None, device: Any) -> int:
-    """How many processes; more than one on a CPU only."""
+    """Number of processes to run in, more than one on a CPU only; ValueError for another."""
     import torch
 
     if asked is None:

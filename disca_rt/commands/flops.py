@@ -104,7 +104,7 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     if any(getattr(args, flag) is not None for flag in flags):
         policy = choose_policy(args, has_predictor=False)
         asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
-    elif dit.family == "hunyuan-video-1.5":
+    elif dit.traits.has_glyphs:
         asked = [
             Row("8 steps", preset(8, 7.0), passes, "full"),
             Row("DisCa 1.5", PRESETS["disca-1.5"], passes),

@@ -9,7 +9,6 @@ from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
-    check_finite,
     check_sampling_arguments,
     device_of,
     load_runtime,
@@ -18,11 +17,14 @@ from .sampling import (
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
-    from ..pipeline.runtime import Runtime, Sample
+    from ..pipeline.pipeline import Sample
+    from ..pipeline.request import Request
+    from ..pipeline.runtime import Runtime
 
 FPS = 5  # of the mp4, unless --fps says otherwise
 MAX_FPS = 240
 DEFAULT_OUT = Path("out") / "video.mp4"
+SHEET = "the contact sheet of --out"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -38,9 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     outputs.add_argument(
         "--out",
         type=Path,
-        help="video (.mp4), default out/video.mp4; a contact sheet goes beside it",
+        help="video (.mp4), default out/video.mp4; a contact sheet goes beside it. Several samples "
+        "become video-0.mp4, video-1.mp4",
     )
-    outputs.add_argument("--latents-out", type=Path, help="final latents (.safetensors)")
+    outputs.add_argument(
+        "--latents-out", type=Path, help="final latents, of all samples (.safetensors)"
+    )
     outputs.add_argument("--fps", type=int, help="frames per second of the mp4")
 
 
@@ -55,11 +60,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
-    """By this process, or its part of it; the first rank writes and reports."""
+    """Sample, by this process or its part of it; the first rank writes and reports."""
     from ..graphs.runner import GraphRunner
     from .devices import choose_ops
 
-    device = device_of(args, ranks)
+    device, is_first = device_of(args, ranks), ranks is None or ranks.is_first
     args.ops = choose_ops(args.ops, device)
     graphs = GraphRunner(device) if wants_graphs(args, device) else None
     runtime = load_runtime(args, ranks, graphs=graphs)
@@ -68,8 +73,9 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
             f"--out needs the VAE of {runtime.config.family}, which is not part of this version; "
             "give --latents-out FILE.safetensors"
         )
-    sample = _sample(args, runtime, ranks is None or ranks.is_first)
-    if ranks is None or ranks.is_first:
+    request = sample_request(args, runtime, ranks, is_first)
+    sample = _sample(args, runtime, request, 1 if ranks is None else ranks.size, is_first)
+    if is_first:
         _report(sample, _write(args, sample))
 
 
@@ -85,28 +91,41 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path is not None:
             check_writable(flag, path, suffix)
     if args.out is not None:
-        check_writable("the contact sheet of --out", _sheet(args.out), ".png")
+        check_writable(SHEET, _sheet(args.out), ".png")
 
 
-def _sample(args: argparse.Namespace, runtime: "Runtime", is_shown: bool) -> "Sample":
+def _check_videos(out: Path, runtime: "Runtime", request: "Request") -> None:
+    """Raise ValueError where a video of `request` could not be written or be an mp4."""
+    from ..pipeline.fit import latent_shape
+    from ..pipeline.media import check_sides, enlargement
+
+    for video in _videos(out, request.conditioning.batch):
+        check_writable("--out", video, ".mp4")
+        check_writable(SHEET, _sheet(video), ".png")
+    _, height, width = runtime.codec.video_size(*latent_shape(request)[1:])
+    factor = enlargement(height, width)
+    check_sides(factor * height, factor * width)
+
+
+def _sample(
+    args: argparse.Namespace, runtime: "Runtime", request: "Request", ranks: int, is_shown: bool
+) -> "Sample":
     from .out_of_memory import explained_sample
     from .progress import StepProgress
 
-    request = sample_request(args, runtime)
-    policy, schedule, inputs = request
     with (
-        explained_sample(runtime, args.ops, request, is_shown),
-        StepProgress(schedule.steps, is_shown) as progress,
+        explained_sample(runtime, args.ops, request, is_shown, ranks),
+        StepProgress(request.schedule.steps, is_shown) as progress,
     ):
-        sample = runtime.sample(
-            **inputs, schedule=schedule, policy=policy, on_step=progress.on_step
-        )
-    check_finite(sample, runtime)
-    return sample
+        if args.out is not None:
+            _check_videos(args.out, runtime, request)
+        return runtime.run(request, on_step=progress.on_step)
 
 
 def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
     """Write what was asked for, all of it or nothing; returns the files."""
+    from functools import partial
+
     from safetensors.torch import save_file
 
     from ..atomic import write_all
@@ -115,13 +134,22 @@ def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
     writers = {}
     if args.latents_out is not None:
         latents = {"latents": sample.latents.float().cpu().contiguous()}
-        writers[args.latents_out] = lambda partial: save_file(latents, partial)
+        writers[args.latents_out] = partial(save_file, latents)
     if args.out is not None:
-        frames, fps = to_frames(sample.video[0]), args.fps or FPS
-        writers[args.out] = lambda partial: write_mp4(partial, frames, fps)
-        writers[_sheet(args.out)] = lambda partial: write_contact_sheet(partial, frames)
+        paths = _videos(args.out, len(sample.video))
+        for path, video in zip(paths, sample.video, strict=True):
+            frames = to_frames(video)
+            writers[path] = partial(write_mp4, frames=frames, fps=args.fps or FPS)
+            writers[_sheet(path)] = partial(write_contact_sheet, frames=frames)
     write_all(writers)
     return list(writers)
+
+
+def _videos(out: Path, samples: int) -> list[Path]:
+    """Paths of the videos: `out` itself for one sample, v-0.mp4, v-1.mp4 and so on for several."""
+    if samples == 1:
+        return [out]
+    return [out.with_stem(f"{out.stem}-{i}") for i in range(samples)]
 
 
 def _sheet(out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""--graphs: whether a command runs steps as CUDA graphs."""
+"""The flag --graphs: steps as CUDA graphs or one operator at a time."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ def add_graphs_argument(group: argparse._ActionsContainer) -> None:
 
 
 def check_graphs(args: argparse.Namespace) -> None:
-    """ValueError where they are asked for and there is no GPU."""
+    """Raise ValueError where graphs are asked for and there is no GPU."""
     from .devices import choose_device
 
     if args.graphs and choose_device(args.device).type != "cuda":
@@ -24,7 +24,7 @@ def check_graphs(args: argparse.Namespace) -> None:
 
 
 def wants_graphs(args: argparse.Namespace, device: "torch.device") -> bool:
-    """After `check_graphs`; of several ranks only where it is asked for: none has run them yet."""
+    """Tell whether to use graphs; for several ranks only where asked: none has run them yet."""
     from ..parallel.ranks import is_launched
 
     is_default = device.type == "cuda" and not is_launched()

@@ -48,6 +48,7 @@ def _table(info: "CheckpointInfo") -> "Table":
         "hidden, heads": f"{info.config.hidden}, {info.config.heads}",
         "parameters": f"{info.parameters:,}",
         "dtypes (tensors)": dtypes,
+        "encoding": info.encoding,
         "missing for DisCa": "; ".join(info.missing_for_disca) or "nothing",
     }
     for name, value in rows.items():
@@ -63,7 +64,10 @@ def _fits(infos: list["CheckpointInfo"]) -> list[str]:
 
 
 def _verdict(predictor: "CheckpointInfo", dit: "CheckpointInfo") -> str:
+    from ..weights.sidecar import meanflow_doubt
+
     differences = predictor.config.differences(dit.config)
     if not differences:
-        return "the predictor fits the DiT"
+        doubt = meanflow_doubt(predictor.paths[0].parent, dit.config)
+        return f"the predictor fits the DiT{', but ' if doubt else ''}{doubt}"
     return f"the predictor does not fit the DiT: {'; '.join(differences)}"

@@ -1,4 +1,4 @@
-"""From --model, --size and --text-tokens to the shapes of a forward that nobody runs."""
+"""Shapes of a forward that nobody runs, by --model, --size and --text-tokens."""
 
 import argparse
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class ModelSize(NamedTuple):
 
 
 def model_size(args: argparse.Namespace) -> ModelSize:
-    """What `add_model_arguments` asked for; ValueError names what is illegal."""
+    """Shapes that the flags of `add_model_arguments` give; ValueError names an illegal one."""
     text_tokens = DEFAULT_TEXT_TOKENS.get(args.model, 256)
     if args.text_tokens is not None:
         text_tokens = args.text_tokens

@@ -1,53 +1,63 @@
-"""What a command says when memory runs out: what was needed, and what would fit.
+"""The line for memory that runs out or is not there: what is needed, and what would fit.
 
 Knows the formula (`footprint`), the device, and how a size is written on the command line.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..cache.policy import Policy
-from ..conditioning import Conditioning
+from ..config import DiTConfig, PredictorConfig
 from ..models.linear import fp8_linears
+from ..pipeline.fit import latent_shape
+from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
 from ..units import byte_text
 from ..vae.sizes import SIZES
+from ..weights.checkpoint import open_checkpoint
+from ..weights.hub import resolve
+from ..weights.identify import identify
+from ..weights.load import own_dtype
 from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
-from .sampling import SampleRequest
 
 MEMORY_INFO = Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+GROUP_FILES = (
+    (GROUPS / "memory.max", GROUPS / "memory.current"),
+    (GROUPS / "memory/memory.limit_in_bytes", GROUPS / "memory/memory.usage_in_bytes"),
+)
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
 
 ShowSize = Callable[[tuple[int, int, int]], str]
-"""Latents (T, H, W) as --size takes them."""
+"""Writes latents (T, H, W) as --size takes them."""
 
 
 @contextmanager
 def explained(
-    need: Callable[[], Need], device: torch.device, show_size: ShowSize
+    need: Callable[[], Need], device: torch.device, show_size: ShowSize, held: int = 0
 ) -> Iterator[None]:
-    """Within, running out of memory is a MemoryError in one line."""
+    """Turn running out of memory within into a MemoryError in one line; `held`: see `_room`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        is_gpu = device.type == "cuda"
-        told = explanation(need(), capacity(device), show_size, is_gpu)
+        told = explanation(need(), _room(device, held), show_size, device.type == "cuda")
         raise MemoryError(told) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has an error of its own on a GPU only."""
+    """Tell whether memory ran out: PyTorch has an error of its own for it on a GPU only."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True) -> str:
-    """For a sample that did not fit into `there` bytes on each of its devices.
+    """Say what fits where `need` does not, in `there` bytes on each of its devices.
 
     Ranks on a CPU share its memory, so that more of them would not help.
     """
@@ -71,71 +81,113 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
     return f"needs about {footprint(need)} of {byte_text(there)}; {way_out}"
 
 
-def runtime_need(
-    runtime: Runtime,
-    policy: Policy,
-    ops: str,
-    conditioning: Conditioning,
-    latents: Sequence[int],
-    passes: int = 1,
-) -> Need:
-    """Of a sample of `runtime` from `latents` (C, T, H, W), with `ops` by their name."""
+def runtime_need(runtime: Runtime, ops: str, request: Request, ranks: int = 1) -> Need:
+    """Need of a sample of `runtime` that `ranks` share; `ops` by their name.
+
+    The prompts of `request` are encoded.
+    """
+    conditioning = request.conditioning
     return Need(
         dit=runtime.config,
         predictor=None if runtime.predictor is None else runtime.predictor.config,
-        size=tuple(latents[1:]),
+        size=latent_shape(request)[1:],
         text=conditioning.tokens,
         itemsize=runtime.dit.dtype.itemsize,
-        policy=policy,
+        policy=runtime.resolved(request)[1],
         ops=ops,
-        ranks=runtime.dit.attention.sharding.size,
+        ranks=ranks,
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
-        passes=passes,
+        passes=len(request.conditionings),
         fp8_weights=bool(fp8_linears(runtime.dit)),
     )
 
 
 @contextmanager
 def explained_sample(
-    runtime: Runtime, ops: str, request: SampleRequest, is_told: bool
+    runtime: Runtime, ops: str, request: Request, is_told: bool, ranks: int = 1
 ) -> Iterator[None]:
-    """Says what the sample will take, and within what would fit; `ops` by their name."""
-    inputs = request.inputs
-    latent_shape = inputs["latent_shape"] or inputs["latents"].shape[1:]
-    passes = 1 if inputs["negative"] is None else 2
-    conditioning, policy = inputs["conditioning"], request.policy
-    need = runtime_need(runtime, policy, ops, conditioning, latent_shape, passes)
+    """Say what the sample takes, refuse what cannot fit and, within, explain what did not.
+
+    Arguments are those of `runtime_need`; the first rank `is_told`.
+    """
+    need, device = runtime_need(runtime, ops, request, ranks), runtime.dit.device
+    show, held = partial(show_size, runtime), footprint(need).weights
     if is_told:
         print(f"memory: about {footprint(need)}", flush=True)
-    with explained(lambda: need, runtime.dit.device, lambda size: show_size(runtime, size)):
+    refuse_hopeless(need, device, show, held)
+    with explained(lambda: need, device, show, held):
         yield
 
 
+def refuse_weights(
+    dit: str,
+    predictor: str | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    fp8_weights: bool,
+) -> None:
+    """Raise MemoryError where the models of these files cannot fit, by their headers alone."""
+    model = identify(open_checkpoint(resolve(dit)))
+    if not isinstance(model.config, DiTConfig):
+        return  # which loading says best
+    given = None if predictor is None else identify(open_checkpoint(resolve(predictor))).config
+    need = Need(
+        dit=model.config,
+        predictor=given if isinstance(given, PredictorConfig) else None,
+        size=model.config.patch,
+        text=1,
+        itemsize=(dtype or own_dtype(model.checkpoint)).itemsize,
+        policy="full",
+        fp8_weights=fp8_weights,
+    )
+    refuse_hopeless(need, device, str)
+
+
 def show_size(runtime: Runtime, grid: tuple[int, int, int]) -> str:
-    """Latents of (T, H, W) as --size takes them."""
+    """Write latents of (T, H, W) as --size takes them."""
     codec = runtime.codec or SIZES[runtime.config.family]
     frames, height, width = codec.video_size(*grid)
     return f"{width}x{height}x{frames}"
 
 
-def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize) -> None:
-    """MemoryError where not even the weights fit, or on a CPU the whole sample.
+def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held: int = 0) -> None:
+    """Raise MemoryError where not even the weights fit, or on a CPU the whole sample.
 
     There an allocation succeeds all the same, and the process is killed without a word later.
     """
-    estimate, there = footprint(need), capacity(device)
+    estimate, there = footprint(need), _room(device, held)
     is_gpu = device.type == "cuda"
     if (estimate.weights if is_gpu else estimate.total) > there:
         raise MemoryError(explanation(need, there, show_size, is_gpu))
 
 
+def _room(device: torch.device, held: int) -> int:
+    """Bytes for all of a sample where `held` of them, weights, are loaded already."""
+    return capacity(device) + (0 if device.type == "cuda" else held)
+
+
 def capacity(device: torch.device) -> int:
-    """Bytes that this process could have: a GPU's free ones and its own, or the available RAM."""
+    """Bytes that this process could have: a GPU's free ones and its own, or the available RAM.
+
+    RAM is what the machine has left, or less where a control group has a limit.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
+    return min(_available(), *(limit - used for limit, used in _group_limits()))
+
+
+def _available() -> int:
     if MEMORY_INFO.is_file():
         lines = (line.split() for line in MEMORY_INFO.read_text().splitlines())
         return next(1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _group_limits() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of the control group of a container, by either version."""
+    yield sys.maxsize, 0
+    for limit, used in GROUP_FILES:
+        if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+            yield int(text), int(used.read_text())

@@ -11,7 +11,6 @@ from .arguments import check_writable
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
-    check_finite,
     check_sampling_arguments,
     device_of,
     load_runtime,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..measure.ceilings import Ceilings
     from ..parallel.ranks import Ranks
+    from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..profiling.account import Account
     from ..profiling.capture import Captured
@@ -93,6 +93,7 @@ class Profile(NamedTuple):
 def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """Runs the sample on every rank; the first one writes and reports."""
     from ..kernels.ops import get_ops
+    from ..profiling.capture import run_in_ranges
     from ..profiling.marked import marked_attention, marked_ops
     from ..profiling.ranges import Ranges
     from .devices import choose_ops
@@ -102,25 +103,25 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     ranges = Ranges(device)
     ops = marked_ops(get_ops(args.ops, device), ranges)
     runtime = load_runtime(args, ranks, ops, marked_attention(args.attention, ranges))
-    if args.nvtx_only:
-        _run_in_ranges(args, runtime, ranges)
-        return
     is_first = ranks is None or ranks.is_first
-    profile = _measured(args, runtime, ranges, 1 if ranks is None else ranks.size, is_first)
+    request = sample_request(args, runtime, ranks, is_first)
+    if args.nvtx_only:
+        run_in_ranges(runtime, ranges, request)
+        return
+    size = 1 if ranks is None else ranks.size
+    profile = _measured(args, runtime, ranges, request, size, is_first)
     if is_first:
         commands = _commands(args, profile)
         _report(profile, commands, _write(args.out, profile, commands))
 
 
-def _run_in_ranges(args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges") -> None:
-    from ..profiling.capture import run_in_ranges
-
-    policy, schedule, inputs = sample_request(args, runtime)
-    run_in_ranges(runtime, ranges, policy, schedule, inputs)
-
-
 def _measured(
-    args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: int, is_shown: bool
+    args: argparse.Namespace,
+    runtime: "Runtime",
+    ranges: "Ranges",
+    request: "Request",
+    ranks: int,
+    is_shown: bool,
 ) -> Profile:
     from ..attention.backends import settled
     from ..measure.ceilings import measure_ceilings
@@ -132,19 +133,17 @@ def _measured(
     from .out_of_memory import explained_sample
     from .progress import StepProgress
 
-    request = sample_request(args, runtime)
-    policy, schedule, inputs = request
     device = runtime.dit.device
     with (
-        explained_sample(runtime, args.ops, request, is_shown),
-        StepProgress(schedule.steps, is_shown) as progress,
+        explained_sample(runtime, args.ops, request, is_shown, ranks),
+        StepProgress(request.schedule.steps, is_shown) as progress,
     ):
-        captured = capture(runtime, ranges, policy, schedule, inputs, progress.on_step)
-    check_finite(captured.sample, runtime)
+        captured = capture(runtime, ranges, request, progress.on_step)
     ceilings = measure_ceilings(device, runtime.dit.dtype)
     timeline = read_timeline(captured.trace["traceEvents"], device.type == "cuda")
     accounted = account(timeline, captured.kinds, captured.works)
     attention = settled(args.attention, runtime.config.head_dim, runtime.dit.dtype, device)
+    schedule, policy = runtime.resolved(request)
     about = facts(runtime, captured, policy, schedule, args.ops, attention, ranks)
     return Profile(captured, timeline, accounted, rows(accounted), ceilings, about)
 

@@ -7,7 +7,7 @@ from ..sampling.engine import StepEvent
 
 
 class StepProgress:
-    """A context manager; `on_step` is the callback that `Runtime.sample` takes."""
+    """Bar of a sample's steps, while its context lasts; `on_step` is the callback to give."""
 
     def __init__(self, steps: int, is_shown: bool = True) -> None:
         columns = (

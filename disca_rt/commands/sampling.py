@@ -1,48 +1,39 @@
-"""What to sample, from the command line: the flags of every command that runs a sample.
+"""Flags of every command that runs a sample, and the runtime and request that they ask for.
 
-From them come a runtime, on one process or this rank's, and the arguments of `Runtime.sample`. What
-is done with a sample is the commands' own.
+What is done with a sample is the commands' own.
 """
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from .arguments import (
     ATTENTION_HELP,
     OPS_HELP,
     add_fp8_argument,
     add_schedule_arguments,
+    prompt,
     video_size,
 )
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import torch
 
     from ..attention.local import LocalAttention
-    from ..cache.policy import Policy
     from ..graphs.runner import GraphRunner
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
-    from ..pipeline.runtime import Runtime, Sample
+    from ..pipeline.request import Request
+    from ..pipeline.runtime import Runtime
     from ..pipeline.saved_conditioning import SavedConditioning
-    from ..schedule import Schedule
-
-SEEDS = range(-(2**63), 2**63)  # what a generator takes
-
-
-class SampleRequest(NamedTuple):
-    """`inputs` are the other arguments of `Runtime.sample`."""
-
-    policy: "Policy"
-    schedule: "Schedule"
-    inputs: dict[str, Any]
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The prompt, and the groups models, input, ranks and schedule."""
-    parser.add_argument("prompt", nargs="?", help="what to show")
+    """Add the prompt, and the groups models, input, ranks and schedule."""
+    parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
     models.add_argument("--dit", help="checkpoint of the DiT")
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
@@ -56,6 +47,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
     inputs.add_argument("--negative-prompt", help="what to steer away from; nothing by default")
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
+    inputs.add_argument(
+        "--classifier-free-scale",
+        type=float,
+        help="two passes a step, also where a model embeds its guidance",
+    )
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
     add_rank_arguments(parser, command)
@@ -63,7 +59,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
 
 
 def check_sampling_arguments(args: argparse.Namespace) -> None:
-    """Everything that can be refused before a model is loaded."""
+    """Raise ValueError for all that can be refused before a model is loaded."""
+    from ..pipeline.request import SEEDS
+    from ..pipeline.saved_conditioning import load_conditioning
     from .schedules import check_schedule_arguments
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
@@ -76,12 +74,15 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         )
     check_schedule_arguments(args)
     check_ranks(args)
-    if args.no_guidance and args.guidance_scale is not None:
-        raise ValueError("give either --guidance-scale or --no-guidance")
+    if args.conditioning is not None:
+        load_conditioning(args.conditioning)  # a few MB, read before a model of many GB is
+    for flag in ("guidance_scale", "classifier_free_scale"):
+        if args.no_guidance and getattr(args, flag) is not None:
+            raise ValueError(f"give either --{flag.replace('_', '-')} or --no-guidance")
 
 
 def device_of(args: argparse.Namespace, ranks: "Ranks | None") -> "torch.device":
-    """Of this process."""
+    """Device of this process, or of this rank."""
     from .devices import choose_device
 
     return choose_device(args.device) if ranks is None else ranks.device
@@ -94,13 +95,17 @@ def load_runtime(
     local: "LocalAttention | None" = None,
     graphs: "GraphRunner | None" = None,
 ) -> "Runtime":
-    """The models that the flags name; `ops` and `local` stand in for those that they name."""
+    """Load the models that the flags name; `ops` and `local` replace those that they name."""
     from ..attention.local import LocalAttention
     from ..pipeline.runtime import Runtime
     from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
     from .devices import choose_dtype
+    from .out_of_memory import refuse_weights
 
     device = device_of(args, ranks)
+    if args.dit is not None:
+        dtype = choose_dtype(args.dtype, device)
+        refuse_weights(args.dit, args.predictor, device, dtype, args.fp8_weights)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
@@ -117,74 +122,103 @@ def load_runtime(
     return runtime
 
 
-def sample_request(args: argparse.Namespace, runtime: "Runtime") -> SampleRequest:
-    """What the flags ask of `runtime`."""
-    from ..cache.policies import resolve
+def sample_request(
+    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", is_told: bool
+) -> "Request":
+    """Request of the flags, encoded and checked against `runtime` and `ranks`.
+
+    With `is_told`, what a file holds and the model has no use for is said on stdout.
+    """
+    from functools import partial
+
+    from ..pipeline.request import Request
     from .schedules import choose_policy, choose_schedule
 
     name = choose_policy(args, runtime.predictor is not None)
-    schedule, policy = resolve(choose_schedule(args, runtime.config, name), name, runtime.parts)
-    inputs = _saved_inputs(args, runtime) if args.prompt is None else _prompt_inputs(args, runtime)
-    return SampleRequest(policy, schedule, {**inputs, "seed": args.seed})
+    schedule = choose_schedule(args, runtime.config, name)
+    scale = args.classifier_free_scale
+    make = partial(
+        Request, schedule=schedule, policy=name, seed=args.seed, classifier_free_scale=scale
+    )
+    if args.prompt is not None:
+        request = _prompt_request(args, runtime, make)
+    else:
+        request = _saved_request(args, runtime, make, is_told)
+    request = runtime.conditioned(request)
+    if ranks is not None:
+        check_shares(args, runtime, ranks, request)
+    return request
 
 
-def check_finite(sample: "Sample", runtime: "Runtime") -> None:
-    """ValueError where the latents are not."""
-    import torch
+def check_shares(
+    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks", request: "Request"
+) -> None:
+    """Raise ValueError, as `plan` words it, where ranks cannot share the tokens of a pass."""
+    from ..pipeline.fit import latent_shape
+    from ..simulation.forecast import Job
 
-    if not torch.isfinite(sample.latents).all():
-        way_out = "" if runtime.dit.dtype == torch.float32 else "; try --dtype float32"
-        raise ValueError(f"the result is not finite in {runtime.dit.dtype}{way_out}")
+    for conditioning in request.conditionings:
+        job = Job(runtime.config, latent_shape(request), conditioning.tokens)
+        job.partition(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
 
 
-def _prompt_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
-    """The arguments of `Runtime.sample` that a prompt determines."""
+def _prompt_request(
+    args: argparse.Namespace, runtime: "Runtime", make: "Callable[..., Request]"
+) -> "Request":
     from ..tiny.clips import FRAMES, HEIGHT, WIDTH
     from ..tiny.config import GUIDANCE_SCALE
 
     width, height, frames = args.size or (WIDTH, HEIGHT, FRAMES)
-    scale = GUIDANCE_SCALE if args.guidance_scale is None else args.guidance_scale
-    return runtime.prompt_inputs(
-        [args.prompt],
-        frames=frames,
-        height=height,
-        width=width,
+    scale = args.guidance_scale
+    is_settled = args.no_guidance or args.classifier_free_scale is not None
+    if scale is None and (runtime.config.guidance_embed or not is_settled):
+        scale = GUIDANCE_SCALE
+    return make(
+        prompts=[args.prompt],
         negative_prompt=args.negative_prompt or "",
-        guidance_scale=None if args.no_guidance else scale,
+        size=(frames, height, width),
+        guidance_scale=scale,
     )
 
 
-def _saved_inputs(args: argparse.Namespace, runtime: "Runtime") -> dict[str, Any]:
-    """The arguments of `Runtime.sample` that a saved conditioning determines."""
+def _saved_request(
+    args: argparse.Namespace, runtime: "Runtime", make: "Callable[..., Request]", is_told: bool
+) -> "Request":
     from ..pipeline.saved_conditioning import load_conditioning
 
     saved = load_conditioning(args.conditioning)
-    if saved.latents is not None and args.size is not None:
-        raise ValueError(f"--size is settled by the latents in {args.conditioning}; leave it out")
-    embeds = runtime.config.guidance_embed
-    scale = args.guidance_scale
-    if scale is None and embeds:
-        scale = saved.guidance_scale
-    return {
-        "conditioning": saved.positive,
-        "negative": None if args.no_guidance else saved.negative,
-        "guidance_scale": scale,
-        "latents": saved.latents,
-        "latent_shape": None if saved.latents is not None else _latent_shape(args, runtime, saved),
-    }
+    size, latent_shape = _saved_size(args, runtime, saved)
+    embeds, scale = runtime.config.guidance_embed, args.guidance_scale
+    is_left_out = embeds and args.classifier_free_scale is None
+    if is_left_out and saved.negative is not None and is_told:
+        print(
+            f"negative_* of {args.conditioning} are left out: this model embeds its guidance; "
+            "--classifier-free-scale takes them"
+        )
+    return make(
+        conditioning=saved.positive,
+        negative=None if is_left_out or args.no_guidance else saved.negative,
+        guidance_scale=saved.guidance_scale if scale is None and embeds else scale,
+        size=size,
+        latent_shape=latent_shape,
+        latents=saved.latents,
+    )
 
 
-def _latent_shape(
+def _saved_size(
     args: argparse.Namespace, runtime: "Runtime", saved: "SavedConditioning"
-) -> tuple[int, int, int, int]:
-    from ..vae.sizes import SIZES
-
+) -> "tuple[Sequence[int] | None, Sequence[int] | None]":
+    """Fields `size` and `latent_shape` of a request: one is None, with given noise both."""
+    if saved.latents is not None:
+        if args.size is not None:
+            where = f"the latents in {args.conditioning}"
+            raise ValueError(f"--size is settled by {where}; leave it out")
+        return None, None
     if args.size is not None:
         width, height, frames = args.size
-        codec = runtime.codec or SIZES[runtime.config.family]
-        return runtime.config.in_channels, *codec.latent_shape(frames, height, width)[1:]
+        return (frames, height, width), None
     if saved.positive.cond_latents is not None:
-        return runtime.config.in_channels, *saved.positive.cond_latents.shape[2:]
+        return None, (runtime.config.in_channels, *saved.positive.cond_latents.shape[2:])
     raise ValueError(
         f"conditioning {args.conditioning} has no latents; give the video's --size, "
         "such as 704x704x129"

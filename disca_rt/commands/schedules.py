@@ -70,4 +70,4 @@ def default_schedule(config: DiTConfig) -> Preset:
     """What a model's authors sample with; its step list is for policy disca."""
     if not config.meanflow:
         return TINY_SCHEDULE if takes_tiny_prompts(config) else get_preset("full-50")
-    return get_preset("disca-1.5" if config.family == "hunyuan-video-1.5" else "disca-n4")
+    return get_preset(config.traits.preset)

@@ -1,6 +1,7 @@
 """`disca-rt train`: one stage of training, here or under torchrun; or what it would take."""
 
 import argparse
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
 
 
 def interrupted(args: argparse.Namespace) -> str:
-    """What is left of a run."""
+    """Tell what is left of a run that was interrupted."""
     from ..train.checkpoint import has_checkpoint
 
     if args.dry_run or args.out is None:
@@ -126,9 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _config(args: argparse.Namespace, source: str | None) -> Any:
-    """The preset with what the flags change."""
-    from dataclasses import replace
-
+    """Choose the preset and apply the flags to it; ValueError names a flag that it cannot take."""
     from ..train.presets import training_config
 
     config = training_config(args.stage, args.preset, source)
@@ -146,10 +145,13 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
 
 
 def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditioning | None"]:
-    """Shards from --data; without it, drawn clips, which only the embedded model is trained on."""
+    """Open the shards in --data; without it, draw clips, for the embedded model only.
+
+    Returns the samples, and the empty prompt's conditioning where it is known.
+    """
     from ..pipeline.saved_conditioning import load_conditioning
     from ..tiny.training_clips import TrainingClips, unconditional
-    from ..train.data import LatentShards
+    from ..train.latent_shards import LatentShards
 
     if args.unconditional is not None and args.stage not in ("base", "cfg"):
         raise ValueError(f"--unconditional is nothing that stage {args.stage} has")
@@ -179,13 +181,12 @@ def _dry_run(args: argparse.Namespace) -> None:
     if ranks < 1:
         raise ValueError(f"--ranks must be at least 1, got {ranks}")
     config = _config(args, args.source or "(not read in a dry run)")
+    dit = get_model_config(DRY_RUN_MODELS[args.stage])
+    sizes = SIZES[dit.family]
     if args.preset.startswith("tiny"):
-        variant = get_model_config(DRY_RUN_MODELS[args.stage])
-        dit = _like(TINY, variant)
-        latent_shape = PixelUnshuffleCodec().latent_shape(frames, height, width)
-    else:
-        dit = get_model_config(DRY_RUN_MODELS[args.stage])
-        latent_shape = SIZES[dit.family].latent_shape(frames, height, width)
+        dit = replace(TINY, guidance_embed=dit.guidance_embed, meanflow=dit.meanflow)
+        sizes = PixelUnshuffleCodec()
+    latent_shape = sizes.latent_shape(frames, height, width)
     needed = estimate(config, dit, latent_shape, given["text_tokens"], ranks)
     table = Table("memory per rank", "GB", title=f"{args.stage}, {ranks} ranks")
     for name, size in needed.memory.items():
@@ -200,12 +201,6 @@ def _dry_run(args: argparse.Namespace) -> None:
     )
 
 
-def _like(dit: Any, variant: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(dit, guidance_embed=variant.guidance_embed, meanflow=variant.meanflow)
-
-
 class _Progress:
     """Step, loss, throughput and time left on stderr: a bar on a terminal, lines elsewhere."""
 
@@ -213,20 +208,10 @@ class _Progress:
 
     def __init__(self, world: "World") -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress
 
         self._console = Console(stderr=True, quiet=not world.is_first)
         self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=not (self._console.is_terminal and world.is_first),
@@ -242,10 +227,8 @@ class _Progress:
     def on_step(self, event: Any) -> None:
         self._bar.start()
         loss, rate = event.terms["loss"], event.samples_per_second
-        text = f"loss {loss:.4f}, {rate:.1f} samples/s"
+        text = f"step {event.done}/{event.steps}: loss {loss:.4f}, {rate:.1f} samples/s"
         self._bar.update(self._task, completed=event.done, total=event.steps, description=text)
         if not self._console.is_terminal and event.done % self.EVERY == 0:
             left = timedelta(seconds=round(event.seconds_left))
-            self._console.print(
-                f"step {event.done}/{event.steps}: {text}, {left} left", highlight=False
-            )
+            self._console.print(f"{text}, {left} left", highlight=False)

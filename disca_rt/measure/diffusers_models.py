@@ -48,7 +48,7 @@ def diffusers_model(
         "rope_axes_dim": config.rope,
     }
     with torch.device("meta"):
-        if config.family == "hunyuan-video-1.5":
+        if config.traits.has_glyphs:
             model = HunyuanVideo15Transformer3DModel(
                 **sizes,
                 text_embed_2_dim=config.byt5_dim,

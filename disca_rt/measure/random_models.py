@@ -14,7 +14,7 @@ from ..attention.protocol import Attention
 from ..config import DiTConfig, predictor_config
 from ..kernels.ops import get_ops
 from ..models.build import build_dit, build_predictor
-from ..models.linear import ALL, fp8_linears, quantize_blocks
+from ..models.linear import ALL, fp8_linears
 from ..pipeline.runtime import Runtime
 from ..tiny.runtime import with_tiny_prompts
 
@@ -42,9 +42,8 @@ def random_runtime(
         "attention": attention,
         "dtype": dtype,
     }
-    dit, predictor = build_dit(config, **built), build_predictor(predictor_config(config), **built)
-    if fp8_weights:
-        quantize_blocks(dit.blocks)
+    dit = build_dit(config, **built, fp8_weights=fp8_weights)
+    predictor = build_predictor(predictor_config(config), **built)
     models = [
         fill_randomly(m.to_empty(device=device), seed + i) for i, m in enumerate((dit, predictor))
     ]
@@ -75,9 +74,7 @@ def with_other(runtime: Runtime, ops: str, attention: str) -> Runtime:
         "attention": LocalAttention(attention),
         "dtype": dit.dtype,
     }
-    other = build_dit(dit.config, **built)
-    if fp8_linears(dit):
-        quantize_blocks(other.blocks)
+    other = build_dit(dit.config, **built, fp8_weights=bool(fp8_linears(dit)))
     other = _sharing(other, dit)
     if predictor is not None:
         predictor = _sharing(build_predictor(predictor.config, **built), predictor)

@@ -17,7 +17,8 @@ from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
-from ..pipeline.runtime import Runtime, Sample
+from ..pipeline.pipeline import Sample
+from ..pipeline.runtime import Runtime
 from ..sampling.engine import StepEvent
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
 from ..schedule import Preset, Schedule, preset
@@ -84,15 +85,7 @@ class Subject:
 
     def captured(self, graphs: GraphRunner) -> "Subject":
         """Subject of the same models, with its own buffers, which `graphs` captures and replays."""
-        runtime = self.runtime
-        other = Runtime(
-            runtime.dit,
-            runtime.predictor,
-            codec=runtime.codec,
-            text_encoder=runtime.text_encoder,
-            graphs=graphs,
-        )
-        return replace(self, runtime=other)
+        return replace(self, runtime=self.runtime.twin(graphs=graphs))
 
     def sample(
         self, schedule: Preset | None = None, on_step: Callable[[StepEvent], None] | None = None

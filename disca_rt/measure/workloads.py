@@ -105,13 +105,14 @@ def random_conditioning(
     conditions = {}
     if config.text_dim_2 is not None:
         conditions["text_states_2"] = random(config.text_dim_2)
-    if config.family == "hunyuan-video-1.5":
+    if config.traits.has_glyphs:
         conditions |= {
             "byt5_text_states": random(workload.byt5, config.byt5_dim),
             "byt5_text_mask": torch.ones(1, workload.byt5, dtype=torch.long),
             "vision_states": random(workload.vision, config.vision_dim),
-            "cond_latents": random(config.embed_channels - config.in_channels, *latent_shape[1:]),
         }
+    if condition_channels := config.embed_channels - config.in_channels:
+        conditions["cond_latents"] = random(condition_channels, *latent_shape[1:])
     return Conditioning(
         text_states=random(workload.text, config.text_dim),
         text_mask=torch.ones(1, workload.text, dtype=torch.long),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext
-from .layers import MLP, HeadNorm, Modulation, QKVLinear
+from .layers import MLP, HeadNorm, Modulation
+from .linear import Linear, qkv_linear
 from .stream import Part, Stream, enter, enter_joint, settle, split_stream
 
 T = TypeVar("T")
@@ -88,20 +89,29 @@ class DoubleStreamBlock(nn.Module):
         super().__init__()
         self.ops, self.attention = ops, attention
         self.heads, self.merged = heads, merged
-        for stream in ("img", "txt"):
-            self._add_stream(stream, hidden, hidden // heads)
-
-    def _add_stream(self, stream: str, hidden: int, head_dim: int) -> None:
-        self.add_module(f"{stream}_mod", Modulation(hidden, factor=6))
-        if self.merged:
-            self.add_module(f"{stream}_attn_qkv", QKVLinear(hidden))
+        head_dim = hidden // heads
+        self.img_mod = Modulation(hidden, factor=6)
+        if merged:
+            self.img_attn_qkv = qkv_linear(hidden)
         else:
-            for name in "qkv":
-                self.add_module(f"{stream}_attn_{name}", nn.Linear(hidden, hidden))
-        self.add_module(f"{stream}_attn_q_norm", HeadNorm(head_dim))
-        self.add_module(f"{stream}_attn_k_norm", HeadNorm(head_dim))
-        self.add_module(f"{stream}_attn_proj", nn.Linear(hidden, hidden))
-        self.add_module(f"{stream}_mlp", MLP(self.ops, hidden))
+            self.img_attn_q = Linear(hidden, hidden)
+            self.img_attn_k = Linear(hidden, hidden)
+            self.img_attn_v = Linear(hidden, hidden)
+        self.img_attn_q_norm = HeadNorm(head_dim)
+        self.img_attn_k_norm = HeadNorm(head_dim)
+        self.img_attn_proj = Linear(hidden, hidden)
+        self.img_mlp = MLP(ops, hidden)
+        self.txt_mod = Modulation(hidden, factor=6)
+        if merged:
+            self.txt_attn_qkv = qkv_linear(hidden)
+        else:
+            self.txt_attn_q = Linear(hidden, hidden)
+            self.txt_attn_k = Linear(hidden, hidden)
+            self.txt_attn_v = Linear(hidden, hidden)
+        self.txt_attn_q_norm = HeadNorm(head_dim)
+        self.txt_attn_k_norm = HeadNorm(head_dim)
+        self.txt_attn_proj = Linear(hidden, hidden)
+        self.txt_mlp = MLP(ops, hidden)
 
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
@@ -155,14 +165,11 @@ class DoubleStreamBlock(nn.Module):
         return out.tensor_split([img_in.shape[1]], dim=1)
 
     def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
-        weights = *self._weights("img", which), *self._weights("txt", which)
-        return self.ops.joint_linear(img_in, txt_in, *weights).unflatten(-1, (self.heads, -1))
-
-    def _weights(self, stream: str, which: str) -> tuple[Tensor, Tensor]:
         if self.merged:
-            return getattr(self, f"{stream}_attn_qkv").rows(which)
-        linear = getattr(self, f"{stream}_attn_{which}")
-        return linear.weight, linear.bias
+            linears = self.img_attn_qkv.rows[which], self.txt_attn_qkv.rows[which]
+        else:
+            linears = getattr(self, f"img_attn_{which}"), getattr(self, f"txt_attn_{which}")
+        return self.ops.joint_linear(img_in, txt_in, *linears).unflatten(-1, (self.heads, -1))
 
     def _add_attn(self, x: Tensor, attn: Tensor, mod: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         _, _, gate, shift, scale, _ = mod
@@ -178,8 +185,8 @@ class SingleStreamBlock(nn.Module):
     def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
         super().__init__()
         self.ops, self.attention, self.heads = ops, attention, heads
-        self.linear1 = QKVLinear(hidden, extra=4 * hidden)
-        self.linear2 = nn.Linear(5 * hidden, hidden)
+        self.linear1 = qkv_linear(hidden, extra=4 * hidden)
+        self.linear2 = Linear(5 * hidden, hidden)
         self.q_norm = HeadNorm(hidden // heads)
         self.k_norm = HeadNorm(hidden // heads)
         self.modulation = Modulation(hidden, factor=3)
@@ -210,30 +217,20 @@ class SingleStreamBlock(nn.Module):
         return self._join_halves(attn, half.finish())
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return self.ops.linear_gelu(x, *self.linear1.rows("extra"))
+        return self.ops.linear_gelu(x, self.linear1.rows["extra"])
 
     def _join_halves(self, attn: Tensor, mlp: Sequence[Tensor]) -> Tensor:
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
-        weight, bias = self.linear2.weight, self.linear2.bias
-        if len(mlp) == 1:
-            return self.ops.pair_linear(attn, mlp[0], weight, bias)
-        sizes = [rows.shape[1] for rows in mlp]
-        joint = self.ops.buffer(attn, (*attn.shape[:2], len(weight)))
-        outs = (None, None) if joint is None else joint.split(sizes, dim=1)
-        parts = [
-            self.ops.pair_linear(*halves, weight, bias, out=out)
-            for *halves, out in zip(attn.split(sizes, dim=1), mlp, outs, strict=True)
-        ]
-        return self.ops.join_tokens(*parts, out=joint)
+        return self.ops.pair_linear(attn, mlp, self.linear2)
 
     def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
         attention = self.attention.begin(context.layout)
-        attention.put_v(self.linear1.v(x).unflatten(-1, heads))
+        attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
         norm_rope = norm_rope_for(attention, context, self.ops)
-        attention.put_k(norm_rope(self.linear1.k(x).unflatten(-1, heads), k_norm, k_norm))
-        attention.put_q(norm_rope(self.linear1.q(x).unflatten(-1, heads), q_norm, q_norm))
+        attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))
+        attention.put_q(norm_rope(self.linear1.rows["q"](x).unflatten(-1, heads), q_norm, q_norm))
         return attention.result(work)
 
 

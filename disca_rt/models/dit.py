@@ -50,9 +50,9 @@ class DiT(nn.Module, ABC):
             self.vector_in = MLPEmbedder(config.text_dim_2, hidden)
         if config.guidance_embed:
             self.guidance_in = TimestepEmbedder(hidden)
-        merged = config.family == "hunyuan-video-1.0"
         self.double_blocks = nn.ModuleList(
-            DoubleStreamBlock(ops, attention, hidden, heads, merged) for _ in range(config.double)
+            DoubleStreamBlock(ops, attention, hidden, heads, config.traits.merged_qkv)
+            for _ in range(config.double)
         )
         if config.single:
             self.single_blocks = nn.ModuleList(
@@ -68,11 +68,11 @@ class DiT(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.final_layer.linear.weight.dtype
+        return self.final_layer.linear.bias.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.final_layer.linear.weight.device
+        return self.final_layer.linear.bias.device
 
     @abstractmethod
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
@@ -115,6 +115,20 @@ class DiT(nn.Module, ABC):
         """The velocity `[B, C, T, H, W]` at `latents`: a step without a cache, in one process."""
         tokens, context = self.embed(latents, step, prepared)
         return self.velocity(run_blocks(self.blocks, tokens, context), context, prepared)
+
+    def cond_latents(
+        self, conditioning: Conditioning, latent_shape: Sequence[int]
+    ) -> Tensor | None:
+        """The channels that `img_in` takes behind the latents; ValueError for another size."""
+        given = conditioning.cond_latents
+        if given is None:
+            return None
+        if given.shape[2:] != torch.Size(latent_shape[2:]):
+            raise ValueError(
+                f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
+                f"got {list(given.shape[2:])}"
+            )
+        return given.to(self.dtype)
 
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """(T, H, W) in patches of `[B, C, T, H, W]`; ValueError for what the model cannot take."""

@@ -12,7 +12,7 @@ from .rope import rope_frequencies
 
 class HunyuanVideo(DiT):
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config)
+        conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
@@ -23,7 +23,7 @@ class HunyuanVideo(DiT):
             pooled=self.vector_in(conditioning.text_states_2.to(self.dtype)),
             condition_tokens=None,
             order=None,
-            cond_latents=None,
+            cond_latents=self.cond_latents(conditioning, latent_shape),
             lengths=None if text_lengths is None else text_lengths + len(freqs_cos),
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,

@@ -27,14 +27,10 @@ class HunyuanVideo15(DiT):
         self.cond_type_embedding = nn.Embedding(3, config.hidden, _weight=rows)
 
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config)
+        conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
-        if conditioning.cond_latents.shape[2:] != torch.Size(latent_shape[2:]):
-            raise ValueError(
-                f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
-                f"got {list(conditioning.cond_latents.shape[2:])}"
-            )
+        cond_latents = self.cond_latents(conditioning, latent_shape)
         tokens, token_lengths = self._condition_tokens(conditioning)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
         order, lengths = _valid_first(tokens, token_lengths, states, text_lengths)
@@ -46,7 +42,7 @@ class HunyuanVideo15(DiT):
             pooled=None if pooled is None else self.vector_in(pooled.to(self.dtype)),
             condition_tokens=tokens,
             order=order,
-            cond_latents=conditioning.cond_latents.to(self.dtype),
+            cond_latents=cond_latents,
             lengths=None if lengths is None else lengths + len(freqs_cos),
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,

@@ -7,36 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.ops import Ops
+from .linear import Linear
 
 TIMESTEP_FREQUENCIES = 256
-
-
-class QKVLinear(nn.Linear):
-    """One merged weight of rows q, k, v[, mlp]; each is produced on its own, when it is needed."""
-
-    def __init__(self, hidden: int, extra: int = 0) -> None:
-        super().__init__(hidden, 3 * hidden + extra)
-
-    def q(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.rows("q"))
-
-    def k(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.rows("k"))
-
-    def v(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.rows("v"))
-
-    def rows(self, which: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of "q", "k", "v", or of the "extra" rows after them.
-
-        Those are the MLP half of a single-stream block's `linear1`.
-        """
-        start = ("q", "k", "v", "extra").index(which) * self.in_features
-        stop = self.out_features if which == "extra" else start + self.in_features
-        return self.weight_rows(slice(start, stop)), self.bias[start:stop]
-
-    def weight_rows(self, rows: slice) -> Tensor:
-        return self.weight[rows]
 
 
 class TimestepEmbedder(nn.Module):
@@ -45,15 +18,15 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(TIMESTEP_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
+            Linear(TIMESTEP_FREQUENCIES, hidden), nn.SiLU(), Linear(hidden, hidden)
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """`t [B]` -> `[B, C]` in the weights' dtype."""
+        """`t [B]` -> `[B, C]` in the model's dtype."""
         half = TIMESTEP_FREQUENCIES // 2
         exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
         angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].bias.dtype))
 
 
 class MLPEmbedder(nn.Module):
@@ -61,8 +34,8 @@ class MLPEmbedder(nn.Module):
 
     def __init__(self, in_dim: int, hidden: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(in_dim, hidden)
-        self.out_layer = nn.Linear(hidden, hidden)
+        self.in_layer = Linear(in_dim, hidden)
+        self.out_layer = Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_layer(F.silu(self.in_layer(x)))
@@ -91,7 +64,7 @@ class Modulation(nn.Module):
     def __init__(self, hidden: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.linear = nn.Linear(hidden, factor * hidden)
+        self.linear = Linear(hidden, factor * hidden)
 
     def forward(self, vec: Tensor) -> tuple[Tensor, ...]:
         return self.linear(F.silu(vec)).chunk(self.factor, dim=-1)
@@ -111,11 +84,11 @@ class MLP(nn.Module):
     def __init__(self, ops: Ops, hidden: int) -> None:
         super().__init__()
         self.ops = ops
-        self.fc1 = nn.Linear(hidden, 4 * hidden)
-        self.fc2 = nn.Linear(4 * hidden, hidden)
+        self.fc1 = Linear(hidden, 4 * hidden)
+        self.fc2 = Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ops.linear_gelu(x, self.fc1.weight, self.fc1.bias))
+        return self.fc2(self.ops.linear_gelu(x, self.fc1))
 
 
 class ByT5Mapper(nn.Module):
@@ -124,9 +97,9 @@ class ByT5Mapper(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
         self.layernorm = nn.LayerNorm(in_dim)
-        self.fc1 = nn.Linear(in_dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, hidden_dim)
-        self.fc3 = nn.Linear(hidden_dim, out_dim)
+        self.fc1 = Linear(in_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, hidden_dim)
+        self.fc3 = Linear(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(self.layernorm(x))))))
@@ -139,9 +112,9 @@ class VisionProjection(nn.Module):
         super().__init__()
         self.proj = nn.Sequential(
             nn.LayerNorm(in_dim),
-            nn.Linear(in_dim, in_dim),
+            Linear(in_dim, in_dim),
             nn.GELU(),
-            nn.Linear(in_dim, out_dim),
+            Linear(in_dim, out_dim),
             nn.LayerNorm(out_dim),
         )
 
@@ -155,9 +128,9 @@ class FinalLayer(nn.Module):
     def __init__(self, ops: Ops, hidden: int, out_features: int) -> None:
         super().__init__()
         self.ops = ops
-        self.linear = nn.Linear(hidden, out_features)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.linear = Linear(hidden, out_features)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden, 2 * hidden))
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(vec).chunk(2, dim=-1)
-        return self.ops.head(x, shift, scale, self.linear.weight, self.linear.bias)
+        return self.ops.head(x, shift, scale, self.linear)

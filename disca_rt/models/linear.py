@@ -1,48 +1,115 @@
-"""Linears that stay in FP8 in memory and are decoded when they are used.
+"""The linears that models are made of, by how they keep their weight; each is an operand of ops.
 
-Half the bytes of bf16, and no less work: the product takes the decoded weight. Which linears: those
-of the DiT's blocks, as in the official FP8 checkpoints. Knows no checkpoint.
+A model hands a linear, or some of its rows, to an op as one thing (`kernels/operand.py`), and never
+asks how its weight is kept. Another way of keeping it is another subclass of `EncodedLinear`, put
+in place by `replace_linears`. Knows no checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .layers import QKVLinear
 
 FP8 = torch.float8_e4m3fn
 ALL = slice(None)
 
 
-class Fp8Linear(nn.Linear):
-    """`quantized [out, in]` in FP8 times `scale [out, 1]`, in the dtype that the scale has.
+class Linear(nn.Linear):
+    """A linear with a weight `[N, K]` and a bias `[N]`; `rows` are operands of its named `parts`.
 
-    A scale a row holds those of an official checkpoint whose q, k and v have one each. `weight` is
-    decoded anew whenever it is asked for.
+    Parts are produced each on its own, when it is needed: q, k and v of a merged projection.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """As large as `linear`, whose bias it takes over; to be filled by `keep` or `quantize`."""
+    def __init__(
+        self, in_features: int, out_features: int, parts: Mapping[str, slice] | None = None
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self._name_parts(parts or {})
+
+    def _name_parts(self, parts: Mapping[str, slice]) -> None:
+        self.parts = dict(parts)
+        self.rows = {name: Rows(self, rows) for name, rows in parts.items()}
+
+    def dense(self, rows: slice = ALL) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of `rows` in the tokens' dtype, or None: then ops use `product`."""
+        weight, bias = self.weight, self.bias
+        return (weight, bias) if rows is ALL else (weight[rows], bias[rows])
+
+    def product(self, x: Tensor, rows: slice = ALL) -> Tensor:
+        """`weight·x + bias` of `rows`: `[..., K]` -> `[..., N]`."""
+        return F.linear(x, *self.dense(rows))
+
+
+class Rows:
+    """The operand of some `rows` of `linear`."""
+
+    def __init__(self, linear: Linear, rows: slice) -> None:
+        self.linear, self.rows = linear, rows
+        self.out_features = rows.stop - rows.start
+
+    def dense(self) -> tuple[Tensor, Tensor] | None:
+        return self.linear.dense(self.rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.linear.product(x, self.rows)
+
+
+def qkv_linear(hidden: int, extra: int = 0) -> Linear:
+    """A merged projection of `hidden` rows each of q, k and v, then `extra` ones.
+
+    Those are the MLP half of a single-stream block's `linear1`.
+    """
+    stops = {"q": hidden, "k": 2 * hidden, "v": 3 * hidden}
+    parts = {name: slice(stop - hidden, stop) for name, stop in stops.items()}
+    if extra:
+        parts["extra"] = slice(3 * hidden, 3 * hidden + extra)
+    return Linear(hidden, 3 * hidden + extra, parts)
+
+
+class EncodedLinear(Linear):
+    """A linear in place of another, whose bias it takes over, with a weight kept in another way.
+
+    A subclass keeps the weight, and overrides `dense`; or `product` too, where `dense` is None.
+    """
+
+    def __init__(self, linear: Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
+        self._name_parts(linear.parts)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's."""
+        return torch.Size((self.out_features, self.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x)
+
+
+class Fp8Linear(EncodedLinear):
+    """A weight that stays in FP8 in memory: half the bytes of bf16, and no less work.
+
+    It is `quantized [N, K]` times `scale [N, 1]`, decoded whenever it is used, and only the rows in
+    use, in the dtype that the scale has. A scale a row holds those of an official checkpoint whose
+    q, k and v have one each. To be filled by `keep` or `quantize`.
+    """
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear)
         weight, device = linear.weight, linear.weight.device
         # Of empty_like and of slices the meta device first imports a second of torch._refs.
         rows = linear.out_features, 1
         self.register_buffer("quantized", torch.empty(weight.shape, dtype=FP8, device=device))
         self.register_buffer("scale", torch.empty(rows, dtype=weight.dtype, device=device))
 
-    @property
-    def weight(self) -> Tensor:
-        return self.weight_rows(ALL)
-
-    def weight_rows(self, rows: slice) -> Tensor:
-        """Those of `weight`; no others are decoded."""
-        return self.quantized[rows].to(self.scale.dtype).mul_(self.scale[rows])
+    def dense(self, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        weight = self.quantized[rows].to(self.scale.dtype).mul_(self.scale[rows])
+        return weight, self.bias[rows]
 
     def keep(self, rows: slice, quantized: Tensor, scale: Tensor) -> None:
-        """Take FP8 values as they are, with the one scale of all of them."""
+        """Take FP8 values as they are; `scale` is one of all of them, or `[N, 1]`."""
         self.quantized[rows].copy_(quantized)
         self.scale[rows] = scale.to(self.scale)
 
@@ -55,21 +122,33 @@ class Fp8Linear(nn.Linear):
         self.scale[rows] = scale
         self.quantized[rows] = (weight / scale.float()).to(FP8)
 
+    def largest(self, rows: slice) -> Tensor:
+        """The largest magnitude of each row `[N, 1]`, NaN where one is; nothing is decoded for it.
 
-class Fp8QKVLinear(Fp8Linear, QKVLinear):
-    """A merged weight of which only the rows in use are decoded."""
+        Without their sign, FP8's bytes have the order of its values, with NaN after the last.
+        """
+        magnitudes = self.quantized[rows].view(torch.uint8) & 0x7F
+        largest = magnitudes.amax(dim=1, keepdim=True).view(FP8)
+        return largest.to(self.scale.dtype) * self.scale[rows].abs()
 
 
-def quantize_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Put an `Fp8Linear`, yet to be filled, in place of every linear of `blocks`."""
-    for block in blocks:
-        for module in list(block.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Linear):
-                    kind = Fp8QKVLinear if isinstance(child, QKVLinear) else Fp8Linear
-                    setattr(module, name, kind(child))
+def replace_linears(modules: Iterable[nn.Module], kind: Callable[[Linear], Linear]) -> None:
+    """Put `kind` of it, yet to be filled, in place of every `Linear` in `modules`."""
+    for module in modules:
+        for owner in list(module.modules()):
+            for name, child in owner.named_children():
+                if isinstance(child, Linear):
+                    setattr(owner, name, kind(child))
 
 
 def fp8_linears(module: nn.Module) -> dict[str, Fp8Linear]:
-    """By their names in `module`."""
+    """The FP8 linears of `module`, by their names in it."""
     return {name: m for name, m in module.named_modules() if isinstance(m, Fp8Linear)}
+
+
+def weight_slots(module: nn.Module) -> dict[str, nn.Parameter | EncodedLinear]:
+    """The places that a checkpoint fills, by name: parameters, and encoded linears for weights."""
+    encoded = {
+        f"{name}.weight": m for name, m in module.named_modules() if isinstance(m, EncodedLinear)
+    }
+    return dict(module.named_parameters()) | encoded

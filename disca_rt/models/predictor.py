@@ -11,13 +11,14 @@ from ..config import PredictorConfig
 from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
+from .linear import Linear
 
 
 class FusionMLP(nn.Sequential):
     """Linear(2C→C), SiLU, Linear(C→C) on [current, cached] without the concatenation."""
 
     def __init__(self, ops: Ops, hidden: int) -> None:
-        super().__init__(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        super().__init__(Linear(2 * hidden, hidden), nn.SiLU(), Linear(hidden, hidden))
         self.ops = ops
 
     def forward(self, current: Tensor, cached: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ class FusionMLP(nn.Sequential):
 
     def fuse(self, current: Tensor, cached: Tensor) -> Tensor:
         """The first Linear and SiLU: `[B, S, C]`."""
-        return self.ops.fuse_cached(current, cached, self[0].weight, self[0].bias)
+        return self.ops.fuse_cached(current, cached, self[0])
 
 
 class Predictor10(nn.Module):
@@ -62,9 +63,7 @@ class Predictor15(nn.Module):
         img_len = context.layout.img_len
         img = self.fusion_mlp_img.fuse(current[:, :img_len], cached[:, :img_len])
         txt = self.fusion_mlp_txt.fuse(current[:, img_len:], cached[:, img_len:])
-        outs = self.fusion_mlp_img[2], self.fusion_mlp_txt[2]
-        weights = [each for out in outs for each in (out.weight, out.bias)]
-        tokens = self.ops.joint_linear(img, txt, *weights)
+        tokens = self.ops.joint_linear(img, txt, self.fusion_mlp_img[2], self.fusion_mlp_txt[2])
         return run_blocks(self.double_blocks, tokens, context)
 
 

@@ -12,7 +12,8 @@ from ..attention.protocol import Attention, NoOverlap
 from ..config import DiTConfig
 from ..kernels.ops import Ops
 from ..tokens import TokenLayout
-from .layers import QKVLinear, TimestepEmbedder
+from .layers import TimestepEmbedder
+from .linear import Linear, qkv_linear
 
 REFINER_DEPTH = 2
 
@@ -20,7 +21,7 @@ REFINER_DEPTH = 2
 class TokenRefiner(nn.Module):
     def __init__(self, ops: Ops, attention: Attention, config: DiTConfig) -> None:
         super().__init__()
-        self.input_embedder = nn.Linear(config.text_dim, config.hidden)
+        self.input_embedder = Linear(config.text_dim, config.hidden)
         self.t_embedder = TimestepEmbedder(config.hidden)
         self.c_embedder = TextProjection(config.text_dim, config.hidden)
         self.individual_token_refiner = RefinerBlocks(ops, attention, config)
@@ -44,8 +45,8 @@ class TextProjection(nn.Module):
 
     def __init__(self, in_dim: int, hidden: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_dim, hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
+        self.linear_1 = Linear(in_dim, hidden)
+        self.linear_2 = Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x)))
@@ -70,33 +71,33 @@ class RefinerBlock(nn.Module):
         super().__init__()
         self.ops, self.attention, self.heads = ops, attention, heads
         self.norm1 = nn.LayerNorm(hidden)
-        self.self_attn_qkv = QKVLinear(hidden)
-        self.self_attn_proj = nn.Linear(hidden, hidden)
+        self.self_attn_qkv = qkv_linear(hidden)
+        self.self_attn_proj = Linear(hidden, hidden)
         self.norm2 = nn.LayerNorm(hidden)
         self.mlp = RefinerMLP(hidden)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden, 2 * hidden))
 
     def forward(self, x: Tensor, c: Tensor, lengths: Tensor | None) -> Tensor:
         gate_msa, gate_mlp = self.adaLN_modulation(c).chunk(2, dim=-1)
         x = self.ops.gate_residual(x, self._attend(x, lengths), gate_msa)
-        normed = self.ops.layer_norm(x, self.norm2.weight, self.norm2.bias)
+        normed = self.ops.layer_norm(x, self.norm2)
         return self.ops.gate_residual(x, self.mlp(normed), gate_mlp)
 
     def _attend(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        normed = self.ops.layer_norm(x, self.norm1.weight, self.norm1.bias)
+        normed = self.ops.layer_norm(x, self.norm1)
         heads = (self.heads, -1)
         attention = self.attention.begin(TokenLayout(0, lengths))
-        attention.put_v(self.self_attn_qkv.v(normed).unflatten(-1, heads))
-        attention.put_k(self.self_attn_qkv.k(normed).unflatten(-1, heads))
-        attention.put_q(self.self_attn_qkv.q(normed).unflatten(-1, heads))
+        attention.put_v(self.self_attn_qkv.rows["v"](normed).unflatten(-1, heads))
+        attention.put_k(self.self_attn_qkv.rows["k"](normed).unflatten(-1, heads))
+        attention.put_q(self.self_attn_qkv.rows["q"](normed).unflatten(-1, heads))
         return self.self_attn_proj(attention.result(NoOverlap()))
 
 
 class RefinerMLP(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden, 4 * hidden)
-        self.fc2 = nn.Linear(4 * hidden, hidden)
+        self.fc1 = Linear(hidden, 4 * hidden)
+        self.fc2 = Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.silu(self.fc1(x)))

@@ -1,1 +1,1 @@
-"""From what a user asks for to latents and video: the owner of the models and of their stages."""
+"""Pipeline: one owner of models and stages, from a request to latents and video."""

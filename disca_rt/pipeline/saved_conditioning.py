@@ -1,7 +1,8 @@
 """Conditioning saved by an encoder elsewhere: a .safetensors file with the fields' own names.
 
 `negative_` before a name makes it the unconditional side of classifier-free guidance. The file may
-also hold `latents` (the initial noise) and `guidance` (1000 · scale, as the DiT is fed).
+also hold `latents` (the initial noise) and `guidance` (1000 · scale, as the DiT is fed). A model
+that embeds its guidance leaves `negative_*` out unless a classifier-free scale is asked for.
 """
 
 from dataclasses import dataclass, fields
@@ -13,17 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..conditioning import Conditioning
+from ..errors import first_line
 
 NAMES = tuple(field.name for field in fields(Conditioning))
 NEGATIVE = "negative_"
 USED = {*NAMES, "latents", "guidance"}
+SMALLEST_GUIDANCE = 100  # a scale of 0.1; below it somebody wrote the scale itself
 STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MASK_DTYPES = (*STATE_DTYPES, torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
 class SavedConditioning:
-    """`latents [B, C, T, H, W]` and `guidance_scale` are None where the file lacks them."""
+    """Contents of a file; `latents [B, C, T, H, W]` and `guidance_scale` are None if lacking."""
 
     positive: Conditioning
     negative: Conditioning | None
@@ -39,7 +42,9 @@ def load_conditioning(source: str | Path) -> SavedConditioning:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"conditioning {path} cannot be read as safetensors: {error}") from error
+        raise ValueError(
+            f"conditioning {path} cannot be read as safetensors: {first_line(error)}"
+        ) from error
     for name, tensor in tensors.items():
         if name.removeprefix(NEGATIVE) in USED:
             _check_tensor(path, name, tensor)
@@ -73,7 +78,13 @@ def _guidance_scale(path: Path, guidance: Tensor | None, batch: int) -> float | 
             f"conditioning {path}: guidance must be one value, the same for all {batch} samples, "
             f"got {guidance.tolist()}"
         )
-    return values.pop() / 1000
+    (value,) = values
+    if 0 < value < SMALLEST_GUIDANCE:
+        raise ValueError(
+            f"conditioning {path}: guidance is 1000 times the scale, got {value:g}, a scale of "
+            f"{value / 1000:g}; write {1000 * value:g} for a scale of {value:g}"
+        )
+    return value / 1000
 
 
 def _negative(

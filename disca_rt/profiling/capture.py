@@ -4,8 +4,9 @@ Knows runtimes and profilers; what the trace says is read elsewhere.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from ..cache.policy import Policy
 from ..cache.rules.listed import Listed
 from ..instruments.stopwatch import StageTime
-from ..pipeline.runtime import Runtime, Sample
+from ..pipeline.pipeline import Sample
+from ..pipeline.request import Request
+from ..pipeline.runtime import Runtime
 from ..sampling.engine import StepEvent
 from ..schedule import Schedule
 from .marked import marked_blocks
@@ -42,9 +45,7 @@ class Captured(NamedTuple):
 def capture(
     runtime: Runtime,
     ranges: Ranges,
-    policy: Policy,
-    schedule: Schedule,
-    inputs: Mapping[str, Any],
+    request: Request,
     on_step: OnStep,
 ) -> Captured:
     """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
@@ -55,34 +56,26 @@ def capture(
         on_step(event)
 
     def run_short() -> Sample:
-        return _run_short(runtime, policy, schedule, inputs)
+        return _run_short(runtime, request)
 
     _traced(run_short, runtime.dit.device)  # the first one sets the profiler up as well
     unprofiled = run_short().times
-    given = {**inputs, "schedule": schedule, "policy": policy, "on_step": collect}
     with marked_blocks(runtime, ranges), ranges.recording():
-        sample, trace = _traced(lambda: runtime.sample(**given), runtime.dit.device)
+        run = partial(runtime.run, request, on_step=collect)
+        sample, trace = _traced(run, runtime.dit.device)
     return Captured(named_steps(trace, kinds), kinds, ranges.works, sample, unprofiled)
 
 
-def run_in_ranges(
-    runtime: Runtime,
-    ranges: Ranges,
-    policy: Policy,
-    schedule: Schedule,
-    inputs: Mapping[str, Any],
-) -> Sample:
+def run_in_ranges(runtime: Runtime, ranges: Ranges, request: Request) -> Sample:
     """Runs the sample that `capture` profiles, in its ranges, for a profiler of another process."""
-    _run_short(runtime, policy, schedule, inputs)
+    _run_short(runtime, request)
     with marked_blocks(runtime, ranges), ranges.recording():
-        return runtime.sample(**inputs, schedule=schedule, policy=policy)
+        return runtime.run(request)
 
 
-def _run_short(
-    runtime: Runtime, policy: Policy, schedule: Schedule, inputs: Mapping[str, Any]
-) -> Sample:
-    short, by = shortened(schedule, policy)
-    return runtime.sample(**inputs, schedule=short, policy=by)
+def _run_short(runtime: Runtime, request: Request) -> Sample:
+    schedule, policy = shortened(*runtime.resolved(request))
+    return runtime.run(replace(request, schedule=schedule, policy=policy))
 
 
 def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:

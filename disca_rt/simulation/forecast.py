@@ -36,7 +36,7 @@ class Job:
 
     @property
     def predictor_kind(self) -> BlockKind:
-        return "single" if self.dit.family == "hunyuan-video-1.0" else "double"
+        return self.dit.traits.last_blocks
 
     def partition(
         self, ranks: int, ranks_per_node: int = 0, ulysses_degree: int = 0, head_chunks: int = 1

@@ -1,1 +1,1 @@
-"""The embedded model: a toy world of procedurally drawn clips, its codec and its judge."""
+"""Embedded model: a toy world of procedurally drawn clips, its codec and its judge."""

@@ -1,4 +1,4 @@
-"""Drawing scenes of the toy world: flat shapes moving at constant velocity, anti-aliased.
+"""Draws scenes of the toy world: flat shapes moving at constant velocity, anti-aliased.
 
 Centres lie on a grid of 2 pixels and move by one cell per frame, like sprites, away from the side
 they come from: a model small enough to be trained on two CPU cores then learns sharp shapes instead
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from disca_rt.tiny.prompts import BACKGROUNDS, SHAPES, SIZES, Scene
+from .prompts import BACKGROUNDS, SHAPES, SIZES, Scene
 
 FRAMES, HEIGHT, WIDTH = 5, 24, 32
 
@@ -84,7 +84,7 @@ def coverage(
     height: int = HEIGHT,
     width: int = WIDTH,
 ) -> torch.Tensor:
-    """Share of each pixel that a shape covers.
+    """Compute the share of each pixel that a shape covers.
 
     shapes [N] int64 indices into SHAPES, radius [N] and centres [N, T] in pixels (a pixel's own
     centre is at +0.5, y grows downwards) give [N, T, height, width] in [0, 1].
@@ -112,7 +112,7 @@ def _square(x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Ten
 
 
 def _triangle(x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """Equilateral, pointing up, its centroid at the origin: the intersection of three sides."""
+    """Signed distance to an equilateral triangle that points up, its centroid at the origin."""
     side = x.abs() * (math.sqrt(3.0) / 2) - y / 2
     return torch.maximum(side, y) - TRIANGLE_INRADIUS * radius
 
@@ -136,7 +136,7 @@ def _pick(table: Sequence[str], uniform: float) -> str:
 
 
 def _background(scenes: Sequence[Scene], uniform: torch.Tensor) -> torch.Tensor:
-    """[B, 3] background colours, drawn where the scene names none."""
+    """Choose background colours [B, 3], at random where the scene names none."""
     names = (
         scene.background or _pick(BACKGROUNDS, draw)
         for scene, draw in zip(scenes, uniform.tolist(), strict=True)
@@ -176,7 +176,7 @@ def _draw_object(
 def _paths(
     scenes: Sequence[Scene], position: int, radius: torch.Tensor, uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres x and y, [N, FRAMES] pixels, of paths that stay inside the frame or its half."""
+    """Choose paths inside the frame, or its half: centres x and y, each [N, FRAMES] pixels."""
     specs = [scene.objects[position] for scene in scenes]
     doubled = torch.tensor([len(scene.objects) == 2 for scene in scenes])
     reach = torch.tensor([REACH[spec.shape] for spec in specs]) * radius[:, None]
@@ -196,9 +196,9 @@ def _paths(
 def _start(
     low: torch.Tensor, high: torch.Tensor, travel: torch.Tensor, uniform: torch.Tensor
 ) -> torch.Tensor:
-    """A grid point between low and high, MARGIN inside, such that start + travel is there too.
+    """Choose grid points such that they and they + travel are MARGIN inside of low and high.
 
-    Along its motion an object begins at the side that it comes from.
+    Along its motion an object begins at the side that it comes from. All are [N] in pixels.
     """
     first = ((low + MARGIN - travel.clamp(max=0.0)) / GRID).ceil()
     last = ((high - MARGIN - travel.clamp(min=0.0)) / GRID).floor()

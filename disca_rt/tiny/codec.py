@@ -1,4 +1,4 @@
-"""The tiny model's codec: pixels to latents by a pixel-unshuffle, 2x2 in space and none in time.
+"""Codec of the embedded model: a pixel-unshuffle to latents, 2x2 in space and none in time.
 
 It stands where HunyuanVideo has its causal VAE, and like it owns the rules for legal sizes. It is
 exact to float32 and has no weights; it knows nothing about scenes or the model.
@@ -24,20 +24,20 @@ class PixelUnshuffleCodec:
     latent_channels: int = LATENT_CHANNELS
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
-        """Video [B, 3, T, H, W] in [0, 1] to float32 latents; ValueError for an illegal size."""
+        """Encode video [B, 3, T, H, W] in [0, 1] to float32 latents; ValueError: illegal size."""
         self.latent_shape(*video.shape[2:])
         frames_first = video.float().transpose(1, 2)
         latents = pixel_unshuffle(frames_first, FACTOR).transpose(1, 2).contiguous()
         return (latents - SHIFT) * SCALE
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, 12, T, h, w] to float32 video [B, 3, T, 2h, 2w], clamped to [0, 1]."""
+        """Decode latents [B, 12, T, h, w] to float32 video [B, 3, T, 2h, 2w], in [0, 1]."""
         pixels = latents.float() / SCALE + SHIFT
         video = pixel_shuffle(pixels.transpose(1, 2), FACTOR).transpose(1, 2).contiguous()
         return video.clamp(0.0, 1.0)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(channels, T, h, w) of the latents; ValueError names an illegal size and its way out."""
+        """Shape (channels, T, h, w) of a video's latents; ValueError names legal sizes nearby."""
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}; nearest is 1")
         _check_multiple("height", height)
@@ -45,7 +45,7 @@ class PixelUnshuffleCodec:
         return LATENT_CHANNELS, frames, height // FACTOR, width // FACTOR
 
     def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
-        """(frames, height, width) of latents (T, h, w)."""
+        """Size (frames, height, width) of the video that latents (T, h, w) decode to."""
         return t, FACTOR * h, FACTOR * w
 
 

@@ -1,4 +1,4 @@
-"""The embedded model's shape and how it is sampled: HunyuanVideo 1.0 made deep and narrow.
+"""Sizes of the embedded model and how it is sampled: HunyuanVideo 1.0 made deep and narrow.
 
 17 blocks of width 112, so that a predicted step (two blocks and a fusion) is a small part of a full
 one, as at 13B; 8 heads, so that sequence parallelism has something to divide. A patch has 48 values
@@ -27,6 +27,6 @@ GUIDANCE_SCALE = 4.0  # classifier-free
 
 
 def takes_tiny_prompts(config: DiTConfig) -> bool:
-    """Whether a DiT speaks the embedded model's prompts and latents."""
+    """Tell if a DiT is of the embedded model's text and latent widths, so that prompts fit it."""
     ours = (TEXT_DIM, TEXT_DIM_2, LATENT_CHANNELS)
     return (config.text_dim, config.text_dim_2, config.in_channels) == ours

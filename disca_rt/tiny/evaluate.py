@@ -1,7 +1,7 @@
-"""How often the embedded model shows what a prompt says: held-out prompts, fixed seeds, a judge."""
+"""Evaluation of the embedded model: clips of held-out prompts and fixed seeds, each judged."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from ..pipeline.runtime import Runtime
 from ..schedule import Preset
 from .clips import FRAMES, HEIGHT, WIDTH
 from .config import GUIDANCE_SCALE, SCHEDULE
-from .judge import Verdict, judge
+from .judge import judge
 from .prompts import parse
 
 PROMPT_SEED = 0
@@ -20,8 +20,8 @@ SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One prompt's result; scores are in [0, 1]. `correct`: everything that it names is right."""
+class JudgedClip:
+    """Marks of one prompt's clip, scores in [0, 1]; `correct`: all that is named is right."""
 
     prompt: str
     correct: bool
@@ -29,15 +29,12 @@ class Clip:
     quality: float
     total: float
 
-    def line(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Generated:
-    """All prompts in order: `clips`, `latents [N, C, T, H, W]`, `video`."""
+class JudgedClips:
+    """Clips of N prompts in order: `marks`, `latents [N, C, T, h, w]`, `video [N, 3, T, H, W]`."""
 
-    clips: tuple[Clip, ...]
+    marks: tuple[JudgedClip, ...]
     latents: Tensor
     video: Tensor
 
@@ -50,12 +47,12 @@ def generate_and_judge(
     guidance_scale: float = GUIDANCE_SCALE,
     batch: int = BATCH,
     first: int = 0,
-) -> Generated:
-    """One clip per prompt, judged; a batch changes nothing but the speed.
+) -> JudgedClips:
+    """Generate and judge one clip per prompt; `batch` changes nothing but the speed.
 
-    `first` is the place of the first prompt among all: with its prompt goes its noise.
+    `first` is the place of the first prompt among all that are evaluated: it decides the noise.
     """
-    clips: list[Clip] = []
+    marks: list[JudgedClip] = []
     samples = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
@@ -68,27 +65,27 @@ def generate_and_judge(
             seed=NOISE_SEED + first + start,
         )
         samples.append(sample)
-        pairs = zip(part, sample.video, strict=True)
-        clips += [_clip(prompt, judge(video, parse(prompt))) for prompt, video in pairs]
+        marks += map(_marks, part, sample.video)
     latents = torch.cat([sample.latents.cpu() for sample in samples])
     video = torch.cat([sample.video.cpu() for sample in samples])
-    return Generated(tuple(clips), latents, video)
+    return JudgedClips(tuple(marks), latents, video)
 
 
-def joined(parts: Sequence[Generated]) -> Generated:
-    """The results of consecutive prompts as those of all."""
-    return Generated(
-        tuple(clip for part in parts for clip in part.clips),
+def joined(parts: Sequence[JudgedClips]) -> JudgedClips:
+    """Join the clips of consecutive prompts."""
+    return JudgedClips(
+        tuple(mark for part in parts for mark in part.marks),
         torch.cat([part.latents for part in parts]),
         torch.cat([part.video for part in parts]),
     )
 
 
 def relative_l2(latents: Tensor, reference: Tensor) -> list[float]:
-    """‖a − b‖/‖b‖ of each sample of `[N, ...]`."""
+    """Distance ‖a − b‖/‖b‖ of each of N samples `a` to its reference `b`, both `[N, ...]`."""
     difference = (latents - reference).flatten(1).norm(dim=1)
     return (difference / reference.flatten(1).norm(dim=1)).tolist()
 
 
-def _clip(prompt: str, verdict: Verdict) -> Clip:
-    return Clip(prompt, verdict.correct, verdict.semantic, verdict.quality, verdict.total)
+def _marks(prompt: str, video: Tensor) -> JudgedClip:
+    verdict = judge(video, parse(prompt))
+    return JudgedClip(prompt, verdict.correct, verdict.semantic, verdict.quality, verdict.total)

@@ -1,4 +1,4 @@
-"""Marks a generated clip against its prompt by looking at the pixels only.
+"""Judges a generated clip against its prompt by looking at the pixels only.
 
 Per region (the frame, or each half for two objects) and per frame: the median colour is the
 background, the largest connected blob that differs from it is the object, and drawn templates at
@@ -8,20 +8,14 @@ the generator, the model or how the clip was made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import max_pool2d
 
-from disca_rt.tiny.clips import BACKGROUND_RGB, COLOUR_RGB, DIRECTION, RADIUS, coverage
-from disca_rt.tiny.prompts import SHAPES, SIZES, Scene
-
-# Foreground: RGB distance to the background above both. The palest pair of the palette (green on
-# gray) is 0.44 apart, and noise of sd 0.03 reaches 0.2 once in about 10^9 pixels.
-FOREGROUND_DISTANCE = 0.2
-FOREGROUND_CONTRAST = 0.35  # of the frame's largest distance: leaves a blurred rim's tail out
-MIN_AREA = 6  # pixels of a blob that counts; the smallest object has 24
-MAX_SHARE = 0.4  # of the region; the largest object has 0.16, pure noise nearly 1
+from .blobs import LargestBlob, dilate, find_blob
+from .clips import BACKGROUND_RGB, COLOUR_RGB, DIRECTION, RADIUS, coverage
+from .prompts import SHAPES, SIZES, Scene
 
 COLOUR_DISTANCE = 0.22  # half of 0.47, blue to purple, the closest pair of object colours
 BACKGROUND_DISTANCE = 0.108  # half of 0.216, black to navy
@@ -40,7 +34,7 @@ BLUR_RANGE = (0.05, 0.6)  # rim pixels beyond the template's, per pixel of outli
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right about a clip (None: the prompt does not name it), and how good it looks.
+    """Marks of a clip: what is right (None: the prompt does not name it), and how good it looks.
 
     The tuples hold one entry per object of the scene; the scores are in [0, 1], 1 for a clip
     from `clips.render`.
@@ -58,13 +52,13 @@ class Verdict:
 
     @property
     def named(self) -> tuple[bool, ...]:
-        """Whether each thing that the prompt names is right."""
+        """Marks of the things that the prompt names, True where right."""
         marks = (*self.colour, *self.shape, *self.size, *self.motion, self.background, self.count)
         return tuple(mark for mark in marks if mark is not None)
 
     @property
     def correct(self) -> bool:
-        """Whether everything that the prompt names is right."""
+        """True where everything that the prompt names is right."""
         return all(self.named)
 
     @property
@@ -83,16 +77,8 @@ class Verdict:
         return (self.semantic + 4 * self.quality) / 5
 
 
-class _Blob(NamedTuple):
-    """The largest blob of each frame of a region."""
-
-    mask: torch.Tensor  # [T, h, w] bool, all False where there is none
-    present: torch.Tensor  # [T] bool
-    alone: bool  # exactly one blob in every frame
-
-
 class _Track(NamedTuple):
-    """One object as seen; the names are None where nothing in the vocabulary fits."""
+    """One object as seen over the frames; a name is None where nothing in the vocabulary fits."""
 
     colour: str | None
     shape: str | None
@@ -114,7 +100,7 @@ def judge(video: torch.Tensor, scene: Scene) -> Verdict:
     background = frames.flatten(2).median(dim=2).values  # [T, 3]
     distance = (frames - background[:, :, None, None]).norm(dim=1)  # [T, H, W]
     regions = _regions(frames.shape[3], len(scene.objects))
-    blobs = [_find_blob(distance[:, :, columns]) for columns in regions]
+    blobs = [find_blob(distance[:, :, columns]) for columns in regions]
     tracks = [
         _follow(frames[:, :, :, columns], background, blob)
         for columns, blob in zip(regions, blobs, strict=True)
@@ -129,58 +115,27 @@ def judge(video: torch.Tensor, scene: Scene) -> Verdict:
         motion=tuple(track.motion == spec.motion for track, spec in seen),
         background=background_name == scene.background if scene.background else None,
         count=all(blob.alone for blob in blobs),
-        flicker=_mean([track.flicker for track in tracks]) * steadiness,
-        smoothness=_mean([track.smoothness for track in tracks]),
-        sharpness=_mean([track.sharpness for track in tracks]),
+        flicker=fmean([track.flicker for track in tracks]) * steadiness,
+        smoothness=fmean([track.smoothness for track in tracks]),
+        sharpness=fmean([track.sharpness for track in tracks]),
     )
 
 
 def _regions(width: int, objects: int) -> list[slice]:
-    """The columns where each object belongs: all, or the left and the right half."""
+    """Choose the columns where each object belongs: all, or the left and the right half."""
     if objects == 1:
         return [slice(0, width)]
     return [slice(0, width // 2), slice(width // 2, width)]
 
 
-def _find_blob(distance: torch.Tensor) -> _Blob:
-    """Find the largest blob of each frame from the distance to the background, [T, h, w]."""
-    frames, height, width = distance.shape
-    contrast = distance.amax(dim=(1, 2), keepdim=True)
-    foreground = distance > (FOREGROUND_CONTRAST * contrast).clamp(min=FOREGROUND_DISTANCE)
-    labels = _label(foreground)
-    areas = labels.flatten().bincount(minlength=labels.numel() + 1)[1:].view(frames, -1)
-    largest = areas.max(dim=1)
-    present = (largest.values >= MIN_AREA) & (largest.values <= MAX_SHARE * height * width)
-    first_label = torch.arange(frames) * height * width + 1
-    mask = labels == (first_label + largest.indices)[:, None, None]
-    alone = present.all() and ((areas >= MIN_AREA).sum(dim=1) == 1).all()
-    return _Blob(mask & present[:, None, None], present, bool(alone))
-
-
-def _label(foreground: torch.Tensor) -> torch.Tensor:
-    """Number the 8-connected blobs of each frame, [T, h, w], by their last pixel's index + 1."""
-    labels = torch.arange(1, foreground.numel() + 1).view(foreground.shape) * foreground
-    while True:
-        grown = _dilate(labels) * foreground
-        if torch.equal(grown, labels):
-            return labels
-        labels = grown
-
-
-def _dilate(image: torch.Tensor) -> torch.Tensor:
-    """Largest value among each pixel and its 8 neighbours, [T, h, w]."""
-    # float64 holds the integer labels exactly
-    return max_pool2d(image.double()[:, None], 3, stride=1, padding=1)[:, 0].to(image.dtype)
-
-
-def _follow(frames: torch.Tensor, background: torch.Tensor, blob: _Blob) -> _Track:
+def _follow(frames: torch.Tensor, background: torch.Tensor, blob: LargestBlob) -> _Track:
     """Measure a region's object over the frames, [T, 3, h, w], that show it."""
     present = blob.present
     if not present.any():
         return _NOTHING
     frames, background, mask = frames[present], background[present], blob.mask[present]
     colour = _core_colour(frames, background, mask)  # [P, 3]
-    alpha = _opacity(frames, background, colour) * _dilate(mask)
+    alpha = _opacity(frames, background, colour) * dilate(mask)
     area = alpha.sum(dim=(1, 2))
     centre_x, centre_y = _centroid(alpha, area)
     templates = _templates(centre_x, centre_y, *mask.shape[1:])
@@ -202,7 +157,7 @@ def _follow(frames: torch.Tensor, background: torch.Tensor, blob: _Blob) -> _Tra
 def _core_colour(
     frames: torch.Tensor, background: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Mean colour, [P, 3], of the blob's pixels that differ most from the background."""
+    """Average the colour, [P, 3], of the blob's pixels that differ most from the background."""
     distance = (frames - background[:, :, None, None]).norm(dim=1) * mask
     core = distance >= 0.8 * distance.amax(dim=(1, 2), keepdim=True)
     weight = core / core.sum(dim=(1, 2), keepdim=True)
@@ -210,7 +165,7 @@ def _core_colour(
 
 
 def _opacity(frames: torch.Tensor, background: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
-    """How far each pixel is from background to object colour: [P, h, w] in [0, 1]."""
+    """Place each pixel between background (0) and object colour (1): [P, h, w] in [0, 1]."""
     axis = colour - background
     towards = axis / (axis * axis).sum(dim=1, keepdim=True).clamp(min=1e-6)
     offset = frames - background[:, :, None, None]
@@ -227,7 +182,7 @@ def _centroid(alpha: torch.Tensor, area: torch.Tensor) -> tuple[torch.Tensor, to
 def _templates(
     centre_x: torch.Tensor, centre_y: torch.Tensor, height: int, width: int
 ) -> torch.Tensor:
-    """Every shape (outer) in every size (inner) drawn at the centres: [8, P, h, w]."""
+    """Draw every shape (outer) in every size (inner) at the centres: [8, P, h, w]."""
     shapes = torch.arange(len(SHAPES)).repeat_interleave(len(SIZES))
     radius = torch.tensor([RADIUS[size] for size in SIZES]).repeat(len(SHAPES))
     along = (len(shapes), -1)
@@ -257,7 +212,7 @@ def _motion(centre_x: torch.Tensor, centre_y: torch.Tensor) -> str | None:
 def _nearest(
     colour: torch.Tensor, palette: Mapping[str, tuple[int, int, int]], limit: float
 ) -> str | None:
-    """The palette's name for a colour, [3]; None when all are farther than the limit."""
+    """Name a colour, [3] RGB in [0, 1], by the palette; None when all are beyond the limit."""
     distance = (torch.tensor(list(palette.values())) / 255.0 - colour).norm(dim=1)
     index = int(distance.argmin())
     return list(palette)[index] if distance[index] <= limit else None
@@ -267,14 +222,14 @@ def _constancy(area: torch.Tensor, colour: torch.Tensor) -> float:
     """Score of an object's area, [T] with 0 where it is missing, and colour over time."""
     area_change = float(area.std(correction=0) / area.mean())
     colour_change = float((colour - colour.mean(dim=0)).norm(dim=1).mean())
-    return _mean([_score(area_change, AREA_RANGE), _score(colour_change, COLOUR_RANGE)])
+    return fmean([_score(area_change, AREA_RANGE), _score(colour_change, COLOUR_RANGE)])
 
 
 def _background_steadiness(frames: torch.Tensor, objects: torch.Tensor) -> float:
     """Score of the background's change from frame to frame, outside objects and their rims."""
     if len(frames) == 1:
         return 1.0
-    outside = _dilate(_dilate(objects)) == 0
+    outside = dilate(dilate(objects)) == 0
     both = outside[1:] & outside[:-1]
     change = (frames[1:] - frames[:-1]).norm(dim=1)[both].mean()
     return _score(float(change), BACKGROUND_RANGE)
@@ -304,11 +259,7 @@ def _rim(alpha: torch.Tensor) -> torch.Tensor:
 
 
 def _score(value: float, span: tuple[float, float]) -> float:
-    """1 up to the span's first number, 0 from its second (and for NaN), linear between."""
+    """Score a value: 1 up to the span's first number, 0 from its second or for NaN, else linear."""
     perfect, worst = span
     score = (worst - value) / (worst - perfect)
     return min(1.0, score) if score > 0 else 0.0
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

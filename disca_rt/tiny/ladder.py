@@ -1,4 +1,4 @@
-"""The ladder: every way of sampling the embedded model that the DisCa paper compares, as data.
+"""Ladder of the embedded model: every way of sampling that the DisCa paper compares, as data.
 
 A rung names its weights, its schedule and its policy. Knows nothing about judging or printing.
 """
@@ -23,7 +23,7 @@ MEANFLOW, RESTRICTED_04, RESTRICTED = "meanflow", "restricted-meanflow-0.4", "re
 
 @dataclass(frozen=True)
 class Rung:
-    """One row: `dit` and `predictor` are names of files without `.safetensors`.
+    """One way of sampling; `dit` and `predictor` are names of files without `.safetensors`.
 
     `tables` are those of the paper that it stands in. `reference` names the rung whose final
     latents the row's are compared with: the same weights at 20 steps, all full.
@@ -103,8 +103,8 @@ RUNGS: tuple[Rung, ...] = (
 )
 
 
-class Comparison(NamedTuple):
-    """An ordering: `first` has a higher semantic score than `second`, and smaller `distances`.
+class RungComparison(NamedTuple):
+    """An ordering to be shown: `first` has the higher semantic score and smaller `distances`.
 
     With a `margin` the score may be as much lower. A distance is to what both have in common:
     "relative_l2" each to its own weights at 20 full steps, "teacher_l2" to the teacher at 50.
@@ -117,31 +117,33 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS = (
-    Comparison(f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps", ("relative_l2", "teacher_l2")),
-    Comparison("DisCa N=4", f"{RESTRICTED}, 10 steps"),
-    Comparison("DisCa N=4", "reuse, 8 full steps"),
-    Comparison("DisCa N=4", "Taylor of order 1, 8 full steps"),
-    Comparison("DisCa N=4", f"{RESTRICTED}, 20 steps", distances=(), margin=0.02),
-    Comparison("DisCa N=4", "DisCa N=4 without GAN"),
+    RungComparison(
+        f"{RESTRICTED}, 10 steps", f"{MEANFLOW}, 10 steps", ("relative_l2", "teacher_l2")
+    ),
+    RungComparison("DisCa N=4", f"{RESTRICTED}, 10 steps"),
+    RungComparison("DisCa N=4", "reuse, 8 full steps"),
+    RungComparison("DisCa N=4", "Taylor of order 1, 8 full steps"),
+    RungComparison("DisCa N=4", f"{RESTRICTED}, 20 steps", distances=(), margin=0.02),
+    RungComparison("DisCa N=4", "DisCa N=4 without GAN"),
     # What the second distillation is for:
-    Comparison(f"{RESTRICTED}, 20 steps", f"{CFG}, 20 steps", ("teacher_l2",)),
-    Comparison(f"{RESTRICTED}, 10 steps", f"{CFG}, 10 steps", ("relative_l2", "teacher_l2")),
+    RungComparison(f"{RESTRICTED}, 20 steps", f"{CFG}, 20 steps", ("teacher_l2",)),
+    RungComparison(f"{RESTRICTED}, 10 steps", f"{CFG}, 10 steps", ("relative_l2", "teacher_l2")),
 )
 
 
 def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runtime:
-    """The rung's models, as `rung_weights` finds them."""
+    """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`."""
     paths = rung_weights(rung, folders)
     return with_tiny_prompts(Runtime.load(*paths, device=device, dtype=torch.float32))
 
 
 def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:
-    """Its files, each in the first of `folders` that has it; ValueError if none does."""
+    """Find a rung's files, each in the first of `folders` that has it; ValueError if none does."""
     return [_weights(name, folders) for name in (rung.dit, rung.predictor) if name]
 
 
 def digests(rungs: Iterable[Rung], folders: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of the files behind `rungs`, by their names without `.safetensors`."""
+    """Compute the SHA-256 of the files of `rungs`, by their names without `.safetensors`."""
     paths = {path for rung in rungs for path in rung_weights(rung, folders)}
     return {path.stem: sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 

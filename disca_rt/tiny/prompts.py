@@ -1,4 +1,4 @@
-"""The language of the toy world: its words, its scenes, and the prompt encoder of the tiny model.
+"""Language of the toy world: its words, its scenes, and the embedded model's prompt encoder.
 
 A prompt such as "a small red circle moving left on a black background" names one `Scene`. This
 module parses and writes prompts, says which scenes training never sees, draws random scenes, and
@@ -10,8 +10,8 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -62,7 +62,7 @@ class ObjectSpec:
 
     @property
     def phrase(self) -> str:
-        """The object's words, such as "a small red circle moving left"."""
+        """Words of the object, such as "a small red circle moving left"."""
         size = f"{self.size} " if self.size else ""
         motion = "standing still" if self.motion == "still" else f"moving {self.motion}"
         return f"a {size}{self.colour} {self.shape} {motion}"
@@ -70,7 +70,7 @@ class ObjectSpec:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a prompt names: one object, or two small ones (left half, right half), on a background.
+    """A scene that a prompt names: one object, or two small ones side by side, on a background.
 
     Raises ValueError for a wrong number of objects or a size word in a two-object scene.
     """
@@ -92,19 +92,13 @@ class Scene:
 
     @property
     def prompt(self) -> str:
-        """The canonical prompt; `parse(scene.prompt) == scene`."""
+        """Canonical prompt of the scene; `parse(scene.prompt) == scene`."""
         objects = " and ".join(spec.phrase for spec in self.objects)
         return objects + (f" on a {self.background} background" if self.background else "")
 
-    @property
-    def fully_specified(self) -> bool:
-        """Whether the background, and the size where a size is legal, are named."""
-        sized = len(self.objects) == 2 or self.objects[0].size is not None
-        return sized and self.background is not None
-
 
 class TextEncoding(NamedTuple):
-    """What the model reads of B prompts, padded with zeros to the longest, L tokens."""
+    """Text states of B prompts for the model, padded with zeros to the longest, L tokens."""
 
     text_states: torch.Tensor  # [B, L, TEXT_DIM] float32
     text_mask: torch.Tensor  # [B, L] int64, 1 for a token and 0 for padding
@@ -112,7 +106,7 @@ class TextEncoding(NamedTuple):
 
 
 def parse(prompt: str) -> Scene:
-    """Read a prompt (any letter case). ValueError names unknown words or the expected form."""
+    """Parse a prompt (any letter case). ValueError names unknown words or the expected form."""
     words = _canonical_words(prompt)
     unknown = sorted(set(words) - set(VOCABULARY[1:]))
     if unknown:
@@ -131,33 +125,21 @@ def parse(prompt: str) -> Scene:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether training never renders the scene: one fully specified scene in five, by SHA-256.
-
-    A scene that leaves its size or background open is held out when all its completions are.
-    """
-    return all(_hash_holds_out(complete.prompt) for complete in completions(scene))
-
-
-def completions(scene: Scene) -> Iterator[Scene]:
-    """The fully specified scenes that the scene describes; only itself if it is one of them."""
-    first = scene.objects[0]
-    open_size = len(scene.objects) == 1 and first.size is None
-    sizes = SIZES if open_size else (first.size,)
-    backgrounds = (scene.background,) if scene.background else BACKGROUNDS
-    for size, background in itertools.product(sizes, backgrounds):
-        yield Scene((replace(first, size=size), *scene.objects[1:]), background)
+    """Tell if a scene with size and background is kept from training: one in five, by SHA-256."""
+    digest = hashlib.sha256(scene.prompt.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 1  # 226 of 1,120 singles
 
 
 def sample_scene(
     generator: torch.Generator, held_out: bool, pairs: float = TWO_OBJECT_SHARE
 ) -> Scene:
-    """Draw a fully specified scene, held out or not; a share of `pairs` has two objects."""
+    """Draw a scene with size and background, held out or not; a share `pairs` has two objects."""
     objects = 2 if _uniform(generator, 1)[0] < pairs else 1
     return _sample_with(objects, generator, held_out)
 
 
 def held_out_prompts(count: int, seed: int) -> list[str]:
-    """`count` distinct fully specified held-out prompts, every fourth one with two objects.
+    """Draw `count` distinct prompts of held-out scenes, every fourth one with two objects.
 
     The same seed gives the same prompts, and a smaller count a prefix of them. ValueError when
     the held-out single-object scenes do not suffice.
@@ -198,10 +180,10 @@ def encode(prompts: Sequence[str]) -> TextEncoding:
     )
     text_mask = torch.zeros(len(prompts), max(lengths, default=0), dtype=torch.int64)
     text_mask[rows, places] = 1
-    text_states = torch.zeros(*text_mask.shape, TEXT_DIM)
+    text_states = torch.zeros(*text_mask.shape, TEXT_DIM, dtype=torch.float32)
     text_states[rows, places, words] = TEXT_SCALE
     text_states[rows, places, len(VOCABULARY) + slots] = TEXT_SCALE
-    text_states_2 = torch.zeros(len(prompts), TEXT_DIM_2)
+    text_states_2 = torch.zeros(len(prompts), TEXT_DIM_2, dtype=torch.float32)
     bag = (slots - 1) % SLOTS  # slots 1, 2, 0 in this order
     text_states_2[rows, bag * len(VOCABULARY) + words] = TEXT_SCALE_2
     return TextEncoding(text_states, text_mask, text_states_2)
@@ -240,17 +222,12 @@ def _object_from(part: dict[str, str | None], number: int) -> ObjectSpec:
     )
 
 
-def _hash_holds_out(prompt: str) -> bool:
-    digest = hashlib.sha256(prompt.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 1  # 226 of 1,120 singles
-
-
 def _uniform(generator: torch.Generator, count: int) -> list[float]:
     return torch.rand(count, generator=generator).tolist()
 
 
 def _sample_with(objects: int, generator: torch.Generator, held_out: bool) -> Scene:
-    """Draw fully specified scenes until one is on the wanted side of the split."""
+    """Draw scenes of one or two `objects` until one is on the wanted side of the split."""
     tables = [*(COLOURS, SHAPES, MOTIONS) * objects, SIZES, BACKGROUNDS]
     while True:
         draws = _uniform(generator, len(tables))
@@ -260,19 +237,19 @@ def _sample_with(objects: int, generator: torch.Generator, held_out: bool) -> Sc
         drawn_size = size if objects == 1 else None
         pairs = [ObjectSpec(*specs[at : at + 3], drawn_size) for at in range(0, 3 * objects, 3)]
         scene = Scene(tuple(pairs), background)
-        if _hash_holds_out(scene.prompt) == held_out:
+        if is_held_out(scene) == held_out:
             return scene
 
 
 @functools.cache
 def _held_out_singles() -> tuple[str, ...]:
-    prompts = (
-        Scene((ObjectSpec(colour, shape, motion, size),), background).prompt
+    scenes = (
+        Scene((ObjectSpec(colour, shape, motion, size),), background)
         for colour, shape, motion, size, background in itertools.product(
             COLOURS, SHAPES, MOTIONS, SIZES, BACKGROUNDS
         )
     )
-    return tuple(prompt for prompt in prompts if _hash_holds_out(prompt))
+    return tuple(scene.prompt for scene in scenes if is_held_out(scene))
 
 
 _WORD_INDEX = {word: index for index, word in enumerate(VOCABULARY)}
@@ -280,7 +257,7 @@ _WORD_INDEX = {word: index for index, word in enumerate(VOCABULARY)}
 
 @functools.lru_cache(maxsize=16384)
 def _tokens(prompt: str) -> tuple[tuple[int, int], ...]:
-    """(word index, slot) of the begin token and of each word of a legal prompt."""
+    """Tokenise a legal prompt: (word index, slot) of the begin token and of each word."""
     tokens = [(0, 0)]
     if not prompt.strip():
         return tuple(tokens)

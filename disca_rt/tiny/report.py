@@ -1,4 +1,4 @@
-"""The ladder's results for people: Markdown tables from the JSONL lines, and a picture sheet."""
+"""Reports of the ladder for people: Markdown tables from the JSONL lines, and a picture sheet."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ Line = Mapping[str, Any]
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The page: what ran, a table per table of the paper, and the paired comparisons."""
+    """Write the page: what ran, a table for each of the paper's, and the paired comparisons."""
     run = next(line for line in lines if line["kind"] == "run")
     rungs = [line for line in lines if line["kind"] == "rung"]
     comparisons = [line for line in lines if line["kind"] == "comparison"]
@@ -132,7 +132,7 @@ def _distance_cells(distance: Mapping[str, float]) -> list[str]:
 
 
 def _verdict(interval: Mapping[str, float], least: float) -> str:
-    """Whether what `interval` is of lies above `least`."""
+    """Compare a confidence interval with `least`: met above, missed below, open if it holds it."""
     if interval["low"] > least:
         return "met"
     return "missed" if interval["high"] < least else "open"
@@ -148,7 +148,7 @@ def _plain(interval: Mapping[str, float]) -> str:
 
 
 def write_sheet(path: Path, videos: Mapping[str, Tensor]) -> None:
-    """A PNG: a row per rung, the same prompts in its columns, three frames of each clip."""
+    """Write a PNG: a row per rung, the same prompts in its columns, three frames of each clip."""
     rows = [_sheet_row(name, clips) for name, clips in videos.items()]
     Image.fromarray(np.concatenate(rows)).save(path, format="PNG")
 

@@ -1,9 +1,10 @@
-"""Runs rungs of the ladder over the same prompts and noise, and gives what the tables need.
+"""Runs rungs of the ladder over the same prompts and noise, and collects what the tables need.
 
 A result is plain lines, as they stand in the JSONL; nothing is printed or drawn here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import DiTConfig
-from .evaluate import Generated, relative_l2
+from .evaluate import JudgedClips, relative_l2
 from .ladder import COMPARISONS, TEACHER, WORK_TABLE, Rung, load_rung, rung_weights
 from .prompts import encode
 from .rung_cost import memory, passes, rung_flops, seconds_per_clip
@@ -22,7 +23,10 @@ SCORES = "semantic", "quality", "total", "correct", "relative_l2", "teacher_l2"
 
 
 class LadderRun:
-    """`lines` are the results once `run` is over; `videos` holds what the picture sheet shows."""
+    """A comparison of rungs over `prompts`: results are in `lines` once `run` is over.
+
+    `videos` holds the first `shown` clips of each rung `[shown, 3, T, H, W]`, for a picture sheet.
+    """
 
     def __init__(
         self, folders: Sequence[Path], prompts: Sequence[str], device: torch.device, shown: int
@@ -35,7 +39,10 @@ class LadderRun:
         self._text_tokens = round(encode(prompts).text_mask.sum(1).float().mean().item())
 
     def run(self, rungs: Sequence[Rung], workers: Workers, on_rung: Callable[[Rung], None]) -> None:
-        """All `rungs` in order, then their comparisons; the first is what speed-ups refer to."""
+        """Run `rungs` in order, then compare them; speed-ups refer to the first one.
+
+        ValueError names weights that are missing, before anything runs.
+        """
         for rung in rungs:
             rung_weights(rung, self.folders)  # before an hour is spent, not after it
         rows = []
@@ -53,12 +60,12 @@ class LadderRun:
         clips = [line for each in self._clips.values() for line in each]
         self.lines = [*rows, *self._comparisons(), *clips]
 
-    def _keep(self, rung: Rung, generated: Generated) -> None:
+    def _keep(self, rung: Rung, generated: JudgedClips) -> None:
         self.videos[rung.name] = generated.video[: self.shown]
         self._latents[rung.name] = generated.latents
         self._clips[rung.name] = [
-            {"kind": "clip", "rung": rung.name, **clip.line(), "correct": float(clip.correct)}
-            for clip in generated.clips
+            {"kind": "clip", "rung": rung.name, **asdict(mark), "correct": float(mark.correct)}
+            for mark in generated.marks
         ]
 
     def _row(self, rung: Rung, config: DiTConfig) -> dict[str, Any]:
@@ -74,7 +81,7 @@ class LadderRun:
         }
 
     def _measure_speed(self, rungs: Sequence[Rung], rows: Sequence[dict[str, Any]]) -> None:
-        """Of the rungs whose table shows it, and of the first; in this process, nothing else."""
+        """Time clips of the rungs whose table shows it, and of the first, in this process."""
         timed = [row for row in rows if row is rows[0] or WORK_TABLE in row["tables"]]
         chosen = [rung for rung, row in zip(rungs, rows, strict=True) if row in timed]
         runtimes = [load_rung(rung, self.folders, self.device) for rung in chosen]
@@ -83,7 +90,7 @@ class LadderRun:
             row["speedup_measured"] = timed[0]["seconds_per_clip"] / seconds
 
     def _measure_distances(self, rung: Rung) -> None:
-        """Of every clip, to the rungs that its own is compared with, where they ran."""
+        """Give each clip of a rung its distances to the clips of its reference and the teacher."""
         references = {"relative_l2": rung.reference, "teacher_l2": rung.reference and TEACHER}
         for name, reference in references.items():
             if reference in self._latents:

@@ -1,4 +1,4 @@
-"""What a rung costs: forwards, FLOPs, memory and seconds of one clip."""
+"""Cost of a rung: forwards, FLOPs, memory and seconds of one clip."""
 
 import statistics
 import time
@@ -21,12 +21,12 @@ ROUNDS = 5  # of timing
 
 
 def passes(config: DiTConfig) -> int:
-    """Forwards per step: two under classifier-free guidance, one where guidance is embedded."""
+    """Count the forwards per step: two under classifier-free guidance, one with it embedded."""
     return 1 if config.guidance_embed else 2
 
 
 def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
-    """Of one clip whose prompt has `text_tokens`; the unconditional pass has one."""
+    """Count the FLOPs of one clip whose prompt has `text_tokens`; the empty prompt has one."""
     shape = PixelUnshuffleCodec().latent_shape(**SIZE)
     schedule, policy = resolve(rung.schedule, rung.policy, sketched(config))
     text = (text_tokens, 1)[: passes(config)]
@@ -35,7 +35,7 @@ def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
 
 
 def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
-    """Peak bytes of one clip's sampling beyond the weights, and what its policy keeps of them."""
+    """Measure the peak bytes of sampling one clip beyond the weights, and count the cache's."""
     peak = PeakMemory(runtime.dit.device)
     with peak:
         _one_clip(rung, runtime)
@@ -49,7 +49,7 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
 
 
 def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:
-    """Of each rung the median of `ROUNDS` clips, one at a time, its rounds among the others'."""
+    """Time each rung: the median of `ROUNDS` clips, one at a time, rungs taking turns."""
     rounds = [
         [_seconds(rung, runtime) for rung, runtime in zip(rungs, runtimes, strict=True)]
         for _ in range(ROUNDS)

@@ -21,24 +21,17 @@ PREDICTOR = SHIPPED / "predictor.safetensors"
 
 
 def encode_prompts(prompts: Sequence[str]) -> Conditioning:
-    """The text encoder of the embedded model; ValueError lists the known words."""
+    """Text encoder of the embedded model; ValueError lists the known words."""
     return Conditioning(*encode(prompts))
 
 
 def with_tiny_prompts(runtime: Runtime) -> Runtime:
-    """The same models, given the embedded model's text encoder and codec where they fit."""
+    """Give `runtime` the embedded model's text encoder and codec, where they fit it."""
     if not takes_tiny_prompts(runtime.config):
         return runtime
-    return Runtime(
-        runtime.dit,
-        runtime.predictor,
-        codec=PixelUnshuffleCodec(),
-        graphs=runtime.graphs,
-        max_states=runtime.denoiser.max_states,
-        text_encoder=encode_prompts,
-    )
+    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=encode_prompts)
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
-    """The distilled model and the predictor that ship with the package."""
+    """Load the distilled model and the predictor that ship with the package."""
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, device=device, dtype=dtype))

@@ -14,22 +14,25 @@ SEED = 0
 LEVEL = 0.95
 
 
-class Interval(NamedTuple):
-    """A mean and the ends of its 95 % confidence interval."""
+class ConfidenceInterval(NamedTuple):
+    """A mean, and the ends of its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of `values`, one per prompt."""
+def mean_interval(values: Sequence[float]) -> ConfidenceInterval:
+    """Estimate the mean of `values`, one per prompt."""
     tensor = torch.tensor(values, dtype=torch.float64)
-    return _interval(tensor, _resampled_means(tensor))
+    outside = (1 - LEVEL) / 2
+    ends = torch.tensor([outside, 1 - outside], dtype=torch.float64)
+    low, high = torch.quantile(_resampled_means(tensor), ends).tolist()
+    return ConfidenceInterval(tensor.mean().item(), low, high)
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """The mean of ours − theirs over the same prompts, in the same order."""
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> ConfidenceInterval:
+    """Estimate the mean of ours − theirs over the same prompts, in the same order."""
     if len(ours) != len(theirs):
         raise ValueError(f"pairs must be of the same prompts, got {len(ours)} and {len(theirs)}")
     return mean_interval([a - b for a, b in zip(ours, theirs, strict=True)])
@@ -39,9 +42,3 @@ def _resampled_means(values: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
     return values[drawn].mean(dim=1)
-
-
-def _interval(values: Tensor, means: Tensor) -> Interval:
-    outside = (1 - LEVEL) / 2
-    low, high = torch.quantile(means, torch.tensor([outside, 1 - outside], dtype=means.dtype))
-    return Interval(values.mean().item(), low.item(), high.item())

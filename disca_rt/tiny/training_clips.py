@@ -1,4 +1,4 @@
-"""The embedded model's training data: a drawn clip and its prompt for every position, without end.
+"""Training data of the embedded model: a drawn clip and its prompt for every position.
 
 No held-out scene is drawn. Knows clips and prompts, nothing about models or training.
 """
@@ -19,7 +19,7 @@ from .prompts import Scene, encode, sample_scene
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """`(latents [12, 5, 12, 16], conditioning)`; the same at a position for the same seed.
+    """An endless source of `(latents [12, 5, 12, 16], conditioning)` by seed and position.
 
     With `single_frames` the latents are one frame of the clip, [12, 1, 12, 16]: what is to be seen
     is learned at a fifth of the tokens, before how it moves.
@@ -31,7 +31,7 @@ class TrainingClips:
     drop_word: float = 0.15  # share of prompts without the size; the same for the background
 
     def at(self, position: int) -> tuple[Tensor, Conditioning]:
-        """The sample at `position`, from 0 on."""
+        """Draw the sample at `position`, from 0 on; always the same one."""
         numbers = generator("clip", self.seed, position)
         scene = sample_scene(numbers, held_out=False, pairs=self.pairs)
         video = render([scene], numbers)
@@ -48,7 +48,7 @@ class TrainingClips:
 
 
 def unconditional() -> Conditioning:
-    """The conditioning of the empty prompt, batch 1."""
+    """Encode the empty prompt, batch 1."""
     return Conditioning(*encode([""]))
 
 

@@ -1,4 +1,4 @@
-"""A rung's prompts over several processes, each with its share of the CPU's threads.
+"""Workers that share a rung's prompts: processes, each with its share of the CPU's threads.
 
 Processes of one thread never wait for each other: two on two cores take 0.77 of the time of one
 process of two threads.
@@ -12,18 +12,19 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..pipeline.runtime import Runtime
-from .evaluate import BATCH, Generated, generate_and_judge, joined
+from .evaluate import BATCH, JudgedClips, generate_and_judge, joined
 from .ladder import Rung, load_rung
 
 
 class Workers:
-    """`count` processes for `generate`, ended with the block; one is this process itself.
+    """Processes for `generate`, ended with the `with` block; a `count` of one is this process.
 
-    `threads` are PyTorch's of each.
+    `threads` is the number of PyTorch's threads in each.
     """
 
     def __init__(self, count: int, folders: Sequence[Path], device: torch.device) -> None:
@@ -46,8 +47,8 @@ class Workers:
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
-    def generate(self, rung: Rung, prompts: Sequence[str]) -> Generated:
-        """One clip per prompt, judged, in order."""
+    def generate(self, rung: Rung, prompts: Sequence[str]) -> JudgedClips:
+        """Generate and judge one clip per prompt, in order; ChildProcessError if a worker dies."""
         if self._pool is None:
             return _generate(rung, self._folders, self._device, prompts, 0)
         size = min(BATCH, -(-len(prompts) // self._count))  # of few prompts each has its share
@@ -70,15 +71,9 @@ def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _pickled(
-    rung: Rung,
-    folders: tuple[Path, ...],
-    device: torch.device,
-    prompts: Sequence[str],
-    first: int,
-) -> bytes:
-    """As bytes: tensors would go through shared memory, of which containers have little."""
-    return pickle.dumps(_generate(rung, folders, device, prompts, first))
+def _pickled(*arguments: Any) -> bytes:
+    """Generate and pickle: bare tensors need shared memory, of which containers have little."""
+    return pickle.dumps(_generate(*arguments))
 
 
 def _generate(
@@ -87,7 +82,7 @@ def _generate(
     device: torch.device,
     prompts: Sequence[str],
     first: int,
-) -> Generated:
+) -> JudgedClips:
     return generate_and_judge(
         _loaded(rung, folders, device),
         prompts,

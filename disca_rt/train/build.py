@@ -1,4 +1,4 @@
-"""From a run's config to its stage: loads what it starts from, and makes what it trains."""
+"""Builds a stage from its config: loads the weights it starts from, makes the ones it trains."""
 
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -27,17 +27,17 @@ def build_stage(
     attention: Attention | None = None,
     device: torch.device | str = "cpu",
 ) -> Stage:
-    """The stage that `config` describes, on the CPU.
+    """Build the stage that `config` describes, on the CPU.
 
-    `unconditional` (batch 1) is what the base and cfg stages put in place of a conditioning.
-    `attention` is what all models get; None: local. `device` is where they will train: the run's
-    ops must run there.
+    `unconditional`: the empty prompt's conditioning (batch 1), for the base and cfg stages.
+    `attention` goes to all models; None: local. `device` is where they will train: ValueError where
+    the run's ops do not run there.
     """
-    return _build(config, _Given(unconditional, attention, get_ops(config.run.ops, device)))
+    return _build(config, _BuildInputs(unconditional, attention, get_ops(config.run.ops, device)))
 
 
-class _Given(NamedTuple):
-    """What a stage is built from, besides its config."""
+class _BuildInputs(NamedTuple):
+    """Inputs of a stage besides its config."""
 
     unconditional: Conditioning | None
     attention: Attention | None
@@ -45,17 +45,17 @@ class _Given(NamedTuple):
 
     @property
     def seams(self) -> dict[str, Any]:
-        """What every model is given."""
+        """Keyword arguments of every model's constructor."""
         return {"attention": self.attention, "ops": self.ops}
 
 
 @singledispatch
-def _build(config: Any, given: _Given) -> Stage:
+def _build(config: Any, given: _BuildInputs) -> Stage:
     raise TypeError(f"not the config of a stage: {config!r}")
 
 
 @_build.register
-def _base(config: BaseStageConfig, given: _Given) -> Stage:
+def _base(config: BaseStageConfig, given: _BuildInputs) -> Stage:
     seed = config.run.seed
     if config.start is None:
         model = fresh_dit(config.model, seed, **given.seams)
@@ -65,14 +65,14 @@ def _base(config: BaseStageConfig, given: _Given) -> Stage:
 
 
 @_build.register
-def _cfg(config: CFGStageConfig, given: _Given) -> Stage:
+def _cfg(config: CFGStageConfig, given: _BuildInputs) -> Stage:
     student = with_guidance(_fp32(config.teacher), config.run.seed, **given.seams)
     teacher = _frozen(config.teacher, config.run, given)
     return CFGStage(config, student, teacher, _needed(given.unconditional))
 
 
 @_build.register
-def _meanflow(config: MeanFlowStageConfig, given: _Given) -> Stage:
+def _meanflow(config: MeanFlowStageConfig, given: _BuildInputs) -> Stage:
     teacher = _frozen(config.teacher, config.run, given)
     if config.derivative == "jvp":  # PyTorch differentiates only the plain one in forward mode
         given = given._replace(attention=LocalAttention("math"))
@@ -81,7 +81,7 @@ def _meanflow(config: MeanFlowStageConfig, given: _Given) -> Stage:
 
 
 @_build.register
-def _predictor(config: PredictorStageConfig, given: _Given) -> Stage:
+def _predictor(config: PredictorStageConfig, given: _BuildInputs) -> Stage:
     dit = _frozen(config.dit, config.run, given)
     sizes = predictor_config(dit.config, config.depth)
     return PredictorStage(config, fresh_predictor(sizes, config.run.seed, **given.seams), dit)
@@ -91,8 +91,8 @@ def _fp32(source: str) -> DiT:
     return load_dit(source, dtype=torch.float32)
 
 
-def _frozen(source: str, run: RunConfig, given: _Given) -> DiT:
-    """What others learn from, in the dtype that the run computes in."""
+def _frozen(source: str, run: RunConfig, given: _BuildInputs) -> DiT:
+    """Load a model that others learn from, in the dtype that the run computes in."""
     return load_dit(source, dtype=run.dtype, **given.seams)
 
 

@@ -21,14 +21,18 @@ from .stage import Loss
 
 @dataclass(frozen=True)
 class CFGStageConfig:
-    """`teacher` is a base model."""
+    """A run that distils guidance: `teacher` is the path of a base model."""
 
     run: RunConfig
     teacher: str
 
 
 class CFGStage:
-    """`student` begins as the teacher (`initialise.with_guidance`); `unconditional`: batch 1."""
+    """Teaches `student` the guided velocity of the frozen `teacher`, at guidance scales 1 to 8.
+
+    `student` begins as the teacher (`initialise.with_guidance`); `unconditional`, of batch 1, is
+    the conditioning of the empty prompt.
+    """
 
     exported = "student"
 

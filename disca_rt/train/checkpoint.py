@@ -1,4 +1,4 @@
-"""Checkpoints of a run: everything it needs to go on as if nothing had happened, whole or absent.
+"""Checkpoints of a run: all it needs to go on as if nothing had happened, either whole or absent.
 
 torch.distributed.checkpoint writes the shards of all ranks into a folder beside its place, which is
 renamed once it is complete; then older ones go.
@@ -6,6 +6,7 @@ renamed once it is complete; then older ones go.
 
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ from .distributed import World
 from .stage import Stage
 
 _PREFIX = "step_"
+_PROBE = 1 << 20  # bytes that a disk is asked for after a failure
 
 
 @dataclass
 class TrainState:
-    """A run between two steps: `done` steps, `ema` of the exported module's parameters."""
+    """A run between two steps: `done` of them, `ema` the moving average of the exported weights."""
 
     stage: Stage
     optimizers: list[torch.optim.Optimizer]
@@ -34,20 +36,26 @@ class TrainState:
     done: int = 0
 
 
-# Of torch.distributed.checkpoint in a world of one, which is what a run on one device is.
+# torch.distributed.checkpoint warns of a world of one, which is what a run on one device is.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 
 def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
-    """Write `folder/step_N` and remove what was there before."""
+    """Write `folder/step_N` and then remove older ones; OSError says why it cannot be written."""
     target = folder / f"{_PREFIX}{state.done:08d}"
     partial = folder / f".{target.name}.partial"
     if world.is_first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     world.barrier()
-    with world.operation("checkpoint"), _in_one_line(f"{partial} cannot be written"):
-        dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
+    with world.operation("checkpoint"):
+        try:
+            with _in_one_line(f"{partial} cannot be written", partial):
+                dcp.save(_tensors(state), checkpoint_id=partial, no_dist=world.size == 1)
+        except OSError:
+            if world.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
     world.barrier()
     if world.is_first:
         shutil.rmtree(target, ignore_errors=True)
@@ -59,7 +67,7 @@ def save_checkpoint(folder: Path, state: TrainState, world: World) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one to load."""
+    """Tell if `folder` holds a complete checkpoint."""
     return bool(_complete(folder))
 
 
@@ -87,19 +95,36 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> bool:
 
 
 @contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """What went wrong on a rank, of which torch.distributed.checkpoint raises the trace as text."""
+def _in_one_line(failure: str, written: Path | None = None) -> Iterator[None]:
+    """Raise what fails on any rank as an OSError of one line that begins with `failure`.
+
+    torch.distributed.checkpoint raises a trace as text, and of a full disk its writer tells only at
+    which byte it stopped: so the disk of the folder `written` is asked, too.
+    """
     try:
         yield
     except CheckpointException as error:
         rank, (cause, _) = min(error.failures.items())
         if isinstance(cause, KeyboardInterrupt):
             raise cause from error
-        raise OSError(f"{what} (rank {rank}: {str(cause).partition(chr(10))[0]})") from error
+        why = (written and _refusal(written)) or str(cause).partition("\n")[0]
+        raise OSError(f"{failure} (rank {rank}: {why})") from error
+
+
+def _refusal(folder: Path) -> str | None:
+    """Ask the disk of `folder` for a little more; returns the system's reason to refuse it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(_PROBE))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _tensors(state: TrainState) -> dict:
-    """What is saved; the number of steps done is also the position in the data."""
+    """Collect all that a checkpoint holds; `done` is also the position in the data."""
     modules, optimizers = get_state_dict(state.stage.trained, state.optimizers)
     return {
         "modules": modules,
@@ -111,5 +136,5 @@ def _tensors(state: TrainState) -> dict:
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Complete checkpoints, the oldest first."""
+    """List the complete checkpoints, the oldest first."""
     return sorted(folder.glob(f"{_PREFIX}*"))

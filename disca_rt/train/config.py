@@ -1,4 +1,4 @@
-"""What every training run has, whatever it learns: frozen data, written beside the run."""
+"""Settings of every training run, whatever it learns: frozen data, written beside the run."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,16 @@ import torch
 
 from ..kernels.ops import check_ops
 
-POSITIVE = "steps", "batch", "micro_batch", "checkpoint_every", "log_every", "sequence_parallel"
+AT_LEAST = {
+    **dict.fromkeys(("steps", "batch", "micro_batch", "sequence_parallel"), 1),
+    **dict.fromkeys(("checkpoint_every", "log_every"), 1),
+    **dict.fromkeys(("decay_steps", "warmup_steps"), 0),
+}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The optimisation, its randomness and its bookkeeping.
+    """Settings of a run's optimisation, randomness and bookkeeping; ValueError for illegal ones.
 
     `batch` counts samples over all ranks and accumulated micro-batches: changing the number of
     ranks, how many share a sample, or `micro_batch` changes no sample, no noise and no loss.
@@ -39,10 +43,10 @@ class RunConfig:
     log_every: int = 25
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
+        for name, least in AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}, so that no "
@@ -51,25 +55,21 @@ class RunConfig:
         check_ops(self.ops)
         if self.compile and self.sequence_parallel > 1:
             raise ValueError("compile does not go with sequence_parallel; leave out one")
-        for name in ("decay_steps", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         for name in ("lr", "muon_lr", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}")
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the run computes in."""
+        """Dtype of the run's forward and backward; weights stay fp32."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
     def rank_batch(self, world_size: int) -> int:
-        """Samples of a step on each rank; ValueError where ranks or the batch do not divide."""
+        """Count the samples of a step on each rank; ValueError where they do not divide evenly."""
         if world_size % self.sequence_parallel:
             raise ValueError(
                 f"sequence_parallel must divide the {world_size} ranks, "
@@ -78,15 +78,15 @@ class RunConfig:
         groups = world_size // self.sequence_parallel
         if self.batch % groups:
             whose = "ranks" if self.sequence_parallel == 1 else "groups of ranks"
+            low = self.batch // groups * groups
             raise ValueError(
-                f"batch must be a multiple of the {groups} {whose}, got {self.batch}; "
-                f"nearest are {_below(self.batch, groups)} and "
-                f"{_below(self.batch, groups) + groups}"
+                f"batch must be a multiple of the {groups} {whose}, got {self.batch}; nearest are "
+                f"{low} and {low + groups}"
             )
         return self.batch // groups
 
     def micro_batches(self, world_size: int) -> int:
-        """Forwards per step and rank."""
+        """Count the forwards of a step on each rank."""
         share = self.rank_batch(world_size)
         micro = share if self.micro_batch is None else self.micro_batch
         if share % micro:
@@ -96,11 +96,19 @@ class RunConfig:
         return share // micro
 
     def lr_factor(self, step: int) -> float:
-        """What the rates are multiplied with at `step`: linear warm-up, linear decay to zero."""
+        """Factor of the learning rates at `step`, 0 to 1: linear warm-up, linear decay to zero."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         decay = min(1.0, (self.steps - step) / max(1, self.decay_steps))
         return warm * decay
 
 
-def _below(value: int, multiple: int) -> int:
-    return value // multiple * multiple
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless `value`, the setting called `name`, is a positive finite number."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {value}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless `value`, the setting called `name`, is above 0 and at most 1."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value}")

@@ -1,63 +1,49 @@
-"""What a run learns from: samples of latents and conditioning, found again by their position.
+"""Training data: samples of latents and conditioning, found again by their position in a run.
 
-A source is any iterable of `(latents [C, T, H, W], conditioning of batch 1)`. One that makes the
-sample of any position, with `at(position)`, is asked for it; one that has `__getitem__` and
-`__len__` is read in place and shuffled anew each epoch; any other is read in its own order, from
-its beginning again once it is used up. Position p of a run is the same sample on any number of
-ranks, and after any interruption.
+A source is any iterable of `(latents [C, T, H, W], conditioning of batch 1)`. One with a method
+`at(position)` is asked for the sample of each position; one with `__getitem__` and `__len__` is
+read in place and shuffled anew each epoch; any other is read in its own order, and again from its
+beginning once it is used up. Position p of a run is the same sample on any number of ranks, and
+after any interruption. A sample that the model cannot learn from is refused by its name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..conditioning import Conditioning
 from ..config import DiTConfig
+from ..pipeline.saved_conditioning import MASK_DTYPES, STATE_DTYPES
 from ..seeds import generator
 
-Sample = tuple[Tensor, Conditioning]
+TrainingSample = tuple[Tensor, Conditioning]
 
 
 class EndlessSource(Protocol):
-    """Has a sample for every position of a run."""
+    """A source that has a sample for every position of a run, such as clips drawn on the fly."""
 
-    def at(self, position: int) -> Sample: ...
+    def at(self, position: int) -> TrainingSample: ...
 
 
-SampleSource = Iterable[Sample] | EndlessSource
+SampleSource = Iterable[TrainingSample] | EndlessSource
 
 
 class Batch(NamedTuple):
-    """`latents [B, C, T, H, W]` fp32 and the conditioning of each row; `positions [B]` int64."""
+    """Samples that are trained on together: `latents [B, C, T, H, W]` fp32, `conditioning` of B."""
 
     latents: Tensor
     conditioning: Conditioning
-    positions: Tensor
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.latents.to(device), self.conditioning.to(device), self.positions)
+        return Batch(self.latents.to(device), self.conditioning.to(device))
 
 
-class SampleReader(Protocol):
-    """Gives the samples at positions of the run; a sequential one only at later and later ones."""
-
-    def read(self, positions: Sequence[int]) -> list[Sample]: ...
-
-
-def check_source(source: SampleSource, model: DiTConfig) -> None:
-    """ValueError where `source` has samples that `model` does not take, as far as it can tell."""
-    if isinstance(source, LatentShards):
-        source.check(model)
-
-
-def make_reader(source: SampleSource, seed: int) -> SampleReader:
-    """The reader that suits `source`."""
+def make_reader(source: SampleSource, seed: int) -> "SampleReader":
+    """Choose the reader that suits `source`; `seed` orders the epochs of one of known length."""
     if hasattr(source, "at"):
         return EndlessReader(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
@@ -65,19 +51,63 @@ def make_reader(source: SampleSource, seed: int) -> SampleReader:
     return SequentialReader(source)
 
 
-def read_batch(reader: SampleReader, positions: Sequence[int]) -> Batch:
-    """The samples at `positions`, texts padded to the longest."""
-    latents, conditionings = zip(*reader.read(positions), strict=True)
+def read_batch(reader: "SampleReader", positions: Sequence[int], model: DiTConfig) -> Batch:
+    """Read the samples at `positions` and stack them, texts padded to the longest.
+
+    ValueError names the sample that `model` cannot learn from, or the sizes that do not stack.
+    """
+    samples = reader.read(positions)
+    for position, sample in zip(positions, samples, strict=True):
+        try:
+            check_sample(*sample, model)
+        except ValueError as error:
+            raise ValueError(f"{reader.name(position)}: {error}") from error
+    latents, conditionings = zip(*samples, strict=True)
     shapes = {tuple(each.shape) for each in latents}
     if len(shapes) > 1:
-        raise ValueError(f"latents of one batch must have one shape, got {sorted(shapes)}")
-    return Batch(
-        torch.stack(latents).float(), collate(conditionings), torch.tensor(list(positions))
-    )
+        raise ValueError(
+            f"latents of one micro-batch must have one shape, got {sorted(shapes)}; with "
+            "micro_batch 1 a run takes all of them"
+        )
+    return Batch(torch.stack(latents).float(), collate(conditionings))
+
+
+def check_sample(latents: Tensor, conditioning: Conditioning, model: DiTConfig) -> None:
+    """Raise ValueError naming the first tensor of a sample that `model` cannot learn from."""
+    _check_dtype("latents", latents)
+    if latents.ndim != 4 or len(latents) != model.in_channels:
+        raise ValueError(f"latents must be [{model.in_channels}, T, H, W], got {_shape(latents)}")
+    sides = tuple(latents.shape[1:])
+    if not all(side and side % part == 0 for side, part in zip(sides, model.patch, strict=True)):
+        raise ValueError(f"latents must divide into patches of {model.patch}, got sides {sides}")
+    if not torch.isfinite(latents.float()).all():
+        raise ValueError("latents have values that are not finite; encode the video again")
+    check_conditioning(conditioning, model)
+    condition = conditioning.cond_latents
+    if condition is not None and condition.shape[2:] != latents.shape[1:]:
+        raise ValueError(f"cond_latents must have the sides {sides}, got {_shape(condition)}")
+
+
+def check_conditioning(conditioning: Conditioning, model: DiTConfig) -> None:
+    """Raise ValueError unless it is of one sample, and of tensors that `model` takes."""
+    for name, tensor in conditioning.tensors().items():
+        _check_dtype(name, tensor)
+    conditioning.validate(model)
+    if conditioning.batch != 1:
+        raise ValueError(f"conditioning must be of one sample, got {conditioning.batch}")
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (MASK_DTYPES if name.endswith("_mask") else STATE_DTYPES):
+        raise ValueError(f"{name} cannot be of {tensor.dtype}; save it as torch.float32")
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
 
 
 def collate(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning of all rows; token sequences are padded with zeros, masked out."""
+    """Stack conditionings of batch 1; shorter texts are padded with zeros that masks leave out."""
     rows = [each.tensors() for each in conditionings]
     if len({frozenset(row) for row in rows}) > 1:
         raise ValueError("samples of one batch must have the same conditioning tensors")
@@ -94,27 +124,42 @@ def _pad_second(tensor: Tensor, length: int) -> Tensor:
     return F.pad(tensor, (*after, 0, length - tensor.shape[1]))
 
 
-class EndlessReader:
-    """Of a source that makes the sample of any position with `at`, such as drawn clips."""
+class SampleReader(Protocol):
+    """Finds samples by their positions in a run; a sequential reader only goes forwards."""
+
+    def read(self, positions: Sequence[int]) -> list[TrainingSample]: ...
+
+    def name(self, position: int) -> str:
+        """Tell people which sample is at `position`."""
+        return f"the sample at position {position}"
+
+
+class EndlessReader(SampleReader):
+    """Reads a source that makes the sample of any position with its method `at`."""
 
     def __init__(self, source: EndlessSource) -> None:
         self._source = source
 
-    def read(self, positions: Sequence[int]) -> list[Sample]:
+    def read(self, positions: Sequence[int]) -> list[TrainingSample]:
         return [self._source.at(position) for position in positions]
 
 
-class ShuffledReader:
-    """Of a source of known length: epoch e reads it in an order drawn from (seed, e)."""
+class ShuffledReader(SampleReader):
+    """Reads a source of known length; the order of epoch e is drawn from (seed, e)."""
 
-    def __init__(self, source: Sequence[Sample], seed: int) -> None:
+    def __init__(self, source: Sequence[TrainingSample], seed: int) -> None:
         if len(source) == 0:
             raise ValueError("the training data is empty")
         self._source, self._seed = source, seed
         self._epoch, self._order = -1, []
 
-    def read(self, positions: Sequence[int]) -> list[Sample]:
+    def read(self, positions: Sequence[int]) -> list[TrainingSample]:
         return [self._source[self._index(position)] for position in positions]
+
+    def name(self, position: int) -> str:
+        index = self._index(position)
+        named = getattr(self._source, "name", lambda index: f"sample {index} of the training data")
+        return named(index)
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self._source))
@@ -125,18 +170,18 @@ class ShuffledReader:
         return self._order[place]
 
 
-class SequentialReader:
-    """Of any iterable, read forwards; a rank walks past the samples of the others."""
+class SequentialReader(SampleReader):
+    """Reads any iterable forwards, and past the samples that are other ranks'."""
 
     def __init__(self, source: SampleSource) -> None:
         self._source = source
         self._samples = self._forever()
         self._next = 0
 
-    def read(self, positions: Sequence[int]) -> list[Sample]:
+    def read(self, positions: Sequence[int]) -> list[TrainingSample]:
         return [self._at(position) for position in positions]
 
-    def _at(self, position: int) -> Sample:
+    def _at(self, position: int) -> TrainingSample:
         if position < self._next:
             raise ValueError(
                 f"position {position} is behind {self._next}: an iterable goes on only"
@@ -145,7 +190,7 @@ class SequentialReader:
         self._next = position + 1
         return next(islice(self._samples, skipped, None))
 
-    def _forever(self) -> Iterator[Sample]:
+    def _forever(self) -> Iterator[TrainingSample]:
         while True:
             empty = True
             for sample in self._source:
@@ -155,76 +200,8 @@ class SequentialReader:
                 raise ValueError("the training data is empty, or an iterator that can be read once")
 
 
-class LatentShards:
-    """Pre-encoded samples: `*.safetensors` files in a folder, each with N of them.
-
-    Tensors: `latents [N, C, T, H, W]` and the conditioning's by their names, `[N, ...]`. Nothing is
-    held: a sample is read from its mapped file when it is asked for.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = sorted(folder.glob("*.safetensors"))
-        if not self._files:
-            raise ValueError(f"no *.safetensors files in {folder}")
-        self._starts = [0]
-        for path in self._files:
-            self._starts.append(self._starts[-1] + _shard_length(path))
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = max(i for i in range(len(self._files)) if self._starts[i] <= index)
-        row = index - self._starts[shard]
-        with safe_open(self._files[shard], "pt") as file:
-            tensors = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118
-        latents = tensors.pop("latents")[0]
-        return latents.float(), Conditioning(**tensors)
-
-    def check(self, model: DiTConfig) -> None:
-        """ValueError names the first shard whose samples `model` does not take, and why."""
-        for path, start, end in zip(self._files, self._starts, self._starts[1:], strict=False):
-            if start == end:
-                continue
-            latents, conditioning = self[start]  # stands for all of its shard
-            try:
-                conditioning.validate(model)
-                if len(latents) != model.in_channels:
-                    raise ValueError(
-                        f"latents must have {model.in_channels} channels, got {len(latents)}"
-                    )
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
-
-
-def _shard_length(path: Path) -> int:
-    """The N of a shard; ValueError names the file and what does not fit."""
-    try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
-    known = {"latents", *Conditioning.__dataclass_fields__}
-    if missing := {"latents", "text_states", "text_mask"} - lengths.keys():
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-    if unknown := lengths.keys() - known:
-        raise ValueError(f"{path} has tensors that are not known: {', '.join(sorted(unknown))}")
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"{path} has tensors of different lengths: {lengths}")
-    if len(shapes["latents"]) != 5:
-        raise ValueError(f"latents in {path} must be [N, C, T, H, W], got {shapes['latents']}")
-    return lengths["latents"]
-
-
 def replace_rows(conditioning: Conditioning, other: Conditioning, chosen: Tensor) -> Conditioning:
-    """`conditioning` with the rows where `chosen [B]` is true taken from `other` (batch 1)."""
+    """Replace the rows of `conditioning` where `chosen [B]` is true by `other` (batch 1)."""
     theirs = other.to(chosen.device).tensors()
     if missing := conditioning.tensors().keys() - theirs.keys():
         raise ValueError(f"the unconditional conditioning lacks {', '.join(sorted(missing))}")
@@ -239,10 +216,8 @@ def replace_rows(conditioning: Conditioning, other: Conditioning, chosen: Tensor
 
 
 def repeat_rows(conditioning: Conditioning, batch: int) -> Conditioning:
-    """A conditioning of batch 1, `batch` times."""
-    return Conditioning(
-        **{
-            name: tensor.expand(batch, *tensor.shape[1:])
-            for name, tensor in conditioning.tensors().items()
-        }
-    )
+    """Repeat a conditioning of batch 1 to `batch` equal rows, without copying."""
+    rows = {
+        name: each.expand(batch, *each.shape[1:]) for name, each in conditioning.tensors().items()
+    }
+    return Conditioning(**rows)

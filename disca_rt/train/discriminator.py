@@ -20,16 +20,16 @@ LEAK = 0.2  # slope of LeakyReLU below zero
 
 
 class Features(NamedTuple):
-    """`hidden`: image tokens `[B, S_img, C]` at several depths; `grid` their (T, H, W)."""
+    """Hidden states to judge: image tokens `[B, S_img, C]` by depth, on a (T, H, W) grid."""
 
     hidden: Sequence[Tensor]
     grid: tuple[int, int, int]
 
 
 class Discriminator(nn.Module):
-    """`depths` feature maps of width `hidden`; `width` channels inside.
+    """Judges hidden states of `depths` blocks, `hidden` wide; its convolutions are `width` wide.
 
-    With `checkpointed` only the feature maps are kept for the backward, not what is made of them.
+    With `checkpointed` the backward computes all but its inputs again, instead of keeping it.
     """
 
     def __init__(self, hidden: int, depths: int, width: int, checkpointed: bool = False) -> None:
@@ -39,11 +39,11 @@ class Discriminator(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Discriminator":
-        """Changes nothing: spectral norms iterate in `advance`, not in every forward."""
+        """Change nothing: spectral norms iterate in `advance`, not in every forward."""
         return super().train(False)
 
     def advance(self) -> None:
-        """One power iteration of every spectral norm: once per step, however often it looks."""
+        """Take one power iteration of every spectral norm; to be called once per step."""
         for head in self.modules():
             if isinstance(head, _Head):
                 for layer in (head.project, head.look, head.judge):
@@ -53,11 +53,11 @@ class Discriminator(nn.Module):
                     norm.eval()
 
     def forward(self, features: Features) -> list[Tensor]:
-        """Logits `[B, 1, T, H', W']` of every depth and scale."""
+        """Judge features: one `[B, 1, T, H', W']` of logits per depth and scale, high for real."""
         return self._logits(features, lambda heads: heads)
 
     def frozen_logits(self, features: Features) -> list[Tensor]:
-        """Logits that give gradients to the features and none to the discriminator."""
+        """Judge features such that the features get gradients and the discriminator none."""
         return self._logits(features, _frozen)
 
     def _logits(
@@ -73,13 +73,8 @@ class Discriminator(nn.Module):
         return logits
 
 
-def discriminator_parameters(hidden: int, depths: int, width: int) -> int:
-    """How many a `Discriminator` has; to make one takes a while, also without storage."""
-    return depths * len(SCALES) * (hidden * width + 3**3 * width * width + width)
-
-
 class _Heads(nn.ModuleList):
-    """The heads of one depth, one for each scale."""
+    """Heads for the hidden states of one depth, one head for each scale."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__(_Head(hidden, width) for _ in SCALES)
@@ -91,12 +86,14 @@ class _Heads(nn.ModuleList):
 
 
 def _frozen(heads: _Heads) -> Callable[..., list[Tensor]]:
-    """`heads` with constants for parameters."""
+    """Make a function that is `heads` with constants for parameters."""
     constants = {name: parameter.detach() for name, parameter in heads.named_parameters()}
     return lambda *features: functional_call(heads, constants, features)
 
 
 class _Head(nn.Module):
+    """Three convolutions from `[B, hidden, T, H, W]` to logits `[B, 1, T, H, W]`, fp32."""
+
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
         # Without biases: real and fake are so close that they cancel in a bias's gradient, and Adam
@@ -112,12 +109,12 @@ class _Head(nn.Module):
 
 
 def _pooled(image: Tensor, scale: int) -> Tensor:
-    """`[B, C, T, H, W]` averaged over scale x scale places, fewer at the border."""
+    """Average `[B, C, T, H, W]` over windows of scale x scale places, smaller at the border."""
     height, width = (min(scale, side) for side in image.shape[-2:])
     return F.avg_pool3d(image, (1, height, width), ceil_mode=True)
 
 
 def hinge_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """The discriminator's loss: max(0, 1 − D(real)) + max(0, 1 + D(fake)), a mean over heads."""
+    """Discriminator's loss, a scalar: max(0, 1 − D(real)) + max(0, 1 + D(fake)) over all heads."""
     losses = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()

@@ -38,7 +38,7 @@ TIMEOUT = timedelta(minutes=30)  # while one rank of a host builds, or the first
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a run's; `ranks` is None where it is the only one."""
+    """Place of this process among all of a run's; `ranks` is None where it is the only one."""
 
     rank: int
     size: int
@@ -50,7 +50,7 @@ class World:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of `values` over the ranks."""
+        """Average `values` over the ranks; a collective."""
         if self.size == 1:
             return values
         values = values.clone()
@@ -63,7 +63,7 @@ class World:
             self.ranks.barrier()
 
     def operation(self, what: str) -> AbstractContextManager:
-        """Around what all ranks do together: counted, and named where it fails."""
+        """Context of a collective, by which a failing or hanging rank says where it was."""
         return nullcontext() if self.ranks is None else self.ranks.operation(what)
 
 
@@ -71,9 +71,9 @@ class World:
 def joined_world(
     device: torch.device, timeout: timedelta = TIMEOUT, arguments: Mapping[str, str] | None = None
 ) -> Iterator[World]:
-    """The world that torchrun describes, joined until the block ends; or a world of one.
+    """Join the world that torchrun describes until the block ends; without it, be alone in one.
 
-    `arguments` must be the same on all ranks.
+    ValueError on all ranks where `arguments`, by their names, are not the same on each.
     """
     if not is_launched():
         yield World(0, 1, device)
@@ -84,7 +84,7 @@ def joined_world(
 
 
 def attention_over(run: RunConfig, world: World) -> Attention:
-    """What a run's models attend with: local, or over the ranks that share a sample."""
+    """Make the attention of a run's models: local, or over the ranks that share a sample."""
     local = LocalAttention()
     if run.sequence_parallel == 1:
         return local
@@ -99,7 +99,7 @@ def attention_over(run: RunConfig, world: World) -> Attention:
 
 
 def placed(build: Callable[[], Stage], run: RunConfig, world: World) -> Stage:
-    """The stage that `build` makes on the CPU, on its device and sharded over the world.
+    """Build a stage on the CPU with `build`, move it to its device and shard it over the world.
 
     The ranks of a host build one after another, so that it holds one whole copy at a time.
     """
@@ -134,7 +134,7 @@ def _spread(stage: Stage, run: RunConfig, world: World, mesh: DeviceMesh | None)
 
 
 def average_gradients(stage: Stage, world: World) -> None:
-    """Average the gradients of replicated modules over the ranks; FSDP has done the others."""
+    """Average the gradients of replicated modules over the ranks; FSDP has done sharded ones."""
     for module in stage.trained.values():
         if world.size > 1 and not isinstance(module, FSDPModule):
             for parameter in module.parameters():
@@ -167,7 +167,10 @@ def _checkpoint_blocks(module: nn.Module) -> None:
 
 
 def _recomputed(block: nn.Module, stream: Stream, context: StepContext) -> Stream:
-    """Keeps a block's input only. Its sums are taken: else two tensors would go to the next one."""
+    """Run a block so that only its input is kept for the backward.
+
+    Pending sums of its output are taken: else the next block would keep two tensors.
+    """
 
     def settled(stream: Stream, context: StepContext) -> Stream:
         return tuple(Part(settle((part,), block.ops)) for part in block(stream, context))
@@ -176,14 +179,14 @@ def _recomputed(block: nn.Module, stream: Stream, context: StepContext) -> Strea
 
 
 def _compile_blocks(module: nn.Module) -> None:
-    """In place: the modules and the names of their parameters stay."""
+    """Compile every block in place: modules and names of parameters stay."""
     for blocks in _block_lists(module):
         for block in blocks:
             block.compile()
 
 
 def _block_lists(module: nn.Module) -> list[nn.ModuleList]:
-    """The `*_blocks` of a DiT or a predictor; nothing of other modules."""
+    """List the `*_blocks` of a DiT or a predictor; of any other module, nothing."""
     return [child for name, child in module.named_children() if name.endswith("_blocks")]
 
 

@@ -1,4 +1,4 @@
-"""The random numbers of a step, each drawn from (seed, position of its sample, batch size) alone.
+"""Random numbers of training steps, drawn from (seed, position of a sample, batch size) alone.
 
 So they are the same on any number of ranks, in any micro-batch and after any interruption.
 """
@@ -16,7 +16,7 @@ _UNIFORMS = 5
 
 
 class Draws(NamedTuple):
-    """Per sample of a batch: uniforms `[B]` in [0, 1) and `noise`, like the latents.
+    """Random numbers of a batch: uniforms `[B]` in [0, 1), and `noise` like its latents.
 
     `time` becomes t, `interval` t − r = R·interval, `guidance` the scale, `gap` the predictor's
     Δ, and `drop` decides whether the conditioning is left out.
@@ -38,7 +38,7 @@ class Draws(NamedTuple):
 
 
 def draw(seed: int, positions: Sequence[int], shape: Sequence[int], strata: int) -> Draws:
-    """The draws of samples at `positions` with latents of `shape` (C, T, H, W).
+    """Draw for the samples at `positions`, whose latents are of `shape` (C, T, H, W).
 
     `strata` is the number of samples of a step, over all ranks.
     """
@@ -57,5 +57,5 @@ def _draw_one(seed: int, position: int, shape: Sequence[int]) -> tuple[Tensor, T
 
 @lru_cache(maxsize=2)
 def _strata(seed: int, step: int, strata: int) -> tuple[int, ...]:
-    """The stratum of each sample of a step."""
+    """Give each sample of a step its own of the equal parts of [0, 1), by number, at random."""
     return tuple(torch.randperm(strata, generator=generator("strata", seed, step)).tolist())

@@ -1,10 +1,11 @@
-"""What a step of a stage would take, before anyone buys it: memory per rank and FLOPs.
+"""Dry runs: the memory per rank and the FLOPs of a training step, before anyone buys them.
 
 Parameters of models are counted on the meta device, work by `work.flops`; nothing is allocated.
 Attention and activations are those of the longest text.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..models.build import build_dit, build_predictor
 from ..work.flops import image_tokens, step_flops
-from .discriminator import SCALES, discriminator_parameters
+from .discriminator import SCALES, Discriminator
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
@@ -31,8 +32,11 @@ PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How often a step runs the DiT per sample: without gradient, with it, through it only."""
+class DiTPasses:
+    """Numbers of DiT forwards per sample and step, by what gradients they need.
+
+    `plain` need none, `trained` those of weights, `through` only those of their inputs.
+    """
 
     plain: int = 0
     trained: int = 0
@@ -40,8 +44,11 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """`memory` in bytes per rank by what it is for; `flops` per step over all ranks."""
+class StepEstimate:
+    """Cost of a training step: `memory` in bytes per rank by its use, `flops` over all ranks.
+
+    `tokens` are those of one sample, image and text.
+    """
 
     memory: dict[str, int]
     flops: int
@@ -54,8 +61,8 @@ def estimate(
     latent_shape: tuple[int, int, int, int],
     text_tokens: int,
     ranks: int,
-) -> Estimate:
-    """A step of `config` on `dit`, FSDP over `ranks`; `latent_shape` is (C, T, H, W)."""
+) -> StepEstimate:
+    """Estimate a step of `config` on `dit`, FSDP over `ranks`; `latent_shape` is (C, T, H, W)."""
     if text_tokens < 1:
         raise ValueError(f"text tokens must be at least 1, got {text_tokens}")
     run, passes = config.run, dit_passes(config)
@@ -69,7 +76,7 @@ def estimate(
     )
     if depth:
         per_sample += with_gradient * work.predicted
-    return Estimate(
+    return StepEstimate(
         memory={
             **_weights(config, dit, ranks),
             "activations": micro * _activations(config, dit, tokens),
@@ -79,15 +86,15 @@ def estimate(
     )
 
 
-def dit_passes(config: StageConfig) -> Passes:
-    """Of the adversarial steps, where a stage has them."""
+def dit_passes(config: StageConfig) -> DiTPasses:
+    """Count a stage's DiT forwards per sample; those of an adversarial step, where it has any."""
     if isinstance(config, PredictorStageConfig):
-        return Passes(plain=3, through=1) if config.adversarial else Passes(plain=2)
+        return DiTPasses(plain=3, through=1) if config.adversarial else DiTPasses(plain=2)
     if isinstance(config, MeanFlowStageConfig):
         # The teacher, and two more of the student; jvp takes about one more, for its tangents.
-        return Passes(plain=2 if config.derivative == "jvp" else 3, trained=1)
+        return DiTPasses(plain=2 if config.derivative == "jvp" else 3, trained=1)
     has_teacher = hasattr(config, "teacher")
-    return Passes(plain=2 if has_teacher else 0, trained=1)
+    return DiTPasses(plain=2 if has_teacher else 0, trained=1)
 
 
 def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
@@ -115,13 +122,19 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
 
 
 def _discriminator(config: PredictorStageConfig, dit: DiTConfig) -> int:
-    """Its parameters."""
+    """Count the discriminator's parameters; its depths are all alike."""
     depths = len(feature_depths(dit.double + dit.single))
-    return discriminator_parameters(dit.hidden, depths, config.discriminator_width)
+    return depths * _parameters_of_one_depth(dit.hidden, config.discriminator_width)
+
+
+@lru_cache
+def _parameters_of_one_depth(hidden: int, width: int) -> int:
+    with torch.device("meta"):
+        return _parameters(Discriminator(hidden, depths=1, width=width))
 
 
 def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
-    """Bytes per sample at the peak: what waits for the backward, and what its first part needs.
+    """Bytes of activations per sample at the peak: those kept, and what one part works with.
 
     Of the exact jvp neither tangents nor the S x S matrices of its plain attention are counted.
     """
@@ -130,7 +143,7 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
     trained, through = blocks * passes.trained, blocks * passes.through
     if isinstance(config, PredictorStageConfig):
         trained += config.depth
-    adversarial = _adversarial(config, dit, tokens) if through else Adversarial()
+    adversarial = _adversarial(config, dit, tokens) if through else AdversarialBytes()
     if run.activation_checkpointing:
         kept = KEPT_AT_THE_ENDS + trained + through  # of a block its input
         working = max(tensor * KEPT_PER_BLOCK, adversarial.one_depth)
@@ -140,8 +153,8 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
 
 
 @dataclass(frozen=True)
-class Adversarial:
-    """Bytes per sample on every rank, each of which sees all tokens.
+class AdversarialBytes:
+    """Bytes per sample that the discriminator needs on every rank, each of which sees all tokens.
 
     `features` are hidden states that only the discriminator needs; `all_depths` what it keeps of
     real, fake and fake again (`frozen_logits`), in fp32; `one_depth` what it needs to differentiate
@@ -153,7 +166,7 @@ class Adversarial:
     one_depth: int = 0
 
 
-def _adversarial(config: PredictorStageConfig, dit: DiTConfig, tokens: int) -> Adversarial:
+def _adversarial(config: PredictorStageConfig, dit: DiTConfig, tokens: int) -> AdversarialBytes:
     run, depths = config.run, len(feature_depths(dit.double + dit.single))
     hidden = run.dtype.itemsize * tokens * dit.hidden
     # Fake ones are inputs of blocks anyway, unless they are gathered from ranks.
@@ -162,7 +175,7 @@ def _adversarial(config: PredictorStageConfig, dit: DiTConfig, tokens: int) -> A
     inside = LAYERS_PER_HEAD * FP32 * tokens * config.discriminator_width
     normed_weights = FP32 * _discriminator(config, dit) // depths
     scales = round(PYRAMID * (image + inside)) + normed_weights
-    return Adversarial(
+    return AdversarialBytes(
         features=sets * depths * hidden,
         all_depths=depths * (3 * scales + 2 * image),
         one_depth=2 * (scales + 2 * image),  # with the gradients of it

@@ -1,4 +1,4 @@
-"""What all stages share of flow matching: the path from video to noise, and a model along it.
+"""Flow matching as all stages use it: the path from video to noise, and a model along it.
 
 x_t = (1−t)·x_0 + t·ε, v = ε − x_0, t and r in [0, 1] (arXiv 2209.03003). A model is fed 1000·t and
 1000·r and 1000·guidance.
@@ -21,9 +21,9 @@ GUIDANCE_RANGE = 1.0, 8.0  # of the scales that a guided model is trained on
 
 
 class Point(NamedTuple):
-    """Where on its path each sample is: `x_t [B, C, T, H, W]`, `t [B]`, `r [B]`, `guidance [B]`.
+    """Samples on their paths: `x_t [B, C, T, H, W]` and for each `t`, `r` and `guidance`, `[B]`.
 
-    `r` and `guidance` are looked at only by models that take them. `guidance` is in the dtype that
+    Only models that take `r` or `guidance` look at them. `guidance` is in the dtype that
     the run computes in: 1000·3.14 is 3136 in bf16, and a teacher and its student must agree.
     """
 
@@ -34,65 +34,66 @@ class Point(NamedTuple):
 
 
 def noised(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t of `latents` and `noise` `[B, C, T, H, W]` at `t [B]`."""
+    """Mix `latents` and `noise` `[B, C, T, H, W]` to x_t at `t [B]`."""
     return torch.lerp(latents, noise, per_row(t))
 
 
 def per_row(values: Tensor) -> Tensor:
-    """`[B]` as `[B, 1, 1, 1, 1]`, to be multiplied with latents."""
+    """Reshape `[B]` to `[B, 1, 1, 1, 1]`, to be multiplied with latents."""
     return values[:, None, None, None, None]
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """`s·t/(1 + (s − 1)·t)` (arXiv 2403.03206), where a sampler of shift s has what is at t."""
+    """Shift t towards noise as a sampler of shift s does: s·t/(1 + (s − 1)·t), arXiv 2403.03206."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def scale_to(uniform: Tensor, low: float, high: float) -> Tensor:
-    """Uniforms of [0, 1) as uniforms of [low, high)."""
+    """Stretch uniforms of [0, 1) to uniforms of [low, high)."""
     return low + (high - low) * uniform
 
 
 def step_inputs(dit: DiT, point: Point) -> StepInputs:
-    """What `dit` is fed of a point."""
+    """Make the inputs of `dit` at a point, in its units: 1000·t, 1000·r, 1000·guidance."""
     r = TIMESTEP_SCALE * point.r if dit.config.meanflow else None
     guidance = 1000 * point.guidance if dit.config.guidance_embed else None
     return StepInputs(TIMESTEP_SCALE * point.t, r, guidance)
 
 
 def hidden_state(dit: DiT, point: Point, prepared: Prepared) -> tuple[Tensor, StepContext]:
-    """Tokens `[B, S, C]` after the last block, and the blocks' context."""
+    """Run `dit` to its last block: tokens `[B, S, C]`, and the blocks' context."""
     tokens, context = Forward(dit).embed(point.x_t, step_inputs(dit, point), prepared)
     return run_blocks(dit.blocks, tokens, context), context
 
 
 def velocity(dit: DiT, point: Point, prepared: Prepared) -> Tensor:
-    """What `dit` predicts at `point`, fp32: velocity, or average velocity from t to r.
+    """Velocity `[B, C, T, H, W]` that `dit` predicts at `point`, fp32; of MeanFlow the average.
 
-    In its three pieces: where the model's weights are sharded, each gathers its own.
+    Embedding, blocks and head are called one by one: where the model is sharded, each gathers its
+    own weights.
     """
     return velocity_of(dit, *hidden_state(dit, point, prepared), prepared)
 
 
 def velocity_of(dit: DiT, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
-    """The velocity that the head reads from tokens `[B, S, C]`, fp32."""
+    """Velocity `[B, C, T, H, W]`, fp32, that the head reads from tokens `[B, S, C]`."""
     return Forward(dit).velocity(tokens, context, prepared).float()
 
 
 def mean_square(prediction: Tensor, target: Tensor) -> Tensor:
-    """The squared error, a mean over everything: a scalar."""
+    """Mean squared error over everything, a scalar in fp32."""
     return (prediction.float() - target.float()).square().mean()
 
 
 class Errors(NamedTuple):
-    """Scalars: the `plain` squared error, and the `weighted` one that is differentiated."""
+    """Mean squared errors, both scalars: `plain` for the log, `weighted` to differentiate."""
 
     plain: Tensor
     weighted: Tensor
 
 
 def weighted_square(prediction: Tensor, target: Tensor, power: float) -> Errors:
-    """Squared errors, each sample's divided by its own size to the `power`.
+    """Mean squared errors, in which a sample's is divided by its own size to the `power`.
 
     1/(error + c)^p are MeanFlow's adaptive weights (arXiv 2505.13447, eq. 22): at 0 both scalars
     are the same, at 1 all samples count alike.
@@ -103,12 +104,6 @@ def weighted_square(prediction: Tensor, target: Tensor, power: float) -> Errors:
 
 
 def check_weight_power(power: float) -> None:
-    """ValueError unless `power` is from 0 to 1."""
+    """Raise ValueError unless `power` is from 0 to 1."""
     if not 0 <= power <= 1:
         raise ValueError(f"weight_power must be from 0 to 1, got {power}")
-
-
-def check_shift(shift: float) -> None:
-    """ValueError unless `shift` is a positive number."""
-    if not 0 < shift < float("inf"):
-        raise ValueError(f"shift must be a positive number, got {shift}")

@@ -22,7 +22,11 @@ from .stage import Loss
 
 @dataclass(frozen=True)
 class BaseStageConfig:
-    """`start`: weights to go on from, of this model or one with fewer single-stream blocks."""
+    """A run that trains a base model of the sizes `model`.
+
+    `start` is the path of weights to go on from, of this model or one of fewer single-stream
+    blocks; None: fresh ones.
+    """
 
     run: RunConfig
     model: DiTConfig
@@ -32,7 +36,7 @@ class BaseStageConfig:
 
 
 class BaseStage:
-    """`unconditional` is of batch 1."""
+    """Teaches `model` the velocity ε − x_0; `unconditional` (batch 1) is the empty prompt's."""
 
     exported = "model"
 

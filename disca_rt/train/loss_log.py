@@ -1,4 +1,4 @@
-"""The log of a run: a line of `loss.jsonl` every few steps, and the curves as `loss.png`."""
+"""Loss log of a run: a line of `loss.jsonl` every few steps, and its curves as `loss.png`."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ SMOOTHED = 20  # lines that the heavier curve is a mean of
 
 
 class LossLog:
-    """In `folder`; lines after `done` steps, of a run that was killed, are dropped."""
+    """Log in `folder`; lines after step `done`, left by a run that was killed, are dropped."""
 
     def __init__(self, folder: Path, done: int) -> None:
         self._lines, self._picture = folder / "loss.jsonl", folder / "loss.png"
@@ -20,18 +20,21 @@ class LossLog:
             write_whole(self._lines, lambda partial: partial.write_text(text))
 
     def add(self, step: int, terms: Mapping[str, float], samples_per_second: float) -> None:
-        """Means since the last line; `step` counts from 1."""
+        """Append a line with the means of `terms` since the last one; `step` counts from 1."""
         line = {"step": step, **terms, "samples_per_second": round(samples_per_second, 2)}
-        with self._lines.open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        try:
+            with self._lines.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write {self._lines}: {error}") from error
 
     def read(self) -> list[dict]:
-        """The lines, without one at the end that a killed run could not finish."""
+        """Read all lines but one at the end that a killed run could not finish."""
         whole, _, _ = self._lines.read_text().rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def draw(self) -> None:
-        """Write the curves; nothing without matplotlib, which is an optional extra."""
+        """Write the curves, or nothing where matplotlib, an optional extra, is not installed."""
         try:
             from matplotlib.figure import Figure
         except ImportError:

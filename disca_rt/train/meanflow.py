@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from ..models.dit import DiT
 from ..models.prepared import Prepared
-from .config import RunConfig
+from .config import RunConfig, check_positive, check_share
 from .data import Batch
 from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
     Point,
-    check_shift,
     check_weight_power,
     noised,
     per_row,
@@ -32,11 +31,19 @@ from .optimizers import make_optimizers
 from .stage import Loss
 
 Derivative = Literal["jvp", "finite-difference"]
+NEEDED_BY_JVP = {
+    "activation_checkpointing": False,
+    "compile": False,
+    "ops": "reference",
+    "sequence_parallel": 1,
+}
 
 
 @dataclass(frozen=True)
 class MeanFlowStageConfig:
-    """`teacher` is a guided model (cfg-distilled); `restriction` is R.
+    """A run that distils average velocities from `teacher`, the path of a cfg-distilled model.
+
+    `restriction` is R, the longest t − r.
 
     `derivative` "jvp" is exact: forward mode over reference ops and math attention, one device,
     nothing checkpointed or compiled. "finite-difference" runs anywhere, at two more forwards; it
@@ -53,32 +60,23 @@ class MeanFlowStageConfig:
     shift: float = 1.0  # of the sampler in whose time t and r are drawn; 1 is the paper's
 
     def __post_init__(self) -> None:
-        if not 0 < self.restriction <= 1:
-            raise ValueError(f"restriction must be above 0 and at most 1, got {self.restriction}")
+        check_share("restriction", self.restriction)
         check_weight_power(self.weight_power)
-        check_shift(self.shift)
+        check_positive("shift", self.shift)
         if self.derivative not in ("jvp", "finite-difference"):
             raise ValueError(
                 f"derivative must be jvp or finite-difference, got {self.derivative!r}"
             )
-        for name in ("activation_checkpointing", "compile"):
-            if self.derivative == "jvp" and getattr(self.run, name):
+        for name, needed in NEEDED_BY_JVP.items():
+            if self.derivative == "jvp" and getattr(self.run, name) != needed:
                 raise ValueError(
-                    f"{name} does not go with derivative jvp; choose finite-difference"
+                    f"{name} {getattr(self.run, name)} does not go with derivative jvp; choose "
+                    f"finite-difference, or {name} {needed}"
                 )
-        if self.derivative == "jvp" and self.run.ops != "reference":
-            raise ValueError(
-                f"ops {self.run.ops!r} do not go with derivative jvp; choose finite-difference, or "
-                "ops 'reference'"
-            )
-        if self.derivative == "jvp" and self.run.sequence_parallel > 1:
-            raise ValueError(
-                "sequence_parallel does not go with derivative jvp; choose finite-difference"
-            )
 
 
 class MeanFlowStage:
-    """`student` begins as the teacher (`initialise.with_r`)."""
+    """Teaches `student`, which begins as the `teacher`, the average velocity from t to r."""
 
     exported = "student"
     unconditional = None
@@ -111,7 +109,7 @@ class MeanFlowStage:
 
 
 def draw_point(batch: Batch, draws: Draws, config: MeanFlowStageConfig) -> Point:
-    """x_t, t, r = max(0, t − I) and guidance ~ U(1, 8) of a batch.
+    """Place a batch on its paths: t, r = max(0, t − I) and guidance ~ U(1, 8).
 
     With a shift, t, r and I are of the time of such a sampler: its steps are equally long there.
     """
@@ -127,7 +125,7 @@ def draw_point(batch: Batch, draws: Draws, config: MeanFlowStageConfig) -> Point
 def exact_derivative(
     student: DiT, point: Point, v: Tensor, prepared: Prepared
 ) -> tuple[Tensor, Tensor]:
-    """u and du/dt along v, both like the latents, by forward-mode differentiation."""
+    """Compute u and du/dt along v, both like the latents, by forward-mode differentiation."""
 
     def u(x_t: Tensor, t: Tensor) -> Tensor:
         return velocity(student, point._replace(x_t=x_t, t=t), prepared)
@@ -137,7 +135,7 @@ def exact_derivative(
 
 @torch.no_grad()
 def difference(student: DiT, point: Point, v: Tensor, prepared: Prepared, step: float) -> Tensor:
-    """du/dt along v by a central difference over t ± step, one-sided where that leaves [0, 1]."""
+    """Approximate du/dt along v by a difference over t ± step, one-sided at the ends of [0, 1]."""
     later = (point.t + step).clamp(max=1) - point.t
     earlier = (point.t - step).clamp(min=0) - point.t
     u_later, u_earlier = (

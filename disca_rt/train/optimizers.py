@@ -1,4 +1,4 @@
-"""Optimizers by a run's settings: which parameter learns by which rule. Knows no stages."""
+"""Optimizers of a run: which parameter learns by which rule. Knows no stages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def make_optimizers(
     lr: float | None = None,
     factors: Mapping[str, float] | None = None,
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, and with `muon_lr` Muon (Jordan et al. 2024) for the matrices of blocks.
+    """Make AdamW, and where the run has a `muon_lr` Muon (Jordan et al. 2024) for blocks' matrices.
 
     `lr` None is the run's; `factors` multiply AdamW's rate of the children so named. Matrices that
     start at zero stay with AdamW: an orthogonalised update would move them as far as any other from
@@ -34,30 +34,30 @@ def make_optimizers(
         groups.setdefault(rate, {"params": [], "lr": rate})["params"].append(parameter)
     adamw = torch.optim.AdamW(list(groups.values()), betas=run.betas, weight_decay=run.weight_decay)
     if not matrices:
-        return [_begun(adamw)]
+        return [_with_state(adamw)]
     muon = torch.optim.Muon(
         matrices,
         lr=run.muon_lr,
         weight_decay=run.muon_weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    return [_begun(muon), _begun(adamw)]
+    return [_with_state(muon), _with_state(adamw)]
 
 
 def starts_at_zero(name: str) -> bool:
-    """Whether the parameter called `name` begins as zero, so that its block is the identity."""
+    """Tell if the parameter called `name` begins as zero, so that its block is the identity."""
     return any(part in name for part in STARTS_AT_ZERO)
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Every rate to `factor` times what it was made with."""
+    """Set every learning rate to `factor` times what it was made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
 
 
-def _begun(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """With all its state from the start, so that every checkpoint has the same tensors.
+def _with_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Give a new optimizer all its state at once, so that every checkpoint has the same tensors.
 
     PyTorch makes the state in the first step that has a gradient; a step of zeros changes nothing.
     """

@@ -15,14 +15,13 @@ from ..models.dit import DiT
 from ..models.predictor import FusionMLP, Predictor
 from ..models.prepared import Prepared
 from ..sampling.forward import Forward
-from .config import RunConfig
+from .config import RunConfig, check_positive, check_share
 from .data import Batch
 from .discriminator import Discriminator, Features, hinge_loss
 from .draws import Draws
 from .flow import (
     GUIDANCE_RANGE,
     Point,
-    check_shift,
     check_weight_power,
     hidden_state,
     noised,
@@ -40,11 +39,11 @@ from .stage import Loss
 
 @dataclass(frozen=True)
 class PredictorStageConfig:
-    """`dit` is the distilled model; rates and steps are the paper's, as are R and λ.
+    """A run that trains a predictor for `dit`, the path of a distilled model.
 
-    `fusion_rate` is ours: in the paper all of the predictor learns at one rate.
-
-    Without `adversarial` the whole run is squared error ("DisCa without GAN").
+    Rates and steps are the paper's, as are R and λ; `fusion_rate` is ours: in the paper all of the
+    predictor learns at one rate. Without `adversarial` the whole run is squared error ("DisCa
+    without GAN").
     """
 
     run: RunConfig
@@ -62,15 +61,11 @@ class PredictorStageConfig:
     weight_power: float = 0.0  # of `flow.weighted_square`; 0 is the paper's squared error
 
     def __post_init__(self) -> None:
-        if not 0 < self.discriminator_lr < float("inf"):
-            raise ValueError(
-                f"discriminator_lr must be a positive number, got {self.discriminator_lr}"
-            )
+        check_positive("discriminator_lr", self.discriminator_lr)
+        check_positive("shift", self.shift)
         check_weight_power(self.weight_power)
-        check_shift(self.shift)
         for name in ("restriction", "largest_gap", "fusion_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+            check_share(name, getattr(self, name))
         if self.depth < 1 or self.mse_steps < 0:
             raise ValueError(
                 f"depth must be at least 1 and mse_steps at least 0, "
@@ -79,6 +74,8 @@ class PredictorStageConfig:
 
 
 class PredictorStage:
+    """Teaches `predictor` the output of the frozen `dit` from its last hidden state, cached."""
+
     exported = "predictor"
     unconditional = None
 
@@ -162,7 +159,9 @@ class PredictorStage:
 
 
 def draw_pair(batch: Batch, draws: Draws, config: PredictorStageConfig) -> tuple[Point, Point]:
-    """The cached point (x_t, t, r), and (t', r') = max(0, (t − Δ, r − Δ)) of the same x_0 and ε.
+    """Draw the cached point (x_t, t, r) and a later one, (t', r') = max(0, (t − Δ, r − Δ)).
+
+    Both lie on one path, of the same x_0 and ε.
 
     With a shift all four are uniform in the time of such a sampler, whose steps are short near
     t = 1, and t − r and t − t' still at most the restriction and the largest gap.
@@ -185,7 +184,7 @@ def draw_pair(batch: Batch, draws: Draws, config: PredictorStageConfig) -> tuple
 def predicted_velocity(
     dit: DiT, predictor: Predictor, cached: Tensor, point: Point, prepared: Prepared
 ) -> Tensor:
-    """What the predictor makes of `point` from `cached [B, S, C]`, fp32 like the latents.
+    """Predict the velocity at `point` from hidden states `cached [B, S, C]`, fp32 like the latents.
 
     The embedding is the frozen model's, without gradient.
     """
@@ -195,7 +194,7 @@ def predicted_velocity(
 
 
 def next_point(point: Point, u: Tensor) -> Point:
-    """Where a step along `u` leads: x'' = x' − (t' − r')·u, and the pair as far on, at least 0."""
+    """Step along `u` from t' to r': x'' = x' − (t' − r')·u, and a pair as far on, at least 0."""
     length = point.t - point.r
     return Point(
         point.x_t - per_row(length) * u,
@@ -206,12 +205,12 @@ def next_point(point: Point, u: Tensor) -> Point:
 
 
 def feature_depths(blocks: int) -> list[int]:
-    """Indices of the blocks whose outputs the discriminator sees: each quarter's last."""
+    """Choose the blocks whose outputs the discriminator sees: the last of each quarter."""
     return sorted({max(1, blocks * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})
 
 
 def features(dit: DiT, point: Point, prepared: Prepared, depths: list[int]) -> Features:
-    """M's hidden image tokens after the blocks in `depths`."""
+    """Run `dit` and collect its image tokens after the blocks in `depths`."""
     forward = Forward(dit)
     tokens, context = forward.embed(point.x_t, step_inputs(dit, point), prepared)
     hidden = []

@@ -1,4 +1,4 @@
-"""Complete training runs by stage and name: a run is a function that returns its whole config.
+"""Presets of training: complete runs by stage and name, each a function that returns its config.
 
 "hunyuan-video" has the paper's settings (arXiv 2602.05449 §6.1, 13B), but for where a predictor
 begins and how fast its fusions learn. "tiny" is the embedded model on two CPU cores, and
@@ -31,13 +31,13 @@ _PAPER_RUN = RunConfig(
 
 
 def tiny_images(start: str | None = None) -> BaseStageConfig:
-    """The embedded model's first stage: single frames, five times as many."""
+    """Configure the embedded model's first stage: single frames, five times as many."""
     run = replace(_TINY_RUN, steps=10_000, batch=40, lr=1.5e-3, muon_lr=3.5e-3, decay_steps=0)
     return BaseStageConfig(run, TINY, start, shift=1.5)
 
 
 def tiny_base(start: str | None = None) -> BaseStageConfig:
-    """The embedded model's base: clips, mostly at t where it is decided what moves where."""
+    """Configure the embedded model's base stage: clips, mostly at t where motion is decided."""
     run = replace(_TINY_RUN, steps=9_500, lr=1.2e-3, muon_lr=2.5e-3, decay_steps=8_500)
     return BaseStageConfig(run, TINY, start, shift=8.0)
 
@@ -91,7 +91,10 @@ PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
 
 
 def training_config(stage: str, preset: str, source: str | None) -> Any:
-    """The run called `preset` of `stage`, from `source`; ValueError lists the known names."""
+    """Configure the run called `preset` of `stage`, from the weights in the file `source`.
+
+    ValueError lists the known names, or asks for weights.
+    """
     if preset not in PRESETS[stage]:
         raise ValueError(f"preset must be one of {sorted(PRESETS[stage])}, got {preset!r}")
     if source is None and stage != "base":

@@ -1,4 +1,4 @@
-"""`run.json` in a run's folder: its complete config and data; and whether another is the same."""
+"""`run.json` in a run's folder: its complete config and data, compared before it is resumed."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ import torch
 
 from ..atomic import write_whole
 from ..conditioning import Conditioning
-from .data import LatentShards, SampleSource
+from .data import SampleSource
+from .latent_shards import LatentShards
 
 SETTINGS = str, int, float, bool  # of a data source that say what it gives
 RUN_NAME = "run.json"
@@ -29,7 +30,10 @@ MAY_CHANGE = (
 def describe_run(
     config: Any, data: SampleSource, unconditional: Conditioning | None = None
 ) -> dict[str, Any]:
-    """A stage's config, a frozen dataclass, and what it learns from, as JSON has it."""
+    """Describe a stage's config, a frozen dataclass, and its data, in types that JSON has.
+
+    What others follow from comes first: the stage, then its data, then the single settings.
+    """
     described = {
         "stage": type(config).__name__,
         "data": _described(data),
@@ -45,7 +49,10 @@ def write_run(path: Path, description: Mapping[str, Any]) -> None:
 
 
 def check_same_run(path: Path, description: Mapping[str, Any], config: Any) -> None:
-    """ValueError names what differs in the run that `path` describes, except what may change."""
+    """Raise ValueError naming the first setting in which a run is not the one in `path`.
+
+    Settings that change no result may differ.
+    """
     saved, ours = _flat(_read(path)), _flat(description)
     defaults = {
         field.name: field.default
@@ -53,9 +60,9 @@ def check_same_run(path: Path, description: Mapping[str, Any], config: Any) -> N
         for field in fields(described)
         if field.default is not MISSING
     }
-    for name in (saved.keys() | defaults.keys()) & ours.keys() - set(MAY_CHANGE):
-        theirs = saved.get(name, defaults.get(name))  # a setting younger than the run
-        if theirs != ours[name]:
+    for name in ours:
+        theirs = saved.get(name, defaults.get(name, ours[name]))  # a setting younger than the run
+        if theirs != ours[name] and name not in MAY_CHANGE:
             raise ValueError(
                 f"{path.parent} holds a run with {name} {theirs}, not {ours[name]}; resume with "
                 "the same, or choose another folder"

@@ -1,4 +1,4 @@
-"""The seam between what is learned and how a run goes: a stage gives modules, a loss and weights.
+"""Stages, between what is learned and how a run goes: modules, a loss and weights.
 
 The trainer asks a stage for the loss of a batch and steps its optimizers; it knows nothing of
 teachers, flows or discriminators, and a stage nothing of ranks, files or time.
@@ -17,9 +17,9 @@ from .draws import Draws
 
 
 class Loss(NamedTuple):
-    """`total` is differentiated; `terms` are what the log shows of it, by name.
+    """Loss of a batch: `total` is differentiated; `terms`, by name, are for the log.
 
-    They include `"loss"`, and are the same in the same order on all ranks.
+    The terms include `"loss"`, and are the same in the same order on all ranks.
     """
 
     total: Tensor
@@ -27,10 +27,11 @@ class Loss(NamedTuple):
 
 
 class Stage(Protocol):
-    """`trained` holds every module with its own optimizer; `frozen` what they learn from.
+    """Modules and the loss they learn by: `trained` ones, and `frozen` ones they learn from.
 
-    `exported` names the trained module whose weights are the result, `dit_config` the DiT it is,
-    or belongs to. `unconditional`, of batch 1, is what it shows in place of a prompt, if it does.
+    `exported` names the trained module whose weights are the result; `dit_config` has the sizes of
+    the DiT that it is, or belongs to. `unconditional`, the empty prompt's conditioning of batch 1,
+    is None where the stage never leaves prompts out.
     """
 
     trained: nn.ModuleDict
@@ -40,7 +41,7 @@ class Stage(Protocol):
     unconditional: Conditioning | None
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Of the trained modules, as they are now; made once they are where they train."""
+        """Make the optimizers of the trained modules, once these are where they train."""
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
-        """The mean loss of a batch at `step`; one `backward` gives every module its gradient."""
+        """Compute the mean loss of a batch; one `backward` gives every trained module gradients."""

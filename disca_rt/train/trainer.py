@@ -1,4 +1,4 @@
-"""The only training loop: draw, loss, backward, clip, step, average, log, checkpoint.
+"""Training loop, the only one: draw, loss, backward, clip, step, average, log, checkpoint.
 
 A run resumes from the last checkpoint in its folder and then is the run that was never interrupted:
 samples and random numbers come from positions, not from a history.
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ..weights.save import save_safetensors
 from .checkpoint import TrainState, has_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
-from .data import SampleReader, SampleSource, check_source, make_reader, read_batch
+from .data import SampleReader, SampleSource, check_conditioning, make_reader, read_batch
 from .distributed import World, average_gradients
 from .draws import draw
+from .latent_shards import LatentShards
 from .loss_log import LossLog
 from .optimizers import set_lr
 from .run_file import RUN_NAME, check_same_run, describe_run, write_run
@@ -30,7 +31,7 @@ WEIGHTS_NAME = {"predictor": "predictor.safetensors"}  # by what is exported; th
 
 
 class TrainEvent(NamedTuple):
-    """What a callback sees after each step: `done` of `steps`, and the step's loss terms."""
+    """News of a run after each step: `done` of `steps`, and the step's loss terms by name."""
 
     done: int
     steps: int
@@ -47,17 +48,16 @@ def train(
     world: World,
     on_step: Callable[[TrainEvent], None] | None = None,
 ) -> Path:
-    """Run, or resume, `stage` in `folder`; returns the path of the averaged weights.
+    """Train `stage`, or go on with it, in `folder`; returns the path of the averaged weights.
 
     `stage` comes from `distributed.placed`; `config` is its complete config, whose `run` says how.
     It is written to `run.json` with what the data says of itself, and a folder with another run's
     checkpoint is refused. `folder` gets checkpoints, `loss.jsonl`, `loss.png` and the weights, in
-    the official key layout, bf16. Raises FloatingPointError at a loss or a gradient that is not
-    finite; the last checkpoint stays.
+    the official key layout, bf16. Raises ValueError naming a sample that the model cannot learn
+    from, FloatingPointError at a loss or a gradient that is not finite; the last checkpoint stays.
     """
     run: RunConfig = config.run
-    run.micro_batches(world.size)
-    check_source(data, stage.dit_config)
+    _check_inputs(stage, data, run.rank_batch(world.size) // run.micro_batches(world.size))
     description = describe_run(config, data, stage.unconditional)
     if has_checkpoint(folder / "checkpoints"):
         check_same_run(folder / RUN_NAME, description, config)
@@ -78,8 +78,19 @@ def train(
     return trainer.weights
 
 
+def _check_inputs(stage: Stage, data: SampleSource, micro_batch: int) -> None:
+    """Raise ValueError before anything is begun, where data or empty prompt do not fit."""
+    if isinstance(data, LatentShards):
+        data.check(stage.dit_config, micro_batch)
+    if stage.unconditional is not None:
+        try:
+            check_conditioning(stage.unconditional, stage.dit_config)
+        except ValueError as error:
+            raise ValueError(f"the conditioning of the empty prompt: {error}") from error
+
+
 class _Trainer:
-    """One run on one rank."""
+    """A run between its first and its last step, as one rank sees it."""
 
     def __init__(
         self, state: TrainState, run: RunConfig, reader: SampleReader, folder: Path, world: World
@@ -92,7 +103,7 @@ class _Trainer:
         self.first, self.started = state.done, time.perf_counter()
 
     def step(self) -> TrainEvent:
-        """One optimizer step, and what is due after it."""
+        """Take one optimizer step; log, and write a checkpoint, where one is due."""
         state, run = self.state, self.run
         set_lr(state.optimizers, run.lr_factor(state.done))
         terms = self._backward()
@@ -111,7 +122,7 @@ class _Trainer:
         return self._report(terms)
 
     def _backward(self) -> dict[str, float]:
-        """Gradients of the step's mean loss; returns its terms, the mean over ranks."""
+        """Add up the gradients of the step's mean loss; returns its terms, means over all ranks."""
         run, size = self.run, self.world.size
         count, share = run.micro_batches(size), run.rank_batch(size)
         group = self.world.rank // run.sequence_parallel
@@ -121,7 +132,7 @@ class _Trainer:
             micro = share // count
             positions = range(first + index * micro, first + (index + 1) * micro)
             with self.world.operation("forward and backward"):
-                batch = read_batch(self.reader, positions)
+                batch = read_batch(self.reader, positions, self.state.stage.dit_config)
                 draws = draw(run.seed, positions, batch.latents.shape[1:], run.batch)
                 with self._precision():
                     loss = self.state.stage.loss(
@@ -134,27 +145,22 @@ class _Trainer:
         return dict(zip(summed, means.tolist(), strict=True))
 
     def _precision(self) -> AbstractContextManager:
-        """bf16 products in a world of one; ranks compute in what FSDP gathers."""
+        """Context of forwards: bf16 autocast in a world of one; FSDP gathers in bf16 itself."""
         if not self.run.bf16 or self.world.size > 1:
             return nullcontext()
         return torch.autocast(self.world.device.type, torch.bfloat16)
 
     def _check_finite(self, terms: Mapping[str, float], norms: Mapping[str, float]) -> None:
         for what, values in {"loss": terms, "gradient": norms}.items():
-            if not all(map(math.isfinite, values.values())):
-                raise FloatingPointError(
-                    f"the {what} is not finite at step {self.state.done} ({dict(values)}); "
-                    f"{self._way_out()}"
-                )
-
-    def _way_out(self) -> str:
-        checkpoints = self.folder / "checkpoints"
-        if not has_checkpoint(checkpoints):
-            return "there is no checkpoint yet; begin again with a smaller lr"
-        return (
-            f"{checkpoints} keeps the last good checkpoint; begin again in another folder with a "
-            "smaller lr"
-        )
+            if all(map(math.isfinite, values.values())):
+                continue
+            kept, begin = self.folder / "checkpoints", "there is no checkpoint yet; begin again"
+            if has_checkpoint(kept):
+                begin = f"{kept} keeps the last good checkpoint; begin again in another folder"
+            raise FloatingPointError(
+                f"the {what} is not finite at step {self.state.done} ({dict(values)}); {begin} "
+                "with a smaller lr"
+            )
 
     def _report(self, terms: Mapping[str, float]) -> TrainEvent:
         done, run = self.state.done, self.run
@@ -184,7 +190,7 @@ class _Trainer:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights by their official keys, sharded as they are; a parametrized one is computed."""
+    """Yield weights by their official keys, sharded as they are; a parametrized one is computed."""
     for name, parameter in module.named_parameters():
         owner, parametrized, rest = name.partition(".parametrizations.")
         if parametrized:

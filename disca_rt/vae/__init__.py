@@ -1,1 +1,1 @@
-"""Between latents and pixels: which video sizes there are, and the codecs of both models."""
+"""Codecs between latents and pixels, and the video sizes that they have."""

@@ -1,10 +1,12 @@
-"""Which video sizes a model takes, and the latents they become.
+"""Video sizes that a model takes, and the latents they become.
 
 The rules belong to the codec, not to the DiT. These are HunyuanVideo's causal VAEs: 4× in time, so
 frames are 4n+1; 8× (1.0, with 2×2 patches) or 16× (1.5) in space, so sides divide by 16.
 """
 
 from dataclasses import dataclass
+
+from ..family import VIDEO_10, VIDEO_15
 
 TIME_FACTOR = 4
 SIDE_MULTIPLE = 16
@@ -18,7 +20,7 @@ class VideoSizes:
     side_factor: int
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(channels, T, H, W) of the latents; ValueError names an illegal size and its way out."""
+        """Shape (C, T, H, W) of the latents; ValueError names an illegal size and its way out."""
         if frames < 1 or frames % TIME_FACTOR != 1:
             low = max(1, (frames - 1) // TIME_FACTOR * TIME_FACTOR + 1)
             raise ValueError(
@@ -39,11 +41,11 @@ class VideoSizes:
         )
 
     def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
-        """(frames, height, width) of latents (T, H, W)."""
+        """Size (frames, height, width) of latents (T, H, W)."""
         return TIME_FACTOR * (t - 1) + 1, h * self.side_factor, w * self.side_factor
 
 
 SIZES: dict[str, VideoSizes] = {
-    "hunyuan-video-1.0": VideoSizes(latent_channels=16, side_factor=8),
-    "hunyuan-video-1.5": VideoSizes(latent_channels=32, side_factor=16),
+    VIDEO_10.name: VideoSizes(latent_channels=16, side_factor=8),
+    VIDEO_15.name: VideoSizes(latent_channels=32, side_factor=16),
 }

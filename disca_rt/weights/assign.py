@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..models.linear import weight_slots
 from .errors import CheckpointError
 from .identify import Model
 from .layouts.table import Piece, Span
@@ -23,9 +24,11 @@ class Copy(NamedTuple):
 
 @dataclass
 class _Faults:
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mis_shaped: list[str] = field(default_factory=list)
+    """Texts in order, each once: a packed tensor is needed by three of ours."""
+
+    missing: dict[str, None] = field(default_factory=dict)
+    unexpected: dict[str, None] = field(default_factory=dict)
+    mis_shaped: dict[str, None] = field(default_factory=dict)
 
     def message(self) -> str:
         named = {
@@ -38,36 +41,30 @@ class _Faults:
         )
 
 
-def plan_copies(model: Model, module: nn.Module) -> list[Copy]:
-    """The copies that fill every row of every parameter of `module`, each once.
+def assign(model: Model, module: nn.Module) -> list[Copy]:
+    """The copies that fill every row of every weight of `module`, however it keeps it, each once.
 
     Raises CheckpointError where the checkpoint's tensors are not exactly those.
     """
     specs, faults, copies = model.checkpoint.specs, _Faults(), []
-    for target, parameter in module.state_dict(keep_vars=True).items():
+    for target, slot in weight_slots(module).items():
         for piece in model.layout.pieces(target, specs):
             copies.append(Copy(piece.source, target, piece.spans))
-            needed = _needed_shape(piece, tuple(parameter.shape), model.config.hidden)
+            needed = _needed_shape(piece, tuple(slot.shape), model.config.hidden)
             if piece.source not in specs:
-                faults.missing.append(piece.source)
+                faults.missing[piece.source] = None
             elif specs[piece.source].shape != needed:
                 got = list(specs[piece.source].shape)
-                faults.mis_shaped.append(f"{piece.source} is {got}, should be {list(needed)}")
-    used = {copy.source for copy in copies}
-    faults.unexpected = sorted(specs.keys() - used)
-    _raise(model, faults, known=len(specs) - len(faults.unexpected))
+                said = f"{model.name_in_file(piece.source)} is {got}, should be {list(needed)}"
+                faults.mis_shaped[said] = None
+    unexpected = sorted(specs.keys() - {copy.source for copy in copies})
+    faults.unexpected = dict.fromkeys(map(model.name_in_file, unexpected))
+    _raise(model, faults, known=len(specs) - len(unexpected))
     return copies
 
 
-def is_split(model: Model, copies: list[Copy]) -> bool:
-    """Whether an official checkpoint is in the tensor-parallel layout."""
-    return model.layout.own_names and any(copy.source != copy.target for copy in copies)
-
-
 def _needed_shape(piece: Piece, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
-    if not piece.spans:
-        return shape
-    return (sum(span.count for span in piece.spans) * hidden, *shape[1:])
+    return (piece.hidden_rows * hidden, *shape[1:]) if piece.spans else shape
 
 
 def _raise(model: Model, faults: _Faults, known: int) -> None:

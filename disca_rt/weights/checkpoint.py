@@ -6,19 +6,24 @@ what the tensors mean.
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .errors import CheckpointError, first_line
-from .files import INDEX_SUFFIX, pick
-from .pickle_file import PickleFile
-from .safetensors_file import SafetensorsFile
-from .tensor_file import TensorFile, TensorSpec
+from .files.formats import START, refuse_other_formats
+from .files.pick import DIT_FOLDERS, holds_checkpoint, pick, shard_names
+from .files.pickle import ZIP_START, PickleFile
+from .files.safetensors import SafetensorsFile
+from .files.tensor_file import TensorFile, TensorSpec
 
-PREFIXES = ("module.", "model.", "predictor.")
+WRAPPERS = "module.", "model.", "predictor.", "diffusion_model.", "transformer.", "_orig_mod."
+COMFYUI_DIT = "model.diffusion_model."
+COMFYUI_OTHERS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "clip_")
+"""The prefix of the DiT in a ComfyUI checkpoint, and those of other models in it."""
 
 # A file holds at least a byte per element, except where tensors share storage; beyond this factor
 # its sizes are nonsense that must not be allocated.
@@ -44,6 +49,11 @@ class Checkpoint:
     def specs(self) -> dict[str, TensorSpec]:
         return {name: entry.file.specs[entry.name] for name, entry in self.entries.items()}
 
+    def without(self, names: Collection[str]) -> "Checkpoint":
+        """The checkpoint less the tensors called `names`."""
+        kept = {name: entry for name, entry in self.entries.items() if name not in names}
+        return replace(self, entries=kept)
+
     def read(self, name: str) -> Tensor:
         """A view of the mapped file."""
         entry = self.entries[name]
@@ -54,13 +64,62 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Open a file, an index, or the folder of one; raises CheckpointError where it is damaged."""
     try:
         if path.is_dir():
-            path = path / pick((item.name for item in path.iterdir()), str(path))
-        checkpoint = _open_index(path) if path.suffix == ".json" else _open_single(path)
+            path = _pick_inside(path)
+        if path.suffix == ".json":
+            checkpoint = _open_index(path)
+        elif shards := shard_names(path.name):
+            checkpoint = _open_shards(path, shards)
+        else:
+            checkpoint = _open_single(path)
         size = sum(file.stat().st_size for file in checkpoint.files)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
     _check_specs(checkpoint, size)
     return checkpoint
+
+
+def _pick_inside(folder: Path) -> Path:
+    """The checkpoint of a folder, or of the DiT's folder in a pipeline's."""
+    inner = [folder / name for name in DIT_FOLDERS if (folder / name).is_dir()]
+    if inner and not holds_checkpoint(_file_names(folder)):
+        folder = inner[0]
+    try:
+        return folder / pick(_file_names(folder), str(folder))
+    except CheckpointError as error:
+        below = sorted(item for item in folder.glob("*/") if _leads_to_checkpoint(item))
+        if not below or holds_checkpoint(_file_names(folder)):
+            raise
+        raise CheckpointError(
+            f"{folder} holds no checkpoint itself; name one of its folders: "
+            f"{', '.join(item.name for item in below)}"
+        ) from error
+
+
+def _leads_to_checkpoint(folder: Path) -> bool:
+    inner = (folder / name for name in DIT_FOLDERS)
+    return any(holds_checkpoint(_file_names(each)) for each in (folder, *inner) if each.is_dir())
+
+
+def _file_names(folder: Path) -> list[str]:
+    return [item.name for item in folder.iterdir() if item.is_file()]
+
+
+def _open_shards(path: Path, names: list[str]) -> Checkpoint:
+    """Open all shards of a set that has no index, whichever of them `path` is."""
+    opened = [_open_file(shard) for shard in _beside(path, names)]
+    entries = {name: Entry(file, name) for file in opened for name in file.specs}
+    return Checkpoint(path, tuple(_beside(path, names)), _strip(entries))
+
+
+def _beside(path: Path, names: Iterable[str]) -> list[Path]:
+    """The shards called `names`, in the folder of `path`; CheckpointError names the absent."""
+    shards = [path.parent / name for name in names]
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise CheckpointError(
+            f"{path}: {len(absent)} of {len(shards)} shards are not beside it; "
+            f"download them too: {', '.join(absent)}"
+        )
+    return shards
 
 
 def _open_single(path: Path) -> Checkpoint:
@@ -70,28 +129,20 @@ def _open_single(path: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> TensorFile:
     with path.open("rb") as file:
-        start = file.read(24)
+        start = file.read(START)
     if not start:
         raise CheckpointError(f"{path} is empty; download or copy it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
-        )
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    refuse_other_formats(path, start)
+    is_zip = start.startswith(ZIP_START)  # whatever it is called
+    if (path.suffix == ".safetensors" and not is_zip) or start[8:9] == b"{":
         return SafetensorsFile(path)
     return PickleFile(path)
 
 
 def _open_index(path: Path) -> Checkpoint:
     weight_map = read_weight_map(path)
-    shards = {name: path.parent / name for name in sorted(set(weight_map.values()))}
-    absent = [name for name, shard in shards.items() if not shard.is_file()]
-    if absent:
-        raise CheckpointError(
-            f"{path}: {len(absent)} of {len(shards)} shards are not beside it; "
-            f"download them too: {', '.join(absent)}"
-        )
-    opened = {name: _open_file(shard) for name, shard in shards.items()}
+    shards = _beside(path, sorted(set(weight_map.values())))
+    opened = {shard.name: _open_file(shard) for shard in shards}
     entries = {name: Entry(file, name) for file in opened.values() for name in file.specs}
     lost = [name for name, shard in weight_map.items() if name not in opened[shard].specs]
     if lost:
@@ -100,15 +151,15 @@ def _open_index(path: Path) -> Checkpoint:
             f"{', '.join(sorted(lost))}; index and shards are not of one checkpoint"
         )
     entries |= {name: Entry(opened[shard], name) for name, shard in weight_map.items()}
-    return Checkpoint(path, tuple(shards.values()), _strip(entries))
+    return Checkpoint(path, tuple(shards), _strip(entries))
 
 
 def read_weight_map(path: Path) -> dict[str, str]:
-    """Tensor name -> shard file name, of a `*.index.json`."""
+    """Tensor name -> shard file name, in the index `path`."""
     weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{path} has no 'weight_map'; name a *{INDEX_SUFFIX}, a .safetensors or a .pt file"
+            f"{path} has no 'weight_map'; name a *.index.json, a .safetensors or a .pt file"
         )
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or "\0" in shard:
@@ -130,8 +181,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _strip(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """Without the prefixes that every name carries."""
-    while prefix := next((p for p in PREFIXES if _all_start_with(entries, p)), None):
+    """Drop the prefixes that every name carries, and the other models of a ComfyUI checkpoint."""
+    if any(name.startswith(COMFYUI_DIT) for name in entries):
+        own = {name: each for name, each in entries.items() if not name.startswith(COMFYUI_OTHERS)}
+        entries = {name.removeprefix(COMFYUI_DIT): each for name, each in own.items()}
+    while prefix := next((p for p in WRAPPERS if _all_start_with(entries, p)), None):
         entries = {name.removeprefix(prefix): entry for name, entry in entries.items()}
     return entries
 

@@ -1,4 +1,4 @@
-"""From what a user names to a local path: a path that is there, or a reference to the Hub.
+"""Resolves what a user names to a local path: one that is there, or a reference to the Hub.
 
 References are `owner/name`, `owner/name:path/inside` and `hf://owner/name/path/inside@revision`.
 Only the checkpoint's own files are fetched, through the optional `huggingface_hub`.
@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 
 from .checkpoint import read_weight_map
 from .errors import CheckpointError, first_line
-from .files import INDEX_SUFFIX, SCALE_MAP_SUFFIX, SUFFIXES, pick
+from .files.formats import ENDINGS, others_among
+from .files.pick import (
+    DIT_FOLDERS,
+    INDEX,
+    SUFFIXES,
+    holds_checkpoint,
+    pick,
+    scale_map_name,
+    shard_names,
+)
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 SHORT = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<inside>[^@]+))?(?:@(?P<revision>.+))?")
@@ -86,24 +95,43 @@ class _Repository:
 
     def fetch(self) -> Path:
         file = PurePosixPath(self.reference.inside)
+        if file.suffix in ENDINGS:
+            raise CheckpointError(f"{file}: no checkpoint to fetch{others_among([file.name])}")
         if not file.name.endswith(CHECKPOINT_ENDINGS):
             file = self._pick(file)
         path = self._download(file)
         self._download_if_there(file.with_name("config.json"))
-        if file.name.endswith(INDEX_SUFFIX):
-            for shard in sorted(set(read_weight_map(path).values())):
-                self._download(file.with_name(shard))
-        else:
-            self._download_if_there(file.with_name(file.stem + SCALE_MAP_SUFFIX))
+        is_index = INDEX.fullmatch(file.name) is not None
+        others = set(read_weight_map(path).values()) if is_index else shard_names(file.name)
+        for shard in sorted({*others} - {file.name}):
+            self._download(file.with_name(shard))
+        self._download_if_there(file.with_name(scale_map_name(file.name)))
         return path
 
     def _pick(self, folder: PurePosixPath) -> PurePosixPath:
-        files = self.hub.HfApi().list_repo_files(
-            self.reference.repo, revision=self.reference.revision
-        )
-        inside = [PurePosixPath(file) for file in files]
-        names = [file.name for file in inside if file.parent == folder]
-        return folder / pick(names, f"{self.reference.repo}:{self.reference.inside}")
+        """The checkpoint of `folder`, or of the DiT's folder in a pipeline's."""
+        files = [PurePosixPath(file) for file in self._list()]
+        folders = [folder, *(folder / name for name in DIT_FOLDERS)]
+        names = {each: [file.name for file in files if file.parent == each] for each in folders}
+        folder = next((each for each in folders if holds_checkpoint(names[each])), folder)
+        return folder / pick(names[folder], f"{self.reference.repo}:{self.reference.inside}")
+
+    def _list(self) -> list[str]:
+        """The repository's files or, where the Hub does not answer, its cached snapshot's."""
+        repo, revision = self.reference.repo, self.reference.revision
+        try:
+            return self.hub.HfApi().list_repo_files(repo, revision=revision)
+        except self.hub.errors.HfHubHTTPError:  # an answer: no such repository, or not for you
+            raise
+        except Exception:
+            try:
+                cached = self.hub.snapshot_download(repo, revision=revision, local_files_only=True)
+            except Exception:  # nothing is cached: the first error tells more
+                cached = None
+            if cached is None:
+                raise
+        inside = (path for path in Path(cached).rglob("*") if path.is_file())
+        return [path.relative_to(cached).as_posix() for path in inside]
 
     def _download(self, file: PurePosixPath) -> Path:
         return Path(

@@ -1,4 +1,4 @@
-"""Which model a checkpoint is of, read from the names and shapes of its tensors, never its name.
+"""The model that a checkpoint is of, read from the names and shapes of its tensors, never its name.
 
 A size is what most of the tensors that show it agree on, so that one damaged tensor is reported as
 mis-shaped rather than taken for the truth.
@@ -7,17 +7,20 @@ mis-shaped rather than taken for the truth.
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import MODELS, DiTConfig, PredictorConfig
+from ..family import FAMILIES, Family
 from .checkpoint import Checkpoint
+from .encodings.choose import choose_kind, is_encoded
+from .encodings.kind import Kind
 from .errors import CheckpointError
+from .files.tensor_file import DTYPES, TensorSpec
 from .layouts.choose import choose_layout
+from .layouts.comfyui import is_comfyui, official_name
 from .layouts.table import Layout
 from .sidecar import Sidecar, read_sidecar
-from .tensor_file import DTYPES, TensorSpec
 
-FAMILY_NAMES = {"hunyuan-video-1.0": "HunyuanVideo 1.0", "hunyuan-video-1.5": "HunyuanVideo 1.5"}
 OFFICIAL_HEAD_DIM = 128  # whose RoPE axes are known without a config.json
 MAX_SIDE = 2**20  # no tensor of these models is near; beyond it a header is damaged
 
@@ -26,19 +29,43 @@ Config = DiTConfig | PredictorConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, the layout of its names and the model it is of."""
+    """A checkpoint, the layout of its names and the model it is of.
+
+    `checkpoint` has the weights alone; `whole` has what belongs to their `encoding` too, which is
+    None where all are plain. `spelling` says whose names the file has.
+    """
 
     checkpoint: Checkpoint
+    whole: Checkpoint
+    encoding: Kind | None
     layout: Layout
     config: Config
+    spelling: str
 
     def describe(self) -> str:
         what = "DiT" if self.layout.kind == "dit" else "DisCa predictor"
-        return f"{FAMILY_NAMES[self.config.family]} {what}"
+        return f"{FAMILIES[self.config.family].title} {what}"
+
+    def name_in_file(self, name: str) -> str:
+        """The file's own name of the tensor `name`, with prefixes and in its own spelling."""
+        return self.checkpoint.entries[name].name
 
 
-def identify(checkpoint: Checkpoint) -> Model:
-    """Raises CheckpointError where the tensors are not of a model known here."""
+def identify(whole: Checkpoint) -> Model:
+    """The model that a checkpoint is of.
+
+    Raises CheckpointError where the tensors are not of a model known here.
+    """
+    is_respelt = is_comfyui(whole.entries)
+    if is_respelt:
+        named = {official_name(name): entry for name, entry in whole.entries.items()}
+        if len(named) < len(whole.entries):
+            raise CheckpointError(
+                f"{whole.path} has tensors twice, by ComfyUI's and official names"
+            )
+        whole = replace(whole, entries=named)
+    encoding = choose_kind(whole)
+    checkpoint = whole if encoding is None else whole.without(encoding.helpers(whole))
     layout = choose_layout(checkpoint.entries)
     if layout is None:
         names = sorted(checkpoint.entries)
@@ -49,12 +76,17 @@ def identify(checkpoint: Checkpoint) -> Model:
     _check_dtypes(checkpoint)
     shapes = _Shapes(checkpoint, layout)
     config = _dit_config(shapes) if layout.kind == "dit" else _predictor_config(shapes)
-    return Model(checkpoint, layout, config)
+    spelling = "comfyui" if is_respelt else layout.name
+    return Model(checkpoint, whole, encoding, layout, config, spelling)
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
     specs = checkpoint.specs.items()
-    odd = [f"{name} ({spec.dtype})" for name, spec in specs if spec.dtype not in DTYPES]
+    odd = [
+        f"{name} ({spec.dtype})"
+        for name, spec in specs
+        if spec.dtype not in DTYPES and not is_encoded(spec.dtype)
+    ]
     if odd:
         raise CheckpointError(
             f"{checkpoint.path}: {len(odd)} tensors are not weights in one of {', '.join(DTYPES)}: "
@@ -74,19 +106,24 @@ class _Shapes:
     def shape(self, target: str) -> tuple[int, ...]:
         """Rows of a split parameter add up; () where nothing of it is there."""
         pieces = self.layout.pieces(target, self.specs)
-        shapes = [self.specs[p.source].shape for p in pieces if p.source in self.specs]
-        if not shapes or not all(shapes):
+        there = [
+            (piece, self.specs[piece.source].shape)
+            for piece in pieces
+            if piece.source in self.specs
+        ]
+        if not there or not all(shape for _, shape in there):
             return ()
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        rows = sum(shape[0] // (piece.parts or 1) for piece, shape in there)
+        return (rows, *there[0][1][1:])
 
     def side(self, what: str, *targets: tuple[str, int]) -> int:
-        """What most of `targets` (parameter, dimension) say; CheckpointError if all are absent."""
+        """The size that most of `targets` (parameter, dimension) have; CheckpointError if none."""
         shapes = [(self.shape(name), dim) for name, dim in targets]
         votes = Counter(shape[dim] for shape, dim in shapes if len(shape) > dim)
         if not votes:
             sources = [self.layout.pieces(name, self.specs)[0].source for name, _ in targets]
             raise CheckpointError(
-                f"{self.path} is not laid out as a {FAMILY_NAMES[self.layout.family]} "
+                f"{self.path} is not laid out as a {FAMILIES[self.layout.family].title} "
                 f"{self.layout.kind}: its {what} cannot be read, all of these are missing: "
                 f"{', '.join(sources)}"
             )
@@ -142,7 +179,7 @@ def _depths(shapes: _Shapes) -> tuple[int, int]:
     if double == 0 or (shapes.layout.single is not None and single == 0):
         raise CheckpointError(
             f"{shapes.path} has {double} double-stream and {single} single-stream blocks, "
-            f"too few for a {FAMILY_NAMES[shapes.layout.family]} DiT; parts of it are missing"
+            f"too few for a {FAMILIES[shapes.layout.family].title} DiT; parts of it are missing"
         )
     return double, single
 
@@ -161,7 +198,7 @@ def _rope(shapes: _Shapes, sidecar: Sidecar | None, head_dim: int) -> tuple[int,
 
 def _predictor_config(shapes: _Shapes) -> PredictorConfig:
     family = shapes.layout.family
-    if family == "hunyuan-video-1.5":
+    if FAMILIES[family].last_blocks == "double":
         blocks, norm, fusion = shapes.layout.double, "img_attn_", "fusion_mlp_img"
     else:
         blocks, norm, fusion = shapes.layout.single, "", "fusion_mlp"
@@ -203,24 +240,30 @@ def _heads(shapes: _Shapes, hidden: int, head_dim: int) -> int:
 
 
 def _latent_sizes(shapes: _Shapes) -> dict:
-    family = shapes.layout.family
+    """Channels out are the head's, those in are `img_in`'s: the latents', then a condition's."""
     img_in = shapes.shape("img_in.proj.weight")
-    official = next(config for config in MODELS.values() if config.family == family)
-    if len(img_in) != 5 or not all(1 <= side <= MAX_SIDE for side in img_in):
-        rows = shapes.side("output width", ("final_layer.linear.weight", 0))
-        channels = max(rows // math.prod(official.patch), 1)
-        return {"in_channels": channels, "patch": official.patch}
-    channels = (img_in[1] - 1) // 2 if family == "hunyuan-video-1.5" else img_in[1]
-    return {"in_channels": max(channels, 1), "patch": img_in[2:]}
+    official = _published(shapes.layout.family)
+    is_there = len(img_in) == 5 and all(1 <= side <= MAX_SIDE for side in img_in)
+    patch = img_in[2:] if is_there else official.patch
+    heads = ("final_layer.linear.weight", 0), ("final_layer.linear.bias", 0)
+    channels = max(shapes.side("output width", *heads) // math.prod(patch), 1)
+    condition = official.embed_channels - official.in_channels
+    embedded = max(img_in[1], channels) if is_there else channels + condition
+    return {"in_channels": channels, "embed_channels": embedded, "patch": patch}
+
+
+def _published(family: Family) -> DiTConfig:
+    return next(config for config in MODELS.values() if config.family == family)
 
 
 def _text_sizes(shapes: _Shapes) -> dict:
     text = ("txt_in.input_embedder.weight", 1), ("txt_in.c_embedder.linear_1.weight", 1)
     sizes: dict = {"text_dim": shapes.side("text width", *text), "text_dim_2": None}
-    if shapes.layout.family == "hunyuan-video-1.0" or shapes.shape("vector_in.in_layer.weight"):
+    traits = FAMILIES[shapes.layout.family]
+    if traits.pools_text or shapes.shape("vector_in.in_layer.weight"):
         pooled = ("vector_in.in_layer.weight", 1)
         sizes["text_dim_2"] = shapes.side("pooled text width", pooled)
-    if shapes.layout.family == "hunyuan-video-1.5":
+    if traits.has_glyphs:
         sizes["byt5_dim"] = shapes.side(
             "glyph width", ("byt5_in.layernorm.weight", 0), ("byt5_in.fc1.weight", 1)
         )

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without loading its weights."""
+"""A checkpoint described without loading its weights."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ..config import DiTConfig, Family, PredictorConfig
+from ..config import DiTConfig, PredictorConfig
+from ..family import FAMILIES, Family
 from ..models.build import build_dit, build_predictor
-from .assign import is_split, plan_copies
+from .assign import assign
 from .checkpoint import open_checkpoint
 from .hub import resolve
 from .identify import Model, identify
@@ -19,7 +20,8 @@ from .layouts.table import Kind
 class CheckpointInfo:
     """`dtypes` counts tensors by dtype, `parameters` their elements.
 
-    `variant` is base, cfg-distilled or meanflow, or predictor. `missing_for_disca` says in plain
+    `variant` is base, cfg-distilled or meanflow, or predictor. `encoding` is how weights are
+    written down: plain, or a way of FP8. `missing_for_disca` says in plain
     words what DisCa's presets want and the checkpoint lacks.
     """
 
@@ -31,6 +33,7 @@ class CheckpointInfo:
     parameters: int
     family: Family
     variant: str
+    encoding: str
     missing_for_disca: tuple[str, ...]
 
 
@@ -47,6 +50,7 @@ def inspect_checkpoint(source: str | Path) -> CheckpointInfo:
         parameters=sum(prod(spec.shape) for spec in specs.values()),
         family=config.family,
         variant=config.variant if isinstance(config, DiTConfig) else "predictor",
+        encoding="plain" if model.encoding is None else model.encoding.name,
         missing_for_disca=_missing_for_disca(config),
     )
 
@@ -54,10 +58,13 @@ def inspect_checkpoint(source: str | Path) -> CheckpointInfo:
 def _layout_name(model: Model) -> str:
     config = model.config
     module = build_dit(config) if isinstance(config, DiTConfig) else build_predictor(config)
-    split = is_split(model, plan_copies(model, module))
-    if model.layout.own_names and config.family == "hunyuan-video-1.0":
-        return f"{model.layout.name} {'tensor-parallel' if split else 'merged'}"
-    return model.layout.name
+    copies = assign(model, module)
+    if not model.layout.own_names:
+        return model.layout.name
+    own = all(copy.source == copy.target for copy in copies)
+    is_merged = FAMILIES[config.family].merged_qkv
+    kinds = {(True, True): " merged", (True, False): " tensor-parallel", (False, False): " packed"}
+    return model.spelling + kinds.get((is_merged, own), "")
 
 
 def _missing_for_disca(config: DiTConfig | PredictorConfig) -> tuple[str, ...]:
@@ -68,7 +75,7 @@ def _missing_for_disca(config: DiTConfig | PredictorConfig) -> tuple[str, ...]:
         missing.append(
             "time_r_in: not a MeanFlow model; DisCa's presets want a MeanFlow-distilled model"
         )
-    if config.family == "hunyuan-video-1.0" and not config.guidance_embed:
+    if config.traits.embeds_guidance and not config.guidance_embed:
         missing.append(
             "guidance_in: no embedded guidance; guidance then costs a second forward per step"
         )

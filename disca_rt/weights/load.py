@@ -1,10 +1,13 @@
-"""From a checkpoint in any layout to a model whose every weight is in place.
+"""Loads a checkpoint in any layout into a model whose every weight is in place.
 
 The model is built without storage, then given storage on its device, then filled tensor by tensor
 straight from the mapped file: nothing is held twice.
 """
 
+import math
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -17,16 +20,19 @@ from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
-from ..models.linear import ALL, Fp8Linear, fp8_linears, quantize_blocks
+from ..models.linear import ALL, FP8, EncodedLinear, Fp8Linear, fp8_linears, weight_slots
 from ..models.predictor import Predictor
-from .assign import Copy, plan_copies
+from .assign import Copy, assign
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import CheckpointError, first_line
-from .fp8 import FP8, load_scales
+from .encodings.choose import is_encoded
+from .encodings.kind import Coded
+from .encodings.stored import PLAIN, Encoding, Plain, Scaled, Stored
+from .errors import CheckpointError, CheckpointWarning, first_line
+from .files.tensor_file import DTYPES
 from .hub import resolve
-from .identify import FAMILY_NAMES, Model, identify
+from .identify import Model, identify
 from .layouts.table import Span
-from .tensor_file import DTYPES
+from .sidecar import meanflow_doubt
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,11 +58,8 @@ def load_dit(
             f"{model.checkpoint.path} is a {model.describe()}, not a DiT; give it as the predictor"
         )
     dtype = dtype or own_dtype(model.checkpoint)
-    dit = build_dit(model.config, ops, attention, "meta", dtype)
-    copies = plan_copies(model, dit)
-    if fp8_weights:
-        quantize_blocks(dit.blocks)
-    return _fill(dit, model, copies, torch.device(device), dtype)
+    dit = build_dit(model.config, ops, attention, "meta", dtype, fp8_weights)
+    return _fill(dit, model, torch.device(device), dtype)
 
 
 def load_predictor(
@@ -68,7 +71,10 @@ def load_predictor(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Predictor:
-    """The DisCa predictor in `source`, as `load_dit`; with `dit`, only one that fits that DiT."""
+    """The DisCa predictor in `source`, as `load_dit`; with `dit`, only one that fits that DiT.
+
+    Warns where it continues MeanFlow models, as the published ones do, and `dit` is none.
+    """
     model = _open(source)
     if not isinstance(model.config, PredictorConfig):
         raise CheckpointError(
@@ -78,14 +84,28 @@ def load_predictor(
         _check_fits(model, model.config, dit)
     dtype = dtype or own_dtype(model.checkpoint)
     predictor = build_predictor(model.config, ops, attention, "meta", dtype)
-    copies = plan_copies(model, predictor)
-    return _fill(predictor, model, copies, torch.device(device), dtype)
+    return _fill(predictor, model, torch.device(device), dtype)
 
 
 def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of most tensors; bf16, which the authors compute in, where there is FP8."""
-    dtypes = Counter(spec.dtype for spec in checkpoint.specs.values())
-    return torch.bfloat16 if FP8 in dtypes else DTYPES[dtypes.most_common(1)[0][0]]
+    """The dtype of most values, which is said where others have another.
+
+    Where some are encoded, bf16, which the authors compute in.
+    """
+    values = Counter[str]()
+    for spec in checkpoint.specs.values():
+        values[spec.dtype] += math.prod(spec.shape)
+    if any(map(is_encoded, values)):
+        return torch.bfloat16
+    dtype, most = values.most_common(1)[0]
+    if len(values) > 1:
+        warnings.warn(
+            f"{checkpoint.path} mixes {', '.join(values)}: {most / values.total():.1%} of its "
+            f"values are {dtype}, which all are loaded as",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+    return DTYPES[dtype]
 
 
 def _open(source: str | Path) -> Model:
@@ -96,30 +116,36 @@ def _check_fits(model: Model, config: PredictorConfig, dit: DiTConfig) -> None:
     if differing := config.differences(dit):
         raise CheckpointError(
             f"{model.checkpoint.path} is a predictor for another model: {', '.join(differing)}; "
-            f"give one that was trained with this {FAMILY_NAMES[dit.family]} DiT"
+            f"give one that was trained with this {dit.traits.title} DiT"
         )
+    if doubt := meanflow_doubt(model.checkpoint.path.parent, dit):
+        warnings.warn(f"{model.checkpoint.path}: {doubt}", CheckpointWarning, stacklevel=3)
 
 
-def _fill(
-    module: M, model: Model, copies: list[Copy], device: torch.device, dtype: torch.dtype
-) -> M:
-    scales = load_scales(model.checkpoint, copies)
+def _fill(module: M, model: Model, device: torch.device, dtype: torch.dtype) -> M:
+    copies = assign(model, module)
+    encodings = _encodings(model, copies)
     module = _allocate(module, model, device)
-    targets: dict[str, Tensor | Fp8Linear] = {n: p.detach() for n, p in module.named_parameters()}
-    targets |= {f"{name}.weight": linear for name, linear in fp8_linears(module).items()}
-    not_finite = []
+    slots, not_finite = weight_slots(module), {}
     for copy in copies:
-        target, tensor = targets[copy.target], model.checkpoint.read(copy.source)
-        rows = _place(target, tensor, copy, model.config.hidden, scales.get(copy.source))
-        if not all(map(_is_finite, rows)):
-            not_finite.append(copy.source)
+        stored = Stored(model.checkpoint.read(copy.source), encodings.get(copy.source, PLAIN))
+        for rows, values in _spans(copy.spans, stored, model.config.hidden):
+            if not _place(slots[copy.target], rows, values):
+                not_finite[model.name_in_file(copy.source)] = None
     if not_finite:
         raise CheckpointError(
             f"{model.checkpoint.path}: {len(not_finite)} tensors have values that are not finite "
             f"as {str(dtype).removeprefix('torch.')}: {', '.join(not_finite)}"
         )
-    assert {copy.target for copy in copies} == targets.keys()
+    assert {copy.target for copy in copies} == slots.keys()
     return module
+
+
+def _encodings(model: Model, copies: list[Copy]) -> dict[str, Encoding]:
+    """The encoding of every tensor that is not plain, by its name."""
+    specs = model.checkpoint.specs
+    coded = [Coded(c.source, c.target) for c in copies if is_encoded(specs[c.source].dtype)]
+    return {} if model.encoding is None else model.encoding.encodings(model.whole, coded)
 
 
 def _allocate(module: M, model: Model, device: torch.device) -> M:
@@ -145,36 +171,40 @@ def _empty(tensor: Tensor, device: torch.device) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
-def _place(
-    target: Tensor | Fp8Linear, tensor: Tensor, copy: Copy, hidden: int, scale: Tensor | None
-) -> list[Tensor]:
-    """Fill `target`, or its rows in `copy.spans`, and return what was filled."""
-    spans = copy.spans
-    rows = [_rows(s.target, s, hidden) for s in spans] or [ALL]
-    values = [tensor[_rows(s.source, s, hidden)] for s in spans] or [tensor]
-    pairs = zip(rows, values, strict=True)
-    if isinstance(target, Fp8Linear):
-        return [_place_quantized(target, their_rows, each, scale) for their_rows, each in pairs]
-    return [_place_decoded(target[their_rows], each, scale) for their_rows, each in pairs]
+def _spans(spans: tuple[Span, ...], stored: Stored, hidden: int) -> Iterator[tuple[slice, Stored]]:
+    """The rows of a parameter that `stored` fills, and what fills them."""
+    if not spans:
+        yield ALL, stored
+    for span in spans:
+        source, target = (
+            slice(start * hidden, (start + span.count) * hidden)
+            for start in (span.source, span.target)
+        )
+        yield target, stored.of_rows(source)
 
 
-def _place_decoded(target: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
-    target.copy_(values)
-    return target if scale is None else target.mul_(scale.to(target))
+def _place(slot: Tensor | EncodedLinear, rows: slice, stored: Stored) -> bool:
+    """Fill `rows` of `slot`; whether all that is there then is finite."""
+    if isinstance(slot, Fp8Linear):
+        return _place_in_fp8(slot, rows, stored)
+    target = slot.detach()[rows]
+    stored.encoding.decode_into(stored.value, target)
+    return _is_finite(target)
 
 
-def _place_quantized(
-    linear: Fp8Linear, rows: slice, values: Tensor, scale: Tensor | None
-) -> Tensor:
-    if scale is None:
-        linear.quantize(rows, values)
+def _place_in_fp8(linear: Fp8Linear, rows: slice, stored: Stored) -> bool:
+    """Keep FP8 values as they are; quantize any other."""
+    value, encoding = stored.value, stored.encoding
+    if value.dtype == FP8 and isinstance(encoding, Plain | Scaled):
+        scale = encoding.scale if isinstance(encoding, Scaled) else torch.ones(())
+        linear.keep(rows, value, scale)
+    elif encoding is PLAIN and value.dtype.itemsize > 1:
+        linear.quantize(rows, value)
     else:
-        linear.keep(rows, values, scale)
-    return linear.weight_rows(rows)
-
-
-def _rows(start: int, span: Span, hidden: int) -> slice:
-    return slice(start * hidden, (start + span.count) * hidden)
+        decoded = torch.empty(value.shape)
+        encoding.decode_into(value, decoded)
+        linear.quantize(rows, decoded)
+    return bool(torch.isfinite(linear.largest(rows)).all())
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -28,13 +28,15 @@ SIZE_KEYS: dict[str, tuple[str, ...]] = {
     "byt5_dim": ("byt5_dim", "text_embed_2_dim"),
     "byt5_hidden": ("byt5_hidden",),
     "vision_dim": ("vision_dim", "image_embed_dim"),
-    "in_channels": ("in_channels",),
+    "in_channels": ("in_channels", "out_channels"),
+    "embed_channels": ("embed_channels",),
 }
 
-# What this runtime has only one value of.
-FIXED_KEYS: dict[str, tuple[Any, ...]] = {
+# What this runtime takes only some values of. A file with another is of another model, which its
+# tensors may not show: it must not be advised away.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
     "rope_theta": (None, ROPE_THETA),
-    "image_condition_type": (None,),
+    "image_condition_type": (None, "latent_concat"),
 }
 
 
@@ -53,15 +55,18 @@ class Sidecar:
         return None
 
     def check(self, config: DiTConfig) -> None:
-        """Raise CheckpointError listing every size that is not the tensors'."""
+        """CheckpointError listing every size that is not the tensors', or what is not supported."""
+        odd = [f"{key} is {self.content[key]}" for key in SUPPORTED if not self._is_supported(key)]
+        if odd:
+            raise CheckpointError(
+                f"{self.path} is of a model that is not supported: {', '.join(odd)}; give the "
+                "checkpoint of another"
+            )
         wrong = [
             f"{key} is {value}, the tensors say {getattr(config, field)}"
             for field, key, value in self._sizes()
             if value not in _accepted(config, field)
         ]
-        for key, accepted in FIXED_KEYS.items():
-            if (value := self.content.get(key)) not in accepted:
-                wrong.append(f"{key} is {value}, which is not supported")
         patch, family = self.content.get("patch"), self.content.get("family")
         if patch is not None and patch != list(config.patch):
             wrong.append(f"patch is {patch}, the tensors say {list(config.patch)}")
@@ -70,8 +75,11 @@ class Sidecar:
         if wrong:
             raise CheckpointError(
                 f"{self.path} is not of the checkpoint beside it: {'; '.join(wrong)}; "
-                "correct it or remove it"
+                "put the checkpoint's own there"
             )
+
+    def _is_supported(self, key: str) -> bool:
+        return self.content.get(key) in SUPPORTED[key]
 
     def _sizes(self) -> list[tuple[str, str, int]]:
         found = []
@@ -97,6 +105,20 @@ def read_sidecar(folder: Path) -> Sidecar | None:
     """The `config.json` in `folder`, or None."""
     path = folder / "config.json"
     return Sidecar(path, read_json_object(path)) if path.is_file() else None
+
+
+def meanflow_doubt(folder: Path, dit: DiTConfig) -> str:
+    """The reason why the predictor in `folder`, which fits `dit`, may continue it badly, or "".
+
+    The published ones continue MeanFlow models. That one does not, only its config.json can say.
+    """
+    sidecar = read_sidecar(folder)
+    if dit.meanflow or (sidecar is not None and sidecar.content.get("meanflow") is False):
+        return ""
+    return (
+        f"DisCa's predictors continue MeanFlow models, and the DiT is a {dit.variant} one; expect "
+        "worse videos than from the DiT that it was trained with"
+    )
 
 
 def _accepted(config: DiTConfig, field: str) -> tuple[Any, ...]:

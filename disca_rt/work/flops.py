@@ -86,8 +86,7 @@ class PassFlops:
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
-        is_single = predictor.family == "hunyuan-video-1.0"
-        block = self.block(self._dit.double if is_single else 0)
+        block = self.block(self._dit.double if predictor.block_kind == "single" else 0)
         return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
 
     def _double(self, index: int, stands: Sequence[Slot]) -> int:

@@ -41,7 +41,7 @@ from disca_rt.measure.workloads import (
     latent_shape,
     random_conditioning,
 )
-from disca_rt.pipeline.runtime import DEFAULT_GUIDANCE
+from disca_rt.pipeline.fit import DEFAULT_GUIDANCE
 from disca_rt.schedule import PRESETS as SCHEDULES
 from disca_rt.schedule import preset
 from disca_rt.tiny.config import TINY

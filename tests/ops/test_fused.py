@@ -5,6 +5,7 @@ Without a GPU they run in Triton's interpreter, in fp32; its bf16 arithmetic is 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from disca_rt.kernels import reference
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.op_table import OP_ROWS
-from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.kernels.ops import IMPLEMENTATIONS
 from disca_rt.kernels.packing import Packing, packing
 from disca_rt.kernels.workload import Arguments, Shapes
 from ops import oracle
@@ -33,8 +34,8 @@ COUNTS = [1, 7, 63]  # of rows
 Args = tuple[Any, ...]
 
 
-def fused() -> Ops:
-    return get_ops("triton")
+def fused() -> ModuleType:
+    return IMPLEMENTATIONS["triton"](DEVICE)
 
 
 class Make(Arguments):

@@ -1,6 +1,7 @@
 """Gradients of the fused ops: the reference's, whatever the strides, dtypes and compilers."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 from disca_rt.kernels import reference
 from disca_rt.kernels.gradients import RECOMPUTED
 from disca_rt.kernels.op_table import OP_ROWS
-from disca_rt.kernels.ops import OP_NAMES, Ops, get_ops
-from ops.test_fused import DEVICE, Args, Make, error
+from disca_rt.kernels.ops import OP_NAMES
+from ops.test_fused import DEVICE, Args, Make, error, fused
 
 TRAINS = torch.float32, torch.bfloat16
 
@@ -28,7 +29,7 @@ def arguments(name: str, dtype: torch.dtype = torch.float32) -> Args:
     return (make.img(), make.txt()) if name == "join_tokens" else OP_ROWS[name].arguments(make)
 
 
-FUSED = get_ops("triton")
+FUSED = fused()
 
 
 def differentiated(args: Args) -> Args:
@@ -93,7 +94,7 @@ def test_where_results_would_be_welcome_is_ignored() -> None:
     img, txt, branches = make.tensor(2, 5, 32), make.tensor(2, 2, 32), make.tensor(2, 7, 32)
     gate = make.vector(32)
 
-    def joined(ops: Ops, branches: Tensor) -> Tensor:
+    def joined(ops: ModuleType, branches: Tensor) -> Tensor:
         joint = ops.buffer(img, (2, 7, 32))
         outs = (None, None) if joint is None else joint.split([5, 2], dim=1)
         parts = zip((img, txt), branches.split([5, 2], dim=1), outs, strict=True)
@@ -114,7 +115,7 @@ def test_autocast_chooses_dtypes_as_it_does_for_the_reference() -> None:
     norm, heads = (make.tensor(32), make.tensor(32)), (make.tensor(8), make.tensor(8))
     angles = make.tensor(5, 4, dtype=torch.float32)
 
-    def through(ops: Ops, x: Tensor, *parameters: Tensor) -> Tensor:
+    def through(ops: ModuleType, x: Tensor, *parameters: Tensor) -> Tensor:
         weight, bias, scale, shift, q_norm, k_norm = parameters
         with torch.autocast(DEVICE.type, torch.bfloat16):
             x = ops.joint_linear(x[:, :5], x[:, 5:], weight, bias, weight, bias)

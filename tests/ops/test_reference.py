@@ -66,11 +66,11 @@ def test_ops_keep_the_dtype_they_are_given(dtype: torch.dtype) -> None:
 
 
 def test_every_implementation_has_every_op() -> None:
-    for name in IMPLEMENTATIONS:
+    for row in IMPLEMENTATIONS.values():
         for op in OP_NAMES:
             ours, theirs = (
                 inspect.signature(each).parameters
-                for each in (getattr(get_ops(name), op), getattr(reference, op))
+                for each in (getattr(row(torch.device("cpu")), op), getattr(reference, op))
             )
             assert ours == theirs, op
 

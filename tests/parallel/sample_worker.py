@@ -44,17 +44,17 @@ class Case(NamedTuple):
     def sample(self, attention: Attention) -> Tensor:
         models = (BASE, None) if self.guided else (DIT, PREDICTOR)
         runtime = with_tiny_prompts(Runtime.load(*models, dtype=torch.float32, attention=attention))
-        inputs = runtime.prompt_inputs(
+        seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
+        return runtime.generate(
             PROMPTS[: self.prompts],
             frames=9,
             height=20,
             width=28,
-            negative_prompt="",
             guidance_scale=3.0,
-        )
-        schedule = preset(4, shift=5.0, step_list=(0, 2))
-        seed = 0 if isinstance(attention, LocalAttention) else dist.get_rank()  # the first counts
-        return runtime.sample(**inputs, schedule=schedule, policy=self.policy, seed=seed).latents
+            schedule=preset(4, shift=5.0, step_list=(0, 2)),
+            policy=self.policy,
+            seed=seed,
+        ).latents
 
 
 def cases(ranks: int) -> Iterator[Case]:

@@ -5,9 +5,11 @@ import torch
 
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import build_policy, resolve
+from disca_rt.cache.policies import resolve
 from disca_rt.kernels.ops import get_ops
-from disca_rt.pipeline.runtime import Runtime, Sample
+from disca_rt.pipeline.pipeline import Sample
+from disca_rt.pipeline.request import Request
+from disca_rt.pipeline.runtime import Runtime
 from disca_rt.profiling.account import account
 from disca_rt.profiling.capture import Captured, capture, shortened
 from disca_rt.profiling.marked import marked_attention, marked_ops
@@ -38,9 +40,8 @@ def inputs(golden: Golden) -> dict:
 def profiled(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Captured:
     ranges = Ranges(device)
     runtime = load(golden, device, ranges)
-    schedule, chosen = resolve(SCHEDULE, policy, runtime.parts)
-    given = {**inputs(golden), **more}
-    return capture(runtime, ranges, chosen, schedule, given, lambda event: None)
+    request = Request(**{**inputs(golden), **more}, schedule=SCHEDULE, policy=policy)
+    return capture(runtime, ranges, request, lambda event: None)
 
 
 def plain(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Sample:
@@ -109,8 +110,8 @@ def test_the_table_counts_the_flops_that_the_formula_does(golden: Golden) -> Non
 def test_a_runtime_is_as_it_was(golden: Golden) -> None:
     ranges = Ranges(CPU)
     runtime = load(golden, CPU, ranges)
-    policy = build_policy("full", runtime.parts)
-    capture(runtime, ranges, policy, shifted(1, 5.0), inputs(golden), lambda event: None)
+    request = Request(**inputs(golden), schedule=preset(1, 5.0), policy="full")
+    capture(runtime, ranges, request, lambda event: None)
     assert not any(module._forward_hooks for module in runtime.dit.modules())
     assert not ranges.is_recording
 

@@ -1,6 +1,7 @@
 """FLOPs and bytes of single calls, against sums by hand."""
 
 import torch
+from torch import nn
 
 from disca_rt.kernels.ops import OP_NAMES
 from disca_rt.profiling.work import OPS, Work, attention_work, operator_work
@@ -13,17 +14,17 @@ def test_every_op_that_does_work_is_known() -> None:
 
 def test_of_single_ops() -> None:
     x, wide = torch.zeros(1, 10, 4), torch.zeros(1, 10, 16)
-    weight, bias, vector = torch.zeros(16, 4), torch.zeros(16), torch.zeros(1, 4)
+    linear, vector = nn.Linear(4, 16), torch.zeros(1, 4)
     u = 10 * 4 * 4  # bytes of x
     assert OPS["gate_residual"](x, x, vector) == Work(0, 3 * u, 2 * 40)
-    assert OPS["linear_gelu"](x, weight, bias) == Work(0, 2 * 4 * u, 10 * 160)
-    assert OPS["pair_linear"](x, wide, torch.zeros(4, 20), vector[0]) == Work()
-    assert OPS["head"](x, vector, vector, weight, bias)[:2] == (2 * 10 * 4 * 16, u + 4 * u)
+    assert OPS["linear_gelu"](x, linear) == Work(0, 2 * 4 * u, 10 * 160)
+    assert OPS["pair_linear"](x, [wide], linear) == Work()
+    assert OPS["head"](x, vector, vector, linear)[:2] == (2 * 10 * 4 * 16, u + 4 * u)
     assert OPS["join_tokens"](x, x).minimum_bytes == 2 * 2 * u
-    assert OPS["forecast"](torch.zeros(3, 1, 10, 4), torch.zeros(3)).minimum_bytes == 4 * u
+    assert OPS["forecast"](torch.zeros(2, 1, 10, 4), torch.ones(2)).minimum_bytes == 3 * u
     latents, patches = torch.zeros(1, 2, 1, 4, 5), x.bfloat16()
     moved = 2 * u + 10 * 4 * 2
-    assert OPS["euler_step"](latents, patches, None, 1.0, bias, (1,), (1,))[:2] == (0, moved)
+    assert OPS["euler_step"](latents, patches, None, 1.0, linear.bias, (1,), (1,))[:2] == (0, moved)
 
 
 def test_of_attention() -> None:

@@ -11,7 +11,7 @@ from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import get_preset, preset
 from disca_rt.tiny.clips import render
 from disca_rt.tiny.config import TINY
-from disca_rt.tiny.evaluate import NOISE_SEED, SIZE, Generated, generate_and_judge, relative_l2
+from disca_rt.tiny.evaluate import NOISE_SEED, SIZE, JudgedClips, generate_and_judge, relative_l2
 from disca_rt.tiny.prompts import held_out_prompts, parse
 from disca_rt.tiny.runtime import SHIPPED, load_tiny, with_tiny_prompts
 from golden_vectors import load_golden
@@ -33,17 +33,17 @@ class Draughtsman:
         return SimpleNamespace(video=video, latents=video)
 
 
-def share_right(generated: Generated) -> float:
-    return sum(clip.correct for clip in generated.clips) / len(generated.clips)
+def share_right(generated: JudgedClips) -> float:
+    return sum(clip.correct for clip in generated.marks) / len(generated.marks)
 
 
 def test_real_clips_are_all_right() -> None:
     generated = generate_and_judge(Draughtsman(), PROMPTS)
-    assert [clip.prompt for clip in generated.clips] == PROMPTS
+    assert [clip.prompt for clip in generated.marks] == PROMPTS
     assert share_right(generated) == 1
-    assert min(clip.semantic for clip in generated.clips) == 1
-    assert min(clip.quality for clip in generated.clips) > 0.9
-    clip = generated.clips[0]
+    assert min(clip.semantic for clip in generated.marks) == 1
+    assert min(clip.quality for clip in generated.marks) > 0.9
+    clip = generated.marks[0]
     assert clip.total == pytest.approx((clip.semantic + 4 * clip.quality) / 5)
     assert generated.video.shape == (25, 3, 5, 24, 32)
 
@@ -77,7 +77,7 @@ def test_the_shipped_model_shows_what_prompts_say() -> None:
     prompts, preset = held_out_prompts(8, seed=2), get_preset("disca-n4")
     generated = generate_and_judge(load_tiny(), prompts, preset, policy="disca", batch=8)
     assert share_right(generated) >= 0.75
-    assert sum(clip.semantic for clip in generated.clips) / 8 >= 0.9
+    assert sum(clip.semantic for clip in generated.marks) / 8 >= 0.9
 
 
 def test_prompts_change_what_is_generated() -> None:
@@ -97,7 +97,7 @@ def test_another_model_gets_no_tiny_prompts() -> None:
 
 def test_unknown_words_are_listed_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="zebra") as error:
-        load_tiny().prompt_inputs(
-            ["a red zebra moving left"], **SIZE, negative_prompt="", guidance_scale=None
+        load_tiny().generate(
+            "a red zebra moving left", **SIZE, schedule=preset(1, 2.0), policy="full"
         )
     assert all(word in str(error.value) for word in ("circle", "purple", "navy", "standing"))

@@ -2,10 +2,15 @@
 
 import json
 import multiprocessing
-import os
+import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,8 +22,21 @@ from disca_rt.config import predictor_config
 from disca_rt.instruments.peak_memory import PeakMemory
 from disca_rt.models.build import build_predictor
 from disca_rt.schedule import preset
+from disca_rt.tiny import config
 from disca_rt.tiny.config import TINY
-from disca_rt.tiny.ladder import BASE, CFG, COMPARISONS, MEANFLOW, RESTRICTED, RESTRICTED_04, RUNGS
+from disca_rt.tiny.ladder import (
+    BASE,
+    CFG,
+    COMPARISONS,
+    MEANFLOW,
+    RESTRICTED,
+    RESTRICTED_04,
+    RUNGS,
+    TABLES,
+    TEACHER,
+    WORK_TABLE,
+)
+from disca_rt.tiny.prompts import held_out_prompts
 from disca_rt.tiny.report import markdown
 from disca_rt.tiny.rung_cost import rung_flops
 from disca_rt.tiny.statistics import mean_interval, paired_difference
@@ -31,19 +49,20 @@ SMALL = replace(TINY, hidden=32, heads=2, rope=(4, 6, 6), double=1, single=2)
 VARIANTS = {
     BASE: SMALL,
     CFG: replace(SMALL, guidance_embed=True),
-    MEANFLOW: replace(SMALL, guidance_embed=True, meanflow=True),
-    RESTRICTED: replace(SMALL, guidance_embed=True, meanflow=True),
-    RESTRICTED_04: replace(SMALL, guidance_embed=True, meanflow=True),
+    **dict.fromkeys(
+        (MEANFLOW, RESTRICTED, RESTRICTED_04),
+        replace(SMALL, guidance_embed=True, meanflow=True),
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ladder")
-    for seed, (name, config) in enumerate(VARIANTS.items()):
-        dit = fresh_dit(config, seed)
+    for seed, (name, sizes) in enumerate(VARIANTS.items()):
+        dit = fresh_dit(sizes, seed)
         torch.nn.init.normal_(dit.final_layer.linear.weight, std=0.3)
-        save_safetensors(folder / f"{name}.safetensors", dit.state_dict(), torch.float32, config)
+        save_safetensors(folder / f"{name}.safetensors", dit.state_dict(), torch.float32, sizes)
     for name in ("predictor", "predictor-without-gan", "predictor-on-meanflow"):
         predictor = build_predictor(predictor_config(SMALL), device="cpu")
         initialise(predictor, seed=1)
@@ -65,53 +84,94 @@ def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("disca_rt.tiny.rung_cost.ROUNDS", 1)
 
 
-def test_every_rung_gets_a_row_and_every_comparison(
-    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--prompts", "2", "--ladder", str(ladder), "--out", str(tmp_path)]
-    assert main(["evaluate", *flags]) == 0
-    page = (tmp_path / "ladder.md").read_text()
-    assert page in capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "ladder.jsonl").read_text().splitlines()]
+SHORT = preset(3, shift=5.0)
+SHORTER = tuple(replace(rung, schedule=SHORT) if rung.policy == "full" else rung for rung in RUNGS)
+"""All rungs, those of full steps alone with few of them."""
+
+
+class Evaluated(NamedTuple):
+    """Files of an evaluation, read."""
+
+    page: str
+    printed: str
+    lines: list[dict]
+    rungs: dict[str, dict]
+
+
+@pytest.fixture(scope="module")
+def evaluated(ladder: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    out = tmp_path_factory.mktemp("evaluated")
+    flags = ["--prompts", str(SHOWN), "--ladder", str(ladder), "--out", str(out), "--workers", "1"]
+    with (
+        patch("disca_rt.tiny.ladder.RUNGS", SHORTER),
+        patch("disca_rt.tiny.rung_cost.ROUNDS", 1),
+        redirect_stdout(StringIO()) as printed,
+    ):
+        assert main(["evaluate", *flags]) == 0
+    lines = [json.loads(line) for line in (out / "ladder.jsonl").read_text().splitlines()]
     rungs = {line["name"]: line for line in lines if line["kind"] == "rung"}
-    assert list(rungs) == [rung.name for rung in RUNGS]
-    assert all(page.count(f"| {rung.name} |") >= len(rung.tables) >= 1 for rung in RUNGS)
-    assert [line for line in page.splitlines() if line.startswith("## ")] == [
-        "## 1. Ways of sampling",
-        "## 2. MeanFlow and Restricted MeanFlow",
-        "## 3. What DisCa needs",
-        "## 4. Work and memory",
-        "## Comparisons",
-    ]
-    assert sum(line["kind"] == "clip" for line in lines) == 2 * len(RUNGS)
-    assert sum(line["kind"] == "comparison" for line in lines) == len(COMPARISONS)
+    with Image.open(out / "ladder.png") as sheet:  # a row per rung, a column per prompt
+        assert sheet.height == len(RUNGS) * (240 // 3 + 6)
+        assert sheet.width > SHOWN * 3 * 320 // 3
+    return Evaluated((out / "ladder.md").read_text(), printed.getvalue(), lines, rungs)
+
+
+def test_every_rung_gets_its_rows_and_every_comparison_one(evaluated: Evaluated) -> None:
+    assert evaluated.page in evaluated.printed
+    assert list(evaluated.rungs) == [rung.name for rung in RUNGS]
+    assert all(evaluated.page.count(f"| {r.name} |") >= len(r.tables) >= 1 for r in RUNGS)
+    titles = [line for line in evaluated.page.splitlines() if line.startswith("## ")]
+    assert titles == [*(f"## {n}. {title}" for n, title in TABLES.items()), "## Comparisons"]
+    kinds = Counter(line["kind"] for line in evaluated.lines)
+    clips, comparisons = SHOWN * len(RUNGS), len(COMPARISONS)
+    assert kinds == {"run": 1, "rung": len(RUNGS), "clip": clips, "comparison": comparisons}
+    assert evaluated.lines[0]["seconds"] > 0
+
+
+def test_rungs_have_the_steps_they_are_named_after(evaluated: Evaluated) -> None:
+    for rung in RUNGS:
+        if found := re.search(r"(\d+) (full )?steps", rung.name):
+            steps = rung.schedule.full_steps if found[2] else rung.schedule.steps
+            assert steps == int(found[1]), rung.name
     for name, full, predicted in (
-        ("original, 50 steps x 2", 100, 0),
-        ("cfg-distilled, 20 steps", 20, 0),
+        ("original, 50 steps x 2", 2 * SHORT.steps, 0),
+        ("cfg-distilled, 20 steps", SHORT.steps, 0),
         ("DisCa N=4", 8, 12),
         ("DisCa N=2", 13, 7),
         ("Taylor of order 1, 8 full steps", 8, 12),
     ):
-        assert (rungs[name]["full_steps"], rungs[name]["predicted_steps"]) == (full, predicted)
-    assert rungs["original, 50 steps x 2"]["speedup_theoretical"] == 1
-    assert {n for n, e in rungs.items() if "speedup_measured" in e} == {
-        rung.name for rung in RUNGS if 4 in rung.tables
-    }
-    assert rungs["original, 50 steps x 2"]["speedup_measured"] == 1
-    assert rungs["DisCa N=4"]["speedup_measured"] > 0
-    assert lines[0]["seconds"] > 0
-    assert rungs["restricted-meanflow, 20 steps"]["relative_l2"]["mean"] == 0
-    assert rungs["reuse, 8 full steps"]["relative_l2"]["mean"] > 0
-    assert "relative_l2" not in rungs["original, 10 steps x 2"]
-    assert rungs["cfg-distilled, 50 steps"]["relative_l2"]["mean"] > 0  # its reference is later
-    assert rungs["cfg-distilled, 50 steps"]["teacher_l2"]["mean"] == 0
-    assert rungs["meanflow, 10 steps"]["teacher_l2"]["mean"] > 0
-    tokens = 240 + 11  # of the image and of the prompt that memory is measured with
-    assert rungs["DisCa N=4"]["cache_bytes"] == tokens * 32 * 4
-    assert rungs["Taylor of order 1, 8 full steps"]["cache_bytes"] == 2 * tokens * 32 * 4
-    assert rungs["DisCa N=4"]["peak_bytes"] > rungs["DisCa N=4"]["cache_bytes"]
-    plain = rungs["restricted-meanflow, 20 steps"]["peak_bytes"]
-    assert rungs["DisCa N=4"]["peak_bytes"] >= plain + tokens * 32 * 4
+        row = evaluated.rungs[name]
+        assert (row["full_steps"], row["predicted_steps"]) == (full, predicted)
+
+
+def test_speed_is_measured_where_a_table_shows_it(evaluated: Evaluated) -> None:
+    measured = {n for n, row in evaluated.rungs.items() if "speedup_measured" in row}
+    assert measured == {rung.name for rung in RUNGS if WORK_TABLE in rung.tables}
+    first = evaluated.rungs["original, 50 steps x 2"]
+    assert first["speedup_theoretical"] == first["speedup_measured"] == 1
+    assert evaluated.rungs["DisCa N=4"]["speedup_measured"] > 0
+
+
+def test_distances_are_to_a_rung_s_own_full_steps_and_to_the_teacher(evaluated: Evaluated) -> None:
+    def distance(rung: str, to: str) -> float | None:
+        return evaluated.rungs[rung].get(to, {}).get("mean")
+
+    assert distance("restricted-meanflow, 20 steps", "relative_l2") == 0
+    assert distance("reuse, 8 full steps", "relative_l2") > 0
+    assert distance("original, 10 steps x 2", "relative_l2") is None
+    assert distance(TEACHER, "teacher_l2") == 0
+    assert distance("meanflow, 10 steps", "teacher_l2") > 0
+    assert (
+        distance("cfg-distilled, 50 steps", "relative_l2") is not None
+    )  # whose reference is later
+
+
+def test_a_cache_s_memory_is_that_of_its_tensors(evaluated: Evaluated) -> None:
+    state = (240 + 11) * 32 * 4  # tokens of the image and of the prompt, of width 32 in fp32
+    disca, taylor = (evaluated.rungs[n] for n in ("DisCa N=4", "Taylor of order 1, 8 full steps"))
+    assert (disca["cache_bytes"], taylor["cache_bytes"]) == (state, 2 * state)
+    plain = evaluated.rungs["restricted-meanflow, 20 steps"]["peak_bytes"]
+    assert disca["peak_bytes"] >= plain + state
 
 
 def test_orderings_are_met_missed_or_open() -> None:
@@ -141,57 +201,35 @@ def test_missing_weights_are_told_before_anything_runs(
     for path in ladder.iterdir():
         if path.stem != "predictor-on-meanflow":  # the last rung's
             (tmp_path / path.name).symlink_to(path)
-    assert main(["evaluate", "--prompts", "2", "--ladder", str(tmp_path)]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert "the ladder lacks" in told[0]
-    assert "predictor-on-meanflow.safetensors" in told[0]
+    told = refusal(["evaluate", "--prompts", "2", "--ladder", tmp_path], capsys)
+    assert f"the ladder lacks {tmp_path / 'predictor-on-meanflow.safetensors'}" in told
 
 
-def test_processes_change_nothing_but_the_time(
-    ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short = preset(4, shift=5.0)
-    shorter = [replace(rung, schedule=short) if rung.policy == "full" else rung for rung in RUNGS]
-    monkeypatch.setattr("disca_rt.tiny.ladder.RUNGS", tuple(shorter))
-    results = []
-    for count in ("1", "2"):
-        out = tmp_path / count
-        flags = ["--prompts", "12", "--ladder", str(ladder), "--out", str(out), "--only", "reuse"]
-        assert main(["evaluate", *flags, "--workers", count]) == 0
-        lines = [json.loads(line) for line in (out / "ladder.jsonl").read_text().splitlines()]
-        results.append([line for line in lines if line["kind"] == "clip"])
-        assert_the_sheet_has(out / "ladder.png", rows=4)
-    alone, shared = results
-    assert [line["prompt"] for line in alone] == [line["prompt"] for line in shared]
-    assert len(alone) == 4 * 12
-    for one, other in zip(alone, shared, strict=True):
-        assert one.keys() == other.keys()
-        assert all(other[k] == pytest.approx(v, abs=1e-3) for k, v in one.items() if k != "prompt")
-
-
-def assert_the_sheet_has(path: Path, rows: int) -> None:
-    """The first rung, the teacher, the reference, and reuse, of SHOWN prompts each."""
-    with Image.open(path) as sheet:
-        assert sheet.height == rows * (240 // 3 + 6)
-        assert sheet.width > SHOWN * 3 * 320 // 3
-
-
-def test_a_worker_that_is_ended_is_told_in_one_line(ladder: Path) -> None:
-    with Workers(2, [ladder], torch.device("cpu")) as workers:
-        workers._pool.submit(os.kill, os.getpid(), 0).result()  # started
+def test_processes_change_nothing_but_the_time_and_their_end_is_told(ladder: Path) -> None:
+    rung = next(rung for rung in RUNGS if rung.policy == "reuse")
+    prompts, device = held_out_prompts(4, seed=0), torch.device("cpu")
+    with Workers(1, [ladder], device) as alone, Workers(2, [ladder], device) as shared:
+        one, other = (workers.generate(rung, prompts) for workers in (alone, shared))
         for process in multiprocessing.active_children():
             process.terminate()
         with pytest.raises(ChildProcessError, match="choose fewer --workers"):
-            workers.generate(RUNGS[0], ["a red circle moving left"] * 2)
+            shared.generate(rung, prompts)
+    assert [mark.prompt for mark in one.marks] == [mark.prompt for mark in other.marks] == prompts
+    assert (one.latents - other.latents).norm() < 1e-4 * one.latents.norm()
+    assert (one.video - other.video).abs().max() < 1e-3
 
 
 def test_one_checkpoint_is_judged_alone(
-    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ladder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     dit = str(ladder / f"{CFG}.safetensors")
+    assert config.SCHEDULE.steps == 50
+    monkeypatch.setattr(config, "SCHEDULE", SHORT)
     assert main(["evaluate", "--dit", dit, "--prompts", "2", "--out", str(tmp_path)]) == 0
-    assert "| 50 steps | 50 | 0 |" in capsys.readouterr().out
+    assert "| 50 steps | 3 | 0 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -215,25 +253,17 @@ def test_refusals_are_one_line(
 
 def test_flops_order_the_rungs() -> None:
     flops = {r.name: rung_flops(r, VARIANTS[r.dit], text_tokens=12) for r in RUNGS}
-    assert flops["original, 50 steps x 2"] == 2 * 50 * rung_flops_of_one(BASE)
-    assert (
-        flops["reuse, 8 full steps"]
-        < flops["DisCa N=4"]
-        < flops["DisCa N=3"]
-        < flops["DisCa N=2"]
-        < flops["restricted-meanflow, 20 steps"]
-    )
+    one_step = replace(RUNGS[0], schedule=preset(1, 1.0))
+    assert flops[RUNGS[0].name] == 50 * rung_flops(one_step, SMALL, text_tokens=12)
+    cheapest_first = ["reuse, 8 full steps", "DisCa N=4", "DisCa N=3", "DisCa N=2"]
+    rising = [flops[name] for name in [*cheapest_first, "restricted-meanflow, 20 steps"]]
+    assert rising == sorted(set(rising))
     assert flops["Taylor of order 1, 8 full steps"] == flops["reuse, 8 full steps"]
-
-
-def rung_flops_of_one(dit: str) -> int:
-    rung = replace(RUNGS[0], dit=dit, schedule=preset(1, 1.0))
-    return rung_flops(rung, VARIANTS[dit], text_tokens=12) // 2
 
 
 def test_intervals_hold_the_mean_and_shrink() -> None:
     generator = torch.Generator().manual_seed(0)
-    few, many = (torch.randn(n, generator=generator).tolist() for n in (30, 3000))
+    few, many = (torch.randn(n, generator=generator).tolist() for n in (30, 1000))
     for values in (few, many):
         interval = mean_interval(values)
         assert interval.low < interval.mean < interval.high

@@ -1,4 +1,4 @@
-"""One rank of test_ranks.py: trains every stage in a folder, and writes down the losses.
+"""One rank of test_ranks.py: trains stages in a folder, and writes down the losses.
 
 Each variant's runs are in a folder of its name. Every collective must be in an operation that is
 named where it fails.
@@ -14,26 +14,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which FSDP needs: imported once, and not again in each rank
 
 from disca_rt.parallel.ranks import Ranks
 from disca_rt.train.distributed import World, joined_world
-from train.small import RUN, STAGES, Stopped, run
+from train.small import Stopped, run, stage_config
 
+SHORT = {"steps": 2}  # the predictor's second step is adversarial
 BF16 = {"bf16": True, "activation_checkpointing": True, "micro_batch": 1}
-AT_THE_END = {"checkpoint_every": RUN.steps}
 SHARED = {"sequence_parallel": 2, "activation_checkpointing": True}
 VARIANTS = {
-    "plain": (AT_THE_END, ["base", "cfg", "meanflow", "predictor"]),
-    "bf16": (AT_THE_END | BF16, ["base"]),
-    "shared": (AT_THE_END | SHARED, ["cfg", "predictor"]),
-    "shared by two": (AT_THE_END | SHARED | {"micro_batch": 1}, ["base", "meanflow", "predictor"]),
+    "plain": (SHORT, ["base", "cfg", "meanflow", "predictor"]),
+    "bf16": (SHORT | BF16, ["base"]),
+    "shared": (SHORT | SHARED, ["cfg", "predictor"]),
+    "shared by two": (SHORT | SHARED | {"micro_batch": 1}, ["meanflow"]),
     "resumed": ({}, ["predictor"]),  # which has everything that is kept
 }
-"""What is set of a run, and the stages."""
+"""Changes of a run's settings by the variant's name, and the stages that are trained with them."""
 
 
 def name_all_collectives(ranks: Ranks) -> None:
-    """From now on, one that is in no operation is an error at the beginning of the next one."""
+    """Make a collective outside of any operation an error at the beginning of the next one."""
     operation, begun = ranks.operation, ranks.group._get_sequence_number_for_group
     named, depth = begun(), 0
 
@@ -64,7 +65,7 @@ def trained(folder: Path, variant: str, world: World) -> dict[str, list[dict[str
     for name in stages:
         for rank in range(world.size):  # one after the other writes the same weights
             if rank == world.rank:
-                config = STAGES[name](folder / f"starts_{name}")
+                config = stage_config(name, folder / f"starts_{name}")
             world.barrier()
         config = replace(config, run=replace(config.run, **changes))
         if variant == "resumed":

@@ -1,14 +1,17 @@
-"""What the training tests train: a model small enough to take a step in milliseconds."""
+"""Models of the training tests, small enough to take a step in milliseconds, and their runs."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.config import TINY
@@ -16,9 +19,12 @@ from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
 from disca_rt.train.config import RunConfig
+from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.distributed import World, attention_over, placed
+from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.initialise import fresh_dit
+from disca_rt.train.loss_log import LossLog
 from disca_rt.train.meanflow import MeanFlowStageConfig
 from disca_rt.train.predictor import PredictorStageConfig
 from disca_rt.train.trainer import TrainEvent, train
@@ -30,6 +36,7 @@ MEANFLOW = replace(CFG, meanflow=True)
 SMALL_15 = DiTConfig(
     family="hunyuan-video-1.5",
     in_channels=4,
+    embed_channels=9,
     patch=(1, 1, 1),
     hidden=32,
     heads=2,
@@ -48,7 +55,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def randomised(config: DiTConfig, seed: int = 0, std: float = 0.15) -> DiT:
-    """A DiT in which everything matters: no weight is zero."""
+    """Make a DiT in which everything matters: no weight is zero."""
     dit = fresh_dit(config, seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in dit.named_parameters():
@@ -62,31 +69,81 @@ def saved(dit: DiT, path: Path) -> str:
     return str(path)
 
 
-STAGES: dict[str, Callable[[Path], Any]] = {
-    "base": lambda folder: BaseStageConfig(RUN, SMALL),
-    "cfg": lambda folder: CFGStageConfig(RUN, saved(randomised(SMALL), folder / "dit.safetensors")),
-    "meanflow": lambda folder: MeanFlowStageConfig(
-        RUN,
-        saved(randomised(CFG), folder / "dit.safetensors"),
-        derivative="finite-difference",
-    ),
-    "predictor": lambda folder: PredictorStageConfig(
-        RUN,
-        saved(randomised(MEANFLOW), folder / "dit.safetensors"),
-        mse_steps=1,
-        discriminator_width=8,
-    ),
+@torch.no_grad()
+def disturbed(module: nn.Module, std: float = 0.05) -> nn.Module:
+    """Move every parameter a little, so that none hides behind a zero gate; it gets gradients."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.requires_grad_(True).parameters():
+        parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def batch_and_draws(size: int = 4) -> tuple[Batch, Draws]:
+    """Read the first drawn clips, and the random numbers of a step on them."""
+    batch = read_batch(make_reader(TrainingClips(), 0), range(size), SMALL)
+    return batch, draw(0, range(size), batch.latents.shape[1:], strata=size)
+
+
+def conditioning_15(batch: int) -> Conditioning:
+    """Make a conditioning of SMALL_15 for latents `[batch, 4, 2, 4, 4]`, texts of two lengths."""
+    g = torch.Generator().manual_seed(0)
+    return Conditioning(
+        torch.randn(batch, 3, 24, generator=g),
+        torch.tensor([[1, 1, row % 2] for row in range(batch)]),
+        byt5_text_states=torch.randn(batch, 2, 20, generator=g),
+        byt5_text_mask=torch.ones(batch, 2, dtype=torch.int64),
+        vision_states=torch.randn(batch, 2, 12, generator=g),
+        cond_latents=torch.randn(batch, 5, 2, 4, 4, generator=g),
+    )
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    """Copy the gradients of all parameters."""
+    return [parameter.grad.clone() for parameter in module.parameters()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Compare two files bit by bit."""
+    ours, theirs = load_file(one), load_file(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+STAGES = {
+    "base": BaseStageConfig,
+    "cfg": CFGStageConfig,
+    "meanflow": partial(MeanFlowStageConfig, derivative="finite-difference"),
+    "predictor": partial(PredictorStageConfig, mse_steps=1, discriminator_width=8),
+}
+STARTS_FROM = {
+    "cfg": {"guidance_embed": False},
+    "meanflow": {"guidance_embed": True},
+    "predictor": {"guidance_embed": True, "meanflow": True},
 }
 
 
+def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: Any) -> Any:
+    """Configure a run of the stage `name`; weights that it starts from are saved in `folder`."""
+    if name == "base":
+        return BaseStageConfig(RUN, sizes, **changes)
+    start = randomised(replace(sizes, **STARTS_FROM[name]))
+    return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
+
+
 class Stopped(Exception):
-    """A run that is to go on later."""
+    """Raised in a run that is to go on later."""
 
 
 def run(
-    config: Any, folder: Path, world: World = ALONE, stop_after: int | None = None
+    config: Any,
+    folder: Path,
+    world: World = ALONE,
+    stop_after: int | None = None,
+    curves: bool = False,
 ) -> tuple[Path, list[dict[str, float]]]:
-    """Train on drawn clips; the weights' path and every step's loss terms."""
+    """Train on drawn clips; returns the weights' path and every step's loss terms.
+
+    Loss curves, which take longer than a step, are drawn only with `curves`.
+    """
     terms: list[dict[str, float]] = []
 
     def on_step(event: TrainEvent) -> None:
@@ -97,5 +154,6 @@ def run(
     attention = attention_over(config.run, world)
     build = partial(build_stage, config, unconditional(), attention, world.device)
     stage = placed(build, config.run, world)
-    path = train(stage, config, TrainingClips(), folder, world, on_step)
+    with nullcontext() if curves else patch.object(LossLog, "draw"):
+        path = train(stage, config, TrainingClips(), folder, world, on_step)
     return path, terms

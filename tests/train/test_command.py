@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from disca_rt.cli import main
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
-from disca_rt.train import presets
+from disca_rt.train import checkpoint, presets
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.run_file import describe_run
 from disca_rt.train.stage import Loss
@@ -61,33 +62,27 @@ def test_stages_follow_one_another(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "meanflow" / "run.json").read_text())["restriction"] == 0.4
 
 
+OUT = "--out", "x"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["base"], "give the folder of the run with --out"),
-        (["base", "--out", "x", "--preset", "huge"], "preset must be one of ['tiny', 'tiny-im"),
-        (
-            ["cfg", "--out", "x"],
-            "stage cfg needs the weights it starts from; give them with --from",
-        ),
-        (["base", "--out", "x", "--no-gan"], "--no-gan is nothing that stage base has"),
-        (["base", "--out", "x", "--restriction", "0.2"], "--restriction is nothing that stage"),
-        (["base", "--out", "x", "--batch", "0"], "batch must be at least 1, got 0"),
-        (["base", "--out", "x", "--data", "nowhere"], "no *.safetensors files in nowhere"),
-        (["base", "--out", "x", "--from", "nowhere"], "nowhere"),
-        (["base", "--out", "x", "--device", "tpu"], "--device must be"),
-        (["base", "--out", "x", "--decay-steps", "-5"], "decay_steps must be at least 0, got -5"),
-        (["base", "--out", "x", "--checkpoint-every", "0"], "checkpoint_every must be at least 1"),
-        (["base", "--out", "x", "--ranks", "4"], "--ranks is of a dry run; add --dry-run"),
-        (["base", "--out", "x", "--text-tokens", "9"], "--text-tokens is of a dry run; add --dry"),
-        (
-            ["meanflow", "--out", "x", "--from", "y", "--unconditional", "z"],
-            "--unconditional is nothing that stage meanflow has",
-        ),
-        (
-            ["predictor", "--out", "x", "--preset", "hunyuan-video", "--from", "y"],
-            "preset hunyuan-video needs --data FOLDER",
-        ),
+        (["base", *OUT, "--preset", "huge"], "preset must be one of ['tiny', 'tiny-im"),
+        (["cfg", *OUT], "stage cfg needs the weights it starts from; give them with --from"),
+        (["base", *OUT, "--no-gan"], "--no-gan is nothing that stage base has"),
+        (["base", *OUT, "--restriction", "0.2"], "--restriction is nothing that stage"),
+        (["base", *OUT, "--batch", "0"], "batch must be at least 1, got 0"),
+        (["base", *OUT, "--data", "nowhere"], "no *.safetensors files in nowhere"),
+        (["base", *OUT, "--from", "nowhere"], "nowhere"),
+        (["base", *OUT, "--device", "tpu"], "--device must be"),
+        (["base", *OUT, "--decay-steps", "-5"], "decay_steps must be at least 0, got -5"),
+        (["base", *OUT, "--checkpoint-every", "0"], "checkpoint_every must be at least 1"),
+        (["base", *OUT, "--ranks", "4"], "--ranks is of a dry run; add --dry-run"),
+        (["base", *OUT, "--text-tokens", "9"], "--text-tokens is of a dry run; add --dry"),
+        (["meanflow", *OUT, "--from", "y", "--unconditional", "z"], "--unconditional is nothing"),
+        (["predictor", *OUT, "--preset", "hunyuan-video", "--from", "y"], "preset hunyuan-video n"),
     ],
 )
 def test_refusals_are_one_line(
@@ -126,8 +121,7 @@ def test_a_loss_that_is_not_finite_is_one_line(
 ) -> None:
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(BaseStage, "loss", lambda *_: Loss(nan * 1, {"loss": nan.detach()}))
-    assert main(["train", "base", "--out", str(tmp_path), "--steps", "1"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    error = refusal(["train", "base", "--out", tmp_path, "--steps", "1"], capsys)
     assert "the loss is not finite at step 0" in error
     assert "begin again with a smaller lr" in error
 
@@ -146,38 +140,42 @@ def test_an_interruption_says_what_is_left(
     if steps:
         assert main([*flags, "--steps", str(steps)]) == 0
 
-    def interrupted(*_: object) -> Loss:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(BaseStage, "loss", interrupted)
+    monkeypatch.setattr(BaseStage, "loss", Mock(side_effect=KeyboardInterrupt))
     assert main([*flags, "--steps", "2"]) == 2
     assert f"interrupted; {left}" in capsys.readouterr().err.splitlines()[-1]
 
 
+STOPPED_AT = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "disk", "said"),
     [
-        (OSError(28, "No space left on device"), "step_00000002.partial cannot be written (rank 0"),
-        (KeyboardInterrupt(), "interrupted; the same command resumes from"),
+        (OSError(28, "No space left on device"), None, "No space left on device"),
+        (STOPPED_AT, OSError(28, "No space left on device"), "(rank 0: No space left on device)"),
+        (STOPPED_AT, OSError(122, "Disk quota exceeded"), "(rank 0: Disk quota exceeded)"),
+        (STOPPED_AT, None, "unexpected pos 704 vs 598)"),
+        (KeyboardInterrupt(), None, "interrupted; the same command resumes from"),
     ],
 )
-def test_a_checkpoint_that_fails_leaves_the_one_before(
+def test_a_checkpoint_that_fails_says_why_and_leaves_the_one_before(
     error: BaseException,
+    disk: OSError | None,
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["train", "base", "--out", str(tmp_path), "--checkpoint-every", "1"]
+    flags = ["train", "base", "--out", str(tmp_path), "--checkpoint-every", "1", "--batch", "1"]
     assert main([*flags, "--steps", "1"]) == 0
-
-    def fails(*_: object) -> None:
-        raise error
-
     with monkeypatch.context() as patched:
-        patched.setattr(FileSystemWriter, "write_data", fails)
-        assert main([*flags, "--steps", "2"]) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+        patched.setattr(FileSystemWriter, "write_data", Mock(side_effect=error))
+        patched.setattr(checkpoint.os, "fsync", Mock(side_effect=disk))
+        told = refusal([*flags, "--steps", "2"], capsys)
+    assert said in told
+    if isinstance(error, Exception):
+        assert "step_00000002.partial cannot be written" in told
+        assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     assert main([*flags, "--steps", "2"]) == 0
 
 
@@ -192,16 +190,36 @@ def test_a_damaged_checkpoint_is_one_line(
     assert "step_00000001 cannot be read; without it the run begins again (rank 0: " in told
 
 
-def test_another_unconditional_prompt_is_another_run(
+def test_another_or_a_bad_unconditional_prompt_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = saved(randomised(SMALL), tmp_path / "dit.safetensors")
-    flags = ["train", "cfg", "--from", teacher, "--out", str(tmp_path / "run"), "--batch", "2"]
-    assert main([*flags, "--steps", "1"]) == 0
-    other = tmp_path / "other.safetensors"
-    empty = unconditional()
-    save_file(
-        {"text_states": empty.text_states + 1, "text_mask": empty.text_mask.contiguous()}, other
-    )
-    assert main([*flags, "--steps", "2", "--unconditional", str(other)]) == 2
-    assert "holds a run with unconditional" in capsys.readouterr().err
+    flags = ["train", "cfg", "--from", teacher, "--out", tmp_path / "run", "--batch", "2"]
+    assert main([*map(str, flags), "--steps", "1"]) == 0
+    other, empty = tmp_path / "other.safetensors", unconditional().tensors()
+    for changes, message in (
+        ({"text_states": empty["text_states"] + 1}, "holds a run with unconditional"),
+        ({"text_states": empty["text_states"] * float("nan")}, "the empty prompt: text_states has"),
+        ({"text_mask": torch.ones(1, 2)}, "the empty prompt: text_mask must be"),
+    ):
+        save_file({name: each.contiguous() for name, each in (empty | changes).items()}, other)
+        assert message in refusal([*flags, "--steps", "2", "--unconditional", other], capsys)
+
+
+def test_data_of_several_sizes_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, data = tmp_path / "empty.safetensors", tmp_path / "data"
+    data.mkdir()
+    save_file({name: each.clone() for name, each in unconditional().tensors().items()}, empty)
+    for frames in (1, 2):
+        latents, conditioning = TrainingClips().at(frames)
+        tensors = {"latents": latents[None, :, :frames], **conditioning.tensors()}
+        own = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(own, data / f"{frames}.safetensors")
+    flags = ["train", "base", "--out", tmp_path / "run", "--data", data, "--steps", "1"]
+    flags += ["--unconditional", empty]
+    told = refusal([*flags, "--batch", "2"], capsys)
+    assert "of several sizes, [12, 1, 12, 16] in 1.safetensors, [12, 2, 12, 16] in 2." in told
+    assert not (tmp_path / "run").exists()
+    assert main([*map(str, flags), "--batch", "2", "--micro-batch", "1"]) == 0

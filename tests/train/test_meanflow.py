@@ -29,7 +29,7 @@ from disca_rt.train.meanflow import (
 from disca_rt.train.presets import tiny_meanflow
 from disca_rt.train.stage import Loss
 from disca_rt.weights.load import load_dit
-from train.small import CFG, MEANFLOW, RUN, SMALL_15, randomised, run, saved
+from train.small import CFG, MEANFLOW, RUN, SMALL_15, conditioning_15, randomised, run, saved
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ("a red circle moving left", "a white cross standing still on a navy background")
@@ -50,17 +50,7 @@ def small_10() -> tuple[DiT, Conditioning, tuple[int, ...]]:
 
 def small_15() -> tuple[DiT, Conditioning, tuple[int, ...]]:
     student = with_r(randomised(SMALL_15), seed=0, attention=LocalAttention("math"))
-    g = torch.Generator().manual_seed(0)
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    conditioning = Conditioning(
-        torch.randn(2, 3, 24, generator=g),
-        mask,
-        byt5_text_states=torch.randn(2, 2, 20, generator=g),
-        byt5_text_mask=torch.ones(2, 2, dtype=torch.int64),
-        vision_states=torch.randn(2, 2, 12, generator=g),
-        cond_latents=torch.randn(2, 5, 2, 3, 4, generator=g),
-    )
-    return student, conditioning, (2, 4, 2, 3, 4)
+    return student, conditioning_15(2), (2, 4, 2, 4, 4)
 
 
 FAMILIES: dict[str, Callable[[], tuple[DiT, Conditioning, tuple[int, ...]]]] = {
@@ -109,7 +99,7 @@ def test_derivatives_agree_with_fp64(family: str) -> None:
 
 
 def test_the_preset_s_difference_is_near_the_derivative_of_the_trained_model() -> None:
-    """Of the ladder's cfg-distilled model, which MeanFlow begins as, at t over the whole range."""
+    """MeanFlow begins as the ladder's cfg-distilled model; t is over the whole range."""
     teacher = load_dit(ROOT / "ladder" / "cfg-distilled.safetensors", dtype=torch.float32)
     student = with_r(teacher, seed=0, attention=LocalAttention("math"))
     conditioning, shape = Conditioning(*encode(PROMPTS)), (2, 12, 5, 12, 16)
@@ -168,7 +158,7 @@ def test_intervals_are_restricted_in_the_time_of_the_sampler(
 ) -> None:
     shape = (12, 1, 2, 2)
     draws = draw(0, range(2000), shape, strata=2000)
-    batch = Batch(torch.zeros(2000, *shape), Conditioning(*encode(["a red circle moving left"])), 0)
+    batch = Batch(torch.zeros(2000, *shape), Conditioning(*encode(["a red circle moving left"])))
     config = MeanFlowStageConfig(RUN, "unused", restriction=restriction, shift=shift)
     point = draw_point(batch, draws, config)
     t, r = (each / (shift - (shift - 1) * each) for each in (point.t, point.r))  # not shifted
@@ -192,7 +182,7 @@ def test_the_target_is_the_meanflow_identity() -> None:
     stage = MeanFlowStage(config, student, teacher)
     student.requires_grad_(True)
     draws = draw(0, range(2), shape[1:], strata=2)
-    batch = Batch(torch.zeros(shape), conditioning, torch.arange(2))
+    batch = Batch(torch.zeros(shape), conditioning)
     loss = stage.loss(batch, draws, step=0)
     point = draw_point(batch, draws, config)
     prepared = student.prepare(conditioning, shape)
@@ -218,7 +208,7 @@ def test_weights_make_samples_count_alike() -> None:
             MeanFlowStageConfig(RUN, "unused", weight_power=power), student, teacher
         )
         conditioning = Conditioning(*(each[rows] for each in encode(PROMPTS)))
-        batch = Batch(torch.zeros(shape)[rows], conditioning, torch.arange(2)[rows])
+        batch = Batch(torch.zeros(shape)[rows], conditioning)
         return stage.loss(batch, Draws(*(each[rows] for each in draws)), step=0)
 
     errors = [loss(0, slice(row, row + 1)).total.item() for row in (0, 1)]
@@ -248,11 +238,18 @@ def test_both_derivatives_train_alike(tmp_path: Path) -> None:
         ({"restriction": 0.0}, "restriction must be above 0 and at most 1, got 0.0"),
         ({"weight_power": 2.0}, "weight_power must be from 0 to 1, got 2.0"),
         ({"derivative": "exact"}, "derivative must be jvp or finite-difference, got 'exact'"),
-        (
-            {"run": replace(RUN, activation_checkpointing=True)},
-            "activation_checkpointing does not go with derivative jvp",
+        *(
+            (
+                {"run": replace(RUN, **{name: value})},
+                f"{name} {value} does not go with derivative jvp",
+            )
+            for name, value in (
+                ("activation_checkpointing", True),
+                ("compile", True),
+                ("ops", "triton"),
+                ("sequence_parallel", 2),
+            )
         ),
-        ({"run": replace(RUN, compile=True)}, "compile does not go with derivative jvp"),
     ],
 )
 def test_illegal_settings_are_refused(change: dict, message: str) -> None:

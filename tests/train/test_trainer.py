@@ -1,24 +1,28 @@
 """The training loop: a killed run loses nothing, ranks change nothing, bad numbers stop it."""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
-from disca_rt.train import distributed, trainer
+from disca_rt.train import distributed
 from disca_rt.train.build import build_stage
 from disca_rt.train.distributed import placed
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
-from disca_rt.train.stage import Loss
+from disca_rt.train.predictor import PredictorStageConfig
+from disca_rt.train.run_file import check_same_run, describe_run, write_run
+from disca_rt.train.stage import Loss, Stage
 from disca_rt.train.trainer import train
 from disca_rt.weights.load import load_dit, load_predictor
-from train.small import ALONE, RUN, SMALL, STAGES, run
+from train.small import ALONE, RUN, SMALL, STAGES, Stopped, run, same_weights, stage_config
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -26,31 +30,25 @@ from train.small import ALONE, RUN, SMALL, STAGES, run
 def test_a_killed_run_resumes_as_if_nothing_had_happened(
     stage: str, killed_at: int, tmp_path: Path
 ) -> None:
-    config = STAGES[stage](tmp_path)
+    config = stage_config(stage, tmp_path)
     # The rates never stand still, so that a resumed run must know what they refer to.
     rates = {"warmup_steps": 3, "decay_steps": 3, "muon_lr": 1e-3 if stage == "base" else None}
     config = replace(config, run=replace(RUN, **rates))
     whole, terms = run(config, tmp_path / "whole")
 
-    def kill(event: trainer.TrainEvent) -> None:
-        if event.done == killed_at:
-            raise KeyboardInterrupt
-
     killed = tmp_path / "killed"
-    with pytest.raises(KeyboardInterrupt):
-        stage_of_it = placed(lambda: build_stage(config, unconditional()), config.run, ALONE)
-        train(stage_of_it, config, TrainingClips(), killed, ALONE, kill)
+    with pytest.raises(Stopped):
+        run(config, killed, stop_after=killed_at)
     torch.manual_seed(1)  # the resumed run gets its random state from the checkpoint
     resumed, later = run(config, killed)
     assert later == terms[-len(later) :]
-    weights = [load_file(path) for path in (whole, resumed)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert same_weights(whole, resumed)
     logs = [(tmp_path / name / "loss.jsonl").read_text() for name in ("whole", "killed")]
     assert [_losses(log) for log in logs] == [[t["loss"] for t in terms]] * 2
 
 
 def test_how_often_checkpoints_are_written_changes_no_loss(tmp_path: Path) -> None:
-    config = STAGES["predictor"](tmp_path)  # its discriminator first learns at step 1
+    config = stage_config("predictor", tmp_path)  # its discriminator first learns at step 1
     often, rarely = (
         run(replace(config, run=replace(RUN, checkpoint_every=n)), tmp_path / str(n))[1]
         for n in (1, 4)
@@ -64,7 +62,7 @@ def _losses(log: str) -> list[float]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_micro_batches_change_no_loss(stage: str, tmp_path: Path) -> None:
-    config = STAGES[stage](tmp_path)
+    config = stage_config(stage, tmp_path)
     _, whole = run(config, tmp_path / "whole")
     split = replace(config, run=replace(RUN, micro_batch=2))
     _, parts = run(split, tmp_path / "parts")
@@ -87,9 +85,7 @@ def test_activation_checkpointing_changes_no_weight(
         replace(config, run=replace(RUN, activation_checkpointing=True)), tmp_path / "recomputed"
     )
     assert len(wrapped) == SMALL.double + SMALL.single
-    weights = [load_file(path) for path in (kept, recomputed)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert same_weights(kept, recomputed)
 
 
 def test_compiled_blocks_change_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +115,9 @@ def test_bf16_changes_the_loss_a_little_and_keeps_fp32_weights(tmp_path: Path) -
 
 
 def test_weights_are_written_in_the_official_layout(tmp_path: Path) -> None:
-    base, _ = run(STAGES["base"](tmp_path), tmp_path / "base")
+    base, _ = run(stage_config("base", tmp_path), tmp_path / "base")
     assert load_dit(base).config == SMALL
-    predictor, _ = run(STAGES["predictor"](tmp_path), tmp_path / "predictor")
+    predictor, _ = run(stage_config("predictor", tmp_path), tmp_path / "predictor")
     assert load_predictor(predictor).config.depth == 2
 
 
@@ -148,11 +144,32 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
         run(config, tmp_path)
 
 
+OTHER = replace(RUN, lr=1.0, batch=8, clip=9.0, ema=0.5, seed=3, warmup_steps=7)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "data", "message"),
+    [
+        (PredictorStageConfig(OTHER, "dit"), TrainingClips(9), "stage BaseStageConfig, not Pred"),
+        (BaseStageConfig(OTHER, SMALL, shift=3.0), TrainingClips(9), "data {'type': 'TrainingC"),
+        (BaseStageConfig(OTHER, SMALL, "dit", 0.5, 3.0), TrainingClips(), "start None, not dit"),
+    ],
+)
+def test_of_many_differences_the_cause_is_named(
+    theirs: Any, data: TrainingClips, message: str, tmp_path: Path
+) -> None:
+    path, ours = tmp_path / "run.json", BaseStageConfig(RUN, SMALL)
+    write_run(path, describe_run(ours, TrainingClips()))
+    with pytest.raises(ValueError, match=re.escape(f"holds a run with {message}")):
+        check_same_run(path, describe_run(theirs, data), theirs)
+
+
 def test_settings_may_change_until_there_is_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = BaseStageConfig(RUN, SMALL)
-    monkeypatch.setattr(BaseStage, "loss", lambda *_: broken_loss())
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(BaseStage, "loss", lambda *_: Loss(nan * 1, {"loss": nan.detach()}))
     with pytest.raises(FloatingPointError, match="no checkpoint yet; begin again with a smaller"):
         run(config, tmp_path)
     monkeypatch.undo()
@@ -160,19 +177,13 @@ def test_settings_may_change_until_there_is_a_checkpoint(
     assert slower.exists()
 
 
-def broken_loss() -> Loss:
-    nan = torch.tensor(float("nan"), requires_grad=True)
-    return Loss(nan * 1, {"loss": nan.detach()})
-
-
 def test_a_run_that_is_over_writes_its_weights_again(tmp_path: Path) -> None:
     config = BaseStageConfig(RUN, SMALL)
     path, _ = run(config, tmp_path)
-    weights = load_file(path)
-    path.unlink()
+    path.rename(tmp_path / "moved.safetensors")
     again, terms = run(config, tmp_path)
     assert terms == []
-    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(again).items())
+    assert same_weights(again, tmp_path / "moved.safetensors")
 
 
 def test_a_log_with_a_torn_line_is_gone_on_with(tmp_path: Path) -> None:
@@ -184,50 +195,36 @@ def test_a_log_with_a_torn_line_is_gone_on_with(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def not_a_number(stage: Stage, loss: Loss) -> Loss:
+    nan = loss.total * float("nan")
+    return Loss(nan, {"loss": nan.detach()})
+
+
+def root_of_zero(stage: Stage, loss: Loss) -> Loss:
+    """Add what is finite and has a derivative that is not."""
+    weight = stage.trained["model"].img_in.proj.bias
+    return loss._replace(total=loss.total + (weight - weight.detach()).sum().abs().sqrt())
+
+
+@pytest.mark.parametrize(("spoil", "what"), [(not_a_number, "loss"), (root_of_zero, "gradient")])
+def test_what_is_not_finite_stops_a_run_and_keeps_the_last_checkpoint(
+    spoil: Callable, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = BaseStageConfig(RUN, SMALL)
-    real = BaseStage.loss
-
-    def broken(stage, batch, draws, step):
-        loss = real(stage, batch, draws, step)
-        return Loss(loss.total * float("nan"), {"loss": loss.total.detach() * float("nan")})
-
-    run(replace(config, run=replace(RUN, steps=2)), tmp_path)
-    monkeypatch.setattr(BaseStage, "loss", broken)
-    with pytest.raises(FloatingPointError, match="not finite at step 2"):
+    config, real = BaseStageConfig(RUN, SMALL), BaseStage.loss
+    path, _ = run(replace(config, run=replace(RUN, steps=2)), tmp_path)
+    good = path.read_bytes()
+    monkeypatch.setattr(BaseStage, "loss", lambda stage, *given: spoil(stage, real(stage, *given)))
+    with pytest.raises(FloatingPointError, match=rf"{what} is not finite at step 2.*smaller lr"):
         run(config, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+    assert path.read_bytes() == good
     monkeypatch.undo()
     _, terms = run(config, tmp_path)
     assert len(terms) == 2
 
 
-def test_a_gradient_that_is_not_finite_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = BaseStageConfig(RUN, SMALL)
-    real = BaseStage.loss
-
-    def root(stage, batch, draws, step):
-        loss = real(stage, batch, draws, step)
-        weight = stage.trained["model"].img_in.proj.bias
-        # The root of zero is finite and its derivative is not.
-        return loss._replace(total=loss.total + (weight - weight.detach()).sum().abs().sqrt())
-
-    run(replace(config, run=replace(RUN, steps=2)), tmp_path)
-    good = load_file(tmp_path / "dit.safetensors")
-    monkeypatch.setattr(BaseStage, "loss", root)
-    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 2.*smaller lr"):
-        run(config, tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
-    kept = load_file(tmp_path / "dit.safetensors")
-    assert all(torch.equal(kept[name], tensor) for name, tensor in good.items())
-
-
 def test_loss_curves_are_drawn(tmp_path: Path) -> None:
-    run(STAGES["predictor"](tmp_path), tmp_path / "run")
+    run(stage_config("predictor", tmp_path), tmp_path / "run", curves=True)
     from PIL import Image
 
     with Image.open(tmp_path / "run" / "loss.png") as picture:

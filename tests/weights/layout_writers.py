@@ -29,6 +29,67 @@ def split_for_tensor_parallel(tensors: Tensors) -> Tensors:
     return split
 
 
+# As ComfyUI's own code renames the authors' modules.
+COMFYUI = (
+    (r"_attn_qkv\.", "_attn.qkv."),
+    (r"_attn_proj\.", "_attn.proj."),
+    (r"(img|txt)_attn_q_norm\.weight", r"\1_attn.norm.query_norm.scale"),
+    (r"(img|txt)_attn_k_norm\.weight", r"\1_attn.norm.key_norm.scale"),
+    (r"\.q_norm\.weight", ".norm.query_norm.scale"),
+    (r"\.k_norm\.weight", ".norm.key_norm.scale"),
+    (r"_mod\.linear\.", "_mod.lin."),
+    (r"\.modulation\.linear\.", ".modulation.lin."),
+    (r"mlp\.fc1\.", "mlp.0."),
+    (r"mlp\.fc2\.", "mlp.2."),
+    (r"(t_embedder|_in)\.mlp\.0\.", r"\1.in_layer."),
+    (r"(t_embedder|_in)\.mlp\.2\.", r"\1.out_layer."),
+    (r"c_embedder\.linear_1\.", "c_embedder.in_layer."),
+    (r"c_embedder\.linear_2\.", "c_embedder.out_layer."),
+)
+
+
+def comfyui_name(name: str) -> str:
+    for official, theirs in COMFYUI:
+        name = re.sub(official, theirs, name)
+    return name
+
+
+def packed(tensors: Tensors) -> Tensors:
+    """q, k and v of a double-stream block in one, as ComfyUI's files of 1.5 have them."""
+    joined = dict(tensors)
+    for name in tensors:
+        if match := re.fullmatch(r"(double_blocks\.\d+\.(?:img|txt)_attn)_q\.(\w+)", name):
+            parts = [joined.pop(f"{match[1]}_{part}.{match[2]}") for part in "qkv"]
+            joined[f"{match[1]}_qkv.{match[2]}"] = torch.cat(parts)
+    return joined
+
+
+def _comfyui(folder: Path, tensors: Tensors) -> Path:
+    """Write a pipeline's models in one file, the DiT under its prefix and by ComfyUI's names."""
+    content = {f"model.diffusion_model.{comfyui_name(n)}": t for n, t in packed(tensors).items()}
+    content |= {"vae.decoder.conv_in.weight": torch.ones(3), "text_encoders.x": torch.ones(2)}
+    save_file(content, folder / "all.safetensors")
+    return folder / "all.safetensors"
+
+
+def _variant_shards(folder: Path, tensors: Tensors) -> Path:
+    """Write the shards of a variant as diffusers does, with what macOS leaves beside them."""
+    index = write_sharded(folder, tensors, "model.fp16")
+    index.rename(folder / "model.safetensors.index.fp16.json")
+    (folder / "._model.safetensors").write_bytes(b"\0")
+    return folder
+
+
+def _shards_without_index(folder: Path, tensors: Tensors) -> Path:
+    write_sharded(folder, tensors).unlink()
+    return folder
+
+
+def _one_of_the_shards(folder: Path, tensors: Tensors) -> Path:
+    write_sharded(folder, tensors).unlink()
+    return folder / "model-00002-of-00003.safetensors"
+
+
 def _hidden(tensors: Tensors) -> int:
     known = ("time_in.mlp.0.bias", "fusion_mlp.0.bias", "fusion_mlp_img.0.bias")
     return next(len(tensors[name]) for name in known if name in tensors)
@@ -64,12 +125,12 @@ def _decoys(folder: Path, tensors: Tensors) -> Path:
     return folder / "decoys.pt"
 
 
-def write_sharded(folder: Path, tensors: Tensors) -> Path:
+def write_sharded(folder: Path, tensors: Tensors, stem: str = "model") -> Path:
     """Three shards and their index; returns the index."""
     names = sorted(tensors)
     weight_map = {}
     for number in range(3):
-        shard = f"model-{number + 1:05d}-of-00003.safetensors"
+        shard = f"{stem}-{number + 1:05d}-of-00003.safetensors"
         save_file({name: tensors[name] for name in names[number::3]}, folder / shard)
         weight_map |= dict.fromkeys(names[number::3], shard)
     index = folder / "model.safetensors.index.json"
@@ -98,7 +159,13 @@ WRITERS: dict[str, Callable[[Path, Tensors], Path]] = {
     "split pt under module": _pickle("module", split=True),
     "pt under ema": _pickle("ema"),
     "pt under model": _pickle("model"),
+    "pt under state_dict, compiled": _pickle("state_dict", prefix="_orig_mod."),
     "bare pt": _pickle(),
+    "packed qkv": lambda folder, tensors: _safetensors()(folder, packed(tensors)),
+    "comfyui": _comfyui,
+    "shards of a variant": _variant_shards,
+    "shards without an index": _shards_without_index,
+    "one of the shards": _one_of_the_shards,
     "pt under module, prefixed module.": _pickle("module", prefix="module."),
     "prefixed model.": _safetensors("model."),
     "module before ema and model": _decoys,

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,7 @@ def test_malformed_or_contradicting(
     with pytest.raises(CheckpointError, match=reason) as caught:
         load_dit(path)
     assert "config.json" in str(caught.value)
+    assert "remove" not in str(caught.value)  # it may be all that says which model it is
     assert "\n" not in str(caught.value)
 
 
@@ -88,6 +91,29 @@ def test_official_axes_without_a_config(tmp_path: Path) -> None:
     path = write_zeros(tmp_path, small_official())
     (tmp_path / "config.json").unlink()
     assert load_dit(path).config == small_official()
+
+
+@pytest.mark.parametrize("channels", [16, 32, 33, 98])
+@pytest.mark.parametrize("name", ["hunyuan-video", "hunyuan-video-1.5"])
+def test_channels_in_are_those_of_the_checkpoint(tmp_path: Path, name: str, channels: int) -> None:
+    """Behind the latents may be an image, its mask, a smaller video."""
+    sizes = {"hidden": 128, "heads": 1, "double": 1, "text_dim": 9, "in_channels": 16}
+    config = replace(MODELS[name], **sizes, embed_channels=channels)
+    config = replace(config, single=min(1, config.single))
+    path = write_zeros(tmp_path, config)
+    assert load_dit(path).config == config
+    assert load_dit(path).img_in.proj.weight.shape[1] == channels
+    described = json.loads((tmp_path / "config.json").read_text())
+    for theirs in ({"in_channels": channels, "out_channels": 16}, {"embed_channels": 99}):
+        (tmp_path / "config.json").write_text(json.dumps(described | theirs))
+        with (
+            nullcontext()
+            if "embed_channels" not in theirs
+            else pytest.raises(
+                CheckpointError, match=f"embed_channels is 99, the tensors say {channels}"
+            )
+        ):
+            load_dit(path)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -41,17 +41,22 @@ def inputs(seed: int = 1):
     return lambda *shape: torch.randn(shape, generator=generator)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["guidance", "base"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, 4), (False, 4), (True, 9)],
+    ids=["guidance", "base", "image to video"],
+)
 def video_10(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
-        in_channels=4,
+        in_channels=request.param[1],
         out_channels=4,
+        image_condition_type="latent_concat" if request.param[1] > 4 else None,
         num_single_layers=2,
         text_embed_dim=40,
         pooled_projection_dim=24,
-        guidance_embeds=request.param,
+        guidance_embeds=request.param[0],
         **SIZES,
     )
     folder = tmp_path_factory.mktemp("video_10")
@@ -67,10 +72,14 @@ def test_hunyuan_video(video_10: tuple[torch.nn.Module, Path], lengths: list[int
     pooled, mask = random(batch, 24), mask_of(lengths, 7)
     timestep, guidance = torch.tensor([900.0, 321.0])[:batch], torch.full((batch,), 6000.0)
     guidance = guidance if model.config.guidance_embeds else None
-    expected = model(latents, timestep, states, mask, pooled, guidance, return_dict=False)[0]
+    condition = random(batch, model.config.in_channels - 4, 2, 4, 6)
+    given = torch.cat([latents, condition], dim=1)
+    expected = model(given, timestep, states, mask, pooled, guidance, return_dict=False)[0]
 
     dit = load_dit(folder)
-    prepared = dit.prepare(Conditioning(states, mask, pooled), latents.shape)
+    condition = condition if condition.shape[1] else None
+    conditioning = Conditioning(states, mask, pooled, cond_latents=condition)
+    prepared = dit.prepare(conditioning, latents.shape)
     velocity = dit(latents, StepInputs(timestep, None, guidance), prepared)
     assert relative_error(velocity, expected) <= TOLERANCE
 

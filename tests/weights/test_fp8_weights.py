@@ -11,7 +11,7 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
-from disca_rt.models.linear import Fp8Linear, fp8_linears
+from disca_rt.models.linear import Fp8Linear, Linear, fp8_linears
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import preset
 from disca_rt.tokens import StepContext, TokenLayout
@@ -32,8 +32,8 @@ def official(vectors: Golden, folder: Path, split: bool = False) -> Path:
 
 
 def weights_of(dit: DiT) -> dict[str, torch.Tensor]:
-    """By their names in a checkpoint, decoded."""
-    linears = {f"{name}.weight": each.weight for name, each in fp8_linears(dit).items()}
+    """The weights by their names in a checkpoint, decoded."""
+    linears = {f"{name}.weight": each.dense()[0] for name, each in fp8_linears(dit).items()}
     return dict(dit.named_parameters()) | linears
 
 
@@ -92,10 +92,10 @@ def test_fused_ops_give_the_same_bits(vectors_10: Golden, tmp_path: Path) -> Non
 def test_only_the_rows_in_use_are_decoded(vectors_10: Golden, tmp_path: Path) -> None:
     linear1 = load_dit(official(vectors_10, tmp_path), fp8_weights=True).single_blocks[0].linear1
     for index, which in enumerate(("q", "k", "v", "extra")):
-        weight, bias = linear1.rows(which)
+        weight, bias = linear1.rows[which].dense()
         width = linear1.in_features
         stop = linear1.out_features if which == "extra" else (index + 1) * width
-        assert torch.equal(weight, linear1.weight[index * width : stop])
+        assert torch.equal(weight, linear1.dense()[0][index * width : stop])
         assert weight.untyped_storage().nbytes() == weight.nbytes, "the storage has other rows"
         assert len(bias) == len(weight)
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_in_bf16_is_coded_within_what_fp8_can_hold(
         if is_coded(name, tensor):
             tensor, linear = tensor.double(), ours[name.removesuffix(".weight")]
             bound = (2**-4 + 17 / 16 * 2**-9) * tensor.abs() + 2**-10 * linear.scale.double()
-            error = (linear.weight.double() - tensor).abs()
+            error = (linear.dense()[0].double() - tensor).abs()
             assert (error <= bound).all(), name
             assert error.max() > 0
             largest = tensor.abs().amax(dim=1, keepdim=True)
@@ -122,16 +122,15 @@ def test_a_checkpoint_in_bf16_is_coded_within_what_fp8_can_hold(
 
 
 def test_rows_of_zeros_and_of_tiny_values_are_coded() -> None:
-    linear = Fp8Linear(torch.nn.Linear(4, 3, dtype=torch.float16))
+    linear = Fp8Linear(Linear(4, 3).half())
     weight = torch.tensor([[0.0] * 4, [1e-7, -1e-7, 0, 6e-8], [1.0, -2.0, 3.0, 448.0]])
     given = weight.clone()
     linear.quantize(slice(None), given)
     assert torch.equal(given, weight), "what is given is left as it was"
-    assert torch.equal(linear.weight[0], torch.zeros(4, dtype=torch.float16))
-    assert torch.equal(linear.weight[2], weight[2].half())
-    assert (
-        linear.weight[1] - weight[1]
-    ).abs().max() <= 2**-24  # half a subnormal, 2⁻⁹ of the scale 2⁻¹⁴
+    decoded, _ = linear.dense()
+    assert torch.equal(decoded[0], torch.zeros(4, dtype=torch.float16))
+    assert torch.equal(decoded[2], weight[2].half())
+    assert (decoded[1] - weight[1]).abs().max() <= 2**-24  # half a subnormal, 2⁻⁹ of the scale 2⁻¹⁴
 
 
 def test_values_that_are_not_finite_are_refused(folder: Path, vectors_10: Golden) -> None:

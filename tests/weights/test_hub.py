@@ -20,14 +20,21 @@ class NotThere(Exception):
     pass
 
 
+class Refused(Exception):
+    pass
+
+
 class FakeHub(ModuleType):
     """huggingface_hub over a local folder; `fetched` is what was asked for and there."""
 
-    errors = SimpleNamespace(EntryNotFoundError=NotThere, LocalEntryNotFoundError=NotThere)
+    errors = SimpleNamespace(
+        EntryNotFoundError=NotThere, LocalEntryNotFoundError=NotThere, HfHubHTTPError=Refused
+    )
 
     def __init__(self, root: Path) -> None:
         super().__init__("huggingface_hub")
         self.root, self.fetched, self.revisions = root, [], set()
+        self.trouble: Exception | None = None
 
     def hf_hub_download(self, repo: str, file: str, revision: str | None) -> str:
         self.revisions.add(revision)
@@ -39,10 +46,18 @@ class FakeHub(ModuleType):
 
     def HfApi(self) -> SimpleNamespace:
         def list_repo_files(repo: str, revision: str | None) -> list[str]:
+            if self.trouble is not None:
+                raise self.trouble
             root = self.root / repo
             return [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()]
 
         return SimpleNamespace(list_repo_files=list_repo_files)
+
+    def snapshot_download(self, repo: str, revision: str | None, local_files_only: bool) -> str:
+        assert local_files_only
+        if not (self.root / repo).is_dir():
+            raise NotThere(f"no {repo}")
+        return str(self.root / repo)
 
 
 @pytest.fixture
@@ -79,6 +94,31 @@ def test_fetches_index_shards_and_config_only(hub: FakeHub, source: str) -> None
 def test_repository_alone(hub: FakeHub) -> None:
     load_predictor("tencent/HunyuanVideo")
     assert hub.fetched == ["predictor.safetensors"]
+
+
+@pytest.mark.parametrize("source", ["tencent/HunyuanVideo:t2v", "tencent/HunyuanVideo"])
+def test_a_cached_snapshot_where_the_hub_does_not_answer(hub: FakeHub, source: str) -> None:
+    hub.trouble = ConnectionError("offline mode is enabled")
+    (load_dit if source.endswith("t2v") else load_predictor)(source)
+    with pytest.raises(CheckpointError, match="offline mode is enabled"):
+        resolve("tencent/other")
+    hub.trouble = Refused("no access")
+    with pytest.raises(CheckpointError, match="no access"):
+        resolve(source)
+
+
+def test_the_repository_of_a_pipeline(hub: FakeHub) -> None:
+    repo = hub.root / "tencent" / "HunyuanVideo"
+    (repo / "predictor.safetensors").unlink()
+    (repo / "t2v").rename(repo / "transformer")
+    load_dit("tencent/HunyuanVideo")
+    assert "transformer/model.safetensors.index.json" in hub.fetched
+
+
+def test_a_format_that_is_not_read_is_not_fetched(hub: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match=r"x\.gguf \(GGUF\)"):
+        resolve("tencent/HunyuanVideo:x.gguf")
+    assert hub.fetched == []
 
 
 def test_file_that_the_repository_lacks(hub: FakeHub) -> None:

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from disca_rt.weights.errors import CheckpointError
-from disca_rt.weights.safetensors_file import SafetensorsFile
-from disca_rt.weights.tensor_file import DTYPES
+from disca_rt.weights.files.safetensors import SafetensorsFile
+from disca_rt.weights.files.tensor_file import DTYPES
 
 PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

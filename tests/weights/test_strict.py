@@ -1,17 +1,24 @@
 """Strictness: one error that lists every fault by its name in the file, and says what is wrong."""
 
+import io
 import json
+import os
 import shutil
+import warnings
+import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from disca_rt.weights.errors import CheckpointError
+from disca_rt.weights.errors import CheckpointError, CheckpointWarning
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import Golden, load_golden
+from weights.fp8_writer import coded
+from weights.fp8_writer import write as write_fp8
 from weights.layout_writers import split_for_tensor_parallel, write_sharded
 
 
@@ -182,19 +189,58 @@ def test_old_pickle_is_refused_with_a_hint(tmp_path: Path, dit_tensors: dict) ->
     assert "torch.save" in message
 
 
+def zipped(name: str) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(name, b"content")
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
         (b"PK\x03\x04 nothing", "zip"),
-        (b"<html>", "neither"),
+        (b"<html>", "a web page"),
         (b"\xff" * 100, "neither"),
+        (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file"),
+        (b"\x1f\x8b\x08" + bytes(40), "a gzip archive"),
+        (b"\x89HDF\r\n" + bytes(40), "an HDF5 file"),
+        (b'{"error": "Unauthorized"}', "JSON text"),
+        (b"model.pt".ljust(257, b"\0") + b"ustar" + bytes(250), "a tar archive"),
+        (zipped("weights.npy"), "torch.save did not write (it holds weights.npy)"),
     ],
 )
-def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "weights.pt").write_bytes(content)
-    assert reason in refusal(load_dit, tmp_path / "weights.pt")
+def test_files_that_are_no_checkpoints(
+    tmp_path: Path, content: bytes, reason: str, suffix: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    if suffix == ".safetensors" and reason == "neither":
+        reason = "not a whole .safetensors file"
+    assert reason in refusal(load_dit, path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "flax_model.msgpack"])
+def test_formats_that_only_their_names_tell(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x07" + bytes(300))
+    assert f"not read are {name}" in refusal(load_dit, tmp_path / name)
+
+
+@pytest.mark.parametrize("first", [b"<", b"\x1f\x8b", b'{"'])
+def test_a_header_whose_length_looks_like_another_format(
+    folder: Path, vectors_10: Golden, first: bytes
+) -> None:
+    content = vectors_10.dit.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    wanted = int.from_bytes(first, "little")
+    while wanted < length:
+        wanted += 256 ** len(first)
+    padded = content[8 : 8 + length] + b" " * (wanted - length) + content[8 + length :]
+    (folder / "x.safetensors").write_bytes(wanted.to_bytes(8, "little") + padded)
+    load_dit(folder / "x.safetensors")
 
 
 def test_a_file_that_claims_more_than_it_holds(tmp_path: Path, dit_tensors: dict) -> None:
@@ -209,8 +255,74 @@ def test_folder_with_several_checkpoints(vectors_10: Golden) -> None:
     assert "dit.safetensors, io.safetensors, predictor.safetensors" in message
 
 
-def test_folder_without_a_checkpoint(tmp_path: Path) -> None:
-    assert "holds no checkpoint" in refusal(load_dit, tmp_path)
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([], "holds no checkpoint"),
+        (["model-Q4_K_M.gguf"], "not read are model-Q4_K_M.gguf (GGUF)"),
+        (["__0_0.distcp", ".metadata"], "dcp_to_torch_save"),
+        (["480p_t2v/x.safetensors", "720p_t2v/x.safetensors", "x"], "folders: 480p_t2v, 720p_t2v"),
+        (["t2v-720p/transformers/mp_rank_00_model_states.pt"], "name one of its folders: t2v-720p"),
+        (["transformer/x-00002-of-00002.safetensors"], "x-00001-of-00002.safetensors"),
+        (["a.fp16.safetensors", "a.safetensors"], "name one of: a.fp16.safetensors, a.safetensors"),
+    ],
+)
+def test_folders_that_are_not_of_one_checkpoint(
+    tmp_path: Path, files: list[str], reason: str
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"\0")
+    assert reason in refusal(load_dit, tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["transformer", "transformers"])
+def test_the_folder_of_a_pipeline(folder: Path, vectors_10: Golden, inner: str) -> None:
+    (folder / inner).mkdir()
+    (folder / "vae").mkdir()
+    (folder / "vae" / "model.safetensors").write_bytes(b"never read")
+    (folder / "model_index.json").write_text("{}")
+    shutil.copy(vectors_10.dit, folder / inner / "model.safetensors")
+    (folder / "config.json").rename(folder / inner / "config.json")
+    load_dit(folder)
+
+
+@pytest.mark.parametrize("file", ["states_fp8.pt", "states_fp8.safetensors"])
+def test_a_path_that_is_not_utf8(folder: Path, dit_tensors: dict, file: str) -> None:
+    """A map of scales beside it, too."""
+    inside = folder / os.fsdecode(b"mod\xe8le")
+    inside.mkdir()
+    (folder / "config.json").rename(inside / "config.json")
+    weights, scales = coded(dit_tensors)
+    write_fp8(inside, weights, scales)
+    if file.endswith(".safetensors"):
+        save_file(weights, folder / file)
+        (folder / file).rename(inside / file)
+    load_dit(inside / file)
+
+
+@pytest.mark.parametrize(("wide", "expected"), [(1, torch.bfloat16), (2, torch.float32)])
+def test_the_dtype_of_most_values_is_taken_and_said(
+    folder: Path, dit_tensors: dict, wide: int, expected: torch.dtype
+) -> None:
+    """Norms and biases are most tensors and hardly any values."""
+    mixed = {n: t.float() if t.ndim <= wide else t for n, t in dit_tensors.items()}
+    with pytest.warns(CheckpointWarning, match=r"9\d\.\d% of its values are"):
+        dit = load_dit(write(folder, mixed))
+    assert dit.dtype == expected
+
+
+def test_a_predictor_of_meanflow_models_and_a_base_dit(vectors_10: Golden, tmp_path: Path) -> None:
+    config = load_dit(vectors_10.dit).config
+    base = replace(config, meanflow=False)
+    shutil.copy(vectors_10.predictor, tmp_path / "predictor.safetensors")
+    with pytest.warns(CheckpointWarning, match="this|the DiT is a cfg-distilled one"):
+        load_predictor(tmp_path / "predictor.safetensors", base)
+    for said, dit in ((False, base), (True, config)):
+        (tmp_path / "config.json").write_text(json.dumps({"meanflow": said}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_predictor(tmp_path / "predictor.safetensors", dit)
 
 
 def test_official_pickle_wins_over_its_fp8_copy(folder: Path, dit_tensors: dict) -> None:

@@ -1,4 +1,4 @@
-"""Which layout a set of names is in, from the modules at its top level; the first hit wins."""
+"""The choice of a layout, by the modules at the top level of a file's names; first hit wins."""
 
 from collections.abc import Collection
 

@@ -3,6 +3,7 @@
 Its chunks of every adaLN projection have our order, except those of the last, `norm_out`.
 """
 
+from ...family import VIDEO_10
 from .table import Layout, qkv_rows, swapped_halves, whole
 
 _REFINER = "context_embedder.token_refiner.refiner_blocks.{i}."
@@ -46,7 +47,7 @@ SHARED = {
 DIFFUSERS_10 = Layout(
     name="diffusers",
     kind="dit",
-    family="hunyuan-video-1.0",
+    family=VIDEO_10.name,
     own_names=False,
     double="transformer_blocks",
     single="single_transformer_blocks",

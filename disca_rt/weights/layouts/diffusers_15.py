@@ -1,5 +1,6 @@
 """The keys of diffusers' `HunyuanVideo15Transformer3DModel`."""
 
+from ...family import VIDEO_15
 from .diffusers_10 import SHARED
 from .table import Layout, whole
 
@@ -8,7 +9,7 @@ _BLOCK = "transformer_blocks.{i}.attn."
 DIFFUSERS_15 = Layout(
     name="diffusers",
     kind="dit",
-    family="hunyuan-video-1.5",
+    family=VIDEO_15.name,
     own_names=False,
     double="transformer_blocks",
     table=SHARED

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from ...config import Family
+from ...family import Family
 
 Kind = Literal["dit", "predictor"]
 
@@ -23,37 +23,51 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A module of the file and the rows of ours that it fills; no spans: all of them, in order."""
+    """A module of the file and the rows of ours that it fills; no spans: all of them, in order.
+
+    Of a module that fills several of ours, `parts` is how many hidden rows it has.
+    """
 
     source: str
     spans: tuple[Span, ...] = ()
+    parts: int | None = None
+
+    @property
+    def hidden_rows(self) -> int:
+        """The rows of the file's module, in hidden rows; 0 where it has as many as ours."""
+        return self.parts or sum(span.count for span in self.spans)
 
 
-Way = tuple[Piece, ...]
-"""Pieces that together fill one module of ours."""
+Pieces = tuple[Piece, ...]
+"""The pieces that together fill one module of ours."""
 
 
-def whole(source: str) -> tuple[Way, ...]:
+def whole(source: str) -> Pieces:
     """One module of the file is one of ours."""
-    return ((Piece(source),),)
+    return (Piece(source),)
 
 
-def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> tuple[Way, ...]:
+def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> Pieces:
     """Separate projections that we keep merged: rows q, k, v[, mlp]."""
     pieces = [Piece(name, (Span(0, row, 1),)) for row, name in enumerate((q, k, v))]
     if mlp is not None:
         pieces.append(Piece(mlp, (Span(0, 3, 4),)))  # MLP ratio 4
-    return (tuple(pieces),)
+    return tuple(pieces)
 
 
-def swapped_halves(source: str) -> tuple[Way, ...]:
+def packed_rows(source: str, part: int, parts: int = 3) -> Pieces:
+    """One of several projections that the file keeps merged, by its place there."""
+    return (Piece(source, (Span(part, 0, 1),), parts),)
+
+
+def swapped_halves(source: str) -> Pieces:
     """[scale, shift] in the file, [shift, scale] in ours."""
-    return ((Piece(source, (Span(0, 1, 1), Span(1, 0, 1))),),)
+    return (Piece(source, (Span(0, 1, 1), Span(1, 0, 1))),)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`table` maps a module of ours to the ways of filling it.
+    """`table` maps a module of ours to what fills it.
 
     With `own_names` a module is first of all filled by the module of the same name. `double` and
     `single` are the block lists in the file.
@@ -62,36 +76,39 @@ class Layout:
     name: str
     kind: Kind
     family: Family
-    table: Mapping[str, tuple[Way, ...]] = field(default_factory=dict)
+    table: Mapping[str, Pieces] = field(default_factory=dict)
     own_names: bool = True
     double: str | None = None
     single: str | None = None
 
-    def pieces(self, target: str, present: Collection[str]) -> Way:
-        """The pieces of parameter `target`, by their names in the file.
+    def pieces(self, target: str, present: Collection[str]) -> Pieces:
+        """The pieces that fill the parameter `target`, by their names in the file.
 
-        Of several ways, the first with any piece in `present`; without one, the first.
+        With `own_names` that is the parameter of the same name, unless only pieces of the table's
+        row for it are in `present`.
         """
-        ways = self._ways(target)
-        there = (way for way in ways if any(piece.source in present for piece in way))
-        return next(there, ways[0] if ways else (Piece(target),))
+        row = self._row(target)
+        if not row or (
+            self.own_names
+            and (target in present or not any(piece.source in present for piece in row))
+        ):
+            return (Piece(target),)
+        return row
 
-    def _ways(self, target: str) -> list[Way]:
+    def _row(self, target: str) -> Pieces:
         module, _, leaf = target.rpartition(".")
-        ways: list[Way] = [(Piece(target),)] if self.own_names else []
-        for pattern, table_ways in self._patterns:
+        for pattern, pieces in self._patterns:
             if match := pattern.fullmatch(module):
                 index = match.groupdict().get("i", "")
-                ways += [_concrete(way, index, leaf) for way in table_ways]
-        return ways
+                return tuple(
+                    piece._replace(source=f"{piece.source.replace('{i}', index)}.{leaf}")
+                    for piece in pieces
+                )
+        return ()
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], tuple[Way, ...]]]:
+    def _patterns(self) -> list[tuple[re.Pattern[str], Pieces]]:
         return [
-            (re.compile(re.escape(target).replace(r"\{i\}", r"(?P<i>\d+)")), ways)
-            for target, ways in self.table.items()
+            (re.compile(re.escape(target).replace(r"\{i\}", r"(?P<i>\d+)")), pieces)
+            for target, pieces in self.table.items()
         ]
-
-
-def _concrete(way: Way, index: str, leaf: str) -> Way:
-    return tuple(Piece(f"{p.source.replace('{i}', index)}.{leaf}", p.spans) for p in way)

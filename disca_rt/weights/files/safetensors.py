@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line
+from .plain_path import plain_path
 from .tensor_file import DTYPES, TensorSpec
 
 TORCH_NAMES = {
@@ -21,6 +22,7 @@ TORCH_NAMES = {
     "F16": "float16",
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
 }
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # what the format allows
@@ -47,7 +49,8 @@ class SafetensorsFile:
                 for name, entry in header.items()
             }
             _check_extents(self._extents, start, size)
-            self._bytes = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+            with plain_path(path) as name:
+                self._bytes = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
         except (ValueError, RecursionError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} is not a whole .safetensors file ({first_line(error)}); "
@@ -64,7 +67,7 @@ class SafetensorsFile:
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Without its metadata, and where the data begins; ValueError says what is wrong."""
+    """The header less its metadata, and where the data begins; ValueError says what is wrong."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, MAX_HEADER_BYTES):
@@ -93,7 +96,7 @@ def _spec(name: str, entry: Any) -> TensorSpec:
 
 
 def _extent(name: str, entry: dict[str, Any], spec: TensorSpec, start: int) -> Extent:
-    """Of any dtype; of those that models have, its size is compared with the shape's."""
+    """The bytes of a tensor; compared with its shape where models have its dtype."""
     offsets = entry.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{name} has data_offsets {offsets!r}")

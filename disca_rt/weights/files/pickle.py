@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line
+from .plain_path import plain_path
 from .tensor_file import TensorSpec
 
 ZIP_START = b"PK\x03\x04"
-NESTING = ("module", "ema", "model")
-"""Where a training framework puts the state dict; the first that is there wins."""
+NESTING = ("module", "ema", "model", "state_dict")
+"""The keys under which frameworks put the state dict; the first that is there wins."""
 
 
 class PickleFile:
@@ -34,10 +35,11 @@ class PickleFile:
 
 
 def load_mapped(path: Path) -> Any:
-    """What `torch.save` wrote to `path`, its tensors mapped from the file."""
+    """Read what `torch.save` wrote to `path`, its tensors mapped from the file."""
     _check_archive(path)
     try:
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        with plain_path(path) as name:
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling a damaged file raises anything
         raise CheckpointError(
             f"{path} cannot be read as tensors alone ({_reason(error)}); it is damaged, or "
@@ -46,7 +48,7 @@ def load_mapped(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Why the weights-only unpickler stopped, without torch's advice to use the unsafe one."""
+    """Say why the weights-only unpickler stopped, without torch's advice to use the unsafe one."""
     if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
         return f"it refers to {match[1]}"
     if "weights_only" in str(error):
@@ -67,6 +69,12 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a damaged zip archive ({first_line(error)}); download or copy it again"
         ) from error
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        held = ", ".join(entry.filename for entry in entries[:3])
+        raise CheckpointError(
+            f"{path} is a zip archive that torch.save did not write (it holds {held}); unpack it, "
+            "or give the model's .safetensors or .pt"
+        )
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED
         if not stored or entry.header_offset + entry.file_size > size:

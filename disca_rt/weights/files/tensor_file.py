@@ -1,4 +1,4 @@
-"""What the loader needs of one file of tensors, whatever its format."""
+"""The seam of file formats: what the loader needs of one file of tensors."""
 
 from typing import NamedTuple, Protocol
 
@@ -11,12 +11,13 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
 }
 """The dtypes weights may have, by torch's names."""
 
 
 class TensorSpec(NamedTuple):
-    """Known without reading the data; `dtype` is torch's name where torch has one."""
+    """Shape and dtype, known without the data; `dtype` is torch's name where torch has one."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -1,0 +1,1 @@
+"""Text and image encoders: prompts become a conditioning. Those of the big models come here."""

@@ -1,0 +1,88 @@
+"""Request for a sample: one frozen value, checked as far as that needs no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..cache.policy import Policy
+from ..conditioning import Conditioning
+from ..schedule import Preset, Schedule
+
+SEEDS = range(-(2**63), 2**63)  # what a generator takes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """Sample that is asked for: of prompts or a conditioning, from a size or given noise.
+
+    `schedule` and `policy` say at which noise levels and with which cache: a preset's step list is
+    that of a policy which follows one; a policy is an object, or a text such as
+    "taylor:order=2,interval=5". One sample per prompt or per row of `conditioning`, which
+    `negative_prompt` or `negative` steer away from.
+
+    Exactly one of `size`, (frames, height, width) in pixels; `latent_shape`, (C, T, H, W); and
+    `latents`, the initial noise `[B, C, T, H, W]`. Noise is drawn from `seed`: row i from
+    `seed + i`, or from the i-th of several. It is drawn in fp32 on the CPU, so that neither the
+    batch nor the device changes it.
+
+    `guidance_scale` is the embedded scale where the model takes one (default 6.0), else that of
+    classifier-free guidance, which needs the negative side: `negative` (then by default 6.0) or,
+    with prompts, `negative_prompt`, by default the empty one. `classifier_free_scale` asks for
+    classifier-free guidance by name, also beside an embedded scale.
+
+    Raises ValueError naming the first field that contradicts another or is out of range.
+    """
+
+    schedule: Schedule | Preset
+    policy: str | Policy
+    prompts: Sequence[str] | None = None
+    conditioning: Conditioning | None = None
+    negative_prompt: str = ""
+    negative: Conditioning | None = None
+    size: tuple[int, int, int] | None = None
+    latent_shape: tuple[int, int, int, int] | None = None
+    latents: Tensor | None = None
+    seed: int | Sequence[int] = 0
+    guidance_scale: float | None = None
+    classifier_free_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.prompts is None) == (self.conditioning is None):
+            raise ValueError("give either prompts or a conditioning, not both and not neither")
+        if self.prompts is not None:
+            _check_prompts(self.prompts)
+        if self.prompts is None and self.negative_prompt:
+            raise ValueError("negative_prompt goes with prompts; give a negative conditioning")
+        if self.prompts is not None and self.negative is not None:
+            raise ValueError("negative goes with a conditioning; give a negative_prompt")
+        given = [n for n in ("latents", "latent_shape", "size") if getattr(self, n) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none of them"
+            raise ValueError(f"give either latents or latent_shape or size, got {got}")
+        for name in ("guidance_scale", "classifier_free_scale"):
+            scale = getattr(self, name)
+            if scale is not None and not 0 <= scale < float("inf"):
+                raise ValueError(f"{name} must be a finite number from 0, got {scale}")
+        self.seeds(1 if isinstance(self.seed, int) else len(self.seed))
+
+    @property
+    def conditionings(self) -> list[Conditioning]:
+        """Conditionings of a step's passes, once prompts are encoded: positive, then negative."""
+        return [each for each in (self.conditioning, self.negative) if each is not None]
+
+    def seeds(self, batch: int) -> list[int]:
+        """Seed of each of `batch` samples; ValueError for too few, or one out of range."""
+        is_first = isinstance(self.seed, int)
+        seeds = [self.seed + i for i in range(batch)] if is_first else list(self.seed)
+        if len(seeds) != batch:
+            raise ValueError(f"seed must be one number or {batch}, one a sample, got {seeds}")
+        for seed in seeds:
+            if seed not in SEEDS:
+                raise ValueError(f"seed must be from {SEEDS.start} to {SEEDS.stop - 1}, got {seed}")
+        return seeds
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"prompts must be a list of at least one text, got {prompts!r}")

@@ -1,0 +1,57 @@
+"""Formats of other tools: refused by their names, before a file is said to be damaged."""
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+_WEIGHTS = "give the model's .safetensors or .pt"
+
+# How files begin -> what they are, and the way out.
+STARTS: dict[bytes, str] = {
+    b"version https://git-lfs": (
+        "a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
+    ),
+    b"GGUF": f"a GGUF file, whose quantized blocks are not read; {_WEIGHTS} (bf16 or fp8)",
+    b"\x89HDF": f"an HDF5 file, as Keras and TensorFlow write it, which is not read; {_WEIGHTS}",
+    b"\x93NUMPY": f"a NumPy array, which is not read; {_WEIGHTS}",
+    b"\x1f\x8b": "a gzip archive; unpack it, and give what is in it",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it, and give what is in it",
+    b"Rar!": "a RAR archive; unpack it, and give what is in it",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it, and give what is in it",
+    b"<": "a web page, not the weights; download it again: it may need a login",
+    b'{"': f"JSON text, not weights; {_WEIGHTS}",
+}
+
+# How names end -> what such files are.
+START = 262  # bytes, by which all of them are known
+
+ENDINGS: dict[str, str] = {
+    ".gguf": "GGUF",
+    ".distcp": "torch distributed checkpoint, which dcp_to_torch_save turns into a .pt",
+    ".h5": "HDF5",
+    ".msgpack": "Flax",
+    ".onnx": "ONNX",
+    ".engine": "TensorRT",
+}
+
+
+def refuse_other_formats(path: Path, start: bytes) -> None:
+    """CheckpointError naming the format of a file that begins with `start`, if it is another's."""
+    if b"\0" in start[:8] and start[8:9] == b"{":  # the length of a .safetensors header, any number
+        return
+    for magic, what in STARTS.items():
+        is_text = magic in (b"<", b'{"')
+        if start.startswith(magic) and not (is_text and b"\0" in start[:24]):
+            raise CheckpointError(f"{path} is {what}")
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive; unpack it, and give what is in it")
+    if path.suffix in ENDINGS and not start.startswith(b"PK"):
+        raise CheckpointError(f"{path} is no checkpoint{others_among([path.name])}")
+
+
+def others_among(names: list[str]) -> str:
+    """Name the files of other formats among `names`; an empty text where there are none."""
+    found = [
+        f"{name} ({what})" for name in names for end, what in ENDINGS.items() if name.endswith(end)
+    ]
+    return f"; not read are {', '.join(found[:3])}" if found else ""

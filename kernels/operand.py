@@ -1,0 +1,80 @@
+"""The one operand that ops take for a linear, whatever its weight is encoded in.
+
+The kernels below take a weight and a bias, in the tokens' dtype. An operand that has them says so
+by `dense`; for one that has not (its product is of FP8 values, or has a low-rank term beside it)
+the op falls back on the operand's own product. Knows no encoding, and no model.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Operand(Protocol):
+    """`out_features` rows of a linear, whose inputs are K wide."""
+
+    out_features: int
+
+    def dense(self) -> tuple[Tensor, Tensor] | None:
+        """Weight `[N, K]` and bias `[N]` in the tokens' dtype; None where there are none such."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`weight·x + bias`: `[..., K]` -> `[..., N]`."""
+
+
+class OperandOps:
+    """The ops of one row of implementations that have weights, over operands.
+
+    `kernels` is `reference`, `fused` or another module with their names; `kernels/reference.py`
+    documents what each op computes.
+    """
+
+    def __init__(self, kernels: ModuleType) -> None:
+        self._kernels = kernels
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return self._kernels.layer_norm(x, norm.weight, norm.bias)
+
+    def joint_linear(self, img: Tensor, txt: Tensor, of_img: Operand, of_txt: Operand) -> Tensor:
+        img_dense, txt_dense = of_img.dense(), of_txt.dense()
+        if img_dense is None or txt_dense is None:
+            return self._kernels.join_tokens(of_img(img), of_txt(txt))
+        return self._kernels.joint_linear(img, txt, *img_dense, *txt_dense)
+
+    def linear_gelu(self, x: Tensor, linear: Operand) -> Tensor:
+        dense = linear.dense()
+        if dense is None:
+            return F.gelu(linear(x), approximate="tanh")
+        return self._kernels.linear_gelu(x, *dense)
+
+    def pair_linear(self, first: Tensor, second: Sequence[Tensor], linear: Operand) -> Tensor:
+        """`second` comes in pieces of rows, one or more, that together are as many as `first`'s."""
+        dense = linear.dense()
+        if dense is None:
+            return linear(torch.cat([first, torch.cat([*second], dim=1)], dim=-1))
+        if len(second) == 1:
+            return self._kernels.pair_linear(first, second[0], *dense)
+        sizes = [piece.shape[1] for piece in second]
+        joint = self._kernels.buffer(first, (*first.shape[:2], linear.out_features))
+        outs = (None,) * len(sizes) if joint is None else joint.split(sizes, dim=1)
+        parts = [
+            self._kernels.pair_linear(*halves, *dense, out=out)
+            for *halves, out in zip(first.split(sizes, dim=1), second, outs, strict=True)
+        ]
+        return self._kernels.join_tokens(*parts, out=joint)
+
+    def fuse_cached(self, current: Tensor, cached: Tensor, linear: Operand) -> Tensor:
+        dense = linear.dense()
+        if dense is None:
+            return F.silu(linear(torch.cat([current, cached], dim=-1)))
+        return self._kernels.fuse_cached(current, cached, *dense)
+
+    def head(self, x: Tensor, shift: Tensor, scale: Tensor, linear: Operand) -> Tensor:
+        dense = linear.dense()
+        if dense is None:
+            return linear(self._kernels.layer_norm_modulate(x, shift, scale))
+        return self._kernels.head(x, shift, scale, *dense)

@@ -1,0 +1,94 @@
+"""A kind of linear that no model knows of: a weight and a low-rank term, never added up."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from disca_rt.kernels.ops import get_ops
+from disca_rt.models.blocks import run_blocks
+from disca_rt.models.dit import DiT
+from disca_rt.models.linear import ALL, EncodedLinear, Linear, replace_linears
+from disca_rt.weights.load import load_dit, load_predictor
+from golden_vectors import NAMES, Golden, load_golden, relative_error
+
+RANK = 3
+INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="these tensors are on the CPU")
+EXACT = 2e-6  # the same sums in another order, fp32
+
+
+class LowRank(EncodedLinear):
+    """`weight + up·down`, as a LoRA that is not merged."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear)
+        self.weight = linear.weight
+        generator = torch.Generator().manual_seed(linear.in_features)
+        down = torch.randn(RANK, linear.in_features, generator=generator)
+        up = torch.randn(linear.out_features, RANK, generator=generator)
+        self.down = nn.Parameter(down * linear.in_features**-0.5, requires_grad=False)
+        self.up = nn.Parameter(up * 0.1, requires_grad=False)
+
+    def dense(self, rows: slice = ALL) -> None:
+        return None
+
+    def product(self, x: Tensor, rows: slice = ALL) -> Tensor:
+        plain = nn.functional.linear(x, self.weight[rows], self.bias[rows])
+        return plain + (x @ self.down.T) @ self.up[rows].T
+
+
+def merged(linear: Linear) -> Linear:
+    """The same, added up."""
+    term = LowRank(linear)
+    linear.weight = nn.Parameter(linear.weight + term.up @ term.down, requires_grad=False)
+    return linear
+
+
+def models(golden: Golden, ops: str, kind: Callable[[Linear], Linear] | None) -> list[nn.Module]:
+    built = {"dtype": torch.float32, "ops": get_ops(ops, "cpu")}
+    dit = load_dit(golden.dit, **built)
+    predictor = load_predictor(golden.predictor, dit.config, **built)
+    if kind is not None:
+        replace_linears((dit, predictor), kind)
+    return [dit, predictor]
+
+
+def steps(dit: DiT, predictor: nn.Module, golden: Golden) -> list[Tensor]:
+    """A full step, and a predicted one from what it leaves."""
+    prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
+    embedded, context = dit.embed(golden.io["latents"], golden.step_inputs(3), prepared)
+    tokens = run_blocks(dit.blocks, embedded, context)
+    predicted = predictor(embedded, tokens, context)
+    return [tokens, *(dit.head(each, context) for each in (tokens, predicted))]
+
+
+OPS = ["reference", pytest.param("triton", marks=INTERPRETED)]
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_linear_that_is_not_dense(name: str, ops: str) -> None:
+    golden = load_golden(name)
+    ours, expected, plain = (
+        steps(*models(golden, *built), golden)
+        for built in ((ops, LowRank), ("reference", merged), ("reference", None))
+    )
+    for mine, theirs, without in zip(ours, expected, plain, strict=True):
+        assert relative_error(mine, theirs) <= EXACT
+        assert relative_error(without, theirs) > 1e-2, "the term should matter"
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("kind", [LowRank, merged])
+def test_pieces_of_rows_are_joined(ops: str, kind: Callable[[Linear], Linear]) -> None:
+    """The MLP half of a single-stream block comes so where attention has to wait."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 7, width, generator=generator) for width in (8, 12))
+    linear, pair_linear = kind(Linear(20, 6)), get_ops(ops, "cpu").pair_linear
+    with torch.no_grad():
+        whole = pair_linear(first, [second], linear)
+        pieces = pair_linear(first, [second[:, :4], second[:, 4:]], linear)
+        expected = linear(torch.cat([first, second], dim=-1))
+    assert relative_error(pieces, whole) <= EXACT
+    assert relative_error(whole, expected) <= EXACT
