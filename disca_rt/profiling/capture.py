@@ -79,7 +79,7 @@ def _run_short(runtime: Runtime, request: Request) -> Sample:
 
 
 def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:
-    """At most two steps of `schedule`, and a `policy` by which the second is not full if any is."""
+    """Two steps of `schedule`, or one, and a `policy` by which the second is not full if any is."""
     short = Schedule(schedule.sigmas[: min(2, schedule.steps)])
     return short, replace(policy, rule=Listed((0,))) if policy.slots else policy
 
