@@ -1,4 +1,4 @@
-"""What hypothesis draws of the seam of caches: rule x site x stand-in x schedule x guidance."""
+"""Draws of hypothesis over the seam of caches: rule, site, stand-in, schedule and guidance."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -8,7 +8,7 @@ from disca_rt.schedule import Step
 
 
 class Since(NamedTuple):
-    """What has accumulated since the last full step, and whether there was one."""
+    """The change since the last full step, and whether there was one."""
 
     total: float = 0.0
     has_kept: bool = False

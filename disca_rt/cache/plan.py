@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 
 Seen = Mapping[Probe, Measured]
-"""What has been measured of a step so far."""
+"""Measurements of the step under way, by probe."""
 
 
 class StepPlan(NamedTuple):
@@ -91,7 +91,7 @@ Answer = StepPlan | Ask | Draft
 
 
 class Setting(NamedTuple):
-    """What a rule knows of a sample: its steps, and how many passes and slots each has."""
+    """The facts of a sample that a rule may use: its steps, and each step's passes and slots."""
 
     steps: tuple[Step, ...]
     passes: int

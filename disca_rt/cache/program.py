@@ -1,4 +1,4 @@
-"""How one pass of a step goes through the blocks: a plan's acts as instructions. No tensors.
+"""Programs: a plan's acts in one pass as instructions over the blocks. No tensors.
 
 The blocks between two boundaries run at once. A boundary is where a slot's range begins or ends, or
 where a probe looks.
@@ -14,7 +14,7 @@ from .policy import Slot
 
 
 class Do(Enum):
-    """What an instruction does; a `slot` is its number in the policy."""
+    """Kinds of instruction; a `slot` is its number in the policy."""
 
     RUN = "run the blocks from start to stop; with slot, into that slot's buffer"
     ENTER = "remember the tokens as what enters slot"
@@ -92,7 +92,7 @@ def _boundaries(
 def _at_boundary(
     slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], at: int
 ) -> list[Instruction]:
-    """What is done with the tokens before block `at`: ranges end, then begin."""
+    """Instructions on the tokens before block `at`: ranges end, then begin."""
     ended = [i for i, act in active.items() if slots[i].site.stop == at and act != Act.STAND_IN]
     does = {Act.KEEP: Do.KEEP, Act.CHECK: Do.CHECK}
     done = [Instruction(does[active[i]], at, at, i) for i in ended]
@@ -147,7 +147,7 @@ def _check_branches(
 
 
 def _resumed(instructions: Sequence[Instruction], done: int) -> Program:
-    """What is left where blocks up to `done` have run for a probe, by no act of a slot."""
+    """The program that is left once blocks up to `done` have run for a probe, outside any act."""
     replaced = [each.start for each in instructions if each.do == Do.STAND_IN]
     if done == 0 or 0 in replaced:  # what has run is given up
         return Program(tuple(instructions), 0)

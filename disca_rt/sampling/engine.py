@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from ..cache.plan import Ask, Draft, Measured, Probe, Setting, StepPlan
-from ..cache.policy import Policy, check_plan
+from ..cache.policy import check_plan
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
 from ..models.prepared import Prepared
 from ..schedule import Step
-from ..sharding import Sharding
 from .guidance import StepTable
 from .passes import Begun
-from .sampler import Look, Mark, Outcome, Sampler, StepTensors
-from .state import KeptAt, SampleState, kept_after, known_numbers, nothing_kept, numbers
+from .sampler import Look, Outcome, Sampler, StepTensors
+from .state import KeptAt, kept_after, known_numbers, nothing_kept, numbers
 
 
 class Cancelled(RuntimeError):
@@ -30,7 +29,7 @@ class Cancelled(RuntimeError):
 
 
 class StepEvent(NamedTuple):
-    """What a callback sees after each step; `latents` is the live tensor: clone to keep it.
+    """The argument of a callback after each step; `latents` is the live tensor: clone to keep it.
 
     `kind` is the label of the step's plan, such as "full" or "predicted".
     """
@@ -42,7 +41,7 @@ class StepEvent(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What moves on from step to step besides the latents, all of it frozen."""
+    """Values that move on from step to step besides the latents, all of them frozen."""
 
     memory: Any  # the rule's
     kept_at: KeptAt
@@ -55,21 +54,17 @@ class Loop:
     def __init__(
         self,
         sampler: Sampler,
-        policy: Policy,
         setting: Setting,
-        state: SampleState,
         table: StepTable,
         prepared: Sequence[Prepared],
-        sharding: Sharding,
         graphs: GraphRunner | None,
-        mark: Mark,
     ) -> None:
-        self._sampler, self._policy, self._rule = sampler, policy, policy.rule
-        self.setting, self.table, self._state = setting, table, state
-        self._prepared, self._sharding, self._graphs = tuple(prepared), sharding, graphs
-        self._mark = mark
+        self._sampler, self._policy, self._rule = sampler, sampler.policy, sampler.policy.rule
+        self._sharding, self._mark = sampler.forward.sharding, sampler.mark
+        self.setting, self.table = setting, table
+        self._prepared, self._graphs = tuple(prepared), graphs
         self._device = table.dt.device
-        self.plans = policy.known_plans(setting)
+        self.plans = self._policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
 
     def run(
@@ -262,11 +257,11 @@ class _Deciding:
                 self._now[probe] = look.now
 
     def _commit(self, plan: StepPlan) -> frozenset[Probe]:
-        """What the next steps compare with; returns the probes that have something."""
+        """Stores what later steps compare with; returns the probes that have something stored."""
         compared = self._moved.compared
         for probe, now in self._now.items():
             if probe.against == "previous" or plan.keeps():
-                self._loop._state.probes[probe].copy_(now)
+                self._loop._sampler.state.probes[probe].copy_(now)
                 compared |= {probe}
         return compared
 

@@ -26,7 +26,7 @@ class Begun(NamedTuple):
 
 @dataclass
 class Looked:
-    """What probes may look at once a pass has run.
+    """Tensors that probes may look at once a pass has run.
 
     `tokens` after blocks by number; `pairs` of computed and stand-in values by slot.
     """

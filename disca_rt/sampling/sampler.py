@@ -33,7 +33,7 @@ def no_mark(name: str) -> AbstractContextManager:
 
 
 class StepTensors(NamedTuple):
-    """What a step reads: `latents`, its scalars, and those of the slots (None: there are none)."""
+    """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none)."""
 
     latents: Tensor
     row: StepRow
@@ -41,7 +41,7 @@ class StepTensors(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a probe saw: both sums of its norm `[2]` on this rank, and the tensor (None: unkept)."""
+    """One measurement: both sums of the norm `[2]` on this rank, and the tensor to compare with."""
 
     sums: Tensor
     now: Tensor | None
@@ -70,7 +70,7 @@ class Sampler:
         scale: float | None,
         mark: Mark = no_mark,
     ) -> None:
-        self._forward, self._policy, self._state, self._mark = forward, policy, state, mark
+        self.forward, self.policy, self.state, self.mark = forward, policy, state, mark
         self._dit = forward.dit
         self._blocks = self._dit.blocks
         self._scale = 1.0 if scale is None else scale
@@ -79,7 +79,7 @@ class Sampler:
         self.depends_on = self._dit, state
 
     def key(self) -> Hashable:
-        """All that the pieces depend on besides their arguments and `depends_on`."""
+        """A hashable for all that pieces depend on besides arguments and `depends_on`."""
         return self._scale
 
     def run(
@@ -121,7 +121,7 @@ class Sampler:
         tensors: StepTensors,
         prepared: Sequence[Prepared],
     ) -> tuple[Begun | None, Look]:
-        """What `probe` sees, and its pass as far as it had to run for that."""
+        """Measures `probe`, running its pass as far as needed; returns the pass and the sums."""
         if probe.of == "latents":
             return None, self._compared(probe, tensors.latents, None)
         begun = begun or self.embed(probe.which_pass, tensors, prepared)
@@ -136,7 +136,7 @@ class Sampler:
 
     def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
         """Pass `number` before its first block."""
-        tokens, context = self._forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
+        tokens, context = self.forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
         return Begun(tokens, tokens, context)
 
     def slots_of_pass(self, number: int, plan: StepPlan, numbers: Tensor | None) -> SlotsOfPass:
@@ -145,11 +145,11 @@ class Sampler:
         if numbers is not None:
             start = number * sum(self._counts)
             of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
-        acts, kept = plan.passes[number], self._state.slots[number]
-        return SlotsOfPass(self._policy.slots, acts, kept, of_slots)
+        acts, kept = plan.passes[number], self.state.slots[number]
+        return SlotsOfPass(self.policy.slots, acts, kept, of_slots)
 
     def _compared(self, probe: Probe, now: Tensor, begun: Begun | None) -> Look:
-        return Look(sums(probe, now, self._state.probes[probe], _context_of(now, begun)), now)
+        return Look(sums(probe, now, self.state.probes[probe], _context_of(now, begun)), now)
 
     def _euler(
         self,
@@ -201,7 +201,7 @@ class _Step:
     ) -> Tensor:
         """The value at the slots of a level above blocks, by their acts in pass `number`."""
         of_pass, looked = self._slots[number], self._looked[number]
-        slots = self._sampler._policy.slots_at(level)
+        slots = self._sampler.policy.slots_at(level)
         for slot in slots:
             if of_pass.acts[slot] == Act.STAND_IN:
                 return of_pass.use(slot, None, entering, looked)
@@ -219,10 +219,10 @@ class _Step:
             begun = sampler.embed(number, self._tensors, self._prepared)
             self._begun[number] = begun
         notes = tuple(self._notes(number))
-        with sampler._mark(f"middle {self._plan.label}"):
+        with sampler.mark(f"middle {self._plan.label}"):
             tokens, looked = run_middle(sampler._blocks, begun, self._slots[number], notes)
         self._looked[number] = looked
-        return sampler._forward.head(tokens, begun.context)
+        return sampler.forward.head(tokens, begun.context)
 
     def _notes(self, number: int) -> Iterator[int]:
         for probe in self._plan.watch:
@@ -230,7 +230,7 @@ class _Step:
                 yield probe.block
 
     def look(self, probe: Probe, velocity: Tensor | None) -> Look:
-        """What a watched probe sees."""
+        """The measurement of a probe that the plan watches."""
         sampler = self._sampler
         if probe.of == "velocity":
             return sampler._compared(probe, velocity, None)

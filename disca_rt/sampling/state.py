@@ -1,4 +1,4 @@
-"""What a sample keeps between its steps: buffers on the device, and which steps filled them."""
+"""State of a sample between its steps: buffers on the device, and which steps filled them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,5 +79,5 @@ def numbers(policy: Policy, kept_at: KeptAt, step: int) -> list[float]:
 
 @lru_cache(maxsize=64)
 def number_counts(policy: Policy) -> list[int]:
-    """How many scalars each slot has, the same in each pass."""
+    """The number of scalars of each slot, the same in each pass."""
     return [len(slot.stand_in.numbers((), 0)) for slot in policy.slots]
