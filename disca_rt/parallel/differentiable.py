@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from ._native import Plan, Scheduler, Slot
+from ._native import Partition, Scheduler, Slot
 
 
 class DifferentiableScheduler:
@@ -24,8 +24,8 @@ class DifferentiableScheduler:
         self._passed: dict[Slot, tuple[Tensor, int]] = {}
 
     @property
-    def plan(self) -> Plan:
-        return self._scheduler.plan
+    def partition(self) -> Partition:
+        return self._scheduler.partition
 
     def send(self, slot: Slot, tokens: Tensor) -> None:
         self._tickets[slot] = _Send.apply(tokens, self._scheduler, slot)
@@ -41,7 +41,7 @@ class DifferentiableScheduler:
 
     def pass_on(self, slot: Slot, chunk: int, origin: int, heads: Tensor) -> None:
         ticket = _PassOn.apply(heads, self._scheduler, slot, chunk, origin)
-        self._passed[slot] = ticket, (origin - 1) % self.plan.ring_degree
+        self._passed[slot] = ticket, (origin - 1) % self.partition.ring_degree
 
     def receive_passed(self, slot: Slot, chunk: int) -> Tensor:
         ticket, origin = self._passed[slot]
