@@ -18,12 +18,12 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "conditioning": ((Conditioning,), "a Conditioning"),
     "negative": ((Conditioning,), "a Conditioning"),
     "latents": ((Tensor,), "a tensor"),
-    "size": ((Sequence,), "three whole numbers"),
-    "latent_shape": ((Sequence,), "four whole numbers"),
     "seed": ((Integral, Sequence), "a whole number, or one a sample"),
     "guidance_scale": ((Real,), "a number"),
     "classifier_free_scale": ((Real,), "a number"),
 }
+REQUIRED = "schedule", "policy", "seed"
+SIDES = {"size": "(frames, height, width)", "latent_shape": "(C, T, H, W)"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,14 +84,13 @@ class Request:
     def _check_kinds(self) -> None:
         for name, (types, wanted) in KINDS.items():
             value = getattr(self, name)
-            is_left_out = value is None and name not in ("schedule", "policy", "seed")
-            if not is_left_out and not isinstance(value, types):
+            if (value is not None or name in REQUIRED) and not isinstance(value, types):
                 raise ValueError(f"{name} must be {wanted}, got a {type(value).__name__}")
-        for name in ("size", "latent_shape"):
-            sides = getattr(self, name) or ()
-            is_short = name == "size" and len(sides) not in (0, 3)
-            if is_short or not all(isinstance(side, Integral) for side in sides):
-                raise ValueError(f"{name} must be {KINDS[name][1]}, got {sides}")
+        for name, wanted in SIDES.items():
+            sides = getattr(self, name)
+            are_whole = sides is None or all(isinstance(side, Integral) for side in sides)
+            if not are_whole or (name == "size" and sides is not None and len(sides) != 3):
+                raise ValueError(f"{name} must be whole numbers {wanted}, got {sides}")
 
     @property
     def conditionings(self) -> list[Conditioning]:

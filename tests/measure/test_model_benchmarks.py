@@ -532,6 +532,8 @@ def test_cache_dit_computes_the_full_steps_of_every_sample(config: DiTConfig) ->
         (["--out", "bench.csv"], "--out must end in .jsonl"),
         (["--ladder", "bars.pdf"], "--ladder must end in .png"),
         (["--baseline", "none.jsonl"], "--baseline none.jsonl is not a file"),
+        (["--baseline", "of_another.jsonl"], "of_another.jsonl: line 1 is no result"),
+        (["--out", "of_another.jsonl"], "of_another.jsonl: line 1 is no result"),
         (["--dit", "no/such.safetensors"], "no/such.safetensors"),
         (["--predictor", "p.safetensors"], "--predictor goes with --dit"),
         (["--dit", "d.safetensors", "--random"], "give either --dit or --random"),
@@ -557,6 +559,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("of_another.jsonl").write_bytes(b"\xff\x90\n")
     assert message in refusal(["bench", "--quick", *arguments], capsys)
 
 

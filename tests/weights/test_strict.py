@@ -206,7 +206,7 @@ def zipped(name: str) -> bytes:
         (b"<html>", "a web page"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"Access to this model is restricted", "it begins 'Access to this"),
-        (b"\xfd7zXZ\0" + bytes(40), "XZ archive"),
+        (b"\xfd7zXZ\0" + bytes(40), "a .xz archive"),
         (b"\x89PNG\r\n" + bytes(40), "a picture"),
         (b"\xff" * 100, "neither"),
         (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file"),

@@ -22,7 +22,7 @@ ARCHIVES: dict[bytes, str] = {
     b"7z\xbc\xaf": "7-Zip",
     b"Rar!": "RAR",
     b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"\xfd7zXZ": "XZ",
+    b"\xfd7zXZ": ".xz",
     b"BZh": "bzip2",
 }
 START = 262  # bytes, by which all of them are known
@@ -37,9 +37,7 @@ ENDINGS: dict[str, str] = {
     ".engine": "TensorRT",
     ".tflite": "TensorFlow Lite",
     ".pb": "TensorFlow",
-    ".incomplete": "a download that has not ended",
-    ".part": "a download that has not ended",
-    ".crdownload": "a download that has not ended",
+    **dict.fromkeys((".incomplete", ".part", ".crdownload"), "a download that has not ended"),
 }
 TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
 
