@@ -69,7 +69,7 @@ class DiTConfig:
 
     @property
     def variant(self) -> str:
-        """base, cfg-distilled or meanflow."""
+        """Name of the variant: base, cfg-distilled or meanflow."""
         if self.meanflow:
             return "meanflow"
         return "cfg-distilled" if self.guidance_embed else "base"

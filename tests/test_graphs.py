@@ -310,7 +310,7 @@ def test_what_one_capture_leaves_is_read_by_another_without_a_copy() -> None:
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How many graphs live in each pool of a stand-in for PyTorch's, which do nothing."""
+    """Numbers of living graphs by pool, of a stand-in for PyTorch's graphs that does nothing."""
     alive: Counter[int] = Counter()
 
     class Graph:

@@ -1,4 +1,4 @@
-"""What the golden vectors do not show: batches, unequal texts, text-to-video, hooks, refusals."""
+"""Cases that the golden vectors lack: batches, unequal texts, text-to-video, hooks, refusals."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
-from disca_rt.models.stream import Part, settle
+from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -197,9 +197,11 @@ def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
                 seen.append(name)
                 return compute()
 
-        stream = (Part(tokens),)
+        stream = (PendingSum(tokens),)
         hooked, plain = block(stream, context, Seeing()), block(stream, context)
-        assert relative_error(settle(hooked, block.ops), settle(plain, block.ops)) <= EXACT
+        assert (
+            relative_error(materialise(hooked, block.ops), materialise(plain, block.ops)) <= EXACT
+        )
         assert set(seen) == set(DOUBLE if hasattr(block, "img_mod") else SINGLE)
 
 
@@ -210,8 +212,8 @@ def test_blocks_compile_without_a_break(golden: Golden, dit: DiT) -> None:
         compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
         with torch.no_grad():
             tokens, context = dit.embed(golden.io["latents"], golden.step_inputs(3), prepared)
-            expected = settle(block((Part(tokens),), context), block.ops)
-            actual = settle(compiled((Part(tokens),), context), block.ops)
+            expected = materialise(block((PendingSum(tokens),), context), block.ops)
+            actual = materialise(compiled((PendingSum(tokens),), context), block.ops)
         assert relative_error(actual, expected) <= EXACT
 
 
@@ -230,8 +232,8 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
         def __call__(self, name, compute):
             return kept[name]
 
-    stream = (Part(tokens),)
-    expected = settle(block(stream, context, Keep()), block.ops)
+    stream = (PendingSum(tokens),)
+    expected = materialise(block(stream, context, Keep()), block.ops)
 
     class NeverAttends:
         def begin(self, layout):
@@ -240,7 +242,7 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
     attention, block.attention = block.attention, NeverAttends()
     try:
         replaced = block(stream, context, Replace())
-        assert torch.equal(settle(replaced, block.ops), expected)
+        assert torch.equal(materialise(replaced, block.ops), expected)
     finally:
         block.attention = attention
 

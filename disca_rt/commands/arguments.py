@@ -31,7 +31,7 @@ def prompt(text: str) -> str:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """ "1,0.9,0.5" -> (1.0, 0.9, 0.5)."""
+    """Read "1,0.9,0.5" as (1.0, 0.9, 0.5)."""
     try:
         return tuple(map(float, text.split(",")))
     except ValueError as error:

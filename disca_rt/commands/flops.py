@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """One line of the table: steps of both kinds, in `passes` each, and all FLOPs."""
+    """A row of the table: steps of both kinds, in `passes` each, and all FLOPs."""
 
     name: str
     passes: int

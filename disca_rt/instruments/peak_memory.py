@@ -71,7 +71,7 @@ class _StorageCount(TorchDispatchMode):
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Those in an operator's arguments or results, which are at most lists of them."""
+    """Tensors among an operator's arguments or results, and in lists there."""
     for value in values:
         if isinstance(value, Tensor):
             yield value

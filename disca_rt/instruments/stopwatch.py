@@ -1,4 +1,4 @@
-"""Where the time of a sample went, by stage, without stalling the device.
+"""A stopwatch of a sample's stages that does not stall the device.
 
 On a GPU, events are recorded and read once at the end; elsewhere the wall clock is enough.
 """

@@ -63,7 +63,7 @@ class DiT(nn.Module, ABC):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order; each maps `(stream, context)` to a stream, of tokens `[B, S, C]`."""
+        """Blocks in order; each maps `(stream, context)` to a stream, of tokens `[B, S, C]`."""
         return [*self.double_blocks, *getattr(self, "single_blocks", ())]
 
     @property
@@ -76,7 +76,7 @@ class DiT(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        """Everything about a sample that no step changes; `latent_shape` is `[B, C, T, H, W]`."""
+        """Compute what no step of a sample changes; `latent_shape` is `[B, C, T, H, W]`."""
 
     @abstractmethod
     def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
@@ -104,11 +104,11 @@ class DiT(nn.Module, ABC):
         return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
 
     def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
-        """All patches of a sample -> velocity `[B, C, T, H, W]`."""
+        """Map all patches of a sample to its velocity `[B, C, T, H, W]`."""
         return self.ops.unpatchify(patches, prepared.grid, self.config.patch)
 
     def velocity(self, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
-        """All joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
+        """Map all joint tokens to the velocity `[B, C, T, H, W]`: head, then unpatchify."""
         return self.unpatchify(self.head(tokens, context), prepared)
 
     def forward(self, latents: Tensor, step: StepInputs, prepared: Prepared) -> Tensor:

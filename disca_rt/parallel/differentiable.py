@@ -15,7 +15,7 @@ from ._native import Plan, Scheduler, Slot
 
 
 class DifferentiableScheduler:
-    """Called as the `Scheduler` it is made of; both are for one attention."""
+    """A `Scheduler` with the same methods, differentiable, for one attention."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

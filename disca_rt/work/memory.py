@@ -50,7 +50,7 @@ class Footprint(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a sample's bytes depend on.
+    """Facts that a sample's bytes depend on.
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
     the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
@@ -77,7 +77,7 @@ class Need(NamedTuple):
 
 
 def footprint(need: Need) -> Footprint:
-    """Of one sample. Ranks share tokens, so cache and activations; every rank has all weights.
+    """Bytes of one sample on each device. Ranks share cache and activations; each has all weights.
 
     The cache is the state of that sample; a `Runtime` with graphs keeps those of `max_states`
     shapes, its last ones. Captures share a pool as large as the activations, beside those of what
@@ -117,7 +117,7 @@ def _shape(need: Need) -> SampleShape:
 
 
 def fits(need: Need, capacity: int) -> bool:
-    """Whether it takes at most `capacity` bytes of a device."""
+    """Tell whether the sample takes at most `capacity` bytes of a device."""
     return footprint(need).total <= capacity
 
 
@@ -135,7 +135,7 @@ def largest_size(need: Need, capacity: int) -> tuple[int, int, int] | None:
 
 
 def fewest_ranks(need: Need, capacity: int) -> int | None:
-    """How many ranks, each with `capacity` bytes, could share the sample; at most one a head."""
+    """The fewest ranks, of `capacity` bytes each, that the sample fits on; at most one a head."""
     counts = range(need.ranks + 1, need.dit.heads + 1)
     return next((n for n in counts if fits(need._replace(ranks=n), capacity)), None)
 
@@ -161,5 +161,5 @@ def weight_bytes(
 
 
 def gigabytes(size: int) -> str:
-    """Decimal, as a card's label has them; small ones in MB."""
+    """Text of `size` bytes in decimal GB, as on a card's label; small ones in MB."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

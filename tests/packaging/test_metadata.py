@@ -1,4 +1,4 @@
-"""What the package says about itself, and that the pins agree with it."""
+"""The package's metadata, and the pins that must agree with it."""
 
 from email.message import Message
 from email.parser import Parser

@@ -21,7 +21,8 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.ranks import RankFailure, Ranks, joined
+from disca_rt.parallel.failures import RankFailure
+from disca_rt.parallel.ranks import Ranks, joined
 from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
 from parallel.places import places
@@ -53,7 +54,7 @@ def before_an_exchange(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def in_a_ring(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """While keys and values are on their way round."""
+    """Fail while keys and values are on their way round."""
     calls, local = iter(range(10**9)), ranks.attention.local
     attend_part = local.backend.attend_with_lse
 
@@ -77,7 +78,7 @@ def before_a_gather(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def amid_an_operation(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """Between two of its collectives, as FSDP has them."""
+    """Fail between two collectives of an operation, as FSDP has them."""
     total = torch.zeros(1)
     for turn in range(10**9):
         with ranks.operation("forward and backward"):
@@ -88,7 +89,7 @@ def amid_an_operation(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def in_a_checkpoint(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """While it writes its shard."""
+    """Fail while the rank writes its shard."""
 
     class Writer(dcp.FileSystemWriter):
         def write_data(self, *plan: object) -> object:
@@ -143,7 +144,7 @@ def fail(way: str) -> None:
 
 
 def interrupt(signum: int, frame: object) -> None:
-    """As the command line does it: torchrun ends the others when one is gone."""
+    """Stop as the command line does: torchrun ends the others when one is gone."""
     raise KeyboardInterrupt
 
 

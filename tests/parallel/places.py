@@ -1,4 +1,4 @@
-"""Where a rank's tokens are among a sample's."""
+"""Places of a rank's tokens among a sample's."""
 
 import torch
 from torch import Tensor

@@ -24,7 +24,7 @@ def pieces(*seconds: float) -> tuple[Compute, ...]:
 
 
 def block(attend: list[list[float]], **more: float) -> BlockWork:
-    """With pieces of one second but for `attend` by chunk and ring step, and `more`."""
+    """Work in pieces of one second but for `attend` by chunk and ring step, and `more`."""
     seconds = {"enter": 1, "v": 2, "k": 2, "q": 2, "under_q": 0, "under_o": 0, "leave": 1} | more
     given = {name: pieces(each) for name, each in seconds.items()}
     given |= dict.fromkeys(("pack_v", "pack_kq", "unpack"), ())

@@ -1,4 +1,4 @@
-"""What a plan is said to cost: against the FLOP count, the design's figures, and by hand."""
+"""Forecast costs of a plan: against the FLOP count, the design's figures, and by hand."""
 
 import pytest
 from hypothesis import given

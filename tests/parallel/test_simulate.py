@@ -81,7 +81,7 @@ seconds = st.floats(0, 10, allow_subnormal=False)
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[Program]:
-    """Of two ranks: random durations, the same transfers in the same order, waits where they like.
+    """Programs of two ranks: random durations, the same transfers in the same order, any waits.
 
     All wait for all in the end.
     """

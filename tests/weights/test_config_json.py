@@ -1,4 +1,4 @@
-"""What tensors cannot tell comes from the config.json beside them, and must not contradict them."""
+"""The config.json beside tensors tells what they cannot, and must not contradict them."""
 
 import json
 import shutil
