@@ -21,7 +21,7 @@ class TokenLayout(NamedTuple):
 
 
 class StepContext(NamedTuple):
-    """Inputs that all blocks of a step share: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
+    """Inputs of all blocks of a step: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
 
     vec: Tensor
     freqs_cos: Tensor

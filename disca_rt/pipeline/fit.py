@@ -58,9 +58,7 @@ def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
         if name == "latent_shape":
             wanted, got = f"({channels}, T, H, W)", tuple(got[1:])
         raise ValueError(f"{name} must be {wanted}, got {got}")
-    for axis, side, patch in zip("THW", got[2:], config.patch, strict=True):
-        if side % patch or side == 0:
-            raise ValueError(f"latents' {axis} must be a multiple of {patch}, got {side}")
+    config.token_grid(got[2:])
     if request.latents is not None and not torch.isfinite(request.latents).all():
         raise ValueError("latents have values that are not finite")
     request.seeds(batch)

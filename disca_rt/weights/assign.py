@@ -11,7 +11,7 @@ from torch import nn
 from ..models.linear import weight_slots
 from .errors import CheckpointError
 from .identify import Model
-from .layouts.table import Piece, Span
+from .layouts.table import Source, Span
 
 
 class Copy(NamedTuple):
@@ -48,14 +48,14 @@ def assign(model: Model, module: nn.Module) -> list[Copy]:
     """
     specs, faults, copies = model.checkpoint.specs, _Faults(), []
     for target, slot in weight_slots(module).items():
-        for piece in model.layout.pieces(target, specs):
-            copies.append(Copy(piece.source, target, piece.spans))
-            needed = _needed_shape(piece, tuple(slot.shape), model.config.hidden)
-            if piece.source not in specs:
-                faults.missing[piece.source] = None
-            elif specs[piece.source].shape != needed:
-                got = list(specs[piece.source].shape)
-                said = f"{model.name_in_file(piece.source)} is {got}, should be {list(needed)}"
+        for source in model.layout.sources(target, specs):
+            copies.append(Copy(source.name, target, source.spans))
+            needed = _needed_shape(source, tuple(slot.shape), model.config.hidden)
+            if source.name not in specs:
+                faults.missing[source.name] = None
+            elif specs[source.name].shape != needed:
+                got = list(specs[source.name].shape)
+                said = f"{model.name_in_file(source.name)} is {got}, should be {list(needed)}"
                 faults.mis_shaped[said] = None
     unexpected = sorted(specs.keys() - {copy.source for copy in copies})
     faults.unexpected = dict.fromkeys(map(model.name_in_file, unexpected))
@@ -63,8 +63,8 @@ def assign(model: Model, module: nn.Module) -> list[Copy]:
     return copies
 
 
-def _needed_shape(piece: Piece, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
-    return (piece.hidden_rows * hidden, *shape[1:]) if piece.spans else shape
+def _needed_shape(source: Source, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
+    return (source.hidden_rows * hidden, *shape[1:]) if source.spans else shape
 
 
 def _raise(model: Model, faults: _Faults, known: int) -> None:

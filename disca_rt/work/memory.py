@@ -152,11 +152,10 @@ def weight_bytes(
 
     Takes 0.2 s for the 13B model, once.
     """
-    dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
     if isinstance(config, DiTConfig):
-        model = build_dit(config, dtype=dtype, fp8_weights=fp8_weights)
+        model = build_dit(config, dtype=DTYPES[itemsize], fp8_weights=fp8_weights)
     else:
-        model = build_predictor(config, dtype=dtype)
+        model = build_predictor(config, dtype=DTYPES[itemsize])
     return sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers()))
 
 

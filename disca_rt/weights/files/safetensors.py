@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, first_line
 from .plain_path import plain_path
-from .tensor_file import DTYPES, TensorSpec
+from .tensor_file import DTYPES, StoredSpec
 
 TORCH_NAMES = {
     "F64": "float64",
@@ -85,17 +85,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _spec(name: str, entry: Any) -> TensorSpec:
+def _spec(name: str, entry: Any) -> StoredSpec:
     try:
         dtype, shape = entry["dtype"], entry["shape"]
     except (TypeError, KeyError, IndexError):
         raise ValueError(f"{name} has no dtype or no shape") from None
     if not isinstance(dtype, str) or not _are_sizes(shape):
         raise ValueError(f"{name} has dtype {dtype!r} and shape {shape!r}")
-    return TensorSpec(tuple(shape), TORCH_NAMES.get(dtype, dtype.lower()))
+    return StoredSpec(tuple(shape), TORCH_NAMES.get(dtype, dtype.lower()))
 
 
-def _extent(name: str, entry: dict[str, Any], spec: TensorSpec, start: int) -> Extent:
+def _extent(name: str, entry: dict[str, Any], spec: StoredSpec, start: int) -> Extent:
     """The bytes of a tensor; compared with its shape where models have its dtype."""
     offsets = entry.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
