@@ -85,7 +85,7 @@ def test_replay_equals_eager(policy: str, eager: Runtime) -> None:
 
 @pytest.fixture
 def only_replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Once called, nothing but a replay is left."""
+    """Refuse, once called, everything but replays."""
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a replayed trajectory embeds nothing")

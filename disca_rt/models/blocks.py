@@ -135,7 +135,7 @@ class DoubleStreamBlock(nn.Module):
     def _in_branches(
         self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext, branches: Branches
     ) -> Stream:
-        """The same with every sum taken, so that what replaces a branch also saves its norm."""
+        """Run the branches with every sum taken, so that replacing one also saves its norm."""
         img, txt = (materialise((part,), self.ops) for part in parts)
         img_in, txt_in = (
             partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))

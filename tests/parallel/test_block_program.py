@@ -38,7 +38,7 @@ def spans(timeline: Timeline, lane: str) -> dict[str, tuple[float, float]]:
 
 
 def computing(timeline: Timeline) -> list[tuple[float, float]]:
-    """Without pieces of no length."""
+    """Spans of computing, without pieces of no length."""
     found = [(e.start, e.stop) for e in timeline.events if e.lane == COMPUTE]
     return [span for span in found if span[0] < span[1]]
 

@@ -49,7 +49,7 @@ class CpuMachine:
         carried.result(PATIENCE)
 
     def settle(self) -> None:
-        """Until everything is over."""
+        """Wait until everything is over."""
 
 
 class GpuMachine:
