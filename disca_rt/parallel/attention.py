@@ -8,8 +8,8 @@ attention, arXiv 2310.01889). Knows plans and process groups, no models.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -163,7 +163,7 @@ class UlyssesHandle:
         return between_graphs(self._scheduler.receive_back, Slot.O).flatten(2)
 
     def _attend(self, chunk: int) -> Tensor:
-        q, k, v = between_graphs(_received, self._scheduler, (Slot.Q, Slot.K, Slot.V), chunk)
+        q, k, v = between_graphs(_each, self._scheduler.receive, (Slot.Q, Slot.K, Slot.V), chunk)
         return self._attention.local.backend(q, k, v, self._valid[0])
 
     def _attend_round(self, chunk: int) -> Tensor:
@@ -172,11 +172,11 @@ class UlyssesHandle:
         if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
             k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
             valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
-            (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
+            (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
             return self._attention.local.backend(q, k, v, valid)
         attend = self._attention.local.backend.with_lse
         keys = next(rounds)
-        (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
+        (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
         done = attend(q, *keys, self._valid[0])
         for keys, valid in zip(rounds, self._valid[1:], strict=True):
             done = merge(done, attend(q, *keys, valid))
@@ -185,22 +185,14 @@ class UlyssesHandle:
     def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every group's keys and values in turn; each is passed on as soon as it is here."""
         slots = Slot.K, Slot.V
-        here = between_graphs(_received, self._scheduler, slots, chunk)
+        here = between_graphs(_each, self._scheduler.receive, slots, chunk)
         for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
                 between_graphs(self._scheduler.pass_on, slot, chunk, origin, heads)
             yield here
-            here = between_graphs(_passed, self._scheduler, slots, chunk)
+            here = between_graphs(_each, self._scheduler.receive_passed, slots, chunk)
         yield here
 
 
-def _received(
-    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
-) -> tuple[Tensor, ...]:
-    return tuple(scheduler.receive(slot, chunk) for slot in slots)
-
-
-def _passed(
-    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
-) -> tuple[Tensor, ...]:
-    return tuple(scheduler.receive_passed(slot, chunk) for slot in slots)
+def _each(receive: Callable[[Slot, int], Tensor], slots: Sequence[Slot], chunk: int) -> Any:
+    return tuple(receive(slot, chunk) for slot in slots)
