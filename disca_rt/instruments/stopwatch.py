@@ -33,11 +33,15 @@ class Stopwatch:
         self.stop(name, started)
 
     def start(self) -> object:
-        """A mark to give to `stop`, for work whose name is known only when it is done."""
-        return self._mark()
+        """Mark to give to `stop`, for work whose name is known only when it is done."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def stop(self, name: str, started: object) -> None:
-        self._marks[name].append((started, self._mark()))
+        self._marks[name].append((started, self.start()))
 
     def times(self) -> dict[str, StageTime]:
         """Stages in the order they first ran. Waits for the device."""
@@ -47,13 +51,6 @@ class Stopwatch:
             name: StageTime(len(spans), sum(self._seconds(*span) for span in spans))
             for name, spans in self._marks.items()
         }
-
-    def _mark(self) -> object:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
     def _seconds(self, start: object, end: object) -> float:
         return start.elapsed_time(end) / 1000 if self._on_gpu else end - start

@@ -18,17 +18,15 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.failures import RankFailure
 from disca_rt.parallel.ranks import Ranks, joined
 from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
-from parallel.places import places
+from parallel.places import HEADS, WHOLE, attend
 
 BEGUN = 3  # attentions before it fails
-WHOLE = 20, 4  # tokens
 
 
 def _raises() -> None:
@@ -116,24 +114,13 @@ PLACES = {
 }
 
 
-def attend(attention: UlyssesAttention) -> None:
-    attention.prepare(4)
-    tokens = torch.zeros(1, len(places(attention, *WHOLE)), 4, 8)
-    with torch.no_grad():
-        handle = attention.begin(TokenLayout(0, None, WHOLE))
-        handle.put_v(tokens)
-        handle.put_k(tokens.flatten(1, 2))
-        handle.put_q(tokens.flatten(1, 2))
-        handle.result(NoOverlap())
-
-
 def main(way: str, where: str, timeout: float, folder: Path) -> None:
     if where == "gpu":
         ranks_module._waits_on_host = lambda ranks: False
     with joined(torch.device("cpu"), timedelta(seconds=timeout)) as ranks:
         patience = timedelta(hours=1) if where == "gpu" else ranks.timeout
         topology = Topology(ranks.group, patience, ulysses_degree=2 if where == "ring" else 0)
-        ranks.use(UlyssesAttention(topology, LocalAttention()))
+        ranks.use(UlyssesAttention(topology, LocalAttention())).prepare(HEADS)
         is_failing = ranks.rank == int(os.environ.get("FAILING_RANK", "1"))
         PLACES[where](ranks, lambda: is_failing and fail(way), folder)
 
