@@ -46,7 +46,7 @@ setup(
     ext_modules=[
         CppExtension(
             "disca_rt.parallel._native",
-            ["csrc/bindings.cpp", "csrc/plan.cpp", "csrc/scheduler.cpp"],
+            ["csrc/bindings.cpp", "csrc/partition.cpp", "csrc/scheduler.cpp"],
             depends=sorted(glob("csrc/*.h")),  # what else a source distribution needs
             # Python's own flags ask for debug information, 15 MB of it.
             extra_compile_args=[

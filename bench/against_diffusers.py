@@ -1,4 +1,4 @@
-"""Our full step against diffusers' classes: same weights, same inputs, fp32, eager.
+"""Benchmark of our full step against diffusers' classes: same weights and inputs, fp32, eager.
 
 diffusers saves fresh random weights, our loader reads them, and the outputs are compared before
 anything is timed. No token is padding, so that both do the same work: neither gains from the
@@ -7,13 +7,12 @@ padding that ours drops and diffusers' masks. Both call PyTorch's scaled_dot_pro
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.measure.diffusers_models import diffusers_model, diffusers_step
 from disca_rt.measure.harness import Comparison, Contender
@@ -29,33 +28,25 @@ TOLERANCE = 1e-5
 GOAL = 1.0
 
 
-@dataclass(frozen=True)
-class StepShape:
-    """Of one sample: `latent_shape` (C, T, H, W) and tokens, byT5 and vision ones only for 1.5."""
+class StepShape(NamedTuple):
+    """Model and input of one step: `latent_shape` (C, T, H, W), and numbers of tokens."""
 
-    name: str
     config: DiTConfig
     latent_shape: tuple[int, int, int, int]
-    text_tokens: int
-    byt5_tokens: int = 0
-    vision_tokens: int = 0
-
-    @property
-    def condition_tokens(self) -> int:
-        return self.text_tokens + self.byt5_tokens + self.vision_tokens
+    tokens: Workload
 
 
 EMBEDDED = StepShape(
-    "embedded", TINY, PixelUnshuffleCodec().latent_shape(FRAMES, HEIGHT, WIDTH), text_tokens=16
+    TINY,
+    PixelUnshuffleCodec().latent_shape(FRAMES, HEIGHT, WIDTH),
+    Workload("embedded", "", (0, 0, 0), text=16),
 )
 MID_10 = StepShape(
-    "mid-size 1.0",
     DiTConfig(hidden=512, heads=4, double=2, single=4, text_dim=1024),
-    latent_shape=(16, 5, 16, 16),
-    text_tokens=64,
+    (16, 5, 16, 16),
+    Workload("mid-size 1.0", "", (0, 0, 0), text=64),
 )
 MID_15 = StepShape(
-    "mid-size 1.5",
     DiTConfig(
         family="hunyuan-video-1.5",
         in_channels=16,
@@ -71,19 +62,18 @@ MID_15 = StepShape(
         byt5_hidden=2048,  # fixed in diffusers' class
         vision_dim=256,
     ),
-    latent_shape=(16, 5, 8, 8),
-    text_tokens=48,
-    byt5_tokens=8,
-    vision_tokens=8,
+    (16, 5, 8, 8),
+    Workload("mid-size 1.5", "", (0, 0, 0), text=48, byt5=8, vision=8),
 )
 
 
 def full_step(shape: StepShape) -> Comparison:
-    """Three contenders: diffusers, ours with `prepare` in every step, ours with it outside."""
+    """Comparison of diffusers, ours with `prepare` in every step, and ours with it outside."""
     reference = diffusers_model(shape.config)
     dit = _ours(reference)
     assert dit.config == shape.config, f"loaded {dit.config}, expected {shape.config}"
-    conditioning, step = _conditioning(shape), StepInputs(torch.tensor([900.0]))
+    conditioning = random_conditioning(shape.config, shape.tokens, shape.latent_shape)
+    step = StepInputs(torch.tensor([900.0]))
     latents = torch.randn(1, *shape.latent_shape, generator=torch.Generator().manual_seed(2))
     forward = diffusers_step(reference, conditioning)
     prepared = dit.prepare(conditioning, latents.shape)
@@ -96,10 +86,10 @@ def full_step(shape: StepShape) -> Comparison:
 
     # 1.5: byT5 and vision tokens are counted as text, which makes the count 2 % too large.
     flops = step_flops(
-        shape.config, predictor_config(shape.config), shape.latent_shape, shape.condition_tokens
+        shape.config, predictor_config(shape.config), shape.latent_shape, shape.tokens.tokens
     ).full
     return Comparison(
-        name=f"full step, {shape.name}",
+        name=f"full step, {shape.tokens.name}",
         shape=_describe(shape),
         dtype="float32",
         contenders=[
@@ -124,14 +114,8 @@ def _ours(reference: nn.Module) -> DiT:
         return load_dit(Path(folder), dtype=torch.float32)
 
 
-def _conditioning(shape: StepShape) -> Conditioning:
-    tokens = shape.text_tokens, shape.byt5_tokens, shape.vision_tokens
-    workload = Workload(shape.name, "", (0, 0, 0), *tokens)
-    return random_conditioning(shape.config, workload, shape.latent_shape)
-
-
 def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
-    """‖a − b‖ / ‖b‖ of the outputs; raises where it is over the tolerance."""
+    """Relative difference ‖a − b‖ / ‖b‖ of the outputs; RuntimeError above the tolerance."""
     with torch.inference_mode():
         actual, expected = ours().double(), theirs().double()
     difference = float((actual - expected).norm() / expected.norm())
@@ -144,15 +128,15 @@ def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> fl
 
 
 def _describe(shape: StepShape) -> dict[str, object]:
-    config = shape.config
+    config, tokens = shape.config, shape.tokens
     described = {
-        "model": shape.name,
+        "model": tokens.name,
         "batch": 1,
         "latents": list(shape.latent_shape),
         "image tokens": image_tokens(config, shape.latent_shape),
-        "text tokens": shape.text_tokens,
-        "byT5 tokens": shape.byt5_tokens,
-        "vision tokens": shape.vision_tokens,
+        "text tokens": tokens.text,
+        "byT5 tokens": tokens.byt5,
+        "vision tokens": tokens.vision,
         "hidden": config.hidden,
         "heads": config.heads,
         "blocks": f"{config.double}+{config.single}",

@@ -1,4 +1,4 @@
-"""What DisCa saves on the embedded model: of a step, and of a whole sample from prompt to video."""
+"""Benchmarks of what DisCa saves on the embedded model: in a step, and from prompt to video."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ BASE_WEIGHTS = Path(__file__).parents[1] / "ladder" / "base.safetensors"
 
 @dataclass(frozen=True)
 class VideoSize:
-    """In pixels."""
+    """Size of a video in frames and pixels."""
 
     frames: int
     height: int
@@ -34,31 +34,20 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
-    """A full and a predicted step, from latents to velocity, as in the denoising loop."""
+    """Comparison of a full and a predicted step, from latents to latents as in the loop."""
     runtime = load_tiny()
-    subject = Subject(
-        runtime,
-        encode_prompts([PROMPT]),
-        _latent_shape(size),
-        policy="disca",
-        schedule=preset(2, 5.0, (0,)),
-    )
-    steps = Steps(subject)
+    given = encode_prompts([PROMPT]), _latent_shape(size)
+    run = Steps(Subject(runtime, *given, policy="disca", schedule=preset(2, 5.0, (0,))))
     flops = _flops(runtime.config, size, TEXT_TOKENS)
-    return Comparison(
-        name="predicted step",
-        shape=_shape(runtime.config, size),
-        dtype="float32",
-        contenders=[
-            Contender("full step", steps.full, flops.full),
-            Contender("predicted step", steps.predicted, flops.predicted, goal=0.15),
-        ],
-        samples=100,
-    )
+    contenders = [
+        Contender("full step", run.full, flops.full),
+        Contender("predicted step", run.predicted, flops.predicted, goal=0.15),
+    ]
+    return _comparison("predicted step", runtime, size, contenders, samples=100)
 
 
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
-    """Against what an undistilled model needs: 50 steps of two passes each."""
+    """Comparison of samples with what an undistilled model needs: 50 steps of two passes each."""
     base, runtime = with_tiny_prompts(Runtime.load(BASE_WEIGHTS)), load_tiny()
     fifty = preset(50, 5.0)
     both_passes = [_flops(base.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
@@ -73,7 +62,7 @@ def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
 
 
 def samples_without_guidance(size: VideoSize = TRAINED) -> Comparison:
-    """Against as many full steps: what the predictor alone saves."""
+    """Comparison with as many full steps: what the predictor alone saves."""
     runtime = load_tiny()
     contenders = [_twenty_steps(runtime, size), _disca(runtime, size)]
     return _comparison("DisCa sample, base 20", runtime, size, contenders, samples=15)

@@ -1,4 +1,4 @@
-"""`python -m bench.exchange`: our exchange of tokens for heads against others', over gloo.
+"""Benchmark of our exchange of tokens for heads over gloo: `python -m bench.exchange`.
 
 Starts torchrun once for each number of ranks, one thread each, writes JSON lines of what rank 0
 measured and prints the table of them. Absolute times are this machine's; the bytes that a rank
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured_by(ranks: int, samples: int | None, is_small: bool) -> list[Record]:
-    """`samples` None: the benchmark's own number; `is_small`: one of each on the smallest shapes.
+    """Records of the benchmark run by so many ranks; CalledProcessError where one fails.
 
-    CalledProcessError where a rank fails.
+    `samples` None: the benchmark's own number; `is_small`: one of each on the smallest shapes.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "records.jsonl"

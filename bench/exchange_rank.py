@@ -1,8 +1,8 @@
-"""One rank of `bench.exchange`, started by torchrun: measures with the others, rank 0 writes.
+"""Rank of `bench.exchange`, started by torchrun: measures with the others; rank 0 writes.
 
 A sample starts on all ranks after a barrier. Its time is the slowest rank's, its CPU time that of
-all ranks together. Before a comparison is timed, what each contender returns is compared bit by
-bit on every rank.
+all ranks together. Before a comparison is timed, all contenders' outputs are compared bit by bit
+on every rank.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from disca_rt.measure.harness import Comparison, Contender, host_timer, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.rank_timer import slowest
 from disca_rt.measure.record import write_records
-from disca_rt.parallel._native import Plan
+from disca_rt.parallel._native import Partition
 
 from .against_diffusers import GOAL
 from .exchange_task import Task, attention_layer, exchange_alone
@@ -35,7 +35,7 @@ WARMUP = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """Of all ranks together. `has_layer`: with projections and attention around the exchange."""
+    """Shape over all ranks; `has_layer`: with projections and attention around the exchange."""
 
     name: str
     img_tokens: int
@@ -60,7 +60,7 @@ SMALL = (
     Shape("exchange, uneven", 22, 7, 11, 4),
     Shape("attention layer", 24, 8, 8, 4, torch.float32, has_layer=True),
 )
-"""With heads for diffusers' padding on up to four ranks: it pads less than a rank has."""
+"""Shape whose heads diffusers can pad on up to four ranks: it pads less than a rank has."""
 
 
 def main() -> None:
@@ -87,15 +87,15 @@ def _measure(shape: Shape, mesh: DeviceMesh, samples: int, out: Path) -> None:
 
 
 def compare(shape: Shape, mesh: DeviceMesh) -> Comparison:
-    """Raises where a contender's output is another in any bit."""
+    """Comparison of the contenders; RuntimeError where one's output differs in any bit."""
     ranks = mesh.size()
-    plan = Plan(
+    partition = Partition(
         img_tokens=shape.img_tokens, txt_tokens=shape.txt_tokens, heads=shape.heads, ranks=ranks
     )
     name = f"{shape.name}, {ranks} ranks"
-    shard = plan.shard(dist.get_rank()).tokens
+    shard = partition.shard(dist.get_rank()).tokens
     like = torch.empty(shape.batch, shard, shape.heads, shape.head_dim, dtype=shape.dtype)
-    traded = Traded(plan, like, mesh)
+    traded = Traded(partition, like, mesh)
     if not traded.is_even:
         _tell(f"{name}: {LEFT_OUT}")
     task = (attention_layer if shape.has_layer else exchange_alone)(traded)

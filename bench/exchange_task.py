@@ -1,6 +1,6 @@
-"""What is around an exchange while it is measured: nothing, or the rest of an attention layer.
+"""Surroundings of a measured exchange: nothing, or the rest of an attention layer.
 
-Made alike for every contender, so that all send the same tensors. Knows no contender and no clock.
+They are alike for every contender, so that all send the same tensors. Knows no contender, no clock.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from .ulysses import Attend, Tokens, Traded
 
 
 class Task(NamedTuple):
-    """What is around an exchange: `tokens`, with k and q as they are or packed, go into it.
+    """Surroundings of one exchange, which takes `tokens`, or `packed` ones, and does `attend`.
 
-    `finish` takes what comes out of it, and that must be `expected` once done with `check` in place
-    of `attend`; None: as the first contender's.
+    `finish` takes its result. A run with `check` in place of `attend` must give `expected` or,
+    where that is None, what the first contender gives.
     """
 
     tokens: Tokens
@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
 
 def exchange_alone(traded: Traded) -> Task:
-    """Nothing but the exchange: what comes as v goes back at once."""
+    """Exchange alone: what comes as v goes back at once."""
     v, k, q = (torch.randn(traded.like.shape).to(traded.like.dtype) for _ in range(3))
     packing = _packing(traded)
     return Task(
@@ -53,7 +53,7 @@ def attention_layer(traded: Traded) -> Task:
     x = torch.randn(batch, shard, hidden)
     weights = {name: torch.randn(hidden, hidden) * hidden**-0.5 for name in ("v", "k", "q", "o")}
     norms = torch.ones(head_dim), torch.ones(head_dim)
-    img_tokens = len(traded.plan.shard(traded.group.rank()).img)
+    img_tokens = len(traded.partition.shard(traded.group.rank()).img)
     angles = torch.rand(img_tokens, head_dim // 2)
     tables = *norms, angles.cos(), angles.sin()
     packing, backend = _packing(traded), get_backend("sdpa")
@@ -85,12 +85,12 @@ def _given(tokens: Tensor) -> Tensor:
 
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Depends on all three, and on no order of heads or tokens."""
+    """Function of all three that depends on no order of heads or tokens."""
     return v + k * q
 
 
 def _packing(traded: Traded) -> Packing:
-    counts = [len(traded.plan.heads(rank)) for rank in range(traded.plan.ranks)]
+    counts = [len(traded.partition.heads(rank)) for rank in range(traded.partition.ranks)]
     return packing(counts, traded.like.device)
 
 

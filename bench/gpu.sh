@@ -19,14 +19,14 @@ declare -A NEEDS=(
 )
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-480}
-NO_PICTURE="needs matplotlib; on any machine that has it: python -m disca_rt.measure.ladder FILE OUT.png"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
 dry_run_settings() {
   export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
   RESULTS=${RESULTS:-out/gpu-dry-run/cpu.jsonl}
-  WORKLOAD=(8x8x1 --model tiny --random) SETTINGS=(--preset disca-n4 --samples 1 --quick)
+  MODEL=(bench.trial 8x8x1 --model tiny --random)
+  SETTINGS=(--steps 5 --step-list 0,2 --samples 1 --quick)
   KERNELS=(--device cuda --dry-run --samples 1)
   TUNE=(--dry-run) FUSED=(--ops triton)
   PAGE=out/gpu-dry-run/kernels.md README=(--print)
@@ -45,15 +45,16 @@ print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-
 PY
     )
   fi
-  WORKLOAD=(704x704x129) SETTINGS=(--device cuda)
+  MODEL=(disca_rt bench 704x704x129)
+  SETTINGS=(--device cuda)
   KERNELS=(--device cuda --out "$RESULTS")
   TUNE=() FUSED=()
   PAGE=docs/kernels.md README=()
 }
 
-model() { measured "${WORKLOAD[@]}" "$@"; }
+model() { measured "${MODEL[@]}" "$@"; }
 measured() {
-  "$PYTHON" -m disca_rt bench "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
+  "$PYTHON" -m "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
 }
 
 # Of the packages named, those that are not here.
@@ -74,7 +75,10 @@ lacks() {
 stage_machine() {
   local stage
   for stage in "${STAGES[@]}"; do lacks "$stage" || true; done
-  if [ -n "$(absent matplotlib)" ]; then echo "ladder: without its picture, $NO_PICTURE"; fi
+  if [ -n "$(absent matplotlib)" ]; then
+    echo "ladder: without its picture, needs matplotlib; on any machine that has it:" \
+      "python -m disca_rt.measure.ladder FILE OUT.png"
+  fi
   "$PYTHON" - <<'PY'
 import torch, triton
 print(f"PyTorch {torch.__version__}, Triton {triton.__version__}, cuDNN {torch.backends.cudnn.version()}")
@@ -119,19 +123,8 @@ stage_sample-graphs() {
 }
 stage_rivals() { model --only rivals; }
 stage_sample-rivals() { model --only sample-rivals; }
-stage_embedded() { measured embedded; }
-stage_ladder() {
-  "$PYTHON" -m disca_rt.measure.table "$RESULTS" > "${RESULTS%.jsonl}.md"
-  "$PYTHON" -m bench.kernel_page > "$PAGE.new" && mv "$PAGE.new" "$PAGE"
-  "$PYTHON" -m bench.readme_results "${README[@]}"
-  echo "wrote $RESULTS, ${RESULTS%.jsonl}.md, $PAGE"
-  if [ -z "$(absent matplotlib)" ]; then
-    "$PYTHON" -m disca_rt.measure.ladder "$RESULTS" "${RESULTS%.jsonl}.png"
-    echo "wrote ${RESULTS%.jsonl}.png"
-  else
-    echo "no picture, $NO_PICTURE"
-  fi
-}
+stage_embedded() { measured disca_rt bench embedded; }
+stage_ladder() { "$PYTHON" -m bench.pages "$RESULTS" "$PAGE" "${README[@]}"; }
 
 run_stages() {
   local failed=() stage started status

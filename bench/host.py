@@ -1,4 +1,4 @@
-"""What the host does for a step of the 13B model, against a loop of calls in the same run.
+"""Benchmark of the host's work for a step of the 13B model, against a loop of calls.
 
 On the meta device nothing is computed, and a graph there replays nothing: what is left is Python
 and dispatch. A ratio to the loop means something on other machines; a time does not.
@@ -21,14 +21,14 @@ CALLS = 100_000
 
 
 class EmptyGraph:
-    """As a GPU's: to replay it is one call."""
+    """Graph that a replay costs one call, as a GPU's does."""
 
     def replay(self) -> None:
         pass
 
 
 def replaying(index: int, config: DiTConfig = BIG) -> Callable[[], object]:
-    """A step that was captured; step 0 is the full one."""
+    """Function that replays a captured step; step 0 is the full one."""
     graphs = GraphRunner(META, lambda compute: EmptyGraph())
     step = meta_step(config, GRID, TEXT, graphs=graphs)
     run = step.predicted if index else step.full
@@ -41,7 +41,7 @@ def replaying(index: int, config: DiTConfig = BIG) -> Callable[[], object]:
 
 
 def steps(config: DiTConfig = BIG) -> Comparison:
-    """Both kinds of step, with graphs and without."""
+    """Comparison of both kinds of step, with graphs and without, with a loop of calls."""
     step = meta_step(config, GRID, TEXT)
     image = GRID[0] * GRID[1] * GRID[2]
     return Comparison(

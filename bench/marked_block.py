@@ -1,7 +1,7 @@
-"""One rank's share of a block that notes when it comes to each of its stages.
+"""Block of one rank that notes when it comes to each of its stages.
 
 The block and its attention are the real ones; only the clock is read around what they call. Over a
-group that exchanges nothing that gives the seconds of every piece of compute. Knows no simulator.
+group that exchanges nothing that gives the seconds of every stage's compute. Knows no simulator.
 """
 
 import time
@@ -23,7 +23,7 @@ from disca_rt.attention.protocol import Attention, NoOverlap, Overlap
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from disca_rt.models.stream import PendingSum, Stream, materialise
-from disca_rt.parallel._native import Plan
+from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.simulation.block_program import BlockWork
@@ -36,7 +36,7 @@ VALUE_BYTES = 4  # fp32
 
 @dataclass(frozen=True)
 class Case:
-    """A block of a `kind` in `BLOCKS`; `attends` False moves tokens only. `chunks` of heads."""
+    """Block to run: its `kind` in `BLOCKS`; where it does not attend, tokens are only moved."""
 
     name: str
     kind: str = "double"
@@ -47,8 +47,8 @@ class Case:
     hidden: int = 64
     heads: int = 8
 
-    def plan(self, ranks: int) -> Plan:
-        return Plan(
+    def partition(self, ranks: int) -> Partition:
+        return Partition(
             img_tokens=self.img_tokens,
             txt_tokens=self.txt_tokens,
             heads=self.heads,
@@ -59,7 +59,7 @@ class Case:
 
 
 class Marks:
-    """When a block came to its stages, and the seconds that each chunk was attended to."""
+    """Moments in which a block came to its stages, and the seconds of attention to each chunk."""
 
     def __init__(self) -> None:
         self.moments: dict[str, float] = {}
@@ -73,7 +73,7 @@ class Marks:
 
 
 class MarkedBlock:
-    """Of a case, over `group`, with random weights and tokens."""
+    """Block of `case` over the ranks of `group`, with random weights and tokens."""
 
     def __init__(self, case: Case, group: ProcessGroup) -> None:
         self._attention = _Attention(case, group)
@@ -81,7 +81,7 @@ class MarkedBlock:
         given = self._ops, self._attention, case.hidden, case.heads
         torch.manual_seed(0)
         self._block = BLOCKS[case.kind](*given)
-        shard = case.plan(group.size()).shard(group.rank())
+        shard = case.partition(group.size()).shard(group.rank())
         layout = TokenLayout(len(shard.img), None, (case.img_tokens, case.txt_tokens))
         angles = torch.rand(len(shard.img), case.hidden // case.heads // 2)
         vec = torch.randn(1, case.hidden)
@@ -89,7 +89,7 @@ class MarkedBlock:
         self._tokens = torch.randn(1, shard.tokens, case.hidden)
 
     def run(self) -> Marks:
-        """Once, begun together with the other ranks."""
+        """Runs the block once, begun together with the other ranks."""
         marks = self._attention.restart()
         dist.barrier()
         marks.mark("start")
@@ -99,7 +99,7 @@ class MarkedBlock:
 
 
 class AttentionAlone:
-    """In place of a block: of tensors that are there already, with no work meanwhile."""
+    """Attention in place of a block: its tensors are there already, and no work hides it."""
 
     def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
         self._attention, self._heads = attention, heads
@@ -123,33 +123,33 @@ BLOCKS: dict[str, Callable[..., Any]] = {
 
 
 def to_work(runs: Sequence[Marks], chunks: int) -> BlockWork:
-    """The medians of runs without an exchange, stage by stage, for the simulator."""
+    """Work of a block for the simulator: the medians, by stage, of runs without an exchange."""
 
     def took(before: str, after: str) -> float:
         return median(run.between(before, after) for run in runs)
 
-    def pieces(seconds: float, count: int = 1) -> tuple[Compute, ...]:
+    def split(seconds: float, count: int = 1) -> tuple[Compute, ...]:
         return (Compute("", "", seconds / count),) * count
 
     attended = [median(each) for each in zip(*(run.attended for run in runs), strict=True)]
     packed = took("k made", "k left"), took("q made", "q left")
     return BlockWork(
         enter=(),
-        v=pieces(took("start", "v made")),
-        k=pieces(took("v left", "k made")),
-        q=pieces(took("k left", "q made")),
-        pack_v=pieces(took("v made", "v left"), chunks),
-        pack_kq=pieces(sum(packed) / 2, chunks),
-        under_q=pieces(took("q left", "under q")),
-        attend=tuple(pieces(each) for each in attended),
-        under_o=pieces(took("under q", "under o") - sum(attended)),
-        unpack=pieces(took("under o", "received"), chunks),
-        leave=pieces(took("received", "end")),
+        v=split(took("start", "v made")),
+        k=split(took("v left", "k made")),
+        q=split(took("k left", "q made")),
+        pack_v=split(took("v made", "v left"), chunks),
+        pack_kq=split(sum(packed) / 2, chunks),
+        under_q=split(took("q left", "under q")),
+        attend=tuple(split(each) for each in attended),
+        under_o=split(took("under q", "under o") - sum(attended)),
+        unpack=split(took("under o", "received"), chunks),
+        leave=split(took("received", "end")),
     )
 
 
 class _Attention:
-    """Sequence parallel, with the clock read around it."""
+    """Sequence-parallel attention with the clock read around it."""
 
     def __init__(self, case: Case, group: ProcessGroup) -> None:
         self.local, self._current = LocalAttention(), [Marks()]
@@ -168,7 +168,7 @@ class _Attention:
 
 
 def _timed(attend: Attend, current: list[Marks]) -> Attend:
-    """Into the marks that `current` holds. No method: a cycle would outlive the process group."""
+    """Attention that adds its seconds to the marks in `current`. A method would make a cycle."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         start = time.perf_counter()
@@ -188,7 +188,7 @@ class _Handle:
         self._marks, self._handle = marks, handle
 
     def __getattr__(self, name: str) -> Any:
-        """What else a block may ask of a handle."""
+        """Attribute of the real handle, for all that a block may ask."""
         return getattr(self._handle, name)
 
     def put_v(self, v: Tensor) -> None:

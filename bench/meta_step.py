@@ -1,6 +1,6 @@
-"""A full and a predicted step without arithmetic: weights and activations on the meta device.
+"""Full and predicted step without arithmetic: weights and activations on the meta device.
 
-What is left of a step there is what the host does for it, and which tensors live when.
+What remains of a step is the host's work, and which tensors live when.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ META = torch.device("meta")
 
 
 class NoAttention(LocalAttention):
-    """An output as large as the queries, with no kernel's own temporaries."""
+    """Attention that only allocates its output, with no kernel's own temporaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class NoAttention(LocalAttention):
 
 @dataclass(frozen=True)
 class MetaStep:
-    """`full()` and `predicted()` run the step from latents to latents."""
+    """Steps as functions: each runs one from latents to latents."""
 
     full: Callable[[], object]
     predicted: Callable[[], object]

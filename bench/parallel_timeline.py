@@ -1,9 +1,9 @@
-"""The simulator against a real run: blocks on gloo ranks, predicted and measured side by side.
+"""Check of the simulator against real runs: blocks on gloo ranks, predicted and measured.
 
 `python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.parallel_timeline`
 
 In turn, round by round: a block of which everything is real; the same block over a group that
-exchanges nothing, which gives the seconds of every piece of compute; and exchanges of few bytes and
+exchanges nothing, which gives the seconds of every stage's compute; and exchanges of few bytes and
 of as many as the block's, which give the link. The simulator gets the medians of the last two and
 says what the first should take. Gloo copies with the cores that compute, so what is hidden costs
 compute something: the simulator, made for wires with engines of their own, does not know that.
@@ -68,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(case: Case, rounds: int, real: ProcessGroup, none: ProcessGroup) -> dict[str, Any]:
-    """A line of results, the same on every rank."""
-    plan, ranks = case.plan(real.size()), real.size()
-    most = max(exchange_rows(plan, r, c) for r in range(ranks) for c in range(plan.chunks))
-    counts = FEW_BYTES, most * plan.row_bytes // (ranks - 1)
+    """Line of results of one case, the same on every rank."""
+    partition, ranks = case.partition(real.size()), real.size()
+    most = max(
+        exchange_rows(partition, r, c) for r in range(ranks) for c in range(partition.chunks)
+    )
+    counts = FEW_BYTES, most * partition.row_bytes // (ranks - 1)
     steps = [MarkedBlock(case, real).run, MarkedBlock(case, none).run]
     steps += [_probe(real, count) for count in counts]
     taken = [[step() for step in steps] for _ in range(WARMUP + rounds)][WARMUP:]
@@ -81,7 +83,7 @@ def compare(case: Case, rounds: int, real: ProcessGroup, none: ProcessGroup) -> 
     dist.all_gather_object(everyone, (*mine, median(few), median(many)))
     works, seconds, *probed = zip(*everyone, strict=True)
     link = _link(*map(max, probed), (ranks - 1) * (counts[1] - counts[0]))
-    timelines = simulate_block(plan, works, Links(link))
+    timelines = simulate_block(partition, works, Links(link))
     predicted = max(timeline.seconds for timeline in timelines)
     # All ranks begin a round together; it is over when its last one is.
     measured = spread([max(each) for each in zip(*seconds, strict=True)])
@@ -104,7 +106,7 @@ def compare(case: Case, rounds: int, real: ProcessGroup, none: ProcessGroup) -> 
 
 
 def _probe(group: ProcessGroup, count: int) -> Callable[[], float]:
-    """Seconds of an exchange of `count` bytes with every rank, begun together."""
+    """Function that times an exchange of `count` bytes with every rank, begun together."""
     sent, received = (torch.zeros(group.size() * count, dtype=torch.uint8) for _ in range(2))
 
     def run() -> float:
@@ -117,7 +119,7 @@ def _probe(group: ProcessGroup, count: int) -> Callable[[], float]:
 
 
 def _link(few: float, many: float, more_bytes: int) -> Link:
-    """Through two exchanges; where noise made the larger one the faster there is no limit."""
+    """Link whose latency and bandwidth follow from two exchanges; unlimited if the larger won."""
     seconds = max(many - few, 1e-9)
     return Link(bandwidth_gbs=more_bytes / seconds / 1e9, latency_us=1e6 * few)
 

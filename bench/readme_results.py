@@ -1,6 +1,6 @@
-"""`python -m bench.readme_results`: the README's results, from the JSON lines of bench/results.
+"""Results in the README, from the JSON lines of bench/results: `python -m bench.readme_results`.
 
-Of steps and samples what is ours, against the baseline that it took turns with; ops and exchanges
+Shown are our steps and samples, against the baseline that each took turns with; ops and exchanges
 have pages of their own. With --print the README stays as it is.
 """
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from disca_rt.atomic import write_whole
 from disca_rt.kernels.op_table import OP_ROWS
+from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
+from disca_rt.units import time_unit
 
 from .run import RESULTS
 
@@ -21,15 +23,14 @@ HEADER = "device", "what", "ours", "against", "time", "ratio"
 
 
 def results(folder: Path = RESULTS) -> str:
-    """Markdown of the newest line of each contender; which figures are a CPU's is said first."""
+    """Markdown of the newest line of each contender; it first says which figures are a CPU's."""
     newest: dict[tuple, Record] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in filter(_is_shown, read_records(path)):
             known = newest.get(record.identity)
             if known is None or known.time < record.time:
                 newest[record.identity] = record
-    rows = [HEADER, ["---"] * len(HEADER), *map(_cells, newest.values())]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = table_lines(HEADER, map(_cells, newest.values()))
     return "\n".join([_devices(list(newest.values())), "", *lines]) + "\n"
 
 
@@ -53,7 +54,7 @@ def _cells(record: Record) -> tuple[str, ...]:
     threads = f", {record.threads} threads" if record.device.startswith("CPU") else ""
     ranks = f", {record.ranks} ranks" if record.ranks > 1 else ""
     weights = f", {record.weights} weights" if record.weights.startswith("random") else ""
-    unit, scale = ("s", 1.0) if record.median_s >= 1 else ("ms", 1e3)
+    unit, scale = time_unit(record.median_s)
     return (
         f"{record.device}{threads}{ranks}",
         f"{record.benchmark}, {record.dtype}{weights}",
@@ -65,7 +66,7 @@ def _cells(record: Record) -> tuple[str, ...]:
 
 
 def with_results(readme: str, section: str) -> str:
-    """`readme` with `section` between its marks."""
+    """Text of `readme` with `section` between its marks; ValueError where it has none."""
     before, _, rest = readme.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:

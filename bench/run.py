@@ -1,8 +1,8 @@
-"""`python -m bench.run`: measure on this machine, write JSON lines, print the table of them.
+"""Benchmarks of this machine, to JSON lines and a table of them: `python -m bench.run`.
 
-On its CPU: models, samples and what the host does for a step; with --device cuda: every fused op at
-the real models' shapes. Absolute times are this machine's; only the ratios within a benchmark mean
-something elsewhere.
+A CPU runs models, samples and the host's work for a step; with --device cuda a GPU runs every
+fused op at the real models' shapes. Absolute times are this machine's; only the ratios within a
+benchmark mean something elsewhere.
 """
 
 import argparse
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 
+from disca_rt.measure.device_timer import device_timer
 from disca_rt.measure.diffusers_models import Unavailable
-from disca_rt.measure.harness import Comparison, Interrupted, Timer, host_timer, measure
+from disca_rt.measure.harness import Comparison
 from disca_rt.measure.machine import this_machine
-from disca_rt.measure.record import Record, file_stem, write_records
+from disca_rt.measure.record import Record, file_stem
+from disca_rt.measure.session import Session
 from disca_rt.measure.table import markdown
 
 from . import against_diffusers, embedded, host
@@ -61,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def op_benchmarks(device: torch.device, is_small: bool) -> dict[str, Build]:
-    """The fused ops'; `is_small` for a trial in Triton's interpreter."""
+    """Benchmarks of the fused ops; `is_small` for a trial in Triton's interpreter."""
     from .ops import comparisons, real_shapes, small_shapes
 
     return dict(comparisons(device, small_shapes() if is_small else real_shapes()))
 
 
 def select(benchmarks: Mapping[str, Build], only: Sequence[str] | None) -> dict[str, Build]:
-    """Those whose name contains one of `only`."""
+    """Benchmarks whose name contains one of `only`."""
     return {
         name: build
         for name, build in benchmarks.items()
@@ -88,35 +90,16 @@ def run(
     Every benchmark is written to `out` when it is over.
     """
     torch.set_num_threads(threads)
-    machine, timer = this_machine(device), _timer(device)
-    records = []
+    say = partial(print, flush=True)
+    session = Session(this_machine(device), device_timer(device), out, say, samples=samples)
     for name, build in benchmarks.items():
         try:
             comparison = build()
         except Unavailable as error:
             print(f"{name}: skipped, {error}", flush=True)
-            continue
-        count = samples or comparison.samples
-        print(f"{name}: {count} samples, {threads} threads", flush=True)
-        try:
-            with torch.inference_mode():
-                measured = measure(comparison, count, machine, threads, timer)
-        except Interrupted as stopped:
-            if stopped.records and out is not None:
-                write_records(out, stopped.records)
-            raise
-        if measured and out is not None:
-            write_records(out, measured)
-        records += measured
-    return records
-
-
-def _timer(device: torch.device) -> Timer:
-    if device.type == "cpu":
-        return host_timer()
-    from disca_rt.measure.gpu_timer import device_timer
-
-    return device_timer(device)
+        else:
+            session.run(comparison)
+    return session.records
 
 
 def _parser() -> argparse.ArgumentParser:

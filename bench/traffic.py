@@ -1,4 +1,4 @@
-"""What one run of an exchange moves: bytes it writes to sockets, and copies it makes beside them.
+"""Traffic of one run of an exchange: bytes that it writes to sockets, and copies beside them.
 
 Both are observed, not derived: the operating system counts the bytes, headers included, and
 PyTorch's profiler sees every copy, those in C++ and in gloo's threads too. What gloo does inside
@@ -16,15 +16,15 @@ from torch.profiler import ProfilerActivity, profile
 IO = Path("/proc/self/io")
 
 
-class Traffic(NamedTuple):
-    """Of this process. `sent_bytes` is 0 where the operating system does not tell."""
+class ObservedTraffic(NamedTuple):
+    """Traffic of this process; `sent_bytes` is 0 where the operating system does not tell."""
 
     sent_bytes: int
     copied_elements: int
 
 
-def traffic(run: Callable[[], object], item_bytes: int) -> Traffic:
-    """Of one run, over tensors of `item_bytes` an element; it is run twice."""
+def traffic(run: Callable[[], object], item_bytes: int) -> ObservedTraffic:
+    """Observes `run`, over tensors of `item_bytes` an element; runs it twice."""
     before = _written_bytes()
     run()
     sent = _written_bytes() - before
@@ -32,7 +32,9 @@ def traffic(run: Callable[[], object], item_bytes: int) -> Traffic:
         activities=[ProfilerActivity.CPU], record_shapes=True, profile_memory=True
     ) as profiled:
         run()
-    return Traffic(sent, sum(_copied_elements(each, item_bytes) for each in profiled.events()))
+    return ObservedTraffic(
+        sent, sum(_copied_elements(each, item_bytes) for each in profiled.events())
+    )
 
 
 def _copied_elements(event: FunctionEvent, item_bytes: int) -> int:

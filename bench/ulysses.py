@@ -1,4 +1,4 @@
-"""One exchange by ours and by others: tokens for heads of v, k and q, and back of what is attended.
+"""Exchanges of tokens for heads of v, k and q, and back of the result: ours and others'.
 
 Each takes its tokens, asking for them when it can send them, and what is to be done to the heads
 (attention, or nothing), and returns this rank's tokens of that. The others are what PyTorch and
@@ -20,13 +20,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from disca_rt.measure.diffusers_models import Unavailable
-from disca_rt.parallel._native import Plan, Scheduler, Slot
+from disca_rt.parallel._native import Partition, Scheduler, Slot
 
 TIMEOUT = timedelta(seconds=60)
 
 
 class Tokens(NamedTuple):
-    """This rank's tokens of all heads, `[B, S_shard, H, D]`, each made when it is asked for."""
+    """Makers of this rank's v, k and q of all heads, `[B, S_shard, H, D]`."""
 
     v: Callable[[], Tensor]
     k: Callable[[], Tensor]
@@ -34,15 +34,15 @@ class Tokens(NamedTuple):
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From q, k and v of all tokens of this rank's heads, `[B, S, H_rank, D]`, to as many."""
+"""Attention: q, k and v of all tokens and this rank's heads, `[B, S, H_rank, D]`, to as many."""
 
 Ulysses = Callable[[Tokens, Attend], Tensor]
 
 
 class Traded(NamedTuple):
-    """What is exchanged: `like [B, S_shard, H, D]` by `plan`, over both dimensions of `mesh`."""
+    """Tensors such as `like [B, S_shard, H, D]`, their partition, and the mesh of their ranks."""
 
-    plan: Plan
+    partition: Partition
     like: Tensor
     mesh: DeviceMesh
 
@@ -52,8 +52,11 @@ class Traded(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        plan = self.plan
-        counts = [(plan.shard(rank).tokens, len(plan.heads(rank))) for rank in range(plan.ranks)]
+        partition = self.partition
+        counts = [
+            (partition.shard(rank).tokens, len(partition.heads(rank)))
+            for rank in range(partition.ranks)
+        ]
         return len(set(counts)) == 1
 
 
@@ -62,14 +65,14 @@ def ours(traded: Traded) -> Ulysses:
 
 
 def ours_packed(traded: Traded) -> Ulysses:
-    """Of k and q in the layout of `rms_norm_rope_send`."""
+    """Exchange by our scheduler of k and q in the layout of `rms_norm_rope_send`."""
     return _scheduled(traded, Scheduler.send_packed)
 
 
 def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) -> Ulysses:
     batch, _, _, head_dim = traded.like.shape
     scheduler = Scheduler(
-        plan=traded.plan,
+        partition=traded.partition,
         rank=traded.group.rank(),
         group=traded.group,
         batch=batch,
@@ -91,8 +94,8 @@ def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) 
 
 
 def all_to_all(traded: Traded) -> Ulysses:
-    """Of `[rank, S_shard, B, H_rank, D]`, between permutes."""
-    ranks, group = traded.plan.ranks, traded.group
+    """Exchange of `[rank, S_shard, B, H_rank, D]`, one tensor after another, between permutes."""
+    ranks, group = traded.partition.ranks, traded.group
 
     def exchange(packed: Tensor) -> Tensor:
         received = torch.empty_like(packed)
@@ -107,8 +110,8 @@ def all_to_all(traded: Traded) -> Ulysses:
 
 
 def functional_all_to_all(traded: Traded) -> Ulysses:
-    """The same with v, k and q under way together."""
-    ranks, group = traded.plan.ranks, traded.group
+    """Exchange as by `all_to_all` with v, k and q under way together."""
+    ranks, group = traded.partition.ranks, traded.group
 
     def start(packed: Tensor) -> Tensor:
         return functional.all_to_all_single_autograd(packed, None, None, group)
@@ -139,13 +142,13 @@ def _join_heads(received: Tensor) -> Tensor:
 
 
 def all_to_all_with_sizes(traded: Traded) -> Ulysses:
-    """The same of one sample with as many heads and tokens as each rank has."""
-    plan, group = traded.plan, traded.group
+    """Exchange as by `all_to_all` of one sample whose ranks may have unequal shares."""
+    partition, group = traded.partition, traded.group
     _, shard, _, width = traded.like.shape
-    own = len(plan.heads(group.rank()))
-    counts = [len(plan.heads(rank)) for rank in range(plan.ranks)]
+    own = len(partition.heads(group.rank()))
+    counts = [len(partition.heads(rank)) for rank in range(partition.ranks)]
     of_heads = [shard * count * width for count in counts]
-    of_tokens = [plan.shard(rank).tokens * own * width for rank in range(plan.ranks)]
+    of_tokens = [partition.shard(rank).tokens * own * width for rank in range(partition.ranks)]
 
     def exchange(packed: Tensor, received: list[int], sent: list[int]) -> Tensor:
         out = packed.new_empty(sum(received))
@@ -168,7 +171,7 @@ def all_to_all_with_sizes(traded: Traded) -> Ulysses:
 
 
 def redistribute(traded: Traded) -> Ulysses:
-    """As tensors that know how they are shared out."""
+    """Exchange by DTensors, which know how they are shared out."""
     mesh = traded.mesh["ulysses"]
 
     def move(local: Tensor, here: int, there: int) -> Tensor:
@@ -186,7 +189,7 @@ def shard_dim_all_to_all(traded: Traded) -> Ulysses:
 
 
 def _one_by_one(move: Callable[[Tensor, int, int], Tensor]) -> Ulysses:
-    """`move(local, gathered, shared out)`: dimension 1 are tokens, 2 are heads."""
+    """Exchange by `move(local, dimension gathered, dimension shared out)`; 1 is tokens, 2 heads."""
 
     def run(tokens: Tokens, attend: Attend) -> Tensor:
         v, k, q = (move(make(), 1, 2) for make in tokens)
@@ -210,7 +213,7 @@ def _templated(traded: Traded, is_anything: bool) -> Ulysses:
         from diffusers.models.attention_dispatch import _templated_context_parallel_attention
     except ImportError as error:
         raise Unavailable("needs diffusers: pip install 'disca_rt[bench]'") from error
-    ranks, rank = traded.plan.ranks, traded.group.rank()
+    ranks, rank = traded.partition.ranks, traded.group.rank()
     shared = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=is_anything)
     config = ParallelConfig(context_parallel_config=shared)
     config.setup(rank, ranks, torch.device("cpu"), mesh=traded.mesh)
@@ -230,7 +233,7 @@ def _templated(traded: Traded, is_anything: bool) -> Ulysses:
 
 
 class Way(NamedTuple):
-    """`note` is for its record; one that `is_packed` is given k and q in that layout."""
+    """Contender of the benchmark; one that `is_packed` is given k and q in the sending layout."""
 
     name: str
     build: Callable[[Traded], Ulysses]
@@ -280,5 +283,5 @@ LEFT_OUT = (
 
 
 def ways(traded: Traded) -> tuple[Way, ...]:
-    """Those for these shares, the baseline first."""
+    """Contenders that can exchange these shares, the baseline first."""
     return EVEN if traded.is_even else UNEVEN

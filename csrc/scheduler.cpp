@@ -29,11 +29,12 @@ void check_group(const char* name, const c10d::ProcessGroup& group, int64_t size
 
 }  // namespace
 
-Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
+Scheduler::Scheduler(const Partition& partition, int64_t rank,
+                     c10::intrusive_ptr<c10d::ProcessGroup> group,
                      c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
                      std::chrono::milliseconds timeout, bool reuse_buffers,
                      std::shared_ptr<Progress> progress)
-    : plan_(plan),
+    : partition_(partition),
       rank_(rank),
       group_(std::move(group)),
       ring_(std::move(ring)),
@@ -41,13 +42,14 @@ Scheduler::Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::Pr
       timeout_(timeout),
       reuse_buffers_(reuse_buffers),
       progress_(std::move(progress)),
-      members_(plan.members(plan.group_of(rank))) {
-  check_group("group", *group_, plan_.ulysses_degree(), rank_ - members_[0]);
-  if (plan_.ring_degree() > 1) {
-    TORCH_CHECK_VALUE(ring_, "ring must be given for the plan's ", plan_.ring_degree(), " groups");
-    check_group("ring", *ring_, plan_.ring_degree(), plan_.group_of(rank_));
+      members_(partition.members(partition.group_of(rank))) {
+  check_group("group", *group_, partition_.ulysses_degree(), rank_ - members_[0]);
+  if (partition_.ring_degree() > 1) {
+    TORCH_CHECK_VALUE(ring_, "ring must be given for the partition's ", partition_.ring_degree(),
+                      " groups");
+    check_group("ring", *ring_, partition_.ring_degree(), partition_.group_of(rank_));
   }
-  for (auto& chunks : transfers_) chunks.resize(plan_.chunks());
+  for (auto& chunks : transfers_) chunks.resize(partition_.chunks());
 }
 
 // [B, rows, D].
@@ -69,21 +71,22 @@ Scheduler::Transfer& Scheduler::transfer(Slot slot, int64_t chunk) {
 }
 
 void Scheduler::send(Slot slot, const at::Tensor& tokens) {
-  const int64_t shard = plan_.shard(rank_).tokens();
-  TORCH_CHECK_VALUE(tokens.sizes() == at::IntArrayRef({format_.batch, shard, plan_.request().heads,
-                                                       format_.head_dim}),
-                    name_of(slot), " must be [", format_.batch, ", ", shard, ", ",
-                    plan_.request().heads, ", ", format_.head_dim, "], got ", tokens.sizes());
-  for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
+  const int64_t shard = partition_.shard(rank_).tokens();
+  TORCH_CHECK_VALUE(
+      tokens.sizes() ==
+          at::IntArrayRef({format_.batch, shard, partition_.request().heads, format_.head_dim}),
+      name_of(slot), " must be [", format_.batch, ", ", shard, ", ", partition_.request().heads,
+      ", ", format_.head_dim, "], got ", tokens.sizes());
+  for (int64_t chunk = 0; chunk < partition_.chunks(); ++chunk) {
     Transfer& each = transfer(slot, chunk);
-    std::vector<int64_t> out = plan_.send_rows(rank_, chunk);
-    std::vector<int64_t> in = plan_.receive_rows(rank_, chunk);
+    std::vector<int64_t> out = partition_.send_rows(rank_, chunk);
+    std::vector<int64_t> in = partition_.receive_rows(rank_, chunk);
     each.what = std::string("tokens for heads, ") + name_of(slot);
     each.sent = buffer(Use::Sent, slot, chunk, sum(out));
     each.received = buffer(Use::Received, slot, chunk, sum(in));
     int64_t row = 0;
     for (size_t i = 0; i < members_.size(); ++i) {
-      const Span heads = plan_.heads(members_[i], chunk);
+      const IndexRange heads = partition_.heads(members_[i], chunk);
       each.sent.narrow(1, row, out[i])
           .view({format_.batch, shard, heads.size(), format_.head_dim})
           .copy_(tokens.narrow(2, heads.start, heads.size()));
@@ -94,11 +97,11 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
 }
 
 void Scheduler::send_packed(Slot slot, const at::Tensor& packed) {
-  TORCH_CHECK_VALUE(plan_.chunks() == 1, "what is packed already goes in one chunk, got ",
-                    plan_.chunks());
+  TORCH_CHECK_VALUE(partition_.chunks() == 1, "what is packed already goes in one chunk, got ",
+                    partition_.chunks());
   Transfer& each = transfer(slot, 0);
-  std::vector<int64_t> out = plan_.send_rows(rank_, 0);
-  std::vector<int64_t> in = plan_.receive_rows(rank_, 0);
+  std::vector<int64_t> out = partition_.send_rows(rank_, 0);
+  std::vector<int64_t> in = partition_.receive_rows(rank_, 0);
   each.what = std::string("tokens for heads, ") + name_of(slot);
   each.sent = packed.view({format_.batch, sum(out), format_.head_dim});
   each.received = buffer(Use::Received, slot, 0, sum(in));
@@ -108,14 +111,14 @@ void Scheduler::send_packed(Slot slot, const at::Tensor& packed) {
 at::Tensor Scheduler::receive(Slot slot, int64_t chunk) {
   Transfer& each = transfer(slot, chunk);
   wait(each);
-  return each.received.view({format_.batch, plan_.group_tokens(plan_.group_of(rank_)),
-                             plan_.heads(rank_, chunk).size(), format_.head_dim});
+  return each.received.view({format_.batch, partition_.group_tokens(partition_.group_of(rank_)),
+                             partition_.heads(rank_, chunk).size(), format_.head_dim});
 }
 
 void Scheduler::send_back(Slot slot, int64_t chunk, const at::Tensor& heads) {
   Transfer& each = transfer(slot, chunk);
-  std::vector<int64_t> out = plan_.receive_rows(rank_, chunk);  // both ways, exchanged
-  std::vector<int64_t> in = plan_.send_rows(rank_, chunk);
+  std::vector<int64_t> out = partition_.receive_rows(rank_, chunk);  // both ways, exchanged
+  std::vector<int64_t> in = partition_.send_rows(rank_, chunk);
   each.what = std::string("heads for tokens, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
   each.received = buffer(Use::Returned, slot, chunk, sum(in));
@@ -123,15 +126,16 @@ void Scheduler::send_back(Slot slot, int64_t chunk, const at::Tensor& heads) {
 }
 
 at::Tensor Scheduler::receive_back(Slot slot) {
-  const int64_t shard = plan_.shard(rank_).tokens();
-  at::Tensor tokens = at::empty({format_.batch, shard, plan_.request().heads, format_.head_dim},
-                                at::TensorOptions().dtype(format_.dtype).device(format_.device));
-  for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
+  const int64_t shard = partition_.shard(rank_).tokens();
+  at::Tensor tokens =
+      at::empty({format_.batch, shard, partition_.request().heads, format_.head_dim},
+                at::TensorOptions().dtype(format_.dtype).device(format_.device));
+  for (int64_t chunk = 0; chunk < partition_.chunks(); ++chunk) {
     Transfer& each = transfer(slot, chunk);
     wait(each);
     int64_t row = 0;
     for (const int64_t member : members_) {
-      const Span heads = plan_.heads(member, chunk);
+      const IndexRange heads = partition_.heads(member, chunk);
       const int64_t rows = shard * heads.size();
       tokens.narrow(2, heads.start, heads.size())
           .copy_(each.received.narrow(1, row, rows)
@@ -146,19 +150,20 @@ at::Tensor Scheduler::receive_back(Slot slot) {
 // it, and none can lock up in who sends first.
 void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t origin, const at::Tensor& heads,
                         bool back) {
-  const int64_t groups = plan_.ring_degree(), here = plan_.group_of(rank_), step = back ? -1 : 1;
+  const int64_t groups = partition_.ring_degree(), here = partition_.group_of(rank_),
+                step = back ? -1 : 1;
   const int64_t arrives = (origin - step + groups) % groups;
-  const int64_t width = plan_.heads(rank_, chunk).size();
+  const int64_t width = partition_.heads(rank_, chunk).size();
   std::vector<int64_t> out(groups), in(groups);
-  out[(here + step + groups) % groups] = plan_.group_tokens(origin) * width;
-  in[(here - step + groups) % groups] = plan_.group_tokens(arrives) * width;
+  out[(here + step + groups) % groups] = partition_.group_tokens(origin) * width;
+  in[(here - step + groups) % groups] = partition_.group_tokens(arrives) * width;
   // What was passed last is still read while this arrives.
   const bool is_odd = (here - origin + groups) % groups % 2;  // how often it was passed
   Transfer& each = passed_[static_cast<int>(slot)];
   each.what = std::string("round the ring, ") + name_of(slot);
   each.sent = heads.contiguous().view({format_.batch, sum(out), format_.head_dim});
   at::Tensor kept = buffer(is_odd ? Use::PassedOdd : Use::PassedEven, slot, chunk,
-                           plan_.largest_group_tokens() * width);
+                           partition_.largest_group_tokens() * width);
   each.received = kept.narrow(1, 0, sum(in));
   start(each, *ring_, std::move(out), std::move(in));
 }
@@ -166,7 +171,7 @@ void Scheduler::pass_on(Slot slot, int64_t chunk, int64_t origin, const at::Tens
 at::Tensor Scheduler::receive_passed(Slot slot, int64_t chunk) {
   Transfer& each = passed_[static_cast<int>(slot)];
   wait(each);
-  const int64_t width = plan_.heads(rank_, chunk).size();
+  const int64_t width = partition_.heads(rank_, chunk).size();
   return each.received.unflatten(1, {each.received.size(1) / width, width});
 }
 

@@ -1,4 +1,4 @@
-// Runs a plan over a process group: what is ready leaves at once, and waits for nobody.
+// Runs a partition over a process group: what is ready leaves at once, and waits for nobody.
 //
 // A collective is issued from the stream that computed its input and awaited by the stream that
 // uses its output, so on a GPU transfers run beside kernels and the host waits for neither; over
@@ -18,15 +18,15 @@
 #include <tuple>
 #include <vector>
 
-#include "plan.h"
+#include "partition.h"
 
 namespace disca_rt {
 
-// What travels; each has buffers of its own.
+// The tensor that an exchange carries; each has buffers of its own.
 enum class Slot { V, K, Q, O };
 constexpr int kSlots = 4;
 
-// Of tensors that arrive.
+// Shape beyond the rows, dtype and place of the tensors that are exchanged.
 struct Format {
   int64_t batch = 1;
   int64_t head_dim = 1;
@@ -34,24 +34,24 @@ struct Format {
   at::Device device = at::kCPU;
 };
 
-// How far a rank is: what it has begun. One for all that a rank runs, and read while it runs.
+// Number of exchanges and collectives a rank has begun; one counter per rank, read while it runs.
 struct Progress {
   std::atomic<int64_t> begun = 0;
 };
 
 class Scheduler {
  public:
-  // `group` is the Ulysses group of `rank`, its members in the plan's order; `ring` the ranks of
-  // the same number in every group, needed where there is more than one. With `reuse_buffers` these
-  // are made once: what `receive` gives is good until the slot is sent again. Without, every
+  // `group` is the Ulysses group of `rank`, its members in the partition's order; `ring` the ranks
+  // of the same number in every group, needed where there is more than one. With `reuse_buffers`
+  // these are made once: what `receive` gives is good until the slot is sent again. Without, every
   // exchange has tensors of its own, as a backward pass needs them; then one scheduler for each
   // attention, since a slot that is under way cannot be sent again.
-  Scheduler(const Plan& plan, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
+  Scheduler(const Partition& partition, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
             c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
             std::chrono::milliseconds timeout, bool reuse_buffers,
             std::shared_ptr<Progress> progress);
 
-  const Plan& plan() const { return plan_; }
+  const Partition& partition() const { return partition_; }
 
   // This rank's tokens of all heads, [B, S_shard, H, D], leave for the members that hold the heads.
   void send(Slot slot, const at::Tensor& tokens);
@@ -85,7 +85,7 @@ class Scheduler {
     std::string what;
   };
 
-  // What one exchange can need, each made at its first use and then kept.
+  // Purposes of the buffers of one exchange; each is made at its first use and then kept.
   enum class Use { Sent, Received, Returned, PassedEven, PassedOdd };
   using Key = std::tuple<Use, Slot, int64_t>;  // and the chunk
 
@@ -95,7 +95,7 @@ class Scheduler {
              std::vector<int64_t> receive_rows);
   void wait(Transfer& transfer);
 
-  Plan plan_;
+  Partition partition_;
   int64_t rank_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   c10::intrusive_ptr<c10d::ProcessGroup> ring_;

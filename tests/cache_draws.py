@@ -1,4 +1,4 @@
-"""What hypothesis draws of the seam of caches: rule x site x stand-in x schedule x guidance."""
+"""Draws of hypothesis over the seam of caches: rule, site, stand-in, schedule and guidance."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class Models(NamedTuple):
                 stopwatch=Stopwatch(CPU),
                 on_step=(lambda event: None) if watched else None,
             )
-        setting = Setting(tuple(draw.schedule), len(draw.conditions), 1)
+        setting = Setting(tuple(draw.schedule), len(draw.conditions), len(policy.slots))
         return latents, plans if rule.probes else list(policy.known_plans(setting))
 
 
@@ -101,7 +101,7 @@ class Draw(NamedTuple):
     """One drawn sample."""
 
     rule: object
-    site: Site
+    site: Site | tuple[Site, ...]
     stand_in: object
     schedule: Schedule
     guided: bool
@@ -109,8 +109,9 @@ class Draw(NamedTuple):
     seed: int
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
-        stand_in = self.stand_in
-        return (Slot(self.site, Learned(predictor) if stand_in is Learned else stand_in),)
+        sites = (self.site,) if isinstance(self.site, Site) else self.site
+        stand_in = Learned(predictor) if self.stand_in is Learned else self.stand_in
+        return tuple(Slot(site, stand_in) for site in sites)
 
     @property
     def latents(self) -> Tensor:

@@ -108,7 +108,8 @@ class Oracle:
         slots = self.slots(site, number)
         if not slots:
             return compute()
-        act, kept = self.plan.passes[number][slots[0]], self.kept.setdefault((number, place), [])
+        act = self.plan.passes[number][slots[0]]
+        kept = self.kept.setdefault((number, slots[0], place), [])
         if act == Act.KEEP:
             kept.append((self.step, compute().clone(), entering))
             return kept[-1][1]

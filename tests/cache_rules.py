@@ -8,7 +8,7 @@ from disca_rt.schedule import Step
 
 
 class Since(NamedTuple):
-    """What has accumulated since the last full step, and whether there was one."""
+    """The change since the last full step, and whether there was one."""
 
     total: float = 0.0
     has_kept: bool = False
@@ -73,3 +73,71 @@ class Verified:
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: bool
     ) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class TwoParts:
+    """Decides for slot 0, then, under that, for slot 1 further on (cache-dit's DBCache on 1.0)."""
+
+    blocks: tuple[int, int]
+    threshold: float
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        return tuple(Probe("residual", "kept", block=block) for block in self.blocks)
+
+    def start(self, setting: Setting) -> None:
+        return None
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> Answer:
+        acts = [self.act(seen, probe) for probe in self.probes]
+        plans = [StepPlan(((acts[0], Act.RUN),) * setting.passes)]
+        plans.append(StepPlan((tuple(acts),) * setting.passes))
+        first, second = self.probes
+        if first not in seen:
+            return Ask(first)
+        return plans[1] if second in seen else Ask(second, under=plans[0])
+
+    def act(self, seen: Seen, probe: Probe) -> Act:
+        is_small = probe in seen and seen[probe].ratio < self.threshold
+        return Act.STAND_IN if is_small else Act.KEEP
+
+    def remember(self, setting, step, plan, seen, memory) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Keeps every slot at every step and hands what it watches to `seen`."""
+
+    probes: tuple[Probe, ...]
+    seen: list[dict[Probe, float]]
+
+    def __hash__(self) -> int:
+        return hash(self.probes)
+
+    def start(self, setting: Setting) -> None:
+        return None
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> Answer:
+        return setting.uniform(Act.KEEP, "full", self.probes)
+
+    def remember(self, setting, step, plan, seen, memory) -> None:
+        self.seen.append({probe: measured.ratio for probe, measured in seen.items()})
+
+
+@dataclass(frozen=True)
+class Giving:
+    """Predicts with the step's index as a scalar for the stand-ins."""
+
+    probes: tuple[Probe, ...] = ()
+
+    def start(self, setting: Setting) -> None:
+        return None
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> Answer:
+        plan = setting.predicted if step.index else setting.full
+        return plan._replace(given=(float(step.index),))
+
+    def remember(self, setting, step, plan, seen, memory) -> None:
+        return None

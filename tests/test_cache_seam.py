@@ -1,6 +1,8 @@
 """Any rule with any stand-in at any site: against a written-out loop, under graphs, over ranks."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 
 from cache_draws import CONFIG, CPU, SCALE, Draw, Models, draws, models
 from cache_oracle import Oracle
-from cache_rules import Measuring, Verified
-from disca_rt.cache.plan import Draft, Probe
+from cache_rules import Giving, Measuring, TwoParts, Verified, Watching
+from disca_rt.cache.plan import Act, Draft, Probe
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import EVERY_BRANCH, Site
@@ -17,6 +19,7 @@ from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import Ops, get_ops
+from disca_rt.models.stream import materialise
 from disca_rt.schedule import shifted
 from golden_vectors import relative_error
 from parallel.launch import forked, passes
@@ -150,6 +153,79 @@ def test_a_replaced_branch_saves_its_norm_and_a_skipped_pass_everything(eager: M
         for module in dit.modules():
             if hasattr(module, "ops"):
                 module.ops = OPS
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 1.0, float("inf")])
+def test_two_parts_of_a_step_are_decided_one_after_the_other(
+    threshold: float, guided: bool, eager: Models
+) -> None:
+    rule = TwoParts((1, 3), threshold)
+    sites = Site("blocks", 1, 2), Site("blocks", 3, 4)
+    captured = models(graphs=GraphRunner(CPU, record))
+    for seed in range(3):
+        draw = Draw(rule, sites, Reuse("delta"), shifted(5, 3.0), guided, 2, seed)
+        latents, plans = eager.sample(draw)
+        assert relative_error(latents, expected(eager, draw, plans)) <= 1e-4
+        again, same = captured.sample(draw, watched=True)
+        assert torch.equal(again, latents)
+        assert same == plans
+    cached = [acts.count(Act.STAND_IN) for plan in plans for acts in plan.passes]
+    assert (sum(cached) > 0) == (threshold > 0)
+
+
+def test_watched_values_are_those_of_the_step_before(eager: Models) -> None:
+    """A slot against what it kept (Foresight), and the two passes against each other (MixCache)."""
+    slot = Probe("slot", "stand-in", "l2", 0, which_pass=1)
+    passes = Probe("patches", "conditional", which_pass=1)
+    seen: list[dict[Probe, float]] = []
+    tokens: list[torch.Tensor] = []
+    patches: list[torch.Tensor] = []
+    site = Site("blocks", 0, 3)
+    draw = Draw(Watching((slot, passes), seen), site, Reuse(), shifted(3, 3.0), True, 1, 0)
+    dit = eager.denoiser.dit
+    head, last = dit.head, dit.single_blocks[1]
+
+    def at_head(*args: object) -> torch.Tensor:
+        patches.append(head(*args).double())
+        return patches[-1].to(torch.float32)
+
+    def at_last(block: torch.nn.Module, args: tuple) -> None:
+        tokens.append(materialise(args[0], OPS).double().clone())
+
+    hook = last.register_forward_pre_hook(at_last)
+    with patch.object(dit, "head", at_head):
+        eager.sample(draw)
+    hook.remove()
+    of_second = tokens[1::2]
+    pairs = zip(of_second[1:], of_second, strict=False)
+    changes = [((a - b).square().sum() / b.square().sum()).item() for a, b in pairs]
+    assert [each[slot] for each in seen[1:]] == pytest.approx(changes, rel=1e-5)
+    assert seen[0][slot] != seen[0][slot]
+    pairs = zip(patches[::2], patches[1::2], strict=True)
+    mixed = [((u - c).abs().sum() / c.abs().sum()).item() for c, u in pairs]
+    assert [each[passes] for each in seen] == pytest.approx(mixed, rel=1e-5)
+
+
+def test_scalars_of_a_plan_reach_stand_ins_and_are_no_part_of_a_capture(eager: Models) -> None:
+    @dataclass(frozen=True)
+    class Scaled(Reuse):
+        def numbers(self, kept_at, step, given):
+            return given or (0.0,)
+
+        def value(self, kept, at):
+            assert at.context.layout.grid == (2, 2, 2)
+            return kept[0] * at.numbers[0]
+
+    captured = models(graphs=GraphRunner(CPU, record))
+    for seed in range(3):
+        draw = Draw(Giving(), WHOLE, Scaled(), shifted(5, 3.0), False, 1, seed)
+        latents, _ = eager.sample(draw)
+        by_step, _ = captured.sample(draw, watched=True)
+        assert torch.equal(by_step, latents)
+    assert captured.denoiser.graphs.captures == 2
+    plain, _ = eager.sample(draw._replace(stand_in=Reuse()))
+    assert not torch.equal(plain, latents)
 
 
 class Asks(Measuring):

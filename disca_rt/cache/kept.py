@@ -1,4 +1,4 @@
-"""What a policy keeps of a sample: buffers by slot and place, and how many bytes they take."""
+"""Buffers of a policy for one sample, by slot and place, and the bytes that they take."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +17,7 @@ WHOLE: Place = -1, ""
 
 
 class SampleShape(NamedTuple):
-    """What the buffers of a sample depend on.
+    """The facts that the buffers of a sample depend on.
 
     `rows` are this rank's (image, text) tokens in each pass, `latents` is `[B, C, T, H, W]`.
     """

@@ -23,15 +23,16 @@ class Probe(NamedTuple):
 
     `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
     "tokens" (after `block` blocks), "residual" ("tokens" less the embedded ones), "latents" (before
-    the step), "velocity" (guided, in latent space) or "slot" (the computed value of the slot
-    numbered `block`, of which CHECK says that it is compared with the stand-in's).
-    `against`: the tensor of the step "previous" to this one that was measured, of the last step
-    that "kept" something, or the "stand-in" 's. `norm`: a key of `sampling.probes.NORMS`. Tensors
-    of one pass are those of pass number `which_pass`.
+    the step), "patches" (of a pass), "velocity" (guided, in latent space) or "slot" (the value that
+    the slot numbered `block` computes under CHECK or KEEP).
+    `against`: the tensor of the step "previous" to this one that was measured; of the last step
+    that "kept" something; for a slot its "stand-in" 's value; for patches those of the
+    "conditional" pass. `norm`: a key of `sampling.probes.NORMS`. Tensors of one pass are those of
+    pass number `which_pass`.
     """
 
-    of: Literal["modulated", "tokens", "residual", "latents", "velocity", "slot"]
-    against: Literal["previous", "kept", "stand-in"] = "previous"
+    of: Literal["modulated", "tokens", "residual", "latents", "patches", "velocity", "slot"]
+    against: Literal["previous", "kept", "stand-in", "conditional"] = "previous"
     norm: str = "l1"
     block: int = 0
     which_pass: int = 0
@@ -52,19 +53,21 @@ class Measured(NamedTuple):
 
 
 Seen = Mapping[Probe, Measured]
-"""What has been measured of a step so far."""
+"""Measurements of the step under way, by probe."""
 
 
 class StepPlan(NamedTuple):
     """The act of every slot in every pass: `passes[pass][slot]`.
 
     A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
-    are probes measured while the plan runs. `label` is for reports; nothing branches on it.
+    are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device:
+    plans that differ in them alone share a graph. `label` is for reports; nothing branches on it.
     """
 
     passes: tuple[tuple[Act, ...], ...]
     label: str = FULL
     watch: tuple[Probe, ...] = ()
+    given: tuple[float, ...] = ()
 
     def keeps(self) -> bool:
         """True where any slot keeps something."""
@@ -72,9 +75,13 @@ class StepPlan(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A rule's answer that it must see `probe` before it can plan the step."""
+    """A rule's answer that it must see `probe` before it can plan the step.
+
+    `under` is a plan for the blocks before the probe, whose acts there are final; None: they run.
+    """
 
     probe: Probe
+    under: "StepPlan | None" = None
 
 
 class Draft(NamedTuple):
@@ -91,7 +98,7 @@ Answer = StepPlan | Ask | Draft
 
 
 class Setting(NamedTuple):
-    """What a rule knows of a sample: its steps, and how many passes and slots each has."""
+    """The facts of a sample that a rule may use: its steps, and each step's passes and slots."""
 
     steps: tuple[Step, ...]
     passes: int

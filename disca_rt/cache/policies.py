@@ -33,7 +33,7 @@ class Sketch(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What policies are made of besides options: a model's config, its ops, its predictor."""
+    """Parts of a model that policies are built from, besides their options."""
 
     config: DiTConfig
     ops: Ops | None = None

@@ -1,4 +1,4 @@
-"""How one pass of a step goes through the blocks: a plan's acts as instructions. No tensors.
+"""Programs: a plan's acts in one pass as instructions over the blocks. No tensors.
 
 The blocks between two boundaries run at once. A boundary is where a slot's range begins or ends, or
 where a probe looks.
@@ -14,7 +14,7 @@ from .policy import Slot
 
 
 class Do(Enum):
-    """What an instruction does; a `slot` is its number in the policy."""
+    """Kinds of instruction; a `slot` is its number in the policy."""
 
     RUN = "run the blocks from start to stop; with slot, into that slot's buffer"
     ENTER = "remember the tokens as what enters slot"
@@ -47,13 +47,16 @@ def program(
     blocks: int,
     notes: tuple[int, ...] = (),
     done: int = 0,
+    is_under: bool = False,
 ) -> Program:
     """The program of a pass over `blocks` blocks, of which `done` have run already.
+
+    These ran by the same acts where `is_under`, by no act of a slot otherwise.
 
     `notes` are numbers of blocks after which a probe looks at the tokens. Raises ValueError where
     something is to be kept, checked or seen in a range that is not computed.
     """
-    active = _active(slots, acts)
+    active = _active(slots, acts, blocks)
     boundaries = _boundaries(slots, active, (*notes, done), blocks)
     instructions: list[Instruction] = []
     at = 0
@@ -68,17 +71,17 @@ def program(
             stop = min(each for each in boundaries if each > at)
             instructions.append(Instruction(Do.RUN, at, stop, _destination(slots, active, stop)))
         else:
-            _check_branches(slots, acts, instructions, done)
-            return _resumed(instructions, done)
+            _check_branches(slots, acts, instructions, 0 if is_under else done)
+            return _resumed(instructions, done, is_under)
         at = stop
 
 
-def _active(slots: Sequence[Slot], acts: Sequence[Act]) -> dict[int, Act]:
-    """The slots over block ranges that do more than run."""
+def _active(slots: Sequence[Slot], acts: Sequence[Act], blocks: int) -> dict[int, Act]:
+    """The slots over ranges of these blocks that do more than run."""
     return {
         i: act
         for i, (slot, act) in enumerate(zip(slots, acts, strict=True))
-        if slot.site.level == "blocks" and act != Act.RUN
+        if slot.site.level == "blocks" and slot.site.stop <= blocks and act != Act.RUN
     }
 
 
@@ -92,7 +95,7 @@ def _boundaries(
 def _at_boundary(
     slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], at: int
 ) -> list[Instruction]:
-    """What is done with the tokens before block `at`: ranges end, then begin."""
+    """Instructions on the tokens before block `at`: ranges end, then begin."""
     ended = [i for i, act in active.items() if slots[i].site.stop == at and act != Act.STAND_IN]
     does = {Act.KEEP: Do.KEEP, Act.CHECK: Do.CHECK}
     done = [Instruction(does[active[i]], at, at, i) for i in ended]
@@ -146,10 +149,13 @@ def _check_branches(
                 )
 
 
-def _resumed(instructions: Sequence[Instruction], done: int) -> Program:
-    """What is left where blocks up to `done` have run for a probe, by no act of a slot."""
-    replaced = [each.start for each in instructions if each.do == Do.STAND_IN]
-    if done == 0 or 0 in replaced:  # what has run is given up
+def _resumed(instructions: Sequence[Instruction], done: int, is_under: bool) -> Program:
+    """The program that is left once blocks up to `done` have run for a probe."""
+    is_replaced = any(
+        each.do == Do.STAND_IN and each.start == 0 and (each.stop > done or not is_under)
+        for each in instructions
+    )
+    if done == 0 or is_replaced:  # what has run is given up
         return Program(tuple(instructions), 0)
     left = [
         each
@@ -157,7 +163,7 @@ def _resumed(instructions: Sequence[Instruction], done: int) -> Program:
         if each.start >= done or (each.do == Do.ENTER and each.start == 0)
     ]
     lost = [each for each in instructions if each not in left and each.do != Do.RUN]
-    if lost:
+    if lost and not is_under:
         raise ValueError(
             f"block {lost[0].start} ran before a probe after block {done} was asked for; let slot "
             f"{lost[0].slot} begin at block 0, or at {done} or later"

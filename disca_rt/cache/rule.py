@@ -22,7 +22,7 @@ class Rule(Protocol[Memory]):
     probes: tuple[Probe, ...]
 
     def start(self, setting: Setting) -> Memory:
-        """What is remembered before the first step, frozen; ValueError where options do not fit."""
+        """The memory before the first step, frozen; ValueError where options do not fit."""
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: Memory) -> Answer:
         """The plan of `step`, or what must be seen first; called again when it has been."""
@@ -30,7 +30,7 @@ class Rule(Protocol[Memory]):
     def remember(
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Memory
     ) -> Memory:
-        """What is remembered after `step`, which ran by `plan`."""
+        """The memory after `step`, which ran by `plan`; `seen` is all that was measured in it."""
 
 
 def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
@@ -54,9 +54,9 @@ class Memoryless:
     probes: tuple[Probe, ...] = ()
 
     def start(self, setting: Setting) -> None:
-        """Nothing is remembered."""
+        """No memory."""
 
     def remember(
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: None
     ) -> None:
-        """Nothing is remembered."""
+        """No memory."""

@@ -1,4 +1,4 @@
-"""Where in a step a stand-in may take the place of a computation. Pure data."""
+"""Sites: the places in a step where a stand-in may replace a computation. Pure data."""
 
 from typing import Literal, NamedTuple
 
@@ -47,5 +47,5 @@ class Site(NamedTuple):
 
 
 def whole(dit: DiTConfig) -> Site:
-    """All blocks of `dit`."""
+    """The site of all blocks of `dit` together."""
     return Site("blocks", 0, dit.double + dit.single)

@@ -30,13 +30,25 @@ Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
 
+class Moment(NamedTuple):
+    """The arguments of a stand-in at one place of one step.
+
+    `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
+    conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
+    conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
+    the device; None where it has none.
+    """
+
+    entering: Tensor | None
+    context: StepContext | None
+    numbers: Tensor | None
+
+
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
     Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "guidance"
     patches `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
-    `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
-    conditional pass's patches, latents.
     """
 
     levels: tuple[Level, ...]
@@ -45,19 +57,22 @@ class StandIn(Protocol):
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
 
-    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
-        """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many."""
+    def numbers(
+        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
+
+        `given` are the plan's, or none.
+        """
 
     def out(self, kept: Kept) -> Tensor | None:
         """A buffer in which the value to be kept may be computed, or None."""
 
-    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
-        """Keep a computed `value`. `numbers`: those of this step, fp32, on the device."""
+    def keep(self, kept: Kept, value: Tensor, at: "Moment") -> None:
+        """Keep a computed `value`."""
 
-    def value(
-        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
-    ) -> Tensor:
-        """The value in place of the computation; `context` is None outside of blocks."""
+    def value(self, kept: Kept, at: "Moment") -> Tensor:
+        """The value in place of the computation."""
 
 
 class Numberless:
@@ -65,6 +80,8 @@ class Numberless:
 
     network: PredictorConfig | None = None
 
-    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+    def numbers(
+        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
+    ) -> tuple[float, ...]:
         """No scalars."""
         return ()

@@ -1,9 +1,6 @@
-"""`disca-rt bench`: how long steps and samples take, against rivals and an earlier run."""
+"""`disca-rt bench`: times of steps and samples, against rivals and an earlier run."""
 
 import argparse
-import importlib.util
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +16,9 @@ from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
-    from ..measure.harness import Comparison, Contender
     from ..measure.record import Record
-    from ..measure.session import Session
-    from ..measure.suite import Suite
-    from ..parallel.ranks import Ranks
 
 DEFAULT_OUT = Path("out") / "bench.jsonl"
-QUICK_SAMPLES = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -100,8 +89,10 @@ def interrupted(args: argparse.Namespace) -> str:
 def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     before = _read_baseline(args.baseline)
+    from .bench_session import measured
+
     with joined_ranks(args) as ranks:
-        session = _measure(args, ranks)
+        session = measured(args, ranks)
         is_first = ranks is None or ranks.is_first
     if is_first:
         _report(args, session.records, before)
@@ -110,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    """Everything that can be refused before a model is made."""
+    """Refuses, by ValueError, everything that can be refused before a model is made."""
     from ..attention.backends import get_backend
     from ..kernels.ops import get_ops
     from ..measure.workloads import get_workload, latent_shape
@@ -160,110 +151,6 @@ def _read_baseline(path: Path | None) -> "list[Record]":
 
 def _ladder(args: argparse.Namespace) -> Path:
     return args.ladder or args.out.with_suffix(".png")
-
-
-def _measure(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
-    from ..measure.ceilings import ceilings
-    from ..measure.memory import memory_by_source
-    from .bench_subject import load_suite, placement, show_size
-    from .out_of_memory import explained
-
-    session = _session(args, ranks)
-    device, dtype = placement(args, ranks)
-    for each in ceilings(device, dtype, args.quick):
-        session.run(each)
-    if args.only == [CEILINGS]:
-        return session
-    suite, session.weights, need = load_suite(args, ranks, session.say)
-    if suite.is_long:
-        session.timer = session.timer._replace(warmup=1)
-    fitting = partial(explained, lambda: need, device, partial(show_size, suite.workload))
-    with fitting():
-        memory = memory_by_source(suite.subject)
-    for benchmark in _chosen(args, session, suite):
-        comparison = _explaining(suite.comparison(benchmark), suite.ours, fitting)
-        records = session.run(comparison, lambda record: _finished(record, suite, memory))
-        ran = {record.contender for record in records}
-        names = (each.name for each in comparison.contenders)
-        session.lost += [f"{benchmark}: {n}" for n in names if n in suite.ours and n not in ran]
-    return session
-
-
-def _explaining(
-    comparison: "Comparison", ours: set[str], fitting: "Callable[[], AbstractContextManager]"
-) -> "Comparison":
-    """With contenders of `ours` that say, where they do not fit, what would: they warm up first."""
-
-    def warm_up(contender: "Contender") -> None:
-        with fitting():
-            (contender.warm_up or contender.run)()
-
-    contenders = [
-        replace(each, warm_up=partial(warm_up, each)) if each.name in ours else each
-        for each in comparison.contenders
-    ]
-    return replace(comparison, contenders=contenders)
-
-
-def _session(args: argparse.Namespace, ranks: "Ranks | None") -> "Session":
-    import torch
-
-    from ..measure.harness import host_timer
-    from ..measure.machine import this_machine
-    from ..measure.session import Session
-    from .bench_subject import placement
-
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    device, timer = placement(args, ranks).device, host_timer()
-    if device.type == "cuda":
-        from ..measure.gpu_timer import device_timer
-
-        torch.cuda.set_device(device.index or 0)
-        timer = device_timer(device)
-    if ranks is not None:
-        from ..measure.rank_timer import slowest
-
-        timer = slowest(timer, ranks.group, device)
-    is_first = ranks is None or ranks.is_first
-    return Session(
-        machine=this_machine(device),
-        timer=timer,
-        out=args.out if is_first else None,
-        say=lambda line: print(line, flush=True) if is_first else None,
-        ranks=1 if ranks is None else ranks.size,
-        samples=QUICK_SAMPLES if args.quick and args.samples is None else args.samples,
-    )
-
-
-def _chosen(args: argparse.Namespace, session: "Session", suite: "Suite") -> list[str]:
-    """The benchmarks to run; of what is left out by itself, one line."""
-    if args.only:
-        return [name for name in BENCHMARKS if name in args.only]
-    left_out = [] if suite.graphs is not None else [GRAPHS]
-    if args.quick or args.fp8_weights or session.ranks > 1:
-        left_out += RIVALS
-    elif importlib.util.find_spec("cache_dit") is None:
-        session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")
-        left_out.append("sample-rivals")
-    return [name for name in BENCHMARKS if name not in left_out]
-
-
-def _finished(record: "Record", suite: "Suite", memory: dict[str, int]) -> "Record":
-    """With what only the subject of the run, not its harness, can say."""
-    from ..measure.busy import busy_share
-    from ..measure.session import with_stages
-
-    record = with_stages(record, suite.times)
-    if record.contender not in suite.ours:
-        return record
-    captured = suite.captured.get(record.contender)
-    graphs = 0 if captured is None else captured.memory_bytes
-    record = replace(record, memory={**memory, "graphs": graphs})
-    if not record.stages:
-        return record
-    share = busy_share(suite.shortly[record.contender], suite.subject.runtime.dit.device)
-    return replace(record, busy=share)
 
 
 def _report(args: argparse.Namespace, records: "list[Record]", before: "list[Record]") -> None:

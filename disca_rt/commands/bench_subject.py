@@ -1,4 +1,4 @@
-"""From the flags of `disca-rt bench` to what it runs: device, models, inputs, policy, schedule."""
+"""Choice, by the flags of `disca-rt bench`, of device, models, inputs, policy and schedule."""
 
 import argparse
 from collections.abc import Callable
@@ -41,12 +41,14 @@ RANDOM, EMBEDDED = "random", "embedded"
 
 
 class Placement(NamedTuple):
+    """Place and precision of the models that are measured."""
+
     device: torch.device
     dtype: torch.dtype
 
 
 class Loaded(NamedTuple):
-    """`weights` says where they come from: random, embedded, or a file's name; FP8 is told."""
+    """Suite to run, where its weights come from, with "FP8" if so, and what the sample needs."""
 
     suite: Suite
     weights: str
@@ -61,44 +63,56 @@ def placement(args: argparse.Namespace, ranks: "Ranks | None") -> Placement:
 def load_suite(
     args: argparse.Namespace, ranks: "Ranks | None", say: Callable[[str], None]
 ) -> Loaded:
-    """Says what it will take before the models are made; MemoryError says what would fit."""
+    """Makes models and inputs, after saying how much memory that takes.
+
+    MemoryError says what would fit.
+    """
     workload = get_workload(args.workload, args.model)
-    device, dtype = placement(args, ranks)
-    ops = choose_ops(args.ops, device)
     config = CONFIGS[workload.model]
+    device, dtype = placement(args, ranks)
     attention = settled(args.attention, config.head_dim, dtype, device)
-    chosen = Chosen(ops, attention, 1 if ranks is None else ranks.size)
-    graphs = partial(GraphRunner, device) if wants_graphs(args, device) else None
+    chosen = Chosen(choose_ops(args.ops, device), attention, 1 if ranks is None else ranks.size)
+    need = _need(args, workload, chosen, device, dtype)
+    if args.dit is None:
+        _check_cfg(args, config)
     is_random = args.dit is None and (args.random or workload.model != "tiny")
-    need = Need(
+    weights = _weights(args, is_random)
+    say(f"{workload.name}, {weights} weights: about {footprint(need)}")
+    refuse_hopeless(need, device, partial(show_size, workload))
+    built = {
+        "device": device,
+        "dtype": dtype,
+        "ops": chosen.ops,
+        "attention": choose_attention(args, ranks, LocalAttention(attention)),
+        "fp8_weights": args.fp8_weights,
+    }
+    with explained(lambda: need, device, partial(show_size, workload)):
+        runtime = random_runtime(config, **built) if is_random else _load(args, built)
+    graphs = partial(GraphRunner, device) if need.graphs else None
+    return Loaded(_suite(args, workload, runtime, chosen, graphs), weights, need)
+
+
+def _need(
+    args: argparse.Namespace,
+    workload: Workload,
+    chosen: Chosen,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Need:
+    config = CONFIGS[workload.model]
+    return Need(
         dit=config,
         predictor=predictor_config(config),
         size=latent_shape(workload)[1:],
         text=workload.tokens,
         itemsize=dtype.itemsize,
         policy=_policy(args, config, True),
-        ops=ops,
+        ops=chosen.ops,
         ranks=chosen.ranks,
-        graphs=graphs is not None,
+        graphs=wants_graphs(args, device),
         passes=1 + args.cfg,
         fp8_weights=args.fp8_weights,
     )
-    built = {
-        "device": device,
-        "dtype": dtype,
-        "ops": ops,
-        "attention": choose_attention(args, ranks, LocalAttention(attention)),
-        "fp8_weights": args.fp8_weights,
-    }
-    if args.dit is None:
-        _check_cfg(args, config)
-    weights = _weights(args, is_random)
-    say(f"{workload.name}, {weights} weights: about {footprint(need)}")
-    refuse_hopeless(need, device, lambda size: show_size(workload, size))
-    with explained(lambda: need, device, lambda size: show_size(workload, size)):
-        runtime = random_runtime(config, **built) if is_random else _load(args, built)
-    suite = _suite(args, workload, runtime, chosen, graphs)
-    return Loaded(suite, weights, need)
 
 
 def _weights(args: argparse.Namespace, is_random: bool) -> str:
@@ -107,7 +121,7 @@ def _weights(args: argparse.Namespace, is_random: bool) -> str:
 
 
 def show_size(workload: Workload, grid: tuple[int, int, int]) -> str:
-    """Latents of (T, H, W) as the workload is written."""
+    """Text of the video size, such as 704x704x129, whose latents are `grid` (T, H, W)."""
     frames, height, width = codec_of(workload).video_size(*grid)
     return f"{width}x{height}x{frames}"
 
@@ -149,6 +163,6 @@ def _conditioning(runtime: Runtime, workload: Workload, prompt: str) -> Conditio
 
 
 def _policy(args: argparse.Namespace, config: DiTConfig, has_predictor: bool) -> str:
-    """A predictor asks for DisCa where the model's own schedule has predicted steps."""
+    """Name of the policy: as asked, else DisCa where predictor and schedule allow it."""
     schedule = default_schedule(config)
     return choose_policy(args, has_predictor and schedule.full_steps < schedule.steps)

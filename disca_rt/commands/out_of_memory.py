@@ -17,12 +17,13 @@ from ..models.linear import fp8_linears
 from ..pipeline.fit import latent_shape
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
+from ..units import byte_text
 from ..vae.sizes import SIZES
 from ..weights.checkpoint import open_checkpoint
 from ..weights.hub import resolve
 from ..weights.identify import identify
 from ..weights.load import own_dtype
-from ..work.memory import Need, fewest_ranks, fits, footprint, gigabytes, largest_size
+from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
 
 MEMORY_INFO = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
@@ -77,7 +78,7 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
     way_out = f"would fit: {', or '.join(ways)}" if ways else "no size of it would fit"
-    return f"needs about {footprint(need)} of {gigabytes(there)}; {way_out}"
+    return f"needs about {footprint(need)} of {byte_text(there)}; {way_out}"
 
 
 def runtime_need(runtime: Runtime, ops: str, request: Request, ranks: int = 1) -> Need:

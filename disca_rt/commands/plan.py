@@ -1,4 +1,4 @@
-"""`disca-rt plan`: who holds what under sequence parallelism, what travels and what it costs."""
+"""`disca-rt plan`: shares of each rank under sequence parallelism, traffic and predicted time."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .arguments import add_model_arguments, check_writable
 
 if TYPE_CHECKING:
-    from ..parallel._native import Plan
+    from ..parallel._native import Partition
     from ..simulation.estimate import Rates
     from ..simulation.forecast import Forecast, Job
 
@@ -19,7 +19,7 @@ DEFAULT_RANKS = 8
 
 
 def world_sizes(text: str) -> tuple[int, ...]:
-    """ "2,4,8" -> (2, 4, 8)."""
+    """Reads "2,4,8" as (2, 4, 8)."""
     if not re.fullmatch("[0-9]{1,5}(,[0-9]{1,5})*", text):
         raise argparse.ArgumentTypeError(f"must be numbers of ranks such as 2,4,8, got {text!r}")
     return tuple(map(int, text.split(",")))
@@ -76,20 +76,20 @@ def run(args: argparse.Namespace) -> None:
     job, rates = Job(*model_size(args), args.predictor_depth), _rates(args)
     links = Links(get_link(args.link), get_link(args.between_nodes), args.ranks_per_node)
     if args.world_sizes is not None:
-        plans = [_plan(args, job, ranks) for ranks in args.world_sizes]
-        forecasts = [forecast(job, plan, links, rates) for plan in plans]
-        print(markdown(plans, forecasts, links, rates.sms))
+        partitions = [_partition(args, job, ranks) for ranks in args.world_sizes]
+        forecasts = [forecast(job, partition, links, rates) for partition in partitions]
+        print(markdown(partitions, forecasts, links, rates.sms))
         return
-    plan = _plan(args, job, DEFAULT_RANKS if args.ranks is None else args.ranks)
-    predicted = forecast(job, plan, links, rates)
+    partition = _partition(args, job, DEFAULT_RANKS if args.ranks is None else args.ranks)
+    predicted = forecast(job, partition, links, rates)
     if args.timeline is not None:  # first, in case whoever reads the tables stops early
-        _draw(args.timeline, predicted, f"{args.model} on {plan.ranks} ranks")
-    print_tables(args.model, job, plan, predicted, links, rates)
+        _draw(args.timeline, predicted, f"{args.model} on {partition.ranks} ranks")
+    print_tables(args.model, job, partition, predicted, links, rates)
 
 
-def _plan(args: argparse.Namespace, job: "Job", ranks: int) -> "Plan":
+def _partition(args: argparse.Namespace, job: "Job", ranks: int) -> "Partition":
     _check("ranks", ranks, 1, MOST_RANKS)
-    return job.plan(ranks, args.ranks_per_node, args.ulysses_degree, args.head_chunks)
+    return job.partition(ranks, args.ranks_per_node, args.ulysses_degree, args.head_chunks)
 
 
 def _rates(args: argparse.Namespace) -> "Rates":

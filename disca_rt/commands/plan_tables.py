@@ -1,6 +1,6 @@
-"""A plan and its forecast in tables: of one plan for a terminal, of several as Markdown.
+"""Tables of partitions and their forecasts: of one for a terminal, of several as Markdown.
 
-Where ranks differ a table gives the range. Computes nothing that decides anything.
+Where ranks differ a cell gives the range.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,24 +8,26 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ..parallel._native import Plan
+from ..markdown import table_lines
+from ..parallel._native import Partition
 from ..simulation.estimate import QUERY_TILE, Rates, attention_waves
 from ..simulation.forecast import BlockForecast, Cost, Forecast, Job, gather_bytes
 from ..simulation.links import Links
 from ..simulation.traffic import buffer_bytes, traffic, wires
+from ..units import byte_text
 
 
 def print_tables(
-    model: str, job: Job, plan: Plan, predicted: Forecast, links: Links, rates: Rates
+    model: str, job: Job, partition: Partition, predicted: Forecast, links: Links, rates: Rates
 ) -> None:
     console = Console(highlight=False)
     counts = f"{job.image_tokens} image + {job.text_tokens} text tokens"
-    console.print(_division(f"{model}, {counts} on {plan.ranks} ranks", job, plan, rates))
-    if plan.ranks > 1:
-        console.print(_traffic(job, plan, links))
+    console.print(_division(f"{model}, {counts} on {partition.ranks} ranks", job, partition, rates))
+    if partition.ranks > 1:
+        console.print(_traffic(job, partition, links))
     console.print(_costs(job, predicted))
     for block in predicted.blocks.values():
-        console.print(_events(block))
+        console.print(_activities(block))
     console.print(
         f"Computed, not measured: {rates.gemm_tflops:g} TFLOP/s in matrix products, "
         f"{rates.attention_tflops:g} in attention, {rates.copy_gbs:g} GB/s, {rates.sms} SMs; "
@@ -33,34 +35,34 @@ def print_tables(
     )
 
 
-def _division(title: str, job: Job, plan: Plan, rates: Rates) -> Table:
+def _division(title: str, job: Job, partition: Partition, rates: Rates) -> Table:
     table = Table("", "", title=title, show_header=False)
-    ranks = range(plan.ranks)
-    shards = [plan.shard(rank) for rank in ranks]
+    ranks = range(partition.ranks)
+    shards = [partition.shard(rank) for rank in ranks]
     img, txt = ([len(getattr(shard, each)) for shard in shards] for each in ("img", "txt"))
     tokens = _range(shard.tokens for shard in shards)
-    table.add_row("Ulysses x ring", f"{plan.ulysses_degree} x {plan.ring_degree}")
+    table.add_row("Ulysses x ring", f"{partition.ulysses_degree} x {partition.ring_degree}")
     table.add_row("tokens", f"{tokens}: {_range(img)} image and {_range(txt)} text")
-    chunks = f", in {plan.chunks} chunks" if plan.chunks > 1 else ""
-    table.add_row("heads", _range(len(plan.heads(rank)) for rank in ranks) + chunks)
-    heads = {_chunk_heads(plan, rank): rank for rank in reversed(ranks)}
+    chunks = f", in {partition.chunks} chunks" if partition.chunks > 1 else ""
+    table.add_row("heads", _range(len(partition.heads(rank)) for rank in ranks) + chunks)
+    heads = {_chunk_heads(partition, rank): rank for rank in reversed(ranks)}
     for number, rank in enumerate(sorted(heads.values())):
         label = "waves of attention" if number == 0 else ""
-        table.add_row(label, _waves(plan, rank, rates))
-    table.add_row("buffers", _range_bytes(buffer_bytes(plan, rank) for rank in ranks))
+        table.add_row(label, _waves(partition, rank, rates))
+    table.add_row("buffers", _range_bytes(buffer_bytes(partition, rank) for rank in ranks))
     return table
 
 
-def _chunk_heads(plan: Plan, rank: int) -> tuple[int, ...]:
-    return tuple(len(plan.heads(rank, chunk)) for chunk in range(plan.chunks))
+def _chunk_heads(partition: Partition, rank: int) -> tuple[int, ...]:
+    return tuple(len(partition.heads(rank, chunk)) for chunk in range(partition.chunks))
 
 
-def _waves(plan: Plan, rank: int, rates: Rates) -> str:
-    """Of each chunk's grid; a ring runs it once for each of its groups."""
-    queries = plan.group_tokens(plan.group_of(rank))
+def _waves(partition: Partition, rank: int, rates: Rates) -> str:
+    """Sentence on the waves of attention over each chunk of the rank's heads."""
+    queries = partition.group_tokens(partition.group_of(rank))
     tiles = -(-queries // QUERY_TILE)
     said = []
-    for heads in dict.fromkeys(_chunk_heads(plan, rank)):
+    for heads in dict.fromkeys(_chunk_heads(partition, rank)):
         waves = attention_waves(queries, heads, rates.sms)
         said.append(
             f"{heads} heads x {tiles} tiles: {waves.count:.2f}, the last {waves.tail:.0%} full "
@@ -69,29 +71,31 @@ def _waves(plan: Plan, rank: int, rates: Rates) -> str:
     return "; ".join(said)
 
 
-def _traffic(job: Job, plan: Plan, links: Links) -> Table:
-    each = [traffic(plan, rank) for rank in range(plan.ranks)]
-    exchange, ring = wires(plan, links)
+def _traffic(job: Job, partition: Partition, links: Links) -> Table:
+    each = [traffic(partition, rank) for rank in range(partition.ranks)]
+    exchange, ring = wires(partition, links)
     blocks = job.dit.double + job.dit.single, job.predictor_depth
     title = "a rank's bytes in a block, and what it sends in a step"
     table = Table("", "over", "sent", "received", "full step", "predicted", title=title)
 
     def add_row(name: str, wire: str, sent: list[int], received: list[int]) -> None:
-        steps = (f"{_sized(count * max(sent))}" for count in blocks)
+        steps = (byte_text(count * max(sent)) for count in blocks)
         table.add_row(name, wire, _range_bytes(sent), _range_bytes(received), *steps)
 
-    if plan.ulysses_degree > 1:
+    if partition.ulysses_degree > 1:
         out, back = [one.qkv_sent for one in each], [one.qkv_received for one in each]
         add_row("V, K, Q, each", exchange, out, back)
         add_row("O", exchange, back, out)
         all_sent = [one.exchange_sent for one in each]
         add_row("all four", exchange, all_sent, [one.exchange_received for one in each])
-    if plan.ring_degree > 1:
+    if partition.ring_degree > 1:
         passed = [one.ring_sent for one in each]
-        name = f"K, V in {plan.ring_degree - 1} ring steps"
+        name = f"K, V in {partition.ring_degree - 1} ring steps"
         add_row(name, ring, passed, [one.ring_received for one in each])
-    everyone, _ = links.among(tuple(range(plan.ranks)))
-    table.add_row("patches, gathered", everyone, "", "", *2 * [_sized(gather_bytes(job, plan))])
+    everyone, _ = links.among(tuple(range(partition.ranks)))
+    table.add_row(
+        "patches, gathered", everyone, "", "", *2 * [byte_text(gather_bytes(job, partition))]
+    )
     return table
 
 
@@ -110,16 +114,14 @@ def _cost(cost: Cost) -> Iterable[str]:
     yield from (f"{share:.1%}" for share in (cost.exposed_share, cost.efficiency))
 
 
-def _events(block: BlockForecast) -> Table:
-    """The busiest rank's, as they begin."""
+def _activities(block: BlockForecast) -> Table:
+    """Table of what the busiest rank does in a block, in the order in which it begins."""
     rank = block.busiest
     timeline = block.timelines[rank]
     table = Table("from ms", "to", *timeline.lanes, title=f"{block.kind}-stream block, rank {rank}")
-    for event in sorted(timeline.events, key=lambda event: event.start):
-        times = (f"{1e3 * moment:.3f}" for moment in (event.start, event.stop))
-        table.add_row(
-            *times, *(event.name if event.lane == lane else "" for lane in timeline.lanes)
-        )
+    for each in sorted(timeline.activities, key=lambda each: each.start):
+        times = (f"{1e3 * moment:.3f}" for moment in (each.start, each.stop))
+        table.add_row(*times, *(each.name * (each.lane == lane) for lane in timeline.lanes))
     return table
 
 
@@ -130,28 +132,31 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def markdown(plans: Sequence[Plan], forecasts: Sequence[Forecast], links: Links, sms: int) -> str:
-    """A line for each plan; bytes are what a rank sends per block, at most."""
-    rows = [_row(*each, links, sms) for each in zip(plans, forecasts, strict=True)]
-    lines = [COLUMNS, ["--:"] * len(COLUMNS), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def markdown(
+    partitions: Sequence[Partition], forecasts: Sequence[Forecast], links: Links, sms: int
+) -> str:
+    """Markdown table, a line for each partition; bytes are the most that a rank sends per block."""
+    rows = [_row(*each, links, sms) for each in zip(partitions, forecasts, strict=True)]
+    return "\n".join(table_lines(COLUMNS, rows, "--:"))
 
 
-def _row(plan: Plan, predicted: Forecast, links: Links, sms: int) -> list[str]:
-    ranks = range(plan.ranks)
-    each = [traffic(plan, rank) for rank in ranks]
-    exchange, ring = wires(plan, links)
-    heads = [len(plan.heads(rank)) for rank in ranks]
-    waves = attention_waves(plan.group_tokens(0), max(heads), sms)
+def _row(partition: Partition, predicted: Forecast, links: Links, sms: int) -> list[str]:
+    ranks = range(partition.ranks)
+    each = [traffic(partition, rank) for rank in ranks]
+    exchange, ring = wires(partition, links)
+    heads = [len(partition.heads(rank)) for rank in ranks]
+    waves = attention_waves(partition.group_tokens(0), max(heads), sms)
     return [
-        str(plan.ranks),
-        f"{plan.ulysses_degree} x {plan.ring_degree}",
-        _range(plan.shard(rank).tokens for rank in ranks),
+        str(partition.ranks),
+        f"{partition.ulysses_degree} x {partition.ring_degree}",
+        _range(partition.shard(rank).tokens for rank in ranks),
         _range(heads),
         f"{waves.count:.2f}",
-        f"{_sized(max(one.exchange_sent for one in each))} {exchange}",
-        f"{_sized(max(one.ring_sent for one in each))} {ring}" if plan.ring_degree > 1 else "",
-        _sized(max(buffer_bytes(plan, rank) for rank in ranks)),
+        f"{byte_text(max(one.exchange_sent for one in each))} {exchange}",
+        f"{byte_text(max(one.ring_sent for one in each))} {ring}"
+        if partition.ring_degree > 1
+        else "",
+        byte_text(max(buffer_bytes(partition, rank) for rank in ranks)),
         *_step_cells(predicted.full, f"{predicted.full.seconds:.3f}"),
         *_step_cells(predicted.predicted, f"{1e3 * predicted.predicted.seconds:.1f}"),
     ]
@@ -167,12 +172,5 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _range_bytes(values: Iterable[int]) -> str:
-    found = [_sized(value) for value in sorted(values)]
+    found = [byte_text(value) for value in sorted(values)]
     return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
-
-
-def _sized(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"

@@ -1,4 +1,4 @@
-"""`disca-rt profile`: one sample under the profiler, to a table, a trace and a page."""
+"""`disca-rt profile`: a table, a trace and a page of one sample under the profiler."""
 
 import argparse
 import json
@@ -20,16 +20,16 @@ from .sampling import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..measure.ceilings import Ceilings
     from ..parallel.ranks import Ranks
     from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..profiling.account import Account
     from ..profiling.capture import Captured
-    from ..profiling.ceilings import Ceilings
     from ..profiling.facts import Facts
     from ..profiling.ranges import Ranges
     from ..profiling.table import Row
-    from ..profiling.timeline import Timeline
+    from ..profiling.timeline import TraceTimeline
 
 DEFAULT_OUT = Path("out") / "profile"
 DEFAULT_PROMPT = "a red circle moving left on a black background"
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 class Profile(NamedTuple):
-    """Everything that is written and said."""
+    """Results of one profile: everything that is written and said."""
 
     captured: "Captured"
-    timeline: "Timeline"
+    timeline: "TraceTimeline"
     account: "Account"
     rows: "list[Row]"
     ceilings: "Ceilings"
@@ -91,7 +91,7 @@ class Profile(NamedTuple):
 
 
 def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
-    """Every rank runs the sample; the first one writes and reports."""
+    """Runs the sample on every rank; the first one writes and reports."""
     from ..kernels.ops import get_ops
     from ..profiling.capture import run_in_ranges
     from ..profiling.marked import marked_attention, marked_ops
@@ -124,9 +124,9 @@ def _measured(
     is_shown: bool,
 ) -> Profile:
     from ..attention.backends import settled
+    from ..measure.ceilings import measure_ceilings
     from ..profiling.account import account
     from ..profiling.capture import capture
-    from ..profiling.ceilings import measure_ceilings
     from ..profiling.facts import facts
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
@@ -161,7 +161,7 @@ def _commands(args: argparse.Namespace, profile: Profile) -> list[str]:
 
 
 def sample_flags(args: argparse.Namespace) -> list[str]:
-    """The arguments that make the same sample again."""
+    """Command-line arguments that make the same sample again."""
     flags: list[str] = []
     for name, value in vars(args).items():
         flag = f"--{name.replace('_', '-')}"
@@ -179,7 +179,7 @@ def sample_flags(args: argparse.Namespace) -> list[str]:
 
 
 def _write(folder: Path, profile: Profile, commands: Sequence[str]) -> list[Path]:
-    """All of it or nothing; returns the files."""
+    """Writes all files or none into `folder`; returns their paths."""
     from ..atomic import write_all
 
     texts = {
@@ -203,12 +203,14 @@ def _about(profile: Profile) -> list[str]:
 
 
 def _markdown(profile: Profile, commands: Sequence[str]) -> str:
+    from ..markdown import table_lines
     from ..profiling.table import HEADER, cells
 
     table = [cells(row, profile.ceilings) for row in profile.rows]
-    lines = [f"| {' | '.join(line)} |" for line in (HEADER, ["---"] * len(HEADER), *table)]
     about = [f"- {line}" for line in _about(profile)]
-    return "\n".join([*about, "", *lines, "", "```sh", *commands, "```"]) + "\n"
+    return (
+        "\n".join([*about, "", *table_lines(HEADER, table), "", "```sh", *commands, "```"]) + "\n"
+    )
 
 
 def _json_lines(profile: Profile) -> str:
@@ -247,7 +249,7 @@ def _report(profile: Profile, commands: Sequence[str], written: Sequence[Path]) 
 
 
 def _terminal_table(profile: Profile, kind: str) -> "Table":
-    """Of one kind of step, narrow enough for 80 columns."""
+    """Table of one kind of step, narrow enough for 80 columns."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

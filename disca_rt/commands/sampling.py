@@ -159,7 +159,7 @@ def check_shares(
 
     for conditioning in request.conditionings:
         job = Job(runtime.config, latent_shape(request), conditioning.tokens)
-        job.plan(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
+        job.partition(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
 
 
 def _prompt_request(

@@ -1,6 +1,6 @@
-"""The predicted timeline of a block of each kind as a picture: a lane for compute, one per wire.
+"""Picture of the predicted timeline of each kind of block: a lane for compute, one per wire.
 
-Needs matplotlib, an optional extra. Knows events, not how they came.
+Needs matplotlib, an optional extra. Knows activities, not how they came.
 """
 
 from itertools import pairwise
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..simulation.forecast import BlockForecast, Forecast
-from ..simulation.timeline import COMPUTE, Event, Timeline
+from ..simulation.timeline import COMPUTE, Activity, RankTimeline
 
 COLOURS = {
     "QKV": "#4477aa",
@@ -32,14 +32,15 @@ WAITING = {"facecolor": "white", "edgecolor": "#cc3311", "hatch": "////", "linew
 
 
 def write_timeline(path: Path, predicted: Forecast, title: str) -> None:
-    """A PNG with the busiest rank's block of each kind, on one scale of time."""
+    """Writes a PNG with the busiest rank's block of each kind, on one scale of time."""
     blocks = list(predicted.blocks.values())
     figure = Figure(figsize=(14, 1.2 + 2.2 * len(blocks)), layout="constrained")
     longest = max(block.timelines[block.busiest].seconds for block in blocks)
     for place, block in enumerate(blocks, start=1):
         axes = figure.add_subplot(len(blocks), 1, place)
         _draw(axes, block, 1e3 * longest)
-    kinds = {event.kind for block in blocks for event in block.timelines[block.busiest].events}
+    drawn = [each for block in blocks for each in block.timelines[block.busiest].activities]
+    kinds = {each.kind for each in drawn}
     shown = [Patch(color=colour, label=kind) for kind, colour in COLOURS.items() if kind in kinds]
     shown.append(Patch(**WAITING, label="waiting"))
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown))
@@ -52,8 +53,8 @@ def _draw(axes: Axes, block: BlockForecast, longest_ms: float) -> None:
     lanes = timeline.lanes
     for start, stop in _waits(timeline):
         axes.barh(0, 1e3 * (stop - start), left=1e3 * start, height=LANE_HEIGHT, **WAITING)
-    for event in timeline.events:
-        _draw_event(axes, event, lanes.index(event.lane), longest_ms)
+    for each in timeline.activities:
+        _draw_activity(axes, each, lanes.index(each.lane), longest_ms)
     axes.set(
         xlim=(0, longest_ms),
         ylim=(len(lanes) - 0.5, -0.5),
@@ -71,20 +72,20 @@ def _draw(axes: Axes, block: BlockForecast, longest_ms: float) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_event(axes: Axes, event: Event, lane: int, longest_ms: float) -> None:
-    start, width = 1e3 * event.start, 1e3 * (event.stop - event.start)
+def _draw_activity(axes: Axes, each: Activity, lane: int, longest_ms: float) -> None:
+    start, width = 1e3 * each.start, 1e3 * (each.stop - each.start)
     axes.barh(
-        lane, width, left=start, height=LANE_HEIGHT, color=COLOURS[event.kind],
+        lane, width, left=start, height=LANE_HEIGHT, color=COLOURS[each.kind],
         edgecolor="white", linewidth=0.5,
     )  # fmt: skip
-    if width > NARROWEST * longest_ms * len(event.name):
-        colour = "white" if event.kind in DARK else "black"
+    if width > NARROWEST * longest_ms * len(each.name):
+        colour = "white" if each.kind in DARK else "black"
         place = {"ha": "center", "va": "center", "fontsize": 8}
-        axes.text(start + width / 2, lane, event.name, color=colour, **place)
+        axes.text(start + width / 2, lane, each.name, color=colour, **place)
 
 
-def _waits(timeline: Timeline) -> list[tuple[float, float]]:
-    """Where compute stands still."""
-    computing = [event for event in timeline.events if event.lane == COMPUTE]
+def _waits(timeline: RankTimeline) -> list[tuple[float, float]]:
+    """Start and stop, in seconds, of each time that compute stands still."""
+    computing = [each for each in timeline.activities if each.lane == COMPUTE]
     gaps = [(before.stop, after.start) for before, after in pairwise(computing)]
     return [(start, stop) for start, stop in gaps if stop > start]

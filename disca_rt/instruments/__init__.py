@@ -1,1 +1,1 @@
-"""Clocks and gauges: time, peak memory, what a device can do. Knows no models."""
+"""Instruments: clocks, peak memory, the work that shows a device's ceilings. Knows no models."""

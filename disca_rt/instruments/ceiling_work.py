@@ -1,6 +1,6 @@
-"""The work that shows what a device can do at best: a large matrix product, and a large copy.
+"""Work that shows what a device can do at best: a large matrix product, and a large copy.
 
-On random data: a chip that is limited by its power multiplies zeros faster. Knows no clock.
+Data are random: a chip that is limited by its power multiplies zeros faster. Knows no clock.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SMALL_SIDE, SMALL_COPIED = 128, 2**20
 
 
 class CeilingWork(NamedTuple):
-    """`product` multiplies squares of `side`; `copy` reads `copied` bytes and writes as many."""
+    """Functions that run the work: `product` of matrices of `side`², `copy` of `copied` bytes."""
 
     product: Callable[[], object]
     copy: Callable[[], object]
@@ -31,7 +31,7 @@ class CeilingWork(NamedTuple):
 
 
 def ceiling_work(device: torch.device, dtype: torch.dtype, is_small: bool = False) -> CeilingWork:
-    """On `device`, the product in `dtype`; `is_small` for a trial."""
+    """Work on `device`, data included, the product in `dtype`; `is_small` is for a trial."""
     side = SMALL_SIDE if is_small else SIDES[device.type]
     copied = SMALL_COPIED if is_small else COPIED[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

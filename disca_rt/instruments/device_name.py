@@ -1,4 +1,4 @@
-"""A device's name in results, where a figure without one means nothing."""
+"""Name of a device in results, where a figure without one means nothing."""
 
 import platform
 from pathlib import Path
@@ -9,7 +9,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the device, such as "GPU: NVIDIA H200" or "CPU: Intel(R) Xeon(R) Processor"."""
+    """Name such as "GPU: NVIDIA H200" or "CPU: Intel(R) Xeon(R) Processor"."""
     if device.type == "cuda":
         return f"GPU: {torch.cuda.get_device_name(device)}"
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []

@@ -1,4 +1,4 @@
-"""Times one call on a GPU by its own clock, with a cold L2. Knows no kernel.
+"""Clock of a GPU for one call, with a cold L2. Knows no kernel.
 
 Between two events lies what the GPU did only if the call was launched before the GPU came to the
 first of them. So what is queued ahead of it takes longer than Python takes for a launch.
@@ -13,7 +13,7 @@ FLUSHES = 8  # 0.5 ms together at the 4 TB/s at which an H200 writes
 
 
 class GPUClock:
-    """Seconds that a call takes on `device`'s current stream."""
+    """Clock that gives the seconds of a function on `device`'s current stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._memory = torch.empty(FLUSHED, dtype=torch.int8, device=device)

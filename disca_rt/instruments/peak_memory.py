@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work on any device: bytes of tensors alive at once.
+"""Peak memory of some work on any device: bytes of tensors that are alive at once.
 
 On a GPU the allocator counts; elsewhere every storage that an operator returns is counted until it
 is freed. Knows nothing about what the tensors are.
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class PeakMemory:
-    """A context manager; `peak` is then the largest number of bytes allocated within it."""
+    """Context whose `peak` is, at its end, the largest number of bytes allocated within it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -38,7 +38,7 @@ class PeakMemory:
 
 
 class _StorageCount(TorchDispatchMode):
-    """Adds up the storages that operators make, while they live."""
+    """Sum of the storages that operators make, while they live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _StorageCount(TorchDispatchMode):
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors among an operator's arguments or results, and in lists there."""
+    """Tensors among an operator's arguments or results, those in lists included."""
     for value in values:
         if isinstance(value, Tensor):
             yield value

@@ -1,6 +1,6 @@
-"""A stopwatch of a sample's stages that does not stall the device.
+"""Stopwatch for the stages of a sample that does not stall the device.
 
-On a GPU, events are recorded and read once at the end; elsewhere the wall clock is enough.
+On a GPU events are recorded and read once at the end; elsewhere the wall clock is enough.
 """
 
 import time
@@ -14,13 +14,15 @@ import torch
 
 @dataclass(frozen=True)
 class StageTime:
-    """`count` runs of one stage took `time_s` seconds together."""
+    """Time of one stage: `count` runs took `time_s` seconds together."""
 
     count: int
     time_s: float
 
 
 class Stopwatch:
+    """Sums of the times of named stages on `device`."""
+
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._marks: dict[str, list[tuple[object, object]]] = defaultdict(list)
@@ -41,10 +43,11 @@ class Stopwatch:
         return event
 
     def stop(self, name: str, started: object) -> None:
+        """Adds the time since `started` to the stage called `name`."""
         self._marks[name].append((started, self.start()))
 
     def times(self) -> dict[str, StageTime]:
-        """Stages in the order they first ran. Waits for the device."""
+        """Times by stage, in the order in which they first ran. Waits for the device."""
         if self._on_gpu:
             torch.cuda.synchronize()
         return {

@@ -1,13 +1,13 @@
-"""Measuring: contenders side by side, and the JSON lines, tables and pictures of what came out."""
+"""Measurement of contenders side by side, and the JSON lines, tables and pictures of results."""
 
 RIVALS = "rivals", "sample-rivals"
-"""Against other packages, and what compiles."""
+"""Benchmarks against other packages and torch.compile."""
 
 CEILINGS = "ceilings"
-"""Of the device, measured in every run: what the shares of a ceiling are of."""
+"""Benchmark of the device itself, run every time: rates that others are a share of."""
 
 GRAPHS = "sample-graphs"
-"""A sample by CUDA graphs, against one without."""
+"""Benchmark of a sample by CUDA graphs, against one without."""
 
 BENCHMARKS = "full-step", "predicted-step", "sample", GRAPHS, *RIVALS
-"""Of a model, by the names that --only takes."""
+"""Benchmarks of a model, by the names that --only takes."""

@@ -1,17 +1,18 @@
-"""The share of a piece of work's wall time in which the device was at work. Knows no model."""
+"""Share of the wall time of some work in which the device was busy. Knows no model."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
-Span = tuple[float, float]
+from ..instruments.time_spans import union
 
 
 def busy_share(run: Callable[[], object], device: torch.device) -> float:
-    """On a GPU under the profiler, whose own cost on the host makes it a lower bound.
+    """Share, from 0 to 1, of the wall time of `run` in which `device` worked.
 
-    On a CPU: the CPU time of all threads over what they could have had.
+    A GPU's is measured under the profiler, whose own cost on the host makes it a lower bound; a
+    CPU's is the CPU time of all threads over what they could have had.
     """
     if device.type == "cuda":
         return _on_gpu(run, device)
@@ -36,13 +37,4 @@ def _on_gpu(run: Callable[[], object], device: torch.device) -> float:
         for event in profiler.events()
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
-    return covered(spans) / wall_us
-
-
-def covered(spans: Iterable[Span]) -> float:
-    """The length of the union of intervals: kernels of several streams overlap."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+    return sum(end - start for start, end in union(spans)) / wall_us

@@ -1,16 +1,54 @@
-"""What the device can do at best, in the same run: a matrix product, and a copy. Knows no model."""
+"""Ceilings of a device, measured in the same run: the rates of a matrix product and of a copy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 
 from ..instruments.ceiling_work import ceiling_work
+from .device_timer import device_timer
 from .harness import Comparison, Contender
 
 MATMUL, COPY = "matrix product", "copy"
 SAMPLES = 30
+FEW_WARMUP, FEW_SAMPLES = 3, 10  # a second at most
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Highest rates of a device; `bytes_per_s` counts what a copy reads and what it writes.
+
+    `size` is the side of the square matrices that were multiplied, in `dtype`.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+    size: int
+    dtype: str
+    threads: int
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Ceilings of `device` by the medians of a few runs, the product in `dtype`."""
+    timer, work = device_timer(device), ceiling_work(device, dtype)
+
+    def seconds(run: Callable[[], object]) -> float:
+        for _ in range(FEW_WARMUP):
+            run()
+        return median(timer.time(run).wall for _ in range(FEW_SAMPLES))
+
+    return Ceilings(
+        work.flops / seconds(work.product),
+        work.moved_bytes / seconds(work.copy),
+        work.side,
+        str(dtype).removeprefix("torch."),
+        torch.get_num_threads(),
+    )
 
 
 def ceilings(device: torch.device, dtype: torch.dtype, is_quick: bool) -> list[Comparison]:
-    """One comparison each, of one contender."""
+    """Comparisons of one contender each, for a results file: the product, and the copy."""
     work = ceiling_work(device, dtype, is_quick)
     name = str(dtype).removeprefix("torch.")
     product = Contender(MATMUL, work.product, flops=work.flops)

@@ -1,4 +1,4 @@
-"""Two runs of the same benchmarks: what became slower by more than the noise of both.
+"""Comparison of two runs of the same benchmarks: slower by more than the noise of both, or not.
 
 The noise is that of the samples, by the rank test (Mann and Whitney 1947), and of the machine, by
 how much its matrix product has changed. Knows records, not what they measure.
@@ -10,10 +10,11 @@ from math import comb, inf, sqrt
 from statistics import NormalDist, median
 from typing import NamedTuple
 
+from ..markdown import table_lines
 from .ceilings import COPY, MATMUL
 from .record import Record
 
-TOLERANCE = 0.02  # of the ratio, over all noise: less is not worth a failure
+TOLERANCE = 0.02  # of the ratio, beyond all noise: less is not worth a failure
 LEVEL = 0.99
 OUTSIDE = (1 - LEVEL) / 2  # at each end of an interval
 # Samples of each run: in 1 of the 252 orders of 5 and 5 all of one run are before all of the other,
@@ -22,8 +23,8 @@ NEEDED = next(n for n in count(1) if comb(2 * n, n) * OUTSIDE >= 1)
 MOST_PAIRS = 10_000  # of samples; with more the normal distribution is near enough
 
 
-class Interval(NamedTuple):
-    """A ratio, now over before, and the ends of its 99 % interval: 0 and inf of too few samples."""
+class RatioInterval(NamedTuple):
+    """Ratio of now to before, and its 99 % interval: from 0 to inf for too few samples."""
 
     ratio: float
     low: float
@@ -35,24 +36,29 @@ class Interval(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Of one contender; `cpu` of its CPU time, `drift` of the machine's matrix product."""
+    """Change of one contender between two runs.
+
+    `wall` and `cpu` are ratios of its wall and CPU times; `drift` is by what share the machine's
+    own matrix product became slower.
+    """
 
     benchmark: str
     contender: str
     before_s: float
     now_s: float
-    wall: Interval
-    cpu: Interval
+    wall: RatioInterval
+    cpu: RatioInterval
     drift: float
     is_cpu: bool
 
     @property
     def allowed(self) -> float:
+        """Largest ratio that counts as noise."""
         return 1 + TOLERANCE + abs(self.drift)
 
     @property
     def is_slower(self) -> bool:
-        """On a CPU in both times: a busy neighbour takes only of the wall's."""
+        """True where it takes longer beyond noise; a CPU has neighbours, so there by both times."""
         slower = self.wall.low > self.allowed
         return slower and (not self.is_cpu or self.cpu.low > self.allowed)
 
@@ -70,7 +76,7 @@ class Change(NamedTuple):
 
 
 def compare(now: Sequence[Record], before: Sequence[Record]) -> list[Change]:
-    """Every contender that both runs have, on the same device; ValueError where there is none."""
+    """Changes of the contenders that both runs have, on the same device; ValueError without any."""
     earlier = {record.identity: record for record in before}
     pairs = [(record, earlier[record.identity]) for record in now if record.identity in earlier]
     pairs = [pair for pair in pairs if pair[0].benchmark not in (MATMUL, COPY)]
@@ -83,7 +89,7 @@ def compare(now: Sequence[Record], before: Sequence[Record]) -> list[Change]:
 
 
 def missing(now: Sequence[Record], before: Sequence[Record]) -> list[str]:
-    """Contenders of the comparisons measured now that only the earlier run has."""
+    """Names of contenders that only the earlier run has, in the comparisons measured now."""
     comparisons, known = {record.comparison for record in now}, {r.identity for r in now}
     return [
         f"{record.benchmark}: {record.contender}"
@@ -93,6 +99,7 @@ def missing(now: Sequence[Record], before: Sequence[Record]) -> list[str]:
 
 
 def markdown(changes: Sequence[Change]) -> str:
+    """Page with a table of the changes, and notes on drift and on too few samples."""
     header = "benchmark", "contender", "before", "now", "ratio", "99 % interval", "verdict"
     rows = [
         (
@@ -106,14 +113,13 @@ def markdown(changes: Sequence[Change]) -> str:
         )
         for change in changes
     ]
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     notes = [f"Matrix products took {1 + changes[0].drift:.3f} times what they did before."]
     if unknown := sum(not change.wall.is_known for change in changes):
         notes.append(
             f"No verdict on {unknown} of {len(changes)}, with too few samples: a 99 % interval "
             f"needs {NEEDED} of each run (--samples {NEEDED})."
         )
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join([*table_lines(header, rows), "", *notes]) + "\n"
 
 
 def _described(records: Sequence[Record]) -> str:
@@ -142,21 +148,22 @@ def _change(now: Record, before: Record, drift: float) -> Change:
     )
 
 
-def ratio_interval(now: Sequence[float], before: Sequence[float]) -> Interval:
-    """Of the times of two runs: the median of the ratios of all pairs, and where those end.
+def ratio_interval(now: Sequence[float], before: Sequence[float]) -> RatioInterval:
+    """Median of the ratios of all pairs of one run's time to the other's, and its interval.
 
-    At each end as many are outside as the rank test allows (Hodges and Lehmann 1963).
+    The interval leaves out as many ratios at each end as the rank test allows (Hodges and Lehmann
+    1963).
     """
     ratios = sorted(one / other for one in now for other in before)
     cut = _outside(len(now), len(before))
     ends = (ratios[cut - 1], ratios[-cut]) if cut else (0.0, inf)
-    return Interval(median(ratios), *ends)
+    return RatioInterval(median(ratios), *ends)
 
 
 def _outside(n: int, m: int) -> int:
-    """How many ratios of n and m samples are left out at each end.
+    """Number of ratios of n and m samples that an interval leaves out at each end.
 
-    More than that are on one side of the true ratio in all but a share OUTSIDE of the orders.
+    More than that are on one side of the true ratio in only a share OUTSIDE of all orders.
     """
     pairs = n * m
     if pairs > MOST_PAIRS:
@@ -166,7 +173,7 @@ def _outside(n: int, m: int) -> int:
 
 
 def _orders(n: int, m: int) -> list[int]:
-    """Of n and m values: how many have 0, 1, ... pairs in which one of the m is the smaller.
+    """Numbers of orders of n and m values with 0, 1, ... pairs in which one of the m is smaller.
 
     They are the coefficients of the product of (1 - x^(m + i)) / (1 - x^i) over i up to n.
     """

@@ -1,4 +1,4 @@
-"""diffusers' classes of the same models: the same sizes and inputs, random weights of their own.
+"""Models of diffusers' classes with the same sizes and inputs, and random weights of their own.
 
 Imports diffusers when it is asked for a model, and cache-dit when it is asked for a cached one.
 Facts of their interfaces only; knows no clock.
@@ -15,14 +15,14 @@ from ..config import DiTConfig
 from ..models.dit import StepInputs
 from .random_models import fill_randomly
 
-Step = Callable[[Tensor, StepInputs], Tensor]
-"""Latents `[1, C, T, H, W]` and the scalars of a step -> velocity, as large."""
+Forward = Callable[[Tensor, StepInputs], Tensor]
+"""Forward pass: latents `[1, C, T, H, W]` and a step's scalars to a velocity as large."""
 
 INSTALL = "pip install 'disca_rt[bench]'"
 
 
 class Unavailable(RuntimeError):
-    """A benchmark needs something that is not installed."""
+    """Error of a benchmark that needs something that is not installed."""
 
 
 def diffusers_model(
@@ -31,7 +31,7 @@ def diffusers_model(
     dtype: torch.dtype = torch.float32,
     weights: dict[str, Tensor] | None = None,
 ) -> nn.Module:
-    """With random weights, or those of another, not copied. 1.0 of theirs takes no r."""
+    """Model of `config` in diffusers, with random weights or another's, not copied."""
     try:
         from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
     except ImportError as error:
@@ -70,8 +70,8 @@ def diffusers_model(
     return model
 
 
-def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Step:
-    """A forward of `model`; `conditioning` is cast to its device and dtype once, here."""
+def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Forward:
+    """Forward pass of `model` under `conditioning`, which is cast to its device and dtype once."""
     device, dtype = model.device, model.dtype
     given = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -107,18 +107,17 @@ def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Step:
 
 
 def compile_blocks(model: nn.Module) -> nn.Module:
-    """Compiled block by block, as its authors recommend: the same code for all blocks of a kind."""
+    """Compiles `model` block by block, as its authors recommend, and returns it."""
     model.compile_repeated_blocks(fullgraph=True)
     return model
 
 
 def cache_blocks(model: nn.Module, is_full: Sequence[bool]) -> Callable[[], None]:
-    """Puts cache-dit's block cache into `model`, made to compute the steps that are full.
+    """Installs cache-dit's block cache in `model`, made to compute the steps that are full.
 
-    What is returned must be called before every sample: else the cache takes the first step of
-    the next one for another step of the last. Which steps it would choose by itself depends on
-    values, and those are random here. A cached step computes the first block of each kind, the
-    fewest it allows.
+    Returns what must be called before every sample: else the cache takes the first step of the
+    next one for another step of the last. Its own choice of steps depends on values, which are
+    random here. A cached step computes the first block of each kind, the fewest it allows.
     """
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")  # else it tells every block it finds
     try:

@@ -1,10 +1,10 @@
-"""Times contenders side by side and makes one record of each. Knows no model and no torch.
+"""Times contenders side by side and makes one record of each. Knows no model.
 
 The contenders take turns, A, B, A, B, ..., so that a slow spell of the machine hits all of them.
 A ratio is taken within each round, against the baseline's sample of that round; the ratio of a
 contender is the median over the rounds. Beside the wall clock there is the CPU time of all threads
 of this process: on a busy machine it leaves out what other processes took. A GPU is timed by a
-timer of its own (`gpu_timer`), ranks by the slowest (`rank_timer`).
+timer of its own (`device_timer`), ranks by the slowest (`rank_timer`).
 """
 
 import time
@@ -13,18 +13,20 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+import torch
+
 from .machine import Machine, load_average
 from .record import Record
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`run` does the work once; `flops` of it by `disca_rt.work.flops`, 0 where bytes limit it.
+    """Way to do the work that is compared: `run` does it once.
 
-    `note` says what is special; `goal` is the ratio to stay at or below; `minimum_bytes` are those
-    that must be moved; `warm_up` stands in for `run` before the samples, where that is long. Of an
-    exchange between processes, `sent_bytes` leave one of them, and `passes` are copies of a whole
-    tensor beside that.
+    `flops` are counted by `disca_rt.work.flops`, 0 where bytes limit the work; `note` says what is
+    special; `goal` is the ratio to stay at or below; `minimum_bytes` must be moved at least;
+    `warm_up` replaces `run` before the samples, where that is long. In an exchange between
+    processes each sends `sent_bytes`, and copies a whole tensor `passes` times beside that.
     """
 
     name: str
@@ -40,10 +42,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders on one shape, the baseline first.
+    """Benchmark called `name`: contenders that do the same work on one shape, the baseline first.
 
-    `samples` unless the caller asks for another number; `relative_difference` of the outputs, where
-    they were compared.
+    `samples` are taken unless the caller asks for another number; `relative_difference` is that of
+    the contenders' outputs, where they were compared.
     """
 
     name: str
@@ -54,17 +56,17 @@ class Comparison:
     relative_difference: float | None = None
 
 
-class Taken(NamedTuple):
-    """By one run, in seconds."""
+class Elapsed(NamedTuple):
+    """Seconds that one run took: by the wall clock, and of CPU time of all threads."""
 
     wall: float
     cpu: float
 
 
 class Timer(NamedTuple):
-    """`time` runs what it is given once; before the samples come `warmup` untimed runs of each."""
+    """Clock for one run of a function; each contender first runs `warmup` times untimed."""
 
-    time: Callable[[Callable[[], object]], Taken]
+    time: Callable[[Callable[[], object]], Elapsed]
     warmup: int = 1
 
 
@@ -72,18 +74,18 @@ def host_timer(
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.process_time,
 ) -> Timer:
-    """For work that is done when its function returns."""
+    """Timer of work that is done when its function returns."""
 
-    def timed(run: Callable[[], object]) -> Taken:
+    def timed(run: Callable[[], object]) -> Elapsed:
         start, cpu_start = clock(), cpu_clock()
         run()
-        return Taken(clock() - start, cpu_clock() - cpu_start)
+        return Elapsed(clock() - start, cpu_clock() - cpu_start)
 
     return Timer(timed)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A measurement was; `records` are those of the rounds that were over."""
+    """Interruption of a measurement; `records` are those of the rounds that were complete."""
 
     def __init__(self, records: list[Record]) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Spread(NamedTuple):
-    """Percentiles of the samples."""
+    """Percentiles of samples."""
 
     p5: float
     median: float
@@ -107,59 +109,43 @@ def measure(
     ranks: int = 1,
     weights: str = "",
 ) -> list[Record]:
-    """One record per contender, the baseline first; by the host's clocks without a `timer`.
+    """Records of the contenders, the baseline first; timed by the host's clocks without a `timer`.
 
     A contender that fails is told and left out; without the baseline there is nothing to compare.
     An interruption is passed on as `Interrupted`.
     """
     load, timer = load_average(), timer or host_timer()
     contenders = warm_up(comparison, timer)
-    base = comparison.contenders[0]
-    if base not in contenders:
+    if comparison.contenders[0] not in contenders:
         return []
-    taken: dict[str, list[Taken]] = {each.name: [] for each in contenders}
-
-    def records() -> list[Record]:
-        rounds = min(map(len, taken.values()))
-        return [
-            Record(
-                benchmark=comparison.name,
-                contender=each.name,
-                baseline=base.name,
-                note=each.note,
-                shape=comparison.shape,
-                dtype=comparison.dtype,
-                **asdict(machine),
-                threads=threads,
-                time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                otherwise_idle="unknown",
-                load_average=load,
-                warmup=timer.warmup,
-                samples=rounds,
-                **_statistics(taken[each.name][:rounds], taken[base.name][:rounds], each),
-                flops=each.flops,
-                flop_ratio=each.flops / base.flops if base.flops else None,
-                goal=each.goal,
-                minimum_bytes=each.minimum_bytes,
-                sent_bytes=each.sent_bytes,
-                passes=each.passes,
-                relative_difference=comparison.relative_difference,
-                ranks=ranks,
-                weights=weights,
-            )
-            for each in contenders
-            if rounds
-        ]
-
+    alike = {
+        "benchmark": comparison.name,
+        "baseline": comparison.contenders[0].name,
+        "shape": comparison.shape,
+        "dtype": comparison.dtype,
+        **asdict(machine),
+        "threads": threads,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "otherwise_idle": "unknown",
+        "load_average": load,
+        "warmup": timer.warmup,
+        "relative_difference": comparison.relative_difference,
+        "ranks": ranks,
+        "weights": weights,
+    }
+    taken: dict[str, list[Elapsed]] = {each.name: [] for each in contenders}
     try:
         interleave(contenders, samples, timer, taken)
     except KeyboardInterrupt:
-        raise Interrupted(records()) from None
-    return records()
+        raise Interrupted(_records(contenders, taken, alike)) from None
+    return _records(contenders, taken, alike)
 
 
 def warm_up(comparison: Comparison, timer: Timer) -> list[Contender]:
-    """The contenders that run; of another, such as a compiler that is not there, one line."""
+    """Runs each contender untimed; returns those that run, and says in a line why another does not.
+
+    Another is, say, one whose compiler is not installed.
+    """
     running = []
     for each in comparison.contenders:
         try:
@@ -175,38 +161,56 @@ def warm_up(comparison: Comparison, timer: Timer) -> list[Contender]:
 
 
 def interleave(
-    contenders: Sequence[Contender], samples: int, timer: Timer, taken: dict[str, list[Taken]]
+    contenders: Sequence[Contender], samples: int, timer: Timer, taken: dict[str, list[Elapsed]]
 ) -> None:
-    """Adds samples to those `taken` of each contender, one of each per round."""
+    """Times `samples` rounds of one run of each contender, and adds them to `taken` by name."""
     for _ in range(samples):
         for each in contenders:
             taken[each.name].append(timer.time(each.run))
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    return Spread(*(percentile(samples, share) for share in (0.05, 0.5, 0.95)))
-
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The value below which `share` of the samples are, on the line between two neighbours."""
-    ordered = sorted(samples)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    """Percentiles of `samples`, on the line between the two nearest."""
+    shares = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    return Spread(*torch.quantile(torch.tensor(samples, dtype=torch.float64), shares).tolist())
 
 
 def spread_of_ratios(samples: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Of sample i over baseline sample i."""
+    """Percentiles of sample i over baseline sample i; ValueError where their numbers differ."""
     return spread([sample / base for sample, base in zip(samples, baseline, strict=True)])
 
 
+def _records(
+    contenders: Sequence[Contender], taken: dict[str, list[Elapsed]], alike: dict[str, Any]
+) -> list[Record]:
+    """Records of the complete rounds; all have the fields `alike`."""
+    rounds = min(map(len, taken.values()))
+    base = contenders[0]
+    return [
+        Record(
+            **alike,
+            contender=each.name,
+            note=each.note,
+            samples=rounds,
+            **_statistics(taken[each.name][:rounds], taken[base.name][:rounds], each),
+            flops=each.flops,
+            flop_ratio=each.flops / base.flops if base.flops else None,
+            goal=each.goal,
+            minimum_bytes=each.minimum_bytes,
+            sent_bytes=each.sent_bytes,
+            passes=each.passes,
+        )
+        for each in contenders
+        if rounds
+    ]
+
+
 def _statistics(
-    taken: Sequence[Taken], baseline: Sequence[Taken], contender: Contender
+    taken: Sequence[Elapsed], baseline: Sequence[Elapsed], contender: Contender
 ) -> dict[str, Any]:
     seconds, cpu_seconds = map(list, zip(*taken, strict=True))
     base_seconds, base_cpu_seconds = zip(*baseline, strict=True)
-    wall = spread(seconds)
+    wall, cpu = spread(seconds), spread(cpu_seconds)
     ratio = spread_of_ratios(seconds, base_seconds)
     cpu_ratio = spread_of_ratios(cpu_seconds, base_cpu_seconds)
     return {
@@ -218,7 +222,7 @@ def _statistics(
         "ratio": ratio.median,
         "ratio_p5": ratio.p5,
         "ratio_p95": ratio.p95,
-        "cpu_median_s": spread(cpu_seconds).median,
+        "cpu_median_s": cpu.median,
         "cpu_ratio": cpu_ratio.median,
         "cpu_ratio_p5": cpu_ratio.p5,
         "cpu_ratio_p95": cpu_ratio.p95,

@@ -1,7 +1,6 @@
-"""The PNG ladder: of every benchmark its contenders as bars, slowest first, with what each gains.
+"""Ladder of results as a PNG: each benchmark's contenders as bars, slowest first, with their gain.
 
-`python -m disca_rt.measure.ladder FILE.jsonl OUT.png` draws it from a results file, on any machine
-with matplotlib.
+`python -m disca_rt.measure.ladder FILE.jsonl OUT.png` draws it on any machine with matplotlib.
 """
 
 import argparse
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_whole
+from ..units import time_unit
 from .record import Record, read_records
 
 OURS, OTHERS = "#1f6f8b", "#b8bfc6"
@@ -18,7 +18,7 @@ NEEDS = "the ladder needs matplotlib: pip install 'disca_rt[plot]'"
 
 
 def panels(records: Sequence[Record]) -> list[list[Record]]:
-    """By comparison of a model, at least two contenders each, slowest first."""
+    """Records of each comparison of models with at least two contenders, the slowest first."""
     found: dict[tuple, list[Record]] = {}
     for record in records:
         if "model" in record.shape:
@@ -28,7 +28,7 @@ def panels(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def titles(drawn: Sequence[Sequence[Record]]) -> list[str]:
-    """Titles of panels; those that would be the same add what differs in their work."""
+    """Titles of panels; equal ones are told apart by what differs in their work."""
     firsts = [panel[0] for panel in drawn]
     plain = [f"{first.benchmark}, {first.dtype}{_weights(first)}" for first in firsts]
     said = []
@@ -44,7 +44,7 @@ def titles(drawn: Sequence[Sequence[Record]]) -> list[str]:
 
 
 def write_ladder(path: Path, records: Sequence[Record]) -> None:
-    """ValueError where nothing was compared, or matplotlib is not installed."""
+    """Draws the ladder to `path`; ValueError without two contenders, or without matplotlib."""
     drawn = panels(records)
     if not drawn:
         raise ValueError("nothing to draw: no benchmark has two contenders")
@@ -64,7 +64,7 @@ def write_ladder(path: Path, records: Sequence[Record]) -> None:
 
 def _draw(axis: object, panel: Sequence[Record]) -> None:
     slowest = panel[0].median_s
-    unit, scale = ("s", 1.0) if slowest >= 1 else ("ms", 1e3)
+    unit, scale = time_unit(slowest)
     times = [record.median_s * scale for record in panel]
     ends = [
         [(r.median_s - r.p5_s) * scale for r in panel],
@@ -91,12 +91,12 @@ def _draw(axis: object, panel: Sequence[Record]) -> None:
 
 
 def _is_ours(record: Record) -> bool:
-    """What ran under the run's own choices; only that is asked for its memory."""
+    """True for this package's own contender: only that is asked for its memory."""
     return bool(record.memory) or not record.contender.startswith(("eager", "diffusers"))
 
 
 def _work(record: Record) -> dict[str, Any]:
-    """What a comparison is of, by name."""
+    """Names and values of what a comparison runs, and on what."""
     where = {"threads": record.threads, "ranks": record.ranks, "device": record.device}
     return record.shape | where | {"weights": record.weights}
 

@@ -1,4 +1,4 @@
-"""What a measurement ran on: CPU or GPU, library versions and how busy the machine was."""
+"""Description of the machine that measures: CPU or GPU, library versions, how busy it is."""
 
 import os
 import platform
@@ -13,10 +13,11 @@ from ..instruments.device_name import device_name
 
 @dataclass(frozen=True)
 class Machine:
-    """`diffusers` is None where it is not installed; the rest are names and versions.
+    """Names and versions that a result depends on.
 
-    `omp_wait_policy` is how idle OpenMP threads wait: spinning, the default, costs a busy machine.
-    `libraries` are the versions of what else is installed and matters on a GPU.
+    `diffusers` is None where it is not installed. `omp_wait_policy` is how idle OpenMP threads
+    wait: spinning, the default, costs a busy machine. `libraries` are the versions of the packages
+    that are installed and matter on a GPU.
     """
 
     device: str
@@ -42,7 +43,7 @@ GPU_LIBRARIES = (
 
 
 def this_machine(device: torch.device | None = None) -> Machine:
-    """With the CPU as the device, or `device`."""
+    """Description of this machine, whose device is `device`, by default the CPU."""
     device = device or torch.device("cpu")
     is_gpu = device.type == "cuda"
     found = {name: _version(name) for name in GPU_LIBRARIES} if is_gpu else {}
@@ -59,7 +60,7 @@ def this_machine(device: torch.device | None = None) -> Machine:
 
 
 def load_average() -> float | None:
-    """Runnable tasks over the last minute, this process included; None where the OS has none."""
+    """Mean number of runnable tasks over the last minute; None where the OS does not count."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

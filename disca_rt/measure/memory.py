@@ -1,4 +1,4 @@
-"""What a sample holds in memory, by source, and whether its values are finite. Knows no clock."""
+"""Measured memory of a sample, by source, with a check that its values are finite."""
 
 from itertools import chain
 
@@ -10,7 +10,7 @@ from .steps import Subject
 
 
 def memory_by_source(subject: Subject) -> dict[str, int]:
-    """Bytes on this device, from an uncaptured sample of two steps: all of a kind hold the same.
+    """Bytes on this device of weights, cache and activations, from a sample of two steps.
 
     FloatingPointError where its latents are not finite: then no time would mean anything.
     """

@@ -1,4 +1,4 @@
-"""Models of full size without a checkpoint: random weights, made where they will be used.
+"""Models of full size without a checkpoint, with random weights made where they will be used.
 
 Zeros would not do: a matrix product of them runs 13 % faster on an H200, whose power is its limit.
 Activations keep a root mean square near 1, so that none overflows in 60 blocks. Knows no benchmark.
@@ -31,9 +31,9 @@ def random_runtime(
     seed: int = 0,
     fp8_weights: bool = False,
 ) -> Runtime:
-    """A DiT of `config` and the predictor that fits it; alike on every rank.
+    """Runtime of a DiT of `config` and the predictor that fits it; alike on every rank.
 
-    With `fp8_weights` as `Runtime.load` has them.
+    `fp8_weights`: the blocks' linears are FP8, as `Runtime.load` has them.
     """
     if isinstance(attention, str):
         attention = LocalAttention(attention)
@@ -52,7 +52,7 @@ def random_runtime(
 
 @torch.no_grad()
 def fill_randomly(module: M, seed: int) -> M:
-    """Weights that keep the size of what they are given, biases and norms off their defaults."""
+    """Fills `module` with weights that keep activations near 1; no bias is 0, no norm is 1."""
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -67,7 +67,7 @@ def fill_randomly(module: M, seed: int) -> M:
 
 
 def with_other(runtime: Runtime, ops: str, attention: str) -> Runtime:
-    """The same weights, not copied, under other ops and another attention."""
+    """Runtime with the weights of `runtime`, not copied, under other ops and another attention."""
     dit, predictor = runtime.dit, runtime.predictor
     built = {
         "ops": get_ops(ops, dit.device),

@@ -1,4 +1,4 @@
-"""One measured contender as a JSON line, and the files such lines are in. Knows no clock.
+"""Record of one measured contender as a JSON line, and files of such lines. Knows no clock.
 
 A results file holds the lines of several benchmarks; a later run of the same replaces its lines.
 """
@@ -15,14 +15,14 @@ from ..atomic import write_whole
 
 @dataclass(frozen=True)
 class Record:
-    """One contender of one comparison: a line of a results file.
+    """Result of one contender of one comparison: a line of a results file.
 
     `seconds` (wall) and `cpu_seconds` are the samples in order. Ratios are to the baseline, and 1
     on its own line. `otherwise_idle` is not known to a process; `load_average` hints at it.
-    `libraries` are further versions. What only models have: `weights` is "random" or where they
-    come from, `ranks` those that shared the work, `mfu` the share of the matrix-product rate of the
-    same run, `memory` bytes by what they hold, `stages` seconds of each stage in each sample,
-    `busy` the share of the wall time in which the device worked.
+    `libraries` are further versions. Models alone have: `weights`, "random" or where they come
+    from; `ranks` that shared the work; `mfu`, the share of the matrix-product rate of the same
+    run; `memory`, bytes by what they hold; `stages`, seconds of each stage in each sample; `busy`,
+    the share of the wall time in which the device worked.
     """
 
     benchmark: str
@@ -75,27 +75,29 @@ class Record:
 
     @property
     def comparison(self) -> tuple[str | int, ...]:
-        """Of the work and the kind of machine: of all contenders of one comparison the same."""
+        """Key of the work and the kind of machine: equal for all contenders of one comparison."""
         shape = json.dumps(self.shape, sort_keys=True)
         work = self.benchmark, shape, self.dtype, self.weights
         return *work, self.threads, self.ranks, self.device
 
     @property
     def identity(self) -> tuple[str | int, ...]:
-        """Two lines with the same one measured the same."""
+        """Key of the contender within its comparison: equal lines are results of the same thing."""
         return *self.comparison, self.contender
 
 
 def to_line(record: Record) -> str:
+    """JSON of a record, without a line break."""
     return json.dumps(asdict(record))
 
 
 def from_line(line: str) -> Record:
+    """Record that `to_line` wrote; TypeError or ValueError for any other text."""
     return Record(**json.loads(line))
 
 
 def read_records(path: Path) -> list[Record]:
-    """The lines of the file at `path`; ValueError names one that is no record."""
+    """Records in the file at `path`; ValueError names a line that is none."""
     records = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -109,9 +111,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Adds `records` to the file at `path`; what an earlier run of the same comparisons wrote goes.
+    """Adds `records` to the file at `path`, in place of an earlier run's of the same comparisons.
 
-    All of it, also of contenders that are not in `records`: ratios are within a run.
+    All of an earlier run goes, contenders that are not in `records` too: ratios are within a run.
     """
     kept = read_records(path) if path.is_file() else []
     replaced = {record.comparison for record in records}
@@ -121,6 +123,6 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def file_stem(device: str) -> str:
-    """How a results file of `device` begins: "GPU: NVIDIA H200" is nvidia-h200, any CPU is cpu."""
+    """Start of the name of a device's results file: nvidia-h200 for "GPU: NVIDIA H200", or cpu."""
     kind, _, name = device.partition(": ")
     return "cpu" if kind == "CPU" else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

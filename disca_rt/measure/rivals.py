@@ -1,4 +1,4 @@
-"""What `disca-rt bench` measures ours against: torch.compile, diffusers' classes, cache-dit.
+"""Rivals of `disca-rt bench`: torch.compile, diffusers' classes, cache-dit.
 
 A rival is made when it is first run, so that one which is not installed costs only its own line.
 Knows no clock.
@@ -28,13 +28,13 @@ Run = Callable[[], object]
 
 
 class Rivals:
-    """Of `subject`, on its inputs; models of diffusers' share their weights, random ones."""
+    """Rivals of `subject` on its inputs; diffusers' models share one set of random weights."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
 
     def steps(self) -> dict[str, tuple[str, Run]]:
-        """By name: a note, and what runs a full step."""
+        """Rivals in a full step, by name: a note, and the function that runs one."""
         return {
             "eager reference, torch.compile": ("each block compiled", lazily(self._compiled)),
             "diffusers": ("weights of its own", lazily(self._diffusers)),
@@ -42,7 +42,7 @@ class Rivals:
         }
 
     def samples(self) -> dict[str, tuple[str, Run]]:
-        """By name: a note, and what runs a sample."""
+        """Rivals in a sample, by name: a note, and the function that runs one."""
         full = self._subject.full_steps
         note = "made to compute the same full steps; weights of its own"
         return {f"diffusers with cache-dit: {full} full": (note, lazily(self._cached))}
@@ -82,7 +82,7 @@ class Rivals:
         return run
 
     def _model(self) -> nn.Module:
-        """A new one, to be compiled or cached."""
+        """New model of diffusers', to be compiled or cached."""
         dit = self._subject.runtime.dit
         return diffusers_model(dit.config, dtype=dit.dtype, weights=self._weights)
 
@@ -93,7 +93,7 @@ class Rivals:
 
 
 def lazily(make: Callable[[], Run]) -> Run:
-    """Runs what `make` gives, made at the first run."""
+    """Function that at its first call makes, and then always runs, what `make` returns."""
     made: list[Run] = []
 
     def run() -> object:

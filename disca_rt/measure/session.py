@@ -1,4 +1,4 @@
-"""One run of several benchmarks: measures each, adds what the run knows, writes it at once.
+"""Session of several benchmarks: measures each, adds what the run knows, writes it at once.
 
 Knows files and the run's ceilings, not what the contenders are.
 """
@@ -16,14 +16,14 @@ from .machine import Machine
 from .record import Record, write_records
 
 StageTimes = Mapping[str, StageTime]
-"""Of one sample, by stage."""
+"""Times of one sample, by stage."""
 
 
 @dataclass
 class Session:
-    """`out` None: nothing is written. `samples` None: as many as each comparison asks for.
+    """Run of `disca-rt bench`; `records` so far, and `lost` contenders of ours that did not run.
 
-    `lost` are the contenders of ours that did not run.
+    `out` None: nothing is written. `samples` None: as many as each comparison asks for.
     """
 
     machine: Machine
@@ -39,27 +39,17 @@ class Session:
     def run(
         self, comparison: Comparison, finish: Callable[[Record], Record] = lambda record: record
     ) -> list[Record]:
-        """Measures, and lets `finish` add to each record; an interruption writes what there is."""
-        count = self.samples or comparison.samples
+        """Measures, and keeps what `finish` makes of each record; if interrupted, what there is."""
+        count, threads = self.samples or comparison.samples, torch.get_num_threads()
         self.say(f"{comparison.name}: {count} samples")
+        about = self.machine, threads, self.timer, self.ranks, self.weights
         try:
             with torch.inference_mode():
-                measured = self._measure(comparison, count)
+                measured = measure(comparison, count, *about)
         except Interrupted as stopped:
             self._keep(stopped.records, lambda record: record)
             raise
         return self._keep(measured, finish)
-
-    def _measure(self, comparison: Comparison, count: int) -> list[Record]:
-        return measure(
-            comparison,
-            count,
-            self.machine,
-            torch.get_num_threads(),
-            self.timer,
-            self.ranks,
-            self.weights,
-        )
 
     def _keep(self, measured: list[Record], finish: Callable[[Record], Record]) -> list[Record]:
         kept = [finish(self._with_mfu(record)) for record in measured]
@@ -69,7 +59,7 @@ class Session:
         return kept
 
     def _with_mfu(self, record: Record) -> Record:
-        """Against the matrix product of this run, on each rank."""
+        """Record with its share of the rate of this run's matrix product, on each rank."""
         ceiling = next((r for r in self.records if r.benchmark == MATMUL), None)
         if ceiling is None or not record.flops:
             return record
@@ -77,7 +67,7 @@ class Session:
 
 
 def with_stages(record: Record, times: Mapping[str, Sequence[StageTimes]]) -> Record:
-    """With the seconds of each stage in each of the record's samples, in order."""
+    """Record with the seconds of each stage in each of its samples; `times` is by contender."""
     taken = times.get(record.contender, [])[: record.samples]
     stages = {
         stage: [sample[stage].time_s for sample in taken] for stage in (taken[0] if taken else ())

@@ -1,4 +1,4 @@
-"""Both kinds of step and a whole sample of one runtime, over inputs that stay: what is timed.
+"""Subjects of the benchmarks: both kinds of step and a whole sample, over inputs that stay.
 
 A step goes from latents to the next latents as in the denoising loop, without its bookkeeping.
 Knows no clock and no rival.
@@ -27,7 +27,7 @@ from ..work.flops import image_tokens, sample_flops
 
 @dataclass(frozen=True)
 class Subject:
-    """What runs: `policy` over `schedule`, from noise of `latent_shape`.
+    """Sample to measure: `policy` over `schedule`, from noise of `latent_shape` (C, T, H, W).
 
     With `negative` a step has two passes: classifier-free guidance.
     """
@@ -41,24 +41,24 @@ class Subject:
 
     @property
     def passes(self) -> list[Conditioning]:
-        """The conditionings of a step's passes."""
+        """Conditionings of a step's passes."""
         return [self.conditioning] + ([] if self.negative is None else [self.negative])
 
     @property
     def resolved(self) -> tuple[Schedule, Policy]:
-        """The noise levels, and the policy as an object."""
+        """Noise levels, and the policy as an object."""
         return resolve(self.schedule, self.policy, self.runtime.parts)
 
     @property
     def plans(self) -> tuple[StepPlan, ...] | None:
-        """The plans of all steps, or None where they depend on what will be measured."""
+        """Plans of all steps, or None where they depend on what will be measured."""
         schedule, policy = self.resolved
         setting = Setting(tuple(schedule), len(self.passes), len(policy.slots))
         return policy.known_plans(setting)
 
     @property
     def full_steps(self) -> int:
-        """The number of full steps, where that is known before the run."""
+        """Number of full steps, where that is known before the run."""
         plans = self.plans
         if plans is None:
             return self.schedule.full_steps
@@ -84,13 +84,13 @@ class Subject:
         return kept_bytes(self.resolved[1], shape)
 
     def captured(self, graphs: GraphRunner) -> "Subject":
-        """The same models, with buffers of its own, by `graphs`."""
+        """Subject of the same models, with its own buffers, which `graphs` captures and replays."""
         return replace(self, runtime=self.runtime.twin(graphs=graphs))
 
     def sample(
         self, schedule: Preset | None = None, on_step: Callable[[StepEvent], None] | None = None
     ) -> Sample:
-        """By its own schedule, or another."""
+        """Samples by `schedule`, by default its own."""
         return self.runtime.sample(
             self.conditioning,
             schedule=schedule or self.schedule,
@@ -102,7 +102,7 @@ class Subject:
 
 
 class Steps:
-    """The first full step of a schedule, and its first other one where it has any.
+    """Runner of the first full step of a schedule, and of its first other one if it has any.
 
     A policy that needs several full steps extrapolates from one here; in a sample it has them all.
     With `graphs` a step is captured at its second run.
@@ -135,19 +135,19 @@ class Steps:
         return self._latents
 
     def full(self) -> Tensor:
-        """The latents after a full step."""
+        """Latents after a full step."""
         return self._run(self._full, ())
 
     def predicted(self) -> Tensor:
-        """The latents after a step that is not full; after at least one full step."""
+        """Latents after a step that is not full; `full` must have run before."""
         return self._run(self._predicted, (self._full,))
 
     def scalars(self, index: int | None = None) -> StepInputs:
-        """What the model is fed at step number `index`, by default the first full one."""
+        """Timestep, r and guidance of step number `index`, by default the first full one."""
         return self._loop.table.row(self._full if index is None else index).inputs
 
     def euler(self, velocities: Sequence[Tensor]) -> Tensor:
-        """The end of a step for a model that gives velocity `[1, C, T, H, W]` in each pass."""
+        """Latents after a step whose passes gave velocities [1, C, T, H, W]: guidance, Euler."""
         velocity = velocities[-1].float()
         if len(velocities) == 2:
             velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
@@ -159,7 +159,7 @@ class Steps:
 
 
 def shortened(schedule: Preset) -> Preset:
-    """Two full steps and three that need not be: a sample in small, or as few as there are."""
+    """Short schedule: two full steps and three others, or as few as there are."""
     shift = schedule.shift or 1.0
     if schedule.step_list is None:
         return preset(min(schedule.steps, 2), shift)

@@ -1,4 +1,4 @@
-"""The benchmarks of `disca-rt bench`: which contenders run against which, on one workload.
+"""Benchmarks of `disca-rt bench`: which contenders run against which, on one workload.
 
 Knows no clock and no file.
 """
@@ -24,13 +24,13 @@ from .workloads import Workload
 LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
 STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
 SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
-EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and above
+EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and larger
 CAPTURED = "graphs"
 PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # our goals
 
 
 class Chosen(NamedTuple):
-    """How our own contender runs: `ops` and `attention` by name, over `ranks`."""
+    """Names of our own contender's ops and attention, and the number of its ranks."""
 
     ops: str
     attention: str
@@ -43,10 +43,10 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Suite:
-    """`graphs` makes what ours is captured by, too; None: it is not.
+    """Comparisons of one subject; with `graphs`, which makes a runner, ours is captured as well.
 
-    Of the last comparison, by contender: `times` collects where the time of its samples went,
-    `shortly` runs one that is short, `captured` are the graphs it replays.
+    For the last comparison, by contender: `times` collects the stages of its samples, `shortly`
+    runs a short sample, `captured` are the graphs that it replays.
     """
 
     workload: Workload
@@ -59,7 +59,7 @@ class Suite:
 
     @property
     def flops(self) -> StepFlops:
-        """Of all ranks, and of a step's passes, together."""
+        """FLOPs of a step by kind, of all its passes and ranks together."""
         predictor = self.subject.runtime.predictor
         config = predictor.config if predictor is not None else self._fitting
         dit = self.subject.runtime.config
@@ -72,7 +72,7 @@ class Suite:
         return predictor_config(self.subject.runtime.config)
 
     def comparison(self, benchmark: str) -> Comparison:
-        """The one of BENCHMARKS, its contenders ready but for rivals, which are built when run."""
+        """Comparison by its name in BENCHMARKS; rivals are built when they first run."""
         for of_the_last in (self.times, self.shortly, self.captured):
             of_the_last.clear()
         return {
@@ -86,7 +86,7 @@ class Suite:
 
     @property
     def ours(self) -> set[str]:
-        """The contenders that run the subject itself."""
+        """Names of the contenders that run the subject itself."""
         uncaptured = {self.sample_name, self.step_name}
         return uncaptured | {f"{name}, {CAPTURED}" for name in (*uncaptured, self.predicted_name)}
 
@@ -167,7 +167,7 @@ class Suite:
 
     @property
     def _flashes(self) -> list[str]:
-        """FlashAttention of PyTorch, and of the packages that are here."""
+        """Names of PyTorch's FlashAttention and of the installed packages'."""
         dit = self.subject.runtime.dit
         packages = [row for row in BACKENDS.values() if row.install and row.missing() is None]
         device = "cuda" if self._is_gpu else "cpu"
@@ -203,7 +203,7 @@ class Suite:
         return Contender(name, steps.predicted, flops, goal=goal, warm_up=warm_up)
 
     def _captured(self, name: str) -> tuple[str, GraphRunner]:
-        """The name of what is otherwise called `name`, and what captures it."""
+        """Name of the captured twin of contender `name`, and the runner that captures it."""
         name = f"{name}, {CAPTURED}"
         self.captured[name] = self.graphs()
         return name, self.captured[name]
@@ -218,7 +218,7 @@ class Suite:
         return self._timed_sampling(name, subject, subject.sample, short, warm_up=short)
 
     def _sampling_captured(self) -> Contender:
-        """The trajectory is one graph; of a long one each step is, which warms up in less time."""
+        """Contender with a graph of the trajectory; of each step where that is long, to warm up."""
         name, graphs = self._captured(self.sample_name)
         subject = self.subject.captured(graphs)
         if not self.is_long:
@@ -250,7 +250,7 @@ class Suite:
 
     @property
     def is_long(self) -> bool:
-        """Whether a step takes seconds: then one warms up, and few are samples enough."""
+        """True where a step takes seconds: then one run warms up, and few samples are enough."""
         return self.flops.full > LONG
 
     def _step_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
@@ -281,7 +281,7 @@ class Suite:
 
 
 def twice(run: Callable[[], object]) -> Callable[[], None]:
-    """A capture is made at the second run."""
+    """Function that runs `run` twice: the second run is the one that is captured."""
 
     def run_twice() -> None:
         run()

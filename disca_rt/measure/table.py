@@ -1,10 +1,11 @@
-"""`python -m disca_rt.measure.table FILE.jsonl`: the Markdown page of a results file."""
+"""Markdown page of a results file: `python -m disca_rt.measure.table FILE.jsonl`."""
 
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..work.memory import gigabytes
+from ..markdown import table_lines
+from ..units import byte_text, time_text
 from .harness import spread
 from .record import Record, read_records
 
@@ -29,9 +30,9 @@ HEADER = (
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """What was measured, on what, and the notes; ratios are to the first row of a benchmark.
+    """Page of `records`: machines, results, stages, memory, shapes and notes.
 
-    MFU is the share of the rate of a matrix product in the same run.
+    Ratios are to a benchmark's first row; MFU is the share of a matrix product's rate in that run.
     """
     parts = [_machines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
     parts += [_memory(records), _shapes(records)]
@@ -39,14 +40,14 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Without the columns that no row has anything in."""
+    """Lines of a table, without the columns that are empty in every row."""
     columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
     header, *rows = zip(*columns, strict=True)
-    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
+    return table_lines(header, rows)
 
 
 def _stages(records: Sequence[Record]) -> list[list[str]]:
-    """A table for each contender that says where the time of its samples went."""
+    """Tables, one for each contender with stages, of how the time of a sample divides."""
     tables = []
     for record in records:
         if not record.stages:
@@ -56,8 +57,8 @@ def _stages(records: Sequence[Record]) -> list[list[str]]:
         for stage, seconds in record.stages.items():
             taken = spread(seconds)
             share = spread([s / total for s, total in zip(seconds, totals, strict=True)])
-            ends = f"{_milliseconds(taken.p5)} – {_milliseconds(taken.p95)}"
-            rows.append((stage, _milliseconds(taken.median), ends, f"{share.median:.1%}"))
+            ends = f"{time_text(taken.p5)} – {time_text(taken.p95)}"
+            rows.append((stage, time_text(taken.median), ends, f"{share.median:.1%}"))
         title = f"{record.benchmark}, {record.contender}"
         tables.append(_table((title, "median", "p5 – p95", "share"), rows))
     return tables
@@ -68,8 +69,8 @@ def _memory(records: Sequence[Record]) -> list[str]:
     for record in records:
         if not record.memory:
             continue
-        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in record.memory.items())
-        total = gigabytes(sum(record.memory.values()))
+        said = ", ".join(f"{name} {byte_text(size)}" for name, size in record.memory.items())
+        total = byte_text(sum(record.memory.values()))
         busy = "" if record.busy is None else f"; device busy {record.busy:.1%} of the time"
         lines.append(
             f"- {record.benchmark}, {record.contender}: peak memory {total} ({said}){busy}."
@@ -83,12 +84,12 @@ def _cells(record: Record) -> list[str]:
         record.benchmark,
         str(record.threads),
         record.contender,
-        _milliseconds(record.median_s),
-        f"{_milliseconds(record.p5_s)} – {_milliseconds(record.p95_s)}",
+        time_text(record.median_s),
+        f"{time_text(record.p5_s)} – {time_text(record.p95_s)}",
         f"{record.gflops_per_s:.1f}" if record.flops else "",
         f"{record.gb_per_s:,.0f}" if record.minimum_bytes else "",
         "" if record.mfu is None else f"{record.mfu:.1%}",
-        f"{record.sent_bytes / 1e6:,.2f} MB" if record.sent_bytes else "",
+        byte_text(record.sent_bytes, digits=2) if record.sent_bytes else "",
         f"{record.passes:.4g}" if record.passes else "",
         "1 (baseline)" if is_baseline else f"**{record.ratio:.3f}**",
         "" if is_baseline else f"{record.ratio_p5:.3f} – {record.ratio_p95:.3f}",
@@ -96,14 +97,6 @@ def _cells(record: Record) -> list[str]:
         "" if is_baseline or record.flop_ratio is None else f"{record.flop_ratio:.3f}",
         "" if record.goal is None else f"≤ {record.goal:g}",
     ]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.1f} µs"
 
 
 def _machines(records: Sequence[Record]) -> list[str]:

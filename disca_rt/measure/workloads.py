@@ -1,4 +1,4 @@
-"""What `disca-rt bench` runs: a model, a video size and how many condition tokens there are.
+"""Workloads of `disca-rt bench`: a model, a video size and numbers of condition tokens.
 
 Presets are data, one row each. Inputs are random where no encoder is at hand: the time depends on
 shapes alone, if only values are like real ones. Knows no runtime and no clock.
@@ -24,7 +24,7 @@ TEXT_TOKENS = 256
 
 @dataclass(frozen=True)
 class Workload:
-    """`size` is width, height, frames; `text`, `byt5` and `vision` count valid condition tokens."""
+    """Model and `size` (width, height, frames) to run, with numbers of valid condition tokens."""
 
     name: str
     model: str
@@ -53,7 +53,10 @@ CONFIGS = {"tiny": TINY, **MODELS}
 
 
 def get_workload(name: str, model: str | None = None) -> Workload:
-    """The preset called `name`, or a size such as 640x480x61, of `model` where one is named."""
+    """Workload called `name`: a preset, or a size such as 640x480x61, of `model` where given.
+
+    ValueError lists the presets, or the models.
+    """
     if model is not None and model not in CONFIGS:
         raise ValueError(f"--model must be one of {sorted(CONFIGS)}, got {model!r}")
     preset = PRESETS.get(name)
@@ -78,14 +81,14 @@ def _family(model: str | None) -> str:
 
 
 def codec_of(workload: Workload) -> PixelUnshuffleCodec | VideoSizes:
-    """What says which sizes there are."""
+    """Codec, or size rules, of the workload's model."""
     if workload.model == "tiny":
         return PixelUnshuffleCodec()
     return SIZES[CONFIGS[workload.model].family]
 
 
 def latent_shape(workload: Workload) -> tuple[int, int, int, int]:
-    """(C, T, H, W); ValueError names a size that the model does not take."""
+    """Shape (C, T, H, W) of the latents; ValueError names a size that the model does not take."""
     width, height, frames = workload.size
     return codec_of(workload).latent_shape(frames, height, width)
 
@@ -93,7 +96,7 @@ def latent_shape(workload: Workload) -> tuple[int, int, int, int]:
 def random_conditioning(
     config: DiTConfig, workload: Workload, latent_shape: tuple[int, int, int, int], seed: int = 1
 ) -> Conditioning:
-    """Of one sample, nothing padding, on the CPU."""
+    """Conditioning of one sample, random and without padding, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*size: int) -> Tensor:

@@ -96,7 +96,7 @@ class DiT(nn.Module, ABC):
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
-        layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths)
+        layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths, grid=prepared.grid)
         return tokens, StepContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:

@@ -4,7 +4,7 @@ The same staged interface as local attention. V, K and Q leave as they are put, 
 that makes the next; what is attended leaves in chunks of heads, each under the attention of the
 next (Ulysses, arXiv 2309.14509). With more ranks than heads, or ranks on several nodes, groups of
 ranks do that and keys and values go round the groups, under the attention to those at hand (ring
-attention, arXiv 2310.01889). Knows plans and process groups, no models.
+attention, arXiv 2310.01889). Knows partitions and process groups, no models.
 """
 
 import weakref
@@ -20,7 +20,7 @@ from ..attention.protocol import Overlap
 from ..graphs.between import between_graphs
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
-from ._native import Plan, Scheduler, Slot
+from ._native import Partition, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
 from .sharded import Sharded
 from .topology import Topology
@@ -69,7 +69,7 @@ class UlyssesAttention:
     def begin(self, layout: TokenLayout) -> "UlyssesHandle":
         return UlyssesHandle(self, layout)
 
-    def plan(self, layout: TokenLayout, heads: int, row_bytes: int) -> Plan:
+    def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
         """Partition of tokens with this `layout`; see `Topology.partition`."""
         return self.topology.partition(*layout.whole, heads, self._chunks, row_bytes)
 
@@ -81,9 +81,9 @@ class UlyssesAttention:
             while len(self._recent) >= RECENT:  # before new buffers come, the oldest ones go
                 del self._recent[next(iter(self._recent))]
             scheduler = self.scheduler(layout, like, reuse_buffers=True)
-            plan = scheduler.plan
-            members = plan.members(plan.group_of(self.topology.rank))
-            counts = [len(plan.heads(member)) for member in members]
+            partition = scheduler.partition
+            members = partition.members(partition.group_of(self.topology.rank))
+            counts = [len(partition.heads(member)) for member in members]
             prepared = PreparedExchange(scheduler, packing(counts, like.device))
         self._recent[key] = prepared  # at the end: the last to go
         return prepared
@@ -91,10 +91,10 @@ class UlyssesAttention:
     def scheduler(self, layout: TokenLayout, like: Tensor, reuse_buffers: bool) -> Scheduler:
         """A new scheduler, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
-        plan = self.plan(layout, heads, head_dim * like.dtype.itemsize)
-        groups = self.topology.groups(plan)
+        partition = self.partition(layout, heads, head_dim * like.dtype.itemsize)
+        groups = self.topology.groups(partition)
         return Scheduler(
-            plan=plan,
+            partition=partition,
             rank=self.topology.rank,
             group=groups.ulysses,
             ring=groups.ring,
@@ -107,10 +107,10 @@ class UlyssesAttention:
             progress=self.topology.progress,
         )
 
-    def origins(self, plan: Plan) -> list[int]:
+    def origins(self, partition: Partition) -> list[int]:
         """Numbers of the groups whose keys come round to this rank, in order, its own first."""
-        own = plan.group_of(self.topology.rank)
-        return [(own - turn) % plan.ring_degree for turn in range(plan.ring_degree)]
+        own = partition.group_of(self.topology.rank)
+        return [(own - turn) % partition.ring_degree for turn in range(partition.ring_degree)]
 
 
 class UlyssesHandle:
@@ -122,7 +122,7 @@ class UlyssesHandle:
 
     def put_v(self, v: Tensor) -> None:
         self._scheduler = self._chosen_scheduler(v)
-        self._origins = self._attention.origins(self._scheduler.plan)
+        self._origins = self._attention.origins(self._scheduler.partition)
         self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
         between_graphs(self._scheduler.send, Slot.V, v)
 
@@ -131,7 +131,7 @@ class UlyssesHandle:
             own = self._attention.scheduler(self._layout, v, reuse_buffers=False)
             return DifferentiableScheduler(own)
         prepared = self._attention.prepared(self._layout, v)
-        if prepared.scheduler.plan.chunks == 1:
+        if prepared.scheduler.partition.chunks == 1:
             self.packing = prepared.packing
         return prepared.scheduler
 
@@ -139,7 +139,7 @@ class UlyssesHandle:
         """Mask of a group's tokens, `[B, S_group]`, true where valid; None if none is padding."""
         if self._layout.lengths is None:
             return None
-        span = self._scheduler.plan.group_span(origin)
+        span = self._scheduler.partition.group_span(origin)
         return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
 
     def put_k(self, k: Tensor) -> None:
@@ -157,7 +157,7 @@ class UlyssesHandle:
     def result(self, overlap: Overlap) -> Tensor:
         overlap.advance()  # under q
         attend = self._attend if len(self._origins) == 1 else self._attend_round
-        for chunk in range(self._scheduler.plan.chunks):
+        for chunk in range(self._scheduler.partition.chunks):
             between_graphs(self._scheduler.send_back, Slot.O, chunk, attend(chunk))
         overlap.advance()  # under what comes back
         return between_graphs(self._scheduler.receive_back, Slot.O).flatten(2)

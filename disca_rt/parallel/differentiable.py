@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from ._native import Plan, Scheduler, Slot
+from ._native import Partition, Scheduler, Slot
 
 
 class DifferentiableScheduler:
@@ -26,8 +26,8 @@ class DifferentiableScheduler:
         self._passed: dict[Slot, tuple[Tensor, int]] = {}
 
     @property
-    def plan(self) -> Plan:
-        return self._scheduler.plan
+    def partition(self) -> Partition:
+        return self._scheduler.partition
 
     # Transfers hold the scheduler and not `self`, whose tickets hold the transfers.
     def send(self, slot: Slot, tokens: Tensor) -> None:
@@ -66,7 +66,7 @@ class DifferentiableScheduler:
             lambda _: scheduler.receive_passed(slot, chunk),
             heads,
         )
-        self._passed[slot] = ticket, (origin - 1) % self.plan.ring_degree
+        self._passed[slot] = ticket, (origin - 1) % self.partition.ring_degree
 
     def receive_passed(self, slot: Slot, chunk: int) -> Tensor:
         scheduler, (ticket, origin) = self._scheduler, self._passed[slot]

@@ -45,7 +45,7 @@ class Sharded:
         shard = self._topology.shard(*whole)
         img = slice(shard.img.start, shard.img.stop)
         joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
-        layout = TokenLayout(len(shard.img), context.layout.lengths, whole, joint.start)
+        layout = context.layout._replace(img_len=len(shard.img), whole=whole, start=joint.start)
         return tokens[:, joint], context._replace(
             freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
         )

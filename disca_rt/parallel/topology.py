@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from ._native import Plan, Progress, Shard, token_shard
+from ._native import Partition, Progress, Shard, token_shard
 from .failures import named
 
 
@@ -69,7 +69,7 @@ class Topology:
             ]
         self._groups[degree] = Groups(*made)
 
-    def groups(self, partition: Plan) -> Groups:
+    def groups(self, partition: Partition) -> Groups:
         """The groups in which the ranks of `partition` exchange."""
         if partition.ring_degree == 1:
             return Groups(self.world, None)
@@ -82,12 +82,12 @@ class Topology:
         heads: int,
         head_chunks: int = 1,
         row_bytes: int = 256,
-    ) -> Plan:
+    ) -> Partition:
         """Partition of tokens and heads over the ranks; ValueError where they cannot be shared.
 
         `row_bytes` is the size of one head of one token.
         """
-        return Plan(
+        return Partition(
             img_tokens=img_tokens,
             txt_tokens=txt_tokens,
             heads=heads,

@@ -1,1 +1,1 @@
-"""Where the time of one sample goes: from named ranges to a table, a trace and a page."""
+"""Profile of one sample: named ranges around its parts become a table, a trace and a page."""

@@ -1,4 +1,4 @@
-"""Says of every piece of a timeline which step it belongs to, its class and its work.
+"""Account of a timeline: the step, class and work of every kernel's or operator's run.
 
 A step lasts, on a CPU, as long as its range; on a GPU from the last kernel of the step before to
 its own last one. Knows no clock and no ceiling.
@@ -8,13 +8,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..instruments.time_spans import TimeSpan, union
 from .classes import ATTENTION, COLLECTIVE, GEMM, classify
-from .timeline import Operator, Piece, Timeline
+from .timeline import KernelRun, Operator, TraceTimeline
 from .work import Work, operator_work
 
 
 class Window(NamedTuple):
-    """One step, on the clock of what runs it."""
+    """Time of one step, on the clock of the device that runs it."""
 
     index: int
     kind: str
@@ -26,15 +27,15 @@ class Window(NamedTuple):
         return self.end_us - self.start_us
 
 
-class Share(NamedTuple):
-    """A piece of a step.
+class Entry(NamedTuple):
+    """Run of a kernel or operator within a step, with its class, work and exposed time.
 
-    `exposed_us` is what it adds to the time that something runs: of pieces that run at once one
-    counts, a collective only where nothing else runs. `work` is that of the call it is part of, or
-    none where another piece of the call has it.
+    `exposed_us` is what it adds to the time that something runs: of runs at once one counts, a
+    collective only where nothing else runs. `work` is that of the call it is part of, or none
+    where another run of the call has it.
     """
 
-    piece: Piece
+    run: KernelRun
     step: int  # position among the windows
     kind: str
     class_name: str
@@ -43,17 +44,17 @@ class Share(NamedTuple):
 
 
 class Account(NamedTuple):
-    """`shares` in the order in which they began."""
+    """Steps of a sample and everything that ran in them, in the order in which it began."""
 
     windows: list[Window]
-    shares: list[Share]
+    entries: list[Entry]
 
 
-def account(timeline: Timeline, kinds: Sequence[str], works: Sequence[Work]) -> Account:
-    """Everything that ran within a step.
+def account(timeline: TraceTimeline, kinds: Sequence[str], works: Sequence[Work]) -> Account:
+    """Account of everything that ran within a step.
 
-    `kinds` of the steps; `works` of the ranges of level "op", both in order. ValueError where their
-    numbers are not those of the timeline's.
+    `kinds` are those of the steps, `works` those of the ranges of level "op", both in order.
+    ValueError where their numbers are not those of the timeline's.
     """
     step_ranges = [i for i, each in enumerate(timeline.ranges) if each.level == "step"]
     op_ranges = [i for i, each in enumerate(timeline.ranges) if each.level == "op"]
@@ -63,26 +64,26 @@ def account(timeline: Timeline, kinds: Sequence[str], works: Sequence[Work]) -> 
                 f"the trace has {len(ranges)} {what}, {len(given)} ran; profile fewer --steps"
             )
     step_of = {index: number for number, index in enumerate(step_ranges)}
-    inside = [piece for piece in timeline.pieces if piece.ranges and piece.ranges[0] in step_of]
-    numbers = [step_of[piece.ranges[0]] for piece in inside]
+    inside = [run for run in timeline.runs if run.ranges and run.ranges[0] in step_of]
+    numbers = [step_of[run.ranges[0]] for run in inside]
     windows = list(_windows(timeline, step_ranges, kinds, inside, numbers))
-    classes = [_class(timeline, piece) for piece in inside]
+    classes = [_class(timeline, run) for run in inside]
     work_of = _works(timeline, inside, classes, dict(zip(op_ranges, works, strict=True)))
     exposed = exposed_times(inside, [windows[number] for number in numbers], classes)
-    shares = [
-        Share(piece, number, windows[number].kind, class_name, work, alone)
-        for piece, number, class_name, work, alone in zip(
+    entries = [
+        Entry(run, number, windows[number].kind, class_name, work, alone)
+        for run, number, class_name, work, alone in zip(
             inside, numbers, classes, work_of, exposed, strict=True
         )
     ]
-    return Account(windows, shares)
+    return Account(windows, entries)
 
 
 def _windows(
-    timeline: Timeline,
+    timeline: TraceTimeline,
     step_ranges: Sequence[int],
     kinds: Sequence[str],
-    pieces: Sequence[Piece],
+    runs: Sequence[KernelRun],
     numbers: Sequence[int],
 ) -> Iterator[Window]:
     if not timeline.is_on_gpu:
@@ -91,45 +92,44 @@ def _windows(
             yield Window(number, kinds[number], each.start_us, each.end_us)
         return
     ends = [0.0] * len(step_ranges)
-    for piece, number in zip(pieces, numbers, strict=True):
-        ends[number] = max(ends[number], piece.end_us)
-    start = min((piece.start_us for piece in pieces), default=0.0)
+    for run, number in zip(runs, numbers, strict=True):
+        ends[number] = max(ends[number], run.end_us)
+    start = min((run.start_us for run in runs), default=0.0)
     for number, end in enumerate(ends):
         yield Window(number, kinds[number], start, max(start, end))
         start = max(start, end)
 
 
-def _class(timeline: Timeline, piece: Piece) -> str:
-    names = [f"{each.level} {each.name}" for each in (timeline.ranges[i] for i in piece.ranges)]
-    operator = operator_of(timeline, piece)
-    return classify(piece.name, operator.name if operator else "", names)
+def _class(timeline: TraceTimeline, run: KernelRun) -> str:
+    names = [f"{each.level} {each.name}" for each in (timeline.ranges[i] for i in run.ranges)]
+    operator = operator_of(timeline, run)
+    return classify(run.name, operator.name if operator else "", names)
 
 
-def operator_of(timeline: Timeline, piece: Piece) -> Operator | None:
-    """What PyTorch was asked for."""
-    return None if piece.operator is None else timeline.operators[piece.operator]
+def operator_of(timeline: TraceTimeline, run: KernelRun) -> Operator | None:
+    """PyTorch's operator that `run` belongs to, or None."""
+    return None if run.operator is None else timeline.operators[run.operator]
 
 
 def _works(
-    timeline: Timeline,
-    pieces: Sequence[Piece],
+    timeline: TraceTimeline,
+    runs: Sequence[KernelRun],
     classes: Sequence[str],
     work_of_range: dict[int, Work],
 ) -> Iterator[Work]:
-    """Of each call with its first piece: an operator's or, of what an op does itself, the range's.
+    """Work of each run: the whole of a call's with the call's first run, none with the others.
 
-    An op with a GEMM of its own leaves it its FLOPs.
+    A call is an operator or, for what an op does itself, the op's range. An op around a GEMM leaves
+    the FLOPs to that.
     """
     with_gemm = {
-        piece.ranges[-1]
-        for piece, class_name in zip(pieces, classes, strict=True)
-        if class_name == GEMM
+        run.ranges[-1] for run, class_name in zip(runs, classes, strict=True) if class_name == GEMM
     }
     taken: set[tuple[str, int]] = set()
-    for piece, class_name in zip(pieces, classes, strict=True):
-        operator, inner = operator_of(timeline, piece), piece.ranges[-1]
+    for run, class_name in zip(runs, classes, strict=True):
+        operator, inner = operator_of(timeline, run), run.ranges[-1]
         is_op = inner in work_of_range and class_name != GEMM
-        call = ("range", inner) if is_op else ("operator", piece.operator or 0)
+        call = ("range", inner) if is_op else ("operator", run.operator or 0)
         if call in taken or not (is_op or operator):
             yield Work()
             continue
@@ -143,28 +143,25 @@ def _works(
 
 
 def exposed_times(
-    pieces: Sequence[Piece], windows: Sequence[Window], classes: Sequence[str]
+    runs: Sequence[KernelRun], windows: Sequence[Window], classes: Sequence[str]
 ) -> list[float]:
-    """What each piece adds to the time that something runs, within its window."""
+    """Time in µs that each run adds to the time that something runs, within its window."""
     spans = [
-        (max(piece.start_us, window.start_us), min(piece.end_us, window.end_us))
-        for piece, window in zip(pieces, windows, strict=True)
+        (max(run.start_us, window.start_us), min(run.end_us, window.end_us))
+        for run, window in zip(runs, windows, strict=True)
     ]
     order = sorted(range(len(spans)), key=lambda i: spans[i])
     computing = [i for i in order if classes[i] != COLLECTIVE]
-    exposed, busy = [0.0] * len(spans), _merged([spans[i] for i in computing])
+    exposed, busy = [0.0] * len(spans), union(spans[i] for i in computing)
     _sweep(computing, spans, exposed, [])
     _sweep([i for i in order if classes[i] == COLLECTIVE], spans, exposed, busy)
     return exposed
 
 
-Span = tuple[float, float]
-
-
 def _sweep(
-    order: Sequence[int], spans: Sequence[Span], exposed: list[float], busy: Sequence[Span]
+    order: Sequence[int], spans: Sequence[TimeSpan], exposed: list[float], busy: Sequence[TimeSpan]
 ) -> None:
-    """Each span's time after those before it in `order`, outside the spans `busy`."""
+    """Sets the time that each span adds to those before it in `order`, outside the spans `busy`."""
     reached, ends = float("-inf"), [end for _, end in busy]
     for i in order:
         start, end = max(spans[i][0], reached), spans[i][1]
@@ -173,21 +170,10 @@ def _sweep(
             exposed[i] = end - start - _overlap((start, end), busy, ends)
 
 
-def _overlap(span: Span, busy: Sequence[Span], ends: Sequence[float]) -> float:
-    """How much of `span` lies in the disjoint spans `busy`, which end at `ends`."""
+def _overlap(span: TimeSpan, busy: Sequence[TimeSpan], ends: Sequence[float]) -> float:
+    """Length of the part of `span` that lies in the disjoint spans `busy`, which end at `ends`."""
     total, i = 0.0, bisect_right(ends, span[0])
     while i < len(busy) and busy[i][0] < span[1]:
         total += min(span[1], busy[i][1]) - max(span[0], busy[i][0])
         i += 1
     return total
-
-
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    """The union of spans that are sorted by their start."""
-    union: list[Span] = []
-    for start, end in spans:
-        if union and start <= union[-1][1]:
-            union[-1] = (union[-1][0], max(union[-1][1], end))
-        else:
-            union.append((start, end))
-    return union

@@ -30,7 +30,7 @@ OnStep = Callable[[StepEvent], None]
 
 
 class Captured(NamedTuple):
-    """`trace` is a Chrome trace, `kinds` of its steps and `works` of its op ranges in order.
+    """Profiled sample: its Chrome trace, kinds of its steps and works of its op ranges in order.
 
     `unprofiled` are the times of a short sample of the same kind that no profiler slowed down.
     """
@@ -48,7 +48,7 @@ def capture(
     request: Request,
     on_step: OnStep,
 ) -> Captured:
-    """Run `request` on a `runtime` whose ops and attention are marked in `ranges`."""
+    """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
     kinds: list[str] = []
 
     def collect(event: StepEvent) -> None:
@@ -67,7 +67,7 @@ def capture(
 
 
 def run_in_ranges(runtime: Runtime, ranges: Ranges, request: Request) -> Sample:
-    """Run the same sample in the same ranges, for a profiler outside of this process."""
+    """Runs the sample that `capture` profiles, in its ranges, for a profiler of another process."""
     _run_short(runtime, request)
     with marked_blocks(runtime, ranges), ranges.recording():
         return runtime.run(request)
@@ -79,7 +79,7 @@ def _run_short(runtime: Runtime, request: Request) -> Sample:
 
 
 def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:
-    """At most two steps, the first full and the second not where the policy caches."""
+    """Two steps of `schedule`, or one, and a `policy` by which the second is not full if any is."""
     short = Schedule(schedule.sigmas[: min(2, schedule.steps)])
     return short, replace(policy, rule=Listed((0,))) if policy.slots else policy
 
@@ -99,9 +99,9 @@ def _traced(run: Callable[[], Sample], device: torch.device) -> tuple[Sample, di
 
 
 def named_steps(trace: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
-    """`trace` with the kind in the name of each step, which was not known when the step began.
+    """Trace with the kind in each step's name, which was not known when the step began.
 
-    Without what would tell where it was made.
+    The names of the machine and the file are taken out.
     """
     names = {f"step {index}": f"step {index} {kind}" for index, kind in enumerate(kinds)}
     events = [

@@ -1,4 +1,4 @@
-"""The classes of what runs: attention, GEMM, an op by its name, cache op, collective, copy, other.
+"""Classes of what runs: attention, GEMM, an op by its name, cache op, collective, copy, other.
 
 The ranges around a kernel say which it is; the name of a kernel is looked at only where no op does,
 as in the replay of a CUDA graph.
@@ -34,7 +34,7 @@ OP_OF_KERNEL = {"gelu_tanh": "linear_gelu"}
 
 
 def classify(kernel: str, operator: str, ranges: Sequence[str]) -> str:
-    """Of `kernel`, launched by PyTorch's `operator` ("": none) within `ranges`, outermost first."""
+    """Class of a kernel that `operator` ("": none) launched in `ranges`, outermost first."""
     inner = ranges[-1] if ranges else ""
     level, _, op = inner.partition(" ")
     if level == "op":

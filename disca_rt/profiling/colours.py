@@ -1,4 +1,4 @@
-"""One colour per class, the same wherever a class is drawn; legible on light and on dark."""
+"""Colours of the classes, the same wherever one is drawn; legible on light and on dark."""
 
 from .classes import ATTENTION, CACHE_OP, COLLECTIVE, COPY, GAP, GEMM, OTHER
 
@@ -31,4 +31,5 @@ OF_KINDS = {"full": "#3b5875", "predicted": "#0d9488"}
 
 
 def colour(class_name: str) -> str:
+    """Colour of a class as "#rrggbb"; an unknown one has that of `OTHER`."""
     return FIXED.get(class_name) or OF_OPS.get(class_name) or FIXED[OTHER]

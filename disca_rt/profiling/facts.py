@@ -1,4 +1,4 @@
-"""What was profiled, on what and with which versions: what makes a line of figures reproducible."""
+"""Facts about a profile that make its figures reproducible: model, device, versions."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from .. import __version__
 from ..cache.policy import Policy
 from ..instruments.device_name import device_name
+from ..measure.ceilings import Ceilings
 from ..models.linear import fp8_linears
 from ..pipeline.runtime import Runtime
 from ..schedule import Schedule
+from ..units import rate_text
 from .capture import Captured
-from .ceilings import Ceilings
-from .table import rate_text
 
 
 @dataclass(frozen=True)
 class Facts:
-    """`model` is the DiT's family and blocks, and FP8 weights; `latent_shape` `[B, C, T, H, W]`."""
+    """Facts of one profile; `model` tells family and blocks, `latent_shape` is [B, C, T, H, W]."""
 
     device: str
     model: str
@@ -38,7 +38,7 @@ class Facts:
         return asdict(self)
 
     def lines(self, ceilings: Ceilings) -> list[str]:
-        """For people."""
+        """Sentences for people, with the `ceilings` that were measured."""
         predicted = self.steps - self.full_steps
         return [
             f"{self.device}; PyTorch {self.torch}, disca_rt {self.disca_rt}, "
@@ -89,7 +89,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def slowdown_lines(captured: Captured) -> list[str]:
-    """What a step took under the profiler and without."""
+    """Sentences on how long a step of each kind took under the profiler, and without it."""
     lines = []
     for stage, plain in captured.unprofiled.items():
         profiled = captured.sample.times.get(stage)

@@ -1,4 +1,4 @@
-"""Puts ranges around the seams of a runtime: its ops, attention, blocks, policy and steps.
+"""Ranges around the seams of a runtime: its ops, attention, blocks, policy and steps.
 
 What a model is given when it is built is wrapped, blocks are hooked from outside: no model, cache
 or engine code knows of it, and not one bit of a result changes.
@@ -26,7 +26,7 @@ BLOCKS = DoubleStreamBlock, SingleStreamBlock, RefinerBlock
 
 
 def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
-    """`ops` in ranges of their names; those that do no work stay as they are."""
+    """Ops that run in ranges of their names; those that do no work stay as they are."""
     return Ops(
         **{
             name: _marked(name, op, OPS[name], ranges) if name in OPS else op
@@ -36,7 +36,7 @@ def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
 
 
 def marked_attention(backend: str, ranges: Ranges) -> LocalAttention:
-    """Local attention by `backend` in ranges called attention."""
+    """Local attention whose `backend` runs in ranges called attention."""
     attention = LocalAttention(backend)
     attend = _marked("attention", attention.backend.attend, attention_work, ranges)
     attention.backend = replace(attention.backend, attend=attend)
@@ -59,7 +59,7 @@ def _marked(
 
 @contextmanager
 def marked_blocks(runtime: Runtime, ranges: Ranges) -> Iterator[None]:
-    """Runs steps, their middles, and every block of both models in ranges while it is open.
+    """Context in which steps, their middles, and all blocks of both models run in ranges.
 
     A block's range has its name in the checkpoint.
     """

@@ -16,9 +16,10 @@ LAUNCHES = 3  # of each kernel: a profiler replays every one dozens of times
 
 
 def ncu_lines(kernels: Sequence[Kernel], command: Sequence[str], folder: str) -> list[str]:
-    """For the first of `kernels`; `command` runs the sample in ranges, results go into `folder`.
+    """Lines that run ncu on the longest of `kernels`, with results in `folder`.
 
-    Not for collectives: one that is replayed waits for ranks that do not replay theirs.
+    `command` runs the sample in ranges. Collectives are left out: one that is replayed waits for
+    ranks that do not replay theirs.
     """
     lines = []
     able = [
@@ -38,13 +39,13 @@ def ncu_lines(kernels: Sequence[Kernel], command: Sequence[str], folder: str) ->
 
 
 def nsys_line(command: Sequence[str], folder: str) -> str:
-    """The whole sample on one timeline."""
+    """Line that runs nsys on the whole sample."""
     arguments = ["nsys", "profile", "--trace", "cuda,nvtx,cublas,cudnn", "-o", f"{folder}/nsys"]
     return shlex.join([*arguments, *command])
 
 
 def function_name(kernel: str) -> str:
-    """As ncu calls a kernel: "void at::native::fill<float>(int)" is "fill"."""
+    """Name by which ncu calls a kernel: "fill" for "void at::native::fill<float>(int)"."""
     plain = kernel.replace("(anonymous namespace)::", "")
     head = re.split(r"[<(]", plain, maxsplit=1)[0]
     return head.split()[-1].split("::")[-1] if head.split() else kernel

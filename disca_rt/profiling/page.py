@@ -1,6 +1,6 @@
-"""The HTML page of a profile: one file, nothing fetched from anywhere.
+"""HTML page of a profile: one file, nothing fetched from anywhere.
 
-The template and its script are files of their own beside this module; here they are filled in.
+Template and script are files of their own beside this module, which fills them in.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from .ceilings import Ceilings
+from ..measure.ceilings import Ceilings
 from .classes import GAP
 from .colours import OF_KINDS, colour
 from .table import ALL, HEADER, Row, cells
@@ -27,6 +27,7 @@ def page_html(
     lanes: dict[str, Any],
     commands: Sequence[str],
 ) -> str:
+    """Page with facts, table, roofline, timeline and command lines."""
     template = Template((HERE / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),
@@ -40,7 +41,7 @@ def page_html(
 
 
 def _script_json(value: Any) -> str:
-    """JSON that no text in it can end the script element of."""
+    """JSON in which no text can end the script element that holds it."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""Named ranges that nest, for a profiler to see: in PyTorch's trace, and on a GPU as NVTX.
+"""Ranges, named and nested, that profilers show: in PyTorch's trace, and on a GPU as NVTX.
 
 A range is named by its level and what it is: "step 3", "middle predicted" (between embedding and
 head), "block single_blocks.4", "op rms_norm_rope". Knows no model; costs next to nothing until it
@@ -17,7 +17,7 @@ LEVELS = "step", "middle", "block", "op"
 
 
 class Ranges:
-    """`works`: of every range of level "op", in the order in which they began."""
+    """Recorder of ranges; `works` has the work of each range of level "op", in order of start."""
 
     def __init__(self, device: torch.device) -> None:
         self._nvtx = device.type == "cuda"
@@ -27,7 +27,7 @@ class Ranges:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Within, ranges are recorded."""
+        """Context in which ranges are recorded; outside of it they do nothing."""
         self.is_recording, self.works = True, []
         try:
             yield

@@ -1,4 +1,4 @@
-"""The roofline plot as SVG: rate over arithmetic intensity, both logarithmic, one dot per class.
+"""Roofline plot as SVG: rate by arithmetic intensity, both logarithmic, one dot per class.
 
 A dot is filled for full steps and hollow for predicted ones. An op without matrix products is
 placed by its pointwise operations, so that its distance to the slope is its fraction of the copy
@@ -11,9 +11,10 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from .ceilings import Ceilings
+from ..measure.ceilings import Ceilings
+from ..units import rate_text
 from .colours import colour
-from .table import Row, rate_text
+from .table import Row
 
 WIDTH, HEIGHT = 860, 500
 LEFT, RIGHT, TOP, BOTTOM = 96, 24, 20, 56
@@ -25,7 +26,7 @@ PREFIXES = {0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 
 
 class Dot(NamedTuple):
-    """Operations per byte, operations per second."""
+    """Place of a class in the plot: operations per byte, and per second."""
 
     row: Row
     intensity: float
@@ -33,12 +34,15 @@ class Dot(NamedTuple):
 
 
 class Box(NamedTuple):
+    """Rectangle on the page, in pixels, y downwards."""
+
     left: float
     top: float
     right: float
     bottom: float
 
     def meets(self, other: "Box") -> bool:
+        """True where the two overlap."""
         return not (
             self.right <= other.left
             or other.right <= self.left
@@ -48,7 +52,7 @@ class Box(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Powers of ten: x from `x0` to `x1`, y from `y0` to `y1`."""
+    """Axes from 10^`x0` to 10^`x1` operations per byte, and from 10^`y0` to 10^`y1` per second."""
 
     x0: int
     x1: int
@@ -65,7 +69,7 @@ class Axes(NamedTuple):
 
 
 def dots(rows: Sequence[Row]) -> list[Dot]:
-    """Of the rows that have an intensity."""
+    """Dots of the rows whose operations and bytes are known."""
     made = []
     for row in rows:
         intensity, operations = row.work.intensity, row.work.flops or row.work.pointwise
@@ -75,6 +79,7 @@ def dots(rows: Sequence[Row]) -> list[Dot]:
 
 
 def roofline_svg(rows: Sequence[Row], ceilings: Ceilings) -> str:
+    """SVG element of the plot; colours of text and lines are CSS variables of its page."""
     shown = dots(rows)
     axes = _axes(shown, ceilings)
     corners = _corners(axes, ceilings)
@@ -114,7 +119,7 @@ def _power_text(power: int) -> str:
 
 
 def _corners(axes: Axes, ceilings: Ceilings) -> list[tuple[float, float]]:
-    """The slope of the copy bandwidth up to the ridge, from there the products' rate."""
+    """Corners of the roof: the slope of the copy bandwidth, then the products' rate."""
     ridge = ceilings.flops_per_s / ceilings.bytes_per_s
     start = max(10.0**axes.x0, 10.0**axes.y0 / ceilings.bytes_per_s)
     return [
@@ -136,7 +141,7 @@ def _roof(corners: Sequence[tuple[float, float]], ceilings: Ceilings) -> Iterato
 
 
 def _along(corners: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """Boxes over the roof and what is written on it, for labels to stay out of."""
+    """Boxes along the roof and the text on it, which labels must not meet."""
     for (x0, y0), (x1, y1) in pairwise(corners):
         pieces = max(1, round(math.hypot(x1 - x0, y1 - y0) / 8))
         for i in range(pieces + 1):
@@ -162,7 +167,7 @@ def _title(dot: Dot) -> str:
 
 
 def _labels(axes: Axes, shown: Sequence[Dot], roof: Sequence[Box]) -> Iterator[str]:
-    """The longest first; each beside its dot where it meets nothing, else further away."""
+    """Labels of the dots, the largest share of time first; each as near as it meets nothing."""
     places = [(axes.x(dot.intensity), axes.y(dot.rate)) for dot in shown]
     taken = [*roof, *(Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places)]
     labelled: list[tuple[str, float, float]] = []
@@ -194,7 +199,7 @@ ANGLES = 0, 180, 30, -30, 150, -150, 60, -60, 90, -90, 120, -120  # degrees, as 
 
 
 def _free_box(x: float, y: float, width: float, taken: Sequence[Box]) -> Box:
-    """Where a label meets nothing and stays inside the frame; right of the dot if nowhere."""
+    """Nearest box for a label that meets nothing inside the frame; else one right of the dot."""
     for distance in range(11, 200, 8):
         for angle in ANGLES:
             box = _box_at(x, y, width, distance, math.radians(angle))
@@ -206,7 +211,7 @@ def _free_box(x: float, y: float, width: float, taken: Sequence[Box]) -> Box:
 
 
 def _box_at(x: float, y: float, width: float, distance: float, angle: float) -> Box:
-    """Of a label that begins, ends or stands centred `distance` from (x, y)."""
+    """Box of a label `distance` away from (x, y), beginning, ending or centred there."""
     cosine, sine = math.cos(angle), math.sin(angle)
     anchor_x, centre_y = x + cosine * distance, y + sine * distance
     left = anchor_x - width * (0.0 if cosine > 0.2 else 1.0 if cosine < -0.2 else 0.5)

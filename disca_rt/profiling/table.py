@@ -1,7 +1,7 @@
-"""The table: by step kind and class, the time, its share, what rate it is and how near the ceiling.
+"""Table of a profile by step kind and class: time, share, rate and nearness to the ceiling.
 
 A class with matrix products has a rate in TFLOP/s, another one in GB/s of the bytes that it has to
-move at least. A kind's rows add up to its steps' wall time: what no piece covers is the gap.
+move at least. A kind's rows add up to its steps' wall time: the gap is the time without any run.
 """
 
 from collections import defaultdict
@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ..cache.plan import FULL, PREDICTED
-from .account import Account, Share
-from .ceilings import Ceilings
+from ..measure.ceilings import Ceilings
+from ..units import rate_text
+from .account import Account, Entry
 from .classes import COPY, GAP, OTHER
 from .work import Work
 
@@ -22,10 +23,10 @@ UNRATED = COPY, OTHER  # unlike calls, of some of which the bytes are not known
 
 @dataclass(frozen=True)
 class Row:
-    """One class in the steps of one kind, together.
+    """Totals of one class in all steps of one kind.
 
-    `time_us` is exposed time, `busy_us` that of all pieces, also where they run at once; rates are
-    by the latter. `share` is that of the kind's wall time.
+    `time_us` is exposed time; `busy_us` is the time of all runs, also of those at once, and gives
+    the rates. `share` is that of the kind's wall time.
     """
 
     kind: str
@@ -47,9 +48,9 @@ class Row:
         return moved / self.busy_us * 1e6 if moved and self.busy_us else None
 
     def fraction(self, ceilings: Ceilings) -> float | None:
-        """The time that it would take at the ceilings over the time that it took.
+        """Time that the work would take at the ceilings, divided by the time that it took.
 
-        Of the two ceilings that counts under which the work takes longer.
+        Bytes or FLOPs, whichever would take longer; None where neither is known.
         """
         rates = (
             (self.flops_per_s, ceilings.flops_per_s),
@@ -59,7 +60,7 @@ class Row:
 
 
 class Kernel(NamedTuple):
-    """All calls of one kernel, or on a CPU of one operator, in the steps of one kind."""
+    """Totals of one kernel, or on a CPU of one operator, in all steps of one kind."""
 
     kind: str
     class_name: str
@@ -69,15 +70,15 @@ class Kernel(NamedTuple):
 
 
 def rows(account: Account) -> list[Row]:
-    """Of each kind that there is: its classes, the longest first, the gap, and all of it."""
+    """Rows of each kind of step: its classes, the longest first, then the gap, then all of it."""
     made: list[Row] = []
     for kind in KINDS:
         windows = [window for window in account.windows if window.kind == kind]
         wall = sum(window.time_us for window in windows)
-        groups: dict[str, list[Share]] = defaultdict(list)
-        for share in account.shares:
-            if share.kind == kind:
-                groups[share.class_name].append(share)
+        groups: dict[str, list[Entry]] = defaultdict(list)
+        for entry in account.entries:
+            if entry.kind == kind:
+                groups[entry.class_name].append(entry)
         classes = [_row(kind, name, group, len(windows), wall) for name, group in groups.items()]
         classes.sort(key=lambda row: -row.time_us)
         if windows:
@@ -85,15 +86,15 @@ def rows(account: Account) -> list[Row]:
     return made
 
 
-def _row(kind: str, name: str, group: Sequence[Share], steps: int, wall: float) -> Row:
-    time = sum(share.exposed_us for share in group)
-    busy = sum(share.piece.time_us for share in group)
-    work = Work() if name in UNRATED else sum((share.work for share in group), Work())
+def _row(kind: str, name: str, group: Sequence[Entry], steps: int, wall: float) -> Row:
+    time = sum(entry.exposed_us for entry in group)
+    busy = sum(entry.run.time_us for entry in group)
+    work = Work() if name in UNRATED else sum((entry.work for entry in group), Work())
     return Row(kind, name, len(group), steps, time, busy, time / wall if wall else 0.0, work)
 
 
 def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Row]:
-    """The gap, and the sum of everything; its bytes are those of unlike things, and left out."""
+    """Rows of the gap and of the sum; without bytes, whose sum over unlike ops says nothing."""
     gap = max(0.0, wall - sum(row.time_us for row in classes))
     flops = Work(flops=sum(row.work.flops for row in classes))
     share = gap / wall if wall else 0.0
@@ -104,10 +105,10 @@ def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Ro
 
 
 def kernels(account: Account) -> list[Kernel]:
-    """Those that took longest together first; the two kinds of step apart."""
+    """Kernels of each kind of step, the longest in total first."""
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for share in account.shares:
-        groups[share.kind, share.class_name, share.piece.name].append(share.piece.time_us)
+    for entry in account.entries:
+        groups[entry.kind, entry.class_name, entry.run.name].append(entry.run.time_us)
     made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]
     return sorted(made, key=lambda kernel: -kernel.time_us)
 
@@ -116,7 +117,7 @@ HEADER = "step kind", "class", "calls", "ms", "ms/step", "share", "rate", "of ce
 
 
 def cells(row: Row, ceilings: Ceilings) -> tuple[str, ...]:
-    """A row under `HEADER`."""
+    """Texts of a row, one for each column of `HEADER`."""
     fraction = row.fraction(ceilings)
     return (
         row.kind,
@@ -136,15 +137,8 @@ def _rate(row: Row) -> str:
     return "" if row.bytes_per_s is None else rate_text(row.bytes_per_s, "B/s")
 
 
-def rate_text(rate: float, unit: str) -> str:
-    """With G or, of FLOP/s from 10¹², T before the unit."""
-    scale, prefix = (1e12, "T") if rate >= 1e12 and unit == "FLOP/s" else (1e9, "G")
-    digits = 0 if rate >= 100 * scale else 1 if rate >= 10 * scale else 2
-    return f"{rate / scale:,.{digits}f} {prefix}{unit}"
-
-
 def record(row: Row, ceilings: Ceilings) -> dict[str, Any]:
-    """A row as a line of JSON has it; times in seconds."""
+    """Fields of a row for a line of JSON; times in seconds."""
     return {
         "kind": row.kind,
         "class": row.class_name,

@@ -1,7 +1,7 @@
-"""From the events of a Chrome trace to what ran when, and within which ranges.
+"""Timeline read from the events of a Chrome trace: what ran when, and within which ranges.
 
-On a GPU what ran are its kernels and copies, each under the ranges that its launch was under; on a
-CPU PyTorch's outermost operators. Knows the trace's format and the levels of ranges, no classes.
+On a GPU kernels and copies run, each in the ranges that its launch was in; on a CPU PyTorch's
+outermost operators. Knows the trace's format and the levels of ranges, no classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ SCOPE = "::"  # in the name of every operator; an autograd function, which holds
 ON_DEVICE = "kernel", "gpu_memcpy", "gpu_memset"
 LAUNCHES = "cuda_runtime", "cuda_driver"
 
-Event = dict[str, Any]
-"""One of a Chrome trace's `traceEvents`; times are in microseconds."""
+TraceEvent = dict[str, Any]
+"""Event of a Chrome trace's `traceEvents`; times are in microseconds."""
 
 
 class Range(NamedTuple):
-    """One of `ranges.Ranges`, on the host."""
+    """Named range that was recorded around a part of the sample, on the host's clock."""
 
     level: str
     name: str
@@ -27,10 +27,10 @@ class Range(NamedTuple):
     end_us: float
 
 
-class Piece(NamedTuple):
-    """One kernel, or on a CPU one operator.
+class KernelRun(NamedTuple):
+    """Run of one kernel on a GPU, or of one operator on a CPU.
 
-    `ranges` are indices into the timeline's, outermost first; `operator` is an index into its
+    `ranges` are indices into the timeline's ranges, outermost first; `operator` is one into its
     operators, None where no operator of PyTorch's launched it.
     """
 
@@ -46,35 +46,35 @@ class Piece(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """An outermost operator of PyTorch's, with the shapes and dtypes of its arguments."""
+    """Outermost operator of PyTorch's, with the shapes and dtypes of its arguments."""
 
     name: str
     shapes: Sequence[Sequence[int]] = ()
     dtypes: Sequence[str] = ()
 
 
-class Timeline(NamedTuple):
-    """`ranges` and `operators` in the order in which they began, pieces too."""
+class TraceTimeline(NamedTuple):
+    """Ranges, operators and runs, each in the order in which they began."""
 
     ranges: list[Range]
     operators: list[Operator]
-    pieces: list[Piece]
+    runs: list[KernelRun]
     is_on_gpu: bool
 
 
 class _Inside(NamedTuple):
-    """What is open on the host, until `end_us`."""
+    """Ranges and operator that are open on the host until `end_us`."""
 
     end_us: float
     ranges: tuple[int, ...]
     operator: int | None
 
 
-def read_timeline(events: Sequence[Event], is_on_gpu: bool) -> Timeline:
-    """ValueError where the trace has no steps."""
+def read_timeline(events: Sequence[TraceEvent], is_on_gpu: bool) -> TraceTimeline:
+    """Timeline of a trace's events; ValueError where it has no steps."""
     ranges: list[Range] = []
     operators: list[Operator] = []
-    host: list[Piece] = []
+    host: list[KernelRun] = []
     launches: dict[int | None, _Inside] = {}
     stack = [_Inside(float("inf"), (), None)]
     for event in _of_the_host(events):
@@ -89,14 +89,14 @@ def read_timeline(events: Sequence[Event], is_on_gpu: bool) -> Timeline:
             launches[_correlation(event)] = inside
         elif inside.operator is None and SCOPE in name and not name.startswith(TRANSPARENT):
             stack.append(inside._replace(end_us=end, operator=len(operators)))
-            host.append(Piece(name, start, end, inside.ranges, len(operators)))
+            host.append(KernelRun(name, start, end, inside.ranges, len(operators)))
             operators.append(_operator(event))
-    pieces = list(_of_the_gpu(events, launches)) if is_on_gpu else host
-    return Timeline(ranges, operators, pieces, is_on_gpu)
+    runs = list(_of_the_gpu(events, launches)) if is_on_gpu else host
+    return TraceTimeline(ranges, operators, runs, is_on_gpu)
 
 
-def _of_the_host(events: Sequence[Event]) -> list[Event]:
-    """Ranges and operators of the thread that samples, and all launches; outer before inner."""
+def _of_the_host(events: Sequence[TraceEvent]) -> list[TraceEvent]:
+    """Events of the sampling thread's ranges and operators, and all launches; outer ones first."""
     complete = [event for event in events if event.get("ph") == "X"]
     annotations = [event for event in complete if event.get("cat") == "user_annotation"]
     ours = [event for event in annotations if event["name"].split(" ")[0] in LEVELS]
@@ -110,20 +110,22 @@ def _of_the_host(events: Sequence[Event]) -> list[Event]:
     return sorted(host, key=lambda event: (event["ts"], -event["dur"]))  # stable: ranges first
 
 
-def _of_the_gpu(events: Sequence[Event], launches: dict[int | None, _Inside]) -> Iterator[Piece]:
+def _of_the_gpu(
+    events: Sequence[TraceEvent], launches: dict[int | None, _Inside]
+) -> Iterator[KernelRun]:
     nowhere = _Inside(0, (), None)
     device = [event for event in events if event.get("cat") in ON_DEVICE]
     for event in sorted(device, key=lambda event: event["ts"]):
         inside = launches.get(_correlation(event), nowhere)
         end = event["ts"] + event["dur"]
-        yield Piece(event["name"], event["ts"], end, inside.ranges, inside.operator)
+        yield KernelRun(event["name"], event["ts"], end, inside.ranges, inside.operator)
 
 
-def _correlation(event: Event) -> int | None:
-    """What a launch and all that it launched have in common."""
+def _correlation(event: TraceEvent) -> int | None:
+    """Number that a launch shares with the kernel it launched."""
     return event.get("args", {}).get("correlation")
 
 
-def _operator(event: Event) -> Operator:
+def _operator(event: TraceEvent) -> Operator:
     args = event.get("args", {})
     return Operator(event["name"], args.get("Input Dims", ()), args.get("Input type", ()))

@@ -1,7 +1,7 @@
-"""How much work one call is: floating-point operations and the fewest bytes it can move.
+"""Work of one call: floating-point operations and the fewest bytes that it can move.
 
-By the shapes of its arguments. Knows the ops' signatures and the names of PyTorch's products,
-nothing about clocks.
+Follows from the shapes of its arguments. Knows the ops' signatures and the names of PyTorch's
+products, no clocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ from ..kernels.work import Work, tensor_bytes
 
 
 def attention_work(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Work:
-    """Both products over `[B, S, H, D]`. Padding counts as valid: its length is on the device."""
+    """Work of attention over `[B, S, H, D]`; padding counts, as its length is on the device."""
     return Work(4 * q.numel() * k.shape[1], 2 * tensor_bytes(q) + tensor_bytes(k, v))
 
 
 OPS: dict[str, Callable[..., Work]] = {name: row.work for name, row in OP_ROWS.items()}
-"""The work of one call of each op that does some, by the op's arguments without `out=`."""
+"""Functions from an op's arguments, without `out=`, to its work beside GEMMs of its own."""
 
 
 class _Operands(NamedTuple):
-    """Which arguments are the rows `[..., K]` and the matrix, `[..., K, N]` or `[N, K]`."""
+    """Positions of two arguments: rows [..., K], and a matrix [..., K, N] or [N, K]."""
 
     rows: int
     matrix: int
@@ -53,9 +53,9 @@ ITEM_SIZES = {
 
 
 def operator_work(name: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> Work:
-    """Of one of PyTorch's operators, by its arguments as a trace has them.
+    """Work of one of PyTorch's operators, by its arguments as a trace has them.
 
-    Products and copies; nothing is known of others.
+    Known for products and copies, none for others.
     """
     if name == COPY:
         return Work(0, 2 * prod(shapes[0]) * ITEM_SIZES.get(dtypes[0], 4))

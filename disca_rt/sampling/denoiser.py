@@ -97,20 +97,10 @@ class Denoiser:
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
-        return Loop(
-            sampler,
-            policy,
-            setting,
-            state,
-            table,
-            prepared,
-            self.sharding,
-            self.graphs,
-            self.mark,
-        )
+        return Loop(sampler, setting, table, prepared, self.graphs)
 
     def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
-        """What the buffers of a sample depend on."""
+        """The facts that the buffers of a sample depend on."""
         image = len(prepared[0].freqs_cos)
         rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
         placed = self.dit.config, self.dit.dtype, self.dit.device

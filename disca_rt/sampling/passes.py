@@ -7,32 +7,40 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..cache.kept import WHOLE, Place
-from ..cache.plan import Act
+from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.stand_in import Kept
+from ..cache.site import SINGLE
+from ..cache.stand_in import Kept, Moment
 from ..models.blocks import Branches, run_blocks
 from ..tokens import StepContext
+from .probes import sums
 
 
 class Begun(NamedTuple):
-    """A pass under way: its embedded tokens, and its `tokens` after the first `done` blocks."""
+    """A pass under way: its embedded tokens, and its `tokens` after the first `done` blocks.
+
+    These ran by the acts of a plan where `is_under`.
+    """
 
     embedded: Tensor
     tokens: Tensor
     context: StepContext
     done: int = 0
+    is_under: bool = False
 
 
 @dataclass
 class Looked:
-    """What probes may look at once a pass has run.
+    """Measurements of one pass: `tokens` after blocks by number, sums by slot, its `patches`.
 
-    `tokens` after blocks by number; `pairs` of computed and stand-in values by slot.
+    `probes` are those of slots, by slot.
     """
 
+    probes: dict[int, Probe] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
-    pairs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    patches: Tensor | None = None
 
 
 class SlotsOfPass(NamedTuple):
@@ -42,35 +50,37 @@ class SlotsOfPass(NamedTuple):
     acts: tuple[Act, ...]
     kept: tuple[dict[Place, Kept], ...]
     numbers: Sequence[Tensor | None]
+    looked: Looked
 
     def use(
         self,
         slot: int,
         compute: Callable[[], Tensor] | None,
         entering: Tensor | None,
-        looked: Looked,
-        context: StepContext | None = None,
+        context: StepContext | None,
         place: Place = WHOLE,
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one."""
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        numbers = self.numbers[slot]
+        at = Moment(entering, context, self.numbers[slot])
         if act == Act.STAND_IN:
-            return stand_in.value(kept, entering, context, numbers)
-        value = compute()
+            return stand_in.value(kept, at)
+        value, probe = compute(), self.looked.probes.get(slot)
+        instead = stand_in.value(kept, at) if act == Act.CHECK or probe is not None else None
+        if probe is not None:
+            is_joint = place == WHOLE or place[1] in SINGLE
+            self.looked.sums[slot] = sums(probe, value, instead, context if is_joint else None)
         if act == Act.KEEP:
-            stand_in.keep(kept, entering, value, numbers)
-        elif act == Act.CHECK:
-            instead = stand_in.value(kept, entering, context, numbers)
-            looked.pairs[slot] = value, instead
-            return instead
-        return value
+            stand_in.keep(kept, value, at)
+        return instead if act == Act.CHECK else value
 
     def out(self, slot: int | None) -> Tensor | None:
-        """The buffer in which the value of `slot` may be computed."""
-        return None if slot is None else self.slots[slot].stand_in.out(self.kept[slot][WHOLE])
+        """The buffer in which the value of `slot` may be computed, if it is not looked at."""
+        if slot is None or slot in self.looked.probes:
+            return None
+        return self.slots[slot].stand_in.out(self.kept[slot][WHOLE])
 
-    def branches(self, blocks: int, looked: Looked) -> list[Branches | None] | None:
+    def branches(self, blocks: int, context: StepContext) -> list[Branches | None] | None:
         """The replacements of branches in each of `blocks` blocks; None where there are none."""
         acting = [
             i
@@ -82,9 +92,10 @@ class SlotsOfPass(NamedTuple):
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
-                slots_of[block][name] = i
+                if block < blocks:
+                    slots_of[block][name] = i
         return [
-            BranchSlots(self, i, slots, looked) if slots else None
+            BranchSlots(self, i, slots, context) if slots else None
             for i, slots in enumerate(slots_of)
         ]
 
@@ -93,36 +104,38 @@ class BranchSlots:
     """The slots that act on branches of one block."""
 
     def __init__(
-        self, of_pass: SlotsOfPass, block: int, slots: dict[str, int], looked: Looked
+        self, of_pass: SlotsOfPass, block: int, slots: dict[str, int], context: StepContext
     ) -> None:
-        self._pass, self._block, self._slots, self._looked = of_pass, block, slots, looked
+        self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
         self.names = slots.keys()
 
     def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self._slots:
             return compute()
         place = self._block, name
-        return self._pass.use(self._slots[name], compute, None, self._looked, place=place)
+        return self._pass.use(self._slots[name], compute, None, self._context, place)
 
 
 def run_middle(
     blocks: Sequence, begun: Begun, of_pass: SlotsOfPass, notes: tuple[int, ...]
-) -> tuple[Tensor, Looked]:
-    """The tokens for the head, from those of a pass under way, and what probes may look at."""
-    instructions, start = program(of_pass.slots, of_pass.acts, len(blocks), notes, begun.done)
+) -> Tensor:
+    """The tokens after `blocks`, from those of a pass under way; notes what probes look at."""
+    instructions, start = program(
+        of_pass.slots, of_pass.acts, len(blocks), notes, begun.done, begun.is_under
+    )
     tokens = begun.tokens if start == begun.done else begun.embedded
-    looked, entered = Looked(), {}
-    branches = of_pass.branches(len(blocks), looked)
+    entered: dict[int, Tensor] = {}
+    branches = of_pass.branches(len(blocks), begun.context)
     for do, begin, stop, slot in instructions:
         if do is Do.RUN:
             of_blocks = None if branches is None else branches[begin:stop]
             out = of_pass.out(slot)
             tokens = run_blocks(blocks[begin:stop], tokens, begun.context, out, of_blocks)
         elif do is Do.NOTE:
-            looked.tokens[begin] = tokens
+            of_pass.looked.tokens[begin] = tokens
         elif do is Do.ENTER:
             entered[slot] = begun.embedded if begin == 0 else tokens
         else:
             entering = tokens if do is Do.STAND_IN else entered[slot]
-            tokens = of_pass.use(slot, lambda t=tokens: t, entering, looked, begun.context)
-    return tokens, looked
+            tokens = of_pass.use(slot, lambda t=tokens: t, entering, begun.context)
+    return tokens

@@ -9,7 +9,6 @@ from ..cache.plan import Probe
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..tokens import StepContext
-from .passes import Begun, Looked
 
 Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Elementwise `(numerator, denominator)` fp32 of a tensor and what it is compared with, fp32."""
@@ -27,7 +26,10 @@ NORMS: dict[str, Norm] = {
 
 
 def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None) -> Tensor:
-    """Both sums of a norm, `[2]` fp64; padding rows do not count. `context`: of token tensors."""
+    """The two sums of a norm, `[2]` fp64, without padding rows where `context` tells of any.
+
+    `context` goes with tensors of all joint rows of this rank, or of its image rows.
+    """
     valid = None if context is None else _valid_rows(now, context)
     parts = NORMS[probe.norm](now.float(), before.float())
     if valid is not None:
@@ -44,13 +46,15 @@ def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
     return (places < layout.lengths[:, None])[:, :, None]
 
 
-def tensor_of_pass(probe: Probe, dit: DiT, begun: Begun, tokens: Tensor) -> Tensor:
-    """What a probe looks at in a pass: `tokens` are those after its block."""
-    img = begun.context.layout.img_len
+def tensor_of_pass(
+    probe: Probe, dit: DiT, embedded: Tensor, tokens: Tensor, context: StepContext
+) -> Tensor:
+    """The tensor that a probe looks at in a pass; `tokens` are those after the probe's block."""
+    img = context.layout.img_len
     if probe.of == "modulated":
-        return _modulated(dit, begun.embedded[:, :img], begun.context)
+        return _modulated(dit, embedded[:, :img], context)
     if probe.of == "residual":
-        return tokens[:, :img] - begun.embedded[:, :img]
+        return tokens[:, :img] - embedded[:, :img]
     return tokens
 
 
@@ -60,8 +64,3 @@ def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:
     mod = block.img_mod if isinstance(block, DoubleStreamBlock) else block.modulation
     shift, scale = mod(context.vec)[:2]
     return dit.ops.layer_norm_modulate(img, shift, scale)
-
-
-def checked_pair(probe: Probe, looked: Looked) -> tuple[Tensor, Tensor]:
-    """The computed value of a slot, and its stand-in's."""
-    return looked.pairs[probe.block]

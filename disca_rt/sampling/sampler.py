@@ -5,16 +5,15 @@ at tokens first cuts it after some blocks: one piece up to there, one for the re
 of plans and probes, no rules.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cache.plan import Act, Probe, StepPlan
+from ..cache.plan import Act, Ask, Probe, StepPlan
 from ..cache.policy import Policy
-from ..models.blocks import run_blocks
 from ..models.prepared import Prepared
 from ..tokens import StepContext
 from .forward import Forward
@@ -33,7 +32,7 @@ def no_mark(name: str) -> AbstractContextManager:
 
 
 class StepTensors(NamedTuple):
-    """What a step reads: `latents`, its scalars, and those of the slots (None: there are none)."""
+    """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none)."""
 
     latents: Tensor
     row: StepRow
@@ -41,7 +40,7 @@ class StepTensors(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a probe saw: both sums of its norm `[2]` on this rank, and the tensor (None: unkept)."""
+    """One measurement: both sums of the norm `[2]` on this rank, and the tensor to compare with."""
 
     sums: Tensor
     now: Tensor | None
@@ -70,7 +69,7 @@ class Sampler:
         scale: float | None,
         mark: Mark = no_mark,
     ) -> None:
-        self._forward, self._policy, self._state, self._mark = forward, policy, state, mark
+        self.forward, self.policy, self.state, self.mark = forward, policy, state, mark
         self._dit = forward.dit
         self._blocks = self._dit.blocks
         self._scale = 1.0 if scale is None else scale
@@ -79,7 +78,7 @@ class Sampler:
         self.depends_on = self._dit, state
 
     def key(self) -> Hashable:
-        """All that the pieces depend on besides their arguments and `depends_on`."""
+        """A hashable for all that pieces depend on besides arguments and `depends_on`."""
         return self._scale
 
     def run(
@@ -116,27 +115,28 @@ class Sampler:
 
     def ask(
         self,
-        probe: Probe,
+        ask: Ask,
         begun: Begun | None,
         tensors: StepTensors,
         prepared: Sequence[Prepared],
     ) -> tuple[Begun | None, Look]:
-        """What `probe` sees, and its pass as far as it had to run for that."""
+        """Measures a probe, running its pass as far as needed; returns the pass and the sums."""
+        probe, under = ask
         if probe.of == "latents":
-            return None, self._compared(probe, tensors.latents, None)
+            return None, self.compared(probe, tensors.latents, None)
         begun = begun or self.embed(probe.which_pass, tensors, prepared)
         if probe.of != "modulated" and probe.block < begun.done:
             raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
         if probe.block > begun.done:
-            blocks = self._blocks[begun.done : probe.block]
-            tokens = run_blocks(blocks, begun.tokens, begun.context)
-            begun = begun._replace(tokens=tokens, done=probe.block)
-        now = tensor_of_pass(probe, self._dit, begun, begun.tokens)
-        return begun, self._compared(probe, now, begun)
+            acts = StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
+            of_pass = self.slots_of_pass(probe.which_pass, under or acts, tensors.numbers)
+            tokens = run_middle(self._blocks[: probe.block], begun, of_pass, ())
+            begun = begun._replace(tokens=tokens, done=probe.block, is_under=under is not None)
+        return begun, self.look_at_tokens(probe, begun, begun.tokens)
 
     def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
         """Pass `number` before its first block."""
-        tokens, context = self._forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
+        tokens, context = self.forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
         return Begun(tokens, tokens, context)
 
     def slots_of_pass(self, number: int, plan: StepPlan, numbers: Tensor | None) -> SlotsOfPass:
@@ -145,11 +145,19 @@ class Sampler:
         if numbers is not None:
             start = number * sum(self._counts)
             of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
-        acts, kept = plan.passes[number], self._state.slots[number]
-        return SlotsOfPass(self._policy.slots, acts, kept, of_slots)
+        watched = (p for p in plan.watch if p.of == "slot" and p.which_pass == number)
+        looked = Looked({probe.block: probe for probe in watched})
+        acts, kept = plan.passes[number], self.state.slots[number]
+        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
 
-    def _compared(self, probe: Probe, now: Tensor, begun: Begun | None) -> Look:
-        return Look(sums(probe, now, self._state.probes[probe], _context_of(now, begun)), now)
+    def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Tensor) -> Look:
+        """The measurement of a probe of a pass; `tokens` are those after its block."""
+        now = tensor_of_pass(probe, self._dit, begun.embedded, tokens, begun.context)
+        return self.compared(probe, now, begun.context)
+
+    def compared(self, probe: Probe, now: Tensor, context: StepContext | None) -> Look:
+        """The change of `now` against what was stored of it."""
+        return Look(sums(probe, now, self.state.probes[probe], context), now)
 
     def _euler(
         self,
@@ -180,8 +188,7 @@ class _Step:
         self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
         self._tensors, self._prepared = tensors, prepared
         numbers = tensors.numbers
-        self._slots = [sampler.slots_of_pass(i, plan, numbers) for i in range(len(prepared))]
-        self._looked = [Looked() for _ in prepared]
+        self._passes = [sampler.slots_of_pass(i, plan, numbers) for i in range(len(prepared))]
 
     def velocity(self) -> Tensor:
         """The guided velocity `[B, C, T, H, W]` fp32 of passes that run."""
@@ -194,63 +201,58 @@ class _Step:
         first = self._run_pass(0)
         if len(self._prepared) == 1:
             return [first]
-        return [first, self.level("guidance", 1, lambda: self._run_pass(1), first)]
+        context = self._begun[0].context
+        return [first, self.level("guidance", 1, lambda: self._run_pass(1), first, context)]
 
     def level(
-        self, level: str, number: int, compute: Callable[[], Tensor], entering: Tensor
+        self,
+        level: str,
+        number: int,
+        compute: Callable[[], Tensor],
+        entering: Tensor,
+        context: StepContext | None = None,
     ) -> Tensor:
         """The value at the slots of a level above blocks, by their acts in pass `number`."""
-        of_pass, looked = self._slots[number], self._looked[number]
-        slots = self._sampler._policy.slots_at(level)
+        of_pass = self._passes[number]
+        slots = self._sampler.policy.slots_at(level)
         for slot in slots:
             if of_pass.acts[slot] == Act.STAND_IN:
-                return of_pass.use(slot, None, entering, looked)
+                return of_pass.use(slot, None, entering, context)
         value = compute()
         for slot in slots:
             if of_pass.acts[slot] != Act.RUN:
-                value = of_pass.use(slot, lambda v=value: v, entering, looked)
+                value = of_pass.use(slot, lambda v=value: v, entering, context)
         return value
 
     def _run_pass(self, number: int) -> Tensor:
         """The patches `[B, S_img, P]` of one pass."""
-        sampler = self._sampler
-        begun = self._begun.get(number)
-        if begun is None:
-            begun = sampler.embed(number, self._tensors, self._prepared)
-            self._begun[number] = begun
-        notes = tuple(self._notes(number))
-        with sampler._mark(f"middle {self._plan.label}"):
-            tokens, looked = run_middle(sampler._blocks, begun, self._slots[number], notes)
-        self._looked[number] = looked
-        return sampler._forward.head(tokens, begun.context)
-
-    def _notes(self, number: int) -> Iterator[int]:
-        for probe in self._plan.watch:
-            if probe.which_pass == number and probe.of in ("tokens", "residual"):
-                yield probe.block
+        sampler, of_pass = self._sampler, self._passes[number]
+        if number not in self._begun:
+            self._begun[number] = sampler.embed(number, self._tensors, self._prepared)
+        begun = self._begun[number]
+        notes = tuple(
+            probe.block
+            for probe in self._plan.watch
+            if probe.which_pass == number and probe.of in ("tokens", "residual")
+        )
+        with sampler.mark(f"middle {self._plan.label}"):
+            tokens = run_middle(sampler._blocks, begun, of_pass, notes)
+        of_pass.looked.patches = sampler.forward.head(tokens, begun.context)
+        return of_pass.looked.patches
 
     def look(self, probe: Probe, velocity: Tensor | None) -> Look:
-        """What a watched probe sees."""
-        sampler = self._sampler
-        if probe.of == "velocity":
-            return sampler._compared(probe, velocity, None)
-        if probe.of == "latents":
-            return sampler._compared(probe, self._tensors.latents, None)
-        if probe.which_pass not in self._begun:
-            raise ValueError(f"{probe} watches a pass that does not run in this step")
-        begun, looked = self._begun[probe.which_pass], self._looked[probe.which_pass]
+        """The measurement of a probe that the plan watches."""
+        sampler, looked = self._sampler, self._passes[probe.which_pass].looked
+        if probe.of in ("velocity", "latents"):
+            now = velocity if probe.of == "velocity" else self._tensors.latents
+            return sampler.compared(probe, now, None)
         if probe.of == "slot":
-            return self._look_at_slot(probe, begun, looked)
-        tokens = looked.tokens.get(probe.block, begun.embedded)
-        now = tensor_of_pass(probe, sampler._dit, begun, tokens)
-        return sampler._compared(probe, now, begun)
-
-    def _look_at_slot(self, probe: Probe, begun: Begun, looked: Looked) -> Look:
-        computed, instead = looked.pairs[probe.block]
-        return Look(sums(probe, computed, instead, _context_of(computed, begun)), None)
-
-
-def _context_of(tensor: Tensor, begun: Begun | None) -> StepContext | None:
-    """The context of a tensor with all joint rows, some of which may be padding; else None."""
-    is_joint = begun is not None and tensor.shape[1] == begun.tokens.shape[1]
-    return begun.context if is_joint else None
+            return Look(looked.sums[probe.block], None)
+        if looked.patches is None:
+            raise ValueError(f"{probe} watches a pass that does not run in this step")
+        if probe.against == "conditional":
+            return Look(sums(probe, looked.patches, self._passes[0].looked.patches, None), None)
+        if probe.of == "patches":
+            return sampler.compared(probe, looked.patches, None)
+        begun = self._begun[probe.which_pass]
+        return sampler.look_at_tokens(probe, begun, looked.tokens.get(probe.block, begun.embedded))

@@ -1,4 +1,4 @@
-"""What a sample keeps between its steps: buffers on the device, and which steps filled them."""
+"""State of a sample between its steps: buffers on the device, and which steps filled them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     probes = {
         probe: _looked_at(probe, shape).zeros()
         for probe in policy.rule.probes
-        if probe.against != "stand-in"
+        if probe.against in ("previous", "kept")
     }
     return SampleState(allocate(policy, shape), probes)
 
@@ -33,6 +33,9 @@ def _looked_at(probe: Probe, shape: SampleShape) -> TensorSpec:
     if probe.of in ("latents", "velocity"):
         return shape.velocity()
     tokens = shape.tokens(probe.which_pass)
+    if probe.of == "patches":
+        patches = tokens.shape[0], shape.img_tokens, shape.config.patch_width
+        return tokens._replace(shape=patches)
     rows = tokens.shape[1] if probe.of == "tokens" else shape.rows[probe.which_pass][0]
     return tokens._replace(shape=(tokens.shape[0], rows, tokens.shape[2]))
 
@@ -62,22 +65,24 @@ def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[floa
     """The slots' scalars of every step, where all plans are known."""
     kept_at, rows = nothing_kept(policy, len(plans[0].passes)), []
     for index, plan in enumerate(plans):
-        rows.append(numbers(policy, kept_at, index))
+        rows.append(numbers(policy, kept_at, index, plan.given))
         kept_at = kept_after(kept_at, plan, index)
     return rows
 
 
-def numbers(policy: Policy, kept_at: KeptAt, step: int) -> list[float]:
+def numbers(
+    policy: Policy, kept_at: KeptAt, step: int, given: tuple[float, ...] = ()
+) -> list[float]:
     """The scalars of step number `step`: of all slots of the first pass, then of the next."""
     return [
         number
         for of_slots in kept_at
         for slot, steps in zip(policy.slots, of_slots, strict=True)
-        for number in slot.stand_in.numbers(steps, step)
+        for number in slot.stand_in.numbers(steps, step, given)
     ]
 
 
 @lru_cache(maxsize=64)
 def number_counts(policy: Policy) -> list[int]:
-    """How many scalars each slot has, the same in each pass."""
-    return [len(slot.stand_in.numbers((), 0)) for slot in policy.slots]
+    """The number of scalars of each slot, the same in each pass."""
+    return [len(slot.stand_in.numbers((), 0, ())) for slot in policy.slots]

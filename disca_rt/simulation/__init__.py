@@ -1,1 +1,1 @@
-"""Sequence parallelism predicted: traffic, time, and what hides, before anyone has the ranks."""
+"""Simulation of sequence parallelism: traffic and time of N ranks, before anyone has them."""

@@ -1,4 +1,4 @@
-"""What every rank does in one block, as steps for the simulator: compute, start, wait, in order.
+"""Programs of the ranks in one transformer block, for the simulator: compute, start and wait.
 
 Follows `UlyssesHandle` and `Scheduler` step by step: V, K and Q leave as each is made, in chunks of
 heads; a chunk is attended when it is there, while K and V go on round the ring; its result leaves
@@ -8,117 +8,125 @@ under the next chunk. Durations come from elsewhere, measured or estimated.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..parallel._native import Plan
+from ..parallel._native import Partition
 from .links import Links
-from .timeline import Compute, Program, Start, Step, Timeline, Transfer, Wait, simulate
+from .timeline import Compute, Instruction, Program, RankTimeline, Start, Transfer, Wait, simulate
 
-Pieces = tuple[Compute, ...]
+Computes = tuple[Compute, ...]
 
 
 class BlockWork(NamedTuple):
-    """A rank's compute in one block, in order, with what leaves between.
+    """Compute of one rank in one block, in order; V, K, Q and O are exchanged between the parts.
 
-    `pack_v`, `pack_kq` and `unpack` have a piece for each chunk of heads, and none where nothing is
-    copied. In a single-stream block the MLP half is in two pieces, `under_q` and `under_o`.
-    `attend` has for each chunk a piece for each ring step.
+    `pack_v`, `pack_kq` and `unpack` have one compute for each chunk of heads, and none where
+    nothing is copied. A single-stream block's MLP half is split in two: `under_q` hides how Q
+    travels, `under_o` how O does. `attend` has one compute for each chunk and ring step.
     """
 
-    enter: Pieces
-    v: Pieces
-    k: Pieces
-    q: Pieces
-    pack_v: Pieces
-    pack_kq: Pieces
-    under_q: Pieces
-    attend: tuple[Pieces, ...]
-    under_o: Pieces
-    unpack: Pieces
-    leave: Pieces
+    enter: Computes
+    v: Computes
+    k: Computes
+    q: Computes
+    pack_v: Computes
+    pack_kq: Computes
+    under_q: Computes
+    attend: tuple[Computes, ...]
+    under_o: Computes
+    unpack: Computes
+    leave: Computes
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Seconds of all its compute."""
         parts = self._replace(pack_kq=2 * self.pack_kq, attend=sum(self.attend, ()))
-        return sum(piece.seconds for part in parts for piece in part)
+        return sum(compute.seconds for part in parts for compute in part)
 
 
-def simulate_block(plan: Plan, works: Sequence[BlockWork], links: Links) -> list[Timeline]:
-    """One block on every rank of `plan`, begun together; `works` has each rank's."""
-    traffic = _Traffic(plan, links)
-    return simulate([_program(traffic, rank, work) for rank, work in enumerate(works)])
+def simulate_block(
+    partition: Partition, works: Sequence[BlockWork], links: Links
+) -> list[RankTimeline]:
+    """Simulates one block on all ranks of `partition`, which begin together; `works` is by rank."""
+    transfers = _Transfers(partition, links)
+    return simulate([_program(transfers, rank, work) for rank, work in enumerate(works)])
 
 
-def _program(traffic: "_Traffic", rank: int, work: BlockWork) -> Program:
-    chunks = range(traffic.plan.chunks)
-    steps: list[Step] = [*work.enter]
+def _program(transfers: "_Transfers", rank: int, work: BlockWork) -> Program:
+    chunks = range(transfers.partition.chunks)
+    program: list[Instruction] = [*work.enter]
     made = ("V", work.v, work.pack_v), ("K", work.k, work.pack_kq), ("Q", work.q, work.pack_kq)
-    for slot, pieces, pack in made:
-        steps += pieces
+    for slot, computes, pack in made:
+        program += computes
         for chunk in chunks:
-            steps += pack[chunk : chunk + 1]
-            steps += map(Start, traffic.exchange(rank, slot, chunk))
-    steps += work.under_q
+            program += pack[chunk : chunk + 1]
+            program += map(Start, transfers.exchange(rank, slot, chunk))
+    program += work.under_q
     for chunk in chunks:
-        steps += _attend(traffic, rank, chunk, work.attend[chunk])
-        steps += map(Start, traffic.exchange(rank, "O", chunk))
-    steps += work.under_o
+        program += _attend(transfers, rank, chunk, work.attend[chunk])
+        program += map(Start, transfers.exchange(rank, "O", chunk))
+    program += work.under_o
     for chunk in chunks:
-        steps += map(Wait, traffic.exchange(rank, "O", chunk))
-        steps += work.unpack[chunk : chunk + 1]
-    return [*steps, *work.leave]
+        program += map(Wait, transfers.exchange(rank, "O", chunk))
+        program += work.unpack[chunk : chunk + 1]
+    return [*program, *work.leave]
 
 
-def _attend(traffic: "_Traffic", rank: int, chunk: int, pieces: Pieces) -> Iterator[Step]:
-    """K and V leave for the next group when they are here, and are attended while they go."""
+def _attend(
+    transfers: "_Transfers", rank: int, chunk: int, computes: Computes
+) -> Iterator[Instruction]:
+    """Attends one chunk of heads; K and V go on round the ring while they are attended."""
     for slot in ("K", "V"):
-        yield from map(Wait, traffic.exchange(rank, slot, chunk))
-    for step, piece in enumerate(pieces):
+        yield from map(Wait, transfers.exchange(rank, slot, chunk))
+    for step, compute in enumerate(computes):
         if step > 0:
-            yield from map(Wait, traffic.rotation(rank, chunk, step))
-        if step + 1 < len(pieces):
-            yield from map(Start, traffic.rotation(rank, chunk, step + 1))
+            yield from map(Wait, transfers.rotation(rank, chunk, step))
+        if step + 1 < len(computes):
+            yield from map(Start, transfers.rotation(rank, chunk, step + 1))
         if step == 0:
-            yield from map(Wait, traffic.exchange(rank, "Q", chunk))
-        yield piece
+            yield from map(Wait, transfers.exchange(rank, "Q", chunk))
+        yield compute
 
 
-class _Traffic:
-    """The transfers of a plan: all ranks of one make the same of it."""
+class _Transfers:
+    """Transfers that a partition asks for, alike for all the ranks that take part in one."""
 
-    def __init__(self, plan: Plan, links: Links) -> None:
-        self.plan, self._links = plan, links
-        groups = range(plan.ring_degree)
-        self._group_tokens = max(map(plan.group_tokens, groups))
+    def __init__(self, partition: Partition, links: Links) -> None:
+        self.partition, self._links = partition, links
+        groups = range(partition.ring_degree)
+        self._group_tokens = max(map(partition.group_tokens, groups))
         self._rows = {
-            (group, chunk): max(exchange_rows(plan, rank, chunk) for rank in plan.members(group))
+            (group, chunk): max(
+                exchange_rows(partition, rank, chunk) for rank in partition.members(group)
+            )
             for group in groups
-            for chunk in range(plan.chunks)
+            for chunk in range(partition.chunks)
         }
 
     def exchange(self, rank: int, slot: str, chunk: int) -> list[Transfer]:
-        """Of "V", "K", "Q" or "O" in `rank`'s Ulysses group; none where that is one rank."""
-        group = self.plan.group_of(rank)
-        ranks = tuple(self.plan.members(group))
+        """Transfer of "V", "K", "Q" or "O" in `rank`'s Ulysses group; none in a group of one."""
+        group = self.partition.group_of(rank)
+        ranks = tuple(self.partition.members(group))
         if len(ranks) == 1:
             return []
-        name = slot if self.plan.chunks == 1 else f"{slot}{chunk}"
+        name = slot if self.partition.chunks == 1 else f"{slot}{chunk}"
         return [self._transfer(name, slot, ranks, self._rows[group, chunk])]
 
     def rotation(self, rank: int, chunk: int, step: int) -> list[Transfer]:
-        """K and V of a chunk's heads to the next group, where they are attended in `step`."""
-        plan = self.plan
-        ranks = tuple(range(rank % plan.ulysses_degree, plan.ranks, plan.ulysses_degree))
-        most = self._group_tokens * len(plan.heads(rank, chunk))
-        place = f"{step}" if plan.chunks == 1 else f"{step}.{chunk}"
+        """Transfers of a chunk's K and V to the next group, which attends them in `step`."""
+        partition = self.partition
+        ranks = tuple(
+            range(rank % partition.ulysses_degree, partition.ranks, partition.ulysses_degree)
+        )
+        most = self._group_tokens * len(partition.heads(rank, chunk))
+        place = f"{step}" if partition.chunks == 1 else f"{step}.{chunk}"
         return [self._transfer(f"ring {slot}{place}", "ring", ranks, most) for slot in "KV"]
 
     def _transfer(self, name: str, kind: str, ranks: tuple[int, ...], rows: int) -> Transfer:
         wire, link = self._links.among(ranks)
-        return Transfer(name, kind, wire, ranks, link.seconds(rows * self.plan.row_bytes))
+        return Transfer(name, kind, wire, ranks, link.seconds(rows * self.partition.row_bytes))
 
 
-def exchange_rows(plan: Plan, rank: int, chunk: int) -> int:
-    """The more of what `rank` sends to and receives from others, in rows of one head."""
-    ours = rank % plan.ulysses_degree
-    sent, received = plan.send_rows(rank, chunk), plan.receive_rows(rank, chunk)
+def exchange_rows(partition: Partition, rank: int, chunk: int) -> int:
+    """Larger of the amounts that `rank` sends to and gets from other ranks, in rows of one head."""
+    ours = rank % partition.ulysses_degree
+    sent, received = partition.send_rows(rank, chunk), partition.receive_rows(rank, chunk)
     return max(sum(rows) - rows[ours] for rows in (sent, received))

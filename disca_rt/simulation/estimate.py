@@ -1,16 +1,16 @@
-"""How long the pieces of a block take on a GPU that has not timed them: work over stated rates.
+"""Estimated seconds of a block's compute on a GPU that has not timed it: work over stated rates.
 
 Matrix products and attention by their FLOPs, everything else by the bytes it must move; attention
-fills whole waves of the chip, so its last one costs as much as a full one. Knows plans and sizes of
-models, no wires.
+fills whole waves of the chip, so its last one costs as much as a full one. Knows partitions and
+sizes of models, no wires.
 """
 
 import math
 from typing import Literal, NamedTuple
 
 from ..config import DiTConfig
-from ..parallel._native import Plan
-from .block_program import BlockWork, Pieces
+from ..parallel._native import Partition
+from .block_program import BlockWork, Computes
 from .timeline import Compute
 
 BlockKind = Literal["double", "single"]
@@ -21,7 +21,7 @@ QUERY_TILE = 128  # rows of one head that a block of the attention kernel takes
 
 
 class Rates(NamedTuple):
-    """Of one GPU; the defaults are read on, and published for, an H200."""
+    """Speeds of one GPU; the defaults are measured on an H200, or published for it."""
 
     gemm_tflops: float = 760.0
     attention_tflops: float = 700.0
@@ -30,28 +30,32 @@ class Rates(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """Of an attention grid over the chip: `count` of them, of which the last is `tail` full."""
+    """Rounds in which an attention kernel's tiles fill the chip; `count` is a fraction."""
 
     count: float
 
     @property
     def tail(self) -> float:
+        """Share of the chip that the last wave fills, above 0 to 1."""
         return self.count - math.ceil(self.count) + 1
 
     @property
     def efficiency(self) -> float:
+        """Share of the chip that all waves fill on average."""
         return self.count / math.ceil(self.count)
 
 
 def attention_waves(query_tokens: int, heads: int, sms: int) -> Waves:
-    """Tiles of 128 query rows of each head, one on each SM at a time."""
+    """Waves of a kernel that gives each SM one tile, 128 query rows of one head, at a time."""
     return Waves(heads * math.ceil(query_tokens / QUERY_TILE) / sms)
 
 
-def block_work(kind: BlockKind, dit: DiTConfig, plan: Plan, rank: int, rates: Rates) -> BlockWork:
-    """What `rank` computes in a block of `kind`, as `models/blocks.py` does it with fused ops."""
-    ours = _Share(dit, plan.shard(rank).tokens, rates)
-    travels = plan.ranks > 1
+def block_work(
+    kind: BlockKind, dit: DiTConfig, partition: Partition, rank: int, rates: Rates
+) -> BlockWork:
+    """Compute of `rank` in a block of `kind`, as `models/blocks.py` does it with fused ops."""
+    ours = _Share(dit, partition.shard(rank).tokens, rates)
+    travels = partition.ranks > 1
     return BlockWork(
         enter=(
             ours.reads("modulation", 12 if kind == "double" else 3),  # of two streams, of one
@@ -60,26 +64,26 @@ def block_work(kind: BlockKind, dit: DiTConfig, plan: Plan, rank: int, rates: Ra
         v=(ours.gemm("V", "QKV", 1, 1),),
         k=(ours.gemm("K", "QKV", 1, 1), ours.passes("norm, RoPE", 2)),
         q=(ours.gemm("Q", "QKV", 1, 1), ours.passes("norm, RoPE", 2)),
-        pack_v=_chunked("pack", ours, plan, rank) if travels else (),
+        pack_v=_chunked("pack", ours, partition, rank) if travels else (),
         # In one chunk they are packed by norm and RoPE.
-        pack_kq=_chunked("pack", ours, plan, rank) if plan.chunks > 1 else (),
+        pack_kq=_chunked("pack", ours, partition, rank) if partition.chunks > 1 else (),
         under_q=ours.mlp_half() if kind == "single" else (),
-        attend=_attend(dit, plan, rank, rates),
+        attend=_attend(dit, partition, rank, rates),
         under_o=ours.mlp_half() if kind == "single" else (),
-        unpack=_chunked("unpack", ours, plan, rank) if travels else (),
+        unpack=_chunked("unpack", ours, partition, rank) if travels else (),
         leave=ours.leave(kind),
     )
 
 
 def fusion_seconds(dit: DiTConfig, tokens: int, rates: Rates) -> float:
-    """The predictor's front end over `tokens`: two products into one, SiLU, one product."""
+    """Seconds of the predictor's front end over `tokens`: three matrix products and a SiLU."""
     ours = _Share(dit, tokens, rates)
-    pieces = ours.gemm("", "", 2, 1), ours.passes("", 2), ours.gemm("", "", 1, 1)
-    return sum(piece.seconds for piece in pieces)
+    computes = ours.gemm("", "", 2, 1), ours.passes("", 2), ours.gemm("", "", 1, 1)
+    return sum(each.seconds for each in computes)
 
 
 class _Share:
-    """Pieces of work over `tokens`; widths are in units of the model's hidden size."""
+    """Maker of computes over `tokens` tokens; widths are in units of the model's hidden size."""
 
     def __init__(self, dit: DiTConfig, tokens: int, rates: Rates) -> None:
         self._hidden, self._tokens, self._rates = dit.hidden, tokens, rates
@@ -89,20 +93,20 @@ class _Share:
         return Compute(name, kind, flops / (self._rates.gemm_tflops * 1e12))
 
     def passes(self, name: str, count: float, kind: str = "elementwise") -> Compute:
-        """Reads and writes of all tokens."""
+        """Compute that reads or writes all tokens `count` times."""
         moved = count * self._tokens * self._hidden * VALUE_BYTES
         return Compute(name, kind, moved / (self._rates.copy_gbs * 1e9))
 
     def reads(self, name: str, squares: int) -> Compute:
-        """A product with one row, which takes as long as reading its weights."""
+        """Product with one row: as long as reading its weights, `squares` times hidden²."""
         moved = squares * self._hidden**2 * VALUE_BYTES
         return Compute(name, "elementwise", moved / (self._rates.copy_gbs * 1e9))
 
-    def mlp_half(self) -> Pieces:
-        """Half the rows of a single-stream block's MLP half of `linear1`, and their GELU."""
+    def mlp_half(self) -> Computes:
+        """MLP half of a single-stream block's `linear1` over half of the tokens, and their GELU."""
         return self.gemm("MLP half", "MLP", 1, 4, part=0.5), self.passes("GELU", 4)
 
-    def leave(self, kind: BlockKind) -> Pieces:
+    def leave(self, kind: BlockKind) -> Computes:
         if kind == "single":
             return (self.gemm("linear2", "output", 5, 1),)
         return (
@@ -114,26 +118,28 @@ class _Share:
         )
 
 
-def _chunked(name: str, ours: _Share, plan: Plan, rank: int) -> Pieces:
-    """A copy of all heads, chunk by chunk of every member's."""
-    members = plan.members(plan.group_of(rank))
-    heads = [sum(len(plan.heads(r, chunk)) for r in members) for chunk in range(plan.chunks)]
-    return tuple(ours.passes(name, 2 * part / plan.num_heads) for part in heads)
+def _chunked(name: str, ours: _Share, partition: Partition, rank: int) -> Computes:
+    """Copies of all heads to or from the layout that is sent, one for each chunk of heads."""
+    members = partition.members(partition.group_of(rank))
+    chunks = range(partition.chunks)
+    heads = [sum(len(partition.heads(r, chunk)) for r in members) for chunk in chunks]
+    return tuple(ours.passes(name, 2 * part / partition.num_heads) for part in heads)
 
 
-def _attend(dit: DiTConfig, plan: Plan, rank: int, rates: Rates) -> tuple[Pieces, ...]:
-    group, groups = plan.group_of(rank), plan.ring_degree
-    queries = plan.group_tokens(group)
+def _attend(dit: DiTConfig, partition: Partition, rank: int, rates: Rates) -> tuple[Computes, ...]:
+    group, groups = partition.group_of(rank), partition.ring_degree
+    queries = partition.group_tokens(group)
 
-    def piece(chunk: int, step: int) -> Compute:
-        heads, keys = len(plan.heads(rank, chunk)), plan.group_tokens((group - step) % groups)
+    def compute(chunk: int, step: int) -> Compute:
+        heads = len(partition.heads(rank, chunk))
+        keys = partition.group_tokens((group - step) % groups)
         flops = 4 * queries * keys * heads * dit.head_dim
         efficiency = attention_waves(queries, heads, rates.sms).efficiency
         seconds = flops / (rates.attention_tflops * 1e12 * efficiency)
         merged = queries * heads * dit.head_dim * MERGE_BYTES if step else 0
-        place = "".join(f" {part}" for part, of in ((chunk, plan.chunks), (step, groups)) if of > 1)
+        place = f" {chunk}" * (partition.chunks > 1) + f" {step}" * (groups > 1)
         return Compute(f"attention{place}", "attention", seconds + merged / (rates.copy_gbs * 1e9))
 
     return tuple(
-        tuple(piece(chunk, step) for step in range(groups)) for chunk in range(plan.chunks)
+        tuple(compute(chunk, step) for step in range(groups)) for chunk in range(partition.chunks)
     )

@@ -1,7 +1,7 @@
-"""How fast ranks reach each other: the wires of a node and those between nodes.
+"""Links over which ranks reach each other: the wires of a node and those between nodes.
 
 Names stand for what such a link gives an exchange, about five sixths of what is printed on it, one
-way; nothing here was measured. Numbers of your own go in its place. Knows no plans.
+way; nothing here was measured. Numbers of your own go in its place. Knows no partitions.
 """
 
 import math
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 
 class Link(NamedTuple):
-    """One rank's wire: so much each way at once, after a latency."""
+    """Wire of one rank: its bandwidth each way, both at once, and the latency of a transfer."""
 
     bandwidth_gbs: float
     latency_us: float
 
     def seconds(self, count: float) -> float:
-        """To send and receive up to `count` bytes each."""
+        """Seconds to send up to `count` bytes and receive as many at the same time."""
         return self.latency_us / 1e6 + count / (self.bandwidth_gbs * 1e9)
 
     def __str__(self) -> str:
@@ -33,14 +33,14 @@ LINKS: dict[str, Link] = {
 
 
 class Links(NamedTuple):
-    """`within` a node and `between` nodes, of `ranks_per_node` consecutive ranks (0: one node)."""
+    """Wires `within` and `between` nodes of `ranks_per_node` consecutive ranks (0: one node)."""
 
     within: Link
     between: Link = LINKS["ethernet"]
     ranks_per_node: int = 0
 
     def among(self, ranks: tuple[int, ...]) -> tuple[str, Link]:
-        """The wire that a transfer among `ranks` takes, by name."""
+        """Name and link of the wire that a transfer among `ranks` takes."""
         per_node = self.ranks_per_node
         if per_node and len({rank // per_node for rank in ranks}) > 1:
             return "between nodes", self.between
@@ -48,7 +48,7 @@ class Links(NamedTuple):
 
 
 def get_link(text: str) -> Link:
-    """The link called so, or "GBS,US"; ValueError lists the known names."""
+    """Link called `text`, or of GB/s and µs such as "375,15"; ValueError lists the known names."""
     if text in LINKS:
         return LINKS[text]
     try:

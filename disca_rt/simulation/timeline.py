@@ -1,8 +1,8 @@
-"""When each of several ranks computes, sends and waits, from what each does and how long it takes.
+"""Simulator of ranks that compute, send and wait: each runs a program, and gets a timeline.
 
-A rank is a sequence of steps: compute for so long, start a transfer, wait for one. A transfer
+A program is a list of instructions: compute for so long, start a transfer, wait for one. A transfer
 begins when all its ranks have started it and everything before it on their wires is over: a wire is
-first in, first out. Knows no tensors, plans or clocks; durations are whatever it is given.
+first in, first out. Knows no tensors, partitions or clocks; durations are whatever it is given.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ COMPUTE = "compute"  # the lane of every rank that is not a wire
 
 
 class Compute(NamedTuple):
-    """Work of `seconds`; `kind` is what a picture has a colour for."""
+    """Instruction to compute for `seconds`; pictures have a colour for each `kind`."""
 
     name: str
     kind: str
@@ -21,7 +21,7 @@ class Compute(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """Among `ranks`, over each one's wire called `wire`; `name` is its own among these ranks."""
+    """Exchange among `ranks`, over the wire called `wire` of each; `name` tells it from others."""
 
     name: str
     kind: str
@@ -31,23 +31,23 @@ class Transfer(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Hand a transfer to the wire and go on."""
+    """Instruction to hand a transfer to its wire and go on at once."""
 
     transfer: Transfer
 
 
 class Wait(NamedTuple):
-    """Until a transfer that was started is over."""
+    """Instruction to stand still until a transfer that was started is over."""
 
     transfer: Transfer
 
 
-Step = Compute | Start | Wait
-Program = Sequence[Step]
+Instruction = Compute | Start | Wait
+Program = Sequence[Instruction]
 
 
-class Event(NamedTuple):
-    """Something on one lane: `COMPUTE`, or the name of a wire."""
+class Activity(NamedTuple):
+    """Use of a lane from `start` to `stop` (seconds); a lane is `COMPUTE` or a wire's name."""
 
     lane: str
     name: str
@@ -56,29 +56,27 @@ class Event(NamedTuple):
     stop: float
 
 
-class Timeline(NamedTuple):
-    """What one rank did, by lane in order; `seconds` when it was over."""
+class RankTimeline(NamedTuple):
+    """Activities of one rank, of each lane in order of time; `seconds` until its program ended."""
 
-    events: tuple[Event, ...]
+    activities: tuple[Activity, ...]
     seconds: float
 
     @property
     def lanes(self) -> list[str]:
-        """Compute first, then the wires by name."""
-        return [COMPUTE, *sorted({event.lane for event in self.events} - {COMPUTE})]
+        """Names of the lanes in use, compute first, then the wires in alphabetical order."""
+        return [COMPUTE, *sorted({each.lane for each in self.activities} - {COMPUTE})]
 
     def busy(self, lane: str) -> float:
-        """Seconds that a lane was in use."""
-        return sum(event.stop - event.start for event in self.events if event.lane == lane)
-
-    @property
-    def idle(self) -> float:
-        """Seconds without compute: waiting for wires, or through them for slower ranks."""
-        return self.seconds - self.busy(COMPUTE)
+        """Seconds that `lane` was in use."""
+        return sum(each.stop - each.start for each in self.activities if each.lane == lane)
 
 
-def simulate(programs: Sequence[Program]) -> list[Timeline]:
-    """What `programs`, one of each rank, take. ValueError where they wait for ever."""
+def simulate(programs: Sequence[Program]) -> list[RankTimeline]:
+    """Runs `programs`, one for each rank, all from second 0; returns each rank's timeline.
+
+    ValueError where ranks would wait for ever.
+    """
     ranks = [_Rank(program) for program in programs]
     arrivals: dict[Transfer, float] = {}
     moving = True
@@ -86,37 +84,40 @@ def simulate(programs: Sequence[Program]) -> list[Timeline]:
         ran = [rank.run(arrivals) for rank in ranks]
         moving = any([*ran, _transfer_all(ranks, arrivals)])
     for number, rank in enumerate(ranks):
-        if rank.steps or rank.queues():
+        if rank.program or rank.queues():
             raise ValueError(f"rank {number} waits for ever at {rank.blocked()}")
-    return [Timeline(tuple(rank.events), rank.now) for rank in ranks]
+    return [RankTimeline(tuple(rank.activities), rank.now) for rank in ranks]
 
 
 class _Rank:
-    """Where a rank is in its program, and what lies before its wires."""
+    """Simulated rank: the rest of its program, and the queue before each of its wires."""
 
-    def __init__(self, program: Iterable[Step]) -> None:
-        self.steps = deque(program)
+    def __init__(self, program: Iterable[Instruction]) -> None:
+        self.program = deque(program)
         self.now = 0.0
-        self.events: list[Event] = []
-        self.wires: dict[str, deque[tuple[Transfer, float]]] = {}  # with when it was started
+        self.activities: list[Activity] = []
+        self.wires: dict[str, deque[tuple[Transfer, float]]] = {}  # with the second it was started
         self.free: dict[str, float] = {}
 
     def run(self, arrivals: dict[Transfer, float]) -> bool:
-        """As far as it can; whether it came any further."""
-        left = len(self.steps)
-        while self.steps and self._do(self.steps[0], arrivals):
-            self.steps.popleft()
-        return len(self.steps) < left
+        """Runs until an instruction has to wait; returns whether any was done."""
+        left = len(self.program)
+        while self.program and self._do(self.program[0], arrivals):
+            self.program.popleft()
+        return len(self.program) < left
 
-    def _do(self, step: Step, arrivals: dict[Transfer, float]) -> bool:
-        if isinstance(step, Compute):
-            stop = self.now + step.seconds
-            self.events.append(Event(COMPUTE, step.name, step.kind, self.now, stop))
+    def _do(self, instruction: Instruction, arrivals: dict[Transfer, float]) -> bool:
+        if isinstance(instruction, Compute):
+            stop = self.now + instruction.seconds
+            self.activities.append(
+                Activity(COMPUTE, instruction.name, instruction.kind, self.now, stop)
+            )
             self.now = stop
-        elif isinstance(step, Start):
-            self.wires.setdefault(step.transfer.wire, deque()).append((step.transfer, self.now))
-        elif step.transfer in arrivals:
-            self.now = max(self.now, arrivals[step.transfer])
+        elif isinstance(instruction, Start):
+            transfer = instruction.transfer
+            self.wires.setdefault(transfer.wire, deque()).append((transfer, self.now))
+        elif instruction.transfer in arrivals:
+            self.now = max(self.now, arrivals[instruction.transfer])
         else:
             return False
         return True
@@ -125,7 +126,7 @@ class _Rank:
         return [queue for queue in self.wires.values() if queue]
 
     def ready(self, transfer: Transfer) -> float | None:
-        """From when this rank can carry `transfer`; None where it is not the next on its wire."""
+        """Second from which the rank can carry `transfer`; None unless it is next on its wire."""
         queue = self.wires.get(transfer.wire)
         if not queue or queue[0][0] != transfer:
             return None
@@ -134,18 +135,18 @@ class _Rank:
     def carry(self, transfer: Transfer, start: float) -> None:
         self.wires[transfer.wire].popleft()
         self.free[transfer.wire] = stop = start + transfer.seconds
-        self.events.append(Event(transfer.wire, transfer.name, transfer.kind, start, stop))
+        self.activities.append(Activity(transfer.wire, transfer.name, transfer.kind, start, stop))
 
     def blocked(self) -> str:
-        if not self.steps:
+        if not self.program:
             return f"{self.queues()[0][0][0].name}, which not all its ranks start"
-        return self.steps[0].transfer.name
+        return self.program[0].transfer.name
 
 
 def _transfer_all(ranks: Sequence[_Rank], arrivals: dict[Transfer, float]) -> bool:
-    """Carry what is next on all its ranks' wires; whether there was any."""
+    """Carries each transfer that is next on all its ranks' wires; returns whether any was."""
     heads = {queue[0][0] for rank in ranks for queue in rank.queues()}
-    carried = False
+    has_carried = False
     for transfer in heads:
         ready = [ranks[rank].ready(transfer) for rank in transfer.ranks]
         if None in ready:
@@ -154,5 +155,5 @@ def _transfer_all(ranks: Sequence[_Rank], arrivals: dict[Transfer, float]) -> bo
         for rank in transfer.ranks:
             ranks[rank].carry(transfer, start)
         arrivals[transfer] = start + transfer.seconds
-        carried = True
-    return carried
+        has_carried = True
+    return has_carried

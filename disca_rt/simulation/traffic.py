@@ -1,16 +1,16 @@
-"""Bytes of a plan: what a rank sends and receives in one attention, over which wire, and keeps.
+"""Bytes that a rank sends, receives and keeps for one attention, and over which wire.
 
-Counts what goes to other ranks only. Knows a plan and where its ranks are, no times.
+Counts what goes to other ranks only. Knows a partition and where its ranks are, no times.
 """
 
 from typing import NamedTuple
 
-from ..parallel._native import Plan
+from ..parallel._native import Partition
 from .links import Links
 
 
 class Traffic(NamedTuple):
-    """Of one rank in one attention, in bytes; `qkv` is V, K and Q each."""
+    """Bytes that one rank sends and receives in one attention; `qkv` is V, K and Q, each."""
 
     qkv_sent: int
     qkv_received: int
@@ -19,7 +19,7 @@ class Traffic(NamedTuple):
 
     @property
     def o_sent(self) -> int:
-        """The way back has both exchanged."""
+        # On the way back senders and receivers have changed places.
         return self.qkv_received
 
     @property
@@ -35,42 +35,43 @@ class Traffic(NamedTuple):
         return 3 * self.qkv_received + self.o_received
 
 
-def traffic(plan: Plan, rank: int) -> Traffic:
-    ours, tokens = len(plan.heads(rank)), plan.shard(rank).tokens
-    group = plan.group_of(rank)
+def traffic(partition: Partition, rank: int) -> Traffic:
+    """Bytes of `rank` in one attention under `partition`, computed from its shares."""
+    ours, tokens = len(partition.heads(rank)), partition.shard(rank).tokens
+    group = partition.group_of(rank)
     return Traffic(
-        qkv_sent=tokens * (plan.num_heads - ours) * plan.row_bytes,
-        qkv_received=(plan.group_tokens(group) - tokens) * ours * plan.row_bytes,
-        ring_sent=plan.ring_bytes(rank),
-        ring_received=2 * _others(plan, group) * ours * plan.row_bytes,
+        qkv_sent=tokens * (partition.num_heads - ours) * partition.row_bytes,
+        qkv_received=(partition.group_tokens(group) - tokens) * ours * partition.row_bytes,
+        ring_sent=partition.ring_bytes(rank),
+        ring_received=2 * _others(partition, group) * ours * partition.row_bytes,
     )
 
 
-def wires(plan: Plan, links: Links, rank: int = 0) -> tuple[str, str]:
-    """The names of those that the exchange and the ring take."""
-    exchange = tuple(plan.members(plan.group_of(rank)))
-    ring = tuple(range(rank % plan.ulysses_degree, plan.ranks, plan.ulysses_degree))
+def wires(partition: Partition, links: Links, rank: int = 0) -> tuple[str, str]:
+    """Names of the wires that the exchange and the ring of `rank` take."""
+    exchange = tuple(partition.members(partition.group_of(rank)))
+    ring = tuple(range(rank % partition.ulysses_degree, partition.ranks, partition.ulysses_degree))
     return links.among(exchange)[0], links.among(ring)[0]
 
 
-def buffer_bytes(plan: Plan, rank: int) -> int:
-    """What the scheduler of `rank` keeps for a batch of one, at most: sent, received, passed on.
+def buffer_bytes(partition: Partition, rank: int) -> int:
+    """Largest number of bytes that the scheduler of `rank` keeps in buffers for a batch of one.
 
     In one chunk K and Q are sent from where they were made. A ring needs K and V of one
     group more, or of two: those being attended and those that come.
     """
-    if plan.ranks == 1:
+    if partition.ranks == 1:
         return 0
-    shard = plan.shard(rank).tokens * plan.num_heads
-    ours = len(plan.heads(rank))
-    gathered = plan.group_tokens(plan.group_of(rank)) * ours
-    groups = range(plan.ring_degree)
+    shard = partition.shard(rank).tokens * partition.num_heads
+    ours = len(partition.heads(rank))
+    gathered = partition.group_tokens(partition.group_of(rank)) * ours
+    groups = range(partition.ring_degree)
     turns = min(len(groups) - 1, 2)  # a third one writes over the first
-    passed = 2 * turns * max(map(plan.group_tokens, groups)) * ours
-    sent = 1 if plan.chunks == 1 else 3
-    return (sent * shard + 3 * gathered + shard + passed) * plan.row_bytes
+    passed = 2 * turns * max(map(partition.group_tokens, groups)) * ours
+    sent = 1 if partition.chunks == 1 else 3
+    return (sent * shard + 3 * gathered + shard + passed) * partition.row_bytes
 
 
-def _others(plan: Plan, group: int) -> int:
-    """Tokens of all groups but `group`."""
-    return plan.img_tokens + plan.txt_tokens - plan.group_tokens(group)
+def _others(partition: Partition, group: int) -> int:
+    """Number of tokens of all groups but `group`."""
+    return partition.img_tokens + partition.txt_tokens - partition.group_tokens(group)

@@ -16,6 +16,7 @@ from ..cache.policies import build_policy, sketched
 from ..cache.policy import Policy
 from ..config import DiTConfig, PredictorConfig
 from ..models.build import build_dit, build_predictor
+from ..units import byte_text
 from .flops import image_tokens
 
 FP32 = 4
@@ -45,8 +46,8 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = zip(self._fields, self, strict=True)
-        said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
-        return f"{gigabytes(self.total)} ({said})"
+        said = ", ".join(f"{name} {byte_text(size)}" for name, size in parts if size)
+        return f"{byte_text(self.total)} ({said})"
 
 
 class Need(NamedTuple):
@@ -157,8 +158,3 @@ def weight_bytes(
     else:
         model = build_predictor(config, dtype=DTYPES[itemsize])
     return sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers()))
-
-
-def gigabytes(size: int) -> str:
-    """Text of `size` bytes in decimal GB, as on a card's label; small ones in MB."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

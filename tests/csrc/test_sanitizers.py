@@ -1,4 +1,4 @@
-"""With --sanitize, an error in C++ does end a program."""
+"""Errors in C++ end a program under --sanitize."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-// The scheduler's promises over random plans: what is exchanged comes back bit by bit, buffers are
-// made once, what goes wrong is named. Ranks are threads.
+// The scheduler's promises over random partitions: what is exchanged comes back bit by bit, buffers
+// are made once, what goes wrong is named. Ranks are threads.
 #include "../../csrc/scheduler.h"
 
 #include <ATen/ATen.h>
@@ -21,7 +21,7 @@
 #include "thread_group.h"
 
 using disca_rt::Format;
-using disca_rt::Plan;
+using disca_rt::Partition;
 using disca_rt::Request;
 using disca_rt::Scheduler;
 using disca_rt::Slot;
@@ -51,10 +51,10 @@ struct Case {
 };
 
 // Every rank runs `body`, each in a thread and with its groups.
-void on_all_ranks(const Plan& plan, unsigned seed,
+void on_all_ranks(const Partition& partition, unsigned seed,
                   const std::function<void(int64_t, const Groups&)>& body) {
-  const int degree = static_cast<int>(plan.ulysses_degree());
-  const int groups = static_cast<int>(plan.ring_degree());
+  const int degree = static_cast<int>(partition.ulysses_degree());
+  const int groups = static_cast<int>(partition.ring_degree());
   const auto wires = [&seed](int count) {
     std::vector<std::shared_ptr<Wire>> made;
     for (int i = 0; i < count; ++i) made.push_back(std::make_shared<Wire>(seed++));
@@ -78,20 +78,20 @@ void on_all_ranks(const Plan& plan, unsigned seed,
 }
 
 // Where a rank's tokens were in the whole sample, image first.
-std::vector<int64_t> places(const Plan& plan, int64_t rank) {
+std::vector<int64_t> places(const Partition& partition, int64_t rank) {
   std::vector<int64_t> found;
-  const auto shard = plan.shard(rank);
+  const auto shard = partition.shard(rank);
   for (int64_t i = shard.img.start; i < shard.img.stop; ++i) found.push_back(i);
   for (int64_t i = shard.txt.start; i < shard.txt.stop; ++i) {
-    found.push_back(plan.request().img_tokens + i);
+    found.push_back(partition.request().img_tokens + i);
   }
   return found;
 }
 
-std::vector<int64_t> group_places(const Plan& plan, int64_t group) {
+std::vector<int64_t> group_places(const Partition& partition, int64_t group) {
   std::vector<int64_t> found;
-  for (const int64_t member : plan.members(group)) {
-    for (const int64_t place : places(plan, member)) found.push_back(place);
+  for (const int64_t member : partition.members(group)) {
+    for (const int64_t place : places(partition, member)) found.push_back(place);
   }
   return found;
 }
@@ -100,7 +100,7 @@ at::Tensor tokens_at(const at::Tensor& whole, const std::vector<int64_t>& places
   return whole.index_select(1, at::tensor(places, at::kLong));
 }
 
-at::Tensor heads_of(const at::Tensor& tokens, const disca_rt::Span& heads) {
+at::Tensor heads_of(const at::Tensor& tokens, const disca_rt::IndexRange& heads) {
   return tokens.narrow(2, heads.start, heads.size());
 }
 
@@ -110,10 +110,10 @@ at::Tensor strided(const at::Tensor& tokens) {
 }
 
 // [B][member][S_shard, H_member, D]
-at::Tensor packed(const Plan& plan, int64_t rank, const at::Tensor& tokens) {
+at::Tensor packed(const Partition& partition, int64_t rank, const at::Tensor& tokens) {
   std::vector<at::Tensor> of_members;
-  for (const int64_t member : plan.members(plan.group_of(rank))) {
-    of_members.push_back(heads_of(tokens, plan.heads(member)).flatten(1));
+  for (const int64_t member : partition.members(partition.group_of(rank))) {
+    of_members.push_back(heads_of(tokens, partition.heads(member)).flatten(1));
   }
   return at::cat(of_members, 1);
 }
@@ -125,14 +125,14 @@ class Layer {
   Layer(const Case& asked, Scheduler& scheduler, int64_t rank, std::vector<at::Tensor> whole)
       : case_(asked),
         scheduler_(scheduler),
-        plan_(scheduler.plan()),
+        partition_(scheduler.partition()),
         rank_(rank),
         whole_(std::move(whole)) {}
 
   void run() {
     for (const Slot slot : kSent) send(slot);
-    for (int64_t chunk = 0; chunk < plan_.chunks(); ++chunk) {
-      const int64_t own = plan_.group_of(rank_);
+    for (int64_t chunk = 0; chunk < partition_.chunks(); ++chunk) {
+      const int64_t own = partition_.group_of(rank_);
       std::array<at::Tensor, disca_rt::kSlots> here;
       for (const Slot slot : kSent) {
         here[index(slot)] = arrived(scheduler_.receive(slot, chunk), slot, chunk, own);
@@ -154,7 +154,7 @@ class Layer {
 
   void send(Slot slot) {
     if (case_.is_packed) {
-      scheduler_.send_packed(slot, packed(plan_, rank_, mine(slot)));
+      scheduler_.send_packed(slot, packed(partition_, rank_, mine(slot)));
     } else {
       scheduler_.send(slot, strided(mine(slot)));
     }
@@ -162,8 +162,8 @@ class Layer {
 
   // Keys and values of all groups in turn; each leaves for the next group when it is here.
   void round(int64_t chunk, std::array<at::Tensor, disca_rt::kSlots>& here) {
-    const int64_t groups = plan_.ring_degree(), step = case_.is_back ? -1 : 1;
-    int64_t group = plan_.group_of(rank_);
+    const int64_t groups = partition_.ring_degree(), step = case_.is_back ? -1 : 1;
+    int64_t group = partition_.group_of(rank_);
     for (int64_t turn = 1; turn < groups; ++turn) {
       for (const Slot slot : kPassed) {
         scheduler_.pass_on(slot, chunk, group, here[index(slot)], case_.is_back);
@@ -191,25 +191,27 @@ class Layer {
     if (case_.reuse_buffers) used.fill_(NAN);
   }
 
-  at::Tensor mine(Slot slot) const { return tokens_at(whole_[index(slot)], places(plan_, rank_)); }
+  at::Tensor mine(Slot slot) const {
+    return tokens_at(whole_[index(slot)], places(partition_, rank_));
+  }
 
   at::Tensor expected(Slot slot, int64_t chunk, int64_t group) const {
-    const at::Tensor gathered = tokens_at(whole_[index(slot)], group_places(plan_, group));
-    return heads_of(gathered, plan_.heads(rank_, chunk));
+    const at::Tensor gathered = tokens_at(whole_[index(slot)], group_places(partition_, group));
+    return heads_of(gathered, partition_.heads(rank_, chunk));
   }
 
   const Case& case_;
   Scheduler& scheduler_;
-  const Plan& plan_;
+  const Partition& partition_;
   int64_t rank_;
   std::vector<at::Tensor> whole_;
   std::vector<std::pair<at::Tensor, at::Tensor>> kept_;
 };
 
-void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t rank,
+void what_is_exchanged_comes_back(const Case& asked, const Partition& partition, int64_t rank,
                                   const Groups& groups) {
   const auto progress = std::make_shared<disca_rt::Progress>();
-  Scheduler scheduler(plan, rank, groups.ulysses, groups.ring, asked.format, kPatience,
+  Scheduler scheduler(partition, rank, groups.ulysses, groups.ring, asked.format, kPatience,
                       asked.reuse_buffers, progress);
   auto generator = at::detail::createCPUGenerator(asked.seed);  // the same on every rank
   const auto drawn = [&] {
@@ -227,8 +229,9 @@ void what_is_exchanged_comes_back(const Case& asked, const Plan& plan, int64_t r
   }
   CHECK((bytes == 0) != asked.reuse_buffers);
   for (const Layer& each : layers) each.check_kept();
-  const int64_t of_chunk = std::ssize(kSent) + 1 + std::ssize(kPassed) * (plan.ring_degree() - 1);
-  CHECK(progress->begun == kLayers * plan.chunks() * of_chunk);
+  const int64_t of_chunk =
+      std::ssize(kSent) + 1 + std::ssize(kPassed) * (partition.ring_degree() - 1);
+  CHECK(progress->begun == kLayers * partition.chunks() * of_chunk);
 }
 
 Case random_case(std::mt19937& random) {
@@ -257,10 +260,10 @@ void random_exchanges() {
   for (int done = 0; done < kCases; ++done) {
     Case asked = random_case(random);
     if (asked.request.ranks > asked.request.heads) asked.request.ranks = 4;  // 2 and 2, or 4
-    const Plan plan(asked.request);
-    rings += plan.ring_degree() > 1;
-    on_all_ranks(plan, random(), [&](int64_t rank, const Groups& groups) {
-      what_is_exchanged_comes_back(asked, plan, rank, groups);
+    const Partition partition(asked.request);
+    rings += partition.ring_degree() > 1;
+    on_all_ranks(partition, random(), [&](int64_t rank, const Groups& groups) {
+      what_is_exchanged_comes_back(asked, partition, rank, groups);
     });
   }
   CHECK(rings >= kCases / 20);
@@ -287,11 +290,11 @@ void what_is_wrong_is_named() {
   request.txt_tokens = 2;
   request.heads = 2;
   request.ranks = 2;
-  const Plan plan(request);
+  const Partition partition(request);
   const auto wire = std::make_shared<Wire>(1);
   const Format format{1, 4};
   const auto made = [&](int64_t rank, const Group& group) {
-    return Scheduler(plan, rank, group, nullptr, format, std::chrono::milliseconds(50), true,
+    return Scheduler(partition, rank, group, nullptr, format, std::chrono::milliseconds(50), true,
                      std::make_shared<disca_rt::Progress>());
   };
   CHECK(refusal([&] { made(0, thread_group(wire, 0, 3)); }) ==

@@ -42,9 +42,8 @@ def one_sample(comparison: Comparison) -> list[Record]:
 def smaller(shape: StepShape) -> StepShape:
     config = replace(shape.config, double=1, single=min(shape.config.single, 1))
     config = replace(config, hidden=64, heads=2, rope=(8, 12, 12), text_dim=32)
-    return replace(
-        shape, config=config, latent_shape=(*shape.latent_shape[:1], 1, 2, 2), text_tokens=3
-    )
+    latents = (*shape.latent_shape[:1], 1, 2, 2)
+    return StepShape(config, latents, replace(shape.tokens, text=3))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_the_prompt_has_the_tokens_the_flops_count() -> None:
     assert int(encode_prompts([embedded.PROMPT]).text_mask.sum()) == embedded.TEXT_TOKENS
 
 
-@pytest.mark.parametrize("shape", [EMBEDDED, MID_10, MID_15], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [EMBEDDED, MID_10, MID_15], ids=lambda shape: shape.tokens.name)
 def test_against_diffusers(shape: StepShape) -> None:
     pytest.importorskip("diffusers")
     comparison = against_diffusers.full_step(smaller(shape))
@@ -117,7 +116,7 @@ def test_without_diffusers_its_rows_are_skipped(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted")
 def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
-    """A dry run of what a GPU will do; torch.compile is left out by an eager backend."""
+    """Dry run of what a GPU will do; torch.compile is left out by an eager backend."""
     with patch("torch.compile", lambda function, **_: function):
         main(["--device", "cuda", "--dry-run", "--samples", "1"])
     table = capsys.readouterr().out

@@ -9,8 +9,15 @@ import pytest
 
 from disca_rt.measure import compare as module
 from disca_rt.measure.ceilings import MATMUL
-from disca_rt.measure.compare import NEEDED, Interval, compare, markdown, missing, ratio_interval
-from disca_rt.measure.harness import Comparison, Contender, Taken, Timer, measure
+from disca_rt.measure.compare import (
+    NEEDED,
+    RatioInterval,
+    compare,
+    markdown,
+    missing,
+    ratio_interval,
+)
+from disca_rt.measure.harness import Comparison, Contender, Elapsed, Timer, measure
 from disca_rt.measure.machine import Machine
 from disca_rt.measure.record import Record
 
@@ -25,8 +32,8 @@ def records(
     cpu: list[float] | None = None,
     **shape: object,
 ) -> list[Record]:
-    """Of one contender that takes `seconds`, and as much of the CPU unless `cpu` says otherwise."""
-    taken = [Taken(*each) for each in zip(seconds, cpu or seconds, strict=True)]
+    """Records of a contender that takes `seconds`, and as much CPU time unless `cpu` differs."""
+    taken = [Elapsed(*each) for each in zip(seconds, cpu or seconds, strict=True)]
     timer = Timer(lambda run: taken.pop(0), warmup=0)
     comparison = Comparison(name, shape, "float32", [Contender("ours", lambda: None)], 1)
     return measure(comparison, len(seconds), machine, 1, timer)
@@ -38,25 +45,25 @@ def noisy(median: float, spread: float, count: int = 30, seed: int = 0) -> list[
 
 
 def test_the_interval_of_a_constant_ratio_is_that_ratio() -> None:
-    assert ratio_interval([3.0] * 5, [2.0] * 6) == Interval(1.5, 1.5, 1.5)
+    assert ratio_interval([3.0] * 5, [2.0] * 6) == RatioInterval(1.5, 1.5, 1.5)
 
 
 def test_the_interval_of_five_samples_by_hand() -> None:
     """Two orders of the 252 are outside, so none of the ratios is left out."""
     interval = ratio_interval([2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 1.0, 1.0, 1.0, 2.0])
-    assert interval == Interval(3.0, 1.0, 6.0)
+    assert interval == RatioInterval(3.0, 1.0, 6.0)
 
 
 @pytest.mark.parametrize(("now", "before"), [(1, 1), (2, 2), (4, 4), (1, 198), (3, 6)])
 def test_too_few_samples_have_no_interval(now: int, before: int) -> None:
     assert NEEDED == 5
-    assert ratio_interval([3.0] * now, [2.0] * before) == Interval(1.5, 0.0, inf)
+    assert ratio_interval([3.0] * now, [2.0] * before) == RatioInterval(1.5, 0.0, inf)
     assert ratio_interval([3.0] * 5, [2.0] * max(before, 5)).is_known
 
 
 @pytest.mark.parametrize(("now", "before"), [(5, 5), (4, 6), (6, 7)])
 def test_the_interval_misses_no_more_often_than_it_says(now: int, before: int) -> None:
-    """Of every order of two runs of the same code; one more ratio left out were too many."""
+    """Coverage over every order of two runs of one code; one more ratio left out is too many."""
     total = now + before
     orders = list(combinations(range(total), now))
     misses = narrower = 0

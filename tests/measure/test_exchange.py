@@ -1,4 +1,4 @@
-"""The benchmark of exchanges runs on two ranks, on the smallest shapes. No test looks at a time."""
+"""Benchmark of exchanges on two ranks, on the smallest shapes. No test looks at a time."""
 
 from pathlib import Path
 

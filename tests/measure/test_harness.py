@@ -1,4 +1,4 @@
-"""The harness' arithmetic and order, with contenders and clocks that take no time."""
+"""Arithmetic and order of the harness, with contenders and clocks that take no time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,13 +10,12 @@ import pytest
 from disca_rt.measure.harness import (
     Comparison,
     Contender,
+    Elapsed,
     Interrupted,
     Spread,
-    Taken,
     host_timer,
     interleave,
     measure,
-    percentile,
     spread,
     spread_of_ratios,
 )
@@ -51,7 +50,7 @@ def records(samples: int = 3, threads: int = 2) -> list[Record]:
 
 
 def ticks(*deltas: float) -> Callable[[], float]:
-    """A clock whose pairs of readings are `deltas` apart."""
+    """Clock whose pairs of readings are `deltas` apart."""
     readings = (
         reading for start, d in zip(count(0, 100), deltas) for reading in (start, start + d)
     )
@@ -78,18 +77,19 @@ def test_a_contender_that_fails_is_told_and_left_out(capsys: pytest.CaptureFixtu
 
 def test_samples_are_clock_differences_of_the_timed_rounds() -> None:
     wall, cpu = ticks(8.0, 2.0, 6.0, 3.0), ticks(4.0, 1.0, 3.0, 1.5)
-    taken: dict[str, list[Taken]] = {"slow": [], "fast": []}
+    taken: dict[str, list[Elapsed]] = {"slow": [], "fast": []}
     interleave(comparison([]).contenders, 2, host_timer(wall, cpu), taken)
     assert taken == {
-        "slow": [Taken(8.0, 4.0), Taken(6.0, 3.0)],
-        "fast": [Taken(2.0, 1.0), Taken(3.0, 1.5)],
+        "slow": [Elapsed(8.0, 4.0), Elapsed(6.0, 3.0)],
+        "fast": [Elapsed(2.0, 1.0), Elapsed(3.0, 1.5)],
     }
 
 
 def test_spread_is_percentiles() -> None:
     assert spread([4.0]) == Spread(4.0, 4.0, 4.0)
     assert spread([3.0, 1.0, 2.0]).median == 2.0
-    assert spread([1.0, 2.0]).median == 1.5
+    assert spread([2.0, 1.0]).median == 1.5
+    assert spread([0.3, 0.1, 0.9, 0.4, 0.2]) == pytest.approx(Spread(0.12, 0.3, 0.8))
     assert spread([float(i) for i in range(101)]) == Spread(5.0, 50.0, 95.0)
 
 
@@ -190,14 +190,6 @@ def test_the_table_is_printed_from_the_file(
     write_records(tmp_path / "cpu.jsonl", measured)
     main([str(tmp_path / "cpu.jsonl")])
     assert capsys.readouterr().out == markdown(measured)
-
-
-def test_percentiles_are_between_neighbours() -> None:
-    assert [percentile([2.0, 1.0], share) for share in (0.0, 0.25, 1.0)] == [1.0, 1.25, 2.0]
-    assert percentile([7.0], 0.95) == 7.0
-    numbers = [0.3, 0.1, 0.9, 0.4, 0.2]
-    shares = (0.05, 0.5, 0.95)
-    assert [percentile(numbers, share) for share in shares] == pytest.approx([0.12, 0.3, 0.8])
 
 
 def test_an_interruption_keeps_the_rounds_that_were_over() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench import kernel_page
 from disca_rt.kernels.workload import REAL, shard
-from disca_rt.measure.harness import Comparison, Contender, Taken, Timer, measure
+from disca_rt.measure.harness import Comparison, Contender, Elapsed, Timer, measure
 from disca_rt.measure.machine import Machine
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -18,7 +18,7 @@ def test_the_page_is_generated() -> None:
 def test_measured_fractions_are_shown_by_device() -> None:
     one = next(iter(REAL.values()))
     seconds = iter([1.0, 1.0, 1.25, 1.0, 1.0, 2.0])
-    timer = Timer(lambda run: Taken(next(seconds), 1.0), warmup=0)
+    timer = Timer(lambda run: Elapsed(next(seconds), 1.0), warmup=0)
     records = []
     for shapes in (one, shard(one, 8)):
         contenders = [Contender(name, lambda: None) for name in ("copy", "eager PyTorch", "ours")]

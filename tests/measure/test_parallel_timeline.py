@@ -1,4 +1,4 @@
-"""The comparison of simulator and real run: what it makes of marks, and that it runs."""
+"""Comparison of simulator and real run: work made of marks, and a run of it."""
 
 import json
 import os

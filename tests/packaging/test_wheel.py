@@ -47,7 +47,7 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
 def test_source_distribution_has_all_that_is_compiled(source: Path, unpacked: Path) -> None:
     ours, theirs = ({p.name for p in (root / "csrc").iterdir()} for root in (source, unpacked))
     assert ours == theirs
-    assert {"plan.h", "plan.cpp", "scheduler.h", "scheduler.cpp"} < ours
+    assert {"partition.h", "partition.cpp", "scheduler.h", "scheduler.cpp"} < ours
 
 
 def test_carries_the_embedded_model(wheel: Path) -> None:
@@ -80,9 +80,11 @@ def test_installed_wheel_imports_its_kernels(installed: Path, python, tmp_path: 
 
 
 def test_installed_wheel_imports_its_extension(installed: Path, python, tmp_path: Path) -> None:
-    code = "import disca_rt.parallel._native as n; print(n.__file__, n.legal_world_sizes(2, 0, 9))"
+    code = (
+        "import disca_rt.parallel._native as n; print(n.__file__, n.token_shard(9, 1, 2, 1).tokens)"
+    )
     found = python("-c", code, cwd=tmp_path, path=installed)
-    assert found == f"{installed / NATIVE} [1, 2, 4, 6, 8]"
+    assert found == f"{installed / NATIVE} 5"
 
 
 def test_installed_command_runs(installed: Path, python, tmp_path: Path) -> None:

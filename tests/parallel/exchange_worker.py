@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from disca_rt.parallel._native import Plan, Scheduler, Slot
+from disca_rt.parallel._native import Partition, Scheduler, Slot
 
 CASES = 12
 LAYERS = 3
@@ -30,11 +30,11 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
     img, txt = draw.randint(1, 50) + ranks, draw.randint(0, 9)
     heads, batch, width = draw.randint(ranks, 9), draw.choice((1, 1, 3)), draw.randint(1, 16)
     dtype = draw.choice((torch.float32, torch.bfloat16))
-    plan = Plan(
+    partition = Partition(
         img_tokens=img, txt_tokens=txt, heads=heads, ranks=ranks, head_chunks=draw.randint(1, 3)
     )
     scheduler = Scheduler(
-        plan=plan,
+        partition=partition,
         rank=rank,
         group=group,
         batch=batch,
@@ -43,15 +43,15 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
         device=torch.device("cpu"),
         timeout=timedelta(seconds=60),
     )
-    mine = joint_rows(plan, rank)
+    mine = joint_rows(partition, rank)
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     for _ in range(LAYERS):
         shape = (batch, img + txt, heads, width)
         whole = {slot: torch.randn(shape, generator=generator).to(dtype) for slot in SLOTS}
         for slot, tokens in whole.items():
             scheduler.send(slot, strided(tokens[:, mine]))
-        for chunk in range(plan.chunks):
-            span = plan.heads(rank, chunk)
+        for chunk in range(partition.chunks):
+            span = partition.heads(rank, chunk)
             for slot, tokens in whole.items():
                 ours = scheduler.receive(slot, chunk)
                 assert torch.equal(ours, tokens[:, :, span.start : span.stop])
@@ -63,8 +63,8 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
 SLOTS = Slot.V, Slot.K, Slot.Q
 
 
-def joint_rows(plan: Plan, rank: int) -> slice:
-    shard = plan.shard(rank)
+def joint_rows(partition: Partition, rank: int) -> slice:
+    shard = partition.shard(rank)
     return slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
 

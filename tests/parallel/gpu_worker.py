@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from disca_rt.attention.local import LocalAttention
 from disca_rt.kernels.ops import get_ops
-from disca_rt.parallel._native import Plan, Scheduler, Slot
+from disca_rt.parallel._native import Partition, Scheduler, Slot
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
@@ -36,13 +36,13 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def plan_of_world() -> Plan:
-    return Plan(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
+def partition_of_world() -> Partition:
+    return Partition(img_tokens=IMG, txt_tokens=TXT, heads=HEADS, ranks=dist.get_world_size())
 
 
-def scheduler_of(plan: Plan, batch: int, device: torch.device) -> Scheduler:
+def scheduler_of(partition: Partition, batch: int, device: torch.device) -> Scheduler:
     return Scheduler(
-        plan=plan,
+        partition=partition,
         rank=dist.get_rank(),
         group=dist.group.WORLD,
         batch=batch,
@@ -55,9 +55,9 @@ def scheduler_of(plan: Plan, batch: int, device: torch.device) -> Scheduler:
 
 def bitwise(device: torch.device) -> None:
     """Several layers, no synchronisation between them; every tensor is another one."""
-    rank, plan = dist.get_rank(), plan_of_world()
-    scheduler = scheduler_of(plan, 2, device)
-    shard, span = plan.shard(rank), plan.heads(rank)
+    rank, partition = dist.get_rank(), partition_of_world()
+    scheduler = scheduler_of(partition, 2, device)
+    shard, span = partition.shard(rank), partition.heads(rank)
     mine = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
     generator = torch.Generator(device).manual_seed(0)
     differences = []
@@ -76,9 +76,9 @@ def bitwise(device: torch.device) -> None:
 
 def immediate(device: torch.device) -> None:
     """`receive` gives its tensor before anything has arrived: the host waits for nothing."""
-    plan = plan_of_world()
-    scheduler = scheduler_of(plan, 1, device)
-    shape = 1, plan.shard(dist.get_rank()).tokens, HEADS, WIDTH
+    partition = partition_of_world()
+    scheduler = scheduler_of(partition, 1, device)
+    shape = 1, partition.shard(dist.get_rank()).tokens, HEADS, WIDTH
     tokens = torch.ones(shape, device=device, dtype=torch.bfloat16)
     for is_measured in (False, True):  # the first one makes buffers
         torch.cuda.synchronize()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.distributed as dist
 
-from disca_rt.parallel._native import Plan, Scheduler
+from disca_rt.parallel._native import Partition, Scheduler
 
 ATTEMPTS = 200
 PATIENCE = 60  # seconds
@@ -24,7 +24,7 @@ def main() -> None:
             store = dist.FileStore(f"{folder}/{attempt}", 1)
             dist.init_process_group("gloo", store=store, rank=0, world_size=1)
             scheduler = Scheduler(
-                plan=Plan(img_tokens=1, txt_tokens=0, heads=1, ranks=1),
+                partition=Partition(img_tokens=1, txt_tokens=0, heads=1, ranks=1),
                 rank=0,
                 group=dist.group.WORLD,
                 batch=1,

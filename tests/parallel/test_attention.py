@@ -61,7 +61,7 @@ def test_buffers_of_the_last_texts_are_kept(group: ProcessGroup) -> None:
         assert ulysses.begun == begun  # also those of schedulers that are gone
     kept = list(ulysses._recent.values())
     assert len(kept) == RECENT
-    assert [each.scheduler.plan.txt_tokens for each in kept] == [7, 3]
+    assert [each.scheduler.partition.txt_tokens for each in kept] == [7, 3]
     shared = ulysses.prepared(layout, inputs[0])
     assert shared is ulysses.prepared(layout, inputs[0])
 

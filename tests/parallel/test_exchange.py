@@ -1,11 +1,11 @@
-"""Exchanges over gloo: what was scattered comes back bit by bit, and plans are refused in words."""
+"""Exchanges over gloo: what was scattered comes back bit by bit; refusals are one line."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from disca_rt.parallel._native import Plan, legal_world_sizes, token_shard
+from disca_rt.parallel._native import Partition, token_shard
 from parallel.launch import forked, passes
 
 HERE = Path(__file__).parent
@@ -46,26 +46,17 @@ def test_every_token_is_on_one_rank() -> None:
         ({"ulysses_degree": 3}, r"must divide the 4 ranks .* legal are.* 2 \(ring steps 1, "),
     ],
 )
-def test_illegal_plans_say_what_is_legal(changes: dict[str, int], message: str) -> None:
+def test_illegal_partitions_say_what_is_legal(changes: dict[str, int], message: str) -> None:
     request = {"img_tokens": 100, "txt_tokens": 5, "heads": 8, "ranks": 4} | changes
     with pytest.raises(ValueError, match=message):
-        Plan(**request)
-
-
-def test_legal_world_sizes() -> None:
-    sizes = legal_world_sizes(heads=8, ranks_per_node=8, most=20)
-    assert sizes[:8] == list(range(1, 9))
-    assert 16 in sizes
-    assert 11 not in sizes
+        Partition(**request)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: legal_world_sizes(0, 8, 4), "heads must be from 1 to 10000, got 0"),
-        (lambda: legal_world_sizes(8, -3, 12), "ranks_per_node must be at least 0, got -3"),
-        (lambda: legal_world_sizes(8, 8, 0), "most must be at least 1, got 0"),
         (lambda: token_shard(-5, 0, 2, 1), "img_tokens must be from 1 to 1000000000, got -5"),
+        (lambda: token_shard(10, -1, 2, 1), "txt_tokens must be from 0 to 1000000000, got -1"),
         (lambda: token_shard(10, 0, 0, 0), "ranks must be at least 1, got 0"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.parallel._native import Plan
+from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.simulation.block_program import BlockWork, simulate_block
@@ -34,7 +34,7 @@ MACHINES = [
 
 
 class Case(NamedTuple):
-    """Units of one rank's compute; `attend` of each rank, in as many chunks as a plan has."""
+    """Units of one rank's compute; `attend` of each rank, in as many chunks as a partition has."""
 
     attend: tuple[float, ...] = (3, 3)
     chunks: int = 1
@@ -46,8 +46,8 @@ class Case(NamedTuple):
     def ranks(self) -> int:
         return len(self.attend)
 
-    def plan(self) -> Plan:
-        return Plan(
+    def partition(self) -> Partition:
+        return Partition(
             img_tokens=12,
             txt_tokens=0,
             heads=2 * self.ranks,
@@ -148,14 +148,14 @@ def test_the_simulator_says_when_what_happens(name: str, machine: type[Machine])
     case = CASES[name]
     link = Link(float("inf"), 1e6 * UNIT * case.wire)
     works = [case.work(rank) for rank in range(case.ranks)]
-    predicted = simulate_block(case.plan(), works, Links(link))
+    predicted = simulate_block(case.partition(), works, Links(link))
     block = Block(case, machine())
     block.measured()  # makes buffers
     rounds = [block.measured() for _ in range(ROUNDS)]
     best = min(rounds, key=lambda each: max(each.ends))
     for ours, timeline in zip(best.ends, predicted, strict=True):
         assert ours == pytest.approx(timeline.seconds, abs=UNIT / 2)
-    said = [(e.start, e.stop) for e in predicted[0].events if e.lane != COMPUTE]
+    said = [(e.start, e.stop) for e in predicted[0].activities if e.lane != COMPUTE]
     assert len(said) == len(best.wire)
     for ours, theirs in zip(best.wire, said, strict=True):
         assert ours == pytest.approx(theirs, abs=UNIT / 2)

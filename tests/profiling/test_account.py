@@ -1,11 +1,11 @@
-"""What each piece of a hand-made trace is taken for, and that the gap is what remains."""
+"""Account of a hand-made trace: the class of each run, and the gap that remains."""
 
 from dataclasses import replace
 
 import pytest
 
+from disca_rt.measure.ceilings import Ceilings
 from disca_rt.profiling.account import account, exposed_times
-from disca_rt.profiling.ceilings import Ceilings
 from disca_rt.profiling.classes import classify
 from disca_rt.profiling.table import Row, rows
 from disca_rt.profiling.timeline import read_timeline
@@ -150,7 +150,7 @@ def test_an_op_leaves_its_flops_to_its_gemm() -> None:
         operator("aten::linear", 20, 40, [[1, 2, 3], [5, 3]]),
     ]
     accounted = account(read_timeline(events, False), ["full"], [Work(60, 100, 7)])
-    works = {share.class_name: share.work for share in accounted.shares}
+    works = {entry.class_name: entry.work for entry in accounted.entries}
     assert works == {"head": Work(0, 100, 7), "GEMM": Work(60, 4 * (6 + 15 + 10))}
 
 
@@ -165,7 +165,7 @@ def test_pieces_at_once_are_counted_once() -> None:
         is_on_gpu=True,
     )
     accounted = account(timeline, ["full"], [])
-    assert [share.exposed_us for share in accounted.shares] == [10, 0, 4]
+    assert [entry.exposed_us for entry in accounted.entries] == [10, 0, 4]
     assert exposed_times([], [], []) == []
 
 
@@ -178,7 +178,7 @@ def test_what_holds_operators_is_looked_into() -> None:
         operator("aten::linear", 21, 30, [[2, 3], [5, 3]]),
     ]
     accounted = account(read_timeline(events, False), ["full"], [])
-    assert [(s.class_name, s.exposed_us) for s in accounted.shares] == [
+    assert [(s.class_name, s.exposed_us) for s in accounted.entries] == [
         ("collective", 10),
         ("GEMM", 9),
     ]

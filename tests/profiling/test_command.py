@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.profile import sample_flags
-from disca_rt.profiling.ceilings import Ceilings
+from disca_rt.measure.ceilings import Ceilings
 from disca_rt.profiling.ncu import function_name, ncu_lines
 from disca_rt.profiling.page import page_html
 from disca_rt.profiling.roofline import dots, roofline_svg

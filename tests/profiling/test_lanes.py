@@ -1,4 +1,4 @@
-"""What the page draws of a hand-made trace."""
+"""Lanes that the page draws of a hand-made trace."""
 
 from disca_rt.profiling.account import account
 from disca_rt.profiling.lanes import lanes

@@ -15,7 +15,7 @@ from disca_rt.profiling.capture import Captured, capture, shortened
 from disca_rt.profiling.marked import marked_attention, marked_ops
 from disca_rt.profiling.ranges import Ranges
 from disca_rt.profiling.table import rows
-from disca_rt.profiling.timeline import Timeline, read_timeline
+from disca_rt.profiling.timeline import TraceTimeline, read_timeline
 from disca_rt.schedule import preset, shifted
 from disca_rt.work.flops import step_flops
 from golden_vectors import NAMES, Golden, load_golden
@@ -49,7 +49,7 @@ def plain(golden: Golden, policy: str, device: torch.device = CPU, **more) -> Sa
     return load(golden, device).sample(**given, schedule=SCHEDULE, policy=policy)
 
 
-def timeline_of(captured: Captured, is_on_gpu: bool = False) -> Timeline:
+def timeline_of(captured: Captured, is_on_gpu: bool = False) -> TraceTimeline:
     return read_timeline(captured.trace["traceEvents"], is_on_gpu)
 
 
@@ -81,15 +81,15 @@ def test_ranges_nest(golden: Golden) -> None:
     ranges = timeline.ranges
     steps = [each.name for each in ranges if each.level == "step"]
     assert steps == ["0 full", "1 predicted", "2 full", "3 predicted"]
-    outer = [(piece, [ranges[i].level for i in piece.ranges]) for piece in timeline.pieces]
+    outer = [(run, [ranges[i].level for i in run.ranges]) for run in timeline.runs]
     seen = {tuple(levels) for _, levels in outer}
     assert ("step", "middle", "block", "op") in seen
     assert ("step", "op") in seen  # Euler
-    for piece, _ in outer:
-        inside = [ranges[i] for i in piece.ranges]
+    for run, _ in outer:
+        inside = [ranges[i] for i in run.ranges]
         for each in inside:
-            assert each.start_us <= piece.start_us
-            assert piece.end_us <= each.end_us
+            assert each.start_us <= run.start_us
+            assert run.end_us <= each.end_us
 
 
 def test_the_table_counts_the_flops_that_the_formula_does(golden: Golden) -> None:
@@ -143,9 +143,9 @@ def test_on_a_gpu(policy: str) -> None:
     captured = profiled(golden, policy, device)
     assert torch.equal(captured.sample.latents, plain(golden, policy, device).latents)
     timeline = timeline_of(captured, is_on_gpu=True)
-    assert timeline.pieces
-    inside = [piece for piece in timeline.pieces if piece.ranges]
-    assert len(inside) > 0.9 * len(timeline.pieces)
+    assert timeline.runs
+    inside = [run for run in timeline.runs if run.ranges]
+    assert len(inside) > 0.9 * len(timeline.runs)
     made = rows(account(timeline, captured.kinds, captured.works))
     for kind in ("full", "predicted"):
         shares = [row.share for row in made if row.kind == kind and row.class_name != "all"]

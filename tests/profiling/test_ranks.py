@@ -1,4 +1,4 @@
-"""A profile of several ranks is the first one's."""
+"""Profile of several ranks: the first one's."""
 
 import json
 from pathlib import Path

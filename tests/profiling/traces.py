@@ -1,12 +1,12 @@
 """Events of a Chrome trace, made by hand."""
 
-from disca_rt.profiling.timeline import Event
+from disca_rt.profiling.timeline import TraceEvent
 
 HOST, DEVICE = 1, 2
 
 
-def span(cat: str, name: str, start: float, end: float, **args: object) -> Event:
-    """From `start` to `end` µs; on the device's lane where it is a kernel."""
+def span(cat: str, name: str, start: float, end: float, **args: object) -> TraceEvent:
+    """Event from `start` to `end` µs; on the device's lane where it is a kernel."""
     lane = DEVICE if cat in ("kernel", "gpu_memcpy") else HOST
     return {
         "ph": "X",
@@ -19,7 +19,7 @@ def span(cat: str, name: str, start: float, end: float, **args: object) -> Event
     }
 
 
-def marked(name: str, start: float, end: float) -> Event:
+def marked(name: str, start: float, end: float) -> TraceEvent:
     return span("user_annotation", name, start, end)
 
 
@@ -31,6 +31,6 @@ def operator(name: str, start: float, end: float, shapes: object = (), dtype: st
 
 
 def launched(name: str, at: float, start: float, end: float, number: int, cat: str = "kernel"):
-    """A launch on the host at `at`, and what it launched."""
+    """Launch on the host at `at`, and the kernel it launched."""
     launch = span("cuda_runtime", "cudaLaunchKernel", at, at + 0.5, correlation=number)
     return [launch, span(cat, name, start, end, correlation=number)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ...tokens import StepContext
 from ..site import Level
-from ..stand_in import Kept, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,9 @@ class Learned(Numberless):
     def out(self, kept: Kept) -> Tensor | None:
         return kept[0]
 
-    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
         if value is not kept[0]:  # ops that write in place have saved this pass
             kept[0].copy_(value)
 
-    def value(
-        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
-    ) -> Tensor:
-        return self.predictor(entering, kept[0], context)
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        return self.predictor(at.entering, kept[0], at.context)

@@ -13,9 +13,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...kernels.ops import Ops
-from ...tokens import StepContext
 from ..site import Level
-from ..stand_in import Kept, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 MAX_ORDER = 3  # of the fused ops
 
@@ -35,7 +34,9 @@ class Taylor(Numberless):
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return (like._replace(shape=(self.order + 1, *like.shape)),)
 
-    def numbers(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+    def numbers(
+        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
+    ) -> tuple[float, ...]:
         """Steps since the last kept one, factors known once this one is kept, coefficients."""
         known, terms = len(kept_at), self.order + 1
         distance = step - kept_at[-1] if kept_at else 1  # of the first one nothing is made
@@ -51,13 +52,11 @@ class Taylor(Numberless):
     def out(self, kept: Kept) -> Tensor | None:
         """None: the differences need the new value beside the old ones."""
 
-    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
-        self.ops.finite_differences(kept[0], value, numbers[:2])
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
+        self.ops.finite_differences(kept[0], value, at.numbers[:2])
 
-    def value(
-        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
-    ) -> Tensor:
-        return self.ops.forecast(kept[0], numbers[2:])
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        return self.ops.forecast(kept[0], at.numbers[2:])
 
 
 @dataclass(frozen=True)

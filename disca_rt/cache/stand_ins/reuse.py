@@ -5,9 +5,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ...tokens import StepContext
 from ..site import Level
-from ..stand_in import Kept, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,12 @@ class Reuse(Numberless):
     def out(self, kept: Kept) -> Tensor | None:
         return kept[0] if self.form == "output" else None
 
-    def keep(self, kept: Kept, entering: Tensor | None, value: Tensor, numbers: Tensor) -> None:
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
         (buffer,) = kept
         if self.form == "delta":
-            buffer.copy_(value - entering)
+            buffer.copy_(value - at.entering)
         elif value is not buffer:
             buffer.copy_(value)
 
-    def value(
-        self, kept: Kept, entering: Tensor | None, context: StepContext | None, numbers: Tensor
-    ) -> Tensor:
-        return kept[0] if self.form == "output" else entering + kept[0]
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        return kept[0] if self.form == "output" else at.entering + kept[0]

@@ -1,5 +1,6 @@
-// The plan's promises over many requests: everything is somewhere once, and sends match receives.
-#include "../../csrc/plan.h"
+// The partition's promises over many requests: everything is somewhere once, and sends match
+// receives.
+#include "../../csrc/partition.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -10,9 +11,9 @@
 
 #include "check.h"
 
-using disca_rt::Plan;
+using disca_rt::IndexRange;
+using disca_rt::Partition;
 using disca_rt::Request;
-using disca_rt::Span;
 
 namespace {
 
@@ -25,12 +26,12 @@ Request request(int64_t img, int64_t txt, int64_t heads, int64_t ranks) {
   return made;
 }
 
-void everything_is_somewhere_once(const Plan& plan) {
-  const Request& asked = plan.request();
-  Span img, txt;
+void everything_is_somewhere_once(const Partition& partition) {
+  const Request& asked = partition.request();
+  IndexRange img, txt;
   int64_t fewest = asked.img_tokens + asked.txt_tokens, most = 0;
   for (int64_t rank = 0; rank < asked.ranks; ++rank) {
-    const auto shard = plan.shard(rank);
+    const auto shard = partition.shard(rank);
     CHECK(shard.img.start == img.stop);
     CHECK(shard.txt.start == txt.stop);
     img = shard.img;
@@ -41,55 +42,56 @@ void everything_is_somewhere_once(const Plan& plan) {
   CHECK(img.stop == asked.img_tokens);
   CHECK(txt.stop == asked.txt_tokens);
   CHECK(most - fewest <= 1);
-  for (int64_t group = 0; group < plan.ring_degree(); ++group) {
-    Span last;
-    for (const int64_t rank : plan.members(group)) {
-      CHECK(plan.group_of(rank) == group);
-      CHECK(plan.heads(rank).start == last.stop);
-      CHECK(plan.heads(rank).size() >= 1);
-      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-        const Span piece = plan.heads(rank, chunk);
+  for (int64_t group = 0; group < partition.ring_degree(); ++group) {
+    IndexRange last;
+    for (const int64_t rank : partition.members(group)) {
+      CHECK(partition.group_of(rank) == group);
+      CHECK(partition.heads(rank).start == last.stop);
+      CHECK(partition.heads(rank).size() >= 1);
+      for (int64_t chunk = 0; chunk < partition.chunks(); ++chunk) {
+        const IndexRange piece = partition.heads(rank, chunk);
         CHECK(piece.start == last.stop);
         CHECK(piece.size() >= 1);
         last = piece;
       }
-      CHECK(plan.heads(rank).stop == last.stop);
+      CHECK(partition.heads(rank).stop == last.stop);
     }
     CHECK(last.stop == asked.heads);
   }
 }
 
-void sends_match_receives(const Plan& plan) {
-  for (int64_t group = 0; group < plan.ring_degree(); ++group) {
-    const auto members = plan.members(group);
-    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+void sends_match_receives(const Partition& partition) {
+  for (int64_t group = 0; group < partition.ring_degree(); ++group) {
+    const auto members = partition.members(group);
+    for (int64_t chunk = 0; chunk < partition.chunks(); ++chunk) {
       for (size_t i = 0; i < members.size(); ++i) {
-        const auto sent = plan.send_rows(members[i], chunk);
+        const auto sent = partition.send_rows(members[i], chunk);
         for (size_t j = 0; j < members.size(); ++j) {
-          CHECK(sent[j] == plan.receive_rows(members[j], chunk)[i]);
+          CHECK(sent[j] == partition.receive_rows(members[j], chunk)[i]);
         }
       }
     }
     for (const int64_t rank : members) {
       int64_t passed = 0;
-      for (int64_t turn = 0; turn + 1 < plan.ring_degree(); ++turn) {
-        passed += plan.group_tokens((group + plan.ring_degree() - turn) % plan.ring_degree());
+      for (int64_t turn = 0; turn + 1 < partition.ring_degree(); ++turn) {
+        passed += partition.group_tokens((group + partition.ring_degree() - turn) %
+                                         partition.ring_degree());
       }
-      CHECK(plan.ring_bytes(rank) == 2 * passed * plan.heads(rank).size() * 256);
+      CHECK(partition.ring_bytes(rank) == 2 * passed * partition.heads(rank).size() * 256);
       int64_t sent = 0, received = 0;
-      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-        for (const int64_t rows : plan.send_rows(rank, chunk)) sent += rows;
-        for (const int64_t rows : plan.receive_rows(rank, chunk)) received += rows;
+      for (int64_t chunk = 0; chunk < partition.chunks(); ++chunk) {
+        for (const int64_t rows : partition.send_rows(rank, chunk)) sent += rows;
+        for (const int64_t rows : partition.receive_rows(rank, chunk)) received += rows;
       }
-      CHECK(sent == plan.shard(rank).tokens() * plan.request().heads);
-      CHECK(received == plan.group_tokens(group) * plan.heads(rank).size());
+      CHECK(sent == partition.shard(rank).tokens() * partition.request().heads);
+      CHECK(received == partition.group_tokens(group) * partition.heads(rank).size());
     }
   }
 }
 
 std::string refusal(const Request& asked) {
   try {
-    Plan plan(asked);
+    Partition partition(asked);
   } catch (const std::invalid_argument& error) {
     return error.what();
   }
@@ -129,18 +131,19 @@ void illegal_requests_say_what_is_legal() {
 void bytes_are_those_of_other_ranks_rows() {
   Request asked = request(16, 4, 2, 2);
   asked.row_bytes = 10;
-  CHECK(Plan(asked).exchange_bytes(0) == 4 * 10 * 10 && Plan(asked).ring_bytes(0) == 0);
+  CHECK(Partition(asked).exchange_bytes(0) == 4 * 10 * 10 && Partition(asked).ring_bytes(0) == 0);
   asked.ulysses_degree =
       1;  // all heads stay; K and V of ten tokens of two heads are passed on once
-  CHECK(Plan(asked).exchange_bytes(0) == 0 && Plan(asked).ring_bytes(0) == 2 * 10 * 2 * 10);
+  CHECK(Partition(asked).exchange_bytes(0) == 0 &&
+        Partition(asked).ring_bytes(0) == 2 * 10 * 2 * 10);
   for (int64_t rank = 0; rank < 7; ++rank) {
-    const Plan plan(request(97, 5, 8, 7));
+    const Partition partition(request(97, 5, 8, 7));
     int64_t sent = 0;
     for (size_t peer = 0; peer < 7; ++peer) {
       if (static_cast<int64_t>(peer) == rank) continue;
-      sent += 3 * plan.send_rows(rank, 0)[peer] + plan.receive_rows(rank, 0)[peer];
+      sent += 3 * partition.send_rows(rank, 0)[peer] + partition.receive_rows(rank, 0)[peer];
     }
-    CHECK(plan.exchange_bytes(rank) == sent * 256);
+    CHECK(partition.exchange_bytes(rank) == sent * 256);
   }
 }
 
@@ -150,15 +153,15 @@ void degrees_share_heads_evenly() {
                                                  {10, 5}, {12, 12}, {16, 8}, {24, 24}, {26, 13},
                                                  {32, 8}, {48, 24}, {64, 8}};
   for (const auto& [ranks, degree] : k24) {
-    CHECK(Plan(request(63888, 256, 24, ranks)).ulysses_degree() == degree);
+    CHECK(Partition(request(63888, 256, 24, ranks)).ulysses_degree() == degree);
   }
-  CHECK(Plan(request(63888, 256, 16, 24)).ulysses_degree() == 8);
+  CHECK(Partition(request(63888, 256, 16, 24)).ulysses_degree() == 8);
 }
 
-void what_a_plan_does_not_have_is_refused() {
+void what_a_partition_does_not_have_is_refused() {
   Request asked = request(100, 5, 8, 4);
   asked.ulysses_degree = 2;
-  const Plan plan(asked);
+  const Partition partition(asked);
   const auto said = [](auto call) -> std::string {
     try {
       call();
@@ -168,17 +171,17 @@ void what_a_plan_does_not_have_is_refused() {
     return "";
   };
   const std::string ranks = "rank must be from 0 to 3, got ";
-  CHECK(said([&] { plan.shard(4); }) == ranks + "4");
-  CHECK(said([&] { plan.shard(-1); }) == ranks + "-1");
-  CHECK(said([&] { plan.heads(4); }) == ranks + "4");
-  CHECK(said([&] { plan.group_of(4); }) == ranks + "4");
-  CHECK(said([&] { plan.send_rows(4, 0); }) == ranks + "4");
-  CHECK(said([&] { plan.heads(0, 1); }) == "chunk must be from 0 to 0, got 1");
-  CHECK(said([&] { plan.members(2); }) == "group must be from 0 to 1, got 2");
-  CHECK(said([&] { plan.group_tokens(2); }) == "group must be from 0 to 1, got 2");
+  CHECK(said([&] { partition.shard(4); }) == ranks + "4");
+  CHECK(said([&] { partition.shard(-1); }) == ranks + "-1");
+  CHECK(said([&] { partition.heads(4); }) == ranks + "4");
+  CHECK(said([&] { partition.group_of(4); }) == ranks + "4");
+  CHECK(said([&] { partition.send_rows(4, 0); }) == ranks + "4");
+  CHECK(said([&] { partition.heads(0, 1); }) == "chunk must be from 0 to 0, got 1");
+  CHECK(said([&] { partition.members(2); }) == "group must be from 0 to 1, got 2");
+  CHECK(said([&] { partition.group_tokens(2); }) == "group must be from 0 to 1, got 2");
 }
 
-// So that no product overflows: the sanitizers see that of the largest plan.
+// So that no product overflows: the sanitizers see that of the largest partition.
 void counts_are_bounded() {
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
   CHECK(refusal(request(kMost, 2, 8, 8)).find("img_tokens must be from 1 to ") == 0);
@@ -186,9 +189,9 @@ void counts_are_bounded() {
   CHECK(refusal(request(100, 2, kMost, 8)).find("heads must be from 1 to ") == 0);
   Request largest = request(1'000'000'000, 1'000'000'000, 10'000, 16);
   largest.row_bytes = 100'000;
-  const Plan plan(largest);
-  CHECK(plan.shard(15).tokens() == 125'000'000);
-  CHECK(plan.exchange_bytes(15) > 0 && plan.ring_bytes(15) == 0);
+  const Partition partition(largest);
+  CHECK(partition.shard(15).tokens() == 125'000'000);
+  CHECK(partition.exchange_bytes(15) > 0 && partition.ring_bytes(15) == 0);
   largest.row_bytes += 1;
   CHECK(refusal(largest) == "row_bytes must be from 1 to 100000, got 100001");
 }
@@ -199,9 +202,9 @@ void groups_stay_in_a_node() {
       Request asked = request(1000, 10, 24, ranks);
       asked.ranks_per_node = per_node;
       if (!refusal(asked).empty()) continue;
-      const Plan plan(asked);
-      for (int64_t group = 0; group < plan.ring_degree(); ++group) {
-        const auto members = plan.members(group);
+      const Partition partition(asked);
+      for (int64_t group = 0; group < partition.ring_degree(); ++group) {
+        const auto members = partition.members(group);
         CHECK(members.front() / per_node == members.back() / per_node);
       }
     }
@@ -219,16 +222,16 @@ int main() {
             Request asked = request(img, txt, heads, ranks);
             asked.head_chunks = chunks;
             if (!refusal(asked).empty()) continue;
-            const Plan plan(asked);
-            everything_is_somewhere_once(plan);
-            sends_match_receives(plan);
+            const Partition partition(asked);
+            everything_is_somewhere_once(partition);
+            sends_match_receives(partition);
           }
         }
       }
     }
   }
   degrees_share_heads_evenly();
-  what_a_plan_does_not_have_is_refused();
+  what_a_partition_does_not_have_is_refused();
   counts_are_bounded();
   illegal_requests_say_what_is_legal();
   bytes_are_those_of_other_ranks_rows();

@@ -3,7 +3,7 @@
 // Sequence parallelism trades tokens for heads around attention (Ulysses, arXiv 2309.14509): a rank
 // has a share of the tokens with all heads, sends each other rank that one's heads of them, and
 // gets all tokens of its own heads. With more ranks than heads, groups of ranks do that and pass
-// keys and values around a ring of groups (arXiv 2310.01889). A plan follows from its request
+// keys and values around a ring of groups (arXiv 2310.01889). A partition follows from its request
 // alone, so all ranks have the same without a word between them. Knows no tensors, streams or
 // processes.
 #pragma once
@@ -13,14 +13,14 @@
 
 namespace disca_rt {
 
-// Half-open.
-struct Span {
+// Consecutive numbers, from `start` up to but not including `stop`.
+struct IndexRange {
   int64_t start = 0;
   int64_t stop = 0;
   int64_t size() const { return stop - start; }
 };
 
-// What is divided among how many. Zero means: as the plan sees fit.
+// Tokens and heads, and the ranks they are divided among. Zero means: as the partition sees fit.
 struct Request {
   int64_t img_tokens = 0;
   int64_t txt_tokens = 0;
@@ -33,24 +33,23 @@ struct Request {
   int64_t row_bytes = 256;     // one head of one token: 128 values of two bytes
 };
 
-// A rank's part of both streams: these image rows, then these text rows, of which only one rank at
-// most has both.
+// A rank's part of both streams: these image rows, then these text rows; at most one rank has both.
 struct Shard {
-  Span img;
-  Span txt;
+  IndexRange img;
+  IndexRange txt;
   int64_t tokens() const { return img.size() + txt.size(); }
 };
 
 // Rank `rank`'s part of both streams among `ranks`. The joint sequence, image first, is cut into
-// nearly equal spans, so that what is gathered is in the order of one rank's attention, and sums
-// are its sums. Whatever the heads, so that who only shares out tokens needs no plan.
+// nearly equal spans, so that gathered tokens are in the order of one rank's attention, and sums
+// are its sums. Independent of the heads: sharing out tokens alone needs no partition.
 Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t rank);
 
-// A rank, group or chunk that the plan does not have is a std::invalid_argument.
-class Plan {
+// A rank, group or chunk that the partition does not have is a std::invalid_argument.
+class Partition {
  public:
   // std::invalid_argument names what is illegal, and the world sizes that are not.
-  explicit Plan(const Request& request);
+  explicit Partition(const Request& request);
 
   const Request& request() const { return request_; }
   int64_t ulysses_degree() const { return ulysses_; }
@@ -63,10 +62,10 @@ class Plan {
 
   Shard shard(int64_t rank) const;
   // All heads of `rank`, or those of one chunk of them.
-  Span heads(int64_t rank) const;
-  Span heads(int64_t rank, int64_t chunk) const;
+  IndexRange heads(int64_t rank) const;
+  IndexRange heads(int64_t rank, int64_t chunk) const;
   // Joint tokens that a group has once it has exchanged: its members' shards, one after another.
-  Span group_span(int64_t group) const;
+  IndexRange group_span(int64_t group) const;
   int64_t group_tokens(int64_t group) const { return group_span(group).size(); }
   int64_t largest_group_tokens() const;
 
@@ -85,8 +84,5 @@ class Plan {
   int64_t ulysses_ = 1;
   int64_t chunks_ = 1;
 };
-
-// World sizes up to `most` that have a plan for these heads and nodes (0: all ranks are in one).
-std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most);
 
 }  // namespace disca_rt

@@ -1,4 +1,4 @@
-"""Times work on a GPU by its own clock; `cpu` is what launching it took."""
+"""Timer of work on a device: a GPU's by its own clock, whose CPU time is what launching took."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,18 @@ from collections.abc import Callable
 import torch
 
 from ..instruments.gpu_clock import GPUClock
-from .harness import Taken, Timer
+from .harness import Elapsed, Timer, host_timer
 
 WARMUP = 5
 
 
 def device_timer(device: torch.device) -> Timer:
-    """For kernels launched on `device`'s current stream."""
+    """Timer by the host's clocks or, on a GPU, of kernels on `device`'s current stream."""
+    if device.type != "cuda":
+        return host_timer()
     clock = GPUClock(device)
 
-    def timed(run: Callable[[], object]) -> Taken:
+    def timed(run: Callable[[], object]) -> Elapsed:
         cpu: list[float] = []
 
         def launch() -> None:
@@ -24,6 +26,6 @@ def device_timer(device: torch.device) -> Timer:
             cpu.append(time.process_time() - started)
 
         wall = clock(launch)
-        return Taken(wall, *cpu)
+        return Elapsed(wall, *cpu)
 
     return Timer(timed, WARMUP)

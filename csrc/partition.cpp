@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "partition.h"
 
 #include <algorithm>
 #include <iomanip>
@@ -11,7 +11,7 @@ namespace disca_rt {
 namespace {
 
 // Part `index` of `count` in `parts` nearly equal ones: sizes differ by one at most.
-Span part(int64_t count, int64_t parts, int64_t index) {
+IndexRange part(int64_t count, int64_t parts, int64_t index) {
   return {count * index / parts, count * (index + 1) / parts};
 }
 
@@ -48,7 +48,7 @@ int64_t default_ulysses_degree(int64_t ranks, int64_t heads, int64_t ranks_per_n
   return 1;
 }
 
-// A ring of single ranks moves all keys and values through every rank: no plan of ours.
+// A ring of single ranks moves all keys and values through every rank: no partition of ours.
 bool is_legal(int64_t ranks, int64_t heads, int64_t ranks_per_node) {
   return ranks == 1 || !ulysses_degrees(ranks, heads, ranks_per_node).empty();
 }
@@ -63,17 +63,18 @@ std::string sized(int64_t bytes) {
   return text.str();
 }
 
-// Plans of the same request but for `field`, each with its ring and the most that a rank sends.
+// Partitions of the same request but for `field`, each with its ring and the most that a rank
+// sends.
 std::string costs(Request request, int64_t Request::* field, const std::vector<int64_t>& values) {
   std::ostringstream text;
   for (size_t i = 0; i < values.size(); ++i) {
     request.*field = values[i];
-    const Plan plan(request);
+    const Partition partition(request);
     int64_t most = 0;
     for (int64_t rank = 0; rank < request.ranks; ++rank) {
-      most = std::max(most, plan.exchange_bytes(rank) + plan.ring_bytes(rank));
+      most = std::max(most, partition.exchange_bytes(rank) + partition.ring_bytes(rank));
     }
-    text << (i ? ", " : "") << values[i] << " (ring steps " << plan.ring_degree() - 1 << ", "
+    text << (i ? ", " : "") << values[i] << " (ring steps " << partition.ring_degree() - 1 << ", "
          << sized(most) << ")";
   }
   return text.str();
@@ -187,18 +188,18 @@ int64_t chosen_ulysses_degree(const Request& request) {
 
 }  // namespace
 
-Plan::Plan(const Request& request) : request_(request) {
+Partition::Partition(const Request& request) : request_(request) {
   check_counts(request);
   ulysses_ = chosen_ulysses_degree(request);
   chunks_ = std::min(request.head_chunks, request.heads / ulysses_);
 }
 
-int64_t Plan::group_of(int64_t rank) const {
+int64_t Partition::group_of(int64_t rank) const {
   check_index("rank", rank, request_.ranks);
   return rank / ulysses_;
 }
 
-std::vector<int64_t> Plan::members(int64_t group) const {
+std::vector<int64_t> Partition::members(int64_t group) const {
   check_index("group", group, ring_degree());
   std::vector<int64_t> ranks;
   for (int64_t i = 0; i < ulysses_; ++i) ranks.push_back(group * ulysses_ + i);
@@ -209,35 +210,35 @@ Shard token_shard(int64_t img_tokens, int64_t txt_tokens, int64_t ranks, int64_t
   check_tokens(img_tokens, txt_tokens);
   check_least("ranks", ranks, 1);
   check_index("rank", rank, ranks);
-  const Span joint = part(img_tokens + txt_tokens, ranks, rank);
+  const IndexRange joint = part(img_tokens + txt_tokens, ranks, rank);
   const auto img = [&](int64_t place) { return std::min(place, img_tokens); };
   const auto txt = [&](int64_t place) { return std::max<int64_t>(place - img_tokens, 0); };
   return {{img(joint.start), img(joint.stop)}, {txt(joint.start), txt(joint.stop)}};
 }
 
-Shard Plan::shard(int64_t rank) const {
+Shard Partition::shard(int64_t rank) const {
   return token_shard(request_.img_tokens, request_.txt_tokens, request_.ranks, rank);
 }
 
-Span Plan::heads(int64_t rank) const {
+IndexRange Partition::heads(int64_t rank) const {
   check_index("rank", rank, request_.ranks);
   return part(request_.heads, ulysses_, rank % ulysses_);
 }
 
-Span Plan::heads(int64_t rank, int64_t chunk) const {
+IndexRange Partition::heads(int64_t rank, int64_t chunk) const {
   check_index("chunk", chunk, chunks_);
-  const Span all = heads(rank);
-  const Span within = part(all.size(), chunks_, chunk);
+  const IndexRange all = heads(rank);
+  const IndexRange within = part(all.size(), chunks_, chunk);
   return {all.start + within.start, all.start + within.stop};
 }
 
-Span Plan::group_span(int64_t group) const {
+IndexRange Partition::group_span(int64_t group) const {
   check_index("group", group, ring_degree());
   const Shard first = shard(group * ulysses_), last = shard((group + 1) * ulysses_ - 1);
   return {first.img.start + first.txt.start, last.img.stop + last.txt.stop};
 }
 
-int64_t Plan::largest_group_tokens() const {
+int64_t Partition::largest_group_tokens() const {
   int64_t largest = 0;
   for (int64_t group = 0; group < ring_degree(); ++group) {
     largest = std::max(largest, group_tokens(group));
@@ -245,7 +246,7 @@ int64_t Plan::largest_group_tokens() const {
   return largest;
 }
 
-std::vector<int64_t> Plan::send_rows(int64_t rank, int64_t chunk) const {
+std::vector<int64_t> Partition::send_rows(int64_t rank, int64_t chunk) const {
   std::vector<int64_t> rows;
   for (const int64_t peer : members(group_of(rank))) {
     rows.push_back(shard(rank).tokens() * heads(peer, chunk).size());
@@ -253,7 +254,7 @@ std::vector<int64_t> Plan::send_rows(int64_t rank, int64_t chunk) const {
   return rows;
 }
 
-std::vector<int64_t> Plan::receive_rows(int64_t rank, int64_t chunk) const {
+std::vector<int64_t> Partition::receive_rows(int64_t rank, int64_t chunk) const {
   std::vector<int64_t> rows;
   for (const int64_t peer : members(group_of(rank))) {
     rows.push_back(shard(peer).tokens() * heads(rank, chunk).size());
@@ -261,29 +262,18 @@ std::vector<int64_t> Plan::receive_rows(int64_t rank, int64_t chunk) const {
   return rows;
 }
 
-int64_t Plan::exchange_bytes(int64_t rank) const {
+int64_t Partition::exchange_bytes(int64_t rank) const {
   const int64_t tokens = shard(rank).tokens(), ours = heads(rank).size();
   const int64_t out = 3 * tokens * (request_.heads - ours);
   const int64_t back = (group_tokens(group_of(rank)) - tokens) * ours;
   return (out + back) * request_.row_bytes;
 }
 
-int64_t Plan::ring_bytes(int64_t rank) const {
+int64_t Partition::ring_bytes(int64_t rank) const {
   // Those of the group after this one come last, and stay.
   const int64_t tokens = request_.img_tokens + request_.txt_tokens -
                          group_tokens((group_of(rank) + 1) % ring_degree());
   return 2 * tokens * heads(rank).size() * request_.row_bytes;
-}
-
-std::vector<int64_t> legal_world_sizes(int64_t heads, int64_t ranks_per_node, int64_t most) {
-  check_range("heads", heads, 1, kMostHeads);
-  check_least("ranks_per_node", ranks_per_node, 0);
-  check_least("most", most, 1);
-  std::vector<int64_t> sizes;
-  for (int64_t ranks = 1; ranks <= most; ++ranks) {
-    if (is_legal(ranks, heads, ranks_per_node)) sizes.push_back(ranks);
-  }
-  return sizes;
 }
 
 }  // namespace disca_rt

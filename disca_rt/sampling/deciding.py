@@ -1,0 +1,163 @@
+"""One step whose plan depends on what is measured: ask, draft, and at last run.
+
+Nothing moves on before the step is over, so that a draft that is given up leaves no trace.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cache.plan import Ask, Draft, Measured, Probe, StepPlan
+from ..cache.policy import check_plan
+from ..schedule import Step
+from .passes import Begun
+from .sampler import Look, StepTensors
+from .state import KeptAt, kept_after
+
+if TYPE_CHECKING:
+    from .engine import Loop
+
+
+class Moved(NamedTuple):
+    """Values that move on from step to step besides the latents, all of them frozen."""
+
+    memory: Any  # the rule's
+    kept_at: KeptAt
+    compared: frozenset[Probe] = frozenset()  # probes that have something to compare with
+
+
+class Deciding:
+    """One step whose plan depends on what is measured."""
+
+    def __init__(self, loop: "Loop", step: Step, tensors: StepTensors, moved: Moved) -> None:
+        self._loop, self._step, self._tensors, self._moved = loop, step, tensors, moved
+        self._begun: dict[int, Begun] = {}
+        self._under: StepPlan | None = None  # by which blocks ran before the last probe
+        self._seen: dict[Probe, Measured] = {}
+        self._now: dict[Probe, Tensor] = {}
+
+    def run(self) -> tuple[StepPlan, Tensor, Moved]:
+        """Asks the rule until it answers with a plan; returns what `Loop._step` does."""
+        loop, moved = self._loop, self._moved
+        drafted: tuple[StepPlan, Tensor] | None = None
+        while not isinstance(answer := self._decide(), StepPlan):
+            if isinstance(answer, Ask):
+                self._ask(answer)
+            else:
+                drafted = answer.plan, self._draft(answer)
+        if drafted is not None and drafted[0].passes == answer.passes:
+            plan, latents = drafted
+        else:
+            plan, latents = answer, self._compute(answer)
+        memory = loop.rule.remember(
+            loop.setting, self._step, answer, dict(self._seen), moved.memory
+        )
+        kept_at = kept_after(moved.kept_at, plan, self._step.index)
+        return plan, latents, Moved(memory, kept_at, self._commit(plan))
+
+    def _decide(self) -> StepPlan | Ask | Draft:
+        loop, moved = self._loop, self._moved
+        answer = loop.rule.decide(loop.setting, self._step, dict(self._seen), moved.memory)
+        asked = [answer.probe] if isinstance(answer, Ask) else _plan_of(answer).watch
+        for probe in asked:
+            if probe not in loop.rule.probes:
+                raise ValueError(
+                    f"policy {loop.policy.name} measures {probe}, which is none of the probes "
+                    f"that its rule declares: {list(loop.rule.probes)}"
+                )
+        if isinstance(answer, Ask) and answer.probe in self._seen:
+            raise ValueError(f"policy {loop.policy.name} asks for {answer.probe} twice in a step")
+        return answer
+
+    def _ask(self, ask: Ask) -> None:
+        loop, (probe, under) = self._loop, ask
+        if under is not None:
+            self._check(under)
+            self._under = under
+        key = "ask", probe, None if under is None else under.passes
+        tensors = self._with_numbers(() if under is None else under.given)
+        begun = self._begun.get(probe.which_pass)
+        begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
+        if begun is not None:
+            self._begun[probe.which_pass] = begun
+        self._see((probe,), (look,))
+
+    def _draft(self, draft: Draft) -> Tensor:
+        if draft.plan.keeps():
+            raise ValueError(f"policy {self._loop.policy.name}: a draft must keep nothing")
+        # The latents may be in memory that the draft's capture writes.
+        self._tensors = self._tensors._replace(latents=self._tensors.latents.clone())
+        return self._compute(draft.plan)
+
+    def _compute(self, plan: StepPlan) -> Tensor:
+        self._check(plan)
+        if plan.keeps():
+            plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
+        tensors = self._with_numbers(plan.given)
+        outcome = self._loop.compute(plan, self._begun, tensors)
+        self._see(plan.watch, outcome.looks)
+        return outcome.latents
+
+    def _check(self, plan: StepPlan) -> None:
+        loop = self._loop
+        kept = {
+            (number, slot)
+            for number, of_slots in enumerate(self._moved.kept_at)
+            for slot, steps in enumerate(of_slots)
+            if steps
+        }
+        check_plan(loop.policy, loop.setting, self._step.index, plan, kept)
+        for number, begun in self._begun.items() if self._under is not None else ():
+            for slot, (site, _) in enumerate(loop.policy.slots):
+                is_run = site.level in ("blocks", "branch") and site.start < begun.done
+                is_over = is_run and (site.level == "branch" or site.stop <= begun.done)
+                if is_over and plan.passes[number][slot] != self._under.passes[number][slot]:
+                    raise ValueError(
+                        f"policy {loop.policy.name}: slot {slot} acted in blocks before a probe, "
+                        "and the plan has another act for it; let it be the same"
+                    )
+
+    def _with_numbers(self, given: tuple[float, ...]) -> StepTensors:
+        numbers = self._loop.numbers(self._step.index, self._moved, given)
+        return self._tensors._replace(numbers=numbers)
+
+    def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:
+        """Probes that compare with the last kept step, and have not been measured in this one."""
+        known = {*self._now, *plan.watch}
+        probes = self._loop.rule.probes
+        return tuple(p for p in probes if p.against == "kept" and p not in known)
+
+    def _see(self, probes: Sequence[Probe], looks: Sequence[Look]) -> None:
+        """Adds what was measured, over all ranks: one exchange, and one wait for the device."""
+        if not probes:
+            return
+        sums = self._loop.sharding.total(torch.stack([look.sums for look in looks])).tolist()
+        nothing = float("nan"), float("nan")
+        for probe, look, both in zip(probes, looks, sums, strict=True):
+            is_stored = probe.against in ("previous", "kept")
+            is_compared = probe in self._moved.compared if is_stored else self._is_kept(probe)
+            self._seen[probe] = Measured(*(both if is_compared else nothing))
+            if look.now is not None:
+                self._now[probe] = look.now
+
+    def _is_kept(self, probe: Probe) -> bool:
+        """True where the slot of a probe has a value to compare with; of others always."""
+        if probe.of != "slot":
+            return True
+        return bool(self._moved.kept_at[probe.which_pass][probe.block])
+
+    def _commit(self, plan: StepPlan) -> frozenset[Probe]:
+        """Stores what later steps compare with; returns the probes that have something stored."""
+        compared = self._moved.compared
+        for probe, now in self._now.items():
+            if probe.against == "previous" or plan.keeps():
+                self._loop.sampler.state.probes[probe].copy_(now)
+                compared |= {probe}
+        return compared
+
+
+def _plan_of(answer: StepPlan | Draft) -> StepPlan:
+    return answer.plan if isinstance(answer, Draft) else answer
