@@ -92,6 +92,22 @@ def test_drafts_that_are_all_given_up_leave_no_trace(
     assert not torch.equal(accepted, full)
 
 
+def test_what_a_rejected_draft_saw_is_nothing_to_compare_with(eager: Models) -> None:
+    seen: list[float] = []
+    changes = Probe("velocity")
+
+    class Watched(Verified):
+        probes = (Probe("slot", "stand-in", "l2"), changes)
+
+        def remember(self, setting, step, plan, measured, memory):
+            seen.extend([measured[changes].ratio] if changes in measured else [])
+            return True
+
+    eager.sample(Draw(Watched(0.0), WHOLE, Reuse(), shifted(4, 3.0), False, 1, 0))
+    assert len(seen) == 3
+    assert all(ratio != ratio for ratio in seen)
+
+
 def test_a_rule_sees_the_change_that_it_asks_for(eager: Models) -> None:
     """TeaCache's distance, mean|m - m'| / mean|m'| of the first block's modulated input."""
     seen: list[float] = []

@@ -69,6 +69,11 @@ class StepPlan(NamedTuple):
     watch: tuple[Probe, ...] = ()
     given: tuple[float, ...] = ()
 
+    @property
+    def acts(self) -> tuple[object, ...]:
+        """All that decides the latents after the step: equal ones give the same."""
+        return self.passes, self.given
+
     def keeps(self) -> bool:
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)

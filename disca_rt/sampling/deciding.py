@@ -47,10 +47,12 @@ class Deciding:
             if isinstance(answer, Ask):
                 self._ask(answer)
             else:
-                drafted = answer.plan, self._draft(answer)
-        if drafted is not None and drafted[0].passes == answer.passes:
+                before, drafted = dict(self._now), (answer.plan, self._draft(answer))
+        if drafted is not None and drafted[0].acts == answer.acts:
             plan, latents = drafted
         else:
+            if drafted is not None:  # what was seen of it is nothing to compare with
+                self._now = before
             plan, latents = answer, self._compute(answer)
         memory = loop.rule.remember(
             loop.setting, self._step, answer, dict(self._seen), moved.memory

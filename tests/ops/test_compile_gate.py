@@ -45,6 +45,8 @@ NARROW_LOADS = {
     "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
     "_ratio_kernel": 16,  # a few sums
     "_head_kernel": 8,  # shift, scale and bias
+    "_finite_differences_kernel": 2,  # distance and known
+    "_forecast_kernel": 4,  # coefficients
 }
 NARROW_STORES = {"_partial_sums_kernel": 2, "_ratio_kernel": 1}  # scalars
 

@@ -19,7 +19,7 @@ from disca_rt.train.draws import draw
 from disca_rt.train.latent_shards import LatentShards
 from train.small import SMALL
 
-TOY = replace(SMALL, in_channels=2, text_dim=4, text_dim_2=None)
+TOY = replace(SMALL, in_channels=2, embed_channels=2, text_dim=4, text_dim_2=None)
 
 
 def sample(value: int, tokens: int = 2) -> tuple[Tensor, Conditioning]:

@@ -105,7 +105,7 @@ def test_a_bad_value_is_named_by_shard_and_row_when_it_is_read(
         ("latents", lambda x: x[:, :, :0], r"latents must divide into patches of \(1, 2, 2\)"),
         ("latents", lambda x: x.to(torch.uint8), "latents cannot be of torch.uint8"),
         ("text_states", lambda x: x[..., :4], rf"text_states must be \[1, L, {SMALL.text_dim}\]"),
-        ("text_states", lambda x: x[:, 0], r"text_states must be \[1, L, "),
+        ("text_states", lambda x: x[:, 0], r"text_states must be \[B, L, D\], got"),
         ("text_states", lambda x: x.long(), "text_states cannot be of torch.int64"),
         ("text_states_2", lambda x: x[:, None], r"text_states_2 must be \[1, "),
         ("text_mask", lambda x: x[:, :2], "text_mask must be"),
