@@ -22,7 +22,7 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.attention.protocol import Attention, NoOverlap, Overlap
 from disca_rt.kernels.ops import Ops, get_ops
 from disca_rt.models.blocks import DoubleStreamBlock, SingleStreamBlock
-from disca_rt.models.stream import Part, Stream, settle
+from disca_rt.models.stream import PendingSum, Stream, materialise
 from disca_rt.parallel._native import Partition
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
@@ -93,7 +93,7 @@ class MarkedBlock:
         marks = self._attention.restart()
         dist.barrier()
         marks.mark("start")
-        settle(self._block((Part(self._tokens),), self._context), self._ops)
+        materialise(self._block((PendingSum(self._tokens),), self._context), self._ops)
         marks.mark("end")
         return marks
 
@@ -112,7 +112,7 @@ class AttentionAlone:
         ready = tokens if getattr(handle, "packing", None) is None else tokens.flatten(1, 2)
         handle.put_k(ready)
         handle.put_q(ready)
-        return (Part(handle.result(NoOverlap())),)
+        return (PendingSum(handle.result(NoOverlap())),)
 
 
 BLOCKS: dict[str, Callable[..., Any]] = {

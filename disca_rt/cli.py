@@ -113,7 +113,7 @@ def _fail(message: str) -> int:
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
-    """Ours in one line, without the place in the code, which is not the user's."""
+    """Format our warnings in one line, without the place in the code, which is not the user's."""
     if issubclass(category, CheckpointWarning):
         return f"disca-rt: warning: {message}\n"
     return _format_of_python(message, category, *where)

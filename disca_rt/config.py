@@ -4,6 +4,7 @@ Field names are those of the `config.json` beside a checkpoint. Nothing here tou
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .family import FAMILIES, VIDEO_10, VIDEO_15, BlockKind, Family, Traits
@@ -61,6 +62,16 @@ class DiTConfig:
         """Values of a velocity patch, the head's output."""
         return self.in_channels * math.prod(self.patch)
 
+    def token_grid(self, sides: Sequence[int]) -> tuple[int, int, int]:
+        """Sides (T, H, W) of latents in patches; ValueError for one that does not divide."""
+        for name, side, patch in zip("THW", sides, self.patch, strict=True):
+            if side % patch or side <= 0:
+                raise ValueError(
+                    f"latents' {name} must be a positive multiple of {patch}, got {side}"
+                )
+        t, h, w = (side // patch for side, patch in zip(sides, self.patch, strict=True))
+        return t, h, w
+
     @property
     def layers(self) -> str:
         """The blocks in words."""
@@ -69,7 +80,7 @@ class DiTConfig:
 
     @property
     def variant(self) -> str:
-        """base, cfg-distilled or meanflow."""
+        """Name of the variant: base, cfg-distilled or meanflow."""
         if self.meanflow:
             return "meanflow"
         return "cfg-distilled" if self.guidance_embed else "base"

@@ -1,4 +1,4 @@
-"""Which tokens of a sample a rank has between the embedding and the head of a DiT: the protocol.
+"""The protocol by which a rank has some of a sample's tokens between embedding and head.
 
 Embedding and text refiner run whole on every rank, the blocks and what a policy keeps on a share of
 the tokens, and the head's patches are gathered.
@@ -17,7 +17,7 @@ class Sharding(Protocol):
     size: int
 
     def share(self, img_tokens: int, txt_tokens: int) -> tuple[int, int]:
-        """How many image and how many text tokens of a sample this rank has."""
+        """Numbers of image and of text tokens of a sample that this rank has."""
 
     def from_first_rank(self, latents: Tensor) -> Tensor:
         """The first rank's `latents`, whatever this rank gives."""

@@ -1,4 +1,4 @@
-"""Joint tokens of a step: where image and text stand, and what all blocks share besides them."""
+"""Joint tokens of a step: the places of image and text, and what else all blocks share."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class TokenLayout(NamedTuple):
-    """Where image and text stand among the tokens `[B, S, C]` that a block is given.
+    """The places of image and text among the tokens `[B, S, C]` that a block is given.
 
     Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens of
     each whole sample on the device, the rest is padding; None where nothing is padding. `whole` is
@@ -22,7 +22,7 @@ class TokenLayout(NamedTuple):
 
 
 class StepContext(NamedTuple):
-    """What every block of one step shares: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
+    """Inputs of all blocks of a step: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
 
     vec: Tensor
     freqs_cos: Tensor

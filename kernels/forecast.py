@@ -59,14 +59,14 @@ def forecast_into(factors: Tensor, coefficients: Tensor, out: Tensor) -> None:
 
 
 def check_numbers(op: str, name: str, numbers: Tensor, count: int) -> None:
-    """ValueError unless `numbers` are `count` fp32 values that lie together."""
+    """Raise ValueError unless `numbers` are `count` fp32 values that lie together."""
     check_shape(op, name, numbers, (count,))
     if numbers.dtype != torch.float32 or not numbers.is_contiguous():
         raise ValueError(f"{op}: {name} must be contiguous fp32, got {numbers.dtype}")
 
 
 def check_terms(op: str, factors: Tensor) -> None:
-    """ValueError unless there are from 1 to MAX_TERMS factors."""
+    """Raise ValueError unless there are from 1 to MAX_TERMS factors."""
     if not 1 <= len(factors) <= MAX_TERMS:
         raise ValueError(f"{op}: factors must be from 1 to {MAX_TERMS}, got {len(factors)}")
 

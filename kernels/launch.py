@@ -115,7 +115,7 @@ def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor) -> None:
 
 
 def check_rows(op: str, **tensors: Tensor) -> None:
-    """ValueError unless every tensor is floating point with contiguous last axis, on one device."""
+    """Raise ValueError unless all are floats on one device, contiguous along the last axis."""
     first = next(iter(tensors.values()))
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:

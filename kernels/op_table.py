@@ -51,7 +51,7 @@ class OpRow(NamedTuple):
 
     @property
     def is_product(self) -> bool:
-        """True where arithmetic limits it, not bytes."""
+        """Tell whether arithmetic limits it, not bytes."""
         return self.launches is None or bool(self.launches.variants)
 
 

@@ -91,6 +91,6 @@ def _from_module(row: ModuleType) -> Ops:
 
 
 def check_ops(name: str) -> None:
-    """ValueError unless there are ops called `name`."""
+    """Raise ValueError unless there are ops called `name`."""
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"ops must be one of {sorted(IMPLEMENTATIONS)}, got {name!r}")

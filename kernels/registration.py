@@ -47,7 +47,7 @@ def register_op(mutates: Iterable[str] = ()) -> Callable[[Callable[..., Any]], R
 
 
 def refuse_tangents(name: str, values: Iterable[Any]) -> None:
-    """RuntimeError if a tensor among `values` is being differentiated in forward mode."""
+    """Raise RuntimeError if a tensor among `values` is being differentiated in forward mode."""
     if forward_ad._current_level < 0:
         return
     for value in _tensors(values):
@@ -59,7 +59,7 @@ def refuse_tangents(name: str, values: Iterable[Any]) -> None:
 
 
 def wants_gradient(values: Iterable[Any]) -> bool:
-    """True where autograd records operations on one of the tensors among `values`."""
+    """Tell whether autograd records operations on one of the tensors among `values`."""
     return torch.is_grad_enabled() and any(value.requires_grad for value in _tensors(values))
 
 

@@ -166,7 +166,7 @@ def check_rope(
     freqs_cos: Tensor,
     freqs_sin: Tensor,
 ) -> None:
-    """ValueError unless the tables and weights fit `x [B, S, H, D]`."""
+    """Raise ValueError unless the tables and weights fit `x [B, S, H, D]`."""
     width = x.shape[3]
     if width % 2:
         raise ValueError(f"{op}: the head width must be even, got {width}")

@@ -24,7 +24,7 @@ Clock = Callable[[Callable[[], object]], float]
 """Seconds that a call takes."""
 
 
-class Measured(NamedTuple):
+class Timing(NamedTuple):
     """Seconds of one op at one shape by its launch; None is the default launch."""
 
     op: str
@@ -49,7 +49,7 @@ def candidates(op: str, width: int) -> list[Choice]:
     ]
 
 
-def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Measured]:
+def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Timing]:
     """Every op at all `shapes`, one call's tensors alive at a time.
 
     What earlier measurements put into the launch table is not looked at. GELU after a product is
@@ -61,7 +61,7 @@ def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Meas
             call = make_call()
             if not candidates(op, call.width):
                 continue
-            measured = Measured(op, each.name, call.width, dict(_timed(call, chosen, clock)))
+            measured = Timing(op, each.name, call.width, dict(_timed(call, chosen, clock)))
             if op == "gelu_tanh":
                 chosen[op] = best([measured])
             yield measured
@@ -79,12 +79,12 @@ def _timed(
                 continue
 
 
-def winners(measured: Iterable[Measured]) -> dict[str, dict[str, Any]]:
+def winners(measured: Iterable[Timing]) -> dict[str, dict[str, Any]]:
     """The fastest choices by op and width, as in the launch table.
 
     All shapes of one width share an entry, and each counts alike: the product of times decides.
     """
-    groups: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[Timing]] = defaultdict(list)
     for each in measured:
         groups[each.op, each.width].append(each)
     table: dict[str, dict[str, Any]] = {}
@@ -93,12 +93,12 @@ def winners(measured: Iterable[Measured]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def best(group: Iterable[Measured]) -> Choice:
+def best(group: Iterable[Timing]) -> Choice:
     """The choice that is fastest over all shapes of one op and width."""
     return ranked(group)[0]
 
 
-def ranked(group: Iterable[Measured]) -> list[Choice]:
+def ranked(group: Iterable[Timing]) -> list[Choice]:
     """The choices that all shapes share, by the product of their times."""
     times = [each.seconds for each in group]
     shared = [choice for choice in times[0] if choice and all(choice in other for other in times)]

@@ -14,7 +14,7 @@ from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
-from disca_rt.models.stream import Part, settle
+from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
 from disca_rt.tokens import StepContext
 
@@ -82,7 +82,9 @@ class Oracle:
     ) -> Tensor:
         for index in range(start, stop):
             block = self.dit.blocks[index]
-            tokens = settle(block((Part(tokens),), context, Hook(self, number, index)), block.ops)
+            tokens = materialise(
+                block((PendingSum(tokens),), context, Hook(self, number, index)), block.ops
+            )
         return tokens
 
     def slots(self, site: Site, number: int) -> list[int]:

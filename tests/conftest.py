@@ -1,4 +1,4 @@
-"""What every test shares: one thread per worker, no hypothesis deadlines, marker and option."""
+"""Settings of every test: one thread per worker, no hypothesis deadlines, marker and option."""
 
 import os
 from pathlib import Path

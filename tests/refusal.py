@@ -1,4 +1,4 @@
-"""How `disca-rt` refuses: exit code 2 and one line on stderr."""
+"""Refusals by `disca-rt`: exit code 2 and one line on stderr."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ NOT_OURS = "USDT:"  # of PyTorch's profiler, where torch was imported before `pr
 
 
 def refusal(arguments: Iterable[object], capsys: pytest.CaptureFixture[str]) -> str:
-    """What `disca-rt` says as it refuses `arguments`."""
+    """The line with which `disca-rt` refuses `arguments`."""
     capsys.readouterr()
     try:
         code = main([str(part) for part in arguments])

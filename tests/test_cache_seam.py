@@ -19,7 +19,7 @@ from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import Ops, get_ops
-from disca_rt.models.stream import settle
+from disca_rt.models.stream import materialise
 from disca_rt.schedule import shifted
 from golden_vectors import relative_error
 from parallel.launch import forked, passes
@@ -207,7 +207,7 @@ def test_watched_values_are_those_of_the_step_before(eager: Models) -> None:
         return patches[-1].to(torch.float32)
 
     def at_last(block: torch.nn.Module, args: tuple) -> None:
-        tokens.append(settle(args[0], OPS).double().clone())
+        tokens.append(materialise(args[0], OPS).double().clone())
 
     hook = last.register_forward_pre_hook(at_last)
     with patch.object(dit, "head", at_head):

@@ -26,7 +26,7 @@ from disca_rt.attention.partial import Partial, merge
 from disca_rt.attention.protocol import NoOverlap
 from disca_rt.attention.tuning import measure, winners
 from disca_rt.kernels.launch_table import ELSEWHERE, forget_table
-from disca_rt.kernels.tune import Measured
+from disca_rt.kernels.tune import Timing
 from disca_rt.kernels.workload import SMALL
 from disca_rt.tokens import TokenLayout
 
@@ -140,11 +140,16 @@ def test_a_package_is_called_as_it_wants(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_the_staged_interface_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "fa2", fa2([]))
-    x = qkv()[0]
-    handle = LocalAttention("fa2").begin(TokenLayout(5, None))
-    for put in (handle.put_v, handle.put_k, handle.put_q):
-        put(x)
-    assert torch.equal(handle.result(NoOverlap()), exact(x, x, x, 0.25)[0].flatten(2))
+    q, k, v = qkv()
+    assert torch.equal(staged("fa2", q, k, v), exact(q, k, v, 0.25)[0].flatten(2))
+
+
+def staged(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    handle = LocalAttention(backend).begin(TokenLayout(5, None))
+    handle.put_v(v)
+    handle.put_k(k)
+    handle.put_q(q)
+    return handle.result(NoOverlap())
 
 
 def test_an_old_fa3_returns_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +262,8 @@ def test_what_is_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_order_is_by_all_shapes() -> None:
-    one = Measured("attention", "one", 16, {None: 3.0, "sdpa": 3.0, "fa2": 1.0, "cudnn": 2.0})
-    two = Measured("attention", "two", 16, {None: 3.0, "sdpa": 3.0, "fa2": 4.0, "flash": 1.0})
+    one = Timing("attention", "one", 16, {None: 3.0, "sdpa": 3.0, "fa2": 1.0, "cudnn": 2.0})
+    two = Timing("attention", "two", 16, {None: 3.0, "sdpa": 3.0, "fa2": 4.0, "flash": 1.0})
     assert winners([one]) == {"16": ["fa2", "cudnn", "sdpa"]}
     assert winners([one, two]) == {"16": ["fa2", "sdpa"]}
 
@@ -276,11 +281,7 @@ def test_a_new_backend_is_one_row(
     monkeypatch.setitem(BACKENDS, "toy", toy)
     q, k, v = qkv(torch.float64)
     whole, _ = exact(q, k, v, 0.25)
-    handle = LocalAttention("toy").begin(TokenLayout(5, None))
-    handle.put_v(v)
-    handle.put_k(k)
-    handle.put_q(q)
-    assert torch.equal(handle.result(NoOverlap()), whole.flatten(2))
+    assert torch.equal(staged("toy", q, k, v), whole.flatten(2))
     ring = LocalAttention("toy").backend.with_lse
     parts = (ring(q, k[:, keys], v[:, keys], None) for keys in (slice(0, 3), slice(3, 7)))
     torch.testing.assert_close(merge(*parts).out.double(), whole, atol=1e-6, rtol=0)

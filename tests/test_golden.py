@@ -1,4 +1,4 @@
-"""Both models against the authors' outputs: 1e-5 on single forwards, 1e-4 on trajectories."""
+"""The models against the authors' outputs: 1e-5 on single forwards, 1e-4 on trajectories."""
 
 import threading
 from contextlib import nullcontext
@@ -40,7 +40,7 @@ def runtime(golden: Golden, ops: str) -> Runtime:
 
 @pytest.fixture(scope="module")
 def last_hidden_state(golden: Golden, runtime: Runtime) -> tuple[Tensor, StepContext, Prepared]:
-    """Of a full step, which its velocity and a predicted step go on from."""
+    """Tokens of a full step, from which its velocity and a predicted step follow."""
     dit = runtime.dit
     prepared = dit.prepare(golden.conditioning, golden.io["latents"].shape)
     step = golden.step_inputs(golden.settings["full_step_index"])

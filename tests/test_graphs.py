@@ -85,7 +85,7 @@ def test_replay_equals_eager(policy: str, eager: Runtime) -> None:
 
 @pytest.fixture
 def only_replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Once called, nothing but a replay is left."""
+    """Refuse, once called, everything but replays."""
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a replayed trajectory embeds nothing")
@@ -306,11 +306,13 @@ def test_what_one_capture_leaves_is_read_by_another_without_a_copy() -> None:
         whole = graphs.run("second", lambda x: x + 1, half)
         assert torch.equal(whole, torch.full((2,), 3.0 * turn + 1))
     assert graphs.memory_bytes == 4 * 2 * 4, "an input and a result each, of which one is shared"
+    graphs.clear()
+    assert graphs.memory_bytes == 0
 
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How many graphs live in each pool of a stand-in for PyTorch's, which do nothing."""
+    """Numbers of living graphs by pool, of a stand-in for PyTorch's graphs that does nothing."""
     alive: Counter[int] = Counter()
 
     class Graph:
@@ -358,15 +360,6 @@ def test_captures_share_a_pool_and_those_after_the_last_have_another(pools: Coun
     capture_both()
     assert list((+pools).values()) == [2]
     assert len(pools) == 3
-
-
-def test_memory_is_that_of_the_buffers() -> None:
-    graphs = GraphRunner(CPU, record)
-    for _ in range(2):
-        graphs.run(0, doubled, torch.ones(6), 2)
-    assert graphs.memory_bytes == 2 * 6 * 4
-    graphs.clear()
-    assert graphs.memory_bytes == 0
 
 
 def test_a_failing_capture_says_what_broke_it() -> None:

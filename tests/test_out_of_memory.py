@@ -1,4 +1,4 @@
-"""What is said when memory runs out: what was needed, and what would fit."""
+"""The line when memory runs out: what was needed, and what would fit."""
 
 from pathlib import Path
 

@@ -84,6 +84,8 @@ def test_names_at_the_top_are_lazy_and_the_same_for_type_checkers() -> None:
         ({"prompts": []}, r"prompts must be a list of at least one text, got \[\]"),
         ({"size": None}, "either latents or latent_shape or size, got none of them"),
         ({"latent_shape": (12, 3, 8, 8)}, "got latent_shape and size"),
+        ({"latents": torch.zeros(1, 12, 3, 12, 16)}, "got latents and size"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number from 0"),
         ({"guidance_scale": -1.0}, "guidance_scale must be a finite number from 0, got -1.0"),
         ({"classifier_free_scale": float("inf")}, "classifier_free_scale must be a finite"),
         ({"seed": 2**63}, "seed must be from"),
@@ -129,6 +131,7 @@ def test_a_request_that_does_not_fit_runs_no_model(golden: Golden, pipeline: Pip
         ({"latents": golden.io["latents"].to("meta")}, "latents must be a dense tensor"),
         ({"latents": golden.io["latents"].to_sparse()}, "latents must be a dense tensor"),
         ({"seed": [1, 2], "latents": None, "latent_shape": (4, 3, 8, 12)}, "seed must be one"),
+        ({"latents": golden.io["latents"] * float("nan")}, "not finite"),
         ({"prompts": ["a cat"], "conditioning": None}, "give a saved conditioning"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -244,6 +247,8 @@ def test_guidance_of_both_kinds_where_it_is_asked_for(golden: Golden, pipeline: 
     with pytest.raises(ValueError, match="give either guidance_scale or classifier_free_scale"):
         twice = {"guidance_scale": 2.0, "classifier_free_scale": 2.0}
         load(fifteen).run(request(fifteen, **twice, negative=fifteen.conditioning))
+    with pytest.raises(ValueError, match=r"guidance_scale needs a negative .*: this base model"):
+        load(fifteen).run(request(fifteen, guidance_scale=6.0))
 
 
 @pytest.mark.parametrize("name", ["hyvideo10", "hyvideo15"])

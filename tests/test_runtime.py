@@ -75,7 +75,7 @@ def test_no_state_leaks_from_one_sample_into_the_next(golden: Golden, runtime: R
     if golden.conditioning.cond_latents is None:
         other_shape[1] = 1
         sample(runtime, golden, seed=9, latent_shape=tuple(other_shape))
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled, match="before step 4 of 5"):
         cancel_at(runtime, golden, step=3)
     sample(runtime, golden, policy="full", schedule=preset(2, 5.0))
     assert torch.equal(sample(runtime, golden, seed=1), fresh)
@@ -94,11 +94,6 @@ def cancel_at(runtime: Runtime, golden: Golden, step: int) -> None:
         sample(runtime, golden, on_step=on_step, cancel=cancel)
     finally:
         assert steps == list(range(step + 1))
-
-
-def test_cancellation_stops_before_the_next_step(golden: Golden, runtime: Runtime) -> None:
-    with pytest.raises(Cancelled, match="before step 2 of 5"):
-        cancel_at(runtime, golden, step=1)
 
 
 def test_callback_sees_each_step_once_and_its_kind(golden: Golden, runtime: Runtime) -> None:
@@ -221,45 +216,12 @@ def test_classifier_free_guidance_mixes_two_passes() -> None:
         assert relative_error(mixed, uncond + scale * (cond - uncond)) <= 1e-5
 
 
-def test_each_pass_of_classifier_free_guidance_has_its_own_cache() -> None:
-    runtime, golden = base_runtime()
-    positive = golden.conditioning
-    negative = replace(positive, text_states=positive.text_states.flip(1))
-    alone = sample(runtime, golden)
-    mixed = sample(runtime, golden, negative=negative, guidance_scale=1.0)
-    assert relative_error(mixed, alone) <= 1e-5, "at scale 1 the unconditional pass cancels"
-
-
-def test_guidance_that_does_not_fit_the_model_is_refused() -> None:
-    runtime, golden = base_runtime()
-    with pytest.raises(ValueError, match="needs a negative conditioning"):
-        sample(runtime, golden, guidance_scale=6.0)
-    with pytest.raises(ValueError, match="finite number"):
-        sample(runtime, golden, guidance_scale=float("nan"), negative=golden.conditioning)
-    embeds = load_golden("hyvideo10")
-    with pytest.raises(ValueError, match="embeds its guidance"):
-        sample(load(embeds), embeds, negative=embeds.conditioning)
-
-
 def test_embedded_guidance_changes_the_result() -> None:
     golden = load_golden("hyvideo10")
     runtime = load(golden)
     default = sample(runtime, golden)
     assert torch.equal(sample(runtime, golden, guidance_scale=6.0), default)
     assert relative_error(sample(runtime, golden, guidance_scale=2.0), default) > 1e-4
-
-
-def test_latents_that_do_not_fit_are_refused(golden: Golden, runtime: Runtime) -> None:
-    channels = runtime.config.in_channels
-    with pytest.raises(ValueError, match="either latents or latent_shape"):
-        sample(runtime, golden, latents=golden.io["latents"])
-    with pytest.raises(ValueError, match="either latents or latent_shape"):
-        sample(runtime, golden, latent_shape=None)
-    with pytest.raises(ValueError, match=rf"latents must be \[1, {channels}, T, H, W\]"):
-        sample(runtime, golden, latents=golden.io["latents"][:, :2], latent_shape=None)
-    with pytest.raises(ValueError, match="not finite"):
-        nan = golden.io["latents"] * float("nan")
-        sample(runtime, golden, latents=nan, latent_shape=None)
 
 
 def test_a_predictor_of_another_model_is_refused() -> None:

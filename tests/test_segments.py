@@ -1,4 +1,4 @@
-"""What is captured around work that no capture can hold."""
+"""Captures around work that no capture can hold."""
 
 import pytest
 import torch

@@ -75,7 +75,7 @@ class Backend:
         return self.attend_with_lse(q, k, v, valid)
 
     def takes(self, device: str, dtype: torch.dtype, has_padding: bool = False) -> bool:
-        """True where it runs on devices of this type, in this dtype."""
+        """Tell whether it runs on devices of this type, in this dtype."""
         return (
             (self.devices is None or device in self.devices)
             and (self.dtypes is None or dtype in self.dtypes)
@@ -190,7 +190,7 @@ def automatic(
 
 
 def settled(name: str, width: int, dtype: torch.dtype, device: torch.device) -> str:
-    """`name`, or the backend that it stands for."""
+    """Name of the backend that `name` stands for: "auto" for another, the rest for themselves."""
     return automatic(width, dtype, device) if name == AUTOMATIC else name
 
 

@@ -24,7 +24,7 @@ class FlashPackage(NamedTuple):
     lse_flag: str
 
     def missing(self) -> str | None:
-        """Why the package cannot be imported; None where it can."""
+        """Say why the package cannot be imported; None where it can."""
         found = flash_function(self.modules)
         return found if isinstance(found, str) else None
 

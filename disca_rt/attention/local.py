@@ -21,7 +21,7 @@ class LocalAttention:
         return self
 
     def prepare(self, heads: int) -> None:
-        """Nothing to do: all heads are here."""
+        """Do nothing: all heads are here."""
 
     def begin(self, layout: TokenLayout) -> "LocalHandle":
         return LocalHandle(self.backend, layout.lengths)

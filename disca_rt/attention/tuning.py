@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels.tune import Clock, Measured, ranked
+from ..kernels.tune import Clock, Timing, ranked
 from ..kernels.workload import SENT_TO, Make, Shapes
 from .backends import BACKENDS, DEFAULT, SECTION, Backend
 
 
-def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Measured]:
+def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Timing]:
     """Seconds of every backend at each of `shapes`; one that fails is told and left out."""
     rows = [row for row in BACKENDS.values() if row.is_measured and row.missing() is None]
     for each in shapes:
@@ -26,7 +26,7 @@ def measure(shapes: Iterable[Shapes], make: Make, clock: Clock) -> Iterator[Meas
             q, k, v = (make(1, each.tokens, heads, width) for _ in range(3))
             timed = {row.name: _seconds(row, q, k, v, clock) for row in rows}
             seconds = {backend: time for backend, time in timed.items() if time is not None}
-            yield Measured(SECTION, name, width, {None: seconds[DEFAULT], **seconds})
+            yield Timing(SECTION, name, width, {None: seconds[DEFAULT], **seconds})
 
 
 def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor, clock: Clock) -> float | None:
@@ -39,9 +39,9 @@ def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor, clock: Clock) ->
         return None
 
 
-def winners(measured: Iterable[Measured]) -> dict[str, list[str]]:
+def winners(measured: Iterable[Timing]) -> dict[str, list[str]]:
     """Backends by head width, the fastest first: a machine may lack that one."""
-    groups: dict[str, list[Measured]] = defaultdict(list)
+    groups: dict[str, list[Timing]] = defaultdict(list)
     for each in measured:
         groups[str(each.width)].append(each)
     return {width: [str(name) for name in ranked(group)] for width, group in groups.items()}

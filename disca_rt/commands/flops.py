@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--predictor-depth must be at least 1, got {depth}")
     step = step_flops(dit, predictor_config(dit, depth), latent_shape, text_tokens)
     unit, scale = ("TFLOP", 1e12) if step.full > 1e11 else ("GFLOP", 1e9)
-    counted = [_counted(row, dit, latent_shape, text_tokens) for row in _rows(args, dit)]
+    counted = [_counted(case, dit, latent_shape, text_tokens) for case in _cases(args, dit)]
     img = image_tokens(dit, latent_shape)
     table = Table(
         "sample", "full", "predicted", unit, "speed-up", title=f"{args.model}, {img} image tokens"
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-class Row(NamedTuple):
+class Case(NamedTuple):
     """A sample to count; `passes` is 2 under classifier-free guidance."""
 
     name: str
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """One line of the table: steps of both kinds, in `passes` each, and all FLOPs."""
+    """A row of the table: steps of both kinds, in `passes` each, and all FLOPs."""
 
     name: str
     passes: int
@@ -80,20 +80,20 @@ class Counted(NamedTuple):
 
 
 def _counted(
-    row: Row, dit: "DiTConfig", latent_shape: tuple[int, int, int, int], text_tokens: int
+    case: Case, dit: "DiTConfig", latent_shape: tuple[int, int, int, int], text_tokens: int
 ) -> Counted:
     from ..cache.plan import FULL, Setting
     from ..cache.policies import resolve, sketched
     from ..work.flops import sample_flops
 
-    schedule, policy = resolve(row.preset, row.policy, sketched(dit))
-    plans = policy.known_plans(Setting(tuple(schedule), row.passes, len(policy.slots)))
-    flops = sample_flops(policy, plans, dit, latent_shape, (text_tokens,) * row.passes)
+    schedule, policy = resolve(case.preset, case.policy, sketched(dit))
+    plans = policy.known_plans(Setting(tuple(schedule), case.passes, len(policy.slots)))
+    flops = sample_flops(policy, plans, dit, latent_shape, (text_tokens,) * case.passes)
     full = sum(plan.label == FULL for plan in plans)
-    return Counted(row.name, row.passes, full, len(plans) - full, flops)
+    return Counted(case.name, case.passes, full, len(plans) - full, flops)
 
 
-def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
+def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
     """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
     from ..schedule import PRESETS, preset
     from .schedules import check_schedule_arguments, choose_policy, choose_schedule
@@ -103,18 +103,18 @@ def _rows(args: argparse.Namespace, dit: "DiTConfig") -> list[Row]:
     flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
     if any(getattr(args, flag) is not None for flag in flags):
         policy = choose_policy(args, has_predictor=False)
-        asked = [Row(policy, choose_schedule(args, dit, policy), passes, policy)]
+        asked = [Case(policy, choose_schedule(args, dit, policy), passes, policy)]
     elif dit.traits.has_glyphs:
         asked = [
-            Row("8 steps", preset(8, 7.0), passes, "full"),
-            Row("DisCa 1.5", PRESETS["disca-1.5"], passes),
+            Case("8 steps", preset(8, 7.0), passes, "full"),
+            Case("DisCa 1.5", PRESETS["disca-1.5"], passes),
         ]
     else:
         asked = [
-            Row("20 steps", preset(20, 5.0), passes, "full"),
-            Row("DisCa N=2", PRESETS["disca-n2"], passes),
-            Row("DisCa N=3", PRESETS["disca-n3"], passes),
-            Row("DisCa, 10 full steps", PRESETS["disca-10"], passes),
-            Row("DisCa N=4", PRESETS["disca-n4"], passes),
+            Case("20 steps", preset(20, 5.0), passes, "full"),
+            Case("DisCa N=2", PRESETS["disca-n2"], passes),
+            Case("DisCa N=3", PRESETS["disca-n3"], passes),
+            Case("DisCa, 10 full steps", PRESETS["disca-10"], passes),
+            Case("DisCa N=4", PRESETS["disca-n4"], passes),
         ]
-    return [Row("50 steps, classifier-free guidance", PRESETS["full-50"], 2, "full"), *asked]
+    return [Case("50 steps, classifier-free guidance", PRESETS["full-50"], 2, "full"), *asked]

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"
-MOST = 86_400  # of any of them; as seconds a day
+MAX_FLAG_VALUE = 86_400  # of any of them; as seconds a day
 
 
 def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """--timeout, --head-chunks, --ulysses-degree."""
+    """Add --timeout, --head-chunks and --ulysses-degree."""
     group = parser.add_argument_group(
         f"ranks (torchrun --nproc-per-node N -m disca_rt {command} ...)"
     )
@@ -27,32 +27,32 @@ def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def add_timeout_argument(group: argparse._ArgumentGroup, default: str) -> None:
-    """--timeout."""
+    """Add --timeout."""
     group.add_argument(
         "--timeout", type=float, help=f"seconds to wait for a rank; default {default}"
     )
 
 
 def check_ranks(args: argparse.Namespace, names: Sequence[str] = FLAGS) -> None:
-    """ValueError for a flag that is out of range, or has no ranks to be about."""
+    """Raise ValueError for a flag that is out of range, or given without several ranks."""
     from ..parallel.ranks import is_launched
 
     for name in names:
         value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and not is_launched():
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not 0 < value <= MOST:
-            raise ValueError(f"{flag} must be above 0 and at most {MOST}, got {value}")
+        if value is not None and not 0 < value <= MAX_FLAG_VALUE:
+            raise ValueError(f"{flag} must be above 0 and at most {MAX_FLAG_VALUE}, got {value}")
 
 
 def as_flags(args: argparse.Namespace) -> dict[str, str]:
-    """Every argument by its flag, for ranks to compare."""
+    """Map every argument by its flag, for ranks to compare."""
     return {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items()}
 
 
 @contextmanager
 def joined_ranks(args: argparse.Namespace) -> Iterator["Ranks | None"]:
-    """The ranks, all started alike; None where this process is alone."""
+    """Join the ranks, checked to be started alike; None where this process is alone."""
     from datetime import timedelta
 
     from ..parallel.ranks import TIMEOUT, is_launched, joined
@@ -70,7 +70,7 @@ def joined_ranks(args: argparse.Namespace) -> Iterator["Ranks | None"]:
 def choose_attention(
     args: argparse.Namespace, ranks: "Ranks | None", local: "LocalAttention"
 ) -> "Attention":
-    """`local` alone, or under the exchange that shares a sample among `ranks`."""
+    """Return `local`, or with `ranks` the attention in which they share a sample."""
     if ranks is None:
         return local
     from ..parallel.attention import UlyssesAttention

@@ -11,7 +11,7 @@ from ..tiny.config import takes_tiny_prompts
 
 
 def check_schedule_arguments(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags that no model could be sampled with."""
+    """Raise ValueError for flags that no model could be sampled with."""
     if args.policy is not None:
         read_policy(args.policy)
     if args.preset is not None:
@@ -24,7 +24,7 @@ def check_schedule_arguments(args: argparse.Namespace) -> None:
 
 
 def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
-    """The one that is named; else `disca` where a list, a preset or a predictor asks for it."""
+    """Policy that is named; else `disca` where a list, a preset or a predictor asks for it."""
     if args.policy is not None:
         return args.policy
     named = None if args.preset is None else get_preset(args.preset)
@@ -33,7 +33,7 @@ def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
 
 
 def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Preset:
-    """The noise levels that the flags ask for, and the step list that `policy` is to follow.
+    """Noise levels that the flags ask for, and the step list that `policy` is to follow.
 
     ValueError where a step list is missing or does not fit.
     """
@@ -67,7 +67,7 @@ def _levels(args: argparse.Namespace, base: Preset) -> Schedule:
 
 
 def default_schedule(config: DiTConfig) -> Preset:
-    """What a model's authors sample with; its step list is for policy disca."""
+    """Schedule that a model's authors sample with; its step list is for policy disca."""
     if not config.meanflow:
         return TINY_SCHEDULE if takes_tiny_prompts(config) else get_preset("full-50")
     return get_preset(config.traits.preset)

@@ -15,7 +15,7 @@ from .arguments import check_writable
 if TYPE_CHECKING:
     import torch
 
-    from ..kernels.tune import Clock, Measured
+    from ..kernels.tune import Clock, Timing
     from ..kernels.workload import Shapes
 
 INTERPRETED = "TRITON_INTERPRET"
@@ -86,8 +86,8 @@ class Section(NamedTuple):
 
     name: str
     shapes: "Iterable[Shapes]"
-    measure: "Callable[..., Iterator[Measured]]"
-    winners: "Callable[[Iterable[Measured]], Mapping[str, object]]"
+    measure: "Callable[..., Iterator[Timing]]"
+    winners: "Callable[[Iterable[Timing]], Mapping[str, object]]"
     samples: int
 
 
@@ -136,7 +136,7 @@ def _table(out: Path | None) -> Path:
     return path
 
 
-def _told(section: Section, device: "torch.device", clock: "Clock") -> "Iterator[Measured]":
+def _told(section: Section, device: "torch.device", clock: "Clock") -> "Iterator[Timing]":
     """Measurements of the section, each with a line; a shape too large for the device is told."""
     import torch
 
@@ -152,7 +152,7 @@ def _told(section: Section, device: "torch.device", clock: "Clock") -> "Iterator
             print(f"{each.name}: out of memory, what is left of it is not measured", flush=True)
 
 
-def _reported(each: "Measured") -> "Measured":
+def _reported(each: "Timing") -> "Timing":
     default = each.seconds[None]
     fastest = min((c for c in each.seconds if c), key=each.seconds.__getitem__)
     gain = default / each.seconds[fastest]
@@ -165,11 +165,11 @@ def _reported(each: "Measured") -> "Measured":
     return each
 
 
-def _tune(measured: "Iterable[tuple[Section, Measured]]", path: Path, device: str) -> None:
+def _tune(measured: "Iterable[tuple[Section, Timing]]", path: Path, device: str) -> None:
     """Writes the winners after each measurement, so that an interruption loses none."""
     from ..kernels.launch_table import ELSEWHERE, table_path
 
-    known: dict[str, list[Measured]] = {}
+    known: dict[str, list[Timing]] = {}
     _write(path, device, {})  # must be there before a launch, if the environment names it
     for section, each in measured:
         known.setdefault(section.name, []).append(each)

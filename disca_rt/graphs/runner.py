@@ -69,7 +69,7 @@ class CudaCapture:
 
     @property
     def pool_bytes(self) -> int:
-        """What the pool has of the device."""
+        """Bytes of the device that the pool holds."""
         segments = torch.cuda.memory.memory_snapshot(self._pool, include_traces=False)
         return sum(each["total_size"] for each in segments)
 
@@ -263,10 +263,10 @@ def _to_meta(leaf: Any) -> Any:
     return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
 
 
-def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, most: int) -> None:
-    """Adds `value`, and gives up the least recently used beyond `most`."""
+def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, limit: int) -> None:
+    """Add `value`, and drop the least recently used beyond `limit`."""
     known[key] = value
-    while len(known) > most:
+    while len(known) > limit:
         known.popitem(last=False)
 
 

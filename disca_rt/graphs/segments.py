@@ -16,7 +16,7 @@ from .between import interrupted_by
 
 
 class Replayable(Protocol):
-    """What was captured: `replay` does it again on the same memory."""
+    """Captured work: `replay` does it again on the same memory."""
 
     def replay(self) -> None: ...
 
@@ -38,7 +38,7 @@ class Segments:
 
 @dataclass
 class Between:
-    """What is done between two segments; `result` is where the next one reads it."""
+    """Work done between two segments; the next one reads its `result`."""
 
     run: Callable[..., Any]
     args: tuple[Any, ...]
@@ -75,7 +75,7 @@ def in_segments(begin: Begin, compute: Callable[[], object]) -> Replayable:
 
 
 def _abandon(end: Callable[[], Replayable]) -> None:
-    """After an error, of which the end of the capture would be another one."""
+    """End a capture in which an error was raised; its end would be another error."""
     with suppress(RuntimeError):
         end()
 

@@ -36,11 +36,15 @@ class Stopwatch:
 
     def start(self) -> object:
         """Mark to give to `stop`, for work whose name is known only when it is done."""
-        return self._mark()
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def stop(self, name: str, started: object) -> None:
         """Adds the time since `started` to the stage called `name`."""
-        self._marks[name].append((started, self._mark()))
+        self._marks[name].append((started, self.start()))
 
     def times(self) -> dict[str, StageTime]:
         """Times by stage, in the order in which they first ran. Waits for the device."""
@@ -50,13 +54,6 @@ class Stopwatch:
             name: StageTime(len(spans), sum(self._seconds(*span) for span in spans))
             for name, spans in self._marks.items()
         }
-
-    def _mark(self) -> object:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
     def _seconds(self, start: object, end: object) -> float:
         return start.elapsed_time(end) / 1000 if self._on_gpu else end - start

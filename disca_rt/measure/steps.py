@@ -67,11 +67,20 @@ class Subject:
     @property
     def flops(self) -> int:
         """FLOPs of a sample over all ranks, as if all steps were full where that is not known."""
+        if self.plans is None:
+            return replace(self, policy="full").flops
+        return self.flops_of(self.plans)
+
+    def flops_of(self, plans: Sequence[StepPlan]) -> int:
+        """FLOPs of steps by `plans`, over all ranks and passes."""
         text = [each.tokens for each in self.passes]
-        full = "full" if self.plans is None else self.policy
-        subject = replace(self, policy=full)
-        _, policy = subject.resolved
-        return sample_flops(policy, subject.plans, self.runtime.config, self.latent_shape, text)
+        config = self.runtime.config
+        return sample_flops(self.resolved[1], plans, config, self.latent_shape, text)
+
+    @property
+    def runs_network(self) -> bool:
+        """True where a stand-in of the policy runs a network, as DisCa's does."""
+        return any(slot.stand_in.network is not None for slot in self.resolved[1].slots)
 
     @property
     def cache_bytes(self) -> int:

@@ -122,9 +122,8 @@ class Suite:
         goal = PREDICTED_SHARE.get(self.workload.name)
         contenders = [Contender("full step", steps.full, self.flops.full)]
         if steps.has_predicted:
-            is_disca = self.subject.policy.partition(":")[0] == "disca"
-            goal = goal if is_disca else None
-            flops = self.flops.predicted if is_disca else self.flops.ends
+            goal = goal if self.subject.runs_network else None
+            flops = self.subject.flops_of([steps.predicted_plan])
             contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
             if self.graphs is not None:
                 contenders.append(self._predicted_captured(flops, goal))

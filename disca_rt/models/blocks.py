@@ -16,7 +16,7 @@ from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
-from .stream import Part, Stream, enter, enter_joint, settle, split_stream
+from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
 
 T = TypeVar("T")
 Mods = tuple[Tensor, ...]
@@ -66,14 +66,14 @@ def run_blocks(
 
     `out`: preferred destination of the result, may be ignored.
     """
-    stream: Stream = (Part(tokens),)
+    stream: Stream = (PendingSum(tokens),)
     if branches is None:
         for block in blocks:
             stream = block(stream, context)
     else:
         for block, of_block in zip(blocks, branches, strict=True):
             stream = block(stream, context, of_block)
-    return settle(stream, blocks[-1].ops, out) if blocks else tokens
+    return materialise(stream, blocks[-1].ops, out) if blocks else tokens
 
 
 class DoubleStreamBlock(nn.Module):
@@ -124,19 +124,19 @@ class DoubleStreamBlock(nn.Module):
 
     def _whole(self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext) -> Stream:
         img_mod, txt_mod = mods
-        img, img_in = enter(parts[0], *img_mod[:2], self.ops)
-        txt, txt_in = enter(parts[1], *txt_mod[:2], self.ops)
+        img, img_in = add_norm(parts[0], *img_mod[:2], self.ops)
+        txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops)
         img_attn, txt_attn = self._attend(img_in, txt_in, context)
         img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
         txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
-        img_part = Part(img, self.img_mlp(img_normed), img_mod[-1])
-        return img_part, Part(txt, self.txt_mlp(txt_normed), txt_mod[-1])
+        img_part = PendingSum(img, self.img_mlp(img_normed), img_mod[-1])
+        return img_part, PendingSum(txt, self.txt_mlp(txt_normed), txt_mod[-1])
 
     def _in_branches(
         self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext, branches: Branches
     ) -> Stream:
-        """The same with every sum taken, so that what replaces a branch also saves its norm."""
-        img, txt = (settle((part,), self.ops) for part in parts)
+        """Run the branches with every sum taken, so that replacing one also saves its norm."""
+        img, txt = (materialise((part,), self.ops) for part in parts)
         img_in, txt_in = (
             partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))
         )
@@ -148,7 +148,7 @@ class DoubleStreamBlock(nn.Module):
         img_mlp = branches("img_mlp", lambda: self.img_mlp(self._norm(img, mods[0][3:5])))
         txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(self._norm(txt, mods[1][3:5])))
         img = self.ops.gate_residual(img, img_mlp, mods[0][-1])
-        return Part(img), Part(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
+        return PendingSum(img), PendingSum(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
 
     def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
         return self.ops.layer_norm_modulate(x, *shift_scale)
@@ -173,7 +173,7 @@ class DoubleStreamBlock(nn.Module):
 
     def _add_attn(self, x: Tensor, attn: Tensor, mod: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         _, _, gate, shift, scale, _ = mod
-        return enter(Part(x, attn, gate), shift, scale, self.ops)
+        return add_norm(PendingSum(x, attn, gate), shift, scale, self.ops)
 
 
 class SingleStreamBlock(nn.Module):
@@ -196,14 +196,14 @@ class SingleStreamBlock(nn.Module):
     ) -> Stream:
         shift, scale, gate = self.modulation(context.vec)
         if branches is None:
-            x, normed = enter_joint(stream, shift, scale, self.ops)
+            x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)
             attn = self._attend(normed, context, mlp)
-            return (Part(x, self._join_halves(attn, mlp.finish()), gate),)
-        x = settle(stream, self.ops)
+            return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
+        x = materialise(stream, self.ops)
         norm = once(lambda: self.ops.layer_norm_modulate(x, shift, scale))
         total = branches("total", lambda: self._in_branches(norm, context, branches))
-        return (Part(self.ops.gate_residual(x, total, gate)),)
+        return (PendingSum(self.ops.gate_residual(x, total, gate)),)
 
     def _in_branches(
         self, norm: Callable[[], Tensor], context: StepContext, branches: Branches

@@ -46,7 +46,7 @@ def build_dit(
         dit = DIT_CLASSES[config.family](config, ops or get_ops("reference"), attention).to(dtype)
     if fp8_weights:
         replace_linears(dit.blocks, Fp8Linear)
-    return _materialise(dit, device)
+    return _allocated(dit, device)
 
 
 def build_predictor(
@@ -63,9 +63,9 @@ def build_predictor(
         predictor = PREDICTOR_CLASSES[config.family](
             config, ops or get_ops("reference"), attention
         ).to(dtype)
-    return _materialise(predictor, device)
+    return _allocated(predictor, device)
 
 
-def _materialise(module: M, device: torch.device | str) -> M:
+def _allocated(module: M, device: torch.device | str) -> M:
     module = module.eval().requires_grad_(False)
     return module if torch.device(device).type == "meta" else module.to_empty(device=device)

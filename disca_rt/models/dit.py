@@ -63,7 +63,7 @@ class DiT(nn.Module, ABC):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order; each maps `(stream, context)` to a stream, of tokens `[B, S, C]`."""
+        """Blocks in order; each maps `(stream, context)` to a stream, of tokens `[B, S, C]`."""
         return [*self.double_blocks, *getattr(self, "single_blocks", ())]
 
     @property
@@ -76,7 +76,7 @@ class DiT(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        """Everything about a sample that no step changes; `latent_shape` is `[B, C, T, H, W]`."""
+        """Compute what no step of a sample changes; `latent_shape` is `[B, C, T, H, W]`."""
 
     @abstractmethod
     def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
@@ -104,11 +104,11 @@ class DiT(nn.Module, ABC):
         return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
 
     def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
-        """All patches of a sample -> velocity `[B, C, T, H, W]`."""
+        """Map all patches of a sample to its velocity `[B, C, T, H, W]`."""
         return self.ops.unpatchify(patches, prepared.grid, self.config.patch)
 
     def velocity(self, tokens: Tensor, context: StepContext, prepared: Prepared) -> Tensor:
-        """All joint tokens -> velocity `[B, C, T, H, W]`: head, then unpatchify."""
+        """Map all joint tokens to the velocity `[B, C, T, H, W]`: head, then unpatchify."""
         return self.unpatchify(self.head(tokens, context), prepared)
 
     def forward(self, latents: Tensor, step: StepInputs, prepared: Prepared) -> Tensor:
@@ -116,31 +116,18 @@ class DiT(nn.Module, ABC):
         tokens, context = self.embed(latents, step, prepared)
         return self.velocity(run_blocks(self.blocks, tokens, context), context, prepared)
 
-    def cond_latents(
-        self, conditioning: Conditioning, latent_shape: Sequence[int]
-    ) -> Tensor | None:
-        """The channels that `img_in` takes behind the latents; ValueError for another size."""
+    def cond_latents(self, conditioning: Conditioning) -> Tensor | None:
+        """The channels that `img_in` takes behind the latents."""
         given = conditioning.cond_latents
-        if given is None:
-            return None
-        if given.shape[2:] != torch.Size(latent_shape[2:]):
-            raise ValueError(
-                f"cond_latents must be as large as the latents {list(latent_shape[2:])}, "
-                f"got {list(given.shape[2:])}"
-            )
-        return given.to(self.dtype)
+        return None if given is None else given.to(self.dtype)
 
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """(T, H, W) in patches of `[B, C, T, H, W]`; ValueError for what the model cannot take."""
+        """(T, H, W) in patches of `[B, C, T, H, W]`; ValueError for other channels or sides."""
         if latent_shape[1] != self.config.in_channels:
             raise ValueError(
                 f"latents must have {self.config.in_channels} channels, got {latent_shape[1]}"
             )
-        for name, side, patch in zip("THW", latent_shape[2:], self.config.patch, strict=True):
-            if side % patch or side == 0:
-                raise ValueError(f"latents' {name} must be a multiple of {patch}, got {side}")
-        t, h, w = (s // p for s, p in zip(latent_shape[2:], self.config.patch, strict=True))
-        return t, h, w
+        return self.config.token_grid(latent_shape[2:])
 
     def _check_step(self, step: StepInputs) -> None:
         for name, needed in (

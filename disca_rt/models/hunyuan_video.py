@@ -23,7 +23,7 @@ class HunyuanVideo(DiT):
             pooled=self.vector_in(conditioning.text_states_2.to(self.dtype)),
             condition_tokens=None,
             order=None,
-            cond_latents=self.cond_latents(conditioning, latent_shape),
+            cond_latents=self.cond_latents(conditioning),
             lengths=None if text_lengths is None else text_lengths + len(freqs_cos),
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,

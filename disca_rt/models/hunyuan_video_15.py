@@ -30,7 +30,6 @@ class HunyuanVideo15(DiT):
         conditioning.validate(self.config, latent_shape)
         conditioning = conditioning.to(self.device)
         grid = self.token_grid(latent_shape)
-        cond_latents = self.cond_latents(conditioning, latent_shape)
         tokens, token_lengths = self._condition_tokens(conditioning)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
         order, lengths = _valid_first(tokens, token_lengths, states, text_lengths)
@@ -42,7 +41,7 @@ class HunyuanVideo15(DiT):
             pooled=None if pooled is None else self.vector_in(pooled.to(self.dtype)),
             condition_tokens=tokens,
             order=order,
-            cond_latents=cond_latents,
+            cond_latents=self.cond_latents(conditioning),
             lengths=None if lengths is None else lengths + len(freqs_cos),
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,

@@ -1,8 +1,7 @@
-"""The residual stream between blocks: tokens whose last sum is left to whoever comes next.
+"""The residual stream between blocks: tokens whose last sum is still to be taken.
 
 A block ends with x + gate·branch, and the next begins by normalising that. Handing on the three
-tensors instead of the sum lets one op do both, whatever block comes next. This module knows rows
-and ops, no weights.
+tensors instead of the sum lets one op do both, whatever block comes next. Knows ops, no weights.
 """
 
 from typing import NamedTuple
@@ -12,10 +11,10 @@ from torch import Tensor
 from ..kernels.ops import Ops
 
 
-class Part(NamedTuple):
-    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is to be added where there is one.
+class PendingSum(NamedTuple):
+    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is yet to be added, if there is one.
 
-    Where image and text are parts of their own, either both have a branch or none has.
+    With image and text apart, either both have a branch or none has.
     """
 
     x: Tensor
@@ -23,20 +22,20 @@ class Part(NamedTuple):
     gate: Tensor | None = None
 
 
-Stream = tuple[Part, ...]
-"""All rows in one part, or image and text in two."""
+Stream = tuple[PendingSum, ...]
+"""Pending sums of the joint rows (one), or of image and text (two)."""
 
 
 def split_stream(stream: Stream, img_len: int, ops: Ops) -> Stream:
-    """The stream as image and text."""
+    """Split the stream into image and text."""
     if len(stream) == 2:
         return stream
-    tokens = settle(stream, ops)
-    return Part(tokens[:, :img_len]), Part(tokens[:, img_len:])
+    tokens = materialise(stream, ops)
+    return PendingSum(tokens[:, :img_len]), PendingSum(tokens[:, img_len:])
 
 
-def settle(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
-    """Joint tokens `[B, S, C]`, every sum taken; `out` is where they would be welcome (a hint)."""
+def materialise(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
+    """Take every sum: joint tokens `[B, S, C]`. `out`: preferred destination, may be ignored."""
     if len(stream) == 1:
         return _sum(stream[0], ops, out)
     if stream[0].branch is None:
@@ -47,19 +46,19 @@ def settle(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
     return ops.join_tokens(*sums, out=out)
 
 
-def enter(part: Part, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-    """The sum of a part and its LayerNorm, modulated: how a block begins."""
+def add_norm(part: PendingSum, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+    """Take the sum of a part and its modulated LayerNorm, with which a block begins."""
     if part.branch is None:
         return part.x, ops.layer_norm_modulate(part.x, shift, scale)
     return ops.gate_residual_layer_norm_modulate(*part, shift, scale)
 
 
-def enter_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-    """`enter` of all rows, joint."""
+def add_norm_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+    """Do `add_norm` on all rows, into joint tensors."""
     if stream[0].branch is None:
-        stream = (Part(settle(stream, ops)),)
+        stream = (PendingSum(materialise(stream, ops)),)
     if len(stream) == 1:
-        return enter(stream[0], shift, scale, ops)
+        return add_norm(stream[0], shift, scale, ops)
     joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     entered = [
@@ -73,7 +72,7 @@ def enter_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple
     return x, normed
 
 
-def _sum(part: Part, ops: Ops, out: Tensor | None) -> Tensor:
+def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:
     if part.branch is None:
         return part.x
     return ops.gate_residual(*part, out=out)
@@ -85,7 +84,7 @@ def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:
 
 
 def _rows(stream: Stream, joint: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Each part's rows of a joint buffer."""
+    """Views of a joint buffer, one per part."""
     if joint is None:
         return tuple(None for _ in stream)
     return joint.split([part.x.shape[1] for part in stream], dim=1)

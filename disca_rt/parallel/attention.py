@@ -1,4 +1,4 @@
-"""Attention over tokens that are shared out: a rank has some tokens of all heads, and trades them.
+"""Attention with each token on one of several ranks: they trade tokens for heads and back.
 
 The same staged interface as local attention. V, K and Q leave as they are put, each under the work
 that makes the next; what is attended leaves in chunks of heads, each under the attention of the
@@ -8,8 +8,8 @@ attention, arXiv 2310.01889). Knows partitions and process groups, no models.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from .topology import Topology
 
 
 class PreparedExchange(NamedTuple):
-    """What attention over tokens of one shape exchanges by; `packing` is that of members' heads."""
+    """Buffers and order of the exchanges for one shape; `packing` lays out the members' heads."""
 
     scheduler: Scheduler
     packing: Packing
@@ -37,7 +37,7 @@ RECENT = 2  # shapes with buffers: two prompts of classifier-free guidance take 
 
 
 class UlyssesAttention:
-    """Given to a model in place of `local`, whose backend it uses, over the ranks of `topology`.
+    """Attention for models whose tokens the ranks of `topology` share, by `local`'s backend.
 
     `chunks`: pieces of a rank's heads, exchanged one after another.
     """
@@ -51,7 +51,7 @@ class UlyssesAttention:
 
     @property
     def begun(self) -> int:
-        """How many exchanges and collectives have begun."""
+        """Number of exchanges and collectives that have begun."""
         return self.topology.progress.begun
 
     def prepare(self, heads: int) -> None:
@@ -70,11 +70,11 @@ class UlyssesAttention:
         return UlyssesHandle(self, layout)
 
     def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
-        """Who has what of tokens laid out so; see `Topology.partition`."""
+        """Partition of tokens with this `layout`; see `Topology.partition`."""
         return self.topology.partition(*layout.whole, heads, self._chunks, row_bytes)
 
     def prepared(self, layout: TokenLayout, like: Tensor) -> PreparedExchange:
-        """For tensors such as `like [B, S_shard, H, D]`; those of the last shapes are kept."""
+        """Exchange for tensors such as `like [B, S_shard, H, D]`, kept for the last shapes."""
         key = layout.whole, like.shape, like.dtype, like.device
         prepared = self._recent.pop(key, None)
         if prepared is None:
@@ -89,7 +89,7 @@ class UlyssesAttention:
         return prepared
 
     def scheduler(self, layout: TokenLayout, like: Tensor, reuse_buffers: bool) -> Scheduler:
-        """A new one, for tensors such as `like [B, S_shard, H, D]`."""
+        """A new scheduler, for tensors such as `like [B, S_shard, H, D]`."""
         batch, _, heads, head_dim = like.shape
         partition = self.partition(layout, heads, head_dim * like.dtype.itemsize)
         groups = self.topology.groups(partition)
@@ -136,7 +136,7 @@ class UlyssesHandle:
         return prepared.scheduler
 
     def _valid_of(self, origin: int, device: torch.device) -> Tensor | None:
-        """Which of a group's tokens are no padding, `[B, S_group]`; None where none is."""
+        """Mask of a group's tokens, `[B, S_group]`, true where valid; None if none is padding."""
         if self._layout.lengths is None:
             return None
         span = self._scheduler.partition.group_span(origin)
@@ -163,44 +163,36 @@ class UlyssesHandle:
         return between_graphs(self._scheduler.receive_back, Slot.O).flatten(2)
 
     def _attend(self, chunk: int) -> Tensor:
-        q, k, v = between_graphs(_received, self._scheduler, (Slot.Q, Slot.K, Slot.V), chunk)
+        q, k, v = between_graphs(_each, self._scheduler.receive, (Slot.Q, Slot.K, Slot.V), chunk)
         return self._attention.local.backend(q, k, v, self._valid[0])
 
     def _attend_round(self, chunk: int) -> Tensor:
-        """To every group's keys. Those of the next come here while these are attended to."""
+        """Attend to every group's keys; the next group's arrive during the attention to these."""
         rounds = self._round(chunk)
         if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
             k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
             valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
-            (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
+            (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
             return self._attention.local.backend(q, k, v, valid)
         attend = self._attention.local.backend.with_lse
         keys = next(rounds)
-        (q,) = between_graphs(_received, self._scheduler, (Slot.Q,), chunk)
+        (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
         done = attend(q, *keys, self._valid[0])
         for keys, valid in zip(rounds, self._valid[1:], strict=True):
             done = merge(done, attend(q, *keys, valid))
         return done.out.to(q.dtype)
 
     def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every group's keys and values in turn; each leaves for the next group when it is here."""
+        """Yield every group's keys and values in turn; each is passed on as soon as it is here."""
         slots = Slot.K, Slot.V
-        here = between_graphs(_received, self._scheduler, slots, chunk)
+        here = between_graphs(_each, self._scheduler.receive, slots, chunk)
         for origin in self._origins[:-1]:
             for slot, heads in zip(slots, here, strict=True):
                 between_graphs(self._scheduler.pass_on, slot, chunk, origin, heads)
             yield here
-            here = between_graphs(_passed, self._scheduler, slots, chunk)
+            here = between_graphs(_each, self._scheduler.receive_passed, slots, chunk)
         yield here
 
 
-def _received(
-    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
-) -> tuple[Tensor, ...]:
-    return tuple(scheduler.receive(slot, chunk) for slot in slots)
-
-
-def _passed(
-    scheduler: Scheduler | DifferentiableScheduler, slots: Sequence[Slot], chunk: int
-) -> tuple[Tensor, ...]:
-    return tuple(scheduler.receive_passed(slot, chunk) for slot in slots)
+def _each(receive: Callable[[Slot, int], Tensor], slots: Sequence[Slot], chunk: int) -> Any:
+    return tuple(receive(slot, chunk) for slot in slots)

@@ -1,7 +1,7 @@
-"""What a rank says of itself once a second, and what the others see in it.
+"""Signs of life: each rank sends one a second, and the others see who is silent or behind.
 
 A rank that hangs outside of a collective has not begun the one that the others wait in. All begin
-the same ones in the same order, so who has come least far, and stays there, is the one that hangs.
+the same ones in the same order, so the rank that has come least far, and stays there, hangs.
 Knows a store, no processes.
 """
 
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from torch.distributed import Store
 
 PERIOD = 1.0  # seconds
-MISSED = 3  # beats of a rank that is not there, where something has failed
-LOST = 15  # where nothing has: a rank that loads its weights may miss a few
+MISSED = 3  # beats of a rank that is gone, once something has failed
+BEATS_UNTIL_LOST = 15  # if nothing has failed: a rank that loads its weights may miss a few
 
 
 class Beat(NamedTuple):
-    """The `count`-th of a rank: how far it is, and `at` what.
+    """A rank's `count`-th sign of life: how far it has come, and the operation it is `at`.
 
-    It has begun `operations`, and `collectives` of all ranks, which may be inside of one.
+    It has begun `operations`, and `collectives` of all ranks; one operation may hold several.
     """
 
     count: int = 0
@@ -38,7 +38,7 @@ def say(store: Store, rank: int, beat: Beat) -> None:
 
 
 def heard(store: Store, size: int) -> list[Beat]:
-    """The last one of every rank."""
+    """Return the last beat of every rank."""
     return [Beat(*json.loads(store.get(key(rank)))) for rank in range(size)]
 
 
@@ -47,13 +47,13 @@ def key(rank: int) -> str:
 
 
 def silent(before: Sequence[Beat], after: Sequence[Beat], rank: int) -> str | None:
-    """Who has said nothing in between, as seen by `rank`."""
+    """Name another rank than `rank` that sent nothing between two looks at the beats."""
     silent = [r for r, beat in enumerate(after) if beat == before[r] and r != rank]
     return f"rank {silent[0]} died or was stopped" if silent else None
 
 
 def behind(before: Sequence[Beat], after: Sequence[Beat], rank: int) -> str | None:
-    """Who has come less far than `rank`, and no further in between."""
+    """Name the rank that is behind `rank` and came no further between two looks at the beats."""
     slowest = min(range(len(after)), key=lambda r: after[r].place)
     theirs, ours = after[slowest], after[rank]
     if theirs.place >= ours.place or theirs.place > before[slowest].place:
@@ -67,18 +67,18 @@ def behind(before: Sequence[Beat], after: Sequence[Beat], rank: int) -> str | No
 
 
 class Watch:
-    """Who fails, for a rank whose host waits for no collective: none could tell it.
+    """Search for a failed rank from a rank whose host awaits no collective, so that none raises.
 
-    Somebody hangs when nobody has come further for `patience` seconds.
+    A rank is taken to hang when no rank has come further for `patience` seconds.
     """
 
     def __init__(self, rank: int, patience: float) -> None:
         self._rank, self._patience = rank, patience
-        self._looks: deque[list[Beat]] = deque(maxlen=LOST + 1)
+        self._looks: deque[list[Beat]] = deque(maxlen=BEATS_UNTIL_LOST + 1)
         self._moved = 0.0
 
     def look(self, beats: list[Beat], now: float) -> str | None:
-        """At `beats`, one period after the last look."""
+        """Look at `beats`, one period after the last look; returns who failed, or None."""
         if not self._looks or any(
             new.place != old.place for new, old in zip(beats, self._looks[-1], strict=True)
         ):
@@ -87,4 +87,5 @@ class Watch:
         if now - self._moved >= self._patience:
             before = self._looks[max(-1 - MISSED, -len(self._looks))]
             return silent(before, beats, self._rank) or behind(before, beats, self._rank)
-        return silent(self._looks[0], beats, self._rank) if len(self._looks) > LOST else None
+        is_long = len(self._looks) > BEATS_UNTIL_LOST
+        return silent(self._looks[0], beats, self._rank) if is_long else None

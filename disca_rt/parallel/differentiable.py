@@ -6,6 +6,8 @@ awaited where those left. The scheduler reuses no buffers and is this attention'
 checkpointing, forward is run again amid the backward, and may end before it has received all.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +17,7 @@ from ._native import Partition, Scheduler, Slot
 
 
 class DifferentiableScheduler:
-    """Called as the `Scheduler` it is made of; both are for one attention."""
+    """A `Scheduler` with the same methods, differentiable, for one attention."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -27,110 +29,74 @@ class DifferentiableScheduler:
     def partition(self) -> Partition:
         return self._scheduler.partition
 
+    # Transfers hold the scheduler and not `self`, whose tickets hold the transfers.
     def send(self, slot: Slot, tokens: Tensor) -> None:
-        self._tickets[slot] = _Send.apply(tokens, self._scheduler, slot)
+        scheduler = self._scheduler
+        self._tickets[slot] = _Exchange.apply(
+            partial(scheduler.send, slot), lambda _: scheduler.receive_back(slot), tokens
+        )
 
     def receive(self, slot: Slot, chunk: int) -> Tensor:
-        return _Receive.apply(self._tickets[slot], self._scheduler, slot, chunk)
+        scheduler, ticket = self._scheduler, self._tickets[slot]
+        return _Exchange.apply(
+            lambda _: scheduler.receive(slot, chunk),
+            partial(scheduler.send_back, slot, chunk),
+            ticket,
+        )
 
     def send_back(self, slot: Slot, chunk: int, heads: Tensor) -> None:
-        self._back.append(_SendBack.apply(heads, self._scheduler, slot, chunk))
+        scheduler = self._scheduler
+        ticket = _Exchange.apply(
+            partial(scheduler.send_back, slot, chunk),
+            lambda _: scheduler.receive(slot, chunk),
+            heads,
+        )
+        self._back.append(ticket)
 
     def receive_back(self, slot: Slot) -> Tensor:
-        return _ReceiveBack.apply(self._scheduler, slot, *self._back)
+        scheduler = self._scheduler
+        return _Exchange.apply(
+            lambda *_: scheduler.receive_back(slot), partial(scheduler.send, slot), *self._back
+        )
 
     def pass_on(self, slot: Slot, chunk: int, origin: int, heads: Tensor) -> None:
-        ticket = _PassOn.apply(heads, self._scheduler, slot, chunk, origin)
+        scheduler = self._scheduler
+        ticket = _Exchange.apply(
+            partial(scheduler.pass_on, slot, chunk, origin),
+            lambda _: scheduler.receive_passed(slot, chunk),
+            heads,
+        )
         self._passed[slot] = ticket, (origin - 1) % self.partition.ring_degree
 
     def receive_passed(self, slot: Slot, chunk: int) -> Tensor:
-        ticket, origin = self._passed[slot]
-        return _ReceivePassed.apply(ticket, self._scheduler, slot, chunk, origin)
+        scheduler, (ticket, origin) = self._scheduler, self._passed[slot]
+        return _Exchange.apply(
+            lambda _: scheduler.receive_passed(slot, chunk),
+            partial(scheduler.pass_on, slot, chunk, origin, back=True),
+            ticket,
+        )
 
 
-# What is under way is in the scheduler. A ticket, an empty tensor, is what ties the graph of what
-# left to that of what arrived, both ways.
-def _ticket(like: Tensor) -> Tensor:
-    return like.new_zeros(())
+Transfer = Callable[..., Tensor | None]
+"""Hands tensors to the scheduler and returns None, or returns those that arrived."""
 
 
-class _Send(Function):
+class _Exchange(Function):
+    """One transfer, and in the backward the one the other way.
+
+    What is under way is in the scheduler. A ticket, an empty tensor, is what ties the graph of what
+    left to that of what arrived, both ways: a transfer that returns nothing gives one.
+    """
+
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, scheduler: Scheduler, slot: Slot) -> Tensor:
-        ctx.at = scheduler, slot
-        scheduler.send(slot, tokens)
-        return _ticket(tokens)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot = ctx.at
-        return scheduler.receive_back(slot), None, None
-
-
-class _Receive(Function):
-    @staticmethod
-    def forward(ctx: Any, _: Tensor, scheduler: Scheduler, slot: Slot, chunk: int) -> Tensor:
-        ctx.at = scheduler, slot, chunk
-        return scheduler.receive(slot, chunk)
+    def forward(ctx: Any, transfer: Transfer, back: Transfer, *inputs: Tensor) -> Tensor:
+        ctx.back, ctx.inputs = back, len(inputs)
+        return _or_ticket(transfer(*inputs), inputs[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunk = ctx.at
-        scheduler.send_back(slot, chunk, grad)
-        return _ticket(grad), None, None, None
+        return None, None, *[_or_ticket(ctx.back(grad), grad)] * ctx.inputs
 
 
-class _SendBack(Function):
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, scheduler: Scheduler, slot: Slot, chunk: int) -> Tensor:
-        ctx.at = scheduler, slot, chunk
-        scheduler.send_back(slot, chunk, heads)
-        return _ticket(heads)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunk = ctx.at
-        return scheduler.receive(slot, chunk), None, None, None
-
-
-class _ReceiveBack(Function):
-    @staticmethod
-    def forward(ctx: Any, scheduler: Scheduler, slot: Slot, *tickets: Tensor) -> Tensor:
-        ctx.at = scheduler, slot, len(tickets)
-        return scheduler.receive_back(slot)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunks = ctx.at
-        scheduler.send(slot, grad)
-        return None, None, *(_ticket(grad) for _ in range(chunks))
-
-
-class _PassOn(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, heads: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, origin: int
-    ) -> Tensor:
-        ctx.at = scheduler, slot, chunk
-        scheduler.pass_on(slot, chunk, origin, heads)
-        return _ticket(heads)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunk = ctx.at
-        return scheduler.receive_passed(slot, chunk), None, None, None, None
-
-
-class _ReceivePassed(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, _: Tensor, scheduler: Scheduler, slot: Slot, chunk: int, origin: int
-    ) -> Tensor:
-        ctx.at = scheduler, slot, chunk, origin
-        return scheduler.receive_passed(slot, chunk)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scheduler, slot, chunk, origin = ctx.at
-        scheduler.pass_on(slot, chunk, origin, grad, back=True)
-        return _ticket(grad), None, None, None, None
+def _or_ticket(arrived: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_zeros(()) if arrived is None else arrived

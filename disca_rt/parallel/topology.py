@@ -1,4 +1,4 @@
-"""The ranks that share a sample and the groups in which they exchange: the one owner of both.
+"""The owner of the ranks that share a sample and of the groups in which they exchange.
 
 Groups are made before the first forward, by all ranks alike, once the number of heads is known.
 Knows process groups and partitions, no tensors of a model.
@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from ._native import Partition, Progress, Shard, token_shard
-from .ranks import named
+from .failures import named
 
 
 class Groups(NamedTuple):
-    """The ranks that trade tokens for heads, and those of one number in all such groups."""
+    """Two groups of a rank: `ulysses` trades tokens for heads, `ring` passes keys round."""
 
     ulysses: ProcessGroup
     ring: ProcessGroup | None
@@ -49,7 +49,7 @@ class Topology:
 
     @classmethod
     def of_subgroups(cls, size: int, timeout: timedelta, ranks_per_node: int) -> "Topology":
-        """This rank's among groups of `size` consecutive ranks; all ranks of the job call it."""
+        """Topology of groups of `size` consecutive ranks; all ranks of the job call it."""
         world, _ = dist.new_subgroups(size, timeout=timeout)
         return cls(world, timeout, ranks_per_node)
 
@@ -83,9 +83,9 @@ class Topology:
         head_chunks: int = 1,
         row_bytes: int = 256,
     ) -> Partition:
-        """Who has what of so many tokens; ValueError where these ranks cannot share them.
+        """Partition of tokens and heads over the ranks; ValueError where they cannot be shared.
 
-        `row_bytes` are those of one token's head.
+        `row_bytes` is the size of one head of one token.
         """
         return Partition(
             img_tokens=img_tokens,

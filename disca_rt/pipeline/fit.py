@@ -58,9 +58,7 @@ def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
         if name == "latent_shape":
             wanted, got = f"({channels}, T, H, W)", tuple(got[1:])
         raise ValueError(f"{name} must be {wanted}, got {got}")
-    for axis, side, patch in zip("THW", got[2:], config.patch, strict=True):
-        if side % patch or side <= 0:
-            raise ValueError(f"latents' {axis} must be a positive multiple of {patch}, got {side}")
+    config.token_grid(got[2:])
     noise = request.latents
     if noise is not None and (noise.is_complex() or noise.is_meta or noise.layout != torch.strided):
         raise ValueError(f"latents must be a dense tensor of real numbers, got {noise.dtype}")

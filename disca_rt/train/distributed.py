@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..models.dit import DiT
-from ..models.stream import Part, Stream, settle
+from ..models.stream import PendingSum, Stream, materialise
 from ..parallel.ranks import Ranks, is_launched, joined
 from ..tokens import StepContext
 from .config import RunConfig
@@ -173,7 +173,7 @@ def _recomputed(block: nn.Module, stream: Stream, context: StepContext) -> Strea
     """
 
     def settled(stream: Stream, context: StepContext) -> Stream:
-        return tuple(Part(settle((part,), block.ops)) for part in block(stream, context))
+        return tuple(PendingSum(materialise((part,), block.ops)) for part in block(stream, context))
 
     return checkpoint(settled, stream, context, use_reentrant=False)
 

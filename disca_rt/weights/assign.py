@@ -3,7 +3,6 @@
 One error lists every missing, unexpected and mis-shaped tensor by its name in the file.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch import nn
 from ..models.linear import weight_slots
 from .errors import CheckpointError
 from .identify import Model
-from .layouts.table import Piece, Span
+from .layouts.table import Source, Span
 
 
 class Copy(NamedTuple):
@@ -22,23 +21,8 @@ class Copy(NamedTuple):
     spans: tuple[Span, ...]
 
 
-@dataclass
-class _Faults:
-    """Texts in order, each once: a packed tensor is needed by three of ours."""
-
-    missing: dict[str, None] = field(default_factory=dict)
-    unexpected: dict[str, None] = field(default_factory=dict)
-    mis_shaped: dict[str, None] = field(default_factory=dict)
-
-    def message(self) -> str:
-        named = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "mis-shaped": self.mis_shaped,
-        }
-        return "; ".join(
-            f"{len(names)} {fault}: {', '.join(names)}" for fault, names in named.items() if names
-        )
+Faults = dict[str, dict[str, None]]
+"""Names or texts by kind of fault, each once: a packed tensor is needed by three of ours."""
 
 
 def assign(model: Model, module: nn.Module) -> list[Copy]:
@@ -46,35 +30,38 @@ def assign(model: Model, module: nn.Module) -> list[Copy]:
 
     Raises CheckpointError where the checkpoint's tensors are not exactly those.
     """
-    specs, faults, copies = model.checkpoint.specs, _Faults(), []
+    specs, copies = model.checkpoint.specs, []
+    faults: Faults = {"missing": {}, "unexpected": {}, "mis-shaped": {}}
     for target, slot in weight_slots(module).items():
-        for piece in model.layout.pieces(target, specs):
-            copies.append(Copy(piece.source, target, piece.spans))
-            needed = _needed_shape(piece, tuple(slot.shape), model.config.hidden)
-            if piece.source not in specs:
-                faults.missing[piece.source] = None
-            elif specs[piece.source].shape != needed:
-                got = list(specs[piece.source].shape)
-                said = f"{model.name_in_file(piece.source)} is {got}, should be {list(needed)}"
-                faults.mis_shaped[said] = None
+        for source in model.layout.sources(target, specs):
+            copies.append(Copy(source.name, target, source.spans))
+            needed = _needed_shape(source, tuple(slot.shape), model.config.hidden)
+            if source.name not in specs:
+                faults["missing"][source.name] = None
+            elif specs[source.name].shape != needed:
+                got = list(specs[source.name].shape)
+                said = f"{model.name_in_file(source.name)} is {got}, should be {list(needed)}"
+                faults["mis-shaped"][said] = None
     unexpected = sorted(specs.keys() - {copy.source for copy in copies})
-    faults.unexpected = dict.fromkeys(map(model.name_in_file, unexpected))
+    faults["unexpected"] = dict.fromkeys(map(model.name_in_file, unexpected))
     _raise(model, faults, known=len(specs) - len(unexpected))
     return copies
 
 
-def _needed_shape(piece: Piece, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
-    return (piece.hidden_rows * hidden, *shape[1:]) if piece.spans else shape
+def _needed_shape(source: Source, shape: tuple[int, ...], hidden: int) -> tuple[int, ...]:
+    return (source.hidden_rows * hidden, *shape[1:]) if source.spans else shape
 
 
-def _raise(model: Model, faults: _Faults, known: int) -> None:
-    if len(faults.unexpected) > known:
+def _raise(model: Model, faults: Faults, known: int) -> None:
+    unknown = faults["unexpected"]
+    if len(unknown) > known:
         raise CheckpointError(
-            f"{model.checkpoint.path} is not a {model.describe()}: of its tensors "
-            f"{len(faults.unexpected)} are unknown and {known} known; unknown are: "
-            f"{', '.join(faults.unexpected)}"
+            f"{model.checkpoint.path} is not a {model.describe()}: of its tensors {len(unknown)} "
+            f"are unknown and {known} known; unknown are: {', '.join(unknown)}"
         )
-    if message := faults.message():
+    told = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in faults.items() if names]
+    if told:
         raise CheckpointError(
-            f"{model.checkpoint.path} does not fit a {model.describe()} of its own sizes: {message}"
+            f"{model.checkpoint.path} does not fit a {model.describe()} of its own sizes: "
+            f"{'; '.join(told)}"
         )

@@ -18,7 +18,7 @@ from .files.formats import START, refuse_other_formats
 from .files.pick import DIT_FOLDERS, holds_checkpoint, pick, shard_names
 from .files.pickle import ZIP_START, PickleFile
 from .files.safetensors import SafetensorsFile
-from .files.tensor_file import TensorFile, TensorSpec
+from .files.tensor_file import StoredSpec, TensorFile
 
 WRAPPERS = "module.", "model.", "predictor.", "diffusion_model.", "transformer.", "_orig_mod."
 COMFYUI_DIT = "model.diffusion_model."
@@ -46,7 +46,7 @@ class Checkpoint:
     entries: dict[str, Entry]
 
     @property
-    def specs(self) -> dict[str, TensorSpec]:
+    def specs(self) -> dict[str, StoredSpec]:
         return {name: entry.file.specs[entry.name] for name, entry in self.entries.items()}
 
     def without(self, names: Collection[str]) -> "Checkpoint":

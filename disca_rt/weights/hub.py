@@ -61,7 +61,7 @@ def _exists(source: str | Path) -> bool:
 
 
 def parse_reference(text: str) -> Reference | None:
-    """None where `text` does not look like a Hub reference but like a path that is not there."""
+    """Parse a Hub reference; None where `text` looks like a path that is not there instead."""
     match = LONG.fullmatch(text) or SHORT.fullmatch(text)
     if match is None:
         return None

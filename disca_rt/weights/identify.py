@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .encodings.choose import choose_kind, is_encoded
 from .encodings.kind import Kind
 from .errors import CheckpointError
-from .files.tensor_file import DTYPES, TensorSpec
+from .files.tensor_file import DTYPES, StoredSpec
 from .layouts.choose import choose_layout
 from .layouts.comfyui import is_comfyui, official_name
 from .layouts.table import Layout
@@ -101,19 +101,19 @@ class _Shapes:
         self.path = checkpoint.path
         self.folder = checkpoint.path.parent
         self.layout = layout
-        self.specs: dict[str, TensorSpec] = checkpoint.specs
+        self.specs: dict[str, StoredSpec] = checkpoint.specs
 
     def shape(self, target: str) -> tuple[int, ...]:
         """Rows of a split parameter add up; () where nothing of it is there."""
-        pieces = self.layout.pieces(target, self.specs)
+        sources = self.layout.sources(target, self.specs)
         there = [
-            (piece, self.specs[piece.source].shape)
-            for piece in pieces
-            if piece.source in self.specs
+            (source, self.specs[source.name].shape)
+            for source in sources
+            if source.name in self.specs
         ]
         if not there or not all(shape for _, shape in there):
             return ()
-        rows = sum(shape[0] // (piece.parts or 1) for piece, shape in there)
+        rows = sum(shape[0] // (source.parts or 1) for source, shape in there)
         return (rows, *there[0][1][1:])
 
     def side(self, what: str, *targets: tuple[str, int]) -> int:
@@ -121,7 +121,7 @@ class _Shapes:
         shapes = [(self.shape(name), dim) for name, dim in targets]
         votes = Counter(shape[dim] for shape, dim in shapes if len(shape) > dim)
         if not votes:
-            sources = [self.layout.pieces(name, self.specs)[0].source for name, _ in targets]
+            sources = [self.layout.sources(name, self.specs)[0].name for name, _ in targets]
             raise CheckpointError(
                 f"{self.path} is not laid out as a {FAMILIES[self.layout.family].title} "
                 f"{self.layout.kind}: its {what} cannot be read, all of these are missing: "

@@ -56,7 +56,7 @@ class Sidecar:
         return None
 
     def check(self, config: DiTConfig) -> None:
-        """CheckpointError listing every size that is not the tensors', or what is not supported."""
+        """Raise CheckpointError listing sizes that contradict the tensors or are unsupported."""
         odd = [f"{key} is {self.content[key]}" for key in SUPPORTED if not self._is_supported(key)]
         if odd:
             raise CheckpointError(

@@ -1,1 +1,1 @@
-"""What a sample costs, by formula: floating-point operations and bytes. Runs nothing."""
+"""The cost of a sample, by formula: floating-point operations and bytes. Runs nothing."""

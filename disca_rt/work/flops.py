@@ -1,4 +1,4 @@
-"""How many floating-point operations a forward, a predicted step and a whole sample take.
+"""The floating-point operations of a forward, a predicted step and a whole sample.
 
 Counts every matrix product and both products of attention, two operations per multiply-add;
 elementwise work (a few per mille) is left out, as in the papers.

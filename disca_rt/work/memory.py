@@ -51,7 +51,7 @@ class Footprint(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a sample's bytes depend on.
+    """Facts that a sample's bytes depend on.
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
     the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
@@ -78,7 +78,7 @@ class Need(NamedTuple):
 
 
 def footprint(need: Need) -> Footprint:
-    """Of one sample. Ranks share tokens, so cache and activations; every rank has all weights.
+    """Bytes of one sample on each device. Ranks share cache and activations; each has all weights.
 
     The cache is the state of that sample; a `Runtime` with graphs keeps those of `max_states`
     shapes, its last ones. Captures share a pool as large as the activations, beside those of what
@@ -118,7 +118,7 @@ def _shape(need: Need) -> SampleShape:
 
 
 def fits(need: Need, capacity: int) -> bool:
-    """Whether it takes at most `capacity` bytes of a device."""
+    """Tell whether the sample takes at most `capacity` bytes of a device."""
     return footprint(need).total <= capacity
 
 
@@ -136,7 +136,7 @@ def largest_size(need: Need, capacity: int) -> tuple[int, int, int] | None:
 
 
 def fewest_ranks(need: Need, capacity: int) -> int | None:
-    """How many ranks, each with `capacity` bytes, could share the sample; at most one a head."""
+    """The fewest ranks, of `capacity` bytes each, that the sample fits on; at most one a head."""
     counts = range(need.ranks + 1, need.dit.heads + 1)
     return next((n for n in counts if fits(need._replace(ranks=n), capacity)), None)
 
@@ -153,9 +153,8 @@ def weight_bytes(
 
     Takes 0.2 s for the 13B model, once.
     """
-    dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
     if isinstance(config, DiTConfig):
-        model = build_dit(config, dtype=dtype, fp8_weights=fp8_weights)
+        model = build_dit(config, dtype=DTYPES[itemsize], fp8_weights=fp8_weights)
     else:
-        model = build_predictor(config, dtype=dtype)
+        model = build_predictor(config, dtype=DTYPES[itemsize])
     return sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers()))

@@ -25,7 +25,7 @@ from disca_rt.kernels.launch_table import (
     table_path,
 )
 from disca_rt.kernels.op_table import SPAN, TUNED, calls
-from disca_rt.kernels.tune import Measured, candidates, measure, winners
+from disca_rt.kernels.tune import Timing, candidates, measure, winners
 from disca_rt.kernels.workload import REAL, SMALL, Shapes
 from refusal import refusal
 
@@ -134,10 +134,10 @@ def test_every_op_has_candidates_and_the_default_is_among_them() -> None:
 def test_the_winner_is_fastest_over_all_shapes_of_its_width() -> None:
     slow, even, fast = LaunchConfig(1, 1), LaunchConfig(1, 2), LaunchConfig(2, 1)
     measured = [
-        Measured("op", "long", 64, {None: 9.0, slow: 8.0, even: 3.0, fast: 2.0}),
-        Measured("op", "short", 64, {None: 9.0, slow: 0.1, even: 0.2}),  # `fast` did not fit
-        Measured("op", "wide", 128, {None: 1.0, slow: 2.0, fast: 3.0}),
-        Measured("gelu", "long", 64, {None: 1.0, "epilogue": 1.0, "in place": 2.0}),
+        Timing("op", "long", 64, {None: 9.0, slow: 8.0, even: 3.0, fast: 2.0}),
+        Timing("op", "short", 64, {None: 9.0, slow: 0.1, even: 0.2}),  # `fast` did not fit
+        Timing("op", "wide", 128, {None: 1.0, slow: 2.0, fast: 3.0}),
+        Timing("gelu", "long", 64, {None: 1.0, "epilogue": 1.0, "in place": 2.0}),
     ]
     assert winners(measured) == {
         "op": {"64": even, "128": slow},
@@ -206,16 +206,16 @@ class Interrupted(BaseException):
     """An end of a measurement from outside, such as Ctrl-C."""
 
 
-HEAD = Measured("head", "long", 64, {None: 2.0, LaunchConfig(16, 2): 1.0})
+HEAD = Timing("head", "long", 64, {None: 2.0, LaunchConfig(16, 2): 1.0})
 HEAD_TABLE = {"gpu": {"ops": {"head": {"64": [16, 2]}}}}
 
 
-def measured_until(error: BaseException) -> Iterator[Measured]:
+def measured_until(error: BaseException) -> Iterator[Timing]:
     yield HEAD
     raise error
 
 
-def section(measure: Callable[..., Iterator[Measured]], *shapes: Shapes) -> Section:
+def section(measure: Callable[..., Iterator[Timing]], *shapes: Shapes) -> Section:
     return Section("ops", shapes, measure, winners, samples=1)
 
 
@@ -229,7 +229,7 @@ def test_an_interruption_loses_no_measurement(tmp_path: Path) -> None:
 def test_a_shape_that_does_not_fit_is_told_and_left_out(
     table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure_shape(shapes, make, clock) -> Iterator[Measured]:
+    def measure_shape(shapes, make, clock) -> Iterator[Timing]:
         return measured_until(torch.OutOfMemoryError()) if shapes == [SMALL] else iter([])
 
     ops = section(measure_shape, SMALL, REAL["1.0 704x704x129"])

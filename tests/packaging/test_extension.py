@@ -1,4 +1,4 @@
-"""What the C++ extension lacks to be built is said in one line; one process runs without it."""
+"""A build of the C++ extension says in one line what it lacks; one process runs without it."""
 
 import os
 import shutil

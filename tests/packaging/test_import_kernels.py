@@ -1,4 +1,4 @@
-"""From the repository root, `import kernels` is the PyPI package of that name, never our folder.
+"""`import kernels` at the repository root is the PyPI package of that name, never our folder.
 
 Our folder comes first on the path there, but having no `__init__.py` it is only a namespace
 candidate, and a regular package anywhere later on the path wins (PEP 420).

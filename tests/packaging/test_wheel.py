@@ -26,7 +26,7 @@ def files(wheel: Path) -> list[str]:
 
 
 def package_files(source: Path) -> set[str]:
-    """What of the tree belongs into the wheel, under the names it has there."""
+    """Files of the tree that belong into the wheel, by their names in it."""
     python = {p.relative_to(source).as_posix() for p in (source / "disca_rt").rglob("*.py")}
     kernels = {f"disca_rt/kernels/{p.name}" for p in (source / "kernels").iterdir() if p.is_file()}
     weights = {f"{WEIGHTS}/{p.name}" for p in (source / WEIGHTS).glob("*")}

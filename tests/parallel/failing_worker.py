@@ -18,16 +18,15 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel import ranks as ranks_module
 from disca_rt.parallel.attention import UlyssesAttention
-from disca_rt.parallel.ranks import RankFailure, Ranks, joined
+from disca_rt.parallel.failures import RankFailure
+from disca_rt.parallel.ranks import Ranks, joined
 from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
-from parallel.places import places
+from parallel.places import HEADS, WHOLE, attend
 
 BEGUN = 3  # attentions before it fails
-WHOLE = 20, 4  # tokens
 
 
 def _raises() -> None:
@@ -53,7 +52,7 @@ def before_an_exchange(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def in_a_ring(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """While keys and values are on their way round."""
+    """Fail while keys and values are on their way round."""
     calls, local = iter(range(10**9)), ranks.attention.local
     attend_part = local.backend.attend_with_lse
 
@@ -77,7 +76,7 @@ def before_a_gather(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def amid_an_operation(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """Between two of its collectives, as FSDP has them."""
+    """Fail between two collectives of an operation, as FSDP has them."""
     total = torch.zeros(1)
     for turn in range(10**9):
         with ranks.operation("forward and backward"):
@@ -88,7 +87,7 @@ def amid_an_operation(ranks: Ranks, fail: Fail, folder: Path) -> None:
 
 
 def in_a_checkpoint(ranks: Ranks, fail: Fail, folder: Path) -> None:
-    """While it writes its shard."""
+    """Fail while the rank writes its shard."""
 
     class Writer(dcp.FileSystemWriter):
         def write_data(self, *plan: object) -> object:
@@ -115,24 +114,13 @@ PLACES = {
 }
 
 
-def attend(attention: UlyssesAttention) -> None:
-    attention.prepare(4)
-    tokens = torch.zeros(1, len(places(attention, *WHOLE)), 4, 8)
-    with torch.no_grad():
-        handle = attention.begin(TokenLayout(0, None, WHOLE))
-        handle.put_v(tokens)
-        handle.put_k(tokens.flatten(1, 2))
-        handle.put_q(tokens.flatten(1, 2))
-        handle.result(NoOverlap())
-
-
 def main(way: str, where: str, timeout: float, folder: Path) -> None:
     if where == "gpu":
         ranks_module._waits_on_host = lambda ranks: False
     with joined(torch.device("cpu"), timedelta(seconds=timeout)) as ranks:
         patience = timedelta(hours=1) if where == "gpu" else ranks.timeout
         topology = Topology(ranks.group, patience, ulysses_degree=2 if where == "ring" else 0)
-        ranks.use(UlyssesAttention(topology, LocalAttention()))
+        ranks.use(UlyssesAttention(topology, LocalAttention())).prepare(HEADS)
         is_failing = ranks.rank == int(os.environ.get("FAILING_RANK", "1"))
         PLACES[where](ranks, lambda: is_failing and fail(way), folder)
 
@@ -143,7 +131,7 @@ def fail(way: str) -> None:
 
 
 def interrupt(signum: int, frame: object) -> None:
-    """As the command line does it: torchrun ends the others when one is gone."""
+    """Stop as the command line does: torchrun ends the others when one is gone."""
     raise KeyboardInterrupt
 
 

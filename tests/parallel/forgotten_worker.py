@@ -9,15 +9,11 @@ import torch
 import torch.distributed as dist
 
 from disca_rt.attention.local import LocalAttention
-from disca_rt.attention.protocol import NoOverlap
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.ranks import joined
 from disca_rt.parallel.topology import Topology
-from disca_rt.tokens import TokenLayout
-from parallel.places import places
+from parallel.places import HEADS, attend
 
-WHOLE = 20, 4  # tokens
-HEADS = 4
 FORGOTTEN: list[UlyssesAttention] = []  # alive when the interpreter goes
 
 
@@ -42,16 +38,6 @@ def main() -> None:
         FORGOTTEN.append(forgotten)
         forgotten.itself = forgotten
     assert not dist.is_initialized()
-
-
-@torch.no_grad()
-def attend(attention: UlyssesAttention) -> None:
-    tokens = torch.zeros(1, len(places(attention, *WHOLE)), HEADS, 8)
-    handle = attention.begin(TokenLayout(0, None, WHOLE))
-    handle.put_v(tokens)
-    handle.put_k(tokens.flatten(1, 2))
-    handle.put_q(tokens.flatten(1, 2))
-    handle.result(NoOverlap())
 
 
 if __name__ == "__main__":

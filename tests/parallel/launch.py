@@ -1,4 +1,4 @@
-"""How these tests start ranks: in processes of their own, with the tree's code."""
+"""Starts of ranks in processes of their own, with the tree's code."""
 
 import os
 import socket
@@ -12,18 +12,18 @@ FORKED = Path(__file__).with_name("forked.py")
 
 
 def torchrun(ranks: int, *command: str | Path) -> subprocess.Popen:
-    """Starts `command` as a user does; its output is what the ranks print, both streams."""
+    """Start `command` as a user does; its output is what the ranks print, both streams."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return _python({}, *launch, *command)
 
 
 def forked(ranks: int, *command: str | Path) -> subprocess.Popen:
-    """The same at a third of the cost: a script, or `-m` and a module."""
+    """Start a script, or `-m` and a module, as `torchrun` does at a third of its cost."""
     return _python({}, FORKED, str(ranks), *command)
 
 
 def without_torchrun(ranks: int, *command: str | Path) -> list[subprocess.Popen]:
-    """By hand, as other launchers do: the first rank keeps the store."""
+    """Start ranks by hand, as other launchers do: the first one keeps the store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -47,7 +47,7 @@ def _python(environment: dict[str, str], *command: str | Path) -> subprocess.Pop
 
 
 def passes(process: subprocess.Popen) -> str:
-    """What a worker of these tests prints; what it finds wrong is an error of it."""
+    """Output of a worker, which must end without error."""
     output, _ = process.communicate()
     assert process.returncode == 0, output[-4000:]
     return output

@@ -32,7 +32,7 @@ def test_it_is_local_attention(ranks: int) -> None:
 
 @pytest.fixture
 def group() -> Iterator[ProcessGroup]:
-    """Of this process alone, which sends everything to itself."""
+    """Topology of this process alone, which sends everything to itself."""
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield dist.group.WORLD
     dist.destroy_process_group()
@@ -100,7 +100,7 @@ def test_an_attention_alone_is_checkpointed(chunks: int, group: ProcessGroup) ->
 
 
 def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, valid: torch.Tensor | None) -> Partial:
-    """In fp64."""
+    """Attention in fp64."""
     q, k, v = (each.double().transpose(1, 2) for each in (q, k, v))
     scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
     if valid is not None:

@@ -1,8 +1,8 @@
-"""What beats tell of who fails."""
+"""Beats name the rank that fails."""
 
 import pytest
 
-from disca_rt.parallel.beats import LOST, Beat, Watch, behind, silent
+from disca_rt.parallel.beats import BEATS_UNTIL_LOST, Beat, Watch, behind, silent
 
 FAR = Beat(1, operations=5, collectives=9, at="checkpoint")
 
@@ -56,5 +56,8 @@ def test_who_was_stopped_does_not_hang() -> None:
 
 def test_a_watch_hears_a_long_silence() -> None:
     watch = Watch(rank=0, patience=100)
-    found = [watch.look([FAR._replace(count=at), Beat(7)], float(at)) for at in range(LOST + 1)]
-    assert found == [None] * LOST + ["rank 1 died or was stopped"]
+    found = [
+        watch.look([FAR._replace(count=at), Beat(7)], float(at))
+        for at in range(BEATS_UNTIL_LOST + 1)
+    ]
+    assert found == [None] * BEATS_UNTIL_LOST + ["rank 1 died or was stopped"]

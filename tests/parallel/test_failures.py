@@ -52,13 +52,13 @@ def test_the_others_name_the_rank_and_the_operation(
 
 
 def killed(output: str) -> int:
-    """How many ranks had not ended when their time was over: one that is stopped cannot."""
+    """Number of ranks that had not ended in their time: one that is stopped cannot."""
     return sum(map(int, re.findall("KILLED ([0-9]+)", output)))
 
 
 @pytest.mark.slow
 def test_ranks_that_await_nothing_on_the_host_end_too(tmp_path: Path) -> None:
-    """As on GPUs: no error comes of an exchange, so none is raised."""
+    """An exchange that fails raises no error here, as on GPUs."""
     process = forked(3, WORKER, "stops", "gpu", str(TIMEOUT), tmp_path)
     output, _ = process.communicate()
     assert process.returncode != 0

@@ -1,4 +1,4 @@
-"""How ranks meet and what one says when it is ended: with a store, without processes."""
+"""Ranks meet, and one that is ended says why: with a store, without processes."""
 
 import socket
 import threading
@@ -11,7 +11,8 @@ import torch
 from torch.distributed import HashStore, TCPStore
 
 from disca_rt.parallel.beats import PERIOD, Beat, say
-from disca_rt.parallel.ranks import RankFailure, Ranks, joined
+from disca_rt.parallel.failures import RankFailure
+from disca_rt.parallel.ranks import Ranks, joined
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=1)
@@ -23,7 +24,7 @@ def first_of_two(store: HashStore) -> Ranks:
 
 @contextmanager
 def beating(store: HashStore) -> Iterator[None]:
-    """Both ranks live."""
+    """Keep both ranks alive."""
     ended = threading.Event()
 
     def beat() -> None:

@@ -163,7 +163,7 @@ def test_the_simulator_says_when_what_happens(name: str, machine: type[Machine])
 
 @pytest.mark.gpu
 def test_a_profile_shows_the_overlap() -> None:
-    """Of a single-stream block on one GPU: V, K, Q and O all travel under compute."""
+    """A single-stream block on one GPU: V, K, Q and O all travel under compute."""
     wire = 1.5  # units, as no compute is
     block = Block(CASES["single-stream"]._replace(wire=wire), GpuMachine())
     block.measured()

@@ -38,7 +38,7 @@ class CpuMachine:
         return after - before
 
     def lane(self) -> AbstractContextManager:
-        """Where a rank computes."""
+        """The device on which a rank computes."""
         return nullcontext()
 
     def carry(self, job: Callable[[], None], after: list[float]) -> Future:
@@ -49,7 +49,7 @@ class CpuMachine:
         carried.result(PATIENCE)
 
     def settle(self) -> None:
-        """Until everything is over."""
+        """Wait until everything is over."""
 
 
 class GpuMachine:
@@ -123,7 +123,7 @@ class _Exchange(dist.Work):
 
 
 class Wire:
-    """Between `ranks`, first come first served; an exchange takes `seconds`."""
+    """A link between `ranks`, first come first served; an exchange takes `seconds`."""
 
     def __init__(self, machine: Machine, ranks: int, seconds: float) -> None:
         self._machine, self._ranks, self._seconds = machine, ranks, seconds
@@ -156,7 +156,7 @@ class Wire:
 
 
 class _VirtualGroup(dist.ProcessGroup):
-    """What a rank holds of them."""
+    """The tensors that a rank holds."""
 
     def __init__(self, wire: Wire, rank: int, size: int) -> None:
         super().__init__(rank, size)

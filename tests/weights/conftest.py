@@ -1,4 +1,4 @@
-"""What the loader's tests share: one thread, and golden checkpoints to rewrite in other layouts."""
+"""Fixtures of the loader's tests: one thread, golden checkpoints to rewrite in other layouts."""
 
 import shutil
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ def is_coded(name: str, tensor: torch.Tensor) -> bool:
 
 
 def coded(tensors: dict[str, torch.Tensor]) -> tuple[dict, dict]:
-    """As the authors' converter: block linears as FP8 with a scale each, in bf16."""
+    """Write block linears as FP8 with a scale each, in bf16, like the authors' converter."""
     weights, scales = dict(tensors), {}
     for name, tensor in tensors.items():
         if is_coded(name, tensor):

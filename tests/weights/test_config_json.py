@@ -1,4 +1,4 @@
-"""What tensors cannot tell comes from the config.json beside them, and must not contradict them."""
+"""The config.json beside tensors tells what they cannot, and must not contradict them."""
 
 import json
 import shutil
@@ -96,7 +96,7 @@ def test_official_axes_without_a_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [16, 32, 33, 98])
 @pytest.mark.parametrize("name", ["hunyuan-video", "hunyuan-video-1.5"])
 def test_channels_in_are_those_of_the_checkpoint(tmp_path: Path, name: str, channels: int) -> None:
-    """Behind the latents may be an image, its mask, a smaller video."""
+    """An image, its mask, a smaller video may follow the latents."""
     sizes = {"hidden": 128, "heads": 1, "double": 1, "text_dim": 9, "in_channels": 16}
     config = replace(MODELS[name], **sizes, embed_channels=channels)
     config = replace(config, single=min(1, config.single))

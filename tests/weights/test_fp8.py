@@ -82,7 +82,7 @@ def scaled_inside(tensors: dict, suffix: str, by_row: bool) -> dict[str, torch.T
 def test_scales_inside(
     tmp_path: Path, vectors: Golden, suffix: str, by_row: bool, spelt: Callable, fp8_weights: bool
 ) -> None:
-    """Also q, k and v packed into one, and beside what FP8 products would take."""
+    """Scales of q, k and v packed into one, and beside what FP8 products would take."""
     shutil.copy(vectors.folder / "config.json", tmp_path)
     inside = scaled_inside(packed(load_file(vectors.dit)), suffix, by_row)
     extra = {"scaled_fp8": torch.zeros(2).to(FP8), "double_blocks.0.img_mlp.fc1.scale_input": ONE}

@@ -1,4 +1,4 @@
-"""While loading, anonymous host memory beyond the model stays under the two largest tensors."""
+"""Loading takes less anonymous host memory beyond the model than its two largest tensors."""
 
 import json
 import os

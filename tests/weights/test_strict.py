@@ -76,15 +76,16 @@ def test_faults_are_named_as_in_a_split_file(folder: Path, dit_tensors: dict) ->
     assert "single_blocks.0.linear1_mlp.bias is [64], should be [256]" in message
 
 
-def test_a_whole_block_missing(folder: Path, dit_tensors: dict) -> None:
-    tensors = {k: t for k, t in dit_tensors.items() if not k.startswith("single_blocks.1.")}
-    message = refusal(load_dit, write(folder, tensors))
-    assert "single_blocks.1.linear1.weight" in message
-
-
-def test_no_single_blocks(folder: Path, dit_tensors: dict) -> None:
-    tensors = {k: t for k, t in dit_tensors.items() if not k.startswith("single_blocks.")}
-    assert "0 single-stream blocks" in refusal(load_dit, write(folder, tensors))
+@pytest.mark.parametrize(
+    ("prefix", "reason"),
+    [
+        ("single_blocks.1.", "single_blocks.1.linear1.weight"),
+        ("single_blocks.", "0 single-stream blocks"),
+    ],
+)
+def test_blocks_missing(folder: Path, dit_tensors: dict, prefix: str, reason: str) -> None:
+    tensors = {k: t for k, t in dit_tensors.items() if not k.startswith(prefix)}
+    assert reason in refusal(load_dit, write(folder, tensors))
 
 
 def test_values_that_are_not_finite(folder: Path, dit_tensors: dict) -> None:

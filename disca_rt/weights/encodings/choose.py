@@ -10,7 +10,7 @@ KINDS: tuple[Kind, ...] = (Fp8Inside(), Fp8Map(), Fp8Cast())
 
 
 def is_encoded(dtype: str) -> bool:
-    """True where tensors of `dtype`, by its name in a `TensorSpec`, stand for other values."""
+    """Tell whether tensors of `dtype`, by its name in a `StoredSpec`, stand for other values."""
     return any(dtype in kind.dtypes for kind in KINDS)
 
 

@@ -44,7 +44,7 @@ class Fp8Cast:
 
 
 def _fills_its_range(tensor: Tensor) -> bool:
-    """True where the largest magnitude is near the dtype's, where only a scale puts it.
+    """Tell whether the largest magnitude is near the dtype's, where only a scale puts it.
 
     Without their sign the bytes have the order of the values.
     """

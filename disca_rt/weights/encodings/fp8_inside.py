@@ -39,7 +39,7 @@ class Fp8Inside:
         return scaled(checkpoint, checkpoint.path, scales)
 
     def _refuse_others(self, checkpoint: Checkpoint, coded: set[str]) -> None:
-        """CheckpointError naming the scales other than 1 of weights that are not FP8."""
+        """Raise CheckpointError naming the scales other than 1 of weights that are not FP8."""
         named = [
             n
             for n in checkpoint.entries

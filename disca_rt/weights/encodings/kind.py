@@ -27,7 +27,7 @@ class Kind(Protocol):
     dtypes: tuple[str, ...]
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """True where the weights are encoded so, by the names and dtypes of tensors and files."""
+        """Tell whether the weights are encoded so, by the names and dtypes of tensors and files."""
 
     def helpers(self, checkpoint: Checkpoint) -> set[str]:
         """The tensors that are no weights, but belong to the encoding."""
@@ -40,14 +40,14 @@ class Kind(Protocol):
 
 
 def fp8_tensors(checkpoint: Checkpoint) -> list[str]:
-    """The names of those in FP8."""
+    """Names of the tensors in FP8."""
     return [name for name, spec in checkpoint.specs.items() if spec.dtype in FP8_DTYPES]
 
 
 def scaled(
     checkpoint: Checkpoint, where: object, scales: Mapping[str, Tensor | None]
 ) -> dict[str, Encoding]:
-    """`Scaled` by each of `scales`; CheckpointError naming the tensors of unusable ones."""
+    """Encodings with each of `scales`; CheckpointError naming the tensors of unusable ones."""
     usable = {name: _usable(scale, checkpoint.specs[name].shape) for name, scale in scales.items()}
     if wrong := [name for name, scale in usable.items() if scale is None]:
         raise CheckpointError(

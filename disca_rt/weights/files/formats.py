@@ -43,7 +43,7 @@ TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
 
 
 def refuse_other_formats(path: Path, start: bytes) -> None:
-    """CheckpointError naming the format of a file that begins with `start`, if it is another's."""
+    """Raise CheckpointError for a file that begins with `start` if its format is another's."""
     if b"\0" in start[:8] and start[8:9] == b"{":  # the length of a .safetensors header, any number
         return
     is_text = all(byte in TEXT for byte in start[:24])

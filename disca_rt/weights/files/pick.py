@@ -39,7 +39,7 @@ def pick(names: Iterable[str], where: str) -> str:
 
 
 def holds_checkpoint(names: Iterable[str]) -> bool:
-    """True where a folder with these files holds one checkpoint or more."""
+    """Tell whether a folder with these files holds one checkpoint or more."""
     return any(_candidates([name for name in names if not name.startswith(".")]))
 
 

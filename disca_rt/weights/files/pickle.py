@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, first_line
 from .plain_path import plain_path
-from .tensor_file import TensorSpec
+from .tensor_file import StoredSpec
 
 ZIP_START = b"PK\x03\x04"
 NESTING = ("module", "ema", "model", "state_dict")
@@ -135,5 +135,5 @@ def _is_weight(name: Any, value: Any) -> bool:
     )
 
 
-def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+def _spec(tensor: Tensor) -> StoredSpec:
+    return StoredSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

@@ -7,7 +7,7 @@ there is.
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError, first_line
 from .formats import START, refuse_other_formats
 from .plain_path import plain_path
-from .tensor_file import TensorSpec
+from .tensor_file import StoredSpec
 
 TORCH_NAMES = {
     "F64": "float64",
@@ -32,16 +32,9 @@ TORCH_NAMES = {
     "BOOL": "bool",
     "C64": "complex64",
 }
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TORCH_NAMES.values()}
+READABLE: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TORCH_NAMES.values()}
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # what the format allows
-
-
-class Extent(NamedTuple):
-    """The bytes of a tensor in the file."""
-
-    begin: int
-    end: int
 
 
 def open_safetensors(path: Path) -> "SafetensorsFile":
@@ -84,11 +77,11 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         spec, extent = self.specs[name], self._extents[name]
-        if spec.dtype not in DTYPES:
+        if spec.dtype not in READABLE:
             raise CheckpointError(f"{self.path}: {name} is of {spec.dtype}, which is not read")
-        dtype = DTYPES[spec.dtype]
-        mapped = self._bytes[extent.begin : extent.end]
-        if extent.begin % dtype.itemsize:  # an odd header: only a copy is aligned
+        dtype = READABLE[spec.dtype]
+        mapped = self._bytes[extent]
+        if extent.start % dtype.itemsize:  # an odd header: only a copy is aligned
             mapped = mapped.clone()
         return mapped.view(dtype).view(spec.shape)
 
@@ -112,37 +105,37 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _spec(name: str, entry: Any) -> TensorSpec:
+def _spec(name: str, entry: Any) -> StoredSpec:
     try:
         dtype, shape = entry["dtype"], entry["shape"]
     except (TypeError, KeyError, IndexError):
         raise ValueError(f"{name} has no dtype or no shape") from None
     if not isinstance(dtype, str) or not _are_sizes(shape):
         raise ValueError(f"{name} has dtype {dtype!r} and shape {shape!r}")
-    return TensorSpec(tuple(shape), TORCH_NAMES.get(dtype, dtype.lower()))
+    return StoredSpec(tuple(shape), TORCH_NAMES.get(dtype, dtype.lower()))
 
 
-def _extent(name: str, entry: dict[str, Any], spec: TensorSpec, start: int) -> Extent:
-    """The bytes of a tensor; compared with its shape where models have its dtype."""
+def _extent(name: str, entry: dict[str, Any], spec: StoredSpec, start: int) -> slice:
+    """Bytes of a tensor in the file; compared with its shape where models have its dtype."""
     offsets = entry.get("data_offsets")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{name} has data_offsets {offsets!r}")
-    dtype, size = DTYPES.get(spec.dtype), offsets[1] - offsets[0]
+    dtype, size = READABLE.get(spec.dtype), offsets[1] - offsets[0]
     if dtype is not None and size != math.prod(spec.shape) * dtype.itemsize:
         raise ValueError(f"{name} has {size} bytes for {list(spec.shape)} of {spec.dtype}")
-    return Extent(start + offsets[0], start + offsets[1])
+    return slice(start + offsets[0], start + offsets[1])
 
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
-def _check_extents(extents: dict[str, Extent], start: int, size: int) -> None:
-    """One after another, to the last byte of the file."""
+def _check_extents(extents: dict[str, slice], start: int, size: int) -> None:
+    """Raise ValueError unless they lie one after another, to the last byte of the file."""
     end = start
-    for extent in sorted(extents.values()):
-        if extent.begin != end:
-            raise ValueError(f"data at byte {extent.begin} where byte {end} is next")
-        end = extent.end
+    for extent in sorted(extents.values(), key=lambda each: (each.start, each.stop)):
+        if extent.start != end:
+            raise ValueError(f"data at byte {extent.start} where byte {end} is next")
+        end = extent.stop
     if end != size:
         raise ValueError(f"{end} bytes are described, the file has {size}")

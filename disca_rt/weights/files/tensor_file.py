@@ -16,7 +16,7 @@ DTYPES: dict[str, torch.dtype] = {
 """The dtypes weights may have, by torch's names."""
 
 
-class TensorSpec(NamedTuple):
+class StoredSpec(NamedTuple):
     """Shape and dtype, known without the data; `dtype` is torch's name where torch has one."""
 
     shape: tuple[int, ...]
@@ -26,6 +26,6 @@ class TensorSpec(NamedTuple):
 class TensorFile(Protocol):
     """`read` returns a view of the mapped file, so it costs no memory until it is copied."""
 
-    specs: dict[str, TensorSpec]
+    specs: dict[str, StoredSpec]
 
     def read(self, name: str) -> Tensor: ...

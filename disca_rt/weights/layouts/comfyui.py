@@ -25,7 +25,7 @@ _ITS_OWN = re.compile(
 
 
 def is_comfyui(names: Iterable[str]) -> bool:
-    """True where some of a file's names are ComfyUI's own."""
+    """Tell whether some of a file's names are ComfyUI's own."""
     return any(_ITS_OWN.search(name) for name in names)
 
 

@@ -1,12 +1,12 @@
 """The authors' own keys, which are ours too, merged or split for tensor parallelism."""
 
 from ...family import VIDEO_10, VIDEO_15
-from .table import Layout, Pieces, packed_rows, qkv_rows, whole
+from .table import Layout, Sources, packed_rows, qkv_rows, whole
 
 _DOUBLE = "double_blocks.{i}."
 
 
-def _single_block(block: str) -> dict[str, Pieces]:
+def _single_block(block: str) -> dict[str, Sources]:
     return {
         f"{block}linear1": qkv_rows(
             f"{block}linear1_q", f"{block}linear1_k", f"{block}linear1_v", f"{block}linear1_mlp"

@@ -22,13 +22,13 @@ class Span(NamedTuple):
     count: int
 
 
-class Piece(NamedTuple):
+class Source(NamedTuple):
     """A module of the file and the rows of ours that it fills; no spans: all of them, in order.
 
     Of a module that fills several of ours, `parts` is how many hidden rows it has.
     """
 
-    source: str
+    name: str
     spans: tuple[Span, ...] = ()
     parts: int | None = None
 
@@ -38,31 +38,31 @@ class Piece(NamedTuple):
         return self.parts or sum(span.count for span in self.spans)
 
 
-Pieces = tuple[Piece, ...]
-"""The pieces that together fill one module of ours."""
+Sources = tuple[Source, ...]
+"""The sources that together fill one module of ours."""
 
 
-def whole(source: str) -> Pieces:
+def whole(source: str) -> Sources:
     """One module of the file is one of ours."""
-    return (Piece(source),)
+    return (Source(source),)
 
 
-def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> Pieces:
+def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> Sources:
     """Separate projections that we keep merged: rows q, k, v[, mlp]."""
-    pieces = [Piece(name, (Span(0, row, 1),)) for row, name in enumerate((q, k, v))]
+    sources = [Source(name, (Span(0, row, 1),)) for row, name in enumerate((q, k, v))]
     if mlp is not None:
-        pieces.append(Piece(mlp, (Span(0, 3, 4),)))  # MLP ratio 4
-    return tuple(pieces)
+        sources.append(Source(mlp, (Span(0, 3, 4),)))  # MLP ratio 4
+    return tuple(sources)
 
 
-def packed_rows(source: str, part: int, parts: int = 3) -> Pieces:
+def packed_rows(source: str, part: int, parts: int = 3) -> Sources:
     """One of several projections that the file keeps merged, by its place there."""
-    return (Piece(source, (Span(part, 0, 1),), parts),)
+    return (Source(source, (Span(part, 0, 1),), parts),)
 
 
-def swapped_halves(source: str) -> Pieces:
+def swapped_halves(source: str) -> Sources:
     """[scale, shift] in the file, [shift, scale] in ours."""
-    return (Piece(source, (Span(0, 1, 1), Span(1, 0, 1))),)
+    return (Source(source, (Span(0, 1, 1), Span(1, 0, 1))),)
 
 
 @dataclass(frozen=True)
@@ -76,39 +76,39 @@ class Layout:
     name: str
     kind: Kind
     family: Family
-    table: Mapping[str, Pieces] = field(default_factory=dict)
+    table: Mapping[str, Sources] = field(default_factory=dict)
     own_names: bool = True
     double: str | None = None
     single: str | None = None
 
-    def pieces(self, target: str, present: Collection[str]) -> Pieces:
-        """The pieces that fill the parameter `target`, by their names in the file.
+    def sources(self, target: str, present: Collection[str]) -> Sources:
+        """The sources that fill the parameter `target`, by their names in the file.
 
-        With `own_names` that is the parameter of the same name, unless only pieces of the table's
+        With `own_names` that is the parameter of the same name, unless only sources of the table's
         row for it are in `present`.
         """
         row = self._row(target)
         if not row or (
             self.own_names
-            and (target in present or not any(piece.source in present for piece in row))
+            and (target in present or not any(source.name in present for source in row))
         ):
-            return (Piece(target),)
+            return (Source(target),)
         return row
 
-    def _row(self, target: str) -> Pieces:
+    def _row(self, target: str) -> Sources:
         module, _, leaf = target.rpartition(".")
-        for pattern, pieces in self._patterns:
+        for pattern, sources in self._patterns:
             if match := pattern.fullmatch(module):
                 index = match.groupdict().get("i", "")
                 return tuple(
-                    piece._replace(source=f"{piece.source.replace('{i}', index)}.{leaf}")
-                    for piece in pieces
+                    source._replace(name=f"{source.name.replace('{i}', index)}.{leaf}")
+                    for source in sources
                 )
         return ()
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Pieces]]:
+    def _patterns(self) -> list[tuple[re.Pattern[str], Sources]]:
         return [
-            (re.compile(re.escape(target).replace(r"\{i\}", r"(?P<i>\d+)")), pieces)
-            for target, pieces in self.table.items()
+            (re.compile(re.escape(target).replace(r"\{i\}", r"(?P<i>\d+)")), sources)
+            for target, sources in self.table.items()
         ]
