@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .pipeline.request import Request
     from .pipeline.runtime import Runtime
     from .pipeline.saved_conditioning import SavedConditioning, load_conditioning
-    from .sampling.engine import Cancelled, StepEvent
+    from .sampling.loop import Cancelled, StepEvent
     from .schedule import Preset, Schedule, from_timesteps, get_preset, preset, shifted
     from .tiny.runtime import load_tiny
 
@@ -45,7 +45,7 @@ _HOMES = {  # the imports above; a test compares the two
     "pipeline.request": ("Request",),
     "pipeline.runtime": ("Runtime",),
     "pipeline.saved_conditioning": ("SavedConditioning", "load_conditioning"),
-    "sampling.engine": ("Cancelled", "StepEvent"),
+    "sampling.loop": ("Cancelled", "StepEvent"),
     "schedule": ("Preset", "Schedule", "from_timesteps", "get_preset", "preset", "shifted"),
     "tiny.runtime": ("load_tiny",),
 }

@@ -94,7 +94,7 @@ def winners(measured: Iterable[Timing]) -> dict[str, dict[str, Any]]:
 
 
 def best(group: Iterable[Timing]) -> Choice:
-    """The choice that is fastest over all shapes of one op and width."""
+    """The choice with the least product of times over all shapes of one op and width."""
     return ranked(group)[0]
 
 

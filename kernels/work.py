@@ -37,5 +37,5 @@ def passes(count: int, operations: int) -> Callable[..., Work]:
 
 
 def nothing(*args: Any) -> Work:
-    """Work beside a product whose own GEMM tells of it."""
+    """No work: that of an op around a matrix product is counted with the product."""
     return Work()

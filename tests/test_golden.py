@@ -11,7 +11,7 @@ from disca_rt.models.blocks import run_blocks
 from disca_rt.models.predictor import Predictor
 from disca_rt.models.prepared import Prepared
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.sampling.engine import Cancelled, StepEvent
+from disca_rt.sampling.loop import Cancelled, StepEvent
 from disca_rt.tokens import StepContext
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 

@@ -12,7 +12,7 @@ from disca_rt.cache.kept import WHOLE
 from disca_rt.cache.policies import build_policy
 from disca_rt.conditioning import Conditioning
 from disca_rt.pipeline.runtime import Runtime
-from disca_rt.sampling.engine import Cancelled
+from disca_rt.sampling.loop import Cancelled
 from disca_rt.schedule import preset
 from disca_rt.tiny.runtime import load_tiny
 from disca_rt.weights.load import load_dit, load_predictor

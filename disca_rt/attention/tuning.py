@@ -40,7 +40,7 @@ def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor, clock: Clock) ->
 
 
 def winners(measured: Iterable[Timing]) -> dict[str, list[str]]:
-    """Backends by head width, the fastest first: a machine may lack that one."""
+    """Names of backends by head width, the fastest first: a machine may lack that one."""
     groups: dict[str, list[Timing]] = defaultdict(list)
     for each in measured:
         groups[str(each.width)].append(each)

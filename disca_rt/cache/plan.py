@@ -70,7 +70,7 @@ class StepPlan(NamedTuple):
     given: tuple[float, ...] = ()
 
     @property
-    def acts(self) -> tuple[object, ...]:
+    def decisive(self) -> tuple[object, ...]:
         """All that decides the latents after the step: equal ones give the same."""
         return self.passes, self.given
 

@@ -20,7 +20,10 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """Hashable; equal policies do the same, and may have each other's buffers."""
+    """A rule, and the slots that it decides on.
+
+    Hashable; equal policies do the same, and may have each other's buffers.
+    """
 
     name: str
     rule: Rule

@@ -54,9 +54,9 @@ class Memoryless:
     probes: tuple[Probe, ...] = ()
 
     def start(self, setting: Setting) -> None:
-        """No memory."""
+        """None: it remembers nothing."""
 
     def remember(
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: None
     ) -> None:
-        """No memory."""
+        """None: it remembers nothing."""

@@ -75,7 +75,7 @@ def _session(args: argparse.Namespace, ranks: "Ranks | None") -> Session:
 
 
 def _chosen(args: argparse.Namespace, session: Session, suite: Suite) -> list[str]:
-    """Names of the benchmarks to run; says in a line why another is left out."""
+    """Names of the benchmarks to run; prints a line for each that is left out, with the reason."""
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
     left_out = [] if suite.graphs is not None else [GRAPHS]

@@ -163,7 +163,7 @@ def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held:
 
 
 def _room(device: torch.device, held: int) -> int:
-    """Bytes for all of a sample where `held` of them, weights, are loaded already."""
+    """Bytes that a sample may take in all, `held` of which its loaded weights take."""
     return capacity(device) + (0 if device.type == "cuda" else held)
 
 

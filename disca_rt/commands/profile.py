@@ -149,7 +149,7 @@ def _measured(
 
 
 def _commands(args: argparse.Namespace, profile: Profile) -> list[str]:
-    """Command lines of NVIDIA's profilers for what took longest."""
+    """Command lines of Nsight Systems and Nsight Compute, for the kernels that took longest."""
     from ..profiling.ncu import ncu_lines, nsys_line
     from ..profiling.table import kernels
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..sampling.engine import StepEvent
+from ..sampling.loop import StepEvent
 
 
 class StepProgress:

@@ -1,1 +1,4 @@
-"""Text and image encoders: prompts become a conditioning. Those of the big models come here."""
+"""Text and image encoders: their protocol, by which prompts become a conditioning.
+
+The embedded model's are in `tiny/`.
+"""

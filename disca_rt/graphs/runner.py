@@ -124,6 +124,7 @@ class _Captured:
 
     @property
     def buffer_bytes(self) -> int:
+        """Bytes of its input and output buffers."""
         tensors = (*self.inputs, *self.bound_inputs, *_tree(self.output).tensors)
         return sum(each.nbytes for each in tensors)
 

@@ -1,1 +1,4 @@
-"""Instruments: clocks, peak memory, the work that shows a device's ceilings. Knows no models."""
+"""Instruments: clocks, peak memory, and the work that a device's ceilings are measured with.
+
+Knows nothing of models.
+"""

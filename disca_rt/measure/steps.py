@@ -19,8 +19,8 @@ from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
 from ..pipeline.pipeline import Sample
 from ..pipeline.runtime import Runtime
-from ..sampling.engine import StepEvent
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from ..sampling.loop import StepEvent
 from ..schedule import Preset, Schedule, preset
 from ..work.flops import image_tokens, sample_flops
 

@@ -81,7 +81,7 @@ class EncodedLinear(Linear):
 
     @property
     def shape(self) -> torch.Size:
-        """The weight's."""
+        """Shape of the weight that it stands for, [out features, in features]."""
         return torch.Size((self.out_features, self.in_features))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..sampling.engine import Cancelled, StepEvent
+from ..sampling.loop import Cancelled, StepEvent
 
 StageName = Literal["conditioning", "denoise", "decode"]
 

@@ -27,7 +27,7 @@ from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
-from ..sampling.engine import StepEvent
+from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES

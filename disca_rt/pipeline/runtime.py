@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..conditioning import Conditioning
-from ..sampling.engine import StepEvent
+from ..sampling.loop import StepEvent
 from .pipeline import Pipeline, Sample
 from .request import Request
 

@@ -20,7 +20,7 @@ from ..instruments.stopwatch import StageTime
 from ..pipeline.pipeline import Sample
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
-from ..sampling.engine import StepEvent
+from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from .marked import marked_blocks
 from .ranges import Ranges

@@ -33,3 +33,8 @@ OF_KINDS = {"full": "#3b5875", "predicted": "#0d9488"}
 def colour(class_name: str) -> str:
     """Colour of a class as "#rrggbb"; an unknown one has that of `OTHER`."""
     return FIXED.get(class_name) or OF_OPS.get(class_name) or FIXED[OTHER]
+
+
+def kind_colour(kind: str) -> str:
+    """Colour of a step with this label as "#rrggbb"; an unknown one has that of `OTHER`."""
+    return OF_KINDS.get(kind, FIXED[OTHER])

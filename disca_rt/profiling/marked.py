@@ -17,7 +17,7 @@ from ..kernels.ops import Ops
 from ..models.blocks import DoubleStreamBlock, SingleStreamBlock
 from ..models.token_refiner import RefinerBlock
 from ..pipeline.runtime import Runtime
-from ..sampling.engine import StepEvent
+from ..sampling.loop import StepEvent
 from .ranges import Ranges
 from .work import OPS, Work, attention_work
 

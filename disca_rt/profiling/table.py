@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ..cache.plan import FULL, PREDICTED
 from ..measure.ceilings import Ceilings
 from ..units import rate_text
 from .account import Account, Entry
 from .classes import COPY, GAP, OTHER
 from .work import Work
 
-KINDS = FULL, PREDICTED
 ALL = "all"
 UNRATED = COPY, OTHER  # unlike calls, of some of which the bytes are not known
 
@@ -72,7 +70,7 @@ class Kernel(NamedTuple):
 def rows(account: Account) -> list[Row]:
     """Rows of each kind of step: its classes, the longest first, then the gap, then all of it."""
     made: list[Row] = []
-    for kind in KINDS:
+    for kind in dict.fromkeys(window.kind for window in account.windows):
         windows = [window for window in account.windows if window.kind == kind]
         wall = sum(window.time_us for window in windows)
         groups: dict[str, list[Entry]] = defaultdict(list)
@@ -81,8 +79,7 @@ def rows(account: Account) -> list[Row]:
                 groups[entry.class_name].append(entry)
         classes = [_row(kind, name, group, len(windows), wall) for name, group in groups.items()]
         classes.sort(key=lambda row: -row.time_us)
-        if windows:
-            made += [*classes, *_rest(kind, classes, len(windows), wall)]
+        made += [*classes, *_rest(kind, classes, len(windows), wall)]
     return made
 
 

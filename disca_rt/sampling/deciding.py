@@ -18,7 +18,7 @@ from .sampler import Look, StepTensors
 from .state import KeptAt, kept_after
 
 if TYPE_CHECKING:
-    from .engine import Loop
+    from .loop import Loop
 
 
 class Moved(NamedTuple):
@@ -26,7 +26,7 @@ class Moved(NamedTuple):
 
     memory: Any  # the rule's
     kept_at: KeptAt
-    compared: frozenset[Probe] = frozenset()  # probes that have something to compare with
+    stored: frozenset[Probe] = frozenset()  # probes that have something to compare with
 
 
 class Deciding:
@@ -48,7 +48,7 @@ class Deciding:
                 self._ask(answer)
             else:
                 before, drafted = dict(self._now), (answer.plan, self._draft(answer))
-        if drafted is not None and drafted[0].acts == answer.acts:
+        if drafted is not None and drafted[0].decisive == answer.decisive:
             plan, latents = drafted
         else:
             if drafted is not None:  # what was seen of it is nothing to compare with
@@ -140,7 +140,7 @@ class Deciding:
         nothing = float("nan"), float("nan")
         for probe, look, both in zip(probes, looks, sums, strict=True):
             is_stored = probe.against in ("previous", "kept")
-            is_compared = probe in self._moved.compared if is_stored else self._is_kept(probe)
+            is_compared = probe in self._moved.stored if is_stored else self._is_kept(probe)
             self._seen[probe] = Measured(*(both if is_compared else nothing))
             if look.now is not None:
                 self._now[probe] = look.now
@@ -153,12 +153,12 @@ class Deciding:
 
     def _commit(self, plan: StepPlan) -> frozenset[Probe]:
         """Stores what later steps compare with; returns the probes that have something stored."""
-        compared = self._moved.compared
+        stored = self._moved.stored
         for probe, now in self._now.items():
             if probe.against == "previous" or plan.keeps():
                 self._loop.sampler.state.probes[probe].copy_(now)
-                compared |= {probe}
-        return compared
+                stored |= {probe}
+        return stored
 
 
 def _plan_of(answer: StepPlan | Draft) -> StepPlan:

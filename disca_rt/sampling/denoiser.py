@@ -22,9 +22,9 @@ from ..models.dit import DiT
 from ..models.prepared import Prepared
 from ..schedule import Schedule
 from ..sharding import Sharding
-from .engine import Loop, StepEvent
 from .forward import Forward
 from .guidance import Guidance, step_table
+from .loop import Loop, StepEvent
 from .sampler import Sampler, no_mark
 from .state import SampleState, new_state
 

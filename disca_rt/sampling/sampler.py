@@ -123,7 +123,7 @@ class Sampler:
         """Measures a probe, running its pass as far as needed; returns the pass and the sums."""
         probe, under = ask
         if probe.of == "latents":
-            return None, self.compared(probe, tensors.latents, None)
+            return None, self.compare(probe, tensors.latents, None)
         begun = begun or self.embed(probe.which_pass, tensors, prepared)
         if probe.of != "modulated" and probe.block < begun.done:
             raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
@@ -153,10 +153,10 @@ class Sampler:
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Tensor) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after its block."""
         now = tensor_of_pass(probe, self._dit, begun.embedded, tokens, begun.context)
-        return self.compared(probe, now, begun.context)
+        return self.compare(probe, now, begun.context)
 
-    def compared(self, probe: Probe, now: Tensor, context: StepContext | None) -> Look:
-        """The change of `now` against what was stored of it."""
+    def compare(self, probe: Probe, now: Tensor, context: StepContext | None) -> Look:
+        """The change of `now` against the tensor that was stored for `probe`."""
         return Look(sums(probe, now, self.state.probes[probe], context), now)
 
     def _euler(
@@ -245,7 +245,7 @@ class _Step:
         sampler, looked = self._sampler, self._passes[probe.which_pass].looked
         if probe.of in ("velocity", "latents"):
             now = velocity if probe.of == "velocity" else self._tensors.latents
-            return sampler.compared(probe, now, None)
+            return sampler.compare(probe, now, None)
         if probe.of == "slot":
             return Look(looked.sums[probe.block], None)
         if looked.patches is None:
@@ -253,6 +253,6 @@ class _Step:
         if probe.against == "conditional":
             return Look(sums(probe, looked.patches, self._passes[0].looked.patches, None), None)
         if probe.of == "patches":
-            return sampler.compared(probe, looked.patches, None)
+            return sampler.compare(probe, looked.patches, None)
         begun = self._begun[probe.which_pass]
         return sampler.look_at_tokens(probe, begun, looked.tokens.get(probe.block, begun.embedded))

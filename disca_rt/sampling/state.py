@@ -45,12 +45,12 @@ KeptAt = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def nothing_kept(policy: Policy, passes: int) -> KeptAt:
-    """The steps before any has run."""
+    """The `KeptAt` of a sample in which no step has run."""
     return (((),) * len(policy.slots),) * passes
 
 
 def kept_after(kept_at: KeptAt, plan: StepPlan, step: int) -> KeptAt:
-    """The steps once number `step` has run by `plan`."""
+    """The `KeptAt` once step number `step` has run by `plan`."""
     return tuple(
         tuple(
             (*steps, step) if act == Act.KEEP else steps

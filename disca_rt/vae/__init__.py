@@ -1,1 +1,4 @@
-"""Codecs between latents and pixels, and the video sizes that they have."""
+"""Codecs between latents and pixels: their protocol, and the video sizes that are legal.
+
+The embedded model's codec is in `tiny/`.
+"""

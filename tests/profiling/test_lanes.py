@@ -1,7 +1,9 @@
 """Lanes that the page draws of a hand-made trace."""
 
 from disca_rt.profiling.account import account
+from disca_rt.profiling.colours import OF_KINDS, kind_colour
 from disca_rt.profiling.lanes import lanes
+from disca_rt.profiling.table import rows
 from disca_rt.profiling.timeline import read_timeline
 from disca_rt.profiling.work import Work
 from profiling.traces import launched, marked
@@ -31,3 +33,11 @@ def test_on_a_gpu_ranges_stand_above_their_kernels() -> None:
         "kernel": [(0, 10, "_gate_residual_kernel"), (14, 6, "elementwise_kernel")],
     }
     assert drawn["end"] == 20
+
+
+def test_a_step_of_any_label_has_rows_and_a_colour() -> None:
+    events = [marked("step 0", 0, 10), *launched("some_kernel", 2, 3, 9, number=1)]
+    accounted = account(read_timeline(events, is_on_gpu=True), ["partial"], [])
+    assert {row.kind for row in rows(accounted)} == {"partial"}
+    assert lanes(read_timeline(events, is_on_gpu=True), accounted)["lanes"][0]["spans"]
+    assert kind_colour("partial") not in OF_KINDS.values()

@@ -46,7 +46,7 @@ class Taylor(Numberless):
         return (float(distance), float(min(known + 1, terms)), *coefficients)
 
     def basis(self, order: int, distance: int) -> float:
-        """The factor of a derivative, `distance` steps on, times order!."""
+        """b_i(k) for `order` i and `distance` k: a derivative's weight, to be divided by i!."""
         return float(distance**order)
 
     def out(self, kept: Kept) -> Tensor | None:

@@ -11,7 +11,10 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 @dataclass(frozen=True)
 class Reuse(Numberless):
-    """The kept value again (`form` "output"), or what enters plus the kept change ("delta")."""
+    """The kept value again (`form` "output"), or what enters plus the kept change ("delta").
+
+    "delta" is not for branches: nothing enters one that its value could be a change of.
+    """
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
     form: Literal["output", "delta"] = "output"
@@ -19,7 +22,7 @@ class Reuse(Numberless):
     def __post_init__(self) -> None:
         if self.form not in ("output", "delta"):
             raise ValueError(f"form must be output or delta, got {self.form!r}")
-        if self.form == "delta":  # nothing enters a branch that its value is a change of
+        if self.form == "delta":
             object.__setattr__(self, "levels", ("blocks", "guidance", "velocity"))
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
