@@ -267,7 +267,7 @@ def test_step_inputs_must_fit_the_variant(golden: Golden, dit: DiT) -> None:
 def test_latents_that_do_not_divide_into_patches() -> None:
     golden = load_golden("hyvideo10")
     dit = load_dit(golden.dit)
-    with pytest.raises(ValueError, match="H must be a multiple of 2, got 7"):
+    with pytest.raises(ValueError, match="H must be a positive multiple of 2, got 7"):
         dit.prepare(golden.conditioning, (1, 4, 3, 7, 12))
 
 
