@@ -147,6 +147,10 @@ def draws(draw: st.DrawFn) -> Draw:
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
     stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    stand_in = draw(st.sampled_from(stand_ins))
+    above = [Site("guidance")] * guided + [Site("velocity")]
+    if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
+        site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
     threshold = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0, float("inf")]))
@@ -158,11 +162,11 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("residual", "kept", block=before), threshold),
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
-    rules += [Verified(threshold)] * (level == "blocks")
+    rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
     return Draw(
         draw(st.sampled_from(rules)),
         site,
-        draw(st.sampled_from(stand_ins)),
+        stand_in,
         shifted(steps, 3.0),
         guided,
         draw(st.integers(1, 2)),

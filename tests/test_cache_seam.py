@@ -1,6 +1,6 @@
 """Any rule with any stand-in at any site: against a written-out loop, under graphs, over ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from cache_draws import CONFIG, CPU, SCALE, Draw, Models, draws, models
 from cache_oracle import Oracle
 from cache_rules import Giving, Measuring, TwoParts, Verified, Watching
-from disca_rt.cache.plan import Act, Draft, Probe
+from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import EVERY_BRANCH, Site
@@ -288,3 +288,110 @@ def test_rules_that_cannot_be_followed_say_why(
     draw = Draw(rule, site, Reuse(), shifted(3, 3.0), False, 1, 0)
     with pytest.raises(ValueError, match=reason):
         eager.sample(draw)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Answers given by step: drafts and asks in order, then the plan. Notes what it saw."""
+
+    before: tuple[tuple[Draft | Ask, ...], ...]
+    plans: tuple[StepPlan, ...]
+    probes: tuple[Probe, ...]
+    seen: list[dict[Probe, Measured]] = field(default_factory=list, compare=False, hash=False)
+
+    def start(self, setting):
+        return 0
+
+    def decide(self, setting, step, seen, memory):
+        asked = _COUNTS.setdefault((id(self.seen), step.index), [0])
+        answers = (*self.before[step.index], self.plans[step.index])
+        answer = answers[min(asked[0], len(answers) - 1)]
+        asked[0] = 0 if isinstance(answer, StepPlan) else asked[0] + 1
+        return answer
+
+    def remember(self, setting, step, plan, seen, memory):
+        self.seen.append(dict(seen))
+        return memory
+
+
+_COUNTS: dict = {}
+RUN, KEPT, STANDS = (StepPlan(((act,),)) for act in (Act.RUN, Act.KEEP, Act.STAND_IN))
+VELOCITY, LATENTS, MODULATED = Probe("velocity"), Probe("latents"), Probe("modulated")
+REJECTED = Draft(StepPlan(((Act.STAND_IN,),), "draft", (VELOCITY,)))
+ACCEPTED = Draft(StepPlan(((Act.RUN,),), "draft", (VELOCITY,)))
+
+
+def scripted(before: list, plans: list, **more: object) -> Draw:
+    rule = Scripted(tuple(before), tuple(plans), (VELOCITY, LATENTS, MODULATED))
+    return Draw(rule, WHOLE, Reuse(), shifted(len(plans), 3.0), False, 1, 0)._replace(**more)
+
+
+def test_an_accepted_draft_is_not_overwritten_by_what_is_asked_in_later_steps() -> None:
+    ask = Ask(MODULATED)
+    eager, captured = models(), models(graphs=GraphRunner(CPU, record))
+    for seed in range(4):
+        draw = scripted([(ACCEPTED, ask), (ACCEPTED,), (ask,)], [RUN] * 3, seed=seed)
+        assert torch.equal(captured.sample(draw, True)[0], eager.sample(draw, True)[0])
+
+
+def test_a_rejected_draft_neither_leaves_nor_takes_measurements(eager: Models) -> None:
+    """Changes of latents and of velocity are the same with no draft, one, two, and beside asks."""
+    watched = KEPT._replace(watch=(VELOCITY,))
+    ask = Ask(LATENTS)
+    seen = []
+    for before in ((ask,), (ask, REJECTED), (REJECTED, ask), (ask, REJECTED, REJECTED)):
+        draw = scripted([(ask,), before, before, before], [watched] * 4)
+        eager.sample(draw)
+        changes = draw.rule.seen[-4:]
+        seen.append([(each[LATENTS].ratio, each[VELOCITY].ratio) for each in changes[1:]])
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert all(ratio > 0 for pair in seen[0] for ratio in pair)
+
+
+def test_two_probes_of_one_slot_are_told_apart(eager: Models) -> None:
+    probes = tuple(Probe("slot", "stand-in", norm) for norm in ("l1", "l2"))
+    seen: list[dict[Probe, float]] = []
+    eager.sample(Draw(Watching(probes, seen), BRANCHES, Reuse(), shifted(3, 3.0), False, 1, 0))
+    assert seen[-1][probes[0]] != seen[-1][probes[1]]
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ((Site("blocks", 0, 40),), "within 0 to 4, got 0 to 40"),
+        ((Site("blocks", 3, 1),), "within 0 to 4, got 3 to 1"),
+        ((Site("branch", 0, 4, ("img_atn",)),), "got 'img_atn'"),
+        ((Site("branch", 0, 2, ("total",)),), "none of the branches"),
+        ((Site("guidance"),), "classifier-free guidance"),
+        ((Site("branch", 0, 3, ("total",)), Site("branch", 2, 4, ("attn",))), "at one branch"),
+    ],
+)
+def test_a_site_that_means_nothing_is_refused(sites: tuple, message: str, eager: Models) -> None:
+    draw = Draw(Interval(2), sites, Reuse(), shifted(3, 3.0), False, 1, 0)
+    with pytest.raises(ValueError, match=message):
+        eager.sample(draw)
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (Probe("tokens", "stand-in"), "against"),
+        (Probe("slot"), "against"),
+        (Probe("latents", norm="l3"), "norm"),
+        (Probe("modulated", which_pass=1), "which_pass"),
+        (Probe("tokens", block=99), "block"),
+    ],
+)
+def test_a_probe_that_means_nothing_is_refused(probe: Probe, message: str, eager: Models) -> None:
+    draw = Draw(Measuring(probe, 0.5), WHOLE, Reuse(), shifted(3, 3.0), False, 1, 0)
+    with pytest.raises(ValueError, match=f"^policy drawn: {message} of Probe"):
+        eager.sample(draw)
+
+
+@pytest.mark.parametrize(
+    "sites", [(WHOLE, Site("velocity")), (Site("velocity"),) * 2, (WHOLE, WHOLE)]
+)
+def test_what_another_slot_stands_in_for_is_not_kept(sites: tuple, eager: Models) -> None:
+    plans = [StepPlan((acts,)) for acts in ((Act.KEEP,) * 2, (Act.KEEP, Act.STAND_IN))]
+    with pytest.raises(ValueError, match="slot 0 of pass 0 is to be kept or checked"):
+        eager.sample(scripted([(), ()], plans, site=sites))

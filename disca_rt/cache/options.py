@@ -26,6 +26,8 @@ def read_options(name: str, text: str, types: Mapping[str, Any]) -> dict[str, An
     """
     options: dict[str, Any] = {}
     for key, value in _pairs(name, text):
+        if key in options:
+            raise ValueError(f"policy {name}: {key} is given twice; give it once")
         if key not in types:
             known = ", ".join(sorted(types)) or "none"
             raise ValueError(f"policy {name} has no option {key!r}; its options: {known}")
@@ -45,6 +47,14 @@ def _pairs(name: str, text: str) -> list[tuple[str, str]]:
         else:
             raise ValueError(f"policy {name}: options must be option=value,..., got {text!r}")
     return pairs
+
+
+def check_int(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raises ValueError unless `value` is a whole number from `least` to `most`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
 
 
 def _value(name: str, key: str, text: str, kind: Any) -> Any:

@@ -61,7 +61,8 @@ class StepPlan(NamedTuple):
 
     A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
     are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device:
-    plans that differ in them alone share a graph. `label` is for reports; nothing branches on it.
+    plans that differ in them alone share a graph. Reports count and time steps by their `label`; no
+    computation depends on it.
     """
 
     passes: tuple[tuple[Act, ...], ...]

@@ -132,6 +132,14 @@ def _rule(name: str, row: Row, options: Mapping[str, Any]) -> Rule:
         needed = {key for key, field in known.items() if field.default is MISSING}
         if options.keys() <= known.keys() and needed <= options.keys():
             return rule(**options)
-    ways = ", or ".join(" and ".join(fields_of(rule)) for rule in row.rules)
+    ways = ", or ".join(_ways(rule) for rule in row.rules)
     got = " and ".join(options) or "neither"
     raise ValueError(f"policy {name} needs {ways}, got {got}; give one such as {name}:interval=4")
+
+
+def _ways(rule: type[Rule]) -> str:
+    """The options of a rule in words; those that have a default in brackets."""
+    known = fields_of(rule).values()
+    needed = [field.name for field in known if field.default is MISSING]
+    more = [f"({field.name})" for field in known if field.default is not MISSING]
+    return " ".join([" and ".join(needed), *more])

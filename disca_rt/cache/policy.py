@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
 from .plan import Act, Setting, StepPlan
@@ -35,6 +36,11 @@ class Policy:
                 raise ValueError(
                     f"policy {self.name}: {stand_in} stands in at {', '.join(stand_in.levels)}, "
                     f"not at {site.level}"
+                )
+        for i, j in combinations(range(len(self.slots)), 2):
+            if self.slots[i].site.shares_branch(self.slots[j].site):
+                raise ValueError(
+                    f"policy {self.name}: slots {i} and {j} are at one branch; give each its own"
                 )
 
     @lru_cache(maxsize=64)  # noqa: B019  policies are few, small and equal by value
@@ -75,6 +81,25 @@ def check_plan(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
                 )
+            if act in (Act.KEEP, Act.CHECK) and not _is_computed(policy.slots, plan, number, slot):
+                raise ValueError(
+                    f"{where}: slot {slot} of pass {number} is to be kept or checked, but another "
+                    "slot stands in for it; let that one run, or give this one RUN"
+                )
+
+
+def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:
+    """False where slots of whole passes, or of the same blocks, stand in for what `slot` is of."""
+    standing = [
+        {slots[i].site for i, act in enumerate(acts) if act == Act.STAND_IN} for acts in plan.passes
+    ]
+    own = slots[slot].site
+    if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
+        return True
+    is_skipped = any(site.level == "velocity" for site in standing[0]) or (
+        number == 1 and any(site.level == "guidance" for site in standing[1])
+    )
+    return not is_skipped and not (own.level == "blocks" and own in standing[number])
 
 
 def kept_by(plan: StepPlan) -> set[tuple[int, int]]:

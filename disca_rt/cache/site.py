@@ -45,6 +45,38 @@ class Site(NamedTuple):
         """True where branch `name` of block number `block` is of the site."""
         return self.level == "branch" and self.start <= block < self.stop and name in self.names
 
+    def shares_branch(self, other: "Site") -> bool:
+        """True where both have a branch in common, or one has a half of the other's `total`."""
+        if self.level != "branch" or other.level != "branch":
+            return False
+        ours, theirs = (
+            {*site.names, *(("attn", "mlp") if "total" in site.names else ())}
+            for site in (self, other)
+        )
+        is_apart = self.stop <= other.start or other.stop <= self.start
+        return not is_apart and bool(ours & theirs)
+
+    def check(self, dit: DiTConfig, passes: int) -> None:
+        """Raises ValueError where a sample of `passes` passes has nothing at this site."""
+        blocks = dit.double + dit.single
+        if self.level == "guidance" and passes != 2:
+            raise ValueError("a site at guidance needs classifier-free guidance, got one pass")
+        if self.level in ("guidance", "velocity"):
+            return
+        if not 0 <= self.start < self.stop <= blocks:
+            raise ValueError(
+                f"a site of blocks must lie within 0 to {blocks}, got {self.start} to {self.stop}"
+            )
+        unknown = [name for name in self.names if name not in (*DOUBLE, *SINGLE)]
+        if unknown:
+            raise ValueError(f"a branch must be one of {[*DOUBLE, *SINGLE]}, got {unknown[0]!r}")
+        here = {*(DOUBLE if self.start < dit.double else ())}
+        here |= {*(SINGLE if self.stop > dit.double else ())}
+        if self.level == "branch" and not here & {*self.names}:
+            raise ValueError(
+                f"blocks {self.start} to {self.stop - 1} have none of the branches {self.names}"
+            )
+
 
 def whole(dit: DiTConfig) -> Site:
     """The site of all blocks of `dit` together."""

@@ -88,6 +88,11 @@ def _counted(
 
     schedule, policy = resolve(case.preset, case.policy, sketched(dit))
     plans = policy.known_plans(Setting(tuple(schedule), case.passes, len(policy.slots)))
+    if plans is None:
+        raise ValueError(
+            f"policy {case.policy} decides by what it measures, so that its steps are not known "
+            "before a run; count another one, such as full"
+        )
     flops = sample_flops(policy, plans, dit, latent_shape, (text_tokens,) * case.passes)
     full = sum(plan.label == FULL for plan in plans)
     return Counted(case.name, case.passes, full, len(plans) - full, flops)

@@ -40,6 +40,8 @@ def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) ->
     base = default_schedule(config) if args.preset is None else get_preset(args.preset)
     levels = _levels(args, base)
     if not needs_step_list(policy):
+        if args.step_list is not None and ":" in policy:  # "full" is often one of several
+            raise ValueError(f"policy {policy} says which steps are full; leave --step-list out")
         return Preset(levels, args.step_list, base.shift)
     if args.step_list is not None:
         return Preset(levels, args.step_list, base.shift)

@@ -140,6 +140,11 @@ class Steps:
         return self._predicted is not None
 
     @property
+    def predicted_plan(self) -> StepPlan:
+        """The plan of the first step that is not full."""
+        return self._plans[self._predicted]
+
+    @property
     def latents(self) -> Tensor:
         return self._latents
 

@@ -29,31 +29,38 @@ class Moved(NamedTuple):
     stored: frozenset[Probe] = frozenset()  # probes that have something to compare with
 
 
+class _Drafted(NamedTuple):
+    """A draft that has run: the latents after it, and what its probes saw."""
+
+    plan: StepPlan
+    latents: Tensor
+    now: dict[Probe, Tensor]
+
+
 class Deciding:
     """One step whose plan depends on what is measured."""
 
     def __init__(self, loop: "Loop", step: Step, tensors: StepTensors, moved: Moved) -> None:
         self._loop, self._step, self._tensors, self._moved = loop, step, tensors, moved
         self._begun: dict[int, Begun] = {}
-        self._under: StepPlan | None = None  # by which blocks ran before the last probe
+        self._under: dict[int, StepPlan] = {}  # by which blocks of a pass ran before a probe
         self._seen: dict[Probe, Measured] = {}
         self._now: dict[Probe, Tensor] = {}
 
     def run(self) -> tuple[StepPlan, Tensor, Moved]:
         """Asks the rule until it answers with a plan; returns what `Loop._step` does."""
         loop, moved = self._loop, self._moved
-        drafted: tuple[StepPlan, Tensor] | None = None
+        drafted: _Drafted | None = None
         while not isinstance(answer := self._decide(), StepPlan):
             if isinstance(answer, Ask):
                 self._ask(answer)
             else:
-                before, drafted = dict(self._now), (answer.plan, self._draft(answer))
-        if drafted is not None and drafted[0].decisive == answer.decisive:
-            plan, latents = drafted
-        else:
-            if drafted is not None:  # what was seen of it is nothing to compare with
-                self._now = before
-            plan, latents = answer, self._compute(answer)
+                drafted = self._draft(answer)
+        if drafted is not None and drafted.plan.decisive == answer.decisive:
+            plan, latents = drafted.plan, drafted.latents
+            self._now |= drafted.now
+        else:  # what was seen of a draft is nothing to compare with
+            plan, latents = answer, self._compute(answer, self._now)
         memory = loop.rule.remember(
             loop.setting, self._step, answer, dict(self._seen), moved.memory
         )
@@ -78,29 +85,33 @@ class Deciding:
         loop, (probe, under) = self._loop, ask
         if under is not None:
             self._check(under)
-            self._under = under
+            self._under[probe.which_pass] = under
         key = "ask", probe, None if under is None else under.passes
         tensors = self._with_numbers(() if under is None else under.given)
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
         if begun is not None:
             self._begun[probe.which_pass] = begun
-        self._see((probe,), (look,))
+        self._see((probe,), (look,), self._now)
 
-    def _draft(self, draft: Draft) -> Tensor:
+    def _draft(self, draft: Draft) -> _Drafted:
         if draft.plan.keeps():
             raise ValueError(f"policy {self._loop.policy.name}: a draft must keep nothing")
         # The latents may be in memory that the draft's capture writes.
         self._tensors = self._tensors._replace(latents=self._tensors.latents.clone())
-        return self._compute(draft.plan)
+        now: dict[Probe, Tensor] = {}
+        latents = self._compute(draft.plan, now)
+        # The captures of what is asked next may write into the draft's memory.
+        return _Drafted(draft.plan, latents.clone(), {p: each.clone() for p, each in now.items()})
 
-    def _compute(self, plan: StepPlan) -> Tensor:
+    def _compute(self, plan: StepPlan, now: dict[Probe, Tensor]) -> Tensor:
+        """The latents after a step by `plan`; what its probes see goes into `now`."""
         self._check(plan)
         if plan.keeps():
             plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
         tensors = self._with_numbers(plan.given)
         outcome = self._loop.compute(plan, self._begun, tensors)
-        self._see(plan.watch, outcome.looks)
+        self._see(plan.watch, outcome.looks, now)
         return outcome.latents
 
     def _check(self, plan: StepPlan) -> None:
@@ -112,11 +123,14 @@ class Deciding:
             if steps
         }
         check_plan(loop.policy, loop.setting, self._step.index, plan, kept)
-        for number, begun in self._begun.items() if self._under is not None else ():
+        for number, under in self._under.items():
+            begun = self._begun.get(number)
+            if begun is None or not begun.is_under:
+                continue
             for slot, (site, _) in enumerate(loop.policy.slots):
                 is_run = site.level in ("blocks", "branch") and site.start < begun.done
                 is_over = is_run and (site.level == "branch" or site.stop <= begun.done)
-                if is_over and plan.passes[number][slot] != self._under.passes[number][slot]:
+                if is_over and plan.passes[number][slot] != under.passes[number][slot]:
                     raise ValueError(
                         f"policy {loop.policy.name}: slot {slot} acted in blocks before a probe, "
                         "and the plan has another act for it; let it be the same"
@@ -132,18 +146,31 @@ class Deciding:
         probes = self._loop.rule.probes
         return tuple(p for p in probes if p.against == "kept" and p not in known)
 
-    def _see(self, probes: Sequence[Probe], looks: Sequence[Look]) -> None:
+    def _see(
+        self, probes: Sequence[Probe], looks: Sequence[Look], now: dict[Probe, Tensor]
+    ) -> None:
         """Adds what was measured, over all ranks: one exchange, and one wait for the device."""
         if not probes:
             return
-        sums = self._loop.sharding.total(torch.stack([look.sums for look in looks])).tolist()
+        ranks = self._loop.sharding.size
+        shares = [
+            look.sums / ranks if self._is_whole(probe) else look.sums  # each rank adds its share
+            for probe, look in zip(probes, looks, strict=True)
+        ]
+        sums = self._loop.sharding.total(torch.stack(shares)).tolist()
         nothing = float("nan"), float("nan")
         for probe, look, both in zip(probes, looks, sums, strict=True):
             is_stored = probe.against in ("previous", "kept")
             is_compared = probe in self._moved.stored if is_stored else self._is_kept(probe)
             self._seen[probe] = Measured(*(both if is_compared else nothing))
             if look.now is not None:
-                self._now[probe] = look.now
+                now[probe] = look.now
+
+    def _is_whole(self, probe: Probe) -> bool:
+        """True where every rank has the whole tensor that a probe looks at."""
+        if probe.of == "slot":
+            return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
+        return probe.of in ("latents", "patches", "velocity")
 
     def _is_kept(self, probe: Probe) -> bool:
         """True where the slot of a probe has a value to compare with; of others always."""

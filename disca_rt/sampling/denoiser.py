@@ -25,6 +25,7 @@ from ..sharding import Sharding
 from .forward import Forward
 from .guidance import Guidance, step_table
 from .loop import Loop, StepEvent
+from .probes import check_probe
 from .sampler import Sampler, no_mark
 from .state import SampleState, new_state
 
@@ -99,6 +100,16 @@ class Denoiser:
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
         return Loop(sampler, setting, table, prepared, self.graphs)
 
+    def _check(self, policy: Policy, passes: int) -> None:
+        config = self.dit.config
+        try:
+            for slot in policy.slots:
+                slot.site.check(config, passes)
+            for probe in policy.rule.probes:
+                check_probe(probe, policy, config.double + config.single, passes)
+        except ValueError as error:
+            raise ValueError(f"policy {policy.name}: {error}") from error
+
     def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
         """The facts that the buffers of a sample depend on."""
         image = len(prepared[0].freqs_cos)
@@ -110,6 +121,7 @@ class Denoiser:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""
         key, most = (policy, shape), 1 if self.graphs is None else self.max_states
         if key not in self._states:
+            self._check(policy, len(shape.rows))
             while len(self._states) >= most:  # they go before new buffers come
                 self._give_up(self._states.popitem(last=False)[1])
             with torch.inference_mode(False):  # what is made within it is not written outside

@@ -32,14 +32,14 @@ class Begun(NamedTuple):
 
 @dataclass
 class Looked:
-    """Measurements of one pass: `tokens` after blocks by number, sums by slot, its `patches`.
+    """Measurements of one pass: `tokens` after blocks by number, and its `patches`.
 
-    `probes` are those of slots, by slot.
+    `probes` are those of slots, by slot; `sums` are theirs.
     """
 
-    probes: dict[int, Probe] = field(default_factory=dict)
+    probes: dict[int, tuple[Probe, ...]] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
-    sums: dict[int, Tensor] = field(default_factory=dict)
+    sums: dict[Probe, Tensor] = field(default_factory=dict)
     patches: Tensor | None = None
 
 
@@ -65,11 +65,12 @@ class SlotsOfPass(NamedTuple):
         at = Moment(entering, context, self.numbers[slot])
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
-        value, probe = compute(), self.looked.probes.get(slot)
-        instead = stand_in.value(kept, at) if act == Act.CHECK or probe is not None else None
-        if probe is not None:
-            is_joint = place == WHOLE or place[1] in SINGLE
-            self.looked.sums[slot] = sums(probe, value, instead, context if is_joint else None)
+        value, probes = compute(), self.looked.probes.get(slot, ())
+        instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
+        is_joint = place == WHOLE or place[1] in SINGLE
+        for probe in probes:
+            pair = sums(probe, value, instead, context if is_joint else None)
+            self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..cache.plan import Probe
+from ..cache.policy import Policy
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..tokens import StepContext
@@ -23,6 +24,22 @@ NORMS: dict[str, Norm] = {
     "size": lambda now, before: (now.abs(), before.abs()),
 }
 """Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|."""
+
+
+def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
+    """Raises ValueError where a sample has no such tensor, or nothing to compare it with."""
+    allowed = {"slot": ("stand-in",), "patches": ("previous", "kept", "conditional")}
+    against = allowed.get(probe.of, ("previous", "kept"))
+    most = len(policy.slots) - 1 if probe.of == "slot" else blocks
+    for name, value, known in (
+        ("norm", probe.norm, tuple(NORMS)),
+        ("against", probe.against, against),
+        ("which_pass", probe.which_pass, range(passes)),
+        ("block", probe.block, range(most + 1)),
+    ):
+        if value not in known:
+            shown = f"from 0 to {known[-1]}" if isinstance(known, range) and known else list(known)
+            raise ValueError(f"{name} of {probe} must be {shown}, got {value!r}")
 
 
 def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None) -> Tensor:

@@ -145,8 +145,10 @@ class Sampler:
         if numbers is not None:
             start = number * sum(self._counts)
             of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
-        watched = (p for p in plan.watch if p.of == "slot" and p.which_pass == number)
-        looked = Looked({probe.block: probe for probe in watched})
+        looked = Looked()
+        for probe in plan.watch:
+            if probe.of == "slot" and probe.which_pass == number:
+                looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
         acts, kept = plan.passes[number], self.state.slots[number]
         return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
 
@@ -247,7 +249,9 @@ class _Step:
             now = velocity if probe.of == "velocity" else self._tensors.latents
             return sampler.compare(probe, now, None)
         if probe.of == "slot":
-            return Look(looked.sums[probe.block], None)
+            if probe not in looked.sums:
+                raise ValueError(f"{probe} watches a slot that computes nothing in this step")
+            return Look(looked.sums[probe], None)
         if looked.patches is None:
             raise ValueError(f"{probe} watches a pass that does not run in this step")
         if probe.against == "conditional":

@@ -1,15 +1,21 @@
 """One rank of test_cache_seam.py: drawn samples over all ranks are one rank's, decisions too."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import Draw, draws, models
+from cache_draws import Draw, Models, draws, models
+from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.plan import Probe
+from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
+from disca_rt.schedule import shifted
 from golden_vectors import relative_error
 
 BOUND = 1e-4  # a decision's sums are taken in another order, as are softmaxes of a ring
@@ -35,8 +41,33 @@ def main() -> None:
         assert relative_error(latents, expected) <= BOUND, draw
 
     check()
+    check_sums(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Summing(Watching):
+    """Notes the sums themselves, not their ratio."""
+
+    __hash__ = Watching.__hash__
+
+    def remember(self, setting, step, plan, seen, memory) -> None:
+        self.seen.append({probe: measured.numerator for probe, measured in seen.items()})
+
+
+def check_sums(alone: Models, shared: Models) -> None:
+    """Sums over all ranks are one rank's, also of tensors that each rank has as a whole."""
+    watched = (Probe("velocity"), Probe("latents"), Probe("tokens", block=2), Probe("patches"))
+    probes = (*watched, Probe("slot", "stand-in"))
+    for site in (Site("blocks", 0, 3), Site("velocity")):
+        seen: list[list[dict]] = [[], []]
+        for each, notes in zip((alone, shared), seen, strict=True):
+            rule = Summing(probes, notes)
+            each.sample(Draw(rule, site, Reuse(), shifted(3, 3.0), False, 2, 0))
+        for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
+            for probe in probes:
+                assert abs(all_of_them[probe] / one[probe] - 1) < 1e-3, (site, probe)
 
 
 if __name__ == "__main__":

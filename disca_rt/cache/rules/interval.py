@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..options import check_int
 from ..plan import Seen, Setting, StepPlan
 from ..rule import Memoryless
 
@@ -19,8 +20,7 @@ class Interval(Memoryless):
 
     def __post_init__(self) -> None:
         for name in ("interval", "warmup_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_int(name, getattr(self, name), 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         after = step.index - (self.warmup_steps - 1)

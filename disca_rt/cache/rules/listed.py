@@ -15,6 +15,8 @@ class Listed(Memoryless):
     step_list: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.step_list, tuple):
+            raise ValueError(f"step_list must be a tuple of indices, got {self.step_list!r}")
         check_step_list(self.step_list)
 
     def start(self, setting: Setting) -> None:
@@ -32,6 +34,8 @@ class Listed(Memoryless):
 def check_step_list(step_list: Sequence[int]) -> None:
     """Raises ValueError unless `step_list` begins with 0 and increases."""
     shown = list(step_list)
+    if not {*map(type, shown)} <= {int}:
+        raise ValueError(f"step_list must be whole numbers, got {shown}")
     if not shown or shown[0] != 0:
         raise ValueError(f"step_list must begin with 0 (nothing is cached before), got {shown}")
     if shown != sorted(set(shown)):

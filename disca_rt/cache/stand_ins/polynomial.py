@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...kernels.ops import Ops
+from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
@@ -28,8 +29,7 @@ class Taylor(Numberless):
     order: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.order <= MAX_ORDER:
-            raise ValueError(f"order must be from 0 to {MAX_ORDER}, got {self.order}")
+        check_int("order", self.order, 0, MAX_ORDER)
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return (like._replace(shape=(self.order + 1, *like.shape)),)
