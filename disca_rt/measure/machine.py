@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from .. import __version__
+from ..attention.backends import BACKENDS
 from ..instruments.device_name import device_name
 
 
@@ -32,9 +33,7 @@ class Machine:
 
 GPU_LIBRARIES = (
     "triton",
-    "flash-attn",
-    "fa3-fwd",
-    "flash-attn-4",
+    *(row.install for row in BACKENDS.values() if row.install is not None),
     "liger-kernel",
     "quack-kernels",
     "cache-dit",

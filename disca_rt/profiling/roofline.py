@@ -141,7 +141,7 @@ def _roof(corners: Sequence[tuple[float, float]], ceilings: Ceilings) -> Iterato
 
 
 def _along(corners: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """Boxes along the roof and the text on it, which labels must not meet."""
+    """Boxes along the roof line and the text on it: the labels of dots are placed off them."""
     for (x0, y0), (x1, y1) in pairwise(corners):
         pieces = max(1, round(math.hypot(x1 - x0, y1 - y0) / 8))
         for i in range(pieces + 1):

@@ -20,7 +20,7 @@ class Forward(NamedTuple):
 
     @property
     def sharding(self) -> Sharding:
-        """Which tokens this rank has."""
+        """The sharding: the tokens that this rank has."""
         return self.dit.attention.sharding
 
     def embed(

@@ -55,7 +55,7 @@ def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None)
 
 
 def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
-    """Which rows of `tokens [B, S, C]` are no padding, `[B, S, 1]`; None where all are."""
+    """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
     layout = context.layout
     if layout.lengths is None or tokens.shape[1] <= layout.img_len:
         return None

@@ -117,7 +117,10 @@ class _Shapes:
         return (rows, *there[0][1][1:])
 
     def side(self, what: str, *targets: tuple[str, int]) -> int:
-        """The size that most of `targets` (parameter, dimension) have; CheckpointError if none."""
+        """The size of `what` in the model: what most of `targets`, (parameter, dimension), say.
+
+        CheckpointError where the file has none of them.
+        """
         shapes = [(self.shape(name), dim) for name, dim in targets]
         votes = Counter(shape[dim] for shape, dim in shapes if len(shape) > dim)
         if not votes:

@@ -111,7 +111,8 @@ def read_sidecar(folder: Path) -> Sidecar | None:
 def meanflow_doubt(folder: Path, dit: DiTConfig) -> str:
     """The reason why the predictor in `folder`, which fits `dit`, may continue it badly, or "".
 
-    The published ones continue MeanFlow models. That one does not, only its config.json can say.
+    The published predictors continue MeanFlow models, and their tensors do not tell. `config.json`
+    beside one may say that it was trained for another model.
     """
     sidecar = read_sidecar(folder)
     if dit.meanflow or (sidecar is not None and sidecar.content.get("meanflow") is False):

@@ -47,7 +47,10 @@ def fp8_tensors(checkpoint: Checkpoint) -> list[str]:
 def scaled(
     checkpoint: Checkpoint, where: object, scales: Mapping[str, Tensor | None]
 ) -> dict[str, Encoding]:
-    """Encodings with each of `scales`; CheckpointError naming the tensors of unusable ones."""
+    """The encoding of each tensor, FP8 with its scale in `scales`, by name.
+
+    CheckpointError names the tensors whose scale is missing, not finite or of another shape.
+    """
     usable = {name: _usable(scale, checkpoint.specs[name].shape) for name, scale in scales.items()}
     if wrong := [name for name, scale in usable.items() if scale is None]:
         raise CheckpointError(
