@@ -297,24 +297,24 @@ class Scripted:
     before: tuple[tuple[Draft | Ask, ...], ...]
     plans: tuple[StepPlan, ...]
     probes: tuple[Probe, ...]
-    seen: list[dict[Probe, Measured]] = field(default_factory=list, compare=False, hash=False)
+    seen: list[dict[Probe, Measured]] = field(default_factory=list, compare=False)
+    asked: dict[int, int] = field(default_factory=dict, compare=False)  # times, by step
 
     def start(self, setting):
         return 0
 
     def decide(self, setting, step, seen, memory):
-        asked = _COUNTS.setdefault((id(self.seen), step.index), [0])
-        answers = (*self.before[step.index], self.plans[step.index])
-        answer = answers[min(asked[0], len(answers) - 1)]
-        asked[0] = 0 if isinstance(answer, StepPlan) else asked[0] + 1
-        return answer
+        turn = self.asked.pop(step.index, 0)
+        if turn == len(self.before[step.index]):
+            return self.plans[step.index]
+        self.asked[step.index] = turn + 1
+        return self.before[step.index][turn]
 
     def remember(self, setting, step, plan, seen, memory):
         self.seen.append(dict(seen))
         return memory
 
 
-_COUNTS: dict = {}
 RUN, KEPT, STANDS = (StepPlan(((act,),)) for act in (Act.RUN, Act.KEEP, Act.STAND_IN))
 VELOCITY, LATENTS, MODULATED = Probe("velocity"), Probe("latents"), Probe("modulated")
 REJECTED = Draft(StepPlan(((Act.STAND_IN,),), "draft", (VELOCITY,)))
@@ -395,3 +395,10 @@ def test_what_another_slot_stands_in_for_is_not_kept(sites: tuple, eager: Models
     plans = [StepPlan((acts,)) for acts in ((Act.KEEP,) * 2, (Act.KEEP, Act.STAND_IN))]
     with pytest.raises(ValueError, match="slot 0 of pass 0 is to be kept or checked"):
         eager.sample(scripted([(), ()], plans, site=sites))
+
+
+def test_a_slot_that_is_stood_in_for_cannot_be_watched(eager: Models) -> None:
+    watched = Probe("slot", "stand-in")
+    rule = Scripted(((), ()), (KEPT, STANDS._replace(watch=(watched,))), (watched,))
+    with pytest.raises(ValueError, match="watches a slot that computes nothing"):
+        eager.sample(Draw(rule, WHOLE, Reuse(), shifted(2, 3.0), False, 1, 0))

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -18,7 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from disca_rt import Request, get_preset, load_tiny
-from disca_rt.cache.policies import read_policy
+from disca_rt.cache.plan import Ask, Probe
+from disca_rt.cache.policies import POLICIES, Row, read_policy
+from disca_rt.cache.rule import Memoryless
+from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cli import _format_warning, build_parser, main
 from disca_rt.commands.sampling import check_shares
 from disca_rt.pipeline.runtime import Runtime
@@ -146,6 +151,10 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["flops", "--text-tokens", "0"], "--text-tokens must be at least 1"),
         (["flops", "--steps", "12", "--policy", "disca"], "needs a step list"),
         (["flops", "--steps", "0"], "steps must be at least 1"),
+        (
+            ["flops", "--policy", "taylor:interval=3", "--step-list", "0,1"],
+            "policy taylor:interval=3 says which steps are full; leave --step-list out",
+        ),
         (["flops", "--model", "hunyuan-video", "--policy", "disca"], "default has every step full"),
         (
             ["flops", "--preset", "full-50", "--policy", "disca"],
@@ -474,6 +483,32 @@ def test_classifier_free_guidance_from_a_file(tmp_path: Path) -> None:
     latents = {scale: load_file(out)["latents"] for scale, out in outs.items()}
     assert relative_error(latents["1"], golden.io["latents_disca"]) <= 1e-4
     assert relative_error(latents["6"], latents["1"]) > 1e-2
+
+
+@dataclass(frozen=True)
+class Changing(Memoryless):
+    """A rule that looks at the change of the latents before each step."""
+
+    probes: ClassVar = (Probe("latents"),)
+
+    def decide(self, setting, step, seen, memory):
+        if self.probes[0] not in seen:
+            return Ask(self.probes[0])
+        is_small = step.index > 0 and seen[self.probes[0]].ratio < 0.1
+        return setting.predicted if is_small else setting.full
+
+
+def test_a_policy_that_measures_is_a_row_for_each_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(POLICIES, "changing", Row((Changing,), Reuse))
+    out = tmp_path / "out.mp4"
+    flags = ["--policy", "changing", "--steps", "8"]
+    assert main(["generate", PROMPT, *flags, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "full steps" in said
+    assert "predicted steps" in said
+    assert "decides by what it measures" in refusal(["flops", *flags], capsys)
 
 
 def test_what_is_unusual_about_a_checkpoint_is_one_line() -> None:

@@ -162,11 +162,12 @@ class GraphRunner:
 
         Without `bound` it is `compute(*inputs)`.
 
-        The result is good until the key's next run. `inputs` and `bound` are trees of tensors and
-        constants; `bound` is copied only where it is another object than at the key's run before,
-        and must not change meanwhile. `compute` must depend on nothing else that changes while the
-        key stays and `depends_on` are the same objects, such as a model and the buffers of a state,
-        and write nothing but buffers that stay.
+        The result is good until the key's next run, or that of a key which was captured with it as
+        an input and is then given another: clone what is to outlive them. `inputs` and `bound` are
+        trees of tensors and constants; `bound` is copied only where it is another object than at
+        the key's run before, and must not change meanwhile. `compute` must depend on nothing else
+        that changes while the key stays and `depends_on` are the same objects, such as a model and
+        the buffers of a state, and write nothing but buffers that stay.
         """
         given = _tree(inputs)
         if bound is not self._bound[0]:

@@ -67,7 +67,7 @@ def check_sums(alone: Models, shared: Models) -> None:
             each.sample(Draw(rule, site, Reuse(), shifted(3, 3.0), False, 2, 0))
         for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
             for probe in probes:
-                assert abs(all_of_them[probe] / one[probe] - 1) < 1e-3, (site, probe)
+                assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND, (site, probe)
 
 
 if __name__ == "__main__":
