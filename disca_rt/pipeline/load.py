@@ -22,7 +22,7 @@ from .match import MATCHES, Match, Rules, get_rules
 from .residency import Held
 
 if TYPE_CHECKING:
-    pass
+    from ..folders.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,14 @@ class Options:
 class Facts:
     """Facts of a DiT that are known without its weights, and the rules that its samples follow.
 
-    `task` is what it was trained for, None where that is not known.
+    `task` is what it was trained for, and `settings` what it is sampled with by its authors; None
+    where that is not known.
     """
 
     config: DiTConfig
     place: Place
     task: Task | None = None
+    settings: "Settings | None" = None
     rules: Rules = MATCHES["disca"]
 
 
