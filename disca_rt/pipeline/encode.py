@@ -6,6 +6,7 @@ Encoders and the VAE are used one after the other; neither is needed once this s
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..conditioning import Conditioning
 from ..config import DiTConfig
-from ..encoders.text import TextEncoder
+from ..encoders.text import PromptEncoder
 from ..errors import OneLineWarning
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES
@@ -39,7 +40,7 @@ class Encoding:
     """
 
     config: DiTConfig
-    text_encoder: Held[TextEncoder | None]
+    text_encoder: Held[PromptEncoder | None]
     codec: Held[Codec | None]
     task: Task | None = None
     crop: CropRule = "official"
@@ -109,7 +110,7 @@ def condition_latents(shape: Sequence[int], latent_channels: int, picture: Tenso
 class _Prompts(NamedTuple):
     """What encoders are given beside the texts: the picture, and how many frames there will be."""
 
-    encoder: TextEncoder
+    encoder: PromptEncoder
     picture: Image.Image | None
     frames: int
 
@@ -117,10 +118,9 @@ class _Prompts(NamedTuple):
         """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
         prompts = list(request.prompts)
         negatives = [request.negative_prompt] * len(prompts) if is_mixed else []
-        for line in self.encoder.check(list(dict.fromkeys(prompts + negatives))):
+        distinct = list(dict.fromkeys(prompts + negatives))
+        for line in self.encoder.check(distinct, frames=self.frames):
             warnings.warn(line, PromptCut, stacklevel=2)
-        negative = self._conditioning(negatives) if is_mixed else None
-        return self._conditioning(prompts), negative
-
-    def _conditioning(self, texts: Sequence[str]) -> Conditioning:
-        return self.encoder(texts, self.picture, frames=self.frames)
+        encode = partial(self.encoder, image=self.picture, frames=self.frames)
+        negative = encode(negatives, negative=True) if is_mixed else None
+        return encode(prompts), negative

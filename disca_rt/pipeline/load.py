@@ -9,7 +9,7 @@ import torch
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..config import DiTConfig
-from ..encoders.text import TextEncoder
+from ..encoders.text import PromptEncoder
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
@@ -88,7 +88,7 @@ class Parts(NamedTuple):
     dit: DiT | Held[DiT]
     predictor: Predictor | Held[Predictor] | None = None
     codec: Held[Codec] | None = None
-    text_encoder: Held[TextEncoder] | None = None
+    text_encoder: Held[PromptEncoder] | None = None
     facts: Facts | None = None
 
 

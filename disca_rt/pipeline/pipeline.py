@@ -17,7 +17,7 @@ from torch import Tensor
 from ..cache.policies import Parts, Sketch, resolve
 from ..cache.policy import Policy
 from ..config import DiTConfig, predictor_config
-from ..encoders.text import TextEncoder
+from ..encoders.text import PromptEncoder
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
@@ -87,7 +87,7 @@ class Pipeline:
     dit = Part[DiT]()
     predictor = Part[Predictor | None]()
     codec = Part[Codec | None]()
-    text_encoder = Part[TextEncoder | None]()
+    text_encoder = Part[PromptEncoder | None]()
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Pipeline:
         predictor: Predictor | Held[Predictor] | None = None,
         *,
         codec: Codec | Held[Codec] | None = None,
-        text_encoder: TextEncoder | Held[TextEncoder] | None = None,
+        text_encoder: PromptEncoder | Held[PromptEncoder] | None = None,
         graphs: GraphRunner | None = None,
         max_states: int = MAX_STATES,
         facts: Facts | None = None,
