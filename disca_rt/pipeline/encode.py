@@ -117,10 +117,11 @@ class _Prompts(NamedTuple):
         """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
         prompts = list(request.prompts)
         negatives = [request.negative_prompt] * len(prompts) if is_mixed else []
-        for line in self.encoder.check(list(dict.fromkeys(prompts + negatives))):
+        texts = list(dict.fromkeys(prompts + negatives))
+        for line in self.encoder.check(texts, frames=self.frames):
             warnings.warn(line, PromptCut, stacklevel=2)
-        negative = self._conditioning(negatives) if is_mixed else None
+        negative = self._conditioning(negatives, negative=True) if is_mixed else None
         return self._conditioning(prompts), negative
 
-    def _conditioning(self, texts: Sequence[str]) -> Conditioning:
-        return self.encoder(texts, self.picture, frames=self.frames)
+    def _conditioning(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
+        return self.encoder(texts, self.picture, frames=self.frames, negative=negative)

@@ -23,13 +23,18 @@ PREDICTOR = SHIPPED / "predictor.safetensors"
 class TinyEncoder:
     """Text encoder of the embedded model, which knows the words of its own world alone."""
 
-    def check(self, prompts: Sequence[str]) -> list[str]:
+    def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """Raise ValueError, listing the known words, for others; no prompt is ever cut."""
         encode(prompts)
         return []
 
     def __call__(
-        self, prompts: Sequence[str], image: object = None, *, frames: int = 1
+        self,
+        prompts: Sequence[str],
+        image: object = None,
+        *,
+        frames: int | None = None,
+        negative: bool = False,
     ) -> Conditioning:
         """Conditioning of one sample per prompt, in order; it depends on the words alone."""
         return Conditioning(*encode(prompts))
