@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .language import device_of, extended
+from .language import device_of
 
 QUOTED = re.compile(r'"([^"\n]*)"|“([^”\n]*)”')
 LENGTH = 256  # tokens, which for byT5 are bytes
@@ -41,9 +41,7 @@ def lost_glyphs(tokenizer: Any, prompt: str) -> str:
     return tokenizer.decode(ids[LENGTH - 1 :]).strip("\ufffd")  # one token is the end mark
 
 
-def encode_glyphs(
-    byt5: nn.Module, tokenizer: Any, prompts: Sequence[str], *, runs_padding: bool
-) -> Glyphs:
+def encode_glyphs(byt5: nn.Module, tokenizer: Any, prompts: Sequence[str]) -> Glyphs:
     """Glyphs of each prompt; zeros, all masked, for one that quotes nothing."""
     device, width = device_of(byt5), byt5.config.d_model
     states = torch.zeros(len(prompts), LENGTH, width, device=device, dtype=byt5.dtype)
@@ -51,11 +49,11 @@ def encode_glyphs(
     for index, prompt in enumerate(prompts):
         text = glyph_prompt(prompt)
         if text:
-            states[index], mask[index] = _encoded(byt5, tokenizer, text, runs_padding)
+            states[index], mask[index] = _encoded(byt5, tokenizer, text)
     return Glyphs(states, mask)
 
 
-def _encoded(byt5: nn.Module, tokenizer: Any, text: str, runs_padding: bool) -> Glyphs:
+def _encoded(byt5: nn.Module, tokenizer: Any, text: str) -> Glyphs:
     inputs = tokenizer(
         text, max_length=LENGTH, padding="max_length", padding_side="right", truncation=True
     )
@@ -63,7 +61,6 @@ def _encoded(byt5: nn.Module, tokenizer: Any, text: str, runs_padding: bool) -> 
         torch.tensor([inputs[name]], device=device_of(byt5))
         for name in ("input_ids", "attention_mask")
     )
-    length = LENGTH if runs_padding else int(mask.sum())
     with torch.no_grad():  # the mask as the authors give it, as a float
-        states = byt5(input_ids=ids[:, :length], attention_mask=mask[:, :length].float())[0]
-    return Glyphs(extended(states, LENGTH)[0], mask[0])
+        states = byt5(input_ids=ids, attention_mask=mask.float())[0]
+    return Glyphs(states[0], mask[0])

@@ -41,10 +41,10 @@ class Prompts10:
 
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """A line for each prompt that Llama does not see whole; CLIP's 77 tokens are no loss."""
-        template, limit = self.template(frames), self.length
-        lost = [self._tokens(template, text).lost for text in self.texts(prompts)]
-        limit -= template.crop + len(template.end)
-        return [cut_line(index, text, limit) for index, text in enumerate(lost) if text is not None]
+        template = self.template(frames)
+        limit = self.length - template.crop - len(template.end)
+        losses = [(text, self._tokens(template, text).lost) for text in self.texts(prompts)]
+        return [cut_line(text, lost, limit) for text, lost in losses if lost is not None]
 
     def rows(self, texts: Sequence[str], frames: int | None) -> list[list[int]]:
         """Tokens of each text in the template of a video of `frames`."""

@@ -1,4 +1,4 @@
-"""Prompts of HunyuanVideo 1.5: states of Qwen2.5-VL, glyphs of quoted text, and an image's states."""
+"""Prompts of HunyuanVideo 1.5: states of Qwen2.5-VL, glyphs of quoted text, states of an image."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ class Prompts15:
 
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """A line for each prompt that Qwen does not see whole, or byT5 its quoted text."""
-        texts, room = self.texts(prompts), LENGTH - len(self.template.end)
-        whole = [(self.tokens(text).lost, room) for text in texts]
-        glyphs = [(lost_glyphs(self.tokenizer_2, text) or None, GLYPH_LENGTH - 1) for text in texts]
-        return [
-            cut_line(index, *lost, what)
-            for what, losses in (("", whole), ("quoted text of ", glyphs))
-            for index, lost in enumerate(losses)
-            if lost[0] is not None
-        ]
+        limit, lines = LENGTH - len(self.template.end), []
+        for text in self.texts(prompts):
+            lost, glyphs = self.tokens(text).lost, lost_glyphs(self.tokenizer_2, text)
+            if lost is not None:
+                lines.append(cut_line(text, lost, limit))
+            if glyphs:
+                lines.append(cut_line(text, glyphs, GLYPH_LENGTH - 1, "quoted text of "))
+        return lines
 
     def tokens(self, text: str) -> Tokens:
         """Tokens of one text, a blank in place of an empty one, in the template."""
@@ -121,8 +120,7 @@ class Encoder15:
     def _glyphs(self, texts: Sequence[str], negative: bool) -> Glyphs:
         if negative and not self.rules.negative_glyphs:
             texts = [""] * len(texts)
-        runs_padding = self.rules.runs_padding
-        return encode_glyphs(self.byt5, self.tokenizer_2, texts, runs_padding=runs_padding)
+        return encode_glyphs(self.byt5, self.tokenizer_2, texts)
 
     def _vision_states(self, image: Image | None, text_states: Tensor) -> Tensor:
         batch = len(text_states)

@@ -14,7 +14,7 @@ from .templates import Template
 
 SPECIAL = re.compile(r"<\|\w+\|>|<image>")
 SPACES = "the  video\n\n of\na camera "  # the letters are the templates' own
-SHOWN = 240  # characters of a lost text
+SHOWN = 120  # characters of either end of a lost text
 
 
 class Tokens(NamedTuple):
@@ -71,8 +71,8 @@ class PromptTokenizer:
         """Prompts as they are put into the template; ValueError for one that cannot be."""
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of texts, got the text {prompts!r}")
-        for index, prompt in enumerate(prompts):
-            self._check_text(f"prompts[{index}]", prompt)
+        for prompt in prompts:
+            self._check_text(prompt)
         return [prompt.strip() if strips else prompt for prompt in prompts]
 
     def tokens(self, text: str, length: int, *, keeps_end: bool) -> Tokens:
@@ -102,18 +102,18 @@ class PromptTokenizer:
             if len(self._plain_ids(mark)) != 1:
                 raise self._refusal(f"has no token {mark}")
 
-    def _check_text(self, name: str, prompt: str) -> None:
+    def _check_text(self, prompt: str) -> None:
         if not isinstance(prompt, str):
-            raise ValueError(f"{name} must be a text, got a {type(prompt).__name__}")
+            raise ValueError(f"prompts must be texts, got a {type(prompt).__name__}")
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            place = f"at character {error.start}"
-            raise ValueError(f"{name} is no valid Unicode {place}; write it again") from None
+            fault = f"is no valid Unicode at character {error.start}"
+            raise ValueError(f"{named(prompt)} {fault}; write it again") from None
         for token in self.tokenizer.added_tokens_decoder.values():
             if token.special and token.content in prompt:
                 mark = f"{token.content}, a mark of the text encoder's own"
-                raise ValueError(f"{name} holds {mark}; take it out of the prompt")
+                raise ValueError(f"{named(prompt)} holds {mark}; take it out of the prompt")
 
     def _refusal(self, fault: str) -> ValueError:
         name = type(self.tokenizer).__name__
@@ -130,11 +130,22 @@ def padded(rows: Sequence[Sequence[int]], pad: int, length: int) -> Batch:
     return Batch(ids, mask)
 
 
-def cut_line(index: int, lost: str, limit: int, what: str = "") -> str:
-    """One line that says what `prompts[index]`, or a part of it, loses to a limit of tokens."""
-    words = " ".join(lost.split())
-    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
-    if len(shown) > SHOWN:
-        shown = f"{shown[: SHOWN // 2]} […] {shown[-SHOWN // 2 :]}"
-    loss = f'{len(words.split())} words: "{shown}"' if words else "its end mark"
-    return f"{what}prompts[{index}] is longer than {limit} tokens and loses {loss}"
+def cut_line(prompt: str, lost: str, limit: int, what: str = "") -> str:
+    """One line that says what `prompt`, or a part of it, loses to a limit of `limit` tokens."""
+    words = len(lost.split())
+    loss = f'{words} words: "{_shown(lost, SHOWN, SHOWN)}"' if words else "its end mark"
+    return f"{what}{named(prompt)} is longer than {limit} tokens and loses {loss}"
+
+
+def named(prompt: str) -> str:
+    """A prompt's name in a message: how it begins."""
+    return f'prompt "{_shown(prompt, SHOWN // 3, 0)}"'
+
+
+def _shown(text: str, first: int, last: int) -> str:
+    """Text on one line and printable, its middle left out if it is long."""
+    line = " ".join(text.split())
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    if len(line) <= first + last + 2:
+        return line
+    return f"{line[:first].rstrip()} … {line[len(line) - last :]}".rstrip()

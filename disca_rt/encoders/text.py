@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class PromptEncoder(Protocol):
+class TextEncoder(Protocol):
     """Turns prompts, and an image where it takes one, into a conditioning.
 
     "" is the unconditional prompt. `frames` is the video's length, None where it is not known: a
