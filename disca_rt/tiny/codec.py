@@ -52,9 +52,10 @@ class PixelUnshuffleCodec:
         check_finite(latents)
         if cancel is not None and cancel.is_set():
             raise Cancelled("cancelled before decode")
-        yield self.decode(latents[None])[0]
+        video = self.decode(latents[None])[0]
         if on_tile is not None:
             on_tile(1, 1)
+        yield video
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (channels, T, h, w) of a video's latents; ValueError names legal sizes nearby."""
