@@ -1,6 +1,5 @@
-"""DisCa's files in a folder of any layout, or alone: its MeanFlow DiT and its predictor, by name."""
+"""DisCa's files in a folder of any layout, or alone: its MeanFlow DiT and its predictor."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...weights.files.pick import SUFFIXES
@@ -15,7 +14,7 @@ NAMES: "dict[PartName, str]" = {"predictor": "predictor", "dit": "meanflow"}
 
 
 def with_disca(files: Files, found: Found | None, wish: Wish) -> Found | None:
-    """`found` with DisCa's files where they lie there; they are what is run, unless named otherwise.
+    """`found` with DisCa's files where they lie there: they are what is run.
 
     A DiT of another variant that is asked for by name, or given apart, stays.
     """

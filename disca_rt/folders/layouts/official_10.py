@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...family import VIDEO_10
 from ..files import Files
 from ..variants import TEN
-from .found import Found, Wish, choose_variant, first_root, existing
+from .found import Found, Wish, choose_variant, existing, first_root
 
 if TYPE_CHECKING:
     from ..parts import PartName

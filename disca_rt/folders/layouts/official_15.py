@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ...family import VIDEO_15
 from ..files import Files
-from .found import Found, Wish, choose_variant, first_root, existing
+from .found import Found, Wish, choose_variant, existing, first_root
 
 if TYPE_CHECKING:
     from ..parts import PartName
