@@ -11,6 +11,7 @@ from ..weights.errors import CheckpointError
 from .layouts.found import Found
 from .parts import Part, PartName, Task
 from .settings import Evidence
+from .variants import VARIANTS
 
 # Class of a pipeline in model_index.json -> family and task.
 PIPELINES: dict[str, tuple[Family, Task]] = {
@@ -47,13 +48,19 @@ def read_clues(clues: Clues) -> Evidence:
         family=_family(clues, index),
         task=_task(clues, index, sidecar, names),
         config=clues.config,
-        variant=clues.variant,
+        variant=_asked_row(clues),
         names=names,
         sidecar=sidecar,
         scheduler=_json(clues.root / "scheduler" / "scheduler_config.json") if has_own else {},
         guider=_json(clues.root / "guider" / "guider_config.json") if has_own else {},
         has_predictor="predictor" in clues.parts,
     )
+
+
+def _asked_row(clues: Clues) -> str | None:
+    """The row of settings asked for; a variant that has chosen among files is a name of theirs."""
+    is_row = any(clues.variant in rows for rows in VARIANTS.values())
+    return clues.variant if is_row or not clues.found.variant else None
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from .evidence import Clues, read_clues
 from .files import Files
 from .layouts.choose import recognise
 from .layouts.found import Found, Wish
+from .layouts.official_10 import START as MODEL_FOLDER
 from .parts import ModelFolder, Part, PartName
 from .settings import settle
 
@@ -81,7 +82,7 @@ def find_model(
 def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) -> Place:
     reference = parse_reference(str(source)) if not Path(source).exists() else None
     if reference is None:
-        root = resolve(source)
+        root = _whole(resolve(source))
         found = recognise(Files.under(root), wish) if root.is_dir() else None
         _refuse_nothing(root, found, wish)
         return Place(root, found, _label(root))
@@ -95,6 +96,12 @@ def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) ->
     root = fetch_files(reference, str(source), choose)
     label = f"{reference.repo}/{reference.inside}"
     return Place(root, listed[0], label) if listed else Place(resolve(source), None, label)
+
+
+def _whole(root: Path) -> Path:
+    """The folder of all parts, where `root` is that of Tencent's DiT and VAE of 1.0 alone."""
+    is_inner = root.name.startswith(MODEL_FOLDER) and (root / "transformers").is_dir()
+    return root.parent if is_inner else root
 
 
 def _needed(files: Files, found: Found, parts: Collection[PartName] | None) -> list[str]:

@@ -112,7 +112,7 @@ def _is_skipped(name: str, kept: int) -> bool:
 def _config(
     kind: Language, weights: Weights, prefix: str, layers: int, told: Mapping[str, Any]
 ) -> "PreTrainedConfig":
-    """The configuration of the cut model: of its config.json, else of its shapes and known facts."""
+    """The configuration of the cut model, of its config.json or by shapes and known facts."""
     import transformers
 
     config_class = getattr(transformers, kind.config)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..config import DiTConfig
 from ..family import FAMILIES, Family
-from ..schedule import PRESETS
+from ..schedule import PRESETS, Preset, preset
 from .variants import BUCKET_SIZES, VARIANTS, Size, Variant, named_variant
 
 CLASSIFIER_FREE_SCALE = 6.0  # of a DiT that embeds none
@@ -39,6 +39,10 @@ class Settings:
     preset: str | None = None
     note: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def schedule(self) -> Preset:
+        """The noise levels, with the step list of DisCa's preset where there is one."""
+        return PRESETS[self.preset] if self.preset else preset(self.steps, self.shift)
 
 
 class Evidence(NamedTuple):
@@ -160,7 +164,6 @@ def _with_preset(settled: Settings, seen: Evidence) -> Settings:
     if not seen.has_predictor:
         return settled
     name = FAMILIES[seen.family].preset
-    preset = PRESETS[name]
+    row = PRESETS[name]
     why = f"preset {name}, for a predictor is there"
-    shift = settled.shift if preset.shift is None else preset.shift
-    return _changed(settled, why, preset=name, steps=preset.steps, shift=shift)
+    return _changed(settled, why, preset=name, steps=row.steps, shift=row.shift)

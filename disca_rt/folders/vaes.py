@@ -68,11 +68,18 @@ def load_vae(
     kind = VAES[family]
     make = getattr(diffusers, kind.model)
     weights = Weights.open(path, f"VAE of {FAMILIES[family].title}")
-    named = weights.under(weights.prefix(ANCHOR), OTHERS)
-    named = {_renamed(name, kind.renames): source for name, source in named.items()}
+    named = {_renamed(n, kind.renames): source for n, source in _own_names(weights).items()}
     accepted = inspect.signature(make.__init__).parameters
     sizes = _told(path, accepted) or _sizes(weights, named, family)
     return fill(build(lambda: make(**sizes)), weights, named, device, dtype)
+
+
+def _own_names(weights: Weights) -> dict[str, str]:
+    """The VAE's tensors in a file that may hold the rest of its training under other prefixes."""
+    prefix = weights.prefix(ANCHOR)
+    if not prefix:
+        return weights.under("", OTHERS)
+    return {n.removeprefix(prefix): n for n in weights.checkpoint.entries if n.startswith(prefix)}
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

@@ -29,7 +29,7 @@ TOLD = 8  # names of tensors in one line
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a part: of a folder, a file, an index. `what` is what it should be, in words."""
+    """The tensors of a part; `what` is what it should be, in words."""
 
     whole: Checkpoint
     what: str
@@ -56,7 +56,7 @@ class Weights:
         return self.checkpoint.specs[name].shape
 
     def prefix(self, anchor: str) -> str:
-        """What stands before the name `anchor`, which one tensor has; CheckpointError without it."""
+        """What stands before the name `anchor` in the file; CheckpointError where none has it."""
         found = [n for n in self.checkpoint.entries if n == anchor or n.endswith(f".{anchor}")]
         if not found:
             names = ", ".join(sorted(self.checkpoint.entries)[:3])

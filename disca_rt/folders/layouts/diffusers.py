@@ -25,7 +25,7 @@ FOLDERS: "dict[PartName, tuple[str, ...]]" = {
 
 class Diffusers:
     def find(self, files: Files, wish: Wish) -> Found | None:
-        if INDEX not in files.here() and not files.here("transformer"):
+        if INDEX not in files.here() and not files.holds_weights("transformer"):
             return None
         there = {
             part: folder

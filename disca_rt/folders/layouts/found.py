@@ -1,6 +1,6 @@
 """What a layout says of a folder: where its parts lie, by names of files alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...family import Family
@@ -61,3 +61,20 @@ def choose_variant(names: list[str], wish: Wish, where: str) -> str | None:
     if len(names) > 1:
         raise ValueError(f"{where} holds {len(names)} variants; name one (variant=): {listed}")
     return names[0]
+
+
+def first_root(
+    files: Files, roots: tuple[str, ...], look: Callable[[Files, str], list[str]]
+) -> tuple[str, list[str]]:
+    """The first of `roots` in which `look` finds something, with that; else the first of them."""
+    for root in roots:
+        if found := look(files, root):
+            return root, found
+    return roots[0], []
+
+
+def existing(files: Files, places: "Mapping[PartName, str]") -> "dict[PartName, str]":
+    """Those of `places` that are a file, or a folder with files in it."""
+    return {
+        name: place for name, place in places.items() if place in files.names or files.here(place)
+    }
