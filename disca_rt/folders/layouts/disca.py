@@ -21,10 +21,8 @@ def with_disca(files: Files, found: Found | None, wish: Wish) -> Found | None:
     there = {part: place for part in NAMES if (place := _first(files, NAMES[part]))}
     if wish.has_dit or wish.variant is not None:
         there.pop("dit", None)
-    if not there:
-        return found
-    if found is None:
-        return Found("official", there, {})
+    if found is None:  # a predictor alone is a checkpoint like any other
+        return Found("official", there, {}) if "dit" in there else None
     return found._replace(parts={**found.parts, **there})
 
 
