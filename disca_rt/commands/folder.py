@@ -92,8 +92,8 @@ def default_of(runtime: "Runtime") -> "Preset":
     """The noise levels and the step list that the model of a runtime is sampled with."""
     from .schedules import default_schedule
 
-    settings = runtime.facts.settings
-    return default_schedule(runtime.config) if settings is None else settings.schedule()
+    folder = runtime.facts.folder
+    return default_schedule(runtime.config) if folder is None else folder.settings.schedule()
 
 
 def folder_request(
@@ -103,7 +103,7 @@ def folder_request(
     is_told: bool,
 ) -> "Request":
     """Request of a prompt for a whole model: flags over the settings of its variant."""
-    settings = runtime.facts.settings
+    settings = runtime.facts.folder.settings
     frames, height, width = settings.size
     if args.size is not None:
         width, height, frames = args.size

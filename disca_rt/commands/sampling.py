@@ -129,6 +129,7 @@ def load_runtime(
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
+        is_whole=False,
         **built,
     )
     runtime = with_tiny_prompts(runtime)

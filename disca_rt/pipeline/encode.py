@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..conditioning import Conditioning
 from ..config import DiTConfig
-from ..encoders.text import PromptEncoder
+from ..encoders.text import TextEncoder
 from ..errors import OneLineWarning
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES
@@ -40,7 +40,7 @@ class Encoding:
     """
 
     config: DiTConfig
-    text_encoder: Held[PromptEncoder | None]
+    text_encoder: Held[TextEncoder | None]
     codec: Held[Codec | None]
     task: Task | None = None
     crop: CropRule = "official"
@@ -110,7 +110,7 @@ def condition_latents(shape: Sequence[int], latent_channels: int, picture: Tenso
 class _Prompts(NamedTuple):
     """What encoders are given beside the texts: the picture, and how many frames there will be."""
 
-    encoder: PromptEncoder
+    encoder: TextEncoder
     picture: Image.Image | None
     frames: int
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..cache.policies import Parts, Sketch, resolve
 from ..cache.policy import Policy
 from ..config import DiTConfig, predictor_config
-from ..encoders.text import PromptEncoder
+from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
@@ -87,7 +87,7 @@ class Pipeline:
     dit = Part[DiT]()
     predictor = Part[Predictor | None]()
     codec = Part[Codec | None]()
-    text_encoder = Part[PromptEncoder | None]()
+    text_encoder = Part[TextEncoder | None]()
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Pipeline:
         predictor: Predictor | Held[Predictor] | None = None,
         *,
         codec: Codec | Held[Codec] | None = None,
-        text_encoder: PromptEncoder | Held[PromptEncoder] | None = None,
+        text_encoder: TextEncoder | Held[TextEncoder] | None = None,
         graphs: GraphRunner | None = None,
         max_states: int = MAX_STATES,
         facts: Facts | None = None,
@@ -263,6 +263,8 @@ class Pipeline:
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         if request.prompts is not None and is_absent(self._text_encoder):
+            if self.facts.folder is not None:
+                self.facts.folder.require("text_encoder")
             raise ValueError(
                 f"prompts need the text encoders of {self.config.family}, which this runtime does "
                 "not have; give a saved conditioning instead"
@@ -286,7 +288,8 @@ class Pipeline:
 
     def _encoding(self) -> Encoding:
         parts, facts = (self._text_encoder, self._codec), self.facts
-        return Encoding(self.config, *parts, facts.task, facts.rules.crop)
+        task = None if facts.folder is None else facts.folder.task
+        return Encoding(self.config, *parts, task, facts.rules.crop)
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)
