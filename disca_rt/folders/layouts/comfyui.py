@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from ...family import VIDEO_10, VIDEO_15, Family
+from ...weights.errors import CheckpointError
 from ...weights.files.pick import SUFFIXES
 from ..files import Files
 from ..variants import TEN
@@ -94,8 +95,10 @@ def _choose(models: list[str], wish: Wish, root: str) -> str | None:
     listed = ", ".join(_stem(model) for model in chosen or models)
     where = f"{root or 'the folder'}/diffusion_models"
     if wanted is None:
-        raise ValueError(f"{where} holds {len(models)} variants; name one (variant=): {listed}")
-    raise ValueError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
+        raise CheckpointError(
+            f"{where} holds {len(models)} variants; name one (variant=): {listed}"
+        )
+    raise CheckpointError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
 
 
 def _stem(model: str) -> str:
