@@ -132,9 +132,9 @@ def padded(rows: Sequence[Sequence[int]], pad: int, length: int) -> Batch:
 
 def cut_line(prompt: str, lost: str, limit: int, what: str = "") -> str:
     """One line that says what `prompt`, or a part of it, loses to a limit of `limit` tokens."""
-    words = len(lost.split())
-    loss = f'{words} words: "{_shown(lost, SHOWN, SHOWN)}"' if words else "its end mark"
-    return f"{what}{named(prompt)} is longer than {limit} tokens and loses {loss}"
+    end = f'end ({len(lost)} characters): "{_shown(lost, SHOWN, SHOWN)}"'
+    kept = f"{what}{named(prompt)} is longer than {limit} tokens"
+    return f"{kept} and loses its {end if lost else 'end mark'}"
 
 
 def named(prompt: str) -> str:
