@@ -6,6 +6,7 @@ Encoders and the VAE are used one after the other; neither is needed once this s
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -117,11 +118,9 @@ class _Prompts(NamedTuple):
         """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
         prompts = list(request.prompts)
         negatives = [request.negative_prompt] * len(prompts) if is_mixed else []
-        texts = list(dict.fromkeys(prompts + negatives))
-        for line in self.encoder.check(texts, frames=self.frames):
+        distinct = list(dict.fromkeys(prompts + negatives))
+        for line in self.encoder.check(distinct, frames=self.frames):
             warnings.warn(line, PromptCut, stacklevel=2)
-        negative = self._conditioning(negatives, negative=True) if is_mixed else None
-        return self._conditioning(prompts), negative
-
-    def _conditioning(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
-        return self.encoder(texts, self.picture, frames=self.frames, negative=negative)
+        encode = partial(self.encoder, image=self.picture, frames=self.frames)
+        negative = encode(negatives, negative=True) if is_mixed else None
+        return encode(prompts), negative

@@ -263,6 +263,8 @@ class Pipeline:
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         if request.prompts is not None and is_absent(self._text_encoder):
+            if self.facts.folder is not None:
+                self.facts.folder.require("text_encoder")
             raise ValueError(
                 f"prompts need the text encoders of {self.config.family}, which this runtime does "
                 "not have; give a saved conditioning instead"
@@ -286,7 +288,8 @@ class Pipeline:
 
     def _encoding(self) -> Encoding:
         parts, facts = (self._text_encoder, self._codec), self.facts
-        return Encoding(self.config, *parts, facts.task, facts.rules.crop)
+        task = None if facts.folder is None else facts.folder.task
+        return Encoding(self.config, *parts, task, facts.rules.crop)
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)
