@@ -45,6 +45,8 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Any, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         rendered = template.rendered(tokenizer)
+        if rendered.count("{}") != 1:
+            raise self._refusal("does not put the prompt into its chat_template as it is")
         self.before, self.after = rendered.split("{}")
         self._check_spaces()
         self._check_marks(rendered)
@@ -99,7 +101,8 @@ class PromptTokenizer:
 
     def _check_marks(self, rendered: str) -> None:
         for mark in dict.fromkeys(SPECIAL.findall(rendered)):
-            if len(self._plain_ids(mark)) != 1:
+            ids = self._plain_ids(mark)
+            if len(ids) != 1 or self._text(ids) != mark:  # one unknown token is no mark
                 raise self._refusal(f"has no token {mark}")
 
     def _check_text(self, prompt: str) -> None:

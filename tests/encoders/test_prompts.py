@@ -95,11 +95,32 @@ def words_only() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=model)
 
 
+def unknown_marks() -> transformers.PreTrainedTokenizerFast:
+    """Tokenizer of letters, to which a mark is one unknown word."""
+    letters = sorted({letter for letter in VIDEO.text if letter not in "<|>"})
+    words = {word: i for i, word in enumerate(["[UNK]", *letters])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(r"<\|\w+\|>|(?m:.)"), "isolated"
+    )
+    model.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model)
+
+
+def deaf() -> transformers.PreTrainedTokenizerFast:
+    """Tokenizer whose chat template leaves the prompt out."""
+    tokenizer = small_parts.qwen_tokenizer()
+    tokenizer.chat_template = "<|im_start|>system\n<|im_end|>\n"
+    return tokenizer
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "template", "fault"),
     [
         (words_only(), VIDEO, "loses blanks and line breaks"),
         (QWEN, VIDEO, r"has no token <\|start_header_id\|>"),
+        (unknown_marks(), VIDEO, r"has no token <\|start_header_id\|>"),
+        (deaf(), templates.VIDEO_15, "does not put the prompt into its chat_template as it is"),
         (LLAMA, IMAGE_TO_VIDEO, "has no token <image>"),
         (LLAMA, templates.VIDEO_15, "has no chat_template"),
     ],
