@@ -26,7 +26,7 @@ class TokenLayout(NamedTuple):
 
 
 class RowVectors(NamedTuple):
-    """Vectors `values [B, G, C]` of G groups of rows, each of which goes on to the next one's start.
+    """Vectors `values [B, G, C]` of G groups of rows; each goes on to where the next one starts.
 
     `starts` are the first rows of all groups but the first; they are image rows, so that text is in
     the last group.

@@ -1,8 +1,8 @@
 """The `config.json` beside a checkpoint: what its tensors cannot tell, and a check on what they do.
 
-Only the RoPE axes are taken from it, and how an image is given. Sizes it gives must agree with the tensors. It may use our key
-names, diffusers' or the authors'; keys it does not know are ignored, and so is the variant, because
-several checkpoints of one size may share a folder.
+Only the RoPE axes are taken from it, and how an image is given. Sizes it gives must agree with the
+tensors. It may use our key names, diffusers' or the authors'; keys it does not know are ignored,
+and so is the variant, because several checkpoints of one size may share a folder.
 """
 
 from dataclasses import dataclass

@@ -140,7 +140,7 @@ def test_channels_in_are_those_of_the_checkpoint(tmp_path: Path, name: str, chan
 def test_super_resolution_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden": 128, "heads": 1, "double": 1, "text_dim": 9}
     path = write_zeros(tmp_path, replace(MODELS["hunyuan-video-1.5"], **sizes, embed_channels=98))
-    with pytest.raises(CheckpointError, match="super-resolution DiT.*98 channels in.*65 channels"):
+    with pytest.raises(CheckpointError, match=r"super-resolution DiT.*98 channels in.*65 channels"):
         load_dit(path)
 
 
