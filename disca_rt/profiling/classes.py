@@ -15,7 +15,6 @@ COLLECTIVE, COPY, OTHER, GAP = "collective", "copy", "other", "gap"
 # Of ops whose range is not called as their class is.
 CLASS_OF_OP = {
     "join_tokens": COPY,
-    "relative_l1": CACHE_OP,
     "finite_differences": CACHE_OP,
     "forecast": CACHE_OP,
 }
