@@ -22,7 +22,6 @@ from disca_rt.kernels.op_table import OP_ROWS
 from disca_rt.measure.harness import Comparison, Contender, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.record import Record, read_records
-from disca_rt.tiny.runtime import encode_prompts
 
 SMALLEST = VideoSize(frames=1, height=4, width=4)
 
@@ -71,10 +70,6 @@ def test_a_sample_has_the_flops_of_its_steps() -> None:
     full, predicted = (contender.flops for contender in embedded.steps().contenders)
     twenty, disca = (each.flops for each in embedded.samples_without_guidance().contenders)
     assert (twenty, disca) == (20 * full, 8 * full + 12 * predicted)
-
-
-def test_the_prompt_has_the_tokens_the_flops_count() -> None:
-    assert int(encode_prompts([embedded.PROMPT]).text_mask.sum()) == embedded.TEXT_TOKENS
 
 
 @pytest.mark.parametrize("shape", [EMBEDDED, MID_10, MID_15], ids=lambda shape: shape.tokens.name)
