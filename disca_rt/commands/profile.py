@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -216,7 +217,7 @@ def _markdown(profile: Profile, commands: Sequence[str]) -> str:
 def _json_lines(profile: Profile) -> str:
     from ..profiling.table import record
 
-    about = profile.facts.record()
+    about = asdict(profile.facts)
     lines = [{**about, **record(row, profile.ceilings)} for row in profile.rows]
     return "".join(json.dumps(line) + "\n" for line in lines)
 

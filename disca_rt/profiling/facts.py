@@ -1,7 +1,6 @@
 """Facts about a profile that make its figures reproducible: model, device, versions."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -33,9 +32,6 @@ class Facts:
     threads: int
     torch: str
     disca_rt: str
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self, ceilings: Ceilings) -> list[str]:
         """Sentences for people, with the `ceilings` that were measured."""
