@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cache_draws import CONFIG, CPU, SCALE, Draw, Models, draws, models
+from cache_draws import CONFIG, CPU, EVERY_BRANCH, SCALE, Draw, Models, draws, models
 from cache_oracle import Oracle
 from cache_rules import Giving, Measuring, TwoParts, Verified, Watching
 from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.rules.interval import Interval
-from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.graphs.runner import GraphRunner
