@@ -12,7 +12,8 @@ from disca_rt.schedule import Preset, get_preset, preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.tiny.config import GUIDANCE_SCALE, TINY
-from disca_rt.tiny.runtime import encode_prompts, load_tiny, with_tiny_prompts
+from disca_rt.tiny.prompts import encode
+from disca_rt.tiny.runtime import load_tiny, with_tiny_prompts
 from disca_rt.work.flops import image_tokens
 
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
@@ -72,8 +73,8 @@ def _distilled(size: VideoSize) -> list[Contender]:
 
 
 def _subject(runtime: Runtime, size: VideoSize, policy: str, schedule: Preset) -> Subject:
-    negative = None if runtime.config.guidance_embed else encode_prompts([""])
-    given = encode_prompts([PROMPT]), _latent_shape(size)
+    negative = None if runtime.config.guidance_embed else encode([""])
+    given = encode([PROMPT]), _latent_shape(size)
     return Subject(runtime, *given, policy, schedule, negative)
 
 
@@ -103,7 +104,7 @@ def _comparison(
         "batch": 1,
         "latents": list(latents),
         "image tokens": image_tokens(TINY, latents),
-        "text tokens": encode_prompts([PROMPT]).tokens,
+        "text tokens": encode([PROMPT]).tokens,
         "hidden": TINY.hidden,
         "heads": TINY.heads,
         "blocks": f"{TINY.double}+{TINY.single}",

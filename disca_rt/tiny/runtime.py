@@ -4,12 +4,10 @@ Any checkpoint of the same interface (text and latent widths) works in its place
 trained on the same clips runs from prompts too.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..conditioning import Conditioning
 from ..pipeline.runtime import Runtime
 from .codec import PixelUnshuffleCodec
 from .config import takes_tiny_prompts
@@ -20,16 +18,11 @@ DIT = SHIPPED / "restricted-meanflow.safetensors"
 PREDICTOR = SHIPPED / "predictor.safetensors"
 
 
-def encode_prompts(prompts: Sequence[str]) -> Conditioning:
-    """Text encoder of the embedded model; ValueError lists the known words."""
-    return Conditioning(*encode(prompts))
-
-
 def with_tiny_prompts(runtime: Runtime) -> Runtime:
     """Give `runtime` the embedded model's text encoder and codec, where they fit it."""
     if not takes_tiny_prompts(runtime.config):
         return runtime
-    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=encode_prompts)
+    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=encode)
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
