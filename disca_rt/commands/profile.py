@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -217,7 +216,7 @@ def _markdown(profile: Profile, commands: Sequence[str]) -> str:
 def _json_lines(profile: Profile) -> str:
     from ..profiling.table import record
 
-    about = asdict(profile.facts)
+    about = profile.facts._asdict()
     lines = [{**about, **record(row, profile.ceilings)} for row in profile.rows]
     return "".join(json.dumps(line) + "\n" for line in lines)
 

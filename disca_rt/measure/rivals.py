@@ -14,7 +14,6 @@ from ..cache.plan import FULL
 from .diffusers_models import (
     Unavailable,
     cache_blocks,
-    compile_blocks,
     diffusers_model,
     diffusers_step,
 )
@@ -57,7 +56,9 @@ class Rivals:
         return self._step(self._model())
 
     def _diffusers_compiled(self) -> Run:
-        return self._step(compile_blocks(self._model()))
+        model = self._model()
+        model.compile_repeated_blocks(fullgraph=True)  # as its authors recommend
+        return self._step(model)
 
     def _step(self, model: nn.Module) -> Run:
         steps = Steps(self._subject)

@@ -1,6 +1,6 @@
 """Facts about a profile that make its figures reproducible: model, device, versions."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +15,7 @@ from ..units import rate_text
 from .capture import Captured
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Facts of one profile; `model` tells family and blocks, `latent_shape` is [B, C, T, H, W]."""
 
     device: str
