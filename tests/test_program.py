@@ -30,14 +30,8 @@ def told(*slots: Slot, acts: tuple[Act, ...], **more: object) -> list[str]:
         ((KEEP, RUN), ["ENTER 0-0 0", "RUN 0-6 0", "KEEP 6-6 0"]),
         ((STAND_IN, STAND_IN), ["STAND_IN 0-6 0"]),
         ((RUN, STAND_IN), ["RUN 0-2", "STAND_IN 2-4 1", "RUN 4-6"]),
-        (
-            (KEEP, STAND_IN),
-            ["ENTER 0-0 0", "RUN 0-2", "STAND_IN 2-4 1", "RUN 4-6 0", "KEEP 6-6 0"],
-        ),
-        (
-            (RUN, CHECK),
-            ["RUN 0-2", "ENTER 2-2 1", "RUN 2-4", "CHECK 4-4 1", "RUN 4-6"],
-        ),
+        ((KEEP, STAND_IN), ["ENTER 0-0 0", "RUN 0-2", "STAND_IN 2-4 1", "RUN 4-6 0", "KEEP 6-6 0"]),
+        ((RUN, CHECK), ["RUN 0-2", "ENTER 2-2 1", "RUN 2-4", "CHECK 4-4 1", "RUN 4-6"]),
     ],
 )
 def test_acts_become_instructions(acts: tuple[Act, ...], expected: list[str]) -> None:

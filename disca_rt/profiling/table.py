@@ -50,10 +50,7 @@ class Row:
 
         Bytes or FLOPs, whichever would take longer; None where neither is known.
         """
-        rates = (
-            (self.flops_per_s, ceilings.flops_per_s),
-            (self.bytes_per_s, ceilings.bytes_per_s),
-        )
+        rates = ((self.flops_per_s, ceilings.flops_per_s), (self.bytes_per_s, ceilings.bytes_per_s))
         return max((rate / most for rate, most in rates if rate is not None), default=None)
 
 

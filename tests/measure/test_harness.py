@@ -20,12 +20,7 @@ from disca_rt.measure.harness import (
     spread_of_ratios,
 )
 from disca_rt.measure.machine import Machine, load_average, this_machine
-from disca_rt.measure.record import (
-    Record,
-    file_stem,
-    read_records,
-    write_records,
-)
+from disca_rt.measure.record import Record, file_stem, read_records, write_records
 from disca_rt.measure.table import HEADER, main, markdown
 
 MACHINE = Machine("CPU: abacus", 2, "default", "3.10.0", "2.11.0", None, "0.1.0")

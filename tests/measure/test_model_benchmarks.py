@@ -20,11 +20,7 @@ from disca_rt.config import MODELS, DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.time_spans import union
 from disca_rt.kernels.workload import REAL
-from disca_rt.measure.diffusers_models import (
-    Unavailable,
-    diffusers_model,
-    diffusers_step,
-)
+from disca_rt.measure.diffusers_models import Unavailable, diffusers_model, diffusers_step
 from disca_rt.measure.ladder import panels, titles, write_ladder
 from disca_rt.measure.memory import memory_by_source
 from disca_rt.measure.random_models import random_runtime, with_other
