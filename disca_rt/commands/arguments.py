@@ -2,7 +2,9 @@
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .. import atomic
 
@@ -88,6 +90,11 @@ def add_fp8_argument(group: argparse._ActionsContainer) -> None:
         action="store_true",
         help="keep the DiT's weights in FP8, decoded at each use: half the memory, no faster",
     )
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Arguments among `names` that were given, by name."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:
