@@ -275,11 +275,6 @@ class Early(Interval):
             Site("blocks", 1, 4),
             "ran before a probe after block 2 was asked for; let slot 0 begin at block 0, or at 2",
         ),
-        (
-            Measuring(Probe("residual", "kept", block=2), 9.0),
-            Site("branch", 0, 4, EVERY_BRANCH),
-            "of which 0 to 1 do not run under it",
-        ),
     ],
 )
 def test_rules_that_cannot_be_followed_say_why(
