@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .parallel.attention import UlyssesAttention
     from .parallel.ranks import joined
     from .parallel.topology import Topology
-    from .pipeline.media import to_frames, write_contact_sheet, write_mp4
+    from .pipeline.media import to_frames, write_contact_sheet
+    from .pipeline.mp4 import write_mp4
     from .pipeline.pipeline import Busy, Closed, Pipeline, Sample
     from .pipeline.request import Request
     from .pipeline.runtime import Runtime
@@ -40,7 +41,8 @@ _HOMES = {  # the imports above; a test compares the two
     "parallel.attention": ("UlyssesAttention",),
     "parallel.ranks": ("joined",),
     "parallel.topology": ("Topology",),
-    "pipeline.media": ("to_frames", "write_contact_sheet", "write_mp4"),
+    "pipeline.media": ("to_frames", "write_contact_sheet"),
+    "pipeline.mp4": ("write_mp4",),
     "pipeline.pipeline": ("Busy", "Closed", "Pipeline", "Sample"),
     "pipeline.request": ("Request",),
     "pipeline.runtime": ("Runtime",),

@@ -2,9 +2,10 @@
 
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,9 +40,28 @@ def write_all(writers: Mapping[Path, Writer]) -> None:
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-        for folder in reversed(made):
-            with suppress(OSError):  # another job's files are in it
-                folder.rmdir()
+        _remove_empty(made)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a hidden neighbour of `path` for what is written piece by piece, a file or a folder.
+
+    At the end it is renamed to `path`. Whatever goes wrong within, it is removed, with the folders
+    that were made for it, and what `path` held stays. An empty folder at `path` is replaced.
+    """
+    made: list[Path] = []
+    partial = _partial(path)
+    try:
+        _make_folders(path.parent, made)
+        yield partial
+        os.replace(partial, path)
+        made.clear()
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+        _remove_empty(made)
 
 
 def check_writable(path: Path) -> None:
@@ -91,3 +111,9 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
     for part in [part for part in (folder, *folder.parents) if not part.exists()][::-1]:
         part.mkdir(exist_ok=True)
         made.append(part)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in reversed(folders):
+        with suppress(OSError):  # another job's files are in it
+            folder.rmdir()

@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
-from .errors import first_line
-from .weights.errors import CheckpointWarning
+from .errors import OneLineWarning, first_line
 
 COMMANDS = {
     "generate": generate,
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     if os.environ.get("RANK", "0") != "0":  # all ranks load alike; one says so
-        warnings.simplefilter("ignore", CheckpointWarning)
+        warnings.simplefilter("ignore", OneLineWarning)
     try:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
@@ -114,7 +113,7 @@ def _fail(message: str) -> int:
 
 def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
     """Format our warnings in one line, without the place in the code, which is not the user's."""
-    if issubclass(category, CheckpointWarning):
+    if issubclass(category, OneLineWarning):
         return f"disca-rt: warning: {message}\n"
     return _format_of_python(message, category, *where)
 

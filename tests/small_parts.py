@@ -166,7 +166,7 @@ def vae_15() -> diffusers.AutoencoderKLHunyuanVideo15:
 
 def _softened(vae: nn.Module) -> nn.Module:
     """Scale the last convolution, so that pixels are seldom clamped."""
-    vae.decoder.conv_out.weight.mul_(0.2)
+    vae.decoder.conv_out.conv.weight.mul_(0.2)
     return vae
 
 

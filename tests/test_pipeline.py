@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
@@ -35,6 +35,7 @@ from disca_rt import (
     write_mp4,
 )
 from disca_rt.cache.kept import WHOLE
+from disca_rt.tiny.runtime import TinyEncoder
 from golden_vectors import Golden, load_golden, relative_error
 from recorded import record
 
@@ -184,14 +185,13 @@ def test_cancellation_between_stages(stage: str, message: str) -> None:
         if stage == "decode" and event.step.index == 4:
             cancel.set()
 
-    encode = tiny.text_encoder
+    class Cancelling(TinyEncoder):
+        def __call__(self, *given: object, **named: object) -> Conditioning:
+            if stage == "denoise":
+                cancel.set()
+            return super().__call__(*given, **named)
 
-    def encoding(prompts: Sequence[str]) -> Conditioning:
-        if stage == "denoise":
-            cancel.set()
-        return encode(prompts)
-
-    tiny.text_encoder = encoding
+    tiny.text_encoder = Cancelling()
     with pytest.raises(Cancelled, match=message):
         tiny.run(Request(**CLIP), on_stage=on_stage, on_step=on_step, cancel=cancel)
 
@@ -331,7 +331,9 @@ def test_a_result_that_is_not_finite_is_raised_and_never_a_picture() -> None:
     assert stages[-1] == "denoise", "nothing is decoded"
     tiny = load_tiny()
     tiny.codec = SimpleNamespace(
-        latent_shape=tiny.codec.latent_shape, decode=lambda latents: latents * float("nan")
+        latent_shape=tiny.codec.latent_shape,
+        video_size=tiny.codec.video_size,
+        decode=lambda latents: latents * float("nan"),
     )
     with pytest.raises(FloatingPointError, match="the decoded video is not finite in float32"):
         tiny.run(Request(**CLIP))

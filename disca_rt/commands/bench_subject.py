@@ -146,7 +146,7 @@ def _suite(
         negative=_conditioning(runtime, workload, "") if args.cfg else None,
         latent_shape=(runtime.config.in_channels, *latent_shape(workload)[1:]),
         policy=name,
-        schedule=choose_schedule(args, runtime.config, name),
+        schedule=choose_schedule(args, default_schedule(runtime.config), name),
     )
     return Suite(workload, subject, chosen, graphs)
 

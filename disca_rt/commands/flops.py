@@ -101,14 +101,19 @@ def _counted(
 def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
     """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
     from ..schedule import PRESETS, preset
-    from .schedules import check_schedule_arguments, choose_policy, choose_schedule
+    from .schedules import (
+        check_schedule_arguments,
+        choose_policy,
+        choose_schedule,
+        default_schedule,
+    )
 
     passes = 2 if args.cfg else 1
     check_schedule_arguments(args)
     flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
     if given(args, flags):
         policy = choose_policy(args, has_predictor=False)
-        asked = [Case(policy, choose_schedule(args, dit, policy), passes, policy)]
+        asked = [Case(policy, choose_schedule(args, default_schedule(dit), policy), passes, policy)]
     elif dit.traits.has_glyphs:
         asked = [
             Case("8 steps", preset(8, 7.0), passes, "full"),

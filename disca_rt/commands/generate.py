@@ -129,7 +129,8 @@ def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
     from safetensors.torch import save_file
 
     from ..atomic import write_all
-    from ..pipeline.media import to_frames, write_contact_sheet, write_mp4
+    from ..pipeline.media import to_frames, write_contact_sheet
+    from ..pipeline.mp4 import write_mp4
 
     writers = {}
     if args.latents_out is not None:

@@ -15,6 +15,13 @@ from .arguments import (
     prompt,
     video_size,
 )
+from .folder import (
+    add_folder_arguments,
+    check_folder_arguments,
+    default_of,
+    folder_request,
+    load_folder,
+)
 from .ranks import add_rank_arguments, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -35,7 +42,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     """Add the prompt, and the groups models, input, ranks and schedule."""
     parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
-    models.add_argument("--dit", help="checkpoint of the DiT")
+    add_folder_arguments(models)
+    models.add_argument("--dit", help="checkpoint of the DiT, in place of that of --model")
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
     models.add_argument("--dtype", help="float32 (default on a CPU), bfloat16, float16")
     models.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
@@ -44,6 +52,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     add_fp8_argument(models)
     inputs = parser.add_argument_group("input")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
+    inputs.add_argument("--image", type=Path, help="picture that the video begins with")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
     inputs.add_argument("--negative-prompt", help="what to steer away from; nothing by default")
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
@@ -72,6 +81,7 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             "--negative-prompt goes with a prompt; a saved conditioning holds negative_* tensors"
         )
+    check_folder_arguments(args)
     check_schedule_arguments(args)
     check_ranks(args)
     if args.conditioning is not None:
@@ -103,18 +113,24 @@ def load_runtime(
     from .out_of_memory import refuse_weights
 
     device = device_of(args, ranks)
+    built = {
+        "device": device,
+        "dtype": choose_dtype(args.dtype, device),
+        "ops": args.ops if ops is None else ops,
+        "attention": choose_attention(args, ranks, local or LocalAttention(args.attention)),
+        "graphs": graphs,
+        "fp8_weights": args.fp8_weights,
+    }
+    if args.model is not None:
+        return load_folder(args, ranks, built)
     if args.dit is not None:
         dtype = choose_dtype(args.dtype, device)
         refuse_weights(args.dit, args.predictor, device, dtype, args.fp8_weights)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,
-        device=device,
-        dtype=choose_dtype(args.dtype, device),
-        ops=args.ops if ops is None else ops,
-        attention=choose_attention(args, ranks, local or LocalAttention(args.attention)),
-        graphs=graphs,
-        fp8_weights=args.fp8_weights,
+        is_whole=False,
+        **built,
     )
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:
@@ -134,13 +150,21 @@ def sample_request(
     from ..pipeline.request import Request
     from .schedules import choose_policy, choose_schedule
 
-    name = choose_policy(args, runtime.predictor is not None)
-    schedule = choose_schedule(args, runtime.config, name)
+    has_predictor = runtime.parts.predictor is not None
+    name = choose_policy(args, has_predictor)
+    schedule = choose_schedule(args, default_of(runtime), name)
     scale = args.classifier_free_scale
     make = partial(
-        Request, schedule=schedule, policy=name, seed=args.seed, classifier_free_scale=scale
+        Request,
+        schedule=schedule,
+        policy=name,
+        seed=args.seed,
+        noise=args.noise,
+        classifier_free_scale=scale,
     )
-    if args.prompt is not None:
+    if args.prompt is not None and args.model is not None:
+        request = folder_request(args, runtime, make, is_told)
+    elif args.prompt is not None:
         request = _prompt_request(args, runtime, make)
     else:
         request = _saved_request(args, runtime, make, is_told)

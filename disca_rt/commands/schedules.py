@@ -32,12 +32,12 @@ def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
     return "disca" if is_cached or args.step_list is not None else "full"
 
 
-def choose_schedule(args: argparse.Namespace, config: DiTConfig, policy: str) -> Preset:
+def choose_schedule(args: argparse.Namespace, default: Preset, policy: str) -> Preset:
     """Noise levels that the flags ask for, and the step list that `policy` is to follow.
 
-    ValueError where a step list is missing or does not fit.
+    `default` is the model's own. ValueError where a step list is missing or does not fit.
     """
-    base = default_schedule(config) if args.preset is None else get_preset(args.preset)
+    base = default if args.preset is None else get_preset(args.preset)
     levels = _levels(args, base)
     if not needs_step_list(policy):
         if args.step_list is not None and ":" in policy:  # "full" is often one of several

@@ -1,13 +1,26 @@
-"""Checks of a request against a model: guidance, conditionings and noise. Runs no model."""
+"""Checks of requests and models against each other. Runs no model."""
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import DiTConfig
+from ..models.dit import DiT
+from ..models.predictor import Predictor
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from .noise import NoiseRule, draw_noise
 from .request import Request
+
+
+class Place(NamedTuple):
+    """Dtype and device of a model's weights."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
 
 
 def guidance_of(request: Request, config: DiTConfig) -> Guidance:
@@ -72,14 +85,41 @@ def latent_shape(request: Request) -> tuple[int, ...]:
     return tuple(request.latent_shape or request.latents.shape[1:])
 
 
-def noise_of(request: Request, batch: int) -> Tensor:
-    """Initial noise `[B, C, T, H, W]` in fp32: the given one, or rows drawn on the CPU."""
+def noise_of(
+    request: Request, batch: int, rule: NoiseRule, config: DiTConfig, place: Place
+) -> Tensor:
+    """Initial noise `[B, C, T, H, W]` in fp32: the given one, or drawn by the request's rule.
+
+    `rule` is that of a request without one; `place` is the DiT's.
+    """
     if request.latents is not None:
         return request.latents.float()
-    shape = request.latent_shape
-    return torch.stack([_row(shape, seed) for seed in request.seeds(batch)])
+    seeds = request.seeds(batch)
+    return draw_noise(request.noise or rule, config.family, request.latent_shape, seeds, *place)
 
 
-def _row(shape: Sequence[int], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+def check_finite(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise FloatingPointError, naming `what`, for values that `dtype` could not hold."""
+    if not torch.isfinite(tensor).all():
+        way_out = "" if dtype == torch.float32 else "; try dtype float32"
+        name = str(dtype).removeprefix("torch.")
+        raise FloatingPointError(f"the {what} is not finite in {name}{way_out}")
+
+
+def check_fits(predictor: Predictor | None, dit: DiT) -> None:
+    """Raise ValueError where a predictor is of other sizes, or elsewhere, than the DiT."""
+    if predictor is None:
+        return
+    differences = predictor.config.differences(dit.config)
+    if differences:
+        raise ValueError(f"predictor does not fit the DiT: {'; '.join(differences)}")
+    if place_of(predictor) != place_of(dit):
+        raise ValueError(
+            f"predictor must be where and as the DiT is, {place_of(dit)}, got {place_of(predictor)}"
+        )
+
+
+def place_of(module: nn.Module) -> Place:
+    """Dtype and device of a model."""
+    parameter = next(module.parameters())
+    return Place(parameter.dtype, parameter.device)

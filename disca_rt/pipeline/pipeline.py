@@ -7,23 +7,19 @@ sample at a time: a server has one for each that it runs at once.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attention.local import LocalAttention
-from ..attention.protocol import Attention
-from ..cache.policies import Parts, resolve
+from ..cache.policies import Parts, Sketch, resolve
 from ..cache.policy import Policy
-from ..config import DiTConfig
+from ..config import DiTConfig, predictor_config
 from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import StageTime, Stopwatch
-from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
@@ -31,11 +27,21 @@ from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES
-from ..weights.load import load_dit, load_predictor
-from .fit import check_conditionings, check_latents, guidance_of, noise_of
+from .encode import Encoding
+from .fit import (
+    check_conditionings,
+    check_finite,
+    check_fits,
+    check_latents,
+    guidance_of,
+    noise_of,
+    place_of,
+)
 from .host_settings import set_aside, warn_of_precision
 from .listeners import Listeners, StageName
+from .load import Facts, Options, load_parts
 from .request import Request
+from .residency import Held, Part, is_absent
 
 P = TypeVar("P", bound="Pipeline")
 
@@ -70,81 +76,91 @@ class Pipeline:
     the policy's `cache_bytes` in each pass; DisCa's at 704x704x129 with the 13B model in bf16 is
     394 MB. Without `graphs` only the last one stays.
 
+    Parts may be `Held`: loaded when they are first used, and freed when their stage ends. Then
+    `facts` says what is known of the DiT before.
+
     Results do not depend on the default dtype, default device, autocast, gradient or inference mode
     of the program around; float32 matmul precision and the number of CPU threads are the process's
     own, and may change the last digits.
     """
 
+    dit = Part[DiT]()
+    predictor = Part[Predictor | None]()
+    codec = Part[Codec | None]()
+    text_encoder = Part[TextEncoder | None]()
+
     def __init__(
         self,
-        dit: DiT,
-        predictor: Predictor | None = None,
+        dit: DiT | Held[DiT],
+        predictor: Predictor | Held[Predictor] | None = None,
         *,
-        codec: Codec | None = None,
-        text_encoder: TextEncoder | None = None,
+        codec: Codec | Held[Codec] | None = None,
+        text_encoder: TextEncoder | Held[TextEncoder] | None = None,
         graphs: GraphRunner | None = None,
         max_states: int = MAX_STATES,
+        facts: Facts | None = None,
     ) -> None:
-        _check_fits(predictor, dit)
+        if max_states < 1:
+            raise ValueError(f"max_states must be at least 1, got {max_states}")
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
-        self.graphs = graphs
-        self.denoiser = Denoiser(dit, graphs, max_states)
+        self.graphs, self.max_states = graphs, max_states
+        if facts is None:
+            check_fits(self.predictor, self.dit)
+            facts = Facts(self.dit.config, place_of(self.dit))
+        self.facts = facts
+        self._denoiser: Denoiser | None = None
         self._busy = threading.Lock()
         self._is_closed = False
 
     @classmethod
     def load(
         cls: type[P],
-        dit: str | Path,
+        source: str | Path,
         predictor: str | Path | None = None,
         *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        ops: str | Ops = "reference",
-        attention: str | Attention = "auto",
         graphs: GraphRunner | None = None,
-        fp8_weights: bool = False,
         max_states: int = MAX_STATES,
+        **options: Any,
     ) -> P:
-        """Load models from files, folders or Hub references; `dtype` None keeps the DiT's own.
+        """Load a DiT, or a whole model, from a file, a folder or a Hub reference.
 
-        With `fp8_weights` the linears of the DiT's blocks stay in FP8 in memory and are decoded at
-        each use: weights halved, arithmetic in `dtype` as before, no faster.
-        Several ranks share a sample with an `attention` that trades its tokens
-        (`parallel.attention`); all of them then call `run` alike.
+        Of a folder with encoders and a VAE, in any published layout, each part is loaded when its
+        stage begins and freed when it ends. `options` are the fields of `load.Options`: `device`,
+        `dtype`, `variant`, `keep_resident` and so on. CheckpointError for anything wrong with a
+        file; ValueError for options that do not go together.
         """
-        if isinstance(attention, str):
-            attention = LocalAttention(attention)
-        if isinstance(ops, str):
-            ops = get_ops(ops, device)
-        built = {"ops": ops, "attention": attention, "device": device}
-        with set_aside(torch.device(device)):
-            loaded = load_dit(dit, dtype=dtype, fp8_weights=fp8_weights, **built)
-            if predictor is not None:
-                predictor = load_predictor(predictor, loaded.config, dtype=loaded.dtype, **built)
-        return cls(loaded, predictor, graphs=graphs, max_states=max_states)
+        parts = load_parts(source, predictor, Options(**options))
+        return cls(**parts._asdict(), graphs=graphs, max_states=max_states)
 
     def twin(self: P, **changed: Any) -> P:
         """Pipeline of the same models, with buffers of its own; `changed` as when one is built."""
-        parts = {"codec": self.codec, "text_encoder": self.text_encoder, "graphs": self.graphs}
-        kept = {**parts, "max_states": self.denoiser.max_states}
-        return type(self)(self.dit, self.predictor, **{**kept, **changed})
+        parts = {"codec": self._codec, "text_encoder": self._text_encoder, "graphs": self.graphs}
+        kept = {**parts, "max_states": self.max_states, "facts": self.facts}
+        return type(self)(self._dit, self._predictor, **{**kept, **changed})
 
     @property
     def config(self) -> DiTConfig:
         """Sizes of the DiT."""
-        return self.dit.config
+        return self.facts.config
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoising stage; its DiT is loaded for it."""
+        if self._denoiser is None:
+            self._denoiser = Denoiser(self.dit, self.graphs, self.max_states)
+        return self._denoiser
 
     def run(
         self,
         request: Request,
         *,
+        decode: bool = True,
         on_stage: Callable[[StageName], None] | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> Sample:
-        """Sample what `request` asks for, deterministic in its seed.
+        """Sample what `request` asks for, deterministic in its seed; to a video if `decode`.
 
         `on_stage` is called with a stage's name as it begins, `on_step` after each step; `cancel`,
         once set, ends the sample with `Cancelled` before the next of either. Raises ValueError
@@ -153,31 +169,34 @@ class Pipeline:
         """
         listeners = Listeners(on_stage, on_step, cancel)
         with self._alone():
-            stopwatch = Stopwatch(self.dit.device)
-            warn_of_precision(self.dit.dtype)
-            schedule, policy = self.resolved(request)
+            stopwatch = Stopwatch(self.facts.place.device)
+            warn_of_precision(self.facts.place.dtype)
+            self.resolved(request)
             listeners.begin("conditioning")
             request = self._conditioned(request, stopwatch)
             listeners.begin("denoise")
-            request = replace(request, schedule=schedule, policy=policy)
-            latents = self._denoised(request, stopwatch, listeners)
+            with self._denoising(stopwatch):
+                latents = self._denoised(request, stopwatch, listeners)
             video = None
-            if self.codec is not None:
+            if decode and not is_absent(self._codec):
                 listeners.begin("decode")
-                with stopwatch.stage("decode"):
+                with self._loaded(stopwatch, self._codec), stopwatch.stage("decode"):
                     video = self.codec.decode(latents)
-                _check_finite("decoded video", video, self.dit.dtype)
+                check_finite("decoded video", video, self.facts.place.dtype)
             return Sample(latents, video, stopwatch.times())
 
     def conditioned(self, request: Request) -> Request:
         """Encode the prompts of `request`, turn its size into latents, and check all of it."""
         with self._alone():
-            return self._conditioned(request, Stopwatch(self.dit.device))
+            return self._conditioned(request, Stopwatch(self.facts.place.device))
 
     @property
     def parts(self) -> Parts:
-        """Parts of the models that policies are made of."""
-        return Parts(self.config, self.dit.ops, self.predictor)
+        """Parts of the models that policies are made of; of a predictor on disk, its sizes."""
+        dit, predictor = self._dit.loaded, self._predictor.loaded
+        if predictor is None and not is_absent(self._predictor):
+            predictor = Sketch(predictor_config(self.config))
+        return Parts(self.config, dit and dit.ops, predictor)
 
     def resolved(self, request: Request) -> tuple[Schedule, Policy]:
         """Noise levels and policy of `request`; ValueError lists what a wrong one could be."""
@@ -188,9 +207,9 @@ class Pipeline:
         if self._is_closed:
             return
         with self._alone():
-            self.denoiser.close()
+            self._close_denoiser()
             self._is_closed = True
-            del self.dit, self.predictor, self.codec, self.text_encoder, self.graphs, self.denoiser
+            del self.dit, self.predictor, self.codec, self.text_encoder, self.graphs, self.facts
 
     def __enter__(self: P) -> P:
         return self
@@ -210,77 +229,81 @@ class Pipeline:
         if not self._busy.acquire(blocking=False):
             raise Busy(f"this {name} is sampling; make a second one for another thread")
         try:
-            with set_aside(self.dit.device), current_device(self.dit.device):
+            device = self.facts.place.device
+            with set_aside(device), current_device(device):
                 yield
         finally:
             self._busy.release()
 
+    @contextmanager
+    def _loaded(self, stopwatch: Stopwatch, *parts: Held) -> Iterator[None]:
+        """Have `parts` in memory while the context lasts, their loading timed."""
+        with ExitStack() as stack:
+            if all(part.loaded is not None or is_absent(part) for part in parts):
+                stopwatch = None
+            with stopwatch.stage("loading") if stopwatch else nullcontext():
+                for part in parts:
+                    stack.enter_context(part.used())
+            yield
+
+    @contextmanager
+    def _denoising(self, stopwatch: Stopwatch) -> Iterator[None]:
+        """Have the models in memory; what was made for ones that go is given up before them."""
+        with self._loaded(stopwatch, self._dit, self._predictor):
+            try:
+                yield
+            finally:
+                if not self._dit.is_kept:
+                    self._close_denoiser()
+
+    def _close_denoiser(self) -> None:
+        if self._denoiser is not None:
+            self._denoiser.close()
+        self._denoiser = None
+
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
-        if request.prompts is not None and (self.text_encoder is None or self.codec is None):
+        if request.prompts is not None and is_absent(self._text_encoder):
+            if self.facts.folder is not None:
+                self.facts.folder.require("text_encoder")
             raise ValueError(
                 f"prompts need the text encoders of {self.config.family}, which this runtime does "
                 "not have; give a saved conditioning instead"
             )
         guidance = guidance_of(request, self.config)
         if request.size is not None:
-            codec = self.codec or SIZES[self.config.family]
+            codec = self._codec.loaded or SIZES[self.config.family]
             shape = self.config.in_channels, *codec.latent_shape(*request.size)[1:]
             request = replace(request, size=None, latent_shape=shape)
         if request.prompts is not None:
             check_latents(request, self.config, len(request.prompts))
-            is_mixed = guidance.classifier_free is not None
-            with stopwatch.stage("prompts"):
-                request = self._encoded(request, is_mixed)
+            encoding = self._encoding()
+            encoding.check(request)
+            with self._loaded(stopwatch, self._text_encoder), stopwatch.stage("prompts"):
+                request = encoding.encode(request, guidance.classifier_free is not None)
         sides = {"conditioning": request.conditioning, "negative": request.negative}
         cleaned = {name: each and each.without_padding_values() for name, each in sides.items()}
         request = replace(request, **cleaned)
         check_conditionings(request, self.config)
         return request
 
-    def _encoded(self, request: Request, is_mixed: bool) -> Request:
-        """Put conditionings in the place of the prompts."""
-        prompts = list(request.prompts)
-        negative = self.text_encoder([request.negative_prompt] * len(prompts)) if is_mixed else None
-        conditioning = self.text_encoder(prompts)
-        given = {"prompts": None, "negative_prompt": "", "negative": negative}
-        return replace(request, **given, conditioning=conditioning)
+    def _encoding(self) -> Encoding:
+        parts, facts = (self._text_encoder, self._codec), self.facts
+        task = None if facts.folder is None else facts.folder.task
+        return Encoding(self.config, *parts, task, facts.rules.crop)
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
-        noise = noise_of(request, request.conditioning.batch).to(self.dit.device)
+        schedule, policy = self.resolved(request)
+        facts, batch = self.facts, request.conditioning.batch
+        noise = noise_of(request, batch, facts.rules.noise, facts.config, facts.place)
         latents = self.denoiser.denoise(
-            self.denoiser.sharding.from_first_rank(noise),
+            self.denoiser.sharding.from_first_rank(noise.to(facts.place.device)),
             request.conditionings,
-            schedule=request.schedule,
-            policy=request.policy,
+            schedule=schedule,
+            policy=policy,
             guidance=guidance_of(request, self.config),
             stopwatch=stopwatch,
             on_step=listeners.on_step,
             cancel=listeners.cancel,
         )
-        _check_finite("result", latents, self.dit.dtype)
+        check_finite("result", latents, facts.place.dtype)
         return latents
-
-
-def _check_finite(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    if not torch.isfinite(tensor).all():
-        way_out = "" if dtype == torch.float32 else "; try dtype float32"
-        name = str(dtype).removeprefix("torch.")
-        raise FloatingPointError(f"the {what} is not finite in {name}{way_out}")
-
-
-def _check_fits(predictor: Predictor | None, dit: DiT) -> None:
-    if predictor is None:
-        return
-    differences = predictor.config.differences(dit.config)
-    if differences:
-        raise ValueError(f"predictor does not fit the DiT: {'; '.join(differences)}")
-    if _placement(predictor) != _placement(dit):
-        raise ValueError(
-            f"predictor must be where and as the DiT is, {_placement(dit)}, "
-            f"got {_placement(predictor)}"
-        )
-
-
-def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    parameter = next(module.parameters())
-    return parameter.device, parameter.dtype

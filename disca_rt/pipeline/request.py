@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..schedule import Preset, Schedule
+from .noise import NOISE_RULES, NoiseRule
 
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
 # Fields -> their types, and how people are told them; many may be None.
@@ -18,6 +21,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "conditioning": ((Conditioning,), "a Conditioning"),
     "negative": ((Conditioning,), "a Conditioning"),
     "latents": ((Tensor,), "a tensor"),
+    "image": ((Image.Image, str, Path), "a picture or its file"),
     "seed": ((Integral, Sequence), "a whole number, or one a sample"),
     "guidance_scale": ((Real,), "a number"),
     "classifier_free_scale": ((Real,), "a number"),
@@ -38,7 +42,10 @@ class Request:
     Exactly one of `size`, (frames, height, width) in pixels; `latent_shape`, (C, T, H, W); and
     `latents`, the initial noise `[B, C, T, H, W]`. Noise is drawn from `seed`: row i from
     `seed + i`, or from the i-th of several. It is drawn in fp32 on the CPU, so that neither the
-    batch nor the device changes it.
+    batch nor the device changes it, unless `noise` asks for diffusers' or the official rules.
+
+    `image`, a picture or its file, becomes the first frame; it goes with prompts, and with models
+    that make videos from images. It is resized and cut to the video's size.
 
     `guidance_scale` is the embedded scale where the model takes one (default 6.0), else that of
     classifier-free guidance, which needs the negative side: `negative` (then by default 6.0) or,
@@ -57,7 +64,9 @@ class Request:
     size: tuple[int, int, int] | None = None
     latent_shape: tuple[int, int, int, int] | None = None
     latents: Tensor | None = None
+    image: Image.Image | str | Path | None = None
     seed: int | Sequence[int] = 0
+    noise: NoiseRule | None = None
     guidance_scale: float | None = None
     classifier_free_scale: float | None = None
 
@@ -71,6 +80,10 @@ class Request:
             raise ValueError("negative_prompt goes with prompts; give a negative conditioning")
         if self.prompts is not None and self.negative is not None:
             raise ValueError("negative goes with a conditioning; give a negative_prompt")
+        if self.prompts is None and self.image is not None:
+            raise ValueError("image goes with prompts; a conditioning has its picture already")
+        if self.noise not in (None, *NOISE_RULES):
+            raise ValueError(f"noise must be one of {sorted(NOISE_RULES)}, got {self.noise!r}")
         given = [n for n in ("latents", "latent_shape", "size") if getattr(self, n) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"

@@ -4,10 +4,15 @@ It stands where HunyuanVideo has its causal VAE, and like it owns the rules for 
 exact to float32 and has no weights; it knows nothing about scenes or the model.
 """
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ..sampling.loop import Cancelled
+from ..vae.codec import OnTile, check_finite
 
 FACTOR = 2  # pixels per latent, along height and along width
 LATENT_CHANNELS = 3 * FACTOR * FACTOR
@@ -35,6 +40,22 @@ class PixelUnshuffleCodec:
         pixels = latents.float() / SCALE + SHIFT
         video = pixel_shuffle(pixels.transpose(1, 2), FACTOR).transpose(1, 2).contiguous()
         return video.clamp(0.0, 1.0)
+
+    def stream(
+        self,
+        latents: torch.Tensor,
+        *,
+        on_tile: OnTile | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Decode one sample [12, T, h, w] to its only chunk, the whole video [3, T, 2h, 2w]."""
+        check_finite(latents)
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("cancelled before decode")
+        video = self.decode(latents[None])[0]
+        if on_tile is not None:
+            on_tile(1, 1)
+        yield video
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (channels, T, h, w) of a video's latents; ValueError names legal sizes nearby."""

@@ -4,10 +4,12 @@ Any checkpoint of the same interface (text and latent widths) works in its place
 trained on the same clips runs from prompts too.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from ..conditioning import Conditioning
 from ..pipeline.runtime import Runtime
 from .codec import PixelUnshuffleCodec
 from .config import takes_tiny_prompts
@@ -18,11 +20,31 @@ DIT = SHIPPED / "restricted-meanflow.safetensors"
 PREDICTOR = SHIPPED / "predictor.safetensors"
 
 
+class TinyEncoder:
+    """Text encoder of the embedded model, which knows the words of its own world alone."""
+
+    def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
+        """Raise ValueError, listing the known words, for others; no prompt is ever cut."""
+        encode(prompts)
+        return []
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        image: object = None,
+        *,
+        frames: int | None = None,
+        negative: bool = False,
+    ) -> Conditioning:
+        """Conditioning of one sample per prompt, in order; it depends on the words alone."""
+        return encode(prompts)
+
+
 def with_tiny_prompts(runtime: Runtime) -> Runtime:
     """Give `runtime` the embedded model's text encoder and codec, where they fit it."""
     if not takes_tiny_prompts(runtime.config):
         return runtime
-    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=encode)
+    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=TinyEncoder())
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:

@@ -14,35 +14,39 @@ SIDE_MULTIPLE = 16
 
 @dataclass(frozen=True)
 class VideoSizes:
-    """Size rules of one VAE: `latent_channels`, and pixels per latent along each side."""
+    """Size rules of one VAE: `latent_channels`, pixels per latent along each side, and frames.
+
+    Sides are multiples of `side_multiple`: of a latent, or of the DiT's patch of them.
+    """
 
     latent_channels: int
     side_factor: int
+    time_factor: int = TIME_FACTOR
+    side_multiple: int = SIDE_MULTIPLE
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (C, T, H, W) of the latents; ValueError names an illegal size and its way out."""
-        if frames < 1 or frames % TIME_FACTOR != 1:
-            low = max(1, (frames - 1) // TIME_FACTOR * TIME_FACTOR + 1)
-            raise ValueError(
-                f"frames must be 4n+1, got {frames}; nearest are {low} and {low + TIME_FACTOR}"
-            )
+        if frames < 1 or frames % self.time_factor != 1:
+            low = max(1, (frames - 1) // self.time_factor * self.time_factor + 1)
+            nearest = f"nearest are {low} and {low + self.time_factor}"
+            raise ValueError(f"frames must be {self.time_factor}n+1, got {frames}; {nearest}")
         for name, side in (("height", height), ("width", width)):
-            if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
-                low = max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+            if side < self.side_multiple or side % self.side_multiple:
+                low = max(self.side_multiple, side // self.side_multiple * self.side_multiple)
                 raise ValueError(
-                    f"{name} must be a multiple of {SIDE_MULTIPLE}, got {side}; "
-                    f"nearest are {low} and {low + SIDE_MULTIPLE}"
+                    f"{name} must be a multiple of {self.side_multiple}, got {side}; "
+                    f"nearest are {low} and {low + self.side_multiple}"
                 )
         return (
             self.latent_channels,
-            (frames - 1) // TIME_FACTOR + 1,
+            (frames - 1) // self.time_factor + 1,
             height // self.side_factor,
             width // self.side_factor,
         )
 
     def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """Size (frames, height, width) of latents (T, H, W)."""
-        return TIME_FACTOR * (t - 1) + 1, h * self.side_factor, w * self.side_factor
+        return self.time_factor * (t - 1) + 1, h * self.side_factor, w * self.side_factor
 
 
 SIZES: dict[str, VideoSizes] = {

@@ -6,6 +6,7 @@ Only the checkpoint's own files are fetched, through the optional `huggingface_h
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -53,6 +54,17 @@ def resolve(source: str | Path) -> Path:
     return _fetch(reference, str(source))
 
 
+def fetch_files(
+    reference: Reference, source: str, choose: Callable[[list[str]], Iterable[str]]
+) -> Path:
+    """Fetch the files that `choose` takes of all in the reference's folder; returns that folder.
+
+    Names are relative to the folder. Where none is taken, nothing is fetched and the path means
+    nothing. Raises CheckpointError as `resolve`.
+    """
+    return _of_hub(reference, source, lambda repository: repository.fetch_files(choose))
+
+
 def _exists(source: str | Path) -> bool:
     try:
         return str(source) != "" and os.path.lexists(source)
@@ -72,6 +84,10 @@ def parse_reference(text: str) -> Reference | None:
 
 
 def _fetch(reference: Reference, source: str) -> Path:
+    return _of_hub(reference, source, lambda repository: repository.fetch())
+
+
+def _of_hub(reference: Reference, source: str, get: "Callable[[_Repository], Path]") -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
@@ -80,7 +96,7 @@ def _fetch(reference: Reference, source: str) -> Path:
             "pip install huggingface_hub"
         ) from error
     try:
-        return _Repository(huggingface_hub, reference).fetch()
+        return get(_Repository(huggingface_hub, reference))
     except CheckpointError:
         raise
     except Exception as error:  # network, authorisation, disk: the library has a type for each
@@ -108,6 +124,16 @@ class _Repository:
             self._download(file.with_name(shard))
         self._download_if_there(file.with_name(scale_map_name(file.name)))
         return path
+
+    def fetch_files(self, choose: Callable[[list[str]], Iterable[str]]) -> Path:
+        start = PurePosixPath(self.reference.inside)
+        files = [PurePosixPath(name) for name in self._list()]
+        inside = [str(file.relative_to(start)) for file in files if file.is_relative_to(start)]
+        root = Path()
+        for name in sorted(set(choose(inside))):
+            path = self._download(start / name)
+            root = path.parents[len(PurePosixPath(name).parts) - 1]
+        return root
 
     def _pick(self, folder: PurePosixPath) -> PurePosixPath:
         """The checkpoint of `folder`, or of the DiT's folder in a pipeline's."""

@@ -1,0 +1,157 @@
+"""Flags of a whole model's folder, the pipeline in it, and the request that its settings make."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..folders.settings import Settings
+    from ..parallel.ranks import Ranks
+    from ..pipeline.request import Request
+    from ..pipeline.runtime import Runtime
+    from ..schedule import Preset
+
+# Flags that mean something with --model alone -> the option of `pipeline.load.Options`.
+OPTIONS = {
+    "variant": "variant",
+    "match": "match",
+    "keep_resident": "keep_resident",
+    "encoder_device": "encoder_device",
+    "encoder_dtype": "encoder_dtype",
+    "vae_dtype": "vae_dtype",
+    "tiles": "tiles",
+}
+
+
+def add_folder_arguments(group: argparse._ActionsContainer) -> None:
+    """Add --model and the flags that go with it."""
+    group.add_argument("--model", help="whole model: DiT, encoders and VAE, in any layout")
+    group.add_argument("--variant", help="one of several DiTs in --model (a wrong name lists all)")
+    group.add_argument(
+        "--match", help="program to be equal to for one seed: disca (default), diffusers, official"
+    )
+    group.add_argument("--noise", help="whose initial noise: disca, diffusers, official")
+    group.add_argument(
+        "--keep-resident",
+        action="store_true",
+        help="keep encoders, DiT and VAE in memory, instead of each while its stage lasts",
+    )
+    group.add_argument("--encoder-device", help="device of the encoders; default: --device")
+    group.add_argument("--encoder-dtype", help="dtype of the encoders; default: the files'")
+    group.add_argument("--vae-dtype", help="dtype of the VAE; default: the file's")
+    group.add_argument(
+        "--tiles",
+        help="tiles of the VAE: official (default), diffusers, none, or TILExSTRIDE in pixels and "
+        "frames: 256x192,64x48",
+    )
+
+
+def check_folder_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags without --model, a bad picture, or rules that are not known."""
+    from ..pipeline.images import read_image
+    from ..pipeline.match import get_rules
+    from ..pipeline.noise import NOISE_RULES
+
+    given = [name for name in OPTIONS if getattr(args, name)]
+    if args.model is None and given:
+        raise ValueError(f"--{given[0].replace('_', '-')} goes with --model FOLDER")
+    if args.match is not None:
+        get_rules(args.match)
+    if args.noise is not None and args.noise not in NOISE_RULES:
+        raise ValueError(f"--noise must be one of {sorted(NOISE_RULES)}, got {args.noise!r}")
+    if args.image is not None and args.prompt is None:
+        raise ValueError("--image goes with a prompt")
+    if args.image is not None and args.model is None:
+        raise ValueError("--image goes with --model FOLDER: the embedded model takes no picture")
+    if args.image is not None:
+        read_image(args.image)
+
+
+def load_folder(
+    args: argparse.Namespace, ranks: "Ranks | None", built: dict[str, Any]
+) -> "Runtime":
+    """Find the parts of --model; each is loaded when its stage begins."""
+    from ..pipeline.runtime import Runtime
+    from .devices import choose_device, choose_dtype
+
+    options = {option: getattr(args, flag) for flag, option in OPTIONS.items()}
+    options["match"] = args.match or "disca"
+    device = built["device"]
+    if args.encoder_device is not None:
+        device = options["encoder_device"] = choose_device(args.encoder_device)
+    options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
+    options["vae_dtype"] = choose_dtype(args.vae_dtype, built["device"])
+    runtime = Runtime.load(args.model, args.predictor, dit=args.dit, **options, **built)
+    if args.no_guidance and runtime.config.guidance_embed:
+        raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
+    return runtime
+
+
+def default_of(runtime: "Runtime") -> "Preset":
+    """The noise levels and the step list that the model of a runtime is sampled with."""
+    from .schedules import default_schedule
+
+    folder = runtime.facts.folder
+    return default_schedule(runtime.config) if folder is None else folder.settings.schedule()
+
+
+def folder_request(
+    args: argparse.Namespace,
+    runtime: "Runtime",
+    make: "Callable[..., Request]",
+    is_told: bool,
+) -> "Request":
+    """Request of a prompt for a whole model: flags over the settings of its variant."""
+    settings = runtime.facts.folder.settings
+    frames, height, width = settings.size
+    if args.size is not None:
+        width, height, frames = args.size
+    elif args.image is not None and settings.bucket is not None:
+        height, width = _bucket(args.image, settings, runtime)
+    request = make(
+        prompts=[args.prompt],
+        negative_prompt=args.negative_prompt or "",
+        image=args.image,
+        size=(frames, height, width),
+        **_scales(args, settings),
+    )
+    if is_told:
+        print(_told(request, settings), flush=True)
+    return request
+
+
+def _scales(args: argparse.Namespace, settings: "Settings") -> dict[str, float | None]:
+    """Embedded and classifier-free scale: the flags', else the variant's own."""
+    named, mixing = args.guidance_scale, args.classifier_free_scale
+    if settings.embedded_scale is not None:
+        named = settings.embedded_scale if named is None else named
+        mixing = settings.classifier_free_scale if mixing is None else mixing
+    elif named is None and mixing is None and not args.no_guidance:
+        mixing = settings.classifier_free_scale
+    return {"guidance_scale": named, "classifier_free_scale": mixing}
+
+
+def _bucket(image: Path, settings: "Settings", runtime: "Runtime") -> tuple[int, int]:
+    """Height and width of the published size whose shape is nearest to that of a picture."""
+    from ..pipeline.images import read_image
+    from ..vae.buckets import bucket
+
+    width, height = read_image(image).size
+    stride, rule = runtime.config.traits.bucket_stride, runtime.facts.rules.crop
+    return bucket(height, width, settings.bucket, stride, rule)
+
+
+def _told(request: "Request", settings: "Settings") -> str:
+    """Say in one line what a sample is made with, and why."""
+    frames, height, width = request.size
+    schedule = getattr(request.schedule, "schedule", request.schedule)
+    said = [f"{settings.variant} ({settings.reasons['variant']})", f"{width}x{height}x{frames}"]
+    said += [f"{schedule.steps} steps", f"policy {request.policy}"]
+    if request.guidance_scale is not None:
+        said.append(f"guidance {request.guidance_scale:g}")
+    if request.classifier_free_scale is not None:
+        said.append(f"classifier-free guidance {request.classifier_free_scale:g}")
+    said.append(f"seed {request.seed}")
+    note = f"; {settings.note}" if settings.note else ""
+    return f"sampling: {', '.join(said)}{note}"

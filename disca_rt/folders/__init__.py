@@ -1,0 +1,1 @@
+"""Folders that people have: which part of a model lies where, and each part as a module."""

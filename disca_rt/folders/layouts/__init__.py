@@ -1,0 +1,1 @@
+"""Layouts of models' folders, a module each; `choose.py` is the table."""

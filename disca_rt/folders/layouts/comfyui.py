@@ -1,0 +1,127 @@
+"""ComfyUI's folders: a folder of files for each kind of part, as Comfy-Org repackages models.
+
+Files of many models may share them, so that parts are known by the names that Comfy-Org gave them.
+Configurations and tokenizers do not travel with them.
+"""
+
+import re
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING
+
+from ...family import VIDEO_10, VIDEO_15, Family
+from ...weights.files.pick import SUFFIXES
+from ..files import Files
+from ..variants import TEN
+from .found import Found, Wish, first_root
+
+if TYPE_CHECKING:
+    from ..parts import PartName
+
+ROOTS = ("", "split_files", "models")
+MODELS = ("diffusion_models", "unet")
+HUNYUAN = re.compile(r"hunyuan|hyvid|skyreels|^(480|720)p_[ti]2v")
+FIFTEEN = re.compile(r"(hunyuan|hy)_?video_?1[._]?5|^(480|720)p_[ti]2v")
+ENLARGES = re.compile(r"_sr_|latent_upsampler")
+# What is left out of a variant's name: the model before it, and the precision after it.
+BEFORE = re.compile(r"^hunyuan_?video_?(1[._]?5)?_")
+AFTER = re.compile(r"_(bf16|fp16|fp32|fp8_scaled|fp8_e4m3fn|fp8_e5m2|fp8)$")
+IMAGE = re.compile(r"i2v|image_to_video")
+
+Places = "dict[PartName, tuple[tuple[str, ...], tuple[str, ...]]]"
+# Family -> part -> folders, and patterns of names, the first that is there first.
+FILES: dict[Family, Places] = {
+    VIDEO_10.name: {
+        "vae": (("vae",), ("hunyuan_video_vae*",)),
+        "text_encoder": (("text_encoders", "clip"), ("llava_llama3_fp16*", "llava_llama3*")),
+        "text_encoder_2": (("text_encoders", "clip"), ("clip_l.*", "clip_l*")),
+        "image_encoder": (("clip_vision",), ("llava_llama3_vision*",)),
+    },
+    VIDEO_15.name: {
+        "vae": (("vae",), ("hunyuanvideo15_vae*", "hunyuanvideo1.5_vae*")),
+        "text_encoder": (("text_encoders", "clip"), ("qwen_2.5_vl_7b.*", "qwen_2.5_vl_7b*")),
+        "text_encoder_2": (("text_encoders", "clip"), ("byt5_small_glyphxl*",)),
+        "image_encoder": (("clip_vision",), ("sigclip_vision_patch14_384*",)),
+    },
+}
+# Parts of which ComfyUI has no files; a folder of that name may be put beside the others.
+ADDED: "tuple[PartName, ...]" = ("tokenizer", "tokenizer_2", "image_processor", "predictor")
+
+
+class ComfyUI:
+    def find(self, files: Files, wish: Wish) -> Found | None:
+        root, models = first_root(files, ROOTS, _models)
+        start = f"{root}/" if root else ""
+        if not models and not any(files.here(start + name) for name in ("text_encoders", "clip")):
+            return None
+        model = _choose(models, wish, root)
+        family = wish.family if model is None else _family(model)
+        places = _places(files, start, family or VIDEO_10.name)
+        parts = {name: place for name, place in places.items() if _is_there(files, place)}
+        places["dit"] = model or f"{start}diffusion_models"
+        if model is None:
+            return Found("comfy", parts, places, family)
+        task = "i2v" if IMAGE.search(model) else "t2v"
+        return Found("comfy", {**parts, "dit": model}, places, family, task, _variant(model))
+
+
+def _models(files: Files, root: str) -> list[str]:
+    """The DiTs of HunyuanVideo, each with its folder."""
+    start = f"{root}/" if root else ""
+    return [
+        f"{start}{folder}/{name}"
+        for folder in MODELS
+        for name in files.here(start + folder)
+        if HUNYUAN.search(name.lower()) and not ENLARGES.search(name) and name.endswith(SUFFIXES)
+    ]
+
+
+def _choose(models: list[str], wish: Wish, root: str) -> str | None:
+    """The DiT that is wished for, by its whole name or without the model and the precision."""
+    if wish.has_dit or not models:
+        return None
+    wanted = None if wish.variant in TEN else wish.variant  # a row of settings, not a file
+    chosen = [model for model in models if wanted is None or wanted in _names(model)]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = ", ".join(_stem(model) for model in chosen or models)
+    where = f"{root or 'the folder'}/diffusion_models"
+    if wanted is None:
+        raise ValueError(f"{where} holds {len(models)} variants; name one (variant=): {listed}")
+    raise ValueError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
+
+
+def _stem(model: str) -> str:
+    return model.rpartition("/")[2].rpartition(".")[0]
+
+
+def _variant(model: str) -> str:
+    return AFTER.sub("", BEFORE.sub("", _stem(model)))
+
+
+def _names(model: str) -> tuple[str, ...]:
+    stem = _stem(model)
+    return stem, BEFORE.sub("", stem), _variant(model), _variant(model).replace("_cfg_", "_")
+
+
+def _family(model: str) -> Family:
+    return VIDEO_15.name if FIFTEEN.search(_stem(model).lower()) else VIDEO_10.name
+
+
+def _places(files: Files, start: str, family: Family) -> "dict[PartName, str]":
+    """Where each part lies, or would lie."""
+    places: dict[PartName, str] = {}
+    for part, (folders, patterns) in FILES[family].items():
+        there = (
+            f"{start}{folder}/{name}"
+            for pattern in patterns
+            for folder in folders
+            for name in files.here(start + folder)
+            if fnmatch(name, pattern) and name.endswith(SUFFIXES)
+        )
+        usual = f"{start}{folders[0]}/{patterns[0].rstrip('.*')}.safetensors"
+        places[part] = next(there, usual)
+    return places | {part: start + part for part in ADDED}
+
+
+def _is_there(files: Files, place: str) -> bool:
+    return place in files.names or bool(files.here(place))

@@ -1,0 +1,70 @@
+"""From a part of a model's folder to a module of transformers or diffusers, ready to run.
+
+Modules are in eval mode, without gradients, on the device and in the dtype asked for; host memory
+peaks at one module. The DiT and the predictor are loaded by `weights.load`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..family import VIDEO_10, VIDEO_15, Family
+from .encoders import load_byt5, load_clip, load_siglip
+from .language import load_language_model
+from .parts import ModelFolder, PartName
+from .tokenizers import (
+    load_byt5_tokenizer,
+    load_clip_tokenizer,
+    load_image_processor,
+    load_tokenizer,
+)
+from .vaes import load_vae
+
+Device = torch.device | str
+# Family -> loader of its second text encoder.
+SECOND: dict[Family, Callable[..., Any]] = {VIDEO_10.name: load_clip, VIDEO_15.name: load_byt5}
+
+
+def load_part(
+    folder: ModelFolder,
+    name: PartName,
+    device: Device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Load the part `name` of `folder`; `dtype` None keeps the file's.
+
+    A text encoder, VAE or image encoder is a module; tokenizers and the image processor are
+    transformers'. Raises ValueError where the part is not there, CheckpointError where its files
+    are not of such a model, ImportError without the extra.
+    """
+    _check_extra()
+    folder.require(name)
+    family, part = folder.family, folder.parts.get(name)
+    path = None if part is None else part.path
+    loaders: dict[PartName, Callable[[], Any]] = {
+        "vae": lambda: load_vae(path, family, device, dtype),
+        "text_encoder": lambda: load_language_model(path, family, device, dtype),
+        "text_encoder_2": lambda: SECOND[family](path, device, dtype),
+        "image_encoder": lambda: load_siglip(path, device, dtype),
+        "tokenizer": lambda: load_tokenizer(path, family),
+        "tokenizer_2": lambda: (
+            load_clip_tokenizer(path) if family == VIDEO_10.name else load_byt5_tokenizer()
+        ),
+        "image_processor": lambda: load_image_processor(path),
+    }
+    if name not in loaders:
+        raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
+    return loaders[name]()
+
+
+def _check_extra() -> None:
+    """Raise ImportError in one line without transformers and diffusers."""
+    try:
+        import diffusers  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"the encoders and the VAE need transformers and diffusers ({error}): "
+            'pip install "disca_rt[pipeline]"'
+        ) from error

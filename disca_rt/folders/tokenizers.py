@@ -1,0 +1,65 @@
+"""Tokenizers and the image processor, each as the model was trained with it.
+
+A byte-level tokenizer.json is taken whole (`PreTrainedTokenizerFast`): `LlamaTokenizer` of
+transformers 5 would put its own rules in the place of the file's, and ids would change silently.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..family import VIDEO_15, Family
+from ..weights.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from transformers import ByT5Tokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+
+SIGLIP_SIDE = 384  # of so400m-patch14-384
+
+
+def load_tokenizer(path: Path, family: Family) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the language model of `family`, padding on the right.
+
+    Whether it is that model's own is checked by `encoders.prompts`. CheckpointError without files.
+    """
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    if (path / "tokenizer.json").is_file():
+        return _read(PreTrainedTokenizerFast, path, padding_side="right")
+    if family == VIDEO_15.name and (path / "vocab.json").is_file():
+        return _read(Qwen2Tokenizer, path, padding_side="right")
+    raise CheckpointError(f"{path} holds no tokenizer.json; put the model's there")
+
+
+def load_clip_tokenizer(path: Path) -> "CLIPTokenizer":
+    """The tokenizer of CLIP-L; CheckpointError where its files are not there."""
+    from transformers import CLIPTokenizer
+
+    return _read(CLIPTokenizer, path)
+
+
+def load_byt5_tokenizer() -> "ByT5Tokenizer":
+    """The tokenizer of byT5: bytes, no file."""
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer()
+
+
+def load_image_processor(path: Path | None) -> Any:
+    """SigLIP's processor, resizing with PIL as the authors' version does, 384 pixels by default."""
+    import transformers
+
+    names = ("SiglipImageProcessorPil", "SiglipImageProcessor")  # 5.x, and before, of PIL both
+    kind = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+    if path is None:
+        return kind(size={"height": SIGLIP_SIDE, "width": SIGLIP_SIDE})
+    return _read(kind, path)
+
+
+def _read(kind: Any, path: Path, **settings: Any) -> Any:
+    try:
+        return kind.from_pretrained(str(path), local_files_only=True, **settings)
+    except Exception as error:  # each library has its own
+        raise CheckpointError(
+            f"{path} cannot be read as a {kind.__name__} ({first_line(error)}); put the model's "
+            "own files there"
+        ) from error

@@ -1,0 +1,122 @@
+"""The VAEs of both families as diffusers' classes, by diffusers' names or official ones.
+
+Of 1.0 the official names are diffusers' own, under `vae.`; of 1.5 a table tells them apart.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
+from ..weights.errors import CheckpointError
+from .weights import Weights, build, config_of, fill
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15
+
+ANCHOR = "decoder.conv_in.conv.weight"
+OTHERS = re.compile(r"(loss|discriminator|model_ema)\.")  # of training
+GROUPS = 32  # of 1.0's norms, which tensors do not show
+
+# Official names -> diffusers', of 1.5.
+OFFICIAL_15: tuple[tuple[str, str], ...] = (
+    (r"\.(down|up)\.(\d+)\.block\.(\d+)\.", r".\1_blocks.\2.resnets.\3."),
+    (r"\.(down|up)\.(\d+)\.(down|up)sample\.", r".\1_blocks.\2.\3samplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+)
+# Official keys of a config.json -> diffusers'.
+CONFIG_KEYS = {
+    "time_compression_ratio": "temporal_compression_ratio",
+    "ffactor_temporal": "temporal_compression_ratio",
+    "ffactor_spatial": "spatial_compression_ratio",
+}
+# Of blocks there is one kind, which official files call by other names.
+LEFT_OUT = ("down_block_types", "up_block_types")
+
+
+class Vae(NamedTuple):
+    model: str
+    renames: tuple[tuple[str, str], ...]
+
+
+VAES: dict[Family, Vae] = {
+    VIDEO_10.name: Vae("AutoencoderKLHunyuanVideo", ()),
+    VIDEO_15.name: Vae("AutoencoderKLHunyuanVideo15", OFFICIAL_15),
+}
+
+
+def load_vae(
+    path: Path,
+    family: Family,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> "AutoencoderKLHunyuanVideo | AutoencoderKLHunyuanVideo15":
+    """The VAE of `family`; its `config` has the sizes and the scaling factor of latents.
+
+    Raises CheckpointError where the tensors are not those of such a VAE.
+    """
+    import diffusers
+
+    kind = VAES[family]
+    make = getattr(diffusers, kind.model)
+    weights = Weights.open(path, f"VAE of {FAMILIES[family].title}")
+    named = {_renamed(n, kind.renames): source for n, source in _own_names(weights).items()}
+    accepted = inspect.signature(make.__init__).parameters
+    sizes = _told(path, accepted) or _sizes(weights, named, family)
+    return fill(build(lambda: make(**sizes)), weights, named, device, dtype)
+
+
+def _own_names(weights: Weights) -> dict[str, str]:
+    """The VAE's tensors in a file that may hold the rest of its training under other prefixes."""
+    prefix = weights.prefix(ANCHOR)
+    if not prefix:
+        return weights.under("", OTHERS)
+    return {n.removeprefix(prefix): n for n in weights.checkpoint.entries if n.startswith(prefix)}
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _told(path: Path, accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the class that the configuration tells, in its own words or official."""
+    told = config_of(path)
+    if told.get("shift_factor"):
+        raise CheckpointError(
+            f"{path} shifts its latents (shift_factor {told['shift_factor']}), which is not read"
+        )
+    named = {CONFIG_KEYS.get(key, key): value for key, value in told.items()}
+    return {key: named[key] for key in named if key in accepted and key not in LEFT_OUT}
+
+
+def _sizes(weights: Weights, named: Mapping[str, str], family: Family) -> dict[str, Any]:
+    """Sizes by shapes, where no configuration tells them."""
+    first = [
+        re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight", name)
+        for name in named
+    ]
+    blocks = sorted((int(m[1]), int(m[2])) for m in first if m)
+    widths = tuple(
+        weights.shape(named[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"])[0]
+        for i in sorted({i for i, _ in blocks})
+    )
+    if family == VIDEO_10.name and any(width % GROUPS for width in widths):
+        raise CheckpointError(
+            f"{weights.path}: its tensors cannot tell the groups of its norms; put its config.json "
+            f"beside it, as {weights.path.with_suffix('.json').name}"
+        )
+    return {
+        "latent_channels": weights.shape(named[ANCHOR])[1],
+        "block_out_channels": widths,
+        "layers_per_block": 1 + max((j for _, j in blocks), default=0),
+    }

@@ -1,0 +1,217 @@
+"""What a pipeline is loaded from: a DiT alone, or a folder with all parts, each at its own time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+
+from ..attention.local import LocalAttention
+from ..attention.protocol import Attention
+from ..config import DiTConfig
+from ..encoders.text import TextEncoder
+from ..family import VIDEO_10, VIDEO_15, Family
+from ..kernels.ops import Ops, get_ops
+from ..models.dit import DiT
+from ..models.predictor import Predictor
+from ..vae.codec import Codec
+from ..vae.share import TileShare
+from ..weights.checkpoint import open_checkpoint
+from ..weights.load import load_dit, load_predictor, own_dtype
+from .fit import Place
+from .host_settings import set_aside
+from .match import MATCHES, Match, Rules, get_rules
+from .residency import Held
+
+if TYPE_CHECKING:
+    from ..folders.parts import ModelFolder, PartName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Ways to load a model; ValueError where two contradict each other.
+
+    `dtype` None keeps the DiT's own. With `fp8_weights` the linears of the DiT's blocks stay in FP8
+    in memory and are decoded at each use: weights halved, arithmetic in `dtype` as before, no
+    faster. Several ranks share a sample with an `attention` that trades its tokens
+    (`parallel.attention`); all of them then call `run` alike.
+
+    Of a whole model's folder: `variant` names one of several DiTs in it, `dit` is a checkpoint that
+    takes the place of its own. `keep_resident` keeps every part once it is loaded, instead of
+    freeing it when its stage ends. `encoder_device` is `device` by default, `encoder_dtype` and
+    `vae_dtype` what the files have. `match` follows the rules of another program
+    (`pipeline.match`); `tiles` are those of the VAE, its program's by default, and `share` deals
+    them out over ranks. Without `is_whole` the DiT of a folder is loaded alone.
+    """
+
+    dit: str | Path | None = None
+    variant: str | None = None
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype | None = None
+    ops: str | Ops = "reference"
+    attention: str | Attention = "auto"
+    fp8_weights: bool = False
+    keep_resident: bool = False
+    match: Match = "disca"
+    encoder_device: torch.device | str | None = None
+    encoder_dtype: torch.dtype | None = None
+    vae_dtype: torch.dtype | None = None
+    tiles: str | None = None
+    share: TileShare | None = None
+    is_whole: bool = True
+    built: dict[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        get_rules(self.match)
+        attention = self.attention
+        if isinstance(attention, str):
+            attention = LocalAttention(attention)
+        ops = get_ops(self.ops, self.device) if isinstance(self.ops, str) else self.ops
+        built = {"ops": ops, "attention": attention, "device": self.device}
+        object.__setattr__(self, "built", built)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of a DiT that are known without its weights, and the rules that its samples follow.
+
+    `folder` says which parts lie where, what the DiT was trained for and what it is sampled with;
+    None for a DiT alone.
+    """
+
+    config: DiTConfig
+    place: Place
+    folder: "ModelFolder | None" = None
+    rules: Rules = MATCHES["disca"]
+
+
+class Loaded(NamedTuple):
+    """The parts of a pipeline, by the names that its constructor has for them."""
+
+    dit: DiT | Held[DiT]
+    predictor: Predictor | Held[Predictor] | None = None
+    codec: Held[Codec] | None = None
+    text_encoder: Held[TextEncoder] | None = None
+    facts: Facts | None = None
+
+
+def load_parts(source: str | Path, predictor: str | Path | None, options: Options) -> Loaded:
+    """Load a DiT and its predictor, or find the parts of a whole model to be loaded later."""
+    folder = _folder(source, predictor, options)
+    if folder is not None:
+        return _WholeModel(folder, options).parts()
+    with set_aside(torch.device(options.device)):
+        dit = _load_dit(source, options)
+        if predictor is not None:
+            predictor = _load_predictor(predictor, dit.config, dit.dtype, options)
+    return Loaded(dit, predictor)
+
+
+def _folder(
+    source: str | Path, predictor: str | Path | None, options: Options
+) -> "ModelFolder | None":
+    """The whole model in `source`, None where a DiT alone is there or asked for."""
+    from ..folders.find import find_model
+
+    if not options.is_whole or Path(source).is_file():
+        return None
+    folder = find_model(source, variant=options.variant, dit=options.dit, predictor=predictor)
+    if folder.parts.keys() & {"text_encoder", "vae"}:
+        folder.require("dit")
+        return folder
+    return None
+
+
+def _load_dit(source: str | Path, options: Options) -> DiT:
+    chosen = {"dtype": options.dtype, "fp8_weights": options.fp8_weights}
+    return load_dit(source, **chosen, **options.built)
+
+
+def _load_predictor(
+    source: str | Path, dit: DiTConfig, dtype: torch.dtype, options: Options
+) -> Predictor:
+    return load_predictor(source, dit, dtype=dtype, **options.built)
+
+
+@dataclass(frozen=True)
+class _WholeModel:
+    """Loaders of the parts of a folder."""
+
+    folder: "ModelFolder"
+    options: Options
+
+    def parts(self) -> Loaded:
+        """The parts that are there, none of them loaded."""
+        there, options = self.folder.parts, self.options
+        path = there["dit"].path
+        dtype = options.dtype or own_dtype(open_checkpoint(path))
+        place = Place(dtype, torch.device(options.device))
+        config = self.folder.config
+        predictor = None
+        if "predictor" in there:
+            source = there["predictor"].path
+            predictor = self._held(lambda: _load_predictor(source, config, dtype, options))
+        return Loaded(
+            dit=self._held(lambda: _load_dit(path, options)),
+            predictor=predictor,
+            codec=self._held(self.codec) if "vae" in there else None,
+            text_encoder=self._held(self.encoder) if "text_encoder" in there else None,
+            facts=Facts(config, place, self.folder, get_rules(options.match)),
+        )
+
+    def _held(self, load: Callable[[], T]) -> Held[T]:
+        return Held(load, self.options.keep_resident)
+
+    def encoder(self) -> TextEncoder:
+        """Load all that prompts, and the picture of an image-to-video model, are encoded with."""
+        return ENCODERS[self.folder.family](self)
+
+    def part(self, name: "PartName") -> Any:
+        """Load an encoder's network, tokenizer or image processor."""
+        from ..folders.load import load_part
+
+        options = self.options
+        device = options.encoder_device or options.device
+        return load_part(self.folder, name, device, options.encoder_dtype)
+
+    def codec(self) -> Codec:
+        """Load the VAE, with its tiles shared out as the options say."""
+        from ..folders.load import load_part
+        from ..vae.hunyuan import HunyuanCodec
+
+        options = self.options
+        vae = load_part(self.folder, "vae", options.device, options.vae_dtype)
+        tiles = options.tiles or get_rules(options.match).tiling
+        return HunyuanCodec(vae, self.folder.family, tiles, options.share)
+
+
+def _encoder_10(model: _WholeModel) -> TextEncoder:
+    from ..encoders.hunyuan_10 import Encoder10
+    from ..encoders.rules import RULES
+
+    names = "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"
+    model.folder.require(*names)
+    rules = RULES[get_rules(model.options.match).encoding]
+    return Encoder10(*map(model.part, names), rules)
+
+
+def _encoder_15(model: _WholeModel) -> TextEncoder:
+    from ..encoders.hunyuan_15 import Encoder15
+    from ..encoders.rules import RULES
+
+    names = ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"]
+    if model.folder.task == "i2v":
+        names += ["image_encoder", "image_processor"]
+    model.folder.require(*names)
+    rules = RULES[get_rules(model.options.match).encoding]
+    width = model.folder.config.vision_dim
+    return Encoder15(*map(model.part, names), vision_width=width, rules=rules)
+
+
+ENCODERS: dict[Family, Callable[[_WholeModel], TextEncoder]] = {
+    VIDEO_10.name: _encoder_10,
+    VIDEO_15.name: _encoder_15,
+}

@@ -1,0 +1,35 @@
+"""The rules by which a sample is equal to diffusers' or to the authors' own, for one seed.
+
+Each of the three programs draws noise, cuts pictures, encodes prompts and tiles the VAE in its own
+way; a row says which way each goes.
+"""
+
+from typing import Literal, NamedTuple
+
+from .images import CropRule
+from .noise import NoiseRule
+
+Match = Literal["disca", "diffusers", "official"]
+
+
+class Rules(NamedTuple):
+    """One program's ways: noise, pictures, prompts (`encoders.rules`) and tiles (`vae.tiles`)."""
+
+    noise: NoiseRule
+    crop: CropRule
+    encoding: str
+    tiling: str
+
+
+MATCHES: dict[Match, Rules] = {
+    "disca": Rules("disca", "official", "disca", "official"),
+    "diffusers": Rules("diffusers", "diffusers", "diffusers", "diffusers"),
+    "official": Rules("official", "official", "official", "official"),
+}
+
+
+def get_rules(name: str) -> Rules:
+    """The row called `name`; ValueError lists the known ones."""
+    if name not in MATCHES:
+        raise ValueError(f"match must be one of {sorted(MATCHES)}, got {name!r}")
+    return MATCHES[name]

@@ -1,0 +1,88 @@
+"""Parts of a pipeline that are loaded when they are first used, and freed when their stage ends.
+
+Knows no models: a part is whatever its loader gives.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Held(Generic[T]):
+    """A part, or the way to it: `load` is called at its first use and again after each `free`.
+
+    With `is_kept` it stays once it is loaded, so that stages no longer wait for files, at the price
+    of the memory of all parts together.
+    """
+
+    def __init__(self, load: Callable[[], T], is_kept: bool = False) -> None:
+        self._load, self.is_kept = load, is_kept
+        self._part: T | None = None
+
+    @property
+    def loaded(self) -> T | None:
+        """The part if it is in memory, else None."""
+        return self._part
+
+    def get(self) -> T:
+        """Give the part, loaded if it was not."""
+        if self._part is None:
+            self._part = self._load()
+        return self._part
+
+    @contextmanager
+    def used(self) -> Iterator[T]:
+        """Give the part while the context lasts, and free it then unless it is kept."""
+        try:
+            yield self.get()
+        finally:
+            if not self.is_kept:
+                self.free()
+
+    def free(self) -> None:
+        """Let go of the part, with the memory it took on its device."""
+        if self._part is None:
+            return
+        self._part = None
+        gc.collect()  # modules of the libraries refer to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Present(Held[T]):
+    """A part that is there already, for good; None stands for one that there is not."""
+
+    def __init__(self, part: T) -> None:
+        super().__init__(lambda: part, is_kept=True)
+        self._part = part
+
+
+def held(part: T | Held[T]) -> Held[T]:
+    """Hold a part; a `Held` one stays as it is."""
+    return part if isinstance(part, Held) else Present(part)
+
+
+def is_absent(part: Held) -> bool:
+    """Tell whether there is no such part, neither loaded nor to be loaded."""
+    return isinstance(part, Present) and part.loaded is None
+
+
+class Part(Generic[T]):
+    """Attribute of a pipeline that is a `Held` part: read, it is the part itself."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, pipeline: Any, owner: type) -> T:
+        return self if pipeline is None else getattr(pipeline, self._name).get()
+
+    def __set__(self, pipeline: Any, part: T | Held[T]) -> None:
+        setattr(pipeline, self._name, held(part))
+
+    def __delete__(self, pipeline: Any) -> None:
+        delattr(pipeline, self._name)
