@@ -84,7 +84,6 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:
-    """Add --fp8-weights."""
     group.add_argument(
         "--fp8-weights",
         action="store_true",

@@ -29,7 +29,6 @@ def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def add_timeout_argument(group: argparse._ArgumentGroup, default: str) -> None:
-    """Add --timeout."""
     group.add_argument(
         "--timeout", type=float, help=f"seconds to wait for a rank; default {default}"
     )
