@@ -4,8 +4,8 @@ What remains of a step is the host's work, and which tensors live when.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -31,8 +31,7 @@ class NoAttention(LocalAttention):
         self.backend = lambda q, k, v, valid: torch.empty_like(q)
 
 
-@dataclass(frozen=True)
-class MetaStep:
+class MetaStep(NamedTuple):
     """Steps as functions: each runs one from latents to latents."""
 
     full: Callable[[], object]
@@ -43,13 +42,12 @@ def meta_step(
     config: DiTConfig,
     grid: tuple[int, int, int],
     text: int,
-    dtype: torch.dtype = torch.bfloat16,
     ops: str = "reference",
     fp8_weights: bool = False,
     graphs: GraphRunner | None = None,
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
-    built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
+    built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": torch.bfloat16}
     dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))
@@ -58,9 +56,9 @@ def meta_step(
     latents = torch.empty(1, config.in_channels, *sides, device=META)
     tables = torch.empty(2, image, config.head_dim // 2, device=META)
     prepared = Prepared(
-        text_states=torch.empty(1, text, config.text_dim, dtype=dtype, device=META),
+        text_states=torch.empty(1, text, config.text_dim, dtype=torch.bfloat16, device=META),
         text_lengths=None,
-        pooled=torch.empty(1, config.hidden, dtype=dtype, device=META),
+        pooled=torch.empty(1, config.hidden, dtype=torch.bfloat16, device=META),
         condition_tokens=None,
         order=None,
         cond_latents=None,

@@ -112,7 +112,6 @@ OP_ROWS: dict[str, OpRow] = {
     "fuse_cached": OpRow(passes(2, 4), lambda a: (a.tokens(), a.tokens(), *a.linear(2))),
     "head": OpRow(_head_work, lambda a: (a.img(), *a.vectors(2), *a.last_linear()), HEAD),
     "euler_step": OpRow(_euler_work, Arguments.euler, FLAT),
-    "relative_l1": OpRow(passes(2, 3), lambda a: (a.kept(), a.kept()), FLAT),
     "finite_differences": OpRow(
         _differences_work, lambda a: (a.factors(), a.kept(), a.numbers(2)), FLAT
     ),

@@ -158,11 +158,6 @@ def euler_step(
     return latents + unpatchify(velocity, grid, patch) * dt
 
 
-def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
-    """`Σ|x − reference| / Σ|reference|`, fp32 `[]`: how much a tensor has changed."""
-    return (x.float() - reference.float()).abs().sum() / reference.float().abs().sum()
-
-
 def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None:
     """Replace the divided differences of orders 0 to K − 1 by those that end in `newest`.
 

@@ -13,7 +13,7 @@ from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
-from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -182,3 +182,4 @@ def draws(draw: st.DrawFn) -> Draw:
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind

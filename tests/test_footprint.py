@@ -10,14 +10,7 @@ from disca_rt.config import MODELS, predictor_config
 from disca_rt.instruments.peak_memory import PeakMemory
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.vae.sizes import SIZES
-from disca_rt.work.memory import (
-    TENSORS,
-    Need,
-    fewest_ranks,
-    fits,
-    footprint,
-    largest_size,
-)
+from disca_rt.work.memory import TENSORS, Need, fewest_ranks, fits, footprint, largest_size
 
 BIG = MODELS["hunyuan-video-meanflow"]
 PAPER = (33, 88, 88)  # latents of 704x704x129

@@ -216,7 +216,7 @@ def _markdown(profile: Profile, commands: Sequence[str]) -> str:
 def _json_lines(profile: Profile) -> str:
     from ..profiling.table import record
 
-    about = profile.facts.record()
+    about = profile.facts._asdict()
     lines = [{**about, **record(row, profile.ceilings)} for row in profile.rows]
     return "".join(json.dumps(line) + "\n" for line in lines)
 

@@ -111,12 +111,6 @@ def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Forward:
     return step
 
 
-def compile_blocks(model: nn.Module) -> nn.Module:
-    """Compiles `model` block by block, as its authors recommend, and returns it."""
-    model.compile_repeated_blocks(fullgraph=True)
-    return model
-
-
 def cache_blocks(model: nn.Module, is_full: Sequence[bool]) -> Callable[[], None]:
     """Installs cache-dit's block cache in `model`, made to compute the steps that are full.
 

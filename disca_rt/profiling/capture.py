@@ -42,12 +42,7 @@ class Captured(NamedTuple):
     unprofiled: dict[str, StageTime]
 
 
-def capture(
-    runtime: Runtime,
-    ranges: Ranges,
-    request: Request,
-    on_step: OnStep,
-) -> Captured:
+def capture(runtime: Runtime, ranges: Ranges, request: Request, on_step: OnStep) -> Captured:
     """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
     kinds: list[str] = []
 

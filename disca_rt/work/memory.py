@@ -15,6 +15,7 @@ from ..cache.kept import SampleShape, kept_bytes
 from ..cache.policies import build_policy, sketched
 from ..cache.policy import Policy
 from ..config import DiTConfig, PredictorConfig
+from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
 from ..units import byte_text
 from .flops import image_tokens
@@ -158,4 +159,4 @@ def weight_bytes(
         model = build_dit(config, dtype=DTYPES[itemsize], fp8_weights=fp8_weights)
     else:
         model = build_predictor(config, dtype=DTYPES[itemsize])
-    return sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers()))
+    return tensor_bytes(*model.parameters(), *model.buffers())
