@@ -12,7 +12,7 @@ from ..weights.checkpoint import open_checkpoint
 from ..weights.errors import CheckpointError
 from ..weights.hub import exists, fetch_files, parse_reference, resolve
 from ..weights.identify import identify
-from .evidence import Clues, read_clues
+from .evidence import TRANSFORMER_FOLDERS, Clues, read_clues
 from .files import Files
 from .layouts.choose import recognise
 from .layouts.found import Found, Wish
@@ -65,8 +65,8 @@ def find_model(
     config = own or (_config("dit", there["dit"].path) if "dit" in there else None)
     if "predictor" in there:
         _check_predictor(there["predictor"].path, config)
-    clues = Clues(place.root, place.label, found, there, config, variant, is_own="dit" not in given)
-    seen = read_clues(clues)
+    label = place.label if dit is None else _label(dit)
+    seen = read_clues(Clues(place.root, label, found, there, config, variant))
     return ModelFolder(
         root=place.root,
         layout=found.layout,
@@ -124,10 +124,17 @@ def _refuse_nothing(root: Path, found: Found | None, wish: Wish) -> None:
         )
 
 
-def _label(root: Path) -> str:
-    """What a folder is called; of a snapshot of the Hub, whose own name is a number, its path."""
-    root = root.absolute()
-    return "/".join(root.parts[-3:]) if root.parent.name == "snapshots" else root.name
+def _label(source: str | Path) -> str:
+    """What a folder, or the folder of a file, is called; a reference to the Hub as it is written.
+
+    A folder `transformer` and a snapshot of the Hub, whose name is a number, have those above too.
+    """
+    if not exists(source):
+        return str(source)
+    root = Path(source).absolute()
+    root = root.parent if root.is_file() else root
+    kept = 2 if root.name in TRANSFORMER_FOLDERS else 3 if root.parent.name == "snapshots" else 1
+    return "/".join(root.parts[-kept:])
 
 
 def _parts(root: Path, found: Found, given: Mapping[str, Path]) -> dict[PartName, Part]:

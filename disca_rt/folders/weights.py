@@ -78,6 +78,11 @@ class Weights:
             if not foreign.match(inner) and (inner != name or not foreign.match(name))
         }
 
+    def named_as(self, module: nn.Module, anchor: str, foreign: re.Pattern[str]) -> dict[str, str]:
+        """Names of `module` -> names in the file; before `anchor` each has a prefix of its own."""
+        own = next(n for n in module.state_dict() if n.endswith(anchor)).removesuffix(anchor)
+        return {own + name: n for name, n in self.under(self.prefix(anchor), foreign).items()}
+
     def dtype(self, named: Mapping[str, str]) -> torch.dtype:
         """The dtype of most values of the tensors named; bf16 where some are encoded."""
         values = Counter[str]()
