@@ -3,8 +3,6 @@
 In transformers' folders all three are in one checkpoint; ComfyUI has the last two in a file apart.
 """
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64
 IMAGE_TOKEN = 128257  # of llava-llama-3-8b, where no configuration tells it
 VISION, PROJECTOR = "embeddings.patch_embedding.weight", "multi_modal_projector.linear_1.weight"
-OTHERS = re.compile(
-    r".*(language_model|multi_modal_projector|lm_head)\.|(model\.)?(layers|norm|em)"
-)
+POSITIONS = "embeddings.position_ids"  # numbers that older versions save
 
 
 def load_llava(
@@ -51,13 +47,16 @@ def load_llava(
     module.language_model.norm = nn.Identity()
     dtype = dtype or text.dtype(named)
     fill(module.language_model, text, named, device, dtype)
-    fill(
-        module.vision_tower, eyes, eyes.named_as(module.vision_tower, VISION, OTHERS), device, dtype
-    )
+    fill(module.vision_tower, eyes, _tower(eyes, module.vision_tower), device, dtype)
     fill(module.multi_modal_projector, eyes, _projector(eyes), device, dtype)
     return module.eval()
 
 
-def _projector(weights: Weights) -> Mapping[str, str]:
-    start = weights.prefix(PROJECTOR) + PROJECTOR.partition(".")[0] + "."
-    return {n.removeprefix(start): n for n in weights.checkpoint.entries if n.startswith(start)}
+def _tower(weights: Weights, module: nn.Module) -> dict[str, str]:
+    own = next(name for name in module.state_dict() if name.endswith(VISION)).removesuffix(VISION)
+    named = weights.below(weights.prefix(VISION))
+    return {own + name: source for name, source in named.items() if name != POSITIONS}
+
+
+def _projector(weights: Weights) -> dict[str, str]:
+    return weights.below(weights.prefix(PROJECTOR) + PROJECTOR.removesuffix("linear_1.weight"))

@@ -79,7 +79,7 @@ def _own_names(weights: Weights) -> dict[str, str]:
     prefix = weights.prefix(ANCHOR)
     if not prefix:
         return weights.under("", OTHERS)
-    return {n.removeprefix(prefix): n for n in weights.checkpoint.entries if n.startswith(prefix)}
+    return weights.below(prefix)
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

@@ -78,6 +78,11 @@ class Weights:
             if not foreign.match(inner) and (inner != name or not foreign.match(name))
         }
 
+    def below(self, prefix: str) -> dict[str, str]:
+        """Names less `prefix` -> names in the file, of those that have it; the others are left."""
+        names = self.checkpoint.entries
+        return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
     def named_as(self, module: nn.Module, anchor: str, foreign: re.Pattern[str]) -> dict[str, str]:
         """Names of `module` -> names in the file; before `anchor` each has a prefix of its own."""
         own = next(n for n in module.state_dict() if n.endswith(anchor)).removesuffix(anchor)
