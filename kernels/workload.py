@@ -49,6 +49,9 @@ REAL = {
     )
 }
 
+REAL_SHARES = [share for each in REAL.values() for share in (each, shard(each, 8))]
+"""The real models' shapes, each on one GPU and as one of eight ranks has it."""
+
 SENT_TO = 8  # ranks that `rms_norm_rope_send` packs for
 SMALL = Shapes("small", 15, 3, 128, 8, 16, (1, 3, 5), (1, 2, 2))
 """A size for trials in Triton's interpreter."""

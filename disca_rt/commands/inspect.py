@@ -126,6 +126,7 @@ def _table(info: "CheckpointInfo") -> "Table":
         "variant": info.variant,
         "layout": info.layout,
         "layers": info.config.layers,
+        **({"inputs": info.config.inputs} if info.kind == "dit" else {}),
         "hidden, heads": f"{info.config.hidden}, {info.config.heads}",
         "parameters": f"{info.parameters:,}",
         "dtypes (tensors)": dtypes,

@@ -7,13 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class StageTime:
+class StageTime(NamedTuple):
     """Time of one stage: `count` runs took `time_s` seconds together."""
 
     count: int
