@@ -37,11 +37,13 @@ def load_clip(
 
     weights = Weights.open(path, "text model of CLIP")
     prefix, told = weights.prefix(CLIP_ANCHOR), config_of(path)
-    if told.get("model_type") == "clip":
-        config = CLIPConfig.from_dict(dict(told)).text_config
-    else:
-        config = CLIPTextConfig.from_dict(dict(told or _clip_sizes(weights, prefix)))
-    module = build(lambda: CLIPTextModel(config))
+
+    def make() -> CLIPTextModel:
+        if told.get("model_type") == "clip":
+            return CLIPTextModel(CLIPConfig.from_dict(dict(told)).text_config)
+        return CLIPTextModel(CLIPTextConfig.from_dict(dict(told or _clip_sizes(weights, prefix))))
+
+    module = build(weights, make)
     named = weights.named_as(module, CLIP_ANCHOR, CLIP_FOREIGN)
     return fill(module, weights, named, device, dtype)
 
@@ -58,13 +60,14 @@ def load_byt5(
     weights = Weights.open(path, "T5 encoder of byT5")
     named = _of_t5(weights)
     told = config_of(path)
-    if told:
-        config = T5Config.from_dict(dict(told))
+
+    def make() -> T5EncoderModel:
+        config = T5Config.from_dict(dict(told or _t5_sizes(weights, named)))
         config.vocab_size = weights.shape(_embedding(weights, named))[0]
-    else:
-        config = T5Config(**_t5_sizes(weights, named))
-    config.is_encoder_decoder = config.use_cache = False
-    return fill(build(lambda: T5EncoderModel(config)), weights, named, device, dtype)
+        config.is_encoder_decoder = config.use_cache = False
+        return T5EncoderModel(config)
+
+    return fill(build(weights, make), weights, named, device, dtype)
 
 
 def load_siglip(
@@ -75,12 +78,14 @@ def load_siglip(
 
     weights = Weights.open(path, "vision model of SigLIP")
     prefix, told = weights.prefix(VISION_ANCHOR), config_of(path)
-    if told.get("model_type") == "siglip":
-        config = SiglipConfig.from_dict(dict(told)).vision_config
-    else:
+
+    def make() -> SiglipVisionModel:
+        if told.get("model_type") == "siglip":
+            return SiglipVisionModel(SiglipConfig.from_dict(dict(told)).vision_config)
         sizes = told or vision_sizes(weights, prefix, SIGLIP_HEAD_WIDTH)
-        config = SiglipVisionConfig.from_dict(dict(sizes))
-    module = build(lambda: SiglipVisionModel(config))
+        return SiglipVisionModel(SiglipVisionConfig.from_dict(dict(sizes)))
+
+    module = build(weights, make)
     named = weights.named_as(module, VISION_ANCHOR, SIGLIP_FOREIGN)
     return fill(module, weights, named, device, dtype)
 

@@ -119,10 +119,9 @@ def _task(
         if sidecar.get(key) in ("t2v", "i2v"):
             return sidecar[key]
     config = clues.config
-    if config is not None and not config.traits.has_glyphs:
-        takes_image = config.embed_channels > config.in_channels
-        if takes_image or sidecar.get("image_condition_type"):
-            return "i2v"
+    is_ten = config is not None and not config.traits.has_glyphs
+    if is_ten and (config.condition_channels or config.token_replace):
+        return "i2v"
     if any(word in name.lower() for name in names for word in IMAGE_NAMES):
         return "i2v"
     return clues.found.task or (index[1] if index else "t2v")

@@ -14,7 +14,7 @@ from ..weights.hub import exists, fetch_files, parse_reference, resolve
 from ..weights.identify import identify
 from .evidence import TRANSFORMER_FOLDERS, Clues, read_clues
 from .files import Files
-from .layouts.choose import recognise
+from .layouts.choose import is_of_model, recognise
 from .layouts.found import Found, Wish
 from .layouts.official_10 import START as MODEL_FOLDER
 from .parts import ModelFolder, Part, PartName
@@ -84,8 +84,10 @@ def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) ->
     reference = parse_reference(source) if is_text else None
     if reference is None:
         root = _whole(resolve(source))
-        found = recognise(Files.under(root), wish) if root.is_dir() else None
-        _refuse_nothing(root, found, wish)
+        files = Files.under(root, is_of_model)
+        found = recognise(files, wish) if root.is_dir() else None
+        if found is None and root.is_dir() and not wish.has_dit:
+            _refuse_nothing(root, files)
         return Place(root, found, _label(root))
     listed: list[Found] = []
 
@@ -112,12 +114,9 @@ def _needed(files: Files, found: Found, parts: Collection[PartName] | None) -> l
     return extras + [name for place in wanted for name in files.needed(place)]
 
 
-def _refuse_nothing(root: Path, found: Found | None, wish: Wish) -> None:
+def _refuse_nothing(root: Path, files: Files) -> None:
     """Raise CheckpointError for a folder which is no model's, and has not even a DiT."""
-    if found is not None or wish.has_dit or not root.is_dir():
-        return
-    files = Files.under(root)
-    if not any(map(files.holds_weights, ("", "transformer", "transformers"))):
+    if not any(map(files.holds_weights, ("", *TRANSFORMER_FOLDERS))):
         raise CheckpointError(
             f"{root} is no folder of a model in a layout known here: {LAYOUTS_IN_WORDS}; give such "
             "a folder, or a DiT"

@@ -84,7 +84,7 @@ def load_language_model(
     import transformers
 
     weights, named, config = language_parts(path, family)
-    module = build(lambda: getattr(transformers, LANGUAGES[family].model)(config))
+    module = build(weights, lambda: getattr(transformers, LANGUAGES[family].model)(config))
     module.norm = nn.Identity()
     return fill(module, weights, named, device, dtype)
 
@@ -97,7 +97,8 @@ def language_parts(
     weights = Weights.open(path, f"{kind.title} for {FAMILIES[family].title}")
     prefix = weights.prefix(ANCHOR)
     named = weights.under(prefix, FOREIGN)
-    config = _config(kind, weights, prefix, _layers(weights, named), config_of(path))
+    layers, told = _layers(weights, named), config_of(path)
+    config = build(weights, lambda: _config(kind, weights, prefix, layers, told))
     kept = config.num_hidden_layers
     named = {name: source for name, source in named.items() if not _is_skipped(name, kept)}
     return weights, named, config

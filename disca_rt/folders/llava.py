@@ -41,9 +41,13 @@ def load_llava(
     told = config_of(language)
     sizes = told.get("vision_config") or vision_sizes(eyes, eyes.prefix(VISION), HEAD_WIDTH)
     token = told.get("image_token_index", told.get("image_token_id", IMAGE_TOKEN))
-    seen = CLIPVisionConfig.from_dict(dict(sizes))
-    config = LlavaConfig(text_config=text_config, vision_config=seen, image_token_index=token)
-    module = build(lambda: LlavaModel(config))
+
+    def make() -> LlavaModel:
+        seen = CLIPVisionConfig.from_dict(dict(sizes))
+        config = LlavaConfig(text_config=text_config, vision_config=seen, image_token_index=token)
+        return LlavaModel(config)
+
+    module = build(eyes, make)
     module.language_model.norm = nn.Identity()
     dtype = dtype or text.dtype(named)
     fill(module.language_model, text, named, device, dtype)

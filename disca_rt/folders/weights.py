@@ -130,10 +130,18 @@ def config_of(path: Path) -> Mapping[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
-def build(make: Callable[[], M]) -> M:
-    """What `make` makes, its tensors without storage."""
-    with torch.device("meta"):
-        return make()
+def build(weights: Weights, make: Callable[[], M]) -> M:
+    """What `make` makes, its tensors without storage; CheckpointError where it cannot."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a configuration may say anything, and each library has its own
+        raise CheckpointError(
+            f"{weights.path}: no {weights.what} can be made as its config.json says "
+            f"({first_line(error)}); put the model's own there"
+        ) from error
 
 
 def fill(

@@ -69,13 +69,17 @@ def image_model(pipeline: Any, llava: Any, folder: Path, **changed: Any) -> Path
     return root
 
 
-CONCAT = {"in_channels": 9, "image_condition_type": "latent_concat"}
-
-
+@pytest.mark.parametrize(("channels", "kind"), [(9, "latent_concat"), (4, "token_replace")])
 def test_diffusers_folder(
-    pipeline: Pipelines, llava: Any, states: Callable[[Any], torch.Tensor], tmp_path: Path
+    pipeline: Pipelines,
+    llava: Any,
+    states: Callable[[Any], torch.Tensor],
+    tmp_path: Path,
+    channels: int,
+    kind: str,
 ) -> None:
-    folder = find_model(image_model(pipeline("1.0"), llava, tmp_path, **CONCAT))
+    changed = {"in_channels": channels, "image_condition_type": kind}
+    folder = find_model(image_model(pipeline("1.0"), llava, tmp_path, **changed))
     assert (folder.task, folder.settings.variant, folder.text_sees_image) == ("i2v", "i2v", True)
     assert folder.missing("text_encoder", "image_encoder", "image_processor") == []
     encoder = load_part(folder, "text_encoder")
