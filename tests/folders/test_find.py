@@ -9,7 +9,9 @@ import pytest
 
 from disca_rt.encoders.hunyuan_10 import Prompts10
 from disca_rt.encoders.hunyuan_15 import Prompts15
+from disca_rt.folders.files import Files
 from disca_rt.folders.find import find_model
+from disca_rt.folders.layouts.choose import is_of_model
 from disca_rt.folders.load import load_part
 from disca_rt.weights.errors import CheckpointError
 from folder_writers import (
@@ -203,6 +205,17 @@ def test_folders_of_other_models(tmp_path: Path) -> None:
         find_model(tmp_path)
     with pytest.raises(CheckpointError, match="no such file"):
         find_model(tmp_path / "absent")
+
+
+def test_other_folders_are_not_walked(written: Written, tmp_path: Path) -> None:
+    """A model's folder in a large tree: only names that layouts have are looked into."""
+    for name in ("node_modules", ".git", "output"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    assert Files.under(tmp_path, is_of_model).names == frozenset()
+    (tmp_path / "vae").symlink_to(written("1.0", "diffusers") / "vae")
+    names = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    assert Files.under(tmp_path, is_of_model).names == names
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "official", "comfyui"])

@@ -90,11 +90,12 @@ def test_a_folder_inside_a_repository(hub: FakeHub, pipeline: Pipelines) -> None
     folder.require("dit", "vae", "text_encoder", "text_encoder_2", "tokenizer")
 
 
-def test_a_repository_of_a_dit_alone(hub: FakeHub, repository: Path) -> None:
+def test_a_repository_of_a_dit_alone(hub: FakeHub, pipeline: Pipelines) -> None:
     alone = hub.root / "Skywork" / "SkyReels-V1-Hunyuan-T2V"
-    shutil.copytree(repository / "transformer", alone)
+    pipeline("1.0").transformer.save_pretrained(alone)
     folder = find_model("Skywork/SkyReels-V1-Hunyuan-T2V")
     assert folder.parts.keys() == {"dit"}
+    assert folder.settings.variant == "skyreels_t2v"
 
 
 def test_without_the_hub(hub: FakeHub) -> None:

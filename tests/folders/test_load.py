@@ -1,5 +1,6 @@
 """Every part of every layout loads bit-equal to what was written; nothing else is read."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -272,6 +273,35 @@ def test_wrong_tensors(
     with pytest.raises(CheckpointError, match=said) as caught:
         load_part(find_model(root), part)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("text_encoder", {"hidden_size": "wide"}),
+        ("text_encoder", {"num_attention_heads": 3}),
+        ("text_encoder_2", {"num_attention_heads": 3}),
+        ("vae", {"block_out_channels": 8}),
+        ("vae", {"norm_num_groups": 3}),
+    ],
+)
+def test_configurations_that_make_no_model(
+    pipeline: Pipelines, tmp_path: Path, part: str, told: dict[str, Any]
+) -> None:
+    root = write_diffusers(pipeline("1.0"), tmp_path)
+    file = root / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    with pytest.raises(CheckpointError, match=r"can be made as its config\.json says") as caught:
+        load_part(find_model(root), part)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_that_a_configuration_does_not_have(pipeline: Pipelines, tmp_path: Path) -> None:
+    root = write_diffusers(pipeline("1.0"), tmp_path)
+    file = root / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 5}))
+    with pytest.raises(CheckpointError, match=r"has 4 layers, and its config\.json says 5"):
+        load_part(find_model(root), "text_encoder")
 
 
 def test_an_encoder_of_the_other_family(written: Written) -> None:
