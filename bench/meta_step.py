@@ -66,7 +66,7 @@ def meta_step(
         freqs_cos=tables[0],
         freqs_sin=tables[1],
         grid=grid,
-        first=_first_frame(config, latents, dtype) if config.token_replace else None,
+        first=_first_frame(config, latents, torch.bfloat16) if config.token_replace else None,
     )
     embedded = DEFAULT_GUIDANCE if config.guidance_embed else None
     denoiser = Denoiser(dit, graphs)

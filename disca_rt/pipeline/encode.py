@@ -76,7 +76,7 @@ class Encoding:
                 "not have; give a saved conditioning instead"
             )
         task = None if folder is None else folder.task
-        takes_picture = config.embed_channels > config.in_channels
+        takes_picture = config.condition_channels or config.takes_first_frame
         if request.image is not None and (task == "t2v" or not takes_picture):
             raise ValueError(
                 f"image: this {config.traits.title} is a text-to-video model; leave the image out, "
@@ -103,16 +103,17 @@ class Encoding:
     def _picture_tensors(
         self, request: Request, picture: Image.Image | None, batch: int
     ) -> dict[str, Tensor]:
-        """Tensors of a conditioning that the VAE makes: zeros for text-to-video."""
-        channels = self.facts.config.embed_channels - self.facts.config.in_channels
-        if not channels:
-            return {}
-        latents = None
+        """Tensors of a conditioning that the VAE makes: zeros, or none, for text-to-video."""
+        config, latents = self.facts.config, None
         if picture is not None:
             with self.codec.used() as codec:
                 latents = codec.encode(to_video(picture)).float().cpu()
-        shape = batch, channels, *latent_shape(request)[1:]
-        return {"cond_latents": condition_latents(shape, self.facts.config.in_channels, latents)}
+        if config.condition_channels:
+            shape = batch, config.condition_channels, *latent_shape(request)[1:]
+            return {"cond_latents": condition_latents(shape, config.in_channels, latents)}
+        if latents is None:
+            return {}
+        return {"first_frame_latents": latents.expand(batch, *latents.shape[1:])}
 
 
 def condition_latents(shape: Sequence[int], latent_channels: int, picture: Tensor | None) -> Tensor:

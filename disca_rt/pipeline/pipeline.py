@@ -33,6 +33,7 @@ from .fit import (
     check_finite,
     check_fits,
     guidance_of,
+    image_share,
     noise_of,
     place_of,
 )
@@ -274,6 +275,8 @@ class Pipeline(Calls):
         schedule, policy = self.resolved(request)
         facts, batch = self.facts, request.conditioning.batch
         noise = noise_of(request, batch, facts.rules.noise, facts.config, facts.place)
+        if share := image_share(request, facts.rules, facts.config):
+            noise = request.conditioning.mixed_into(noise, share)
         latents = self.denoiser.denoise(
             self.denoiser.sharding.from_first_rank(noise.to(facts.place.device)),
             request.conditionings,
