@@ -15,7 +15,7 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.prepared import Prepared
+from disca_rt.models.prepared import FirstFrame, Prepared
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import DEFAULT_GUIDANCE, Guidance
 from disca_rt.schedule import shifted
@@ -66,6 +66,7 @@ def meta_step(
         freqs_cos=tables[0],
         freqs_sin=tables[1],
         grid=grid,
+        first=_first_frame(config, latents, torch.bfloat16) if config.token_replace else None,
     )
     embedded = DEFAULT_GUIDANCE if config.guidance_embed else None
     denoiser = Denoiser(dit, graphs)
@@ -77,3 +78,8 @@ def meta_step(
         return loop.compute(loop.plans[index], {}, tensors)
 
     return MetaStep(partial(run, 0), partial(run, 1))
+
+
+def _first_frame(config: DiTConfig, latents: torch.Tensor, dtype: torch.dtype) -> FirstFrame:
+    vec = torch.empty(1, config.hidden, dtype=dtype, device=META)
+    return FirstFrame(torch.empty_like(latents[:, :, :1]), vec)

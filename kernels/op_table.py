@@ -116,7 +116,7 @@ OP_ROWS: dict[str, OpRow] = {
         _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
-    "join_tokens": OpRow(lambda img, txt: Work(0, 2 * tensor_bytes(img, txt))),
+    "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }
 

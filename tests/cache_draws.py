@@ -107,6 +107,7 @@ class Draw(NamedTuple):
     guided: bool
     batch: int
     seed: int
+    begins: bool = False  # with a clean first frame
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
         sites = (self.site,) if isinstance(self.site, Site) else self.site
@@ -119,6 +120,10 @@ class Draw(NamedTuple):
         return torch.randn(self.batch, CONFIG.in_channels, 2, 4, 4, generator=generator)
 
     @property
+    def first_frame(self) -> Tensor:
+        return self.latents[:, :, 1:].flip(3)
+
+    @property
     def conditions(self) -> list[Conditioning]:
         generator = torch.Generator().manual_seed(self.seed + 1)
         mask = torch.ones(self.batch, 3, dtype=torch.long)
@@ -127,6 +132,7 @@ class Draw(NamedTuple):
             torch.randn(self.batch, 3, CONFIG.text_dim, generator=generator),
             mask,
             torch.randn(self.batch, CONFIG.text_dim_2, generator=generator),
+            first_frame_latents=self.first_frame if self.begins else None,
         )
         negative = replace(positive, text_states=positive.text_states.flip(2))
         return [positive, negative] if self.guided else [positive]
@@ -171,6 +177,7 @@ def draws(draw: st.DrawFn) -> Draw:
         guided,
         draw(st.integers(1, 2)),
         draw(st.integers(0, 99)),
+        draw(st.booleans()),
     )
 
 

@@ -444,7 +444,9 @@ def test_inspect_says_what_a_checkpoint_is(
     said = capsys.readouterr().out
     family = "hunyuan-video-1.0" if golden.folder.name == "hyvideo10" else "hunyuan-video-1.5"
     parameters = sum(tensor.numel() for tensor in load_file(golden.dit).values())
-    for part in (family, "meanflow", f"{parameters:,}", "bfloat16", "the predictor fits the DiT"):
+    inputs = "4 latent channels" if family.endswith("1.0") else "4 latent + 4 image + 1 mask"
+    said_parts = family, "meanflow", f"{parameters:,}", "bfloat16", "the predictor fits the DiT"
+    for part in (*said_parts, inputs):
         assert part in said, part
 
 

@@ -29,6 +29,16 @@ def test_the_papers_sample_by_hand() -> None:
     assert str(estimate) == "32.7 GB (weights 26.3 GB, cache 394.1 MB, activations 6.0 GB)"
 
 
+def test_an_image_adds_its_latents() -> None:
+    plain = footprint(NEED).activations
+    concat, replaced = (
+        footprint(NEED._replace(dit=replace(BIG, **each))).activations
+        for each in ({"embed_channels": 33}, {"token_replace": True})
+    )
+    assert concat - plain == 17 * 33 * 88 * 88 * 4
+    assert replaced - plain == 16 * 88 * 88 * 4
+
+
 def test_fp8_weights_are_about_half() -> None:
     plain, coded = footprint(NEED), footprint(NEED._replace(fp8_weights=True))
     elements = 3072 * 3072 * (20 * 2 * 18 + 40 * 15)  # C² of a stream, and of a single block
@@ -61,7 +71,8 @@ def test_activations_are_what_a_step_holds(
 ) -> None:
     if ops == "triton" and torch.cuda.is_available():
         pytest.skip("kernels are not interpreted, and refuse the meta device")
-    small = replace(BIG, double=layers[0], single=layers[1])
+    # With a clean first frame where there is room for it in the time of this test.
+    small = replace(BIG, double=layers[0], single=layers[1], token_replace=layers == (2, 1))
     step = meta_step(small, (33, 44, 44), 256, ops=ops, fp8_weights=fp8_weights)
     peaks = []
     for run in (step.full, step.predicted):

@@ -131,12 +131,12 @@ def _measured(
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
     from .out_of_memory import explained_sample
-    from .progress import StepProgress
+    from .progress import Bar
 
     device = runtime.dit.device
     with (
         explained_sample(runtime, args.ops, request, is_shown, ranks),
-        StepProgress(request.schedule.steps, is_shown) as progress,
+        Bar("sampling", request.schedule.steps, is_shown) as progress,
     ):
         captured = capture(runtime, ranges, request, progress.on_step)
     ceilings = measure_ceilings(device, runtime.dit.dtype)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..config import DiTConfig, PredictorConfig
 from ..weights.checkpoint import open_checkpoint
 from ..weights.errors import CheckpointError
-from ..weights.hub import fetch_files, parse_reference, resolve
+from ..weights.hub import exists, fetch_files, parse_reference, resolve
 from ..weights.identify import identify
 from .evidence import Clues, read_clues
 from .files import Files
@@ -57,7 +57,7 @@ def find_model(
     named = {"dit": dit, "predictor": predictor}
     given = {name: resolve(each) for name, each in named.items() if each is not None}
     own = _config("dit", given["dit"]) if "dit" in given else None
-    place = _open(source, Wish(variant, own is not None, own and own.family), parts)
+    place = _open(source, Wish(variant, frozenset(given), own and own.family), parts)
     if place.found is None and own is None:
         given = {"dit": place.root, **given}
     found = place.found or Found(ALONE, {}, {})
@@ -80,7 +80,8 @@ def find_model(
 
 
 def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) -> Place:
-    reference = parse_reference(str(source)) if not Path(source).exists() else None
+    is_text = isinstance(source, str) and not exists(source)
+    reference = parse_reference(source) if is_text else None
     if reference is None:
         root = _whole(resolve(source))
         found = recognise(Files.under(root), wish) if root.is_dir() else None
@@ -93,7 +94,7 @@ def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) ->
         listed.extend(filter(None, [recognise(files, wish)]))
         return [name for found in listed for name in _needed(files, found, parts)]
 
-    root = fetch_files(reference, str(source), choose)
+    root = fetch_files(reference, source, choose)
     label = f"{reference.repo}/{reference.inside}"
     return Place(root, listed[0], label) if listed else Place(resolve(source), None, label)
 

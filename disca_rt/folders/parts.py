@@ -56,6 +56,18 @@ USUAL: dict[Family, dict[PartName, tuple[str, str]]] = {
     },
 }
 
+# Parts of 1.5 that need no file: byT5 splits bytes, and SigLIP's processor is known.
+MADE: tuple[PartName, ...] = ("tokenizer_2", "image_processor")
+TEXT: tuple[PartName, ...] = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+# What a model can do -> the parts that it takes.
+NEEDS: dict[str, tuple[PartName, ...]] = {
+    "samples": ("dit",),
+    "prompts": TEXT,
+    "images": ("image_encoder", "image_processor"),
+    "video": ("vae",),
+    "DisCa": ("predictor",),
+}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -88,13 +100,13 @@ class ModelFolder:
 
     def require(self, *names: PartName) -> None:
         """Raise ValueError for the first of `names` that is not there, saying where it is found."""
-        for name in names:
-            if name not in self.parts and not self.is_made_without_files(name):
-                raise ValueError(self.lack(name))
+        for name in self.missing(*names):
+            raise ValueError(self.lack(name))
 
-    def is_made_without_files(self, name: PartName) -> bool:
-        """Tell whether a part needs no file: byT5's tokenizer, and SigLIP's known processor."""
-        return FAMILIES[self.family].has_glyphs and name in ("tokenizer_2", "image_processor")
+    def missing(self, *names: PartName) -> list[PartName]:
+        """Those of `names` that are not there, and cannot be made without files."""
+        made = MADE if FAMILIES[self.family].has_glyphs else ()
+        return [name for name in names if name not in self.parts and name not in made]
 
     def lack(self, name: PartName) -> str:
         """The line which says that a part is not there, where it is found and where to put it."""

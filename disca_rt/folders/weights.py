@@ -89,9 +89,14 @@ class Weights:
         return DTYPES.get(values.most_common(1)[0][0], torch.float32)
 
     def encodings(self, named: Mapping[str, str]) -> dict[str, Encoding]:
-        """The encoding of every tensor that is not plain, by its name in the file."""
+        """The encoding of every tensor that is not plain, by its name in the file.
+
+        Also of those that are not named: a kind refuses scales that nothing has.
+        """
         kind, specs = choose_kind(self.whole), self.checkpoint.specs
-        coded = [Coded(n, target) for target, n in named.items() if is_encoded(specs[n].dtype)]
+        targets = {name: target for target, name in named.items()}
+        names = [*targets, *(specs.keys() - targets.keys())]
+        coded = [Coded(n, targets.get(n, n)) for n in names if is_encoded(specs[n].dtype)]
         return {} if kind is None else kind.encodings(self.whole, coded)
 
 

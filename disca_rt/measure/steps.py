@@ -17,8 +17,8 @@ from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
-from ..pipeline.pipeline import Sample
 from ..pipeline.runtime import Runtime
+from ..pipeline.sample import Sample
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
 from ..sampling.loop import StepEvent
 from ..schedule import Preset, Schedule, preset

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..attention.backends import BACKENDS
 from ..config import predictor_config
 from ..graphs.runner import GraphRunner
-from ..pipeline.pipeline import Sample
+from ..pipeline.sample import Sample
 from ..schedule import Preset
 from ..work.flops import StepFlops, image_tokens, step_flops
 from .harness import Comparison, Contender

@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from ..cache.policy import Policy
 from ..cache.rules.listed import Listed
 from ..instruments.stopwatch import StageTime
-from ..pipeline.pipeline import Sample
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
+from ..pipeline.sample import Sample
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from .marked import marked_blocks

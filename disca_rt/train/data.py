@@ -89,7 +89,15 @@ def check_sample(latents: Tensor, conditioning: Conditioning, model: DiTConfig) 
 
 
 def check_conditioning(conditioning: Conditioning, model: DiTConfig) -> None:
-    """Raise ValueError unless it is of one sample, and of tensors that `model` takes."""
+    """Raise ValueError unless it is of one sample, and of tensors that `model` takes.
+
+    Nothing is learnt with a clean first frame: losses are of all frames.
+    """
+    if model.token_replace or conditioning.first_frame_latents is not None:
+        raise ValueError(
+            "first_frame_latents: training takes no clean first frame; leave it out, and train a "
+            "model without token_replace"
+        )
     for name, tensor in conditioning.tensors().items():
         _check_dtype(name, tensor)
     conditioning.validate(model)

@@ -93,6 +93,7 @@ def footprint(need: Need) -> Footprint:
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
+    whole += need.batch * channels * h * w * FP32 * need.dit.token_replace  # the first frame
     whole += image_tokens(need.dit, need.latent_shape) * need.dit.head_dim * FP32
     weights = weight_bytes(need.dit, need.itemsize, need.fp8_weights)
     if need.predictor is not None:

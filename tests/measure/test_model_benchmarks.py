@@ -117,7 +117,8 @@ def test_other_ops_and_attention_share_the_weights(fp8_weights: bool) -> None:
 
 def test_diffusers_models_share_the_weights() -> None:
     pytest.importorskip("diffusers")
-    for config in (SMALL_10, replace(SMALL_15, byt5_hidden=2048)):
+    replacing = replace(SMALL_10, token_replace=True)
+    for config in (SMALL_10, replacing, replace(SMALL_15, byt5_hidden=2048)):
         weights = diffusers_model(config).state_dict()
         again = diffusers_model(config, weights=weights).state_dict()
         assert all(weights[name].data_ptr() == again[name].data_ptr() for name in weights)
@@ -126,8 +127,13 @@ def test_diffusers_models_share_the_weights() -> None:
 @pytest.mark.parametrize("policy", ["full", "disca", "reuse", "taylor", "hermite"])
 @pytest.mark.parametrize(
     "make",
-    [partial(subject, SMALL_10), partial(subject, SMALL_15), guided],
-    ids=["1.0", "1.5", "two passes"],
+    [
+        partial(subject, SMALL_10),
+        partial(subject, SMALL_15),
+        guided,
+        partial(subject, replace(SMALL_10, token_replace=True)),
+    ],
+    ids=["1.0", "1.5", "two passes", "a clean first frame"],
 )
 def test_both_kinds_of_step_are_those_of_a_sample(
     make: Callable[..., Subject], policy: str

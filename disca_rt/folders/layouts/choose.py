@@ -12,6 +12,10 @@ LAYOUTS: tuple[FolderLayout, ...] = (Diffusers(), Official15(), Official10(), Co
 
 
 def recognise(files: Files, wish: Wish) -> Found | None:
-    """The parts among `files`, in the first layout that they have; None where they have none."""
+    """The parts among `files` that are not given apart; None where no layout is theirs."""
     found = next((found for row in LAYOUTS if (found := row.find(files, wish))), None)
-    return with_disca(files, found, wish)
+    found = with_disca(files, found, wish)
+    if found is None:
+        return None
+    kept = {name: place for name, place in found.parts.items() if name not in wish.given}
+    return found._replace(parts=kept)
