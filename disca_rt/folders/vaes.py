@@ -63,6 +63,17 @@ def load_vae(
 
     Raises CheckpointError where the tensors are not those of such a VAE.
     """
+    return fill(*_built(path, family), device, dtype)
+
+
+def vae_skeleton(path: Path, family: Family, dtype: torch.dtype | None = None) -> Any:
+    """The VAE that `load_vae` would load, on the meta device: its sizes without its weights."""
+    module, weights, named = _built(path, family)
+    return module.to(dtype or weights.dtype(named))
+
+
+def _built(path: Path, family: Family) -> tuple[Any, Weights, dict[str, str]]:
+    """The module on the meta device, and the tensors in the file by its names."""
     import diffusers
 
     kind = VAES[family]
@@ -71,7 +82,7 @@ def load_vae(
     named = {_renamed(n, kind.renames): source for n, source in _own_names(weights).items()}
     accepted = inspect.signature(make.__init__).parameters
     sizes = _told(path, accepted) or _sizes(weights, named, family)
-    return fill(build(weights, lambda: make(**sizes)), weights, named, device, dtype)
+    return build(weights, lambda: make(**sizes)), weights, named
 
 
 def _own_names(weights: Weights) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from ..family import FAMILIES
-from .images import read_image
 from .load import Facts
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def default_size(facts: Facts, picture: Picture | None) -> tuple[int, int, int]:
     frames, height, width = settings.size
     if picture is not None and settings.bucket is not None:
         from ..vae.buckets import bucket
+        from .images import read_image
 
         image = read_image(picture)
         stride = FAMILIES[facts.folder.family].bucket_stride
