@@ -85,6 +85,11 @@ class Conditioning:
             raise ValueError("a share of the image needs a conditioning with one; leave it out")
         return noise * (1 - share) + first.to(noise) * share
 
+    def repeated(self, batch: int) -> "Conditioning":
+        """`batch` times the only row of each tensor, as views."""
+        rows = {name: t.expand(batch, *t.shape[1:]) for name, t in self.tensors().items()}
+        return replace(self, **rows)
+
     def to(self, device: torch.device | str) -> "Conditioning":
         """Copy every tensor to `device`."""
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})

@@ -113,7 +113,7 @@ OP_ROWS: dict[str, OpRow] = {
     "head": OpRow(_head_work, lambda a: (a.img(), *a.vectors(2), *a.last_linear()), HEAD),
     "euler_step": OpRow(_euler_work, Arguments.euler, FLAT),
     "finite_differences": OpRow(
-        _differences_work, lambda a: (a.factors(), a.kept(), a.numbers(2)), FLAT
+        _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),

@@ -85,10 +85,6 @@ class Arguments:
         """`[B, S_txt, C]`, the last rows of the joint tokens."""
         return self.tokens()[:, self.shapes.img :]
 
-    def kept(self) -> Tensor:
-        """`[B, S, C]` in one piece, as a cache keeps it."""
-        return self.tensor(self.shapes.batch, self.shapes.tokens, self.shapes.hidden)
-
     def vectors(self, count: int) -> tuple[Tensor, ...]:
         """`count` of the six modulation vectors `[B, C]` that one linear makes."""
         vectors = self.tensor(self.shapes.batch, 6 * self.shapes.hidden).chunk(6, dim=-1)

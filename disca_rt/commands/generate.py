@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """Sample, by this process or its part of it; the first rank writes and reports."""
     from ..graphs.runner import GraphRunner
+    from ..instruments.stopwatch import Stopwatch, added
     from .devices import choose_ops
 
     device, is_first = device_of(args, ranks), ranks is None or ranks.is_first
@@ -80,16 +81,17 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     runtime = load_runtime(args, ranks, graphs=graphs)
     if _is_video(args):
         _check_codec(args, runtime)
-    request = sample_request(args, runtime, ranks, is_first)
+    stopwatch = Stopwatch(device)
+    request = sample_request(args, runtime, ranks, is_first, stopwatch)
     sample = _sample(args, runtime, request, 1 if ranks is None else ranks.size, is_first)
     written = [] if args.latents_out is None else [args.latents_out]
-    times = dict(sample.times)
+    times = added(stopwatch.times(), sample.times)
     if is_first and args.latents_out is not None:
         save_latents(args.latents_out, sample.latents)
     if _is_video(args):
         files = _files(args, request.conditioning.batch)
         with kept_latents(args, sample.latents, is_first):
-            times |= write_videos(runtime, sample.latents, files, is_first)
+            times = added(times, write_videos(runtime, sample.latents, files, is_first))
         written += [path for each in files for path in each.paths]
     if is_first:
         _report(times, written)

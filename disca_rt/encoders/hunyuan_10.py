@@ -69,6 +69,8 @@ class Encoder10:
     for a tokenizer that is not this model's.
     """
 
+    picture = None
+
     def __init__(
         self,
         llama: nn.Module,

@@ -37,6 +37,8 @@ class Encoder10Image:
     is not this model's.
     """
 
+    picture = "original"
+
     def __init__(
         self,
         llava: nn.Module,

@@ -89,10 +89,12 @@ class Encoding:
     def _encoded(self, request: Request, is_mixed: bool) -> Request:
         """Put conditionings in the place of prompts and picture; two of them if `is_mixed`."""
         frames, height, width = self._sizes.video_size(*latent_shape(request)[1:])
-        picture = None
+        picture, encoder, seen = None, self.text_encoder.get(), None
         if request.image is not None:
-            picture = cover(read_image(request.image), height, width, self.facts.rules.crop)
-        prompts = _Prompts(self.text_encoder.get(), picture, frames)
+            original = read_image(request.image)
+            picture = cover(original, height, width, self.facts.rules.crop)
+            seen = {"cut": picture, "original": original, None: None}[encoder.picture]
+        prompts = _Prompts(encoder, seen, frames)
         positive, negative = prompts.encode(request, is_mixed)
         added = self._picture_tensors(request, picture, positive.batch)
         positive = replace(positive, **added)
@@ -139,10 +141,10 @@ class _Prompts(NamedTuple):
     def encode(self, request: Request, is_mixed: bool) -> tuple[Conditioning, Conditioning | None]:
         """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
         prompts = list(request.prompts)
-        negatives = [request.negative_prompt] * len(prompts) if is_mixed else []
-        distinct = list(dict.fromkeys(prompts + negatives))
+        against = [request.negative_prompt] if is_mixed else []
+        distinct = list(dict.fromkeys(prompts + against))
         for line in self.encoder.check(distinct, frames=self.frames):
             warnings.warn(line, PromptCut, stacklevel=2)
         encode = partial(self.encoder, image=self.picture, frames=self.frames)
-        negative = encode(negatives, negative=True) if is_mixed else None
+        negative = encode(against, negative=True).repeated(len(prompts)) if is_mixed else None
         return encode(prompts), negative

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..cache.policies import Parts, Sketch, resolve
@@ -162,7 +163,7 @@ class Pipeline(Calls):
             if decode and not is_absent(self._codec):
                 listeners.begin("decode")
                 with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
-                    video = self.codec.decode(latents)
+                    video = self._decoded(latents, cancel)
                 check_finite("decoded video", video, self.facts.place.dtype)
             return Sample(latents, video, stopwatch.times())
 
@@ -203,10 +204,13 @@ class Pipeline(Calls):
         codec = self._codec.loaded or SIZES[self.config.family]
         return codec.video_size(*latents[-3:])
 
-    def conditioned(self, request: Request) -> Request:
-        """Encode the prompts of `request`, turn its size into latents, and check all of it."""
+    def conditioned(self, request: Request, stopwatch: Stopwatch | None = None) -> Request:
+        """Encode the prompts of `request`, turn its size into latents, and check all of it.
+
+        What it takes is added to `stopwatch`.
+        """
         with self._alone():
-            return self._conditioned(request, Stopwatch(self.facts.place.device))
+            return self._conditioned(request, stopwatch or Stopwatch(self.facts.place.device))
 
     @property
     def parts(self) -> Parts:
@@ -270,6 +274,12 @@ class Pipeline(Calls):
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)
+
+    def _decoded(self, latents: Tensor, cancel: threading.Event | None) -> Tensor:
+        if cancel is None:
+            return self.codec.decode(latents)
+        chunks = [list(self.codec.stream(sample, cancel=cancel)) for sample in latents]
+        return torch.stack([torch.cat(each, dim=1) for each in chunks])
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)

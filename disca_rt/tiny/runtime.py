@@ -23,6 +23,8 @@ PREDICTOR = SHIPPED / "predictor.safetensors"
 class TinyEncoder:
     """Text encoder of the embedded model, which knows the words of its own world alone."""
 
+    picture = None
+
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """Raise ValueError, listing the known words, for others; no prompt is ever cut."""
         encode(prompts)

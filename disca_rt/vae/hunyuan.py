@@ -4,23 +4,22 @@ The module gives the networks, its sizes, scale and shift; tiles, their order an
 """
 
 import threading
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..family import Family
-from ..sampling.loop import Cancelled
 from .blend import blend_frame, blend_time
+from .budget import TileCost, TilePlan, choose_tiles, told
 from .codec import OnTile, check_finite
 from .network import NETWORKS
-from .share import CANCELLED, FAILED, FINE, Alone, TileShare
+from .share import Alone, TileShare
 from .sizes import SIZES, VideoSizes
-from .tiles import Span, TileGrid, Tiling, make_grid, parse_tiling
-
-CHUNK_FRAMES = 16  # a chunk is fp32, and its slab in the VAE's dtype
+from .stream import TileStream
+from .tiles import SMALLER, Span, TileGrid, Tiling, make_grid, parse_tiling
 
 
 class HunyuanCodec:
@@ -29,6 +28,9 @@ class HunyuanCodec:
     `vae` is diffusers' module of `family`, of any sizes, in eval mode; `tiling` a name or a pair of
     steps as `parse_tiling` reads them. With `share` several ranks decode one sample: they call
     alike, and the ranks after the first get the video only if the share says so, else no frame.
+    With `free`, the bytes that a decode may take as it begins, official tiles that would not fit
+    give way to smaller ones, and what does not fit is refused. `tell` gets a line of what was
+    chosen when that changes.
     """
 
     def __init__(
@@ -37,10 +39,15 @@ class HunyuanCodec:
         family: Family,
         tiling: str | Tiling = "official",
         share: TileShare | None = None,
+        *,
+        free: Callable[[], int] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.vae, self.family = vae, family
         self.tiling = parse_tiling(tiling, family) if isinstance(tiling, str) else tiling
+        self.choices = (self.tiling, *SMALLER[family]) if tiling == "official" else (self.tiling,)
         self.share = Alone() if share is None else share
+        self.free, self.tell, self._told = free, tell, ""
         self.network = NETWORKS[family](vae)
         self.sizes = _sizes(vae, family)
         self.scale = float(vae.config.scaling_factor)
@@ -70,8 +77,18 @@ class HunyuanCodec:
         return self.sizes.video_size(t, h, w)
 
     def grid(self, size: tuple[int, int, int]) -> TileGrid:
-        """Tiles of latents of `size` (T, H, W)."""
-        return make_grid(self.tiling, size, self.sizes.time_factor, self.sizes.side_factor)
+        """Tiles of latents of `size` (T, H, W), whether they fit or not."""
+        return self._grid(self.tiling, size)
+
+    def plan(self, size: tuple[int, int, int]) -> TilePlan:
+        """Tiles for latents of `size` (T, H, W), their bytes, and the line that tells of them.
+
+        MemoryError where none fits. All ranks of a share ask alike.
+        """
+        plan = partial(self._plan, size)
+        if self.free is None:
+            return plan(self.tiling)
+        return choose_tiles(self.choices, plan, self.free(), self.share.agree)
 
     def encode(self, video: Tensor) -> Tensor:
         """Encode video `[B, 3, T', H', W']` in [0, 1] to fp32 latents: the mode, scaled.
@@ -115,7 +132,8 @@ class HunyuanCodec:
         A chunk is given out as soon as no later tile changes it. `cancel` may be one rank's alone.
         """
         self._check(latents)
-        return _Decode(self, latents, on_tile, cancel).chunks()
+        grid = self._chosen(tuple(latents.shape[1:]))
+        return TileStream(self, grid, latents, on_tile, cancel).chunks()
 
     def decode_tile(self, latents: Tensor) -> Tensor:
         """Decode scaled latents `[C, t, h, w]` of one tile in the VAE's dtype, about [-1, 1]."""
@@ -131,6 +149,28 @@ class HunyuanCodec:
         with torch.no_grad():
             given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
             return self.network.encode(given[None])[0, : self.latent_channels]
+
+    @cached_property
+    def _cost(self) -> TileCost:
+        return TileCost(self.vae, self.family)
+
+    def _chosen(self, size: tuple[int, int, int]) -> TileGrid:
+        if self.free is None and self.tell is None:
+            return self.grid(size)
+        plan = self.plan(size)
+        if self.tell is not None and plan.line != self._told:
+            self._told = plan.line
+            self.tell(plan.line)
+        return plan.grid
+
+    def _grid(self, tiling: Tiling, size: tuple[int, int, int]) -> TileGrid:
+        return make_grid(tiling, size, self.sizes.time_factor, self.sizes.side_factor)
+
+    def _plan(self, size: tuple[int, int, int], tiling: Tiling) -> TilePlan:
+        grid = self._grid(tiling, size)
+        _, height, width = self.video_size(*size)
+        cost = self._cost(grid, 3 * height * width * self.dtype.itemsize, self.sizes.time_factor)
+        return TilePlan(tiling, grid, cost, told(grid, tiling, cost))
 
     def _encoded(self, video: Tensor) -> Tensor:
         grid = self.grid(self.latent_shape(*video.shape[1:])[1:])
@@ -156,106 +196,6 @@ class HunyuanCodec:
                 f"got {list(latents.shape)}"
             )
         check_finite(latents)
-
-
-class _Decode:
-    """One sample's decode: tiles in order, dealt out over the ranks of the codec's share."""
-
-    def __init__(
-        self,
-        codec: HunyuanCodec,
-        latents: Tensor,
-        on_tile: OnTile | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self.codec, self.share, self.latents = codec, codec.share, latents
-        self.on_tile, self.cancel = on_tile, cancel
-        self.grid = codec.grid(tuple(latents.shape[1:]))
-        self.done = 0
-
-    def chunks(self) -> Iterator[Tensor]:
-        if self.share.rank:
-            yield from self._of_another_rank()
-            return
-        time = self.grid.time
-        slabs = blend_time(map(self._slab, time.spans), time, self.codec.sizes.time_factor)
-        try:
-            for slab in slabs:
-                for frames in slab.split(CHUNK_FRAMES, dim=1):
-                    chunk = (frames.float() / 2 + 0.5).clamp(0, 1)
-                    yield self.share.spread(chunk, chunk.shape) if self.share.everywhere else chunk
-                del slab, frames  # before the next one is computed
-        except GeneratorExit:  # whoever reads the chunks has failed
-            if self.done < self.grid.count and not self.share.everywhere:
-                self.share.agree(FAILED)
-            raise
-
-    def _of_another_rank(self) -> Iterator[Tensor]:
-        _, height, width = self.codec.video_size(*self.latents.shape[1:])
-        for index, span in enumerate(self.grid.time.spans):
-            for _ in self._tiles(span):
-                raise AssertionError("only the first rank collects tiles")
-            for start in range(0, frames := self._frames(index), CHUNK_FRAMES):
-                if self.share.everywhere:
-                    count = min(CHUNK_FRAMES, frames - start)
-                    yield self.share.spread(None, (3, count, height, width))
-
-    def _frames(self, index: int) -> int:
-        """Number of frames that slab number `index` gives to the video."""
-        time, factor = self.grid.time, self.codec.sizes.time_factor
-        is_last = index == len(time.spans) - 1
-        latents = time.spans[index].length - 1 if is_last else time.stride
-        return latents * factor + (index == 0)
-
-    def _slab(self, span: Span) -> Tensor:
-        """Frames of one span of time, on the first rank."""
-        grid, factor = self.grid, self.codec.sizes.side_factor
-        return blend_frame(self._tiles(span), grid.rows, grid.columns, factor)
-
-    def _tiles(self, span: Span) -> Iterator[Tensor]:
-        """Tiles of one slab row by row; none on ranks after the first."""
-        places = list(product(self.grid.rows.spans, self.grid.columns.spans))
-        for start in range(0, len(places), self.share.size):
-            dealt = places[start : start + self.share.size]
-            mine = self._mine(span, dealt)
-            shapes = [self._shape(span, *place) for place in dealt]
-            tiles = self.share.collect(mine, shapes)
-            self.done += len(dealt)
-            if self.on_tile is not None:
-                self.on_tile(self.done, self.grid.count)
-            del mine
-            while tiles:
-                yield tiles.pop(0)
-
-    def _mine(self, span: Span, dealt: list[tuple[Span, Span]]) -> Tensor | None:
-        """This rank's tile of a round, None where it has none; raises what any rank raises."""
-        tile, state, error = None, FINE, None
-        if self.cancel is not None and self.cancel.is_set():
-            state = CANCELLED
-        elif self.share.rank < len(dealt):
-            try:
-                tile = self._tile(span, *dealt[self.share.rank])
-            except Exception as raised:  # the other ranks are told before it goes on
-                state, error = FAILED, raised
-        worst = self.share.agree(state)
-        if error is not None:
-            raise error
-        if worst == CANCELLED:
-            raise Cancelled(f"cancelled after tile {self.done} of {self.grid.count} of the decode")
-        if worst == FAILED:
-            raise RuntimeError("the decode failed on another rank, which says why")
-        return tile
-
-    def _tile(self, span: Span, row: Span, column: Span) -> Tensor:
-        """One tile, decoded; all but those that begin the video lose their first frame."""
-        latents = self.latents[
-            :, span.start : span.stop, row.start : row.stop, column.start : column.stop
-        ]
-        return self.codec.decode_tile(latents)[:, span.start > 0 :]
-
-    def _shape(self, span: Span, row: Span, column: Span) -> tuple[int, int, int, int]:
-        frames, height, width = self.codec.video_size(span.length, row.length, column.length)
-        return 3, frames - (span.start > 0), height, width
 
 
 def _sizes(vae: Any, family: Family) -> VideoSizes:

@@ -87,10 +87,10 @@ class TileGrid:
         return t, h, w
 
 
-OFFICIAL_15_SMALL = Tiling(Steps(128, 96))
+OFFICIAL_15 = Tiling(Steps(256, 224))
 NAMED: dict[tuple[str, Family], Tiling] = {
     ("official", VIDEO_10.name): Tiling(Steps(256, 192), Steps(64, 48)),
-    ("official", VIDEO_15.name): Tiling(Steps(256, 224)),
+    ("official", VIDEO_15.name): OFFICIAL_15,
     ("diffusers", VIDEO_10.name): Tiling(Steps(256, 192), Steps(16, 12)),
     ("diffusers", VIDEO_15.name): Tiling(Steps(256, 192)),
     ("none", VIDEO_10.name): Tiling(),
@@ -106,7 +106,7 @@ SMALLER: dict[Family, tuple[Tiling, ...]] = {
         Tiling(Steps(128, 96), Steps(16, 12)),
         Tiling(Steps(64, 48), Steps(16, 12)),
     ),
-    VIDEO_15.name: (OFFICIAL_15_SMALL, Tiling(Steps(64, 48))),
+    VIDEO_15.name: (Tiling(Steps(128, 96)), Tiling(Steps(64, 48))),  # the first is official too
 }
 
 
