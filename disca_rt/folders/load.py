@@ -13,7 +13,7 @@ from ..family import VIDEO_10, VIDEO_15, Family
 from .encoders import load_byt5, load_clip, load_siglip
 from .language import load_language_model
 from .llava import load_llava
-from .parts import ModelFolder, PartName
+from .parts import WITH_LLAVA, ModelFolder, PartName
 from .tokenizers import load_image_processor, load_second_tokenizer, load_tokenizer
 from .vaes import load_vae
 
@@ -47,6 +47,8 @@ def load_part(
         "tokenizer_2": lambda: load_second_tokenizer(path, family),
         "image_processor": lambda: load_image_processor(path, family),
     }
+    if name == "image_encoder" and family in WITH_LLAVA:
+        raise ValueError("image_encoder of LLaVA is loaded with its text_encoder; ask for that")
     if name not in loaders:
         raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
     return loaders[name]()

@@ -130,6 +130,7 @@ class ModelFolder:
     def lack(self, name: PartName) -> str:
         """The line which says that a part is not there, where it is found and where to put it."""
         what, where = USUAL[self.family][name]
+        where = where.replace("480p_t2v", f"480p_{self.task}")
         place = self.root / self.places[name] if name in self.places else None
         way_out = f"put it at {place}" if place else _FLAGS.get(name, "give the folder that has it")
         title = FAMILIES[self.family].title

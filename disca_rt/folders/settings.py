@@ -67,9 +67,7 @@ def settle(seen: Evidence) -> Settings:
     """The settings of a model; ValueError lists the variants where an unknown one is named."""
     name, why = _variant(seen)
     row: Variant = VARIANTS[seen.family][name]
-    reasons = dict.fromkeys(
-        ("variant", "steps", "shift", "embedded_scale", "classifier_free_scale", "size"), why
-    )
+    reasons = dict.fromkeys((*Variant._fields[:-1], "variant"), why)
     settled = Settings(name, *row[:6], note=row.note, reasons=reasons)
     for step in (_with_target_size, _with_guidance, _with_scheduler, _with_preset):
         settled = step(settled, seen)
