@@ -50,7 +50,8 @@ def load_second_tokenizer(path: Path | None, family: Family) -> "PreTrainedToken
 
     if FAMILIES[family].has_glyphs or path is None:
         return transformers.ByT5Tokenizer()
-    return _read(transformers.CLIPTokenizer, path)
+    kind = getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)  # 4.x has both
+    return _read(kind, path)
 
 
 def load_image_processor(path: Path | None, family: Family) -> Any:

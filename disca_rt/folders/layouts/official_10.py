@@ -14,7 +14,7 @@ from .found import Found, Wish, choose_variant, existing, first_root
 if TYPE_CHECKING:
     from ..parts import PartName
 
-ROOTS = ("", "ckpts")
+ROOTS = ("", "ckpts/")
 START = "hunyuan-video-"
 DIT = "transformers"
 FP8 = "fp8"  # the variant of the file with scales beside it
@@ -37,22 +37,20 @@ class Official10:
 
 
 def _models(files: Files, root: str) -> list[str]:
-    start = f"{root}/" if root else ""
     return [
         name
         for name in files.folders(root)
-        if name.startswith(START) and {DIT, "vae"} & set(files.folders(start + name))
+        if name.startswith(START) and {DIT, "vae"} & set(files.folders(root + name))
     ]
 
 
 def _places(root: str, model: str, task: str) -> "dict[PartName, str]":
-    start = f"{root}/" if root else ""
-    text = start + ("text_encoder_i2v" if task == "i2v" else "text_encoder")
+    text = root + ("text_encoder_i2v" if task == "i2v" else "text_encoder")
     return {
-        "dit": f"{start}{model}/{DIT}",
-        "vae": f"{start}{model}/vae",
+        "dit": f"{root}{model}/{DIT}",
+        "vae": f"{root}{model}/vae",
         "text_encoder": text,
         "tokenizer": text,
-        "text_encoder_2": f"{start}text_encoder_2",
-        "tokenizer_2": f"{start}text_encoder_2",
+        "text_encoder_2": f"{root}text_encoder_2",
+        "tokenizer_2": f"{root}text_encoder_2",
     }
