@@ -61,7 +61,7 @@ class ComfyUI:
         root, models = first_root(files, ROOTS, _models)
         if not models:
             root, _ = first_root(files, ROOTS, _families)
-            model = _choose(models, wish, root)
+        model = _choose(models, wish, root)
         told = _families(files, root)
         family = wish.family or (told[0] if len(told) == 1 else None)
         family = family if model is None else _family(model)

@@ -18,7 +18,7 @@ ROOTS = ("", "ckpts/")
 START = "hunyuan-video-"
 DIT = "transformers"
 FP8 = "fp8"  # the variant of the file with scales beside it
-PLAIN_FILE, FP8_FILE = "mp_rank_00_model_states.pt", "mp_rank_00_model_states_fp8.pt"
+FP8_FILE = "mp_rank_00_model_states_fp8.pt"
 
 
 class Official10:
