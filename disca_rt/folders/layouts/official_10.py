@@ -7,6 +7,7 @@ its encoder.
 from typing import TYPE_CHECKING
 
 from ...family import VIDEO_10
+from ...weights.errors import CheckpointError
 from ..files import Files
 from ..variants import TEN
 from .found import Found, Wish, choose_variant, existing, first_root
@@ -33,6 +34,8 @@ class Official10:
         parts = existing(files, places)
         if wish.variant == FP8:
             parts["dit"] = f"{places['dit']}/{FP8_FILE}"
+            if parts["dit"] not in files.names:
+                raise CheckpointError(f"{places['dit']} holds no {FP8_FILE}; name no variant")
         return Found("official", parts, places, VIDEO_10.name, task, model or "")
 
 
