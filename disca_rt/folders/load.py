@@ -13,13 +13,8 @@ from ..family import VIDEO_10, VIDEO_15, Family
 from .encoders import load_byt5, load_clip, load_siglip
 from .language import load_language_model
 from .llava import load_llava
-from .parts import ModelFolder, PartName
-from .tokenizers import (
-    load_byt5_tokenizer,
-    load_clip_tokenizer,
-    load_image_processor,
-    load_tokenizer,
-)
+from .parts import WITH_LLAVA, ModelFolder, PartName
+from .tokenizers import load_image_processor, load_second_tokenizer, load_tokenizer
 from .vaes import load_vae
 
 Device = torch.device | str
@@ -49,11 +44,11 @@ def load_part(
         "text_encoder_2": lambda: SECOND[family](path, device, dtype),
         "image_encoder": lambda: load_siglip(path, device, dtype),
         "tokenizer": lambda: load_tokenizer(path, family),
-        "tokenizer_2": lambda: (
-            load_clip_tokenizer(path) if family == VIDEO_10.name else load_byt5_tokenizer()
-        ),
+        "tokenizer_2": lambda: load_second_tokenizer(path, family),
         "image_processor": lambda: load_image_processor(path, family),
     }
+    if name == "image_encoder" and family in WITH_LLAVA:
+        raise ValueError("image_encoder of LLaVA is loaded with its text_encoder; ask for that")
     if name not in loaders:
         raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
     return loaders[name]()
