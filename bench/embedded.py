@@ -1,28 +1,26 @@
 """Benchmarks of what DisCa saves on the embedded model: in a step, and from prompt to video."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.measure.harness import Comparison, Contender
 from disca_rt.measure.steps import Steps, Subject
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Preset, get_preset, preset
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
-from disca_rt.tiny.config import GUIDANCE_SCALE
-from disca_rt.tiny.runtime import encode_prompts, load_tiny, with_tiny_prompts
-from disca_rt.work.flops import StepFlops, image_tokens, step_flops
+from disca_rt.tiny.config import GUIDANCE_SCALE, TINY
+from disca_rt.tiny.prompts import encode
+from disca_rt.tiny.runtime import load_tiny, with_tiny_prompts
+from disca_rt.work.flops import image_tokens
 
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
-TEXT_TOKENS = 16  # of PROMPT; the longest there is
 BASE_WEIGHTS = Path(__file__).parents[1] / "ladder" / "base.safetensors"
 
 
-@dataclass(frozen=True)
-class VideoSize:
+class VideoSize(NamedTuple):
     """Size of a video in frames and pixels."""
 
     frames: int
@@ -35,88 +33,80 @@ TRAINED = VideoSize(FRAMES, HEIGHT, WIDTH)
 
 def steps(size: VideoSize = TRAINED) -> Comparison:
     """Comparison of a full and a predicted step, from latents to latents as in the loop."""
-    runtime = load_tiny()
-    given = encode_prompts([PROMPT]), _latent_shape(size)
-    run = Steps(Subject(runtime, *given, policy="disca", schedule=preset(2, 5.0, (0,))))
-    flops = _flops(runtime.config, size, TEXT_TOKENS)
+    subject = _subject(load_tiny(), size, "disca", preset(2, 5.0, (0,)))
+    run = Steps(subject)
+    full, predicted = (subject.flops_of([plan]) for plan in subject.plans)
     contenders = [
-        Contender("full step", run.full, flops.full),
-        Contender("predicted step", run.predicted, flops.predicted, goal=0.15),
+        Contender("full step", run.full, full),
+        Contender("predicted step", run.predicted, predicted, goal=0.15),
     ]
-    return _comparison("predicted step", runtime, size, contenders, samples=100)
+    return _comparison("predicted step", size, contenders, samples=100)
 
 
 def samples_with_guidance(size: VideoSize = TRAINED) -> Comparison:
     """Comparison of samples with what an undistilled model needs: 50 steps of two passes each."""
-    base, runtime = with_tiny_prompts(Runtime.load(BASE_WEIGHTS)), load_tiny()
-    fifty = preset(50, 5.0)
-    both_passes = [_flops(base.config, size, tokens) for tokens in (TEXT_TOKENS, 1)]
-    baseline = Contender(
+    base = with_tiny_prompts(Runtime.load(BASE_WEIGHTS))
+    baseline = _sampling(
         "50 full steps x 2",
-        partial(_generate, base, size, fifty, policy="full"),
-        fifty.steps * sum(one_pass.full for one_pass in both_passes),
+        _subject(base, size, "full", preset(50, 5.0)),
+        size,
         "classifier-free guidance; its unconditional pass has one text token",
     )
-    contenders = [baseline, _twenty_steps(runtime, size), _disca(runtime, size)]
-    return _comparison("DisCa sample, base 50 x 2", runtime, size, contenders, samples=7)
+    contenders = [baseline, *_distilled(size)]
+    return _comparison("DisCa sample, base 50 x 2", size, contenders, samples=7)
 
 
 def samples_without_guidance(size: VideoSize = TRAINED) -> Comparison:
     """Comparison with as many full steps: what the predictor alone saves."""
-    runtime = load_tiny()
-    contenders = [_twenty_steps(runtime, size), _disca(runtime, size)]
-    return _comparison("DisCa sample, base 20", runtime, size, contenders, samples=15)
+    return _comparison("DisCa sample, base 20", size, _distilled(size), samples=15)
 
 
-def _comparison(
-    name: str, runtime: Runtime, size: VideoSize, contenders: Sequence[Contender], samples: int
-) -> Comparison:
-    return Comparison(name, _shape(runtime.config, size), "float32", contenders, samples)
-
-
-def _twenty_steps(runtime: Runtime, size: VideoSize) -> Contender:
-    return _sampling("20 full steps", runtime, size, preset(20, 5.0), "full")
-
-
-def _disca(runtime: Runtime, size: VideoSize) -> Contender:
-    published = get_preset("disca-n4")
+def _distilled(size: VideoSize) -> list[Contender]:
+    """Contenders of the distilled model: 20 steps, all full and by DisCa."""
+    runtime, published = load_tiny(), get_preset("disca-n4")
     predicted = published.steps - published.full_steps
     name = f"DisCa: {published.full_steps} full, {predicted} predicted"
-    return _sampling(name, runtime, size, published, "disca")
+    return [
+        _sampling("20 full steps", _subject(runtime, size, "full", preset(20, 5.0)), size),
+        _sampling(name, _subject(runtime, size, "disca", published), size),
+    ]
 
 
-def _sampling(
-    name: str, runtime: Runtime, size: VideoSize, schedule: Preset, policy: str
-) -> Contender:
-    step = _flops(runtime.config, size, TEXT_TOKENS)
-    predicted = schedule.steps - schedule.full_steps
-    flops = schedule.full_steps * step.full + predicted * step.predicted
-    return Contender(name, partial(_generate, runtime, size, schedule, policy=policy), flops)
+def _subject(runtime: Runtime, size: VideoSize, policy: str, schedule: Preset) -> Subject:
+    negative = None if runtime.config.guidance_embed else encode([""])
+    given = encode([PROMPT]), _latent_shape(size)
+    return Subject(runtime, *given, policy, schedule, negative)
 
 
-def _generate(runtime: Runtime, size: VideoSize, schedule: Preset, policy: str) -> None:
-    runtime.generate(
-        PROMPT, **asdict(size), schedule=schedule, policy=policy, guidance_scale=GUIDANCE_SCALE
+def _sampling(name: str, subject: Subject, size: VideoSize, note: str = "") -> Contender:
+    """Contender from prompt to video."""
+    run = partial(
+        subject.runtime.generate,
+        PROMPT,
+        **size._asdict(),
+        schedule=subject.schedule,
+        policy=subject.policy,
+        guidance_scale=GUIDANCE_SCALE,
     )
+    return Contender(name, run, subject.flops, note)
 
 
 def _latent_shape(size: VideoSize) -> tuple[int, int, int, int]:
-    return PixelUnshuffleCodec().latent_shape(size.frames, size.height, size.width)
+    return PixelUnshuffleCodec().latent_shape(*size)
 
 
-def _flops(dit: DiTConfig, size: VideoSize, text_tokens: int) -> StepFlops:
-    return step_flops(dit, predictor_config(dit), _latent_shape(size), text_tokens)
-
-
-def _shape(dit: DiTConfig, size: VideoSize) -> dict[str, object]:
+def _comparison(
+    name: str, size: VideoSize, contenders: Sequence[Contender], samples: int
+) -> Comparison:
     latents = _latent_shape(size)
-    return {
+    shape = {
         "model": "embedded",
         "batch": 1,
         "latents": list(latents),
-        "image tokens": image_tokens(dit, latents),
-        "text tokens": TEXT_TOKENS,
-        "hidden": dit.hidden,
-        "heads": dit.heads,
-        "blocks": f"{dit.double}+{dit.single}",
+        "image tokens": image_tokens(TINY, latents),
+        "text tokens": encode([PROMPT]).tokens,
+        "hidden": TINY.hidden,
+        "heads": TINY.heads,
+        "blocks": f"{TINY.double}+{TINY.single}",
     }
+    return Comparison(name, shape, "float32", contenders, samples)

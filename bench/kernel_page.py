@@ -18,6 +18,7 @@ from disca_rt.kernels.launch import default_config
 from disca_rt.kernels.launch_table import Choice, read_ops
 from disca_rt.kernels.op_table import TUNED, Call, calls
 from disca_rt.kernels.workload import REAL, Shapes, shard
+from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,7 +65,7 @@ def page(records: Sequence[Record]) -> str:
         )
         for op, make_call in ten.items()
     ]
-    parts = [INTRO, _table([HEADER, ["---"] * len(HEADER), *rows]), _note(records)]
+    parts = [INTRO, *table_lines(HEADER, rows), "", _note(records)]
     parts += [f"## {op}\n\n{_about(op)}\n" for op in ten]
     return "\n".join(parts)
 
@@ -145,10 +146,6 @@ def _about(op: str) -> str:
     specified = inspect.getdoc(getattr(reference, op)) if hasattr(reference, op) else None
     path = f"`kernels/{module.__name__.rpartition('.')[2]}.py`"
     return "\n\n".join([*([specified] if specified else []), own, path])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,8 +4,8 @@ What remains of a step is the host's work, and which tensors live when.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
-from disca_rt.models.prepared import Prepared
+from disca_rt.models.prepared import FirstFrame, Prepared
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import DEFAULT_GUIDANCE, Guidance
 from disca_rt.schedule import shifted
@@ -31,8 +31,7 @@ class NoAttention(LocalAttention):
         self.backend = lambda q, k, v, valid: torch.empty_like(q)
 
 
-@dataclass(frozen=True)
-class MetaStep:
+class MetaStep(NamedTuple):
     """Steps as functions: each runs one from latents to latents."""
 
     full: Callable[[], object]
@@ -43,13 +42,12 @@ def meta_step(
     config: DiTConfig,
     grid: tuple[int, int, int],
     text: int,
-    dtype: torch.dtype = torch.bfloat16,
     ops: str = "reference",
     fp8_weights: bool = False,
     graphs: GraphRunner | None = None,
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
-    built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": dtype}
+    built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": torch.bfloat16}
     dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))
@@ -58,9 +56,9 @@ def meta_step(
     latents = torch.empty(1, config.in_channels, *sides, device=META)
     tables = torch.empty(2, image, config.head_dim // 2, device=META)
     prepared = Prepared(
-        text_states=torch.empty(1, text, config.text_dim, dtype=dtype, device=META),
+        text_states=torch.empty(1, text, config.text_dim, dtype=torch.bfloat16, device=META),
         text_lengths=None,
-        pooled=torch.empty(1, config.hidden, dtype=dtype, device=META),
+        pooled=torch.empty(1, config.hidden, dtype=torch.bfloat16, device=META),
         condition_tokens=None,
         order=None,
         cond_latents=None,
@@ -68,6 +66,7 @@ def meta_step(
         freqs_cos=tables[0],
         freqs_sin=tables[1],
         grid=grid,
+        first=_first_frame(config, latents, torch.bfloat16) if config.token_replace else None,
     )
     embedded = DEFAULT_GUIDANCE if config.guidance_embed else None
     denoiser = Denoiser(dit, graphs)
@@ -79,3 +78,8 @@ def meta_step(
         return loop.compute(loop.plans[index], {}, tensors)
 
     return MetaStep(partial(run, 0), partial(run, 1))
+
+
+def _first_frame(config: DiTConfig, latents: torch.Tensor, dtype: torch.dtype) -> FirstFrame:
+    vec = torch.empty(1, config.hidden, dtype=dtype, device=META)
+    return FirstFrame(torch.empty_like(latents[:, :, :1]), vec)

@@ -5,7 +5,7 @@ of the fraction of copy bandwidth: P3's 0.90 is a ratio of 1.11. The baseline of
 same with a concatenation, that of `linear_gelu` the same without GELU.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.op_table import TUNED, Call, calls
-from disca_rt.kernels.workload import REAL, SMALL, Shapes, shard
+from disca_rt.kernels.workload import REAL_SHARES, SMALL, Shapes
 from disca_rt.measure.harness import Comparison, Contender
 
 from .rivals import rivals
@@ -28,10 +28,8 @@ SAMPLES = 30
 Build = Callable[[], Comparison]
 
 
-EAGER: dict[str, Callable[..., Any]] = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
-"""Eager PyTorch for ops that are in no row; the others' is the reference."""
+GELU = partial(F.gelu, approximate="tanh")
+"""Eager PyTorch for `gelu_tanh`, the one op without a reference of its own."""
 
 
 def _pair(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -46,24 +44,19 @@ CONCATENATED: dict[str, Callable[..., Tensor]] = {
 """Products as others compute them: one, over a concatenation or into one."""
 
 
-def comparisons(device: torch.device, shapes: Iterable[Shapes]) -> Iterator[tuple[str, Build]]:
-    """Every op at all `shapes`, by name; tensors are made when a comparison is built."""
+def comparisons(device: torch.device, is_small: bool) -> Iterator[tuple[str, Build]]:
+    """Every op at the real shapes, by name; tensors are made when a comparison is built.
+
+    `is_small` is for a trial in Triton's interpreter.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
-    for each in shapes:
+    for each in [SMALL] if is_small else REAL_SHARES:
         for op, make_call in calls(each, make).items():
             yield f"{op}, {each.name}", partial(_comparison, each, make_call, device)
-
-
-def real_shapes() -> list[Shapes]:
-    return [share for each in REAL.values() for share in (each, shard(each, 8))]
-
-
-def small_shapes() -> list[Shapes]:
-    return [SMALL]
 
 
 def _comparison(shapes: Shapes, make_call: Callable[[], Call], device: torch.device) -> Comparison:
@@ -88,7 +81,7 @@ def _moved(call: Call, device: torch.device) -> list[Contender]:
     """Contenders of an op that bytes limit: a copy of as many, and what others have."""
     source = torch.randint(255, (call.minimum_bytes // 2,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    eager = EAGER.get(call.op) or getattr(reference, call.op)
+    eager = getattr(reference, call.op, GELU)
     compiled = torch.compile(eager, dynamic=False)
     runs = {
         "eager PyTorch": partial(eager, *call.args),

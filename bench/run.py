@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are defined
     device = torch.device("cpu" if args.dry_run else args.device)
-    benchmarks = ON_CPU if args.device == "cpu" else op_benchmarks(device, args.dry_run)
+    benchmarks = ON_CPU
+    if args.device == "cuda":
+        from .ops import comparisons
+
+        benchmarks = dict(comparisons(device, args.dry_run))
     chosen = select(benchmarks, args.only)
     if not chosen:
         parser.error(f"--only {args.only} is in no benchmark; they are {list(benchmarks)}")
@@ -60,13 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         records += run(chosen, 1 if args.dry_run else args.samples, threads, device, out)
     if records:
         print(f"\n{markdown(records)}")
-
-
-def op_benchmarks(device: torch.device, is_small: bool) -> dict[str, Build]:
-    """Benchmarks of the fused ops; `is_small` for a trial in Triton's interpreter."""
-    from .ops import comparisons, real_shapes, small_shapes
-
-    return dict(comparisons(device, small_shapes() if is_small else real_shapes()))
 
 
 def select(benchmarks: Mapping[str, Build], only: Sequence[str] | None) -> dict[str, Build]:

@@ -9,6 +9,7 @@ Knows no clock and no model.
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -60,16 +61,8 @@ class Traded(NamedTuple):
         return len(set(counts)) == 1
 
 
-def ours(traded: Traded) -> Ulysses:
-    return _scheduled(traded, Scheduler.send)
-
-
-def ours_packed(traded: Traded) -> Ulysses:
-    """Exchange by our scheduler of k and q in the layout of `rms_norm_rope_send`."""
-    return _scheduled(traded, Scheduler.send_packed)
-
-
-def _scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) -> Ulysses:
+def scheduled(traded: Traded, send: Callable[[Scheduler, Slot, Tensor], None]) -> Ulysses:
+    """Exchange by our scheduler, which is given k and q by its method `send`."""
     batch, _, _, head_dim = traded.like.shape
     scheduler = Scheduler(
         partition=traded.partition,
@@ -198,15 +191,7 @@ def _one_by_one(move: Callable[[Tensor, int, int], Tensor]) -> Ulysses:
     return run
 
 
-def diffusers_ulysses(traded: Traded) -> Ulysses:
-    return _templated(traded, is_anything=False)
-
-
-def diffusers_ulysses_anything(traded: Traded) -> Ulysses:
-    return _templated(traded, is_anything=True)
-
-
-def _templated(traded: Traded, is_anything: bool) -> Ulysses:
+def diffusers_ulysses(traded: Traded, is_anything: bool = False) -> Ulysses:
     try:
         from diffusers import ContextParallelConfig
         from diffusers.models._modeling_parallel import ParallelConfig
@@ -242,10 +227,10 @@ class Way(NamedTuple):
 
 
 OURS = (
-    Way("ours", ours),
+    Way("ours", partial(scheduled, send=Scheduler.send)),
     Way(
         "ours, k and q packed",
-        ours_packed,
+        partial(scheduled, send=Scheduler.send_packed),
         "by the kernel of norm and RoPE, which writes them anyway",
         is_packed=True,
     ),
@@ -270,7 +255,7 @@ UNEVEN = (
     Way("all_to_all_single, split sizes", all_to_all_with_sizes, "one tensor after another"),
     Way(
         "diffusers Ulysses Anything",
-        diffusers_ulysses_anything,
+        partial(diffusers_ulysses, is_anything=True),
         "pads heads, and gathers the numbers of tokens in each exchange",
     ),
     *OURS,

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .parallel.topology import Topology
     from .pipeline.media import to_frames, write_contact_sheet
     from .pipeline.mp4 import write_mp4
-    from .pipeline.pipeline import Busy, Closed, Pipeline, Sample
+    from .pipeline.pipeline import Pipeline
     from .pipeline.request import Request
     from .pipeline.runtime import Runtime
+    from .pipeline.sample import Busy, Closed, Sample
     from .pipeline.saved_conditioning import SavedConditioning, load_conditioning
     from .sampling.loop import Cancelled, StepEvent
     from .schedule import Preset, Schedule, from_timesteps, get_preset, preset, shifted
@@ -43,9 +44,10 @@ _HOMES = {  # the imports above; a test compares the two
     "parallel.topology": ("Topology",),
     "pipeline.media": ("to_frames", "write_contact_sheet"),
     "pipeline.mp4": ("write_mp4",),
-    "pipeline.pipeline": ("Busy", "Closed", "Pipeline", "Sample"),
+    "pipeline.pipeline": ("Pipeline",),
     "pipeline.request": ("Request",),
     "pipeline.runtime": ("Runtime",),
+    "pipeline.sample": ("Busy", "Closed", "Sample"),
     "pipeline.saved_conditioning": ("SavedConditioning", "load_conditioning"),
     "sampling.loop": ("Cancelled", "StepEvent"),
     "schedule": ("Preset", "Schedule", "from_timesteps", "get_preset", "preset", "shifted"),

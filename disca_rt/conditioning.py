@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .config import DiTConfig
 
+IMAGE_LATENTS = "cond_latents", "first_frame_latents"
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -19,9 +21,15 @@ class Conditioning:
 
     HunyuanVideo 1.0: `text_states [B, L, text_dim]`, `text_mask [B, L]` and
     `text_states_2 [B, text_dim_2]` (pooled). HunyuanVideo 1.5: `text_states`, `text_mask`, glyph
-    tokens `byt5_text_states [B, L', byt5_dim]` with `byt5_text_mask [B, L']`,
-    `vision_states [B, V, vision_dim]` (all zero: text-to-video) and
-    `cond_latents [B, C + 1, T, H, W]` (condition latents and their mask channel).
+    tokens `byt5_text_states [B, L', byt5_dim]` with `byt5_text_mask [B, L']` and
+    `vision_states [B, V, vision_dim]` (all zero: text-to-video).
+
+    A first frame is given as scaled latents, in the one way that the model learnt. In
+    `cond_latents [B, K, T, H, W]` where it takes K more channels than latents have: the frame with
+    zeros after it, and in 1.5 and 1.0's latent-concat model (not in SkyReels') a mask, 1 where
+    frames are given. In `first_frame_latents [B, C, 1, H, W]` where it is kept as the sample's
+    first frame (1.0's token replace; where the checkpoint does not say that its model learnt this,
+    the field may be left out).
     """
 
     text_states: Tensor
@@ -31,6 +39,7 @@ class Conditioning:
     byt5_text_mask: Tensor | None = None
     vision_states: Tensor | None = None
     cond_latents: Tensor | None = None
+    first_frame_latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, tensor in self.tensors().items():
@@ -62,6 +71,25 @@ class Conditioning:
             )
         return self.batch
 
+    def mixed_into(self, noise: Tensor, share: float) -> Tensor:
+        """`noise [B, C, T, H, W]` with a `share` of the given first frame in each frame.
+
+        HunyuanVideo 1.0 begins so from an image, with 0.001, for a steadier video. ValueError where
+        no frame is given.
+        """
+        if self.first_frame_latents is not None:
+            first = self.first_frame_latents
+        elif self.cond_latents is not None:
+            first = self.cond_latents[:, : noise.shape[1], :1]
+        else:
+            raise ValueError("a share of the image needs a conditioning with one; leave it out")
+        return noise * (1 - share) + first.to(noise) * share
+
+    def repeated(self, batch: int) -> "Conditioning":
+        """`batch` times the only row of each tensor, as views."""
+        rows = {name: t.expand(batch, *t.shape[1:]) for name, t in self.tensors().items()}
+        return replace(self, **rows)
+
     def to(self, device: torch.device | str) -> "Conditioning":
         """Copy every tensor to `device`."""
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
@@ -86,14 +114,15 @@ class Conditioning:
         batch = self.checked_batch(prefix) if batch is None else batch
         for name, shape in self._shapes(config, batch, latent_shape).items():
             tensor = getattr(self, name)
-            if tensor is None and shape is not None:
+            is_optional = name == "first_frame_latents" and not config.token_replace
+            if tensor is None and shape is not None and not is_optional:
                 raise ValueError(f"conditioning lacks {prefix}{name}, which this model needs")
             if tensor is not None and shape is None:
-                whose = f"which a {config.family} does not take"
+                whose = f"which a {config.family} of {config.inputs} does not take"
                 raise ValueError(f"conditioning has {prefix}{name}, {whose}")
             if tensor is not None and not _fits(tensor.shape, shape):
                 wanted = f"[{', '.join(map(str, shape))}]"
-                if name == "cond_latents" and latent_shape is not None:
+                if name in IMAGE_LATENTS and latent_shape is not None:
                     wanted += ", as large as the latents"
                 raise ValueError(f"{prefix}{name} must be {wanted}, got {list(tensor.shape)}")
         self._check_values(prefix)
@@ -117,7 +146,9 @@ class Conditioning:
         self, config: DiTConfig, batch: int, latent_shape: Sequence[int] | None
     ) -> dict[str, Sequence[int | str] | None]:
         """Shape of every field, a letter for any size; None where the model has no such input."""
-        glyphs, channels = self.byt5_text_states, config.embed_channels - config.in_channels
+        glyphs = self.byt5_text_states
+        frames, *sides = (latent_shape or "BCTHW")[2:]
+        first = (batch, config.in_channels, 1, *sides)
         shapes = {
             "text_states": (batch, "L", config.text_dim),
             "text_mask": self.text_states.shape[:2],
@@ -125,7 +156,8 @@ class Conditioning:
             "byt5_text_states": (batch, "L", config.byt5_dim),
             "byt5_text_mask": (None,) if glyphs is None else glyphs.shape[:2],
             "vision_states": (batch, "V", config.vision_dim),
-            "cond_latents": (batch, channels or None, *(latent_shape or "BCTHW")[2:]),
+            "cond_latents": (batch, config.condition_channels or None, frames, *sides),
+            "first_frame_latents": first if config.takes_first_frame else (None,),
         }
         return {name: None if None in shape else shape for name, shape in shapes.items()}
 

@@ -15,9 +15,10 @@ class DiTConfig:
     """Sizes of a HunyuanVideo DiT; the defaults are HunyuanVideo 1.0 base (13B).
 
     `embed_channels` are those of `img_in`: the latents', and behind them those of a condition (33
-    with an image and its mask); None is as many as `in_channels`. `rope` splits the head width over
-    (t, h, w). `text_dim_2`, `byt5_dim`, `byt5_hidden` and `vision_dim` are None where the model has
-    no such input.
+    with an image and its mask, 32 with an image alone); None is as many as `in_channels`. A model
+    with `token_replace` takes a clean first frame among the latents instead, which its tensors do
+    not tell. `rope` splits the head width over (t, h, w). `text_dim_2`, `byt5_dim`, `byt5_hidden`
+    and `vision_dim` are None where the model has no such input.
     """
 
     family: Family = VIDEO_10.name
@@ -36,6 +37,7 @@ class DiTConfig:
     vision_dim: int | None = None
     guidance_embed: bool = False
     meanflow: bool = False  # takes r through `time_r_in`
+    token_replace: bool = False
 
     def __post_init__(self) -> None:
         if self.embed_channels is None:
@@ -47,6 +49,12 @@ class DiTConfig:
                 f"rope must be three even numbers that add up to hidden/heads = {self.head_dim}, "
                 f"got {self.rope}"
             )
+        if self.token_replace and not self.takes_first_frame:
+            raise ValueError(
+                f"token_replace needs a {VIDEO_10.title} without condition channels and with "
+                f"patches of one frame, got a {self.traits.title} with {self.condition_channels} "
+                f"condition channels and patches of {self.patch[0]}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -56,6 +64,25 @@ class DiTConfig:
     def traits(self) -> Traits:
         """The row of its family."""
         return FAMILIES[self.family]
+
+    @property
+    def condition_channels(self) -> int:
+        """The channels that `img_in` takes behind the latents' own."""
+        return self.embed_channels - self.in_channels
+
+    @property
+    def takes_first_frame(self) -> bool:
+        """True where a clean first frame may be given among the latents (token replace)."""
+        is_plain = self.condition_channels == 0 and self.patch[0] == 1
+        return self.traits.token_replace and is_plain
+
+    @property
+    def inputs(self) -> str:
+        """The inputs of `img_in` in words, such as "16 latent + 16 image + 1 mask channels"."""
+        more, latents = self.condition_channels, self.in_channels
+        kinds = {0: "", latents: f" + {latents} image", latents + 1: f" + {latents} image + 1 mask"}
+        said = f"{latents} latent{kinds.get(more, f' + {more} condition')} channels"
+        return said + ", a clean first frame among them" * self.token_replace
 
     @property
     def patch_width(self) -> int:

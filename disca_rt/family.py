@@ -17,8 +17,9 @@ class Traits:
     `merged_qkv`: the double-stream blocks' q, k and v are one tensor. `last_blocks`: the kind of
     block that its DiT ends with and its predictor is made of. `averages_r`: the embedding of r is
     averaged with that of t, not added to it. `has_glyphs`: conditions of glyphs and vision states,
-    beside the prompt's. `pools_text`: a pooled text state is always there. `preset` samples its
-    MeanFlow models; with `embeds_guidance` DisCa's presets want a model that does.
+    beside the prompt's. `pools_text`: a pooled text state is always there. `token_replace`: some of
+    its models take a clean first frame among the latents. `preset` samples its MeanFlow models;
+    with `embeds_guidance` DisCa's presets want a model that does.
     """
 
     name: Family
@@ -28,6 +29,7 @@ class Traits:
     averages_r: bool
     has_glyphs: bool
     pools_text: bool
+    token_replace: bool
     embeds_guidance: bool
     preset: str
 
@@ -40,6 +42,7 @@ VIDEO_10 = Traits(
     averages_r=True,
     has_glyphs=False,
     pools_text=True,
+    token_replace=True,
     embeds_guidance=True,
     preset="disca-n4",
 )
@@ -51,6 +54,7 @@ VIDEO_15 = Traits(
     averages_r=False,
     has_glyphs=True,
     pools_text=False,
+    token_replace=False,
     embeds_guidance=False,
     preset="disca-1.5",
 )

@@ -1,4 +1,8 @@
-"""Joint tokens of a step: the places of image and text, and what else all blocks share."""
+"""Joint tokens of a step: the places of image and text, and what else all blocks share.
+
+Most models modulate all rows of a sample by one vector. One that is given a clean first frame has
+a vector for its rows, and one for the others: two groups.
+"""
 
 from typing import NamedTuple
 
@@ -21,10 +25,35 @@ class TokenLayout(NamedTuple):
     grid: tuple[int, int, int] | None = None
 
 
-class StepContext(NamedTuple):
-    """Inputs of all blocks of a step: `vec [B, C]`, rotary tables `[S_img, D/2]`, layout."""
+class RowVectors(NamedTuple):
+    """Vectors `values [B, G, C]` of G groups of rows; each goes on to where the next one starts.
 
-    vec: Tensor
+    `starts` are the first rows of all groups but the first; they are image rows, so that text is in
+    the last group.
+    """
+
+    values: Tensor
+    starts: tuple[int, ...]
+
+    def of_share(self, img: range) -> "RowVectors":
+        """The same vectors for joint tokens whose image rows are those numbered `img` of all."""
+        starts = (min(max(start, img.start), img.stop) - img.start for start in self.starts)
+        return self._replace(starts=tuple(starts))
+
+
+Vector = Tensor | RowVectors
+"""Values for each row: `[B, C]`, the same for all rows of a sample, or those of its group."""
+
+
+def of_text(vector: Vector) -> Tensor:
+    """The values `[B, C]` of the last group of rows, which is that of text."""
+    return vector if isinstance(vector, Tensor) else vector.values[:, -1]
+
+
+class StepContext(NamedTuple):
+    """Inputs of all blocks of a step: `vec` of width C, rotary tables `[S_img, D/2]`, layout."""
+
+    vec: Vector
     freqs_cos: Tensor
     freqs_sin: Tensor
     layout: TokenLayout

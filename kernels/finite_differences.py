@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .forecast import check_numbers, check_terms
-from .launch import SPAN, LaunchConfig, cdiv, check_rows, check_shape, launch, launch_config
+from .forecast import DEFAULT as DEFAULT
+from .forecast import check_numbers, check_terms, launch_terms
+from .launch import check_rows, check_shape
 from .registration import register_op
 
 OP = "finite_differences"
-DEFAULT = LaunchConfig(rows=2, num_warps=8)
 
 
 @triton.jit
@@ -39,20 +39,4 @@ def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None
     check_numbers(OP, "numbers", numbers, 2)
     if not (factors.is_contiguous() and newest.is_contiguous()) or factors.dtype != newest.dtype:
         raise ValueError(f"{OP}: factors and newest must be contiguous and of one dtype")
-    if newest.numel() == 0:
-        return
-    config = launch_config(OP, SPAN, newest.device, DEFAULT)
-    block = config.rows * SPAN
-    launch(
-        _finite_differences_kernel,
-        (cdiv(newest.numel(), block),),
-        factors,
-        newest,
-        numbers,
-        newest.numel(),
-        factors.stride(0),
-        TERMS=len(factors),
-        BLOCK=block,
-        num_warps=config.num_warps,
-        on=newest,
-    )
+    launch_terms(OP, _finite_differences_kernel, factors, newest, numbers, value=newest)

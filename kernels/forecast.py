@@ -3,6 +3,8 @@
 The coefficients are on the device, so that a captured step serves every distance.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -39,23 +41,7 @@ def forecast_into(factors: Tensor, coefficients: Tensor, out: Tensor) -> None:
     check_numbers(OP, "coefficients", coefficients, len(factors))
     if not (factors.is_contiguous() and out.is_contiguous()):
         raise ValueError(f"{OP}: factors and out must be contiguous")
-    if out.numel() == 0:
-        return
-    config = launch_config(OP, SPAN, out.device, DEFAULT)
-    block = config.rows * SPAN
-    launch(
-        _forecast_kernel,
-        (cdiv(out.numel(), block),),
-        factors,
-        coefficients,
-        out,
-        out.numel(),
-        factors.stride(0),
-        TERMS=len(factors),
-        BLOCK=block,
-        num_warps=config.num_warps,
-        on=out,
-    )
+    launch_terms(OP, _forecast_kernel, factors, coefficients, out, value=out)
 
 
 def check_numbers(op: str, name: str, numbers: Tensor, count: int) -> None:
@@ -69,6 +55,26 @@ def check_terms(op: str, factors: Tensor) -> None:
     """Raise ValueError unless there are from 1 to MAX_TERMS factors."""
     if not 1 <= len(factors) <= MAX_TERMS:
         raise ValueError(f"{op}: factors must be from 1 to {MAX_TERMS}, got {len(factors)}")
+
+
+def launch_terms(op: str, kernel: Any, factors: Tensor, *others: Tensor, value: Tensor) -> None:
+    """Run a kernel over all places of `value`, and of each of `factors`, if there are any."""
+    if value.numel() == 0:
+        return
+    config = launch_config(op, SPAN, value.device, DEFAULT)
+    block = config.rows * SPAN
+    launch(
+        kernel,
+        (cdiv(value.numel(), block),),
+        factors,
+        *others,
+        value.numel(),
+        factors.stride(0),
+        TERMS=len(factors),
+        BLOCK=block,
+        num_warps=config.num_warps,
+        on=value,
+    )
 
 
 @recomputed()

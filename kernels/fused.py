@@ -24,7 +24,6 @@ from .linear_gelu import linear_gelu as linear_gelu
 from .pair_linear import fuse_cached as fuse_cached
 from .pair_linear import pair_linear as pair_linear
 from .reference import unpatchify as unpatchify
-from .relative_l1 import relative_l1 as relative_l1
 from .rms_norm_rope import rms_norm_rope as rms_norm_rope
 from .rms_norm_rope_send import rms_norm_rope_send as rms_norm_rope_send
 

@@ -30,5 +30,5 @@ def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @products_kept
-def join_tokens(img: Tensor, txt: Tensor, out: Tensor | None = None) -> Tensor:
-    return torch.cat([img, txt], dim=1) if out is None else out
+def join_tokens(*parts: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.cat(parts, dim=1) if out is None else out

@@ -47,7 +47,10 @@ def layer_norm_modulate_into(x: Tensor, shift: Tensor, scale: Tensor, out: Tenso
 
 
 @recomputed()
-def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+def layer_norm_modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, out: Tensor | None = None
+) -> Tensor:
+    if out is None:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
     layer_norm_modulate_into(x, shift, scale, out)
     return out

@@ -112,12 +112,11 @@ OP_ROWS: dict[str, OpRow] = {
     "fuse_cached": OpRow(passes(2, 4), lambda a: (a.tokens(), a.tokens(), *a.linear(2))),
     "head": OpRow(_head_work, lambda a: (a.img(), *a.vectors(2), *a.last_linear()), HEAD),
     "euler_step": OpRow(_euler_work, Arguments.euler, FLAT),
-    "relative_l1": OpRow(passes(2, 3), lambda a: (a.kept(), a.kept()), FLAT),
     "finite_differences": OpRow(
-        _differences_work, lambda a: (a.factors(), a.kept(), a.numbers(2)), FLAT
+        _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
-    "join_tokens": OpRow(lambda img, txt: Work(0, 2 * tensor_bytes(img, txt))),
+    "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }
 

@@ -37,7 +37,6 @@ class Ops:
     head = staticmethod(OperandOps.head)
     unpatchify = staticmethod(reference.unpatchify)
     euler_step = staticmethod(reference.euler_step)
-    relative_l1 = staticmethod(reference.relative_l1)
     finite_differences = staticmethod(reference.finite_differences)
     forecast = staticmethod(reference.forecast)
 

@@ -21,9 +21,9 @@ def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     return None
 
 
-def join_tokens(img: Tensor, txt: Tensor, out: Tensor | None = None) -> Tensor:
-    """`[B, S_img, C]`, `[B, S_txt, C]` -> `[B, S, C]`; with `out` they are its rows already."""
-    return torch.cat([img, txt], dim=1)
+def join_tokens(*parts: Tensor, out: Tensor | None = None) -> Tensor:
+    """Rows `[B, S_i, C]` one after another, `[B, S, C]`; with `out` they are its rows already."""
+    return torch.cat(parts, dim=1)
 
 
 def joint_linear(
@@ -43,7 +43,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
 
 
-def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def layer_norm_modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, out: Tensor | None = None
+) -> Tensor:
     """`LayerNorm(x)·(1 + scale) + shift` of `x [B, S, C]`, without affine weights (DiT, adaLN)."""
     normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
     return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
@@ -154,11 +156,6 @@ def euler_step(
     if uncond is not None:
         velocity = torch.lerp(uncond.float(), velocity, scale)
     return latents + unpatchify(velocity, grid, patch) * dt
-
-
-def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
-    """`Σ|x − reference| / Σ|reference|`, fp32 `[]`: how much a tensor has changed."""
-    return (x.float() - reference.float()).abs().sum() / reference.float().abs().sum()
 
 
 def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None:

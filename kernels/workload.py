@@ -49,6 +49,9 @@ REAL = {
     )
 }
 
+REAL_SHARES = [share for each in REAL.values() for share in (each, shard(each, 8))]
+"""The real models' shapes, each on one GPU and as one of eight ranks has it."""
+
 SENT_TO = 8  # ranks that `rms_norm_rope_send` packs for
 SMALL = Shapes("small", 15, 3, 128, 8, 16, (1, 3, 5), (1, 2, 2))
 """A size for trials in Triton's interpreter."""
@@ -81,10 +84,6 @@ class Arguments:
     def txt(self) -> Tensor:
         """`[B, S_txt, C]`, the last rows of the joint tokens."""
         return self.tokens()[:, self.shapes.img :]
-
-    def kept(self) -> Tensor:
-        """`[B, S, C]` in one piece, as a cache keeps it."""
-        return self.tensor(self.shapes.batch, self.shapes.tokens, self.shapes.hidden)
 
     def vectors(self, count: int) -> tuple[Tensor, ...]:
         """`count` of the six modulation vectors `[B, C]` that one linear makes."""

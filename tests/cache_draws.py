@@ -13,7 +13,7 @@ from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
-from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -107,6 +107,7 @@ class Draw(NamedTuple):
     guided: bool
     batch: int
     seed: int
+    begins: bool = False  # with a clean first frame
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
         sites = (self.site,) if isinstance(self.site, Site) else self.site
@@ -119,6 +120,10 @@ class Draw(NamedTuple):
         return torch.randn(self.batch, CONFIG.in_channels, 2, 4, 4, generator=generator)
 
     @property
+    def first_frame(self) -> Tensor:
+        return self.latents[:, :, 1:].flip(3)
+
+    @property
     def conditions(self) -> list[Conditioning]:
         generator = torch.Generator().manual_seed(self.seed + 1)
         mask = torch.ones(self.batch, 3, dtype=torch.long)
@@ -127,6 +132,7 @@ class Draw(NamedTuple):
             torch.randn(self.batch, 3, CONFIG.text_dim, generator=generator),
             mask,
             torch.randn(self.batch, CONFIG.text_dim_2, generator=generator),
+            first_frame_latents=self.first_frame if self.begins else None,
         )
         negative = replace(positive, text_states=positive.text_states.flip(2))
         return [positive, negative] if self.guided else [positive]
@@ -171,7 +177,9 @@ def draws(draw: st.DrawFn) -> Draw:
         guided,
         draw(st.integers(1, 2)),
         draw(st.integers(0, 99)),
+        draw(st.booleans()),
     )
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind

@@ -45,6 +45,8 @@ class Oracle:
                 latents,
             )
             latents = latents + velocity * (step.sigma_next - step.sigma)
+            if prepared[0].first is not None:
+                latents[:, :, :1] = prepared[0].first.latents
         return latents
 
     def guided(self, latents: Tensor, inputs: StepInputs, prepared: Sequence[Prepared]) -> Tensor:

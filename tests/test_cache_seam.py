@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cache_draws import CONFIG, CPU, SCALE, Draw, Models, draws, models
+from cache_draws import CONFIG, CPU, EVERY_BRANCH, SCALE, Draw, Models, draws, models
 from cache_oracle import Oracle
 from cache_rules import Giving, Measuring, TwoParts, Verified, Watching
 from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.rules.interval import Interval
-from disca_rt.cache.site import EVERY_BRANCH, Site
+from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.graphs.runner import GraphRunner
@@ -274,11 +274,6 @@ class Early(Interval):
             Measuring(Probe("residual", "kept", block=2), 9.0),
             Site("blocks", 1, 4),
             "ran before a probe after block 2 was asked for; let slot 0 begin at block 0, or at 2",
-        ),
-        (
-            Measuring(Probe("residual", "kept", block=2), 9.0),
-            Site("branch", 0, 4, EVERY_BRANCH),
-            "of which 0 to 1 do not run under it",
         ),
     ],
 )

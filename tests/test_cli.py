@@ -28,7 +28,7 @@ from disca_rt.cli import _format_warning, build_parser, main
 from disca_rt.commands.sampling import check_shares
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import preset
-from disca_rt.tiny.runtime import encode_prompts
+from disca_rt.tiny.prompts import encode
 from disca_rt.weights.errors import CheckpointWarning
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 from refusal import refusal
@@ -293,7 +293,7 @@ def test_a_list_is_taken_as_other_tools_write_it(words: str) -> None:
 
 
 def test_ranks_and_sizes_that_do_not_fit_are_said_as_plan_says_it() -> None:
-    conditioning, schedule = encode_prompts(["a red circle moving left"]), get_preset("disca-n4")
+    conditioning, schedule = encode(["a red circle moving left"]), get_preset("disca-n4")
     given = {"conditioning": conditioning, "latent_shape": (12, 1, 2, 2)}
     request = Request(**given, schedule=schedule, policy="disca")
     runtime = load_tiny()
@@ -362,7 +362,7 @@ def test_unwritable_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def pair_of_prompts(path: Path) -> Path:
-    tensors = encode_prompts([PROMPT, "a large blue square moving up"]).tensors()
+    tensors = encode([PROMPT, "a large blue square moving up"]).tensors()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
 
@@ -444,7 +444,9 @@ def test_inspect_says_what_a_checkpoint_is(
     said = capsys.readouterr().out
     family = "hunyuan-video-1.0" if golden.folder.name == "hyvideo10" else "hunyuan-video-1.5"
     parameters = sum(tensor.numel() for tensor in load_file(golden.dit).values())
-    for part in (family, "meanflow", f"{parameters:,}", "bfloat16", "the predictor fits the DiT"):
+    inputs = "4 latent channels" if family.endswith("1.0") else "4 latent + 4 image + 1 mask"
+    said_parts = family, "meanflow", f"{parameters:,}", "bfloat16", "the predictor fits the DiT"
+    for part in (*said_parts, inputs):
         assert part in said, part
 
 

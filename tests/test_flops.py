@@ -71,7 +71,16 @@ def test_what_a_slot_replaces_is_not_counted(paper_step) -> None:
     assert ranged / paper_step.full == pytest.approx(20 / 60, rel=0.01)
 
 
-@pytest.mark.parametrize("config", [TINY, replace(SMALL_15, meanflow=True)], ids=["1.0", "1.5"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(SMALL_15, meanflow=True),
+        replace(TINY, embed_channels=2 * TINY.in_channels + 1),
+        replace(TINY, token_replace=True, double=8),
+    ],
+    ids=["1.0", "1.5", "1.0 with an image", "1.0 with a clean first frame"],
+)
 def test_count_is_what_pytorch_counts(config: DiTConfig) -> None:
     latent_shape = (config.in_channels, 3, 8, 12)
     attention = LocalAttention("math")  # PyTorch's counter does not know the fused CPU kernel
@@ -97,15 +106,21 @@ def test_count_is_what_pytorch_counts(config: DiTConfig) -> None:
 def _conditioning(config: DiTConfig, latent_shape: tuple[int, ...]) -> tuple[Conditioning, int]:
     mask = torch.ones(1, 9, dtype=torch.int64)
     states = torch.randn(1, 9, config.text_dim)
+    channels, *sides = config.condition_channels, *latent_shape[1:]
+    condition = torch.zeros(1, channels, *sides) if channels else None
     if config.family == "hunyuan-video-1.0":
-        return Conditioning(states, mask, torch.randn(1, config.text_dim_2)), 9
+        pooled, first = torch.randn(1, config.text_dim_2), None
+        if config.token_replace:
+            first = torch.zeros(1, config.in_channels, 1, *sides[1:])
+        conditioning = Conditioning(states, mask, pooled, cond_latents=condition)
+        return replace(conditioning, first_frame_latents=first), 9
     conditioning = Conditioning(
         states,
         mask,
         byt5_text_states=torch.randn(1, 5, config.byt5_dim),
         byt5_text_mask=torch.zeros(1, 5, dtype=torch.int64),
         vision_states=torch.zeros(1, 4, config.vision_dim),
-        cond_latents=torch.zeros(1, config.in_channels + 1, *latent_shape[1:]),
+        cond_latents=condition,
     )
     return conditioning, 9
 

@@ -10,14 +10,7 @@ from disca_rt.config import MODELS, predictor_config
 from disca_rt.instruments.peak_memory import PeakMemory
 from disca_rt.tiny.codec import PixelUnshuffleCodec
 from disca_rt.vae.sizes import SIZES
-from disca_rt.work.memory import (
-    TENSORS,
-    Need,
-    fewest_ranks,
-    fits,
-    footprint,
-    largest_size,
-)
+from disca_rt.work.memory import TENSORS, Need, fewest_ranks, fits, footprint, largest_size
 
 BIG = MODELS["hunyuan-video-meanflow"]
 PAPER = (33, 88, 88)  # latents of 704x704x129
@@ -34,6 +27,16 @@ def test_the_papers_sample_by_hand() -> None:
     assert estimate.activations == 15 * tensor + latents + tables
     assert estimate.total == sum(estimate)
     assert str(estimate) == "32.7 GB (weights 26.3 GB, cache 394.1 MB, activations 6.0 GB)"
+
+
+def test_an_image_adds_its_latents() -> None:
+    plain = footprint(NEED).activations
+    concat, replaced = (
+        footprint(NEED._replace(dit=replace(BIG, **each))).activations
+        for each in ({"embed_channels": 33}, {"token_replace": True})
+    )
+    assert concat - plain == 17 * 33 * 88 * 88 * 4
+    assert replaced - plain == 16 * 88 * 88 * 4
 
 
 def test_fp8_weights_are_about_half() -> None:
@@ -68,7 +71,8 @@ def test_activations_are_what_a_step_holds(
 ) -> None:
     if ops == "triton" and torch.cuda.is_available():
         pytest.skip("kernels are not interpreted, and refuse the meta device")
-    small = replace(BIG, double=layers[0], single=layers[1])
+    # With a clean first frame where there is room for it in the time of this test.
+    small = replace(BIG, double=layers[0], single=layers[1], token_replace=layers == (2, 1))
     step = meta_step(small, (33, 44, 44), 256, ops=ops, fp8_weights=fp8_weights)
     peaks = []
     for run in (step.full, step.predicted):

@@ -194,13 +194,6 @@ def test_guidance_and_cancel_are_followed(eager: Runtime) -> None:
         latents(captured, PROMPTS[1], "disca", 0, cancel=cancel)
 
 
-def test_two_runtimes_in_one_process(eager: Runtime) -> None:
-    both = [runtime(GraphRunner(CPU, record)) for _ in range(2)]
-    for seed in range(3):
-        expected = latents(eager, PROMPTS[0], "disca", seed)
-        assert all(torch.equal(latents(each, PROMPTS[0], "disca", seed), expected) for each in both)
-
-
 def doubled(x: Tensor, factor: int) -> Tensor:
     return x * factor
 

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from ..kernels.tune import Clock, Timing, ranked
 from ..kernels.workload import SENT_TO, Make, Shapes
 from .backends import BACKENDS, DEFAULT, SECTION, Backend
@@ -35,7 +36,7 @@ def _seconds(backend: Backend, q: Tensor, k: Tensor, v: Tensor, clock: Clock) ->
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # another's code: whatever it is, the others are measured
-        print(f"no {backend.name}: {str(error).strip().partition(chr(10))[0]}", flush=True)
+        print(f"no {backend.name}: {first_line(error)}", flush=True)
         return None
 
 

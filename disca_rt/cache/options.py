@@ -5,9 +5,9 @@ from dataclasses import fields
 from typing import Any, get_origin, get_type_hints
 
 
-def fields_of(part: type | None) -> dict[str, Any]:
+def fields_of(part: type) -> dict[str, Any]:
     """The fields that a rule or a stand-in is built from, by name."""
-    return {} if part is None else {field.name: field for field in fields(part) if field.init}
+    return {field.name: field for field in fields(part) if field.init}
 
 
 def types_of(part: type | None) -> dict[str, Any]:

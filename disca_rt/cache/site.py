@@ -23,9 +23,6 @@ DOUBLE = {
 SINGLE = {"attn": BranchForm("joint"), "mlp": BranchForm("joint", 4), "total": BranchForm("joint")}
 """The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins."""
 
-EVERY_BRANCH = (*DOUBLE, "total")
-"""The branches that together are all of a block of either kind."""
-
 
 class Site(NamedTuple):
     """A place of one of four levels.

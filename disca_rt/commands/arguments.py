@@ -2,7 +2,9 @@
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .. import atomic
 
@@ -82,12 +84,16 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:
-    """Add --fp8-weights."""
     group.add_argument(
         "--fp8-weights",
         action="store_true",
         help="keep the DiT's weights in FP8, decoded at each use: half the memory, no faster",
     )
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Arguments among `names` that were given, by name."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def check_writable(flag: str, path: Path, suffix: str) -> None:

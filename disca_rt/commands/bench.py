@@ -11,6 +11,7 @@ from .arguments import (
     add_fp8_argument,
     add_schedule_arguments,
     check_writable,
+    given,
 )
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
@@ -120,9 +121,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--predictor goes with --dit; without both the weights are random")
     if args.random and args.dit is not None:
         raise ValueError("give either --dit or --random")
-    for flag in ("samples", "threads"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    for flag, value in given(args, ("samples", "threads")).items():
+        if value < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {value}")
     check_writable("--out", args.out, ".jsonl")
     check_writable("--ladder", _ladder(args), ".png")
     if args.out.is_file():

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from .arguments import add_model_arguments, add_schedule_arguments
+from .arguments import add_model_arguments, add_schedule_arguments, given
 
 if TYPE_CHECKING:
     from ..config import DiTConfig
@@ -111,7 +111,7 @@ def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
     passes = 2 if args.cfg else 1
     check_schedule_arguments(args)
     flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
-    if any(getattr(args, flag) is not None for flag in flags):
+    if given(args, flags):
         policy = choose_policy(args, has_predictor=False)
         asked = [Case(policy, choose_schedule(args, default_schedule(dit), policy), passes, policy)]
     elif dit.traits.has_glyphs:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -103,43 +102,23 @@ def folder_request(
     is_told: bool,
 ) -> "Request":
     """Request of a prompt for a whole model: flags over the settings of its variant."""
+    from ..pipeline.defaults import default_size, scales
+
     settings = runtime.facts.folder.settings
-    frames, height, width = settings.size
+    frames, height, width = default_size(runtime.facts, args.image)
     if args.size is not None:
         width, height, frames = args.size
-    elif args.image is not None and settings.bucket is not None:
-        height, width = _bucket(args.image, settings, runtime)
+    given = args.guidance_scale, args.classifier_free_scale
     request = make(
         prompts=[args.prompt],
         negative_prompt=args.negative_prompt or "",
         image=args.image,
         size=(frames, height, width),
-        **_scales(args, settings),
+        **scales(settings, *given, is_guided=not args.no_guidance),
     )
     if is_told:
         print(_told(request, settings), flush=True)
     return request
-
-
-def _scales(args: argparse.Namespace, settings: "Settings") -> dict[str, float | None]:
-    """Embedded and classifier-free scale: the flags', else the variant's own."""
-    named, mixing = args.guidance_scale, args.classifier_free_scale
-    if settings.embedded_scale is not None:
-        named = settings.embedded_scale if named is None else named
-        mixing = settings.classifier_free_scale if mixing is None else mixing
-    elif named is None and mixing is None and not args.no_guidance:
-        mixing = settings.classifier_free_scale
-    return {"guidance_scale": named, "classifier_free_scale": mixing}
-
-
-def _bucket(image: Path, settings: "Settings", runtime: "Runtime") -> tuple[int, int]:
-    """Height and width of the published size whose shape is nearest to that of a picture."""
-    from ..pipeline.images import read_image
-    from ..vae.buckets import bucket
-
-    width, height = read_image(image).size
-    stride, rule = runtime.config.traits.bucket_stride, runtime.facts.rules.crop
-    return bucket(height, width, settings.bucket, stride, rule)
 
 
 def _told(request: "Request", settings: "Settings") -> str:

@@ -1,9 +1,13 @@
-"""`disca-rt generate`: a prompt or a saved conditioning to video, or to latents."""
+"""`disca-rt generate`: a prompt, a picture or a saved conditioning to video, or to latents."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import first_line
 from .arguments import check_writable
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
@@ -16,12 +20,16 @@ from .sampling import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..instruments.stopwatch import StageTime
     from ..parallel.ranks import Ranks
-    from ..pipeline.pipeline import Sample
+    from ..pipeline.outputs import VideoFiles
     from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
+    from ..pipeline.sample import Sample
 
-FPS = 5  # of the mp4, unless --fps says otherwise
+TINY_FPS = 5  # of the embedded model's clips
 MAX_FPS = 240
 DEFAULT_OUT = Path("out") / "video.mp4"
 SHEET = "the contact sheet of --out"
@@ -31,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser = subparsers.add_parser(
         name,
         help="make a video from a prompt, or latents from a saved conditioning",
-        description="Without --dit the embedded model runs; it knows prompts such as "
+        description="Without --model and --dit the embedded model runs; it knows prompts such as "
         "'a small red circle moving left on a black background'.",
     )
     add_sampling_arguments(parser, name)
@@ -43,14 +51,16 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="video (.mp4), default out/video.mp4; a contact sheet goes beside it. Several samples "
         "become video-0.mp4, video-1.mp4",
     )
+    outputs.add_argument("--frames-out", type=Path, help="new folder for the frames, as PNGs")
     outputs.add_argument(
         "--latents-out", type=Path, help="final latents, of all samples (.safetensors)"
     )
-    outputs.add_argument("--fps", type=int, help="frames per second of the mp4")
+    outputs.add_argument("--fps", type=int, help="frames per second of the mp4; default 24")
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.prompt is not None and args.out is None and args.latents_out is None:
+    outs = args.out, args.latents_out, args.frames_out
+    if args.prompt is not None and all(out is None for out in outs):
         args.out = DEFAULT_OUT
     check_sampling_arguments(args)
     check_graphs(args)
@@ -62,25 +72,39 @@ def run(args: argparse.Namespace) -> None:
 def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """Sample, by this process or its part of it; the first rank writes and reports."""
     from ..graphs.runner import GraphRunner
+    from ..instruments.stopwatch import Stopwatch, added
     from .devices import choose_ops
 
     device, is_first = device_of(args, ranks), ranks is None or ranks.is_first
     args.ops = choose_ops(args.ops, device)
     graphs = GraphRunner(device) if wants_graphs(args, device) else None
     runtime = load_runtime(args, ranks, graphs=graphs)
-    if args.out is not None and runtime.codec is None:
-        raise ValueError(
-            f"--out needs the VAE of {runtime.config.family}, which is not part of this version; "
-            "give --latents-out FILE.safetensors"
-        )
-    request = sample_request(args, runtime, ranks, is_first)
+    if _is_video(args):
+        _check_codec(args, runtime)
+    stopwatch = Stopwatch(device)
+    request = sample_request(args, runtime, ranks, is_first, stopwatch)
     sample = _sample(args, runtime, request, 1 if ranks is None else ranks.size, is_first)
+    written = [] if args.latents_out is None else [args.latents_out]
+    times = added(stopwatch.times(), sample.times)
+    if is_first and args.latents_out is not None:
+        save_latents(args.latents_out, sample.latents)
+    if _is_video(args):
+        files = _files(args, request.conditioning.batch)
+        with kept_latents(args, sample.latents, is_first):
+            times = added(times, write_videos(runtime, sample.latents, files, is_first))
+        written += [path for each in files for path in each.paths]
     if is_first:
-        _report(sample, _write(args, sample))
+        _report(times, written)
+
+
+def _is_video(args: argparse.Namespace) -> bool:
+    return args.out is not None or args.frames_out is not None
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    if args.out is None and args.latents_out is None:
+    from ..pipeline.media import check_new_folder
+
+    if not _is_video(args) and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
     if args.fps is not None and (not 1 <= args.fps <= MAX_FPS or args.out is None):
         raise ValueError(f"--fps must be from 1 to {MAX_FPS} and goes with --out, got {args.fps}")
@@ -91,18 +115,51 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path is not None:
             check_writable(flag, path, suffix)
     if args.out is not None:
-        check_writable(SHEET, _sheet(args.out), ".png")
+        check_writable(SHEET, args.out.with_suffix(".png"), ".png")
+    if args.frames_out is not None:
+        check_new_folder(args.frames_out)
 
 
-def _check_videos(out: Path, runtime: "Runtime", request: "Request") -> None:
+def _check_codec(args: argparse.Namespace, runtime: "Runtime") -> None:
+    """Raise ValueError where there is no VAE to decode with."""
+    if runtime.decodes:
+        return
+    if runtime.facts.folder is not None:
+        runtime.facts.folder.require("vae")
+    flag = "--out" if args.out is not None else "--frames-out"
+    raise ValueError(
+        f"{flag} needs the VAE of {runtime.config.family}, and a DiT alone has none; give the "
+        "folder of a whole model (--model), or --latents-out FILE.safetensors"
+    )
+
+
+def _files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
+    """Files of each video: as named for one sample; v-0.mp4, v-1.mp4 and so on for several."""
+    from ..pipeline.outputs import FPS, VideoFiles
+
+    fps = args.fps or (FPS if args.model is not None else TINY_FPS)
+    if samples == 1:
+        return [VideoFiles(args.out, args.frames_out, fps)]
+    return [
+        VideoFiles(
+            args.out and args.out.with_stem(f"{args.out.stem}-{i}"),
+            args.frames_out and args.frames_out / f"{i}",
+            fps,
+        )
+        for i in range(samples)
+    ]
+
+
+def _check_videos(args: argparse.Namespace, runtime: "Runtime", request: "Request") -> None:
     """Raise ValueError where a video of `request` could not be written or be an mp4."""
     from ..pipeline.fit import latent_shape
     from ..pipeline.media import check_sides, enlargement
 
-    for video in _videos(out, request.conditioning.batch):
-        check_writable("--out", video, ".mp4")
-        check_writable(SHEET, _sheet(video), ".png")
-    _, height, width = runtime.codec.video_size(*latent_shape(request)[1:])
+    for files in _files(args, request.conditioning.batch):
+        if files.mp4 is not None:
+            check_writable("--out", files.mp4, ".mp4")
+            check_writable(SHEET, files.sheet, ".png")
+    _, height, width = runtime.size_of(latent_shape(request))
     factor = enlargement(height, width)
     check_sides(factor * height, factor * width)
 
@@ -111,59 +168,85 @@ def _sample(
     args: argparse.Namespace, runtime: "Runtime", request: "Request", ranks: int, is_shown: bool
 ) -> "Sample":
     from .out_of_memory import explained_sample
-    from .progress import StepProgress
+    from .progress import Bar
 
     with (
         explained_sample(runtime, args.ops, request, is_shown, ranks),
-        StepProgress(request.schedule.steps, is_shown) as progress,
+        Bar("sampling", request.schedule.steps, is_shown) as progress,
     ):
         if args.out is not None:
-            _check_videos(args.out, runtime, request)
-        return runtime.run(request, on_step=progress.on_step)
+            _check_videos(args, runtime, request)
+        return runtime.run(request, decode=False, on_step=progress.on_step)
 
 
-def _write(args: argparse.Namespace, sample: "Sample") -> list[Path]:
-    """Write what was asked for, all of it or nothing; returns the files."""
-    from functools import partial
+def write_videos(
+    runtime: "Runtime", latents: "Tensor", files: "list[VideoFiles]", is_first: bool
+) -> "dict[str, StageTime]":
+    """Decode samples `[B, C, T, H, W]` into their files while the frames come; gives the times.
 
+    Every rank decodes its tiles, and the first writes. All files appear at the end, or none.
+    """
+    from .progress import Bar
+
+    with ExitStack() as stack:
+        writers = [lambda chunk: None] * len(files)
+        if is_first:
+            size = runtime.size_of(latents.shape)
+            writers = [stack.enter_context(each.opened(size)) for each in files]
+        progress = stack.enter_context(Bar("decoding", None, is_first))
+        return runtime.decode_into(latents, writers, on_tile=progress.on_tile)
+
+
+@contextmanager
+def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) -> Iterator[None]:
+    """Keep the latents in a file while they are decoded, and say where if that goes wrong.
+
+    The file goes once the video is there, unless it was asked for.
+    """
+    if args.model is None or not is_first:
+        yield
+        return
+    out = args.out or args.frames_out
+    kept = args.latents_out or out.with_name(f"{out.stem}.latents.safetensors")
+    if args.latents_out is None:
+        save_latents(kept, latents)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        flag = "--out" if args.out is not None else "--frames-out"
+        args.kept = (
+            f"the latents are kept in {kept}; go on with: disca-rt decode {kept} --model "
+            + (f"{args.model} {flag} {out}")
+        )
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise type(error)(f"{first_line(error)}; {args.kept}") from error
+    if args.latents_out is None:
+        kept.unlink(missing_ok=True)
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    """Say what an interrupted command leaves."""
+    return getattr(args, "kept", "nothing was written")
+
+
+def save_latents(path: Path, latents: "Tensor") -> None:
+    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file."""
     from safetensors.torch import save_file
 
-    from ..atomic import write_all
-    from ..pipeline.media import to_frames, write_contact_sheet
-    from ..pipeline.mp4 import write_mp4
+    from ..atomic import write_whole
 
-    writers = {}
-    if args.latents_out is not None:
-        latents = {"latents": sample.latents.float().cpu().contiguous()}
-        writers[args.latents_out] = partial(save_file, latents)
-    if args.out is not None:
-        paths = _videos(args.out, len(sample.video))
-        for path, video in zip(paths, sample.video, strict=True):
-            frames = to_frames(video)
-            writers[path] = partial(write_mp4, frames=frames, fps=args.fps or FPS)
-            writers[_sheet(path)] = partial(write_contact_sheet, frames=frames)
-    write_all(writers)
-    return list(writers)
+    tensors = {"latents": latents.float().cpu().contiguous()}
+    write_whole(path, partial(save_file, tensors))
 
 
-def _videos(out: Path, samples: int) -> list[Path]:
-    """Paths of the videos: `out` itself for one sample, v-0.mp4, v-1.mp4 and so on for several."""
-    if samples == 1:
-        return [out]
-    return [out.with_stem(f"{out.stem}-{i}") for i in range(samples)]
-
-
-def _sheet(out: Path) -> Path:
-    return out.with_suffix(".png")
-
-
-def _report(sample: "Sample", written: list[Path]) -> None:
+def _report(times: "dict[str, StageTime]", written: list[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    total = sum(stage.time_s for stage in sample.times.values())
+    total = sum(stage.time_s for stage in times.values())
     table = Table("stage", "runs", "seconds", "share", title="where the time went")
-    for name, stage in sample.times.items():
+    for name, stage in times.items():
         share = f"{stage.time_s / total:.1%}"
         table.add_row(name, str(stage.count), f"{stage.time_s:.3f}", share)
     console = Console()

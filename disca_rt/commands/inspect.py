@@ -1,23 +1,28 @@
-"""`disca-rt inspect`: what a checkpoint is, what it lacks for DisCa, whether two fit together."""
+"""`disca-rt inspect`: what a folder or a checkpoint is, what it lacks, whether two fit together."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..folders.parts import ModelFolder
     from ..weights.inspect import CheckpointInfo
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser = subparsers.add_parser(
         name,
-        help="say what a checkpoint is",
-        description="Reads headers only. Given a DiT and a predictor, says whether they fit.",
+        help="say what a model's folder or a checkpoint is",
+        description="Reads names and headers only. Of a model's folder it says which parts are "
+        "there, what is missing for what, and what it is sampled with; given a DiT and a "
+        "predictor, whether they fit.",
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="checkpoint files, folders or Hub references"
+        "files", nargs="+", metavar="FOLDER|FILE", help="folders, checkpoints or Hub references"
     )
+    parser.add_argument("--variant", help="one of several DiTs in a folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,13 +30,89 @@ def run(args: argparse.Namespace) -> None:
 
     from ..weights.inspect import inspect_checkpoint
 
-    infos = [inspect_checkpoint(source) for source in args.files]
-    console = Console()
-    for source, info in zip(args.files, infos, strict=True):
+    console, infos = Console(), []
+    for source in args.files:
+        folder = _folder(source, args.variant)
         console.print(source, soft_wrap=True, highlight=False)
-        console.print(_table(info))
+        if folder is not None:
+            console.print(_parts_table(folder), _settings_table(folder))
+            for line in _lacks(folder):
+                console.print(line, soft_wrap=True, highlight=False)
+        for part in _checkpoints(source, folder):
+            infos.append(inspect_checkpoint(part))
+            console.print(_table(infos[-1]))
     for line in _fits(infos):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _folder(source: str, variant: str | None) -> "ModelFolder | None":
+    """The model in a local folder; None for a checkpoint, and for what is on the Hub."""
+    from ..folders.find import ALONE, find_model
+
+    if not Path(source).is_dir():
+        if variant is not None:
+            raise ValueError(f"--variant goes with a folder on this machine, got {source}")
+        return None
+    folder = find_model(source, variant=variant)
+    return None if folder.layout == ALONE else folder
+
+
+def _checkpoints(source: str, folder: "ModelFolder | None") -> list[str | Path]:
+    """What is described by its tensors: of a folder its DiT and its predictor."""
+    if folder is None:
+        return [source]
+    return [folder.parts[name].path for name in ("dit", "predictor") if name in folder.parts]
+
+
+def _parts_table(folder: "ModelFolder") -> "Table":
+    from rich.table import Table
+
+    from ..family import FAMILIES
+
+    title = f"{FAMILIES[folder.family].title}, {folder.task}, {folder.layout} layout"
+    table = Table("part", "where", title=title, title_justify="left")
+    for name, part in folder.parts.items():
+        path = part.path
+        inside = path.is_relative_to(folder.root) and path != folder.root
+        table.add_row(name, str(path.relative_to(folder.root) if inside else path))
+    return table
+
+
+def _settings_table(folder: "ModelFolder") -> "Table":
+    from rich.table import Table
+
+    settings = folder.settings
+    frames, height, width = settings.size
+    values = {
+        "variant": settings.variant,
+        "size": f"{width}x{height}x{frames}",
+        "bucket": settings.bucket,
+        "steps": settings.steps,
+        "shift": settings.shift,
+        "embedded_scale": settings.embedded_scale,
+        "classifier_free_scale": settings.classifier_free_scale,
+        "preset": settings.preset,
+    }
+    table = Table("sampled with", "", "because")
+    for name, value in values.items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), str(value), settings.reasons.get(name, ""))
+    return table
+
+
+def _lacks(folder: "ModelFolder") -> list[str]:
+    """One line for each thing that the folder cannot do, and what that would take."""
+    from ..folders.parts import NEEDS
+
+    lines = [f"note: {folder.settings.note}"] if folder.settings.note else []
+    for what, names in NEEDS.items():
+        if what == "images" and folder.task == "t2v":
+            lines.append("images: none, it is a text-to-video model")
+            continue
+        missing = folder.missing(*names)
+        lines.append(f"missing for {what}: {', '.join(missing) or 'nothing'}")
+        lines += [f"  {folder.lack(name)}" for name in missing]
+    return lines
 
 
 def _table(info: "CheckpointInfo") -> "Table":
@@ -45,6 +126,7 @@ def _table(info: "CheckpointInfo") -> "Table":
         "variant": info.variant,
         "layout": info.layout,
         "layers": info.config.layers,
+        **({"inputs": info.config.inputs} if info.kind == "dit" else {}),
         "hidden, heads": f"{info.config.hidden}, {info.config.heads}",
         "parameters": f"{info.parameters:,}",
         "dtypes (tensors)": dtypes,

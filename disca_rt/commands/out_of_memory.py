@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 
 from ..config import DiTConfig, PredictorConfig
-from ..models.linear import fp8_linears
 from ..pipeline.fit import latent_shape
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
 from ..units import byte_text
-from ..vae.sizes import SIZES
 from ..weights.checkpoint import open_checkpoint
 from ..weights.hub import resolve
 from ..weights.identify import identify
@@ -86,20 +84,20 @@ def runtime_need(runtime: Runtime, ops: str, request: Request, ranks: int = 1) -
 
     The prompts of `request` are encoded.
     """
-    conditioning = request.conditioning
+    conditioning, predictor = request.conditioning, runtime.parts.predictor
     return Need(
         dit=runtime.config,
-        predictor=None if runtime.predictor is None else runtime.predictor.config,
+        predictor=None if predictor is None else predictor.config,
         size=latent_shape(request)[1:],
         text=conditioning.tokens,
-        itemsize=runtime.dit.dtype.itemsize,
+        itemsize=runtime.facts.place.dtype.itemsize,
         policy=runtime.resolved(request)[1],
         ops=ops,
         ranks=ranks,
         batch=conditioning.batch,
         graphs=runtime.graphs is not None,
         passes=len(request.conditionings),
-        fp8_weights=bool(fp8_linears(runtime.dit)),
+        fp8_weights=runtime.facts.fp8_weights,
     )
 
 
@@ -111,8 +109,8 @@ def explained_sample(
 
     Arguments are those of `runtime_need`; the first rank `is_told`.
     """
-    need, device = runtime_need(runtime, ops, request, ranks), runtime.dit.device
-    show, held = partial(show_size, runtime), footprint(need).weights
+    need, device = runtime_need(runtime, ops, request, ranks), runtime.facts.place.device
+    show, held = partial(show_size, runtime), footprint(need).weights if runtime.is_loaded else 0
     if is_told:
         print(f"memory: about {footprint(need)}", flush=True)
     refuse_hopeless(need, device, show, held)
@@ -146,8 +144,7 @@ def refuse_weights(
 
 def show_size(runtime: Runtime, grid: tuple[int, int, int]) -> str:
     """Write latents of (T, H, W) as --size takes them."""
-    codec = runtime.codec or SIZES[runtime.config.family]
-    frames, height, width = codec.video_size(*grid)
+    frames, height, width = runtime.size_of(grid)
     return f"{width}x{height}x{frames}"
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_model_arguments, check_writable, items
+from .arguments import add_model_arguments, check_writable, given, items
 
 if TYPE_CHECKING:
     from ..parallel._native import Partition
@@ -95,11 +95,10 @@ def _partition(args: argparse.Namespace, job: "Job", ranks: int) -> "Partition":
 def _rates(args: argparse.Namespace) -> "Rates":
     from ..simulation.estimate import Rates
 
-    given = {name: getattr(args, name) for name in Rates._fields}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
+    rates = given(args, Rates._fields)
+    for name, value in rates.items():
         _check(name, value, 1e-6 if name != "sms" else 1, 1e9)
-    return Rates(**given)
+    return Rates(**rates)
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:

@@ -3,7 +3,7 @@
 Where ranks differ a cell gives the range.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +49,7 @@ def _division(title: str, job: Job, partition: Partition, rates: Rates) -> Table
     for number, rank in enumerate(sorted(heads.values())):
         label = "waves of attention" if number == 0 else ""
         table.add_row(label, _waves(partition, rank, rates))
-    table.add_row("buffers", _range_bytes(buffer_bytes(partition, rank) for rank in ranks))
+    table.add_row("buffers", _range((buffer_bytes(partition, rank) for rank in ranks), byte_text))
     return table
 
 
@@ -80,7 +80,7 @@ def _traffic(job: Job, partition: Partition, links: Links) -> Table:
 
     def add_row(name: str, wire: str, sent: list[int], received: list[int]) -> None:
         steps = (byte_text(count * max(sent)) for count in blocks)
-        table.add_row(name, wire, _range_bytes(sent), _range_bytes(received), *steps)
+        table.add_row(name, wire, _range(sent, byte_text), _range(received, byte_text), *steps)
 
     if partition.ulysses_degree > 1:
         out, back = [one.qkv_sent for one in each], [one.qkv_received for one in each]
@@ -166,11 +166,6 @@ def _step_cells(cost: Cost, seconds: str) -> list[str]:
     return [seconds, f"{cost.exposed_share:.1%}", f"{cost.efficiency:.3f}"]
 
 
-def _range(values: Iterable[int]) -> str:
-    found = sorted(values)
-    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
-
-
-def _range_bytes(values: Iterable[int]) -> str:
-    found = [byte_text(value) for value in sorted(values)]
+def _range(values: Iterable[int], text: Callable[[int], str] = str) -> str:
+    found = [text(value) for value in sorted(values)]
     return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"

@@ -131,12 +131,12 @@ def _measured(
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
     from .out_of_memory import explained_sample
-    from .progress import StepProgress
+    from .progress import Bar
 
     device = runtime.dit.device
     with (
         explained_sample(runtime, args.ops, request, is_shown, ranks),
-        StepProgress(request.schedule.steps, is_shown) as progress,
+        Bar("sampling", request.schedule.steps, is_shown) as progress,
     ):
         captured = capture(runtime, ranges, request, progress.on_step)
     ceilings = measure_ceilings(device, runtime.dit.dtype)
@@ -216,7 +216,7 @@ def _markdown(profile: Profile, commands: Sequence[str]) -> str:
 def _json_lines(profile: Profile) -> str:
     from ..profiling.table import record
 
-    about = profile.facts.record()
+    about = profile.facts._asdict()
     lines = [{**about, **record(row, profile.ceilings)} for row in profile.rows]
     return "".join(json.dumps(line) + "\n" for line in lines)
 

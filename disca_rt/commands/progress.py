@@ -1,4 +1,4 @@
-"""The progress bar of a sample: on stderr, only where that is a terminal, gone when it ends."""
+"""Progress bars of a sample: on stderr, only where that is a terminal, gone when they end."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -6,10 +6,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..sampling.loop import StepEvent
 
 
-class StepProgress:
-    """Bar of a sample's steps, while its context lasts; `on_step` is the callback to give."""
+class Bar:
+    """Bar of `total` pieces called `name`, while its context lasts; None: told when it begins."""
 
-    def __init__(self, steps: int, is_shown: bool = True) -> None:
+    def __init__(self, name: str, total: int | None, is_shown: bool = True) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -19,15 +19,21 @@ class StepProgress:
         console = Console(stderr=True)
         is_hidden = not (is_shown and console.is_terminal)
         self._progress = Progress(*columns, console=console, transient=True, disable=is_hidden)
-        self._task = self._progress.add_task("sampling", total=steps)
+        self._task = self._progress.add_task(name, total=total)
 
-    def __enter__(self) -> "StepProgress":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
     def on_step(self, event: StepEvent) -> None:
+        """Callback of a sample: shows the step that has ended, by its kind."""
         self._progress.start()  # not before: a refused input shows no bar
         done = event.step.index + 1
         self._progress.update(self._task, completed=done, description=f"{event.kind} step")
+
+    def on_tile(self, done: int, total: int) -> None:
+        """Callback of a decode: shows the tiles done."""
+        self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)

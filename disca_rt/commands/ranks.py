@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .arguments import given
+
 if TYPE_CHECKING:
     from ..attention.local import LocalAttention
     from ..attention.protocol import Attention
@@ -27,7 +29,6 @@ def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def add_timeout_argument(group: argparse._ArgumentGroup, default: str) -> None:
-    """Add --timeout."""
     group.add_argument(
         "--timeout", type=float, help=f"seconds to wait for a rank; default {default}"
     )
@@ -37,11 +38,11 @@ def check_ranks(args: argparse.Namespace, names: Sequence[str] = FLAGS) -> None:
     """Raise ValueError for a flag that is out of range, or given without several ranks."""
     from ..parallel.ranks import is_launched
 
-    for name in names:
-        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and not is_launched():
+    for name, value in given(args, names).items():
+        flag = f"--{name.replace('_', '-')}"
+        if not is_launched():
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
-        if value is not None and not 0 < value <= MAX_FLAG_VALUE:
+        if not 0 < value <= MAX_FLAG_VALUE:
             raise ValueError(f"{flag} must be above 0 and at most {MAX_FLAG_VALUE}, got {value}")
 
 

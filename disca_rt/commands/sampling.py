@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..attention.local import LocalAttention
     from ..graphs.runner import GraphRunner
+    from ..instruments.stopwatch import Stopwatch
     from ..kernels.ops import Ops
     from ..parallel.ranks import Ranks
     from ..pipeline.request import Request
@@ -139,11 +140,16 @@ def load_runtime(
 
 
 def sample_request(
-    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", is_told: bool
+    args: argparse.Namespace,
+    runtime: "Runtime",
+    ranks: "Ranks | None",
+    is_told: bool,
+    stopwatch: "Stopwatch | None" = None,
 ) -> "Request":
     """Request of the flags, encoded and checked against `runtime` and `ranks`.
 
-    With `is_told`, what a file holds and the model has no use for is said on stdout.
+    What encoding takes is added to `stopwatch`. With `is_told`, what a file holds and the model has
+    no use for is said on stdout.
     """
     from functools import partial
 
@@ -168,7 +174,7 @@ def sample_request(
         request = _prompt_request(args, runtime, make)
     else:
         request = _saved_request(args, runtime, make, is_told)
-    request = runtime.conditioned(request)
+    request = runtime.conditioned(request, stopwatch)
     if ranks is not None:
         check_shares(args, runtime, ranks, request)
     return request

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_writable, video_size
+from .arguments import check_writable, given, video_size
 from .ranks import add_timeout_argument, as_flags, check_ranks
 
 if TYPE_CHECKING:
@@ -102,9 +102,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _dry_run(args)
         return
-    for name in DRY_RUN_FLAGS:
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is of a dry run; add --dry-run")
+    for name in given(args, DRY_RUN_FLAGS):
+        raise ValueError(f"--{name.replace('_', '-')} is of a dry run; add --dry-run")
     from ..train.build import build_stage
     from ..train.distributed import TIMEOUT, attention_over, joined_world, placed
     from ..train.loss_log import LOG_NAMES
@@ -135,17 +134,14 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
     from ..train.presets import training_config
 
     config = training_config(args.stage, args.preset, source)
-    given = {name: getattr(args, name) for name in RUN_FLAGS}
-    changed = {name: value for name, value in given.items() if value is not None}
-    flags = {"restriction": args.restriction, "derivative": args.derivative}
-    own = {name: value for name, value in flags.items() if value is not None}
+    own = given(args, ("restriction", "derivative"))
     if args.no_gan:
         own["adversarial"] = False
     for name in own:
         if not hasattr(config, name):
             flag = "--no-gan" if name == "adversarial" else f"--{name}"
             raise ValueError(f"{flag} is nothing that stage {args.stage} has")
-    return replace(config, run=replace(config.run, **changed), **own)
+    return replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
 
 
 def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditioning | None"]:
@@ -181,9 +177,8 @@ def _dry_run(args: argparse.Namespace) -> None:
     from ..train.dry_run import estimate
     from ..vae.sizes import SIZES
 
-    given = {name: getattr(args, name) for name in DRY_RUN_FLAGS}
-    given = DRY_RUN_FLAGS | {name: value for name, value in given.items() if value is not None}
-    ranks, (width, height, frames) = given["ranks"], given["size"]
+    flags = DRY_RUN_FLAGS | given(args, DRY_RUN_FLAGS)
+    ranks, (width, height, frames) = flags["ranks"], flags["size"]
     if ranks < 1:
         raise ValueError(f"--ranks must be at least 1, got {ranks}")
     config = _config(args, args.source or "(not read in a dry run)")
@@ -193,7 +188,7 @@ def _dry_run(args: argparse.Namespace) -> None:
         dit = replace(TINY, guidance_embed=dit.guidance_embed, meanflow=dit.meanflow)
         sizes = PixelUnshuffleCodec()
     latent_shape = sizes.latent_shape(frames, height, width)
-    needed = estimate(config, dit, latent_shape, given["text_tokens"], ranks)
+    needed = estimate(config, dit, latent_shape, flags["text_tokens"], ranks)
     table = Table("memory per rank", "GB", title=f"{args.stage}, {ranks} ranks")
     for name, size in needed.memory.items():
         table.add_row(name, f"{size / 1e9:,.2f}")

@@ -63,12 +63,11 @@ def run(args: argparse.Namespace) -> None:
     device, path = _gpu(args.device), _table(args.out)
     from ..kernels.launch import table_name
     from ..kernels.launch_table import forget_table
-    from ..kernels.workload import REAL, shard
+    from ..kernels.workload import REAL, REAL_SHARES
 
     clock = _gpu_clock(device)
-    shapes = [share for each in REAL.values() for share in (each, shard(each, 8))]
     with torch.inference_mode(), torch.cuda.device(device):
-        sections = _sections(REAL.values(), shapes)
+        sections = _sections(REAL.values(), REAL_SHARES)
         measured = (
             (section, each)
             for section in sections
@@ -97,9 +96,8 @@ def _sections(models: "Iterable[Shapes]", shares: "Iterable[Shapes]") -> list[Se
     from ..kernels import launch_table, tune
 
     return [
-        Section(
-            backends.SECTION, models, tuning.measure, tuning.winners, samples=7
-        ),  # ≤ 0.3 s each
+        # An attention takes up to 0.3 s.
+        Section(backends.SECTION, models, tuning.measure, tuning.winners, samples=7),
         Section(launch_table.OPS, shares, tune.measure, tune.winners, samples=30),
     ]
 

@@ -11,9 +11,9 @@ from ..conditioning import Conditioning
 from ..family import VIDEO_10
 from .language import cut, rows_of, token_states
 from .pooled import check_clip, pooled_states
-from .prompts import PromptTokenizer, cut_line, padded
+from .prompts import PromptTokenizer, Tokens, cut_line, padded
 from .rules import DISCA, EncodingRules
-from .templates import IMAGE, NEGATIVE, VIDEO
+from .templates import TEXT_TO_VIDEO_10, Wording
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,20 +24,26 @@ LENGTH = 256  # tokens after the template's, its end mark included
 class Prompts10:
     """Prompts of 1.0 as tokens; needs no network, so that prompts are checked before one loads."""
 
-    def __init__(self, tokenizer: Any, rules: EncodingRules = DISCA) -> None:
-        self.rules = rules
-        self.video, self.image = (PromptTokenizer(tokenizer, each) for each in (VIDEO, IMAGE))
+    def __init__(
+        self,
+        tokenizer: Any,
+        rules: EncodingRules = DISCA,
+        wording: Wording = TEXT_TO_VIDEO_10,
+    ) -> None:
+        self.rules, self.wording = rules, wording
+        self.video = PromptTokenizer(tokenizer, wording.video)
+        self.frame = PromptTokenizer(tokenizer, wording.frame)
         self.length = LENGTH + self.video.crop  # of both, so that the shorter template holds more
 
     def template(self, frames: int | None) -> PromptTokenizer:
         """Template of a video of `frames`."""
-        return self.image if frames == 1 and self.rules.image_template else self.video
+        return self.frame if frames == 1 and self.rules.image_template else self.video
 
     def texts(self, prompts: Sequence[str], *, negative: bool = False) -> list[str]:
         """Prompts as both networks get them; ValueError for one that cannot be encoded."""
         texts = self.video.texts(prompts, strips=VIDEO_10.name in self.rules.strips)
-        is_named = negative and self.rules.names_negative
-        return [text or (NEGATIVE if is_named else "") for text in texts]
+        unnamed = self.wording.negative if negative and self.rules.names_negative else ""
+        return [text or unnamed for text in texts]
 
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """A line for each prompt that Llama does not see whole; CLIP's 77 tokens are no loss."""
@@ -51,7 +57,7 @@ class Prompts10:
         template = self.template(frames)
         return [self._tokens(template, text).ids for text in texts]
 
-    def _tokens(self, template: PromptTokenizer, text: str) -> Any:
+    def _tokens(self, template: PromptTokenizer, text: str) -> Tokens:
         return template.tokens(text, self.length, keeps_end=self.rules.keeps_end)
 
 
@@ -63,6 +69,8 @@ class Encoder10:
     for a tokenizer that is not this model's.
     """
 
+    picture = None
+
     def __init__(
         self,
         llama: nn.Module,
@@ -73,7 +81,7 @@ class Encoder10:
     ) -> None:
         self.llama, self.clip, self.tokenizer_2 = cut(llama), clip, tokenizer_2
         self.prompts, self.rules = Prompts10(tokenizer, rules), rules
-        for template in (self.prompts.video, self.prompts.image):
+        for template in (self.prompts.video, self.prompts.frame):
             template.check_rows(rows_of(llama))
         check_clip(clip, tokenizer_2)
 

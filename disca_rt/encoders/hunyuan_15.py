@@ -62,6 +62,8 @@ class Encoder15:
     not this model's.
     """
 
+    picture = "cut"
+
     def __init__(
         self,
         qwen: nn.Module,

@@ -1,6 +1,7 @@
 """States of a language model, two layers before its last, of which those two are not run."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,19 +43,31 @@ def rows_of(model: nn.Module) -> int:
     return model.get_input_embeddings().weight.shape[0]
 
 
-def token_states(model: nn.Module, batch: Batch, *, runs_padding: bool) -> Tensor:
+def token_states(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    runs_padding: bool,
+    embed: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """States `[B, L, D]` of a batch's tokens, on the model's device and in its dtype.
 
     Padding on the right changes no other token of a causal model: unless `runs_padding`, columns
-    that are padding in every row are not run, and their states are zero.
+    that are padding in every row are not run, and their states are zero. `embed` gives embeddings
+    `[B, L, D]` of ids in place of the model's own, as LLaVA does, which also counts no padding.
     """
     ids, mask = (tensor.to(device_of(model)) for tensor in batch)
     length = ids.shape[1] if runs_padding else int(mask.sum(1).max())
+    run, seen = ids[:, :length], mask[:, :length]
     with torch.no_grad():
-        states = model(
-            input_ids=ids[:, :length], attention_mask=mask[:, :length], use_cache=False
-        ).last_hidden_state
+        inputs = {"input_ids": run} if embed is None else _embedded(embed(run), seen)
+        states = model(**inputs, attention_mask=seen, use_cache=False).last_hidden_state
     return extended(states, ids.shape[1])
+
+
+def _embedded(states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+    return {"inputs_embeds": states, "position_ids": positions}
 
 
 def extended(states: Tensor, length: int) -> Tensor:

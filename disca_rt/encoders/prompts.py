@@ -45,6 +45,8 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Any, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         rendered = template.rendered(tokenizer)
+        if rendered.count("{}") != 1:
+            raise self._refusal("does not put the prompt into its chat_template as it is")
         self.before, self.after = rendered.split("{}")
         self._check_spaces()
         self._check_marks(rendered)
@@ -99,7 +101,8 @@ class PromptTokenizer:
 
     def _check_marks(self, rendered: str) -> None:
         for mark in dict.fromkeys(SPECIAL.findall(rendered)):
-            if len(self._plain_ids(mark)) != 1:
+            ids = self._plain_ids(mark)
+            if len(ids) != 1 or self._text(ids) != mark:  # one unknown token is no mark
                 raise self._refusal(f"has no token {mark}")
 
     def _check_text(self, prompt: str) -> None:
@@ -132,9 +135,9 @@ def padded(rows: Sequence[Sequence[int]], pad: int, length: int) -> Batch:
 
 def cut_line(prompt: str, lost: str, limit: int, what: str = "") -> str:
     """One line that says what `prompt`, or a part of it, loses to a limit of `limit` tokens."""
-    words = len(lost.split())
-    loss = f'{words} words: "{_shown(lost, SHOWN, SHOWN)}"' if words else "its end mark"
-    return f"{what}{named(prompt)} is longer than {limit} tokens and loses {loss}"
+    end = f'end ({len(lost)} characters): "{_shown(lost, SHOWN, SHOWN)}"'
+    kept = f"{what}{named(prompt)} is longer than {limit} tokens"
+    return f"{kept} and loses its {end if lost else 'end mark'}"
 
 
 def named(prompt: str) -> str:

@@ -5,7 +5,7 @@ hyvideo/models/text_encoders/__init__.py of HunyuanVideo-1.5. `{}` is where the 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 HOW_TO_LOAD_LLAMA = (
     "load it with transformers.PreTrainedTokenizerFast.from_pretrained, from the folder that holds "
@@ -54,6 +54,15 @@ class ChatTemplate:
 
 Template = PlainTemplate | ChatTemplate
 
+
+class Wording(NamedTuple):
+    """Templates of a video and of a single frame, and the authors' own negative prompt."""
+
+    video: Template
+    frame: Template
+    negative: str
+
+
 _SYSTEM = "<|start_header_id|>system<|end_header_id|>\n\n"
 _USER = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
 _ASSISTANT = "<|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -98,3 +107,5 @@ NEGATIVE = (
 NEGATIVE_IMAGE_TO_VIDEO = (
     "deformation, a poor composition and deformed video, bad teeth, bad eyes, bad limbs"
 )
+TEXT_TO_VIDEO_10 = Wording(VIDEO, IMAGE, NEGATIVE)
+IMAGE_TO_VIDEO_10 = Wording(IMAGE_TO_VIDEO, IMAGE_TO_VIDEO, NEGATIVE_IMAGE_TO_VIDEO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..conditioning import Conditioning
 
@@ -11,12 +11,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+PictureKind = Literal["cut", "original"] | None
+
+
 class TextEncoder(Protocol):
     """Turns prompts, and an image where it takes one, into a conditioning.
 
     "" is the unconditional prompt. `frames` is the video's length, None where it is not known: a
-    single frame may be described to the encoder in other words.
+    single frame may be described to the encoder in other words. `picture` says which image it looks
+    at: the one "cut" to the video, the "original", or none.
     """
+
+    picture: PictureKind
 
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """Find what encoding would lose, with tokenizers alone: a line for each prompt that is cut.

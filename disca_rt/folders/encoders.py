@@ -17,6 +17,8 @@ from .weights import Weights, build, config_of, fill, heads_of
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, SiglipVisionModel, T5EncoderModel
 
+CLIP_ANCHOR = "embeddings.token_embedding.weight"
+VISION_ANCHOR = "embeddings.patch_embedding.weight"
 CLIP_HEAD_WIDTH, SIGLIP_HEAD_WIDTH = 64, 72
 CLIP_FOREIGN = re.compile(
     r"(.*\.)?(vision_model|visual|text_projection|visual_projection)\b|logit_scale$|"
@@ -34,14 +36,16 @@ def load_clip(
     from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
     weights = Weights.open(path, "text model of CLIP")
-    prefix = weights.prefix("embeddings.token_embedding.weight")
-    named = weights.under(prefix, CLIP_FOREIGN)
-    told = config_of(path)
-    if told.get("model_type") == "clip":
-        config = CLIPConfig.from_dict(dict(told)).text_config
-    else:
-        config = CLIPTextConfig.from_dict(dict(told or _clip_sizes(weights, prefix)))
-    return fill(build(lambda: CLIPTextModel(config)), weights, named, device, dtype)
+    prefix, told = weights.prefix(CLIP_ANCHOR), config_of(path)
+
+    def make() -> CLIPTextModel:
+        if told.get("model_type") == "clip":
+            return CLIPTextModel(CLIPConfig.from_dict(dict(told)).text_config)
+        return CLIPTextModel(CLIPTextConfig.from_dict(dict(told or _clip_sizes(weights, prefix))))
+
+    module = build(weights, make)
+    named = weights.named_as(module, CLIP_ANCHOR, CLIP_FOREIGN)
+    return fill(module, weights, named, device, dtype)
 
 
 def load_byt5(
@@ -56,13 +60,14 @@ def load_byt5(
     weights = Weights.open(path, "T5 encoder of byT5")
     named = _of_t5(weights)
     told = config_of(path)
-    if told:
-        config = T5Config.from_dict(dict(told))
+
+    def make() -> T5EncoderModel:
+        config = T5Config.from_dict(dict(told or _t5_sizes(weights, named)))
         config.vocab_size = weights.shape(_embedding(weights, named))[0]
-    else:
-        config = T5Config(**_t5_sizes(weights, named))
-    config.is_encoder_decoder = config.use_cache = False
-    return fill(build(lambda: T5EncoderModel(config)), weights, named, device, dtype)
+        config.is_encoder_decoder = config.use_cache = False
+        return T5EncoderModel(config)
+
+    return fill(build(weights, make), weights, named, device, dtype)
 
 
 def load_siglip(
@@ -72,14 +77,17 @@ def load_siglip(
     from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
     weights = Weights.open(path, "vision model of SigLIP")
-    prefix = weights.prefix("embeddings.patch_embedding.weight")
-    named = weights.under(prefix, SIGLIP_FOREIGN)
-    told = config_of(path)
-    if told.get("model_type") == "siglip":
-        config = SiglipConfig.from_dict(dict(told)).vision_config
-    else:
-        config = SiglipVisionConfig.from_dict(dict(told or _siglip_sizes(weights, prefix)))
-    return fill(build(lambda: SiglipVisionModel(config)), weights, named, device, dtype)
+    prefix, told = weights.prefix(VISION_ANCHOR), config_of(path)
+
+    def make() -> SiglipVisionModel:
+        if told.get("model_type") == "siglip":
+            return SiglipVisionModel(SiglipConfig.from_dict(dict(told)).vision_config)
+        sizes = told or vision_sizes(weights, prefix, SIGLIP_HEAD_WIDTH)
+        return SiglipVisionModel(SiglipVisionConfig.from_dict(dict(sizes)))
+
+    module = build(weights, make)
+    named = weights.named_as(module, VISION_ANCHOR, SIGLIP_FOREIGN)
+    return fill(module, weights, named, device, dtype)
 
 
 def _of_t5(weights: Weights) -> dict[str, str]:
@@ -132,13 +140,14 @@ def _clip_sizes(weights: Weights, prefix: str) -> dict[str, Any]:
     }
 
 
-def _siglip_sizes(weights: Weights, prefix: str) -> dict[str, Any]:
+def vision_sizes(weights: Weights, prefix: str, head_width: int) -> dict[str, Any]:
+    """Sizes of a vision tower by shapes: SigLIP's, or CLIP's, which has a token of its own."""
     width, _, patch, _ = weights.shape(f"{prefix}embeddings.patch_embedding.weight")
     positions = weights.shape(f"{prefix}embeddings.position_embedding.weight")[0]
     return {
         **_layer_sizes(weights, prefix),
         "hidden_size": width,
-        "num_attention_heads": heads_of(weights, width, SIGLIP_HEAD_WIDTH),
+        "num_attention_heads": heads_of(weights, width, head_width),
         "patch_size": patch,
         "image_size": patch * math.isqrt(positions),  # 378: the last 6 pixels of 384 are not read
     }

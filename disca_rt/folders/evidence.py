@@ -27,7 +27,7 @@ TRANSFORMER_FOLDERS = ("transformer", "transformers")
 
 
 class Clues(NamedTuple):
-    """What there is to read; `is_own`: the DiT is the folder's, not one given apart."""
+    """What there is to read; `label` is what people call the place that the DiT is in."""
 
     root: Path
     label: str
@@ -35,7 +35,6 @@ class Clues(NamedTuple):
     parts: Mapping[PartName, Part]
     config: DiTConfig | None
     variant: str | None
-    is_own: bool
 
 
 def read_clues(clues: Clues) -> Evidence:
@@ -43,7 +42,8 @@ def read_clues(clues: Clues) -> Evidence:
     index = _pipeline(clues.root)
     sidecar = _sidecar(clues.parts.get("dit"))
     names = _names(clues)
-    has_own = clues.is_own and clues.found.layout == "diffusers"
+    own_place = clues.found.places.get("dit")
+    has_own = clues.found.layout == "diffusers" and clues.found.parts.get("dit") == own_place
     return Evidence(
         family=_family(clues, index),
         task=_task(clues, index, sidecar, names),
@@ -86,15 +86,11 @@ def _sidecar(dit: Part | None) -> Mapping[str, Any]:
 
 
 def _names(clues: Clues) -> tuple[str, ...]:
-    """What the DiT is called: its variant, its file, its folder."""
-    dit = clues.parts.get("dit")
-    own = [clues.found.variant, clues.label] if clues.is_own else []
-    if dit is None:
-        return tuple(filter(None, own))
-    folder = dit.path if dit.path.is_dir() else dit.path.parent
-    folder = folder.parent if folder.name in TRANSFORMER_FOLDERS else folder
-    file = [] if dit.path.is_dir() else [dit.path.stem]
-    return tuple(filter(None, [*file, *own] if clues.is_own else [*file, folder.name]))
+    """What the DiT is called: its file, its variant, the folder or the repository it is in."""
+    dit, names = clues.parts.get("dit"), [clues.found.variant, clues.label]
+    if dit is not None and not dit.path.is_dir():
+        names = [dit.path.stem, *names]
+    return tuple(filter(None, names))
 
 
 def _family(clues: Clues, index: tuple[Family, Task] | None) -> Family:
@@ -123,10 +119,9 @@ def _task(
         if sidecar.get(key) in ("t2v", "i2v"):
             return sidecar[key]
     config = clues.config
-    if config is not None and not config.traits.has_glyphs:
-        takes_image = config.embed_channels > config.in_channels
-        if takes_image or sidecar.get("image_condition_type"):
-            return "i2v"
+    is_ten = config is not None and not config.traits.has_glyphs
+    if is_ten and (config.condition_channels or config.token_replace):
+        return "i2v"
     if any(word in name.lower() for name in names for word in IMAGE_NAMES):
         return "i2v"
     return clues.found.task or (index[1] if index else "t2v")

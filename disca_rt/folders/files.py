@@ -4,7 +4,7 @@ Layouts are recognised by them, and the files to fetch are chosen.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,12 +26,16 @@ class Files:
         return cls(frozenset(n for n in names if not any(p[:1] == "." for p in n.split("/"))))
 
     @classmethod
-    def under(cls, root: Path) -> "Files":
-        """The files in `root` and in its folders, `DEPTH` deep, links followed."""
+    def under(cls, root: Path, is_of_model: Callable[[str], bool]) -> "Files":
+        """The files in `root` and in those of its folders whose names `is_of_model`, `DEPTH` deep.
+
+        Links are followed. Other folders are left out, for `root` may be anything.
+        """
         names = []
         for folder, inner, files in os.walk(root, followlinks=True):
             place = Path(folder).relative_to(root)
-            inner[:] = [] if len(place.parts) >= DEPTH else [n for n in inner if n[0] != "."]
+            goes_on = is_of_model if place == Path() else lambda name: name[0] != "."
+            inner[:] = filter(goes_on, inner) if len(place.parts) < DEPTH else []
             names += [(place / name).as_posix() for name in files]
         return cls.of(names)
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from ..config import DiTConfig, PredictorConfig
 from ..weights.checkpoint import open_checkpoint
 from ..weights.errors import CheckpointError
-from ..weights.hub import fetch_files, parse_reference, resolve
+from ..weights.hub import exists, fetch_files, parse_reference, resolve
 from ..weights.identify import identify
-from .evidence import Clues, read_clues
+from .evidence import TRANSFORMER_FOLDERS, Clues, read_clues
 from .files import Files
-from .layouts.choose import recognise
+from .layouts.choose import is_of_model, recognise
 from .layouts.found import Found, Wish
 from .layouts.official_10 import START as MODEL_FOLDER
 from .parts import ModelFolder, Part, PartName
@@ -57,7 +57,7 @@ def find_model(
     named = {"dit": dit, "predictor": predictor}
     given = {name: resolve(each) for name, each in named.items() if each is not None}
     own = _config("dit", given["dit"]) if "dit" in given else None
-    place = _open(source, Wish(variant, own is not None, own and own.family), parts)
+    place = _open(source, Wish(variant, frozenset(given), own and own.family), parts)
     if place.found is None and own is None:
         given = {"dit": place.root, **given}
     found = place.found or Found(ALONE, {}, {})
@@ -65,8 +65,8 @@ def find_model(
     config = own or (_config("dit", there["dit"].path) if "dit" in there else None)
     if "predictor" in there:
         _check_predictor(there["predictor"].path, config)
-    clues = Clues(place.root, place.label, found, there, config, variant, is_own="dit" not in given)
-    seen = read_clues(clues)
+    label = place.label if dit is None else _label(dit)
+    seen = read_clues(Clues(place.root, label, found, there, config, variant))
     return ModelFolder(
         root=place.root,
         layout=found.layout,
@@ -80,11 +80,14 @@ def find_model(
 
 
 def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) -> Place:
-    reference = parse_reference(str(source)) if not Path(source).exists() else None
+    is_text = isinstance(source, str) and not exists(source)
+    reference = parse_reference(source) if is_text else None
     if reference is None:
         root = _whole(resolve(source))
-        found = recognise(Files.under(root), wish) if root.is_dir() else None
-        _refuse_nothing(root, found, wish)
+        files = Files.under(root, is_of_model)
+        found = recognise(files, wish) if root.is_dir() else None
+        if found is None and root.is_dir() and not wish.has_dit:
+            _refuse_nothing(root, files)
         return Place(root, found, _label(root))
     listed: list[Found] = []
 
@@ -93,7 +96,7 @@ def _open(source: str | Path, wish: Wish, parts: Collection[PartName] | None) ->
         listed.extend(filter(None, [recognise(files, wish)]))
         return [name for found in listed for name in _needed(files, found, parts)]
 
-    root = fetch_files(reference, str(source), choose)
+    root = fetch_files(reference, source, choose)
     label = f"{reference.repo}/{reference.inside}"
     return Place(root, listed[0], label) if listed else Place(resolve(source), None, label)
 
@@ -111,22 +114,26 @@ def _needed(files: Files, found: Found, parts: Collection[PartName] | None) -> l
     return extras + [name for place in wanted for name in files.needed(place)]
 
 
-def _refuse_nothing(root: Path, found: Found | None, wish: Wish) -> None:
+def _refuse_nothing(root: Path, files: Files) -> None:
     """Raise CheckpointError for a folder which is no model's, and has not even a DiT."""
-    if found is not None or wish.has_dit or not root.is_dir():
-        return
-    files = Files.under(root)
-    if not any(map(files.holds_weights, ("", "transformer", "transformers"))):
+    if not any(map(files.holds_weights, ("", *TRANSFORMER_FOLDERS))):
         raise CheckpointError(
             f"{root} is no folder of a model in a layout known here: {LAYOUTS_IN_WORDS}; give such "
             "a folder, or a DiT"
         )
 
 
-def _label(root: Path) -> str:
-    """What a folder is called; of a snapshot of the Hub, whose own name is a number, its path."""
-    root = root.absolute()
-    return "/".join(root.parts[-3:]) if root.parent.name == "snapshots" else root.name
+def _label(source: str | Path) -> str:
+    """What a folder, or the folder of a file, is called; a reference to the Hub as it is written.
+
+    A folder `transformer` and a snapshot of the Hub, whose name is a number, have those above too.
+    """
+    if not exists(source):
+        return str(source)
+    root = Path(source).absolute()
+    root = root.parent if root.is_file() else root
+    kept = 2 if root.name in TRANSFORMER_FOLDERS else 3 if root.parent.name == "snapshots" else 1
+    return "/".join(root.parts[-kept:])
 
 
 def _parts(root: Path, found: Found, given: Mapping[str, Path]) -> dict[PartName, Part]:

@@ -83,16 +83,25 @@ def load_language_model(
     """
     import transformers
 
+    weights, named, config = language_parts(path, family)
+    module = build(weights, lambda: getattr(transformers, LANGUAGES[family].model)(config))
+    module.norm = nn.Identity()
+    return fill(module, weights, named, device, dtype)
+
+
+def language_parts(
+    path: Path, family: Family
+) -> "tuple[Weights, dict[str, str], PreTrainedConfig]":
+    """The checkpoint, its tensors by the cut model's names, and the cut model's configuration."""
     kind = LANGUAGES[family]
     weights = Weights.open(path, f"{kind.title} for {FAMILIES[family].title}")
     prefix = weights.prefix(ANCHOR)
     named = weights.under(prefix, FOREIGN)
-    config = _config(kind, weights, prefix, _layers(weights, named), config_of(path))
+    layers, told = _layers(weights, named), config_of(path)
+    config = build(weights, lambda: _config(kind, weights, prefix, layers, told))
     kept = config.num_hidden_layers
-    module = build(lambda: getattr(transformers, kind.model)(config))
-    module.norm = nn.Identity()
     named = {name: source for name, source in named.items() if not _is_skipped(name, kept)}
-    return fill(module, weights, named, device, dtype)
+    return weights, named, config
 
 
 def _layers(weights: Weights, named: Mapping[str, str]) -> int:

@@ -12,6 +12,7 @@ import torch
 from ..family import VIDEO_10, VIDEO_15, Family
 from .encoders import load_byt5, load_clip, load_siglip
 from .language import load_language_model
+from .llava import load_llava
 from .parts import ModelFolder, PartName
 from .tokenizers import (
     load_byt5_tokenizer,
@@ -44,18 +45,26 @@ def load_part(
     path = None if part is None else part.path
     loaders: dict[PartName, Callable[[], Any]] = {
         "vae": lambda: load_vae(path, family, device, dtype),
-        "text_encoder": lambda: load_language_model(path, family, device, dtype),
+        "text_encoder": lambda: _text_encoder(folder, device, dtype),
         "text_encoder_2": lambda: SECOND[family](path, device, dtype),
         "image_encoder": lambda: load_siglip(path, device, dtype),
         "tokenizer": lambda: load_tokenizer(path, family),
         "tokenizer_2": lambda: (
             load_clip_tokenizer(path) if family == VIDEO_10.name else load_byt5_tokenizer()
         ),
-        "image_processor": lambda: load_image_processor(path),
+        "image_processor": lambda: load_image_processor(path, family),
     }
     if name not in loaders:
         raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
     return loaders[name]()
+
+
+def _text_encoder(folder: ModelFolder, device: Device, dtype: torch.dtype | None) -> Any:
+    path = folder.parts["text_encoder"].path
+    if not folder.text_sees_image:
+        return load_language_model(path, folder.family, device, dtype)
+    eyes = folder.parts.get("image_encoder", folder.parts["text_encoder"])
+    return load_llava(path, eyes.path, folder.family, device, dtype)
 
 
 def _check_extra() -> None:

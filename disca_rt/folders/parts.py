@@ -56,6 +56,21 @@ USUAL: dict[Family, dict[PartName, tuple[str, str]]] = {
     },
 }
 
+# Parts that need no file: byT5 splits bytes, and image processors are known.
+MADE: dict[Family, tuple[PartName, ...]] = {
+    VIDEO_10.name: ("image_processor",),
+    VIDEO_15.name: ("tokenizer_2", "image_processor"),
+}
+TEXT: tuple[PartName, ...] = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+# What a model can do -> the parts that it takes.
+NEEDS: dict[str, tuple[PartName, ...]] = {
+    "samples": ("dit",),
+    "prompts": TEXT,
+    "images": ("image_encoder", "image_processor"),
+    "video": ("vae",),
+    "DisCa": ("predictor",),
+}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -88,13 +103,30 @@ class ModelFolder:
 
     def require(self, *names: PartName) -> None:
         """Raise ValueError for the first of `names` that is not there, saying where it is found."""
-        for name in names:
-            if name not in self.parts and not self.is_made_without_files(name):
-                raise ValueError(self.lack(name))
+        for name in self.missing(*names):
+            raise ValueError(self.lack(name))
 
-    def is_made_without_files(self, name: PartName) -> bool:
-        """Tell whether a part needs no file: byT5's tokenizer, and SigLIP's known processor."""
-        return FAMILIES[self.family].has_glyphs and name in ("tokenizer_2", "image_processor")
+    def missing(self, *names: PartName) -> list[PartName]:
+        """Those of `names` that are not there, and cannot be made without files."""
+        made = MADE[self.family] + (("image_encoder",) if self._eyes_are_inside else ())
+        return [name for name in names if name not in self.parts and name not in made]
+
+    @property
+    def text_sees_image(self) -> bool:
+        """Tell whether the text encoder takes the picture too: LLaVA, of 1.0's image-to-video.
+
+        SkyReels' takes prompts alone, and its pictures are among the latents.
+        """
+        is_new = FAMILIES[self.family].has_glyphs
+        return (
+            self.task == "i2v" and not is_new and not self.settings.variant.startswith("skyreels")
+        )
+
+    @property
+    def _eyes_are_inside(self) -> bool:
+        """Tell whether no image encoder is apart: in LLaVA's own folder, or with none at all."""
+        is_new, is_comfy = FAMILIES[self.family].has_glyphs, self.layout == "comfy"
+        return not is_new and not (self.text_sees_image and is_comfy)
 
     def lack(self, name: PartName) -> str:
         """The line which says that a part is not there, where it is found and where to put it."""

@@ -118,7 +118,7 @@ def _by_facts(seen: Evidence) -> tuple[str, str]:
         return f"{resolution}_{seen.task}{kind}", where + ", CFG-distilled" * is_distilled
     if meanflow:
         return "meanflow", "a MeanFlow DiT (time_r_in)"
-    if seen.config is not None and seen.config.embed_channels == 2 * seen.config.in_channels:
+    if seen.config is not None and seen.config.condition_channels == seen.config.in_channels:
         return "skyreels_i2v", f"a DiT of {seen.config.embed_channels} input channels"
     return seen.task, f"by default for {seen.task}"
 

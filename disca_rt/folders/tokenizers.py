@@ -7,13 +7,17 @@ transformers 5 would put its own rules in the place of the file's, and ids would
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..family import VIDEO_15, Family
+from ..family import VIDEO_10, VIDEO_15, Family
 from ..weights.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from transformers import ByT5Tokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-SIGLIP_SIDE = 384  # of so400m-patch14-384
+# Family -> processor and its settings, of SigLIP so400m-patch14-384, of LLaVA's CLIP at 336 pixels.
+PROCESSORS: dict[Family, tuple[str, dict[str, Any]]] = {
+    VIDEO_10.name: ("CLIPImageProcessor", {"size": {"shortest_edge": 336}, "crop_size": 336}),
+    VIDEO_15.name: ("SiglipImageProcessor", {"size": {"height": 384, "width": 384}}),
+}
 
 
 def load_tokenizer(path: Path, family: Family) -> "PreTrainedTokenizerBase":
@@ -44,15 +48,16 @@ def load_byt5_tokenizer() -> "ByT5Tokenizer":
     return ByT5Tokenizer()
 
 
-def load_image_processor(path: Path | None) -> Any:
-    """SigLIP's processor, resizing with PIL as the authors' version does, 384 pixels by default."""
+def load_image_processor(path: Path | None, family: Family) -> Any:
+    """SigLIP's processor, or of 1.0 CLIP's, resizing with PIL as the authors' version does.
+
+    `path` None: as the published models have it.
+    """
     import transformers
 
-    names = ("SiglipImageProcessorPil", "SiglipImageProcessor")  # 5.x, and before, of PIL both
-    kind = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    if path is None:
-        return kind(size={"height": SIGLIP_SIDE, "width": SIGLIP_SIDE})
-    return _read(kind, path)
+    name, settings = PROCESSORS[family]
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)  # 5.x, 4.x
+    return kind(**settings) if path is None else _read(kind, path)
 
 
 def _read(kind: Any, path: Path, **settings: Any) -> Any:

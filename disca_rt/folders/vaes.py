@@ -71,7 +71,7 @@ def load_vae(
     named = {_renamed(n, kind.renames): source for n, source in _own_names(weights).items()}
     accepted = inspect.signature(make.__init__).parameters
     sizes = _told(path, accepted) or _sizes(weights, named, family)
-    return fill(build(lambda: make(**sizes)), weights, named, device, dtype)
+    return fill(build(weights, lambda: make(**sizes)), weights, named, device, dtype)
 
 
 def _own_names(weights: Weights) -> dict[str, str]:
@@ -79,7 +79,7 @@ def _own_names(weights: Weights) -> dict[str, str]:
     prefix = weights.prefix(ANCHOR)
     if not prefix:
         return weights.under("", OTHERS)
-    return {n.removeprefix(prefix): n for n in weights.checkpoint.entries if n.startswith(prefix)}
+    return weights.below(prefix)
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

@@ -78,6 +78,16 @@ class Weights:
             if not foreign.match(inner) and (inner != name or not foreign.match(name))
         }
 
+    def below(self, prefix: str) -> dict[str, str]:
+        """Names less `prefix` -> names in the file, of those that have it; the others are left."""
+        names = self.checkpoint.entries
+        return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+    def named_as(self, module: nn.Module, anchor: str, foreign: re.Pattern[str]) -> dict[str, str]:
+        """Names of `module` -> names in the file; before `anchor` each has a prefix of its own."""
+        own = next(n for n in module.state_dict() if n.endswith(anchor)).removesuffix(anchor)
+        return {own + name: n for name, n in self.under(self.prefix(anchor), foreign).items()}
+
     def dtype(self, named: Mapping[str, str]) -> torch.dtype:
         """The dtype of most values of the tensors named; bf16 where some are encoded."""
         values = Counter[str]()
@@ -89,9 +99,14 @@ class Weights:
         return DTYPES.get(values.most_common(1)[0][0], torch.float32)
 
     def encodings(self, named: Mapping[str, str]) -> dict[str, Encoding]:
-        """The encoding of every tensor that is not plain, by its name in the file."""
+        """The encoding of every tensor that is not plain, by its name in the file.
+
+        Also of those that are not named: a kind refuses scales that nothing has.
+        """
         kind, specs = choose_kind(self.whole), self.checkpoint.specs
-        coded = [Coded(n, target) for target, n in named.items() if is_encoded(specs[n].dtype)]
+        targets = {name: target for target, name in named.items()}
+        names = [*targets, *(specs.keys() - targets.keys())]
+        coded = [Coded(n, targets.get(n, n)) for n in names if is_encoded(specs[n].dtype)]
         return {} if kind is None else kind.encodings(self.whole, coded)
 
 
@@ -115,10 +130,18 @@ def config_of(path: Path) -> Mapping[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
-def build(make: Callable[[], M]) -> M:
-    """What `make` makes, its tensors without storage."""
-    with torch.device("meta"):
-        return make()
+def build(weights: Weights, make: Callable[[], M]) -> M:
+    """What `make` makes, its tensors without storage; CheckpointError where it cannot."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a configuration may say anything, and each library has its own
+        raise CheckpointError(
+            f"{weights.path}: no {weights.what} can be made as its config.json says "
+            f"({first_line(error)}); put the model's own there"
+        ) from error
 
 
 def fill(

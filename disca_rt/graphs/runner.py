@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..errors import first_line
 from .segments import Replayable, in_segments
 
 MAX_CAPTURES = 32
@@ -236,7 +237,7 @@ class GraphRunner:
         except Exception as error:
             raise CaptureError(
                 f"a CUDA graph of {_name(compute)} cannot be captured "
-                f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}); "
+                f"({type(error).__name__}: {first_line(error)}); "
                 "switch graphs off"
             ) from error
         return _Captured(ran.depends_on, static.tensors, static_bound.tensors, tree, output, graph)

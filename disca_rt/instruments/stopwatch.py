@@ -5,15 +5,14 @@ On a GPU events are recorded and read once at the end; elsewhere the wall clock 
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class StageTime:
+class StageTime(NamedTuple):
     """Time of one stage: `count` runs took `time_s` seconds together."""
 
     count: int
@@ -57,3 +56,12 @@ class Stopwatch:
 
     def _seconds(self, start: object, end: object) -> float:
         return start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+
+
+def added(*times: Mapping[str, StageTime]) -> dict[str, StageTime]:
+    """Sum times of the same stage, in the order in which stages first appear."""
+    sums: dict[str, StageTime] = {}
+    for name, each in (item for some in times for item in some.items()):
+        before = sums.get(name, StageTime(0, 0.0))
+        sums[name] = StageTime(before.count + each.count, before.time_s + each.time_s)
+    return sums

@@ -1,8 +1,8 @@
 """Ceilings of a device, measured in the same run: the rates of a matrix product and of a copy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +15,7 @@ SAMPLES = 30
 FEW_WARMUP, FEW_SAMPLES = 3, 10  # a second at most
 
 
-@dataclass(frozen=True)
-class Ceilings:
+class Ceilings(NamedTuple):
     """Highest rates of a device; `bytes_per_s` counts what a copy reads and what it writes.
 
     `size` is the side of the square matrices that were multiplied, in `dtype`.

@@ -61,6 +61,7 @@ def diffusers_model(
                 num_single_layers=config.single,
                 pooled_projection_dim=config.text_dim_2,
                 guidance_embeds=config.guidance_embed,
+                image_condition_type="token_replace" if config.token_replace else None,
             )
     assert not list(model.buffers()), "a buffer would be left uninitialised"
     model = nn.Module.to(model, dtype).eval().requires_grad_(False)  # theirs warns at any cast
@@ -80,10 +81,14 @@ def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Forward:
     takes_r = getattr(model.config, "use_meanflow", False)
 
     def step(latents: Tensor, scalars: StepInputs) -> Tensor:
-        latents = latents.to(dtype)
-        if "cond_latents" not in given:
+        shown = latents.to(dtype)  # what is done with it is a part of a step for both
+        if "first_frame_latents" in given:
+            shown = torch.cat([given["first_frame_latents"], shown[:, :, 1:]], dim=2)
+        if "cond_latents" in given:
+            shown = torch.cat([shown, given["cond_latents"]], dim=1)
+        if "byt5_text_states" not in given:
             return model(
-                latents,
+                shown,
                 scalars.timestep,
                 given["text_states"],
                 given["text_mask"],
@@ -92,7 +97,7 @@ def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Forward:
                 return_dict=False,
             )[0]
         return model(
-            torch.cat([latents, given["cond_latents"]], dim=1),  # a part of a step for both
+            shown,
             scalars.timestep,
             given["text_states"],
             given["text_mask"],
@@ -104,12 +109,6 @@ def diffusers_step(model: nn.Module, conditioning: Conditioning) -> Forward:
         )[0]
 
     return step
-
-
-def compile_blocks(model: nn.Module) -> nn.Module:
-    """Compiles `model` block by block, as its authors recommend, and returns it."""
-    model.compile_repeated_blocks(fullgraph=True)
-    return model
 
 
 def cache_blocks(model: nn.Module, is_full: Sequence[bool]) -> Callable[[], None]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import first_line
 from .machine import Machine, load_average
 from .record import Record
 
@@ -152,8 +153,7 @@ def warm_up(comparison: Comparison, timer: Timer) -> list[Contender]:
             for _ in range(timer.warmup):
                 (each.warm_up or each.run)()
         except Exception as error:  # whatever it is, the others are still measured
-            lines = str(error).strip().splitlines() or [""]
-            what = f"{type(error).__name__}: {lines[0]}"
+            what = f"{type(error).__name__}: {first_line(error)}"
             print(f"{comparison.name}: no {each.name} ({what})", flush=True)
         else:
             running.append(each)

@@ -1,10 +1,9 @@
 """Measured memory of a sample, by source, with a check that its values are finite."""
 
-from itertools import chain
-
-from torch import isfinite, nn
+from torch import isfinite
 
 from ..instruments.peak_memory import PeakMemory
+from ..kernels.work import tensor_bytes
 from ..schedule import preset
 from .steps import Subject
 
@@ -25,13 +24,8 @@ def memory_by_source(subject: Subject) -> dict[str, int]:
     cache = subject.cache_bytes
     models = [module for module in (runtime.dit, runtime.predictor) if module is not None]
     return {
-        "weights": sum(_bytes(module) for module in models),
+        "weights": sum(tensor_bytes(*each.parameters(), *each.buffers()) for each in models),
         "cache": cache,
         "activations": max(0, peak.peak - cache),
         "graphs": 0,
     }
-
-
-def _bytes(module: nn.Module) -> int:
-    held = chain(module.parameters(), module.buffers())
-    return sum(each.numel() * each.element_size() for each in held)

@@ -27,7 +27,7 @@ def random_runtime(
     device: torch.device,
     dtype: torch.dtype,
     ops: str = "reference",
-    attention: str | Attention = "sdpa",
+    attention: Attention | None = None,
     seed: int = 0,
     fp8_weights: bool = False,
 ) -> Runtime:
@@ -35,13 +35,7 @@ def random_runtime(
 
     `fp8_weights`: the blocks' linears are FP8, as `Runtime.load` has them.
     """
-    if isinstance(attention, str):
-        attention = LocalAttention(attention)
-    built = {
-        "ops": get_ops(ops, device),
-        "attention": attention,
-        "dtype": dtype,
-    }
+    built = {"ops": get_ops(ops, device), "attention": attention, "dtype": dtype}
     dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     models = [

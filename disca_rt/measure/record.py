@@ -86,22 +86,12 @@ class Record:
         return *self.comparison, self.contender
 
 
-def to_line(record: Record) -> str:
-    """JSON of a record, without a line break."""
-    return json.dumps(asdict(record))
-
-
-def from_line(line: str) -> Record:
-    """Record that `to_line` wrote; TypeError or ValueError for any other text."""
-    return Record(**json.loads(line))
-
-
 def read_records(path: Path) -> list[Record]:
     """Records in the file at `path`; ValueError names a line that is none."""
     records = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         try:
-            records.append(from_line(line))
+            records.append(Record(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}: line {number} is no result of a benchmark ({error}); name a file that "
@@ -117,8 +107,8 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     """
     kept = read_records(path) if path.is_file() else []
     replaced = {record.comparison for record in records}
-    lines = map(to_line, [*(r for r in kept if r.comparison not in replaced), *records])
-    text = "".join(line + "\n" for line in lines)
+    lines = [*(r for r in kept if r.comparison not in replaced), *records]
+    text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
     write_whole(path, lambda partial: partial.write_text(text))
 
 

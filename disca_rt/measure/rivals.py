@@ -11,13 +11,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from ..cache.plan import FULL
-from .diffusers_models import (
-    Unavailable,
-    cache_blocks,
-    compile_blocks,
-    diffusers_model,
-    diffusers_step,
-)
+from .diffusers_models import Unavailable, cache_blocks, diffusers_model, diffusers_step
 from .random_models import with_other
 from .steps import Steps, Subject
 
@@ -57,7 +51,9 @@ class Rivals:
         return self._step(self._model())
 
     def _diffusers_compiled(self) -> Run:
-        return self._step(compile_blocks(self._model()))
+        model = self._model()
+        model.compile_repeated_blocks(fullgraph=True)  # as its authors recommend
+        return self._step(model)
 
     def _step(self, model: nn.Module) -> Run:
         steps = Steps(self._subject)

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..cache.kept import SampleShape, kept_bytes
+from ..cache.kept import kept_bytes
 from ..cache.plan import FULL, Act, Setting, StepPlan
 from ..cache.policies import resolve
 from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
-from ..pipeline.pipeline import Sample
 from ..pipeline.runtime import Runtime
+from ..pipeline.sample import Sample
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
 from ..sampling.loop import StepEvent
 from ..schedule import Preset, Schedule, preset
-from ..work.flops import image_tokens, sample_flops
+from ..work.flops import sample_flops
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,9 @@ class Subject:
     @property
     def cache_bytes(self) -> int:
         """Bytes that the policy keeps on this rank, all passes together."""
-        dit = self.runtime.dit
-        image = image_tokens(dit.config, self.latent_shape)
-        rows = tuple(dit.attention.sharding.share(image, each.tokens) for each in self.passes)
         latents = self.conditioning.batch, *self.latent_shape
-        shape = SampleShape(dit.config, dit.dtype, dit.device, latents, image, rows)
-        return kept_bytes(self.resolved[1], shape)
+        prepared = [self.runtime.dit.prepare(each, latents) for each in self.passes]
+        return kept_bytes(self.resolved[1], self.runtime.denoiser.shape(latents, prepared))
 
     def captured(self, graphs: GraphRunner) -> "Subject":
         """Subject of the same models, with its own buffers, which `graphs` captures and replays."""

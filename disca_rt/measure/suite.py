@@ -9,9 +9,9 @@ from functools import partial
 from typing import NamedTuple
 
 from ..attention.backends import BACKENDS
-from ..config import PredictorConfig, predictor_config
+from ..config import predictor_config
 from ..graphs.runner import GraphRunner
-from ..pipeline.pipeline import Sample
+from ..pipeline.sample import Sample
 from ..schedule import Preset
 from ..work.flops import StepFlops, image_tokens, step_flops
 from .harness import Comparison, Contender
@@ -22,8 +22,7 @@ from .steps import Steps, Subject, shortened
 from .workloads import Workload
 
 LONG = 1e14  # FLOPs, above which a contender is warmed up and sampled a few times only
-STEP_SAMPLES, LONG_STEP_SAMPLES = 30, 5
-SAMPLE_SAMPLES, LONG_SAMPLE_SAMPLES = 7, 2
+STEP_SAMPLES, SAMPLE_SAMPLES = (30, 5), (7, 2)  # and how many where a step is long
 EAGER_OVER_OURS = 1.12  # our goal, on a GPU at 704x704x129 and larger
 CAPTURED = "graphs"
 PREDICTED_SHARE = {"embedded": 0.15, "704x704x129": 0.036}  # our goals
@@ -61,15 +60,11 @@ class Suite:
     def flops(self) -> StepFlops:
         """FLOPs of a step by kind, of all its passes and ranks together."""
         predictor = self.subject.runtime.predictor
-        config = predictor.config if predictor is not None else self._fitting
         dit = self.subject.runtime.config
+        config = predictor_config(dit) if predictor is None else predictor.config
         shape = self.subject.latent_shape
         passes = [step_flops(dit, config, shape, each.tokens) for each in self.subject.passes]
         return StepFlops(*map(sum, zip(*passes, strict=True)))
-
-    @property
-    def _fitting(self) -> PredictorConfig:
-        return predictor_config(self.subject.runtime.config)
 
     def comparison(self, benchmark: str) -> Comparison:
         """Comparison by its name in BENCHMARKS; rivals are built when they first run."""
@@ -108,14 +103,14 @@ class Suite:
             contenders += [] if self.chosen.is_eager else [self._ours()]
         if self.graphs is not None:
             contenders.append(self._ours_captured())
-        return self._step_comparison("full step", contenders)
+        return self._comparison("full step", contenders, STEP_SAMPLES)
 
     def _rivals(self) -> Comparison:
         contenders = [self._eager()]
         contenders += [] if self.chosen.is_eager else [self._ours()]
         for name, (note, run) in Rivals(self.subject).steps().items():
             contenders.append(Contender(name, run, self.flops.full, note))
-        return self._step_comparison("full step, rivals", contenders)
+        return self._comparison("full step, rivals", contenders, STEP_SAMPLES)
 
     def _predicted_step(self) -> Comparison:
         steps = Steps(self.subject)
@@ -127,7 +122,7 @@ class Suite:
             contenders.append(Contender(self.predicted_name, steps.predicted, flops, goal=goal))
             if self.graphs is not None:
                 contenders.append(self._predicted_captured(flops, goal))
-        return self._step_comparison("predicted step", contenders)
+        return self._comparison("predicted step", contenders, STEP_SAMPLES)
 
     def _sample(self) -> Comparison:
         schedule = self.subject.schedule
@@ -137,11 +132,11 @@ class Suite:
         contenders = [self._sampling(f"{schedule.steps} full steps", full)]
         if self.subject.policy != "full":
             contenders.append(self._sampling(self.sample_name, self.subject))
-        return self._sample_comparison("sample", contenders)
+        return self._comparison("sample", contenders, SAMPLE_SAMPLES)
 
     def _sample_graphs(self) -> Comparison:
         contenders = [self._sampling(self.sample_name, self.subject), self._sampling_captured()]
-        return self._sample_comparison("sample, graphs", contenders)
+        return self._comparison("sample, graphs", contenders, SAMPLE_SAMPLES)
 
     def _sample_rivals(self) -> Comparison:
         contenders = [self._sampling(self.sample_name, self.subject)]
@@ -149,7 +144,7 @@ class Suite:
         flops = replace(self.subject, policy="reuse").flops
         for name, (note, run) in Rivals(self.subject).samples().items():
             contenders.append(Contender(name, run, flops, note))
-        return self._sample_comparison("sample, rivals", contenders)
+        return self._comparison("sample, rivals", contenders, SAMPLE_SAMPLES)
 
     @property
     def sample_name(self) -> str:
@@ -252,16 +247,10 @@ class Suite:
         """True where a step takes seconds: then one run warms up, and few samples are enough."""
         return self.flops.full > LONG
 
-    def _step_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
-        samples = LONG_STEP_SAMPLES if self.is_long else STEP_SAMPLES
-        return self._comparison(name, contenders, samples)
-
-    def _sample_comparison(self, name: str, contenders: Sequence[Contender]) -> Comparison:
-        samples = LONG_SAMPLE_SAMPLES if self.is_long else SAMPLE_SAMPLES
-        return self._comparison(name, contenders, samples)
-
-    def _comparison(self, name: str, contenders: Sequence[Contender], samples: int) -> Comparison:
-        subject = self.subject
+    def _comparison(
+        self, name: str, contenders: Sequence[Contender], samples: tuple[int, int]
+    ) -> Comparison:
+        subject, (usual, few) = self.subject, samples
         dit = subject.runtime.config
         width, height, frames = self.workload.size
         shape = {
@@ -276,7 +265,8 @@ class Suite:
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
-        return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, samples)
+        count = few if self.is_long else usual
+        return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, count)
 
 
 def twice(run: Callable[[], object]) -> Callable[[], None]:

@@ -108,7 +108,7 @@ def _machines(records: Sequence[Record]) -> list[str]:
         + "."
         for r in records
     ]
-    return _once(lines)
+    return [*dict.fromkeys(lines)]  # each once
 
 
 def _shapes(records: Sequence[Record]) -> list[str]:
@@ -125,17 +125,13 @@ def _shapes(records: Sequence[Record]) -> list[str]:
             lines.append(f"- {r.benchmark}: no {DECODE}, as no VAE of this model is here.")
         if r.note:
             lines.append(f"- {r.benchmark}, {r.contender}: {r.note}.")
-    return _once(lines)
+    return [*dict.fromkeys(lines)]  # each once
 
 
 def _sameness(relative_difference: float | None) -> str:
     if relative_difference is None:
         return ""
     return "; outputs agree " + ("to 1e-5" if relative_difference else "bit by bit")
-
-
-def _once(lines: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

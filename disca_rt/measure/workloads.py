@@ -111,8 +111,10 @@ def random_conditioning(
             "byt5_text_mask": torch.ones(1, workload.byt5, dtype=torch.long),
             "vision_states": random(workload.vision, config.vision_dim),
         }
-    if condition_channels := config.embed_channels - config.in_channels:
-        conditions["cond_latents"] = random(condition_channels, *latent_shape[1:])
+    if config.condition_channels:
+        conditions["cond_latents"] = random(config.condition_channels, *latent_shape[1:])
+    if config.token_replace:
+        conditions["first_frame_latents"] = random(config.in_channels, 1, *latent_shape[2:])
     return Conditioning(
         text_states=random(workload.text, config.text_dim),
         text_mask=torch.ones(1, workload.text, dtype=torch.long),

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
-from ..tokens import StepContext
+from ..tokens import StepContext, Vector, of_text
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
+from .row_groups import gate_residual, layer_norm_modulate
 from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
 
 T = TypeVar("T")
-Mods = tuple[Tensor, ...]
-"""Shifts, scales and gates of a block, `[B, C]` each."""
+Mods = tuple[Vector, ...]
+"""Shifts, scales and gates of a block."""
 
 
 class Branches(Protocol):
@@ -116,7 +117,7 @@ class DoubleStreamBlock(nn.Module):
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        mods = self.img_mod(context.vec), self.txt_mod(context.vec)
+        mods = self.img_mod(context.vec), self.txt_mod(of_text(context.vec))
         parts = split_stream(stream, context.layout.img_len, self.ops)
         if branches is None:
             return self._whole(parts, mods, context)
@@ -143,15 +144,15 @@ class DoubleStreamBlock(nn.Module):
         joint = once(lambda: self._attend(img_in(), txt_in(), context))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
-        img = self.ops.gate_residual(img, img_attn, mods[0][2])
+        img = gate_residual(self.ops, img, img_attn, mods[0][2])
         txt = self.ops.gate_residual(txt, txt_attn, mods[1][2])
         img_mlp = branches("img_mlp", lambda: self.img_mlp(self._norm(img, mods[0][3:5])))
         txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(self._norm(txt, mods[1][3:5])))
-        img = self.ops.gate_residual(img, img_mlp, mods[0][-1])
+        img = gate_residual(self.ops, img, img_mlp, mods[0][-1])
         return PendingSum(img), PendingSum(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
 
     def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
-        return self.ops.layer_norm_modulate(x, *shift_scale)
+        return layer_norm_modulate(self.ops, x, *shift_scale)
 
     def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
@@ -171,7 +172,7 @@ class DoubleStreamBlock(nn.Module):
             linears = getattr(self, f"img_attn_{which}"), getattr(self, f"txt_attn_{which}")
         return self.ops.joint_linear(img_in, txt_in, *linears).unflatten(-1, (self.heads, -1))
 
-    def _add_attn(self, x: Tensor, attn: Tensor, mod: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _add_attn(self, x: Tensor, attn: Tensor, mod: Mods) -> tuple[Tensor, ...]:
         _, _, gate, shift, scale, _ = mod
         return add_norm(PendingSum(x, attn, gate), shift, scale, self.ops)
 
@@ -201,9 +202,9 @@ class SingleStreamBlock(nn.Module):
             attn = self._attend(normed, context, mlp)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
         x = materialise(stream, self.ops)
-        norm = once(lambda: self.ops.layer_norm_modulate(x, shift, scale))
+        norm = once(lambda: layer_norm_modulate(self.ops, x, shift, scale))
         total = branches("total", lambda: self._in_branches(norm, context, branches))
-        return (PendingSum(self.ops.gate_residual(x, total, gate)),)
+        return (PendingSum(gate_residual(self.ops, x, total, gate)),)
 
     def _in_branches(
         self, norm: Callable[[], Tensor], context: StepContext, branches: Branches

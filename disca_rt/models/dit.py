@@ -15,7 +15,7 @@ from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from ..tokens import StepContext, TokenLayout
+from ..tokens import RowVectors, StepContext, TokenLayout, of_text
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
 from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
 from .prepared import Prepared
@@ -80,7 +80,7 @@ class DiT(nn.Module, ABC):
 
     @abstractmethod
     def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
-        """`vec [B, C]`."""
+        """The vector `[B, C]` of all rows but those of a clean first frame."""
 
     @abstractmethod
     def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
@@ -89,9 +89,16 @@ class DiT(nn.Module, ABC):
     def embed(
         self, latents: Tensor, step: StepInputs, prepared: Prepared
     ) -> tuple[Tensor, StepContext]:
-        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first."""
+        """Latents `[B, C, T, H, W]` of any float dtype -> joint tokens `[B, S, C]`, image first.
+
+        A clean first frame takes the place of that of `latents`.
+        """
         self._check_step(step)
         vec = self.modulation_vector(step, prepared)
+        if prepared.first is not None:
+            latents = prepared.first.hold(latents)
+            rows = prepared.grid[1] * prepared.grid[2]
+            vec = RowVectors(torch.stack([prepared.first.vec, vec], dim=1), (rows,))
         latents = latents.to(self.dtype)
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
@@ -101,7 +108,7 @@ class DiT(nn.Module, ABC):
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:
         """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` of the image rows at hand."""
-        return self.final_layer(tokens[:, : context.layout.img_len], context.vec)
+        return self.final_layer(tokens[:, : context.layout.img_len], of_text(context.vec))
 
     def unpatchify(self, patches: Tensor, prepared: Prepared) -> Tensor:
         """Map all patches of a sample to its velocity `[B, C, T, H, W]`."""

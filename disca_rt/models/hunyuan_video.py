@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..conditioning import Conditioning
 from .dit import DiT, StepInputs
-from .prepared import Prepared, drop_padding
+from .prepared import FirstFrame, Prepared, drop_padding
 from .rope import rope_frequencies
 
 
@@ -17,10 +18,11 @@ class HunyuanVideo(DiT):
         grid = self.token_grid(latent_shape)
         states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
         freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
+        pooled = self.vector_in(conditioning.text_states_2.to(self.dtype))
         return Prepared(
             text_states=states.to(self.dtype),
             text_lengths=text_lengths,
-            pooled=self.vector_in(conditioning.text_states_2.to(self.dtype)),
+            pooled=pooled,
             condition_tokens=None,
             order=None,
             cond_latents=self.cond_latents(conditioning),
@@ -28,13 +30,24 @@ class HunyuanVideo(DiT):
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,
             grid=grid,
+            first=self._first_frame(conditioning.first_frame_latents, pooled),
         )
 
-    def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
-        vec = self.time_in(step.timestep)
+    def _first_frame(self, latents: Tensor | None, pooled: Tensor) -> FirstFrame | None:
+        """A given first frame is at t = 0 in every step, and no guidance reaches its rows."""
+        if latents is None:
+            return None
+        zeros = torch.zeros(len(pooled), dtype=torch.float32, device=self.device)
+        return FirstFrame(latents.float(), self._time_vector(zeros, zeros) + pooled)
+
+    def _time_vector(self, t: Tensor, r: Tensor | None) -> Tensor:
+        vec = self.time_in(t)
         if self.config.meanflow:
-            vec = (vec + self.time_r_in(step.timestep_r)) / 2  # an average here, a sum in 1.5
-        vec = vec + prepared.pooled
+            vec = (vec + self.time_r_in(r)) / 2  # an average here, a sum in 1.5
+        return vec
+
+    def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
+        vec = self._time_vector(step.timestep, step.timestep_r) + prepared.pooled
         if self.config.guidance_embed:
             vec = vec + self.guidance_in(step.guidance)
         return vec

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.ops import Ops
+from ..tokens import Vector
 from .linear import Linear
 
 TIMESTEP_FREQUENCIES = 256
@@ -59,15 +60,18 @@ class PatchEmbed(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN: vec `[B, C]` -> `factor` tensors `[B, C]` (shift, scale, gate, …)."""
+    """adaLN: a vector -> `factor` vectors of the same rows (shift, scale, gate, …)."""
 
     def __init__(self, hidden: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
         self.linear = Linear(hidden, factor * hidden)
 
-    def forward(self, vec: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(vec)).chunk(self.factor, dim=-1)
+    def forward(self, vec: Vector) -> tuple[Vector, ...]:
+        if isinstance(vec, Tensor):
+            return self.linear(F.silu(vec)).chunk(self.factor, dim=-1)
+        chunks = self.linear(F.silu(vec.values)).chunk(self.factor, dim=-1)
+        return tuple(vec._replace(values=each) for each in chunks)
 
 
 class HeadNorm(nn.Module):

@@ -30,6 +30,17 @@ def drop_padding(tokens: Tensor, mask: Tensor) -> ValidTokens:
     return ValidTokens(tokens, None if bool((counts == longest).all()) else counts)
 
 
+class FirstFrame(NamedTuple):
+    """A clean first frame: `latents [B, C, 1, H, W]` fp32, and the vector `[B, C]` of its rows."""
+
+    latents: Tensor
+    vec: Tensor
+
+    def hold(self, latents: Tensor) -> Tensor:
+        """`latents [B, C, T, H, W]` with this frame in the place of theirs, in the wider dtype."""
+        return torch.cat([self.latents, latents[:, :, 1:]], dim=2)
+
+
 class Prepared(NamedTuple):
     """A sample's conditioning as the steps use it; the same at every step.
 
@@ -37,7 +48,7 @@ class Prepared(NamedTuple):
     embedded `text_states_2`; `condition_tokens [B, L', C]` embedded vision and byT5 tokens (1.5);
     `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None
     counts image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is
-    (T, H, W) in patches.
+    (T, H, W) in patches; `first` is None unless the sample begins with a given frame.
     """
 
     text_states: Tensor
@@ -50,6 +61,7 @@ class Prepared(NamedTuple):
     freqs_cos: Tensor
     freqs_sin: Tensor
     grid: tuple[int, int, int]
+    first: FirstFrame | None = None
 
     @property
     def tokens(self) -> int:

@@ -9,17 +9,19 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..kernels.ops import Ops
+from ..tokens import Vector, of_text
+from .row_groups import gate_residual, gate_residual_layer_norm_modulate, layer_norm_modulate
 
 
 class PendingSum(NamedTuple):
-    """Rows `x [B, S_i, C]`, to which `gate [B, C]` · `branch` is yet to be added, if there is one.
+    """Rows `x [B, S_i, C]`, to which `gate` · `branch` is yet to be added, if there is one.
 
     With image and text apart, either both have a branch or none has.
     """
 
     x: Tensor
     branch: Tensor | None = None
-    gate: Tensor | None = None
+    gate: Vector | None = None
 
 
 Stream = tuple[PendingSum, ...]
@@ -46,14 +48,14 @@ def materialise(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
     return ops.join_tokens(*sums, out=out)
 
 
-def add_norm(part: PendingSum, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+def add_norm(part: PendingSum, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
     """Take the sum of a part and its modulated LayerNorm, with which a block begins."""
     if part.branch is None:
-        return part.x, ops.layer_norm_modulate(part.x, shift, scale)
-    return ops.gate_residual_layer_norm_modulate(*part, shift, scale)
+        return part.x, layer_norm_modulate(ops, part.x, shift, scale)
+    return gate_residual_layer_norm_modulate(ops, *part, shift, scale)
 
 
-def add_norm_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
     """Do `add_norm` on all rows, into joint tensors."""
     if stream[0].branch is None:
         stream = (PendingSum(materialise(stream, ops)),)
@@ -61,9 +63,10 @@ def add_norm_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tu
         return add_norm(stream[0], shift, scale, ops)
     joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
+    vectors = (shift, scale), (of_text(shift), of_text(scale))
     entered = [
-        ops.gate_residual_layer_norm_modulate(*part, shift, scale, out=out)
-        for part, out in zip(stream, rows, strict=True)
+        gate_residual_layer_norm_modulate(ops, *part, *each, out=out)
+        for part, each, out in zip(stream, vectors, rows, strict=True)
     ]
     x, normed = (
         ops.join_tokens(*parts, out=out)
@@ -75,7 +78,7 @@ def add_norm_joint(stream: Stream, shift: Tensor, scale: Tensor, ops: Ops) -> tu
 def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:
     if part.branch is None:
         return part.x
-    return ops.gate_residual(*part, out=out)
+    return gate_residual(ops, *part, out=out)
 
 
 def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
 from ..graphs.between import between_graphs
-from ..tokens import StepContext, TokenLayout
+from ..tokens import RowVectors, StepContext, TokenLayout
 from .topology import Topology
 
 # PyTorch 2.13's names; 2.11 has those that 2.13 warns of.
@@ -46,8 +46,12 @@ class Sharded:
         img = slice(shard.img.start, shard.img.stop)
         joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
         layout = context.layout._replace(img_len=len(shard.img), whole=whole, start=joint.start)
-        return tokens[:, joint], context._replace(
-            freqs_cos=context.freqs_cos[img], freqs_sin=context.freqs_sin[img], layout=layout
+        vec = context.vec
+        return tokens[:, joint], StepContext(
+            vec.of_share(shard.img) if isinstance(vec, RowVectors) else vec,
+            context.freqs_cos[img],
+            context.freqs_sin[img],
+            layout,
         )
 
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:

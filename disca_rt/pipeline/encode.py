@@ -7,24 +7,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..conditioning import Conditioning
-from ..config import DiTConfig
 from ..encoders.text import TextEncoder
 from ..errors import OneLineWarning
+from ..instruments.stopwatch import Stopwatch
 from ..vae.codec import Codec
-from ..vae.sizes import SIZES
-from .fit import latent_shape
-from .images import CropRule, cover, read_image, to_video
+from ..vae.sizes import SIZES, VideoSizes
+from .fit import check_conditionings, check_latents, guidance_of, latent_shape
+from .images import cover, read_image, to_video
+from .load import Facts
 from .request import Request
-from .residency import Held
-
-Task = Literal["t2v", "i2v"]
+from .residency import Held, is_absent, loaded
 
 
 class PromptCut(OneLineWarning):
@@ -33,65 +32,90 @@ class PromptCut(OneLineWarning):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Parts that turn the prompts and the picture of a request into conditionings.
+    """Parts that turn the prompts and the picture of a request into conditionings."""
 
-    `task` is what the DiT was trained for, None where that is not known; `crop` names the rule by
-    which a picture is cut to the video's size.
-    """
-
-    config: DiTConfig
+    facts: Facts
     text_encoder: Held[TextEncoder | None]
     codec: Held[Codec | None]
-    task: Task | None = None
-    crop: CropRule = "official"
 
-    def encode(self, request: Request, is_mixed: bool) -> Request:
-        """Put conditionings in the place of prompts and picture; two of them if `is_mixed`.
+    def conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
+        """Encode the prompts of `request`, turn its size into latents, and check all of it.
 
-        ValueError where model and picture do not go together, or a prompt cannot be encoded.
+        ValueError where model and request do not go together, or a prompt cannot be encoded.
         """
-        self.check(request)
-        sizes = self.codec.loaded or SIZES[self.config.family]
-        frames, height, width = sizes.video_size(*latent_shape(request)[1:])
-        picture = None
+        config = self.facts.config
+        if request.prompts is not None:
+            self._check_parts(request)
+        guidance = guidance_of(request, config)
+        if request.size is not None:
+            shape = config.in_channels, *self._sizes.latent_shape(*request.size)[1:]
+            request = replace(request, size=None, latent_shape=shape)
+        if request.prompts is not None:
+            check_latents(request, config, len(request.prompts))
+            with loaded(stopwatch, self.text_encoder), stopwatch.stage("prompts"):
+                request = self._encoded(request, guidance.classifier_free is not None)
+        sides = {"conditioning": request.conditioning, "negative": request.negative}
+        cleaned = {name: each and each.without_padding_values() for name, each in sides.items()}
+        request = replace(request, **cleaned)
+        check_conditionings(request, config)
+        return request
+
+    @property
+    def _sizes(self) -> Codec | VideoSizes:
+        """Size rules: of the codec in memory, else of the family's."""
+        return self.codec.loaded or SIZES[self.facts.config.family]
+
+    def _check_parts(self, request: Request) -> None:
+        """Raise ValueError where encoders are missing, or model and picture do not go together."""
+        config, folder = self.facts.config, self.facts.folder
+        if is_absent(self.text_encoder):
+            if folder is not None:
+                folder.require("text_encoder")
+            raise ValueError(
+                f"prompts need the text encoders of {config.family}, which this runtime does "
+                "not have; give a saved conditioning instead"
+            )
+        task = None if folder is None else folder.task
+        takes_picture = config.condition_channels or config.takes_first_frame
+        if request.image is not None and (task == "t2v" or not takes_picture):
+            raise ValueError(
+                f"image: this {config.traits.title} is a text-to-video model; leave the image out, "
+                "or give the folder or variant of an image-to-video model"
+            )
+        if request.image is None and task == "i2v":
+            title = config.traits.title
+            raise ValueError(f"this {title} is an image-to-video model; give an image (--image)")
+
+    def _encoded(self, request: Request, is_mixed: bool) -> Request:
+        """Put conditionings in the place of prompts and picture; two of them if `is_mixed`."""
+        frames, height, width = self._sizes.video_size(*latent_shape(request)[1:])
+        picture, encoder, seen = None, self.text_encoder.get(), None
         if request.image is not None:
-            picture = cover(read_image(request.image), height, width, self.crop)
-        with self.text_encoder.used() as encode:
-            prompts = _Prompts(encode, picture, frames)
-            positive, negative = prompts.encode(request, is_mixed)
+            original = read_image(request.image)
+            picture = cover(original, height, width, self.facts.rules.crop)
+            seen = {"cut": picture, "original": original, None: None}[encoder.picture]
+        prompts = _Prompts(encoder, seen, frames)
+        positive, negative = prompts.encode(request, is_mixed)
         added = self._picture_tensors(request, picture, positive.batch)
         positive = replace(positive, **added)
         negative = None if negative is None else replace(negative, **added)
         done = {"prompts": None, "negative_prompt": "", "image": None}
         return replace(request, **done, conditioning=positive, negative=negative)
 
-    def check(self, request: Request) -> None:
-        """Raise ValueError where model and picture do not go together."""
-        title = self.config.traits.title
-        if request.image is not None and (self.task == "t2v" or not self._takes_picture()):
-            raise ValueError(
-                f"image: this {title} is a text-to-video model; leave the image out, or give the "
-                "folder or variant of an image-to-video model"
-            )
-        if request.image is None and self.task == "i2v":
-            raise ValueError(f"this {title} is an image-to-video model; give an image (--image)")
-
-    def _takes_picture(self) -> bool:
-        return self.config.embed_channels > self.config.in_channels
-
     def _picture_tensors(
         self, request: Request, picture: Image.Image | None, batch: int
     ) -> dict[str, Tensor]:
-        """Tensors of a conditioning that the VAE makes: zeros for text-to-video."""
-        channels = self.config.embed_channels - self.config.in_channels
-        if not channels:
-            return {}
-        latents = None
+        """Tensors of a conditioning that the VAE makes: zeros, or none, for text-to-video."""
+        config, latents = self.facts.config, None
         if picture is not None:
             with self.codec.used() as codec:
                 latents = codec.encode(to_video(picture)).float().cpu()
-        shape = batch, channels, *latent_shape(request)[1:]
-        return {"cond_latents": condition_latents(shape, self.config.in_channels, latents)}
+        if config.condition_channels:
+            shape = batch, config.condition_channels, *latent_shape(request)[1:]
+            return {"cond_latents": condition_latents(shape, config.in_channels, latents)}
+        if latents is None:
+            return {}
+        return {"first_frame_latents": latents.expand(batch, *latents.shape[1:])}
 
 
 def condition_latents(shape: Sequence[int], latent_channels: int, picture: Tensor | None) -> Tensor:
@@ -117,10 +141,10 @@ class _Prompts(NamedTuple):
     def encode(self, request: Request, is_mixed: bool) -> tuple[Conditioning, Conditioning | None]:
         """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
         prompts = list(request.prompts)
-        negatives = [request.negative_prompt] * len(prompts) if is_mixed else []
-        distinct = list(dict.fromkeys(prompts + negatives))
+        against = [request.negative_prompt] if is_mixed else []
+        distinct = list(dict.fromkeys(prompts + against))
         for line in self.encoder.check(distinct, frames=self.frames):
             warnings.warn(line, PromptCut, stacklevel=2)
         encode = partial(self.encoder, image=self.picture, frames=self.frames)
-        negative = encode(negatives, negative=True) if is_mixed else None
+        negative = encode(against, negative=True).repeated(len(prompts)) if is_mixed else None
         return encode(prompts), negative

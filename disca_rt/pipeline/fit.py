@@ -9,6 +9,7 @@ from ..config import DiTConfig
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
+from .match import Rules
 from .noise import NoiseRule, draw_noise
 from .request import Request
 
@@ -96,6 +97,20 @@ def noise_of(
         return request.latents.float()
     seeds = request.seeds(batch)
     return draw_noise(request.noise or rule, config.family, request.latent_shape, seeds, *place)
+
+
+def image_share(request: Request, rules: Rules, config: DiTConfig) -> float:
+    """Share of the picture's latents in the noise: the request's, else the rules' for 1.0.
+
+    By rule it is for 1.0's own image-to-video alone, not for SkyReels, which marks no frames.
+    """
+    if request.image_share is not None:
+        return request.image_share
+    conditioning, channels = request.conditioning, config.in_channels
+    is_marked = config.traits.token_replace and config.condition_channels == channels + 1
+    has_picture = is_marked and bool(conditioning.cond_latents[:, channels:].any())
+    has_picture = has_picture or conditioning.first_frame_latents is not None
+    return rules.image_share if has_picture else 0.0
 
 
 def check_finite(what: str, tensor: Tensor, dtype: torch.dtype) -> None:

@@ -78,12 +78,13 @@ class Options:
 class Facts:
     """Facts of a DiT that are known without its weights, and the rules that its samples follow.
 
-    `folder` says which parts lie where, what the DiT was trained for and what it is sampled with;
-    None for a DiT alone.
+    `fp8_weights`: its blocks' linears stay in FP8 (`Options`). `folder` says which parts lie where,
+    what the DiT was trained for and what it is sampled with; None for a DiT alone.
     """
 
     config: DiTConfig
     place: Place
+    fp8_weights: bool = False
     folder: "ModelFolder | None" = None
     rules: Rules = MATCHES["disca"]
 
@@ -159,7 +160,7 @@ class _WholeModel:
             predictor=predictor,
             codec=self._held(self.codec) if "vae" in there else None,
             text_encoder=self._held(self.encoder) if "text_encoder" in there else None,
-            facts=Facts(config, place, self.folder, get_rules(options.match)),
+            facts=Facts(config, place, options.fp8_weights, self.folder, get_rules(options.match)),
         )
 
     def _held(self, load: Callable[[], T]) -> Held[T]:

@@ -13,17 +13,21 @@ Match = Literal["disca", "diffusers", "official"]
 
 
 class Rules(NamedTuple):
-    """One program's ways: noise, pictures, prompts (`encoders.rules`) and tiles (`vae.tiles`)."""
+    """One program's ways: noise, pictures, prompts (`encoders.rules`) and tiles (`vae.tiles`).
+
+    `image_share` of the picture's latents is mixed into the noise by image-to-video of 1.0.
+    """
 
     noise: NoiseRule
     crop: CropRule
     encoding: str
     tiling: str
+    image_share: float = 0.0
 
 
 MATCHES: dict[Match, Rules] = {
     "disca": Rules("disca", "official", "disca", "official"),
-    "diffusers": Rules("diffusers", "diffusers", "diffusers", "diffusers"),
+    "diffusers": Rules("diffusers", "diffusers", "diffusers", "diffusers", 0.001),
     "official": Rules("official", "official", "official", "official"),
 }
 

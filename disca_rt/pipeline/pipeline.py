@@ -6,12 +6,12 @@ sample at a time: a server has one for each that it runs at once.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..cache.policies import Parts, Sketch, resolve
@@ -21,19 +21,20 @@ from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
+from ..models.linear import fp8_linears
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
-from ..vae.codec import Codec
+from ..vae.codec import Codec, OnTile
 from ..vae.sizes import SIZES
+from .calls import Calls
 from .encode import Encoding
 from .fit import (
-    check_conditionings,
     check_finite,
     check_fits,
-    check_latents,
     guidance_of,
+    image_share,
     noise_of,
     place_of,
 )
@@ -41,32 +42,13 @@ from .host_settings import set_aside, warn_of_precision
 from .listeners import Listeners, StageName
 from .load import Facts, Options, load_parts
 from .request import Request
-from .residency import Held, Part, is_absent
+from .residency import Held, Part, is_absent, loaded
+from .sample import Busy, Closed, Sample
 
 P = TypeVar("P", bound="Pipeline")
 
 
-class Busy(RuntimeError):
-    """Refusal of a second sample, or of `close`, while a pipeline samples."""
-
-
-class Closed(RuntimeError):
-    """Refusal of any use of a pipeline after `close`."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Result: `latents [B, C, T, H, W]` fp32, `video [B, 3, T', H', W']` in [0, 1] or None.
-
-    `times` says where the time went: prompts, conditioning, full steps, predicted steps, decode.
-    """
-
-    latents: Tensor
-    video: Tensor | None
-    times: dict[str, StageTime]
-
-
-class Pipeline:
+class Pipeline(Calls):
     """Models and their stages; `dit` and `predictor` share device and dtype.
 
     With `graphs` steps, and whole trajectories where no `on_step` or `cancel` is given, are
@@ -107,7 +89,7 @@ class Pipeline:
         self.graphs, self.max_states = graphs, max_states
         if facts is None:
             check_fits(self.predictor, self.dit)
-            facts = Facts(self.dit.config, place_of(self.dit))
+            facts = Facts(self.dit.config, place_of(self.dit), bool(fp8_linears(self.dit)))
         self.facts = facts
         self._denoiser: Denoiser | None = None
         self._busy = threading.Lock()
@@ -180,15 +162,55 @@ class Pipeline:
             video = None
             if decode and not is_absent(self._codec):
                 listeners.begin("decode")
-                with self._loaded(stopwatch, self._codec), stopwatch.stage("decode"):
-                    video = self.codec.decode(latents)
+                with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
+                    video = self._decoded(latents, cancel)
                 check_finite("decoded video", video, self.facts.place.dtype)
             return Sample(latents, video, stopwatch.times())
 
-    def conditioned(self, request: Request) -> Request:
-        """Encode the prompts of `request`, turn its size into latents, and check all of it."""
+    def decode_into(
+        self,
+        latents: Tensor,
+        writers: Sequence[Callable[[Tensor], object]],
+        *,
+        on_tile: OnTile | None = None,
+        cancel: threading.Event | None = None,
+    ) -> dict[str, StageTime]:
+        """Decode samples `[B, C, T, H, W]`, handing each one's frames to its writer as they come.
+
+        A writer gets chunks `[3, t, H, W]` in [0, 1], in order, and `on_tile` the number of tiles
+        done and of all. Returns the time of each stage. Raises FloatingPointError where latents or
+        frames are not finite, `Cancelled` between tiles once `cancel` is set.
+        """
         with self._alone():
-            return self._conditioned(request, Stopwatch(self.facts.place.device))
+            stopwatch = Stopwatch(self.facts.place.device)
+            with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
+                for sample, write in zip(latents, writers, strict=True):
+                    for chunk in self.codec.stream(sample, on_tile=on_tile, cancel=cancel):
+                        write(chunk)
+            return stopwatch.times()
+
+    @property
+    def is_loaded(self) -> bool:
+        """True where the DiT is in memory, or always stays there."""
+        return self._dit.loaded is not None
+
+    @property
+    def decodes(self) -> bool:
+        """True where there is a codec, in memory or to be loaded."""
+        return not is_absent(self._codec)
+
+    def size_of(self, latents: Sequence[int]) -> tuple[int, int, int]:
+        """Size (frames, height, width) of the video of latents of shape (..., T, H, W)."""
+        codec = self._codec.loaded or SIZES[self.config.family]
+        return codec.video_size(*latents[-3:])
+
+    def conditioned(self, request: Request, stopwatch: Stopwatch | None = None) -> Request:
+        """Encode the prompts of `request`, turn its size into latents, and check all of it.
+
+        What it takes is added to `stopwatch`.
+        """
+        with self._alone():
+            return self._conditioned(request, stopwatch or Stopwatch(self.facts.place.device))
 
     @property
     def parts(self) -> Parts:
@@ -236,20 +258,9 @@ class Pipeline:
             self._busy.release()
 
     @contextmanager
-    def _loaded(self, stopwatch: Stopwatch, *parts: Held) -> Iterator[None]:
-        """Have `parts` in memory while the context lasts, their loading timed."""
-        with ExitStack() as stack:
-            if all(part.loaded is not None or is_absent(part) for part in parts):
-                stopwatch = None
-            with stopwatch.stage("loading") if stopwatch else nullcontext():
-                for part in parts:
-                    stack.enter_context(part.used())
-            yield
-
-    @contextmanager
     def _denoising(self, stopwatch: Stopwatch) -> Iterator[None]:
         """Have the models in memory; what was made for ones that go is given up before them."""
-        with self._loaded(stopwatch, self._dit, self._predictor):
+        with loaded(stopwatch, self._dit, self._predictor):
             try:
                 yield
             finally:
@@ -262,39 +273,20 @@ class Pipeline:
         self._denoiser = None
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
-        if request.prompts is not None and is_absent(self._text_encoder):
-            if self.facts.folder is not None:
-                self.facts.folder.require("text_encoder")
-            raise ValueError(
-                f"prompts need the text encoders of {self.config.family}, which this runtime does "
-                "not have; give a saved conditioning instead"
-            )
-        guidance = guidance_of(request, self.config)
-        if request.size is not None:
-            codec = self._codec.loaded or SIZES[self.config.family]
-            shape = self.config.in_channels, *codec.latent_shape(*request.size)[1:]
-            request = replace(request, size=None, latent_shape=shape)
-        if request.prompts is not None:
-            check_latents(request, self.config, len(request.prompts))
-            encoding = self._encoding()
-            encoding.check(request)
-            with self._loaded(stopwatch, self._text_encoder), stopwatch.stage("prompts"):
-                request = encoding.encode(request, guidance.classifier_free is not None)
-        sides = {"conditioning": request.conditioning, "negative": request.negative}
-        cleaned = {name: each and each.without_padding_values() for name, each in sides.items()}
-        request = replace(request, **cleaned)
-        check_conditionings(request, self.config)
-        return request
+        return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)
 
-    def _encoding(self) -> Encoding:
-        parts, facts = (self._text_encoder, self._codec), self.facts
-        task = None if facts.folder is None else facts.folder.task
-        return Encoding(self.config, *parts, task, facts.rules.crop)
+    def _decoded(self, latents: Tensor, cancel: threading.Event | None) -> Tensor:
+        if cancel is None:
+            return self.codec.decode(latents)
+        chunks = [list(self.codec.stream(sample, cancel=cancel)) for sample in latents]
+        return torch.stack([torch.cat(each, dim=1) for each in chunks])
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)
         facts, batch = self.facts, request.conditioning.batch
         noise = noise_of(request, batch, facts.rules.noise, facts.config, facts.place)
+        if share := image_share(request, facts.rules, facts.config):
+            noise = request.conditioning.mixed_into(noise, share)
         latents = self.denoiser.denoise(
             self.denoiser.sharding.from_first_rank(noise.to(facts.place.device)),
             request.conditionings,

@@ -5,10 +5,12 @@ Knows no models: a part is whatever its loader gives.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
+
+from ..instruments.stopwatch import Stopwatch
 
 T = TypeVar("T")
 
@@ -70,6 +72,17 @@ def held(part: T | Held[T]) -> Held[T]:
 def is_absent(part: Held) -> bool:
     """Tell whether there is no such part, neither loaded nor to be loaded."""
     return isinstance(part, Present) and part.loaded is None
+
+
+@contextmanager
+def loaded(stopwatch: Stopwatch, *parts: Held) -> Iterator[None]:
+    """Have `parts` in memory while the context lasts; what is loaded is timed as "loading"."""
+    with ExitStack() as stack:
+        lacks = [part for part in parts if part.loaded is None and not is_absent(part)]
+        with stopwatch.stage("loading") if lacks else nullcontext():
+            for part in parts:
+                stack.enter_context(part.used())
+        yield
 
 
 class Part(Generic[T]):

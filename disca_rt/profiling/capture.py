@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from ..cache.policy import Policy
 from ..cache.rules.listed import Listed
 from ..instruments.stopwatch import StageTime
-from ..pipeline.pipeline import Sample
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
+from ..pipeline.sample import Sample
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from .marked import marked_blocks
@@ -42,12 +42,7 @@ class Captured(NamedTuple):
     unprofiled: dict[str, StageTime]
 
 
-def capture(
-    runtime: Runtime,
-    ranges: Ranges,
-    request: Request,
-    on_step: OnStep,
-) -> Captured:
+def capture(runtime: Runtime, ranges: Ranges, request: Request, on_step: OnStep) -> Captured:
     """Profiles one sample of `runtime`, whose ops and attention are marked in `ranges`."""
     kinds: list[str] = []
 

@@ -1,8 +1,8 @@
-"""Colours of the classes, the same wherever one is drawn; legible on light and on dark."""
+"""Colours of classes and of steps, the same wherever one is drawn; legible on light and on dark."""
 
 from .classes import ATTENTION, CACHE_OP, COLLECTIVE, COPY, GAP, GEMM, OTHER
 
-FIXED = {
+COLOURS = {
     ATTENTION: "#c2410c",
     GEMM: "#2563eb",
     CACHE_OP: "#be185d",
@@ -10,9 +10,7 @@ FIXED = {
     COPY: "#64748b",
     OTHER: "#78716c",
     GAP: "#9ca3af",
-}
-# Of fused ops.
-OF_OPS = {
+    # Fused ops.
     "layer_norm_modulate": "#15803d",
     "gate_residual_layer_norm_modulate": "#0f766e",
     "gate_residual": "#4d7c0f",
@@ -26,15 +24,12 @@ OF_OPS = {
     "euler_step": "#b91c1c",
     "unpatchify": "#92400e",
     "layer_norm": "#166534",
+    # Steps.
+    "full": "#3b5875",
+    "predicted": "#0d9488",
 }
-OF_KINDS = {"full": "#3b5875", "predicted": "#0d9488"}
 
 
-def colour(class_name: str) -> str:
-    """Colour of a class as "#rrggbb"; an unknown one has that of `OTHER`."""
-    return FIXED.get(class_name) or OF_OPS.get(class_name) or FIXED[OTHER]
-
-
-def kind_colour(kind: str) -> str:
-    """Colour of a step with this label as "#rrggbb"; an unknown one has that of `OTHER`."""
-    return OF_KINDS.get(kind, FIXED[OTHER])
+def colour(name: str) -> str:
+    """Colour of a class, or of steps with this label, as "#rrggbb"; unknown: that of `OTHER`."""
+    return COLOURS.get(name, COLOURS[OTHER])

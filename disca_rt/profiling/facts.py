@@ -1,7 +1,6 @@
 """Facts about a profile that make its figures reproducible: model, device, versions."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +15,7 @@ from ..units import rate_text
 from .capture import Captured
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Facts of one profile; `model` tells family and blocks, `latent_shape` is [B, C, T, H, W]."""
 
     device: str
@@ -33,9 +31,6 @@ class Facts:
     threads: int
     torch: str
     disca_rt: str
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self, ceilings: Ceilings) -> list[str]:
         """Sentences for people, with the `ceilings` that were measured."""

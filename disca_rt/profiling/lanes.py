@@ -8,7 +8,7 @@ from typing import Any
 
 from .account import Account
 from .classes import ATTENTION, CLASS_OF_OP
-from .colours import colour, kind_colour
+from .colours import colour
 from .timeline import TraceTimeline
 
 BLOCK_COLOURS = "#475569", "#7c8ba1"  # in turn
@@ -28,7 +28,7 @@ def lanes(timeline: TraceTimeline, account: Account) -> dict[str, Any]:
         return [round(start - origin, 1), round(end - start, 1), *texts]
 
     steps = [
-        span(each.start_us, each.end_us, f"step {each.index} {each.kind}", kind_colour(each.kind))
+        span(each.start_us, each.end_us, f"step {each.index} {each.kind}", colour(each.kind))
         for each in account.windows
     ]
     kernels = [

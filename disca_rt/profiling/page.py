@@ -12,7 +12,7 @@ from typing import Any
 
 from ..measure.ceilings import Ceilings
 from .classes import GAP
-from .colours import colour, kind_colour
+from .colours import colour
 from .table import ALL, HEADER, Row, cells
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def _body(rows: Sequence[Row], ceilings: Ceilings) -> str:
     lines = []
     for row in rows:
         is_all = row.class_name == ALL
-        own = kind_colour(row.kind) if is_all else colour(row.class_name)
+        own = colour(row.kind if is_all else row.class_name)
         chip = f'<i style="background:{own}"></i>'
         kind, class_name, *figures = map(escape, cells(row, ceilings))
         bar = f'<b style="width:{row.share * 100:.1f}%;background:{own}"></b>'

@@ -6,7 +6,7 @@ move at least. A kind's rows add up to its steps' wall time: the gap is the time
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..measure.ceilings import Ceilings
@@ -50,10 +50,7 @@ class Row:
 
         Bytes or FLOPs, whichever would take longer; None where neither is known.
         """
-        rates = (
-            (self.flops_per_s, ceilings.flops_per_s),
-            (self.bytes_per_s, ceilings.bytes_per_s),
-        )
+        rates = ((self.flops_per_s, ceilings.flops_per_s), (self.bytes_per_s, ceilings.bytes_per_s))
         return max((rate / most for rate, most in rates if rate is not None), default=None)
 
 
@@ -148,5 +145,5 @@ def record(row: Row, ceilings: Ceilings) -> dict[str, Any]:
         "tflops_per_s": None if row.flops_per_s is None else row.flops_per_s / 1e12,
         "gb_per_s": None if row.bytes_per_s is None else row.bytes_per_s / 1e9,
         "fraction_of_ceiling": row.fraction(ceilings),
-        "ceilings": asdict(ceilings),
+        "ceilings": ceilings._asdict(),
     }

@@ -93,6 +93,11 @@ class Denoiser:
         guidance: Guidance,
     ) -> Loop:
         """The steps of a sample from latents `[B, C, T, H, W]` of `latent_shape`."""
+        if len({each.first is None for each in prepared}) > 1:
+            raise ValueError(
+                "first_frame_latents must be in both conditionings or in none; give the negative "
+                "one those of the other"
+            )
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
         state = self.state(policy, self.shape(latent_shape, prepared))
         scale = guidance.classifier_free

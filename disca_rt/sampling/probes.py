@@ -9,6 +9,7 @@ from ..cache.plan import Probe
 from ..cache.policy import Policy
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
+from ..models.row_groups import layer_norm_modulate
 from ..tokens import StepContext
 
 Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -80,4 +81,4 @@ def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:
     block = dit.blocks[0]
     mod = block.img_mod if isinstance(block, DoubleStreamBlock) else block.modulation
     shift, scale = mod(context.vec)[:2]
-    return dit.ops.layer_norm_modulate(img, shift, scale)
+    return layer_norm_modulate(dit.ops, img, shift, scale)

@@ -96,6 +96,8 @@ class Sampler:
         else:
             velocity, patches = None, step.patches()
             latents = self._euler(tensors.latents, patches, tensors.row.dt, prepared)
+        if prepared[0].first is not None:
+            latents = prepared[0].first.hold(latents)
         return Outcome(latents, tuple(step.look(probe, velocity) for probe in plan.watch))
 
     def trajectory(

@@ -92,10 +92,10 @@ class _Share:
         flops = 2 * self._tokens * part * fan_in * fan_out * self._hidden**2
         return Compute(name, kind, flops / (self._rates.gemm_tflops * 1e12))
 
-    def passes(self, name: str, count: float, kind: str = "elementwise") -> Compute:
+    def passes(self, name: str, count: float) -> Compute:
         """Compute that reads or writes all tokens `count` times."""
         moved = count * self._tokens * self._hidden * VALUE_BYTES
-        return Compute(name, kind, moved / (self._rates.copy_gbs * 1e9))
+        return Compute(name, "elementwise", moved / (self._rates.copy_gbs * 1e9))
 
     def reads(self, name: str, squares: int) -> Compute:
         """Product with one row: as long as reading its weights, `squares` times hidden²."""

@@ -5,7 +5,7 @@ together, with embedding and head counted whole on every rank and the patches ga
 nothing. Knows models by their sizes; runs none.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..config import DiTConfig, predictor_config
 from ..parallel._native import Partition
@@ -16,8 +16,7 @@ from .links import FREE, Links
 from .timeline import RankTimeline
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """Forward pass to divide: a model, `latent_shape (C, T, H, W)` and the valid `text_tokens`."""
 
     dit: DiTConfig
@@ -57,8 +56,7 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Seconds on `ranks` ranks; `exposed`: what free links would save; `alone`: on one rank."""
 
     ranks: int
@@ -76,8 +74,7 @@ class Cost:
         return self.alone / (self.ranks * self.seconds)
 
 
-@dataclass(frozen=True)
-class BlockForecast:
+class BlockForecast(NamedTuple):
     """Simulation of one block of `kind` on every rank."""
 
     kind: BlockKind
@@ -91,8 +88,7 @@ class BlockForecast:
         return max(range(len(self.works)), key=lambda rank: self.works[rank].seconds)
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(NamedTuple):
     """Costs of one block of each kind, of a `full` step and of a `predicted` one."""
 
     blocks: dict[BlockKind, BlockForecast]

@@ -18,21 +18,13 @@ class Traffic(NamedTuple):
     ring_received: int
 
     @property
-    def o_sent(self) -> int:
-        # On the way back senders and receivers have changed places.
-        return self.qkv_received
-
-    @property
-    def o_received(self) -> int:
-        return self.qkv_sent
-
-    @property
     def exchange_sent(self) -> int:
-        return 3 * self.qkv_sent + self.o_sent
+        """V, K, Q out, and O back: there senders and receivers have changed places."""
+        return 3 * self.qkv_sent + self.qkv_received
 
     @property
     def exchange_received(self) -> int:
-        return 3 * self.qkv_received + self.o_received
+        return 3 * self.qkv_received + self.qkv_sent
 
 
 def traffic(partition: Partition, rank: int) -> Traffic:
@@ -47,10 +39,10 @@ def traffic(partition: Partition, rank: int) -> Traffic:
     )
 
 
-def wires(partition: Partition, links: Links, rank: int = 0) -> tuple[str, str]:
-    """Names of the wires that the exchange and the ring of `rank` take."""
-    exchange = tuple(partition.members(partition.group_of(rank)))
-    ring = tuple(range(rank % partition.ulysses_degree, partition.ranks, partition.ulysses_degree))
+def wires(partition: Partition, links: Links) -> tuple[str, str]:
+    """Names of the wires that the exchange and the ring of the first rank take."""
+    exchange = tuple(partition.members(0))
+    ring = tuple(range(0, partition.ranks, partition.ulysses_degree))
     return links.among(exchange)[0], links.among(ring)[0]
 
 

@@ -1,7 +1,7 @@
 """Evaluation of the embedded model: clips of held-out prompts and fixed seeds, each judged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ BATCH = 10
 SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
 
 
-@dataclass(frozen=True)
-class JudgedClip:
+class JudgedClip(NamedTuple):
     """Marks of one prompt's clip, scores in [0, 1]; `correct`: all that is named is right."""
 
     prompt: str
@@ -30,8 +29,7 @@ class JudgedClip:
     total: float
 
 
-@dataclass(frozen=True)
-class JudgedClips:
+class JudgedClips(NamedTuple):
     """Clips of N prompts in order: `marks`, `latents [N, C, T, h, w]`, `video [N, 3, T, H, W]`."""
 
     marks: tuple[JudgedClip, ...]

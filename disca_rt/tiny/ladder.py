@@ -94,11 +94,7 @@ RUNGS: tuple[Rung, ...] = (
     _cached("DisCa N=4", "disca-n4", (1, 3, 4), predictor="predictor"),
     _cached("DisCa N=4 without GAN", "disca-n4", (3,), predictor="predictor-without-gan"),
     _cached(
-        "DisCa N=4 on MeanFlow",
-        "disca-n4",
-        (3,),
-        predictor="predictor-on-meanflow",
-        dit=MEANFLOW,
+        "DisCa N=4 on MeanFlow", "disca-n4", (3,), predictor="predictor-on-meanflow", dit=MEANFLOW
     ),
 )
 

@@ -12,9 +12,10 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
+
+from ..conditioning import Conditioning
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "white")
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -97,14 +98,6 @@ class Scene:
         return objects + (f" on a {self.background} background" if self.background else "")
 
 
-class TextEncoding(NamedTuple):
-    """Text states of B prompts for the model, padded with zeros to the longest, L tokens."""
-
-    text_states: torch.Tensor  # [B, L, TEXT_DIM] float32
-    text_mask: torch.Tensor  # [B, L] int64, 1 for a token and 0 for padding
-    text_states_2: torch.Tensor  # [B, TEXT_DIM_2] float32, the pooled state
-
-
 def parse(prompt: str) -> Scene:
     """Parse a prompt (any letter case). ValueError names unknown words or the expected form."""
     words = _canonical_words(prompt)
@@ -158,8 +151,8 @@ def held_out_prompts(count: int, seed: int) -> list[str]:
     return [next(double) if position % 4 == 3 else next(single) for position in range(count)]
 
 
-def encode(prompts: Sequence[str]) -> TextEncoding:
-    """Encode prompts; "" is the unconditional prompt. ValueError for an illegal prompt.
+def encode(prompts: Sequence[str]) -> Conditioning:
+    """Encode prompts, in fp32; "" is the unconditional prompt. ValueError for an illegal prompt.
 
     A token is one-hot(word) ++ one-hot(slot), scaled; the pooled state is one bag of words
     (0 or 1) per slot, in the order first object, second object, global, scaled.
@@ -186,7 +179,7 @@ def encode(prompts: Sequence[str]) -> TextEncoding:
     text_states_2 = torch.zeros(len(prompts), TEXT_DIM_2, dtype=torch.float32)
     bag = (slots - 1) % SLOTS  # slots 1, 2, 0 in this order
     text_states_2[rows, bag * len(VOCABULARY) + words] = TEXT_SCALE_2
-    return TextEncoding(text_states, text_mask, text_states_2)
+    return Conditioning(text_states, text_mask, text_states_2)
 
 
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:

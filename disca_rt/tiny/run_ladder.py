@@ -4,7 +4,6 @@ A result is plain lines, as they stand in the JSONL; nothing is printed or drawn
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ class LadderRun:
         self.videos[rung.name] = generated.video[: self.shown]
         self._latents[rung.name] = generated.latents
         self._clips[rung.name] = [
-            {"kind": "clip", "rung": rung.name, **asdict(mark), "correct": float(mark.correct)}
+            {"kind": "clip", "rung": rung.name, **mark._asdict(), "correct": float(mark.correct)}
             for mark in generated.marks
         ]
 

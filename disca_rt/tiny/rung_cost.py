@@ -4,13 +4,13 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from ..cache.kept import SampleShape, kept_bytes
+from ..cache.kept import kept_bytes
 from ..cache.plan import Setting
 from ..cache.policies import resolve, sketched
 from ..config import DiTConfig
 from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime
-from ..work.flops import image_tokens, sample_flops
+from ..work.flops import sample_flops
 from .codec import PixelUnshuffleCodec
 from .evaluate import NOISE_SEED, SIZE
 from .ladder import Rung
@@ -39,11 +39,9 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     peak = PeakMemory(runtime.dit.device)
     with peak:
         _one_clip(rung, runtime)
-    text = int(encode([PROMPT]).text_mask.sum())
-    dit, latents = runtime.dit, PixelUnshuffleCodec().latent_shape(**SIZE)
-    img = image_tokens(dit.config, latents)
-    rows = ((img, text),) * passes(dit.config)
-    shape = SampleShape(dit.config, dit.dtype, dit.device, (1, *latents), img, rows)
+    latents = 1, *PixelUnshuffleCodec().latent_shape(**SIZE)
+    prepared = runtime.dit.prepare(encode([PROMPT]), latents)
+    shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config))
     _, policy = resolve(rung.schedule, rung.policy, runtime.parts)
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape)}
 

@@ -23,6 +23,8 @@ PREDICTOR = SHIPPED / "predictor.safetensors"
 class TinyEncoder:
     """Text encoder of the embedded model, which knows the words of its own world alone."""
 
+    picture = None
+
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """Raise ValueError, listing the known words, for others; no prompt is ever cut."""
         encode(prompts)
@@ -37,17 +39,14 @@ class TinyEncoder:
         negative: bool = False,
     ) -> Conditioning:
         """Conditioning of one sample per prompt, in order; it depends on the words alone."""
-        return Conditioning(*encode(prompts))
-
-
-encode_prompts = TinyEncoder()
+        return encode(prompts)
 
 
 def with_tiny_prompts(runtime: Runtime) -> Runtime:
     """Give `runtime` the embedded model's text encoder and codec, where they fit it."""
     if not takes_tiny_prompts(runtime.config):
         return runtime
-    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=encode_prompts)
+    return runtime.twin(codec=PixelUnshuffleCodec(), text_encoder=TinyEncoder())
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:

@@ -41,7 +41,7 @@ class TrainingClips:
         latents = PixelUnshuffleCodec().encode(video)[0]
         size, background = torch.rand(2, generator=numbers).tolist()
         prompt = _leave_out(scene, size < self.drop_word, background < self.drop_word).prompt
-        return latents, Conditioning(*encode([prompt]))
+        return latents, encode([prompt])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Conditioning]]:
         return map(self.at, count())
@@ -49,7 +49,7 @@ class TrainingClips:
 
 def unconditional() -> Conditioning:
     """Encode the empty prompt, batch 1."""
-    return Conditioning(*encode([""]))
+    return encode([""])
 
 
 def _leave_out(scene: Scene, size: bool, background: bool) -> Scene:

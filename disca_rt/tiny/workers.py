@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from ..pipeline.runtime import Runtime
 from .evaluate import BATCH, JudgedClips, generate_and_judge, joined
 from .ladder import Rung, load_rung
 
@@ -93,6 +92,4 @@ def _generate(
     )
 
 
-@lru_cache(maxsize=1)
-def _loaded(rung: Rung, folders: tuple[Path, ...], device: torch.device) -> Runtime:
-    return load_rung(rung, folders, device)
+_loaded = lru_cache(maxsize=1)(load_rung)

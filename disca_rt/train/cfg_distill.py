@@ -15,8 +15,7 @@ from .config import RunConfig
 from .data import Batch, repeat_rows
 from .draws import Draws
 from .flow import GUIDANCE_RANGE, Point, mean_square, noised, per_row, scale_to, velocity
-from .optimizers import make_optimizers
-from .stage import Loss
+from .stage import Loss, Stage
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class CFGStageConfig:
     teacher: str
 
 
-class CFGStage:
+class CFGStage(Stage):
     """Teaches `student` the guided velocity of the frozen `teacher`, at guidance scales 1 to 8.
 
     `student` begins as the teacher (`initialise.with_guidance`); `unconditional`, of batch 1, is
@@ -45,9 +44,6 @@ class CFGStage:
         self.trained = nn.ModuleDict({"student": student})
         self.frozen = nn.ModuleDict({"teacher": teacher})
         self.unconditional = unconditional
-
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self.trained["student"], self.config.run)
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         student, teacher = self.trained["student"], self.frozen["teacher"]

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 def make_reader(source: SampleSource, seed: int) -> "SampleReader":
     """Choose the reader that suits `source`; `seed` orders the epochs of one of known length."""
     if hasattr(source, "at"):
-        return EndlessReader(source)
+        return SampleReader(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return ShuffledReader(source, seed)
     return SequentialReader(source)
@@ -89,7 +89,15 @@ def check_sample(latents: Tensor, conditioning: Conditioning, model: DiTConfig) 
 
 
 def check_conditioning(conditioning: Conditioning, model: DiTConfig) -> None:
-    """Raise ValueError unless it is of one sample, and of tensors that `model` takes."""
+    """Raise ValueError unless it is of one sample, and of tensors that `model` takes.
+
+    Nothing is learnt with a clean first frame: losses are of all frames.
+    """
+    if model.token_replace or conditioning.first_frame_latents is not None:
+        raise ValueError(
+            "first_frame_latents: training takes no clean first frame; leave it out, and train a "
+            "model without token_replace"
+        )
     for name, tensor in conditioning.tensors().items():
         _check_dtype(name, tensor)
     conditioning.validate(model)
@@ -124,24 +132,21 @@ def _pad_second(tensor: Tensor, length: int) -> Tensor:
     return F.pad(tensor, (*after, 0, length - tensor.shape[1]))
 
 
-class SampleReader(Protocol):
-    """Finds samples by their positions in a run; a sequential reader only goes forwards."""
-
-    def read(self, positions: Sequence[int]) -> list[TrainingSample]: ...
-
-    def name(self, position: int) -> str:
-        """Tell people which sample is at `position`."""
-        return f"the sample at position {position}"
-
-
-class EndlessReader(SampleReader):
-    """Reads a source that makes the sample of any position with its method `at`."""
+class SampleReader:
+    """Finds samples by their positions in a run: here by the source's own method `at`."""
 
     def __init__(self, source: EndlessSource) -> None:
         self._source = source
 
     def read(self, positions: Sequence[int]) -> list[TrainingSample]:
-        return [self._source.at(position) for position in positions]
+        return [self.at(position) for position in positions]
+
+    def at(self, position: int) -> TrainingSample:
+        return self._source.at(position)
+
+    def name(self, position: int) -> str:
+        """Tell people which sample is at `position`."""
+        return f"the sample at position {position}"
 
 
 class ShuffledReader(SampleReader):
@@ -153,8 +158,8 @@ class ShuffledReader(SampleReader):
         self._source, self._seed = source, seed
         self._epoch, self._order = -1, []
 
-    def read(self, positions: Sequence[int]) -> list[TrainingSample]:
-        return [self._source[self._index(position)] for position in positions]
+    def at(self, position: int) -> TrainingSample:
+        return self._source[self._index(position)]
 
     def name(self, position: int) -> str:
         index = self._index(position)
@@ -178,10 +183,7 @@ class SequentialReader(SampleReader):
         self._samples = self._forever()
         self._next = 0
 
-    def read(self, positions: Sequence[int]) -> list[TrainingSample]:
-        return [self._at(position) for position in positions]
-
-    def _at(self, position: int) -> TrainingSample:
+    def at(self, position: int) -> TrainingSample:
         if position < self._next:
             raise ValueError(
                 f"position {position} is behind {self._next}: an iterable goes on only"

@@ -4,8 +4,8 @@ Parameters of models are counted on the meta device, work by `work.flops`; nothi
 Attention and activations are those of the longest text.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,8 +31,7 @@ LAYERS_PER_HEAD = 4
 PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of the first
 
 
-@dataclass(frozen=True)
-class DiTPasses:
+class DiTPasses(NamedTuple):
     """Numbers of DiT forwards per sample and step, by what gradients they need.
 
     `plain` need none, `trained` those of weights, `through` only those of their inputs.
@@ -43,8 +42,7 @@ class DiTPasses:
     through: int = 0
 
 
-@dataclass(frozen=True)
-class StepEstimate:
+class StepEstimate(NamedTuple):
     """Cost of a training step: `memory` in bytes per rank by its use, `flops` over all ranks.
 
     `tokens` are those of one sample, image and text.
@@ -152,8 +150,7 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
     return tensor * kept + adversarial.features + adversarial.all_depths
 
 
-@dataclass(frozen=True)
-class AdversarialBytes:
+class AdversarialBytes(NamedTuple):
     """Bytes per sample that the discriminator needs on every rank, each of which sees all tokens.
 
     `features` are hidden states that only the discriminator needs; `all_depths` what it keeps of

@@ -16,8 +16,7 @@ from .config import RunConfig
 from .data import Batch, replace_rows
 from .draws import Draws
 from .flow import Point, mean_square, noised, shifted, velocity
-from .optimizers import make_optimizers
-from .stage import Loss
+from .stage import Loss, Stage
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class BaseStageConfig:
     shift: float = 2.0  # of t towards noise, where it is decided what is where
 
 
-class BaseStage:
+class BaseStage(Stage):
     """Teaches `model` the velocity ε − x_0; `unconditional` (batch 1) is the empty prompt's."""
 
     exported = "model"
@@ -47,9 +46,6 @@ class BaseStage:
         self.trained = nn.ModuleDict({"model": model})
         self.frozen = nn.ModuleDict()
         self.unconditional = unconditional
-
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self.trained["model"], self.config.run)
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         model = self.trained["model"]

@@ -27,8 +27,7 @@ from .flow import (
     velocity,
     weighted_square,
 )
-from .optimizers import make_optimizers
-from .stage import Loss
+from .stage import Loss, Stage
 
 Derivative = Literal["jvp", "finite-difference"]
 NEEDED_BY_JVP = {
@@ -75,11 +74,10 @@ class MeanFlowStageConfig:
                 )
 
 
-class MeanFlowStage:
+class MeanFlowStage(Stage):
     """Teaches `student`, which begins as the `teacher`, the average velocity from t to r."""
 
     exported = "student"
-    unconditional = None
 
     def __init__(self, config: MeanFlowStageConfig, student: DiT, teacher: DiT) -> None:
         if not teacher.config.guidance_embed or teacher.config.meanflow:
@@ -87,9 +85,6 @@ class MeanFlowStage:
         self.config, self.dit_config = config, student.config
         self.trained = nn.ModuleDict({"student": student})
         self.frozen = nn.ModuleDict({"teacher": teacher})
-
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self.trained["student"], self.config.run)
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         student, teacher = self.trained["student"], self.frozen["teacher"]

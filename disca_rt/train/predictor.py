@@ -34,7 +34,7 @@ from .flow import (
     weighted_square,
 )
 from .optimizers import make_optimizers
-from .stage import Loss
+from .stage import Loss, Stage
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,10 @@ class PredictorStageConfig:
             )
 
 
-class PredictorStage:
+class PredictorStage(Stage):
     """Teaches `predictor` the output of the frozen `dit` from its last hidden state, cached."""
 
     exported = "predictor"
-    unconditional = None
 
     def __init__(self, config: PredictorStageConfig, predictor: Predictor, dit: DiT) -> None:
         if not dit.config.meanflow:

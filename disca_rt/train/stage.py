@@ -5,7 +5,7 @@ teachers, flows or discriminators, and a stage nothing of ranks, files or time.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..conditioning import Conditioning
 from ..config import DiTConfig
 from .data import Batch
 from .draws import Draws
+from .optimizers import make_optimizers
 
 
 class Loss(NamedTuple):
@@ -29,19 +30,25 @@ class Loss(NamedTuple):
 class Stage(Protocol):
     """Modules and the loss they learn by: `trained` ones, and `frozen` ones they learn from.
 
-    `exported` names the trained module whose weights are the result; `dit_config` has the sizes of
-    the DiT that it is, or belongs to. `unconditional`, the empty prompt's conditioning of batch 1,
-    is None where the stage never leaves prompts out.
+    `config` is the stage's own, whose `run` says how it trains. `exported` names the trained module
+    whose weights are the result; `dit_config` has the sizes of the DiT that it is, or belongs to.
+    `unconditional`, the empty prompt's conditioning of batch 1, is None where the stage never
+    leaves prompts out.
     """
 
+    config: Any
     trained: nn.ModuleDict
     frozen: nn.ModuleDict
     exported: str
     dit_config: DiTConfig
-    unconditional: Conditioning | None
+    unconditional: Conditioning | None = None
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Make the optimizers of the trained modules, once these are where they train."""
+        """Make the optimizers of the trained modules, once these are where they train.
+
+        By default the exported module is the only one.
+        """
+        return make_optimizers(self.trained[self.exported], self.config.run)
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         """Compute the mean loss of a batch; one `backward` gives every trained module gradients."""

@@ -67,10 +67,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             path = _pick_inside(path)
         if path.suffix == ".json":
             checkpoint = _open_index(path)
-        elif shards := shard_names(path.name):
-            checkpoint = _open_shards(path, shards)
         else:
-            checkpoint = _open_single(path)
+            shards = shard_names(path.name)
+            checkpoint = _open_files(path, _beside(path, shards) if shards else [path])
         size = sum(file.stat().st_size for file in checkpoint.files)
     except OSError as error:
         is_lost = path.is_symlink() and not path.exists()
@@ -105,11 +104,11 @@ def _file_names(folder: Path) -> list[str]:
     return [item.name for item in folder.iterdir() if not item.is_dir()]
 
 
-def _open_shards(path: Path, names: list[str]) -> Checkpoint:
-    """Open all shards of a set that has no index, whichever of them `path` is."""
-    opened = [_open_file(shard) for shard in _beside(path, names)]
+def _open_files(path: Path, files: list[Path]) -> Checkpoint:
+    """Open one file, or all shards of a set that has no index, whichever of them `path` is."""
+    opened = map(_open_file, files)
     entries = {name: Entry(file, name) for file in opened for name in file.specs}
-    return Checkpoint(path, tuple(_beside(path, names)), _strip(entries))
+    return Checkpoint(path, tuple(files), _strip(entries))
 
 
 def _beside(path: Path, names: Iterable[str]) -> list[Path]:
@@ -121,11 +120,6 @@ def _beside(path: Path, names: Iterable[str]) -> list[Path]:
             f"download them too: {', '.join(absent)}"
         )
     return shards
-
-
-def _open_single(path: Path) -> Checkpoint:
-    file = _open_file(path)
-    return Checkpoint(path, (path,), _strip({name: Entry(file, name) for name in file.specs}))
 
 
 def _open_file(path: Path) -> TensorFile:

@@ -43,7 +43,7 @@ def resolve(source: str | Path) -> Path:
 
     Raises CheckpointError where it is neither a path that exists nor a reference that can be had.
     """
-    if _exists(source):
+    if exists(source):
         return Path(source)
     reference = parse_reference(str(source)) if isinstance(source, str) else None
     if reference is None:
@@ -65,7 +65,8 @@ def fetch_files(
     return _of_hub(reference, source, lambda repository: repository.fetch_files(choose))
 
 
-def _exists(source: str | Path) -> bool:
+def exists(source: str | Path) -> bool:
+    """Tell whether `source` is a path that is there; False for what can be no path."""
     try:
         return str(source) != "" and os.path.lexists(source)
     except (OSError, ValueError):  # longer than a path may be, or with a NUL

@@ -154,10 +154,11 @@ def _dit_config(shapes: _Shapes) -> DiTConfig:
     hidden = _hidden(shapes)
     head_dim = _head_dim(shapes, "double_blocks.0.img_attn", "double_blocks.0.txt_attn")
     sidecar = read_sidecar(shapes.folder)
+    latents = _latent_sizes(shapes)
     try:
         config = DiTConfig(
             family=shapes.layout.family,
-            **_latent_sizes(shapes),
+            **latents,
             hidden=hidden,
             heads=_heads(shapes, hidden, head_dim),
             double=double,
@@ -166,10 +167,11 @@ def _dit_config(shapes: _Shapes) -> DiTConfig:
             **_text_sizes(shapes),
             guidance_embed=shapes.has("guidance_in"),
             meanflow=shapes.has("time_r_in"),
+            token_replace=sidecar is not None and sidecar.token_replace,
         )
     except CheckpointError:
         raise
-    except ValueError as error:  # axes that do not add up to the head width
+    except ValueError as error:  # axes that do not add up to the head width, a wrong condition
         where = sidecar.path if sidecar else shapes.path
         raise CheckpointError(f"{where}: {error}") from error
     if sidecar:
@@ -252,6 +254,12 @@ def _latent_sizes(shapes: _Shapes) -> dict:
     channels = max(shapes.side("output width", *heads) // math.prod(patch), 1)
     condition = official.embed_channels - official.in_channels
     embedded = max(img_in[1], channels) if is_there else channels + condition
+    if condition and embedded == channels + 2 * (channels + 1):
+        raise CheckpointError(
+            f"{shapes.path} is a super-resolution DiT, which takes a smaller video beside an image "
+            f"({embedded} channels in), and that is not supported; give the DiT that makes videos, "
+            f"of {channels + condition} channels"
+        )
     return {"in_channels": channels, "embed_channels": embedded, "patch": patch}
 
 

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ..attention.protocol import Attention
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.ops import Ops
+from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
 from ..models.linear import ALL, FP8, EncodedLinear, Fp8Linear, fp8_linears, weight_slots
@@ -149,7 +149,7 @@ def _encodings(model: Model, copies: list[Copy]) -> dict[str, Encoding]:
 
 
 def _allocate(module: M, model: Model, device: torch.device) -> M:
-    size = sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
+    size = tensor_bytes(*module.parameters(), *module.buffers())
     try:
         for owner in module.modules():
             for name, parameter in owner.named_parameters(recurse=False):

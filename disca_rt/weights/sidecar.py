@@ -1,8 +1,8 @@
 """The `config.json` beside a checkpoint: what its tensors cannot tell, and a check on what they do.
 
-Only the RoPE axes are taken from it. Sizes it gives must agree with the tensors. It may use our key
-names, diffusers' or the authors'; keys it does not know are ignored, and so is the variant, because
-several checkpoints of one size may share a folder.
+Only the RoPE axes are taken from it, and how an image is given. Sizes it gives must agree with the
+tensors. It may use our key names, diffusers' or the authors'; keys it does not know are ignored,
+and so is the variant, because several checkpoints of one size may share a folder.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,15 @@ SIZE_KEYS: dict[str, tuple[str, ...]] = {
     "embed_channels": ("embed_channels",),
 }
 
+IMAGE_KEYS = "image_condition_type", "i2v_condition_type"  # diffusers', the authors'
+TOKEN_REPLACE = "token_replace"  # their value; a name of ours for a bool
+
 # What this runtime takes only some values of. A file with another is of another model, which its
 # tensors may not show: it must not be advised away.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "rope_theta": (None, ROPE_THETA),
-    "image_condition_type": (None, "latent_concat"),
-    "i2v_condition_type": (None, "latent_concat"),
-}
+    TOKEN_REPLACE: (None, False, True),
+} | {key: (None, "latent_concat", TOKEN_REPLACE) for key in IMAGE_KEYS}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Sidecar:
             if axes is not None:
                 return self._axes(key, axes)
         return None
+
+    @property
+    def token_replace(self) -> bool:
+        """True where the model takes a clean first frame among the latents."""
+        by_type = any(self.content.get(key) == TOKEN_REPLACE for key in IMAGE_KEYS)
+        return by_type or self.content.get(TOKEN_REPLACE) is True
 
     def check(self, config: DiTConfig) -> None:
         """Raise CheckpointError listing sizes that contradict the tensors or are unsupported."""

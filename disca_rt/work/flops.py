@@ -56,6 +56,7 @@ class PassFlops:
 
     def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
+        self._groups = 1 + dit.token_replace  # of rows that are modulated alike
         self.ends = _embed_flops(dit, latent_shape, text) + _head_flops(dit, latent_shape)
 
     def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
@@ -91,7 +92,7 @@ class PassFlops:
 
     def _double(self, index: int, stands: Sequence[Slot]) -> int:
         hidden = self._dit.hidden
-        total, attends = 2 * _linear(1, hidden, 6 * hidden), False
+        total, attends = _linear(self._groups + 1, hidden, 6 * hidden), False
         for stream, rows in (("img", self._img), ("txt", self._txt)):
             if not _is_replaced(stands, index, f"{stream}_attn"):
                 total += _linear(rows, hidden, hidden)
@@ -102,7 +103,7 @@ class PassFlops:
 
     def _single(self, index: int, stands: Sequence[Slot]) -> int:
         hidden, tokens = self._dit.hidden, self._img + self._txt
-        total = _linear(1, hidden, 3 * hidden)
+        total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
         total += _linear(tokens, 5 * hidden, hidden)

@@ -15,6 +15,7 @@ from ..cache.kept import SampleShape, kept_bytes
 from ..cache.policies import build_policy, sketched
 from ..cache.policy import Policy
 from ..config import DiTConfig, PredictorConfig
+from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
 from ..units import byte_text
 from .flops import image_tokens
@@ -92,6 +93,7 @@ def footprint(need: Need) -> Footprint:
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
+    whole += need.batch * channels * h * w * FP32 * need.dit.token_replace  # the first frame
     whole += image_tokens(need.dit, need.latent_shape) * need.dit.head_dim * FP32
     weights = weight_bytes(need.dit, need.itemsize, need.fp8_weights)
     if need.predictor is not None:
@@ -157,4 +159,4 @@ def weight_bytes(
         model = build_dit(config, dtype=DTYPES[itemsize], fp8_weights=fp8_weights)
     else:
         model = build_predictor(config, dtype=DTYPES[itemsize])
-    return sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers()))
+    return tensor_bytes(*model.parameters(), *model.buffers())

@@ -19,10 +19,9 @@ from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
 from disca_rt.kernels import reference
 from disca_rt.kernels.op_table import OP_ROWS
-from disca_rt.measure.harness import Comparison, Contender, measure
+from disca_rt.measure.harness import Comparison, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.record import Record, read_records
-from disca_rt.tiny.runtime import encode_prompts
 
 SMALLEST = VideoSize(frames=1, height=4, width=4)
 
@@ -71,10 +70,6 @@ def test_a_sample_has_the_flops_of_its_steps() -> None:
     full, predicted = (contender.flops for contender in embedded.steps().contenders)
     twenty, disca = (each.flops for each in embedded.samples_without_guidance().contenders)
     assert (twenty, disca) == (20 * full, 8 * full + 12 * predicted)
-
-
-def test_the_prompt_has_the_tokens_the_flops_count() -> None:
-    assert int(encode_prompts([embedded.PROMPT]).text_mask.sum()) == embedded.TEXT_TOKENS
 
 
 @pytest.mark.parametrize("shape", [EMBEDDED, MID_10, MID_15], ids=lambda shape: shape.tokens.name)
@@ -138,29 +133,6 @@ def test_a_rival_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) -> N
     with patch.dict(rivals.RIVALS, {"op": {"broken": broken, **works}}):
         assert list(rivals.rivals("op", (1,))) == ["fine"]
     assert "op: no broken (AssertionError: dtype)" in capsys.readouterr().out
-
-
-def test_a_contender_that_fails_does_not_end_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise OSError("no compiler")
-
-    def race(name: str, *broken: str) -> Comparison:
-        names = "base", "compiled"
-        runs = [Contender(each, fail if each in broken else lambda: None) for each in names]
-        return Comparison(name, {}, "float32", runs, 1)
-
-    lost, first, second = race("lost", "base"), race("first", "compiled"), race("second")
-    monkeypatch.setattr(
-        "bench.run.ON_CPU",
-        {each.name: partial(lambda c: c, each) for each in (lost, first, second)},
-    )
-    out = tmp_path / "out.jsonl"
-    main(["--out", str(out)])
-    told = [(record.benchmark, record.contender) for record in read_records(out)]
-    assert told == [("first", "base"), ("second", "base"), ("second", "compiled")]
-    assert "first: no compiled (OSError: no compiler)" in capsys.readouterr().out
 
 
 def fake_module(monkeypatch: pytest.MonkeyPatch, name: str, **contents: object) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import recorded
-from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import FULL
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench_session import _chosen
@@ -21,15 +20,11 @@ from disca_rt.config import MODELS, DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.time_spans import union
 from disca_rt.kernels.workload import REAL
-from disca_rt.measure.diffusers_models import (
-    Unavailable,
-    diffusers_model,
-    diffusers_step,
-)
+from disca_rt.measure.diffusers_models import Unavailable, diffusers_model, diffusers_step
 from disca_rt.measure.ladder import panels, titles, write_ladder
 from disca_rt.measure.memory import memory_by_source
 from disca_rt.measure.random_models import random_runtime, with_other
-from disca_rt.measure.record import Record, read_records, to_line
+from disca_rt.measure.record import Record, read_records, write_records
 from disca_rt.measure.rivals import Rivals
 from disca_rt.measure.session import Session
 from disca_rt.measure.steps import Steps, Subject, shortened
@@ -122,7 +117,8 @@ def test_other_ops_and_attention_share_the_weights(fp8_weights: bool) -> None:
 
 def test_diffusers_models_share_the_weights() -> None:
     pytest.importorskip("diffusers")
-    for config in (SMALL_10, replace(SMALL_15, byt5_hidden=2048)):
+    replacing = replace(SMALL_10, token_replace=True)
+    for config in (SMALL_10, replacing, replace(SMALL_15, byt5_hidden=2048)):
         weights = diffusers_model(config).state_dict()
         again = diffusers_model(config, weights=weights).state_dict()
         assert all(weights[name].data_ptr() == again[name].data_ptr() for name in weights)
@@ -131,8 +127,13 @@ def test_diffusers_models_share_the_weights() -> None:
 @pytest.mark.parametrize("policy", ["full", "disca", "reuse", "taylor", "hermite"])
 @pytest.mark.parametrize(
     "make",
-    [partial(subject, SMALL_10), partial(subject, SMALL_15), guided],
-    ids=["1.0", "1.5", "two passes"],
+    [
+        partial(subject, SMALL_10),
+        partial(subject, SMALL_15),
+        guided,
+        partial(subject, replace(SMALL_10, token_replace=True)),
+    ],
+    ids=["1.0", "1.5", "two passes", "a clean first frame"],
 )
 def test_both_kinds_of_step_are_those_of_a_sample(
     make: Callable[..., Subject], policy: str
@@ -394,8 +395,7 @@ def test_a_regression_fails_and_the_lines_are_kept(
             )
             for record in records[2:]
         ]
-        lines = [to_line(record) + "\n" for record in [*records[:2], *planted]]
-        earlier.write_text("".join(lines))
+        write_records(earlier, [*records[:2], *planted])
         capsys.readouterr()
         return *only, "--baseline", earlier
 
@@ -576,8 +576,3 @@ def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:
     assert "no ladder: the ladder needs matplotlib" in done.stdout
     lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert {line["weights"] for line in lines[2:]} == {"embedded"}
-
-
-def test_an_attention_by_name_is_local() -> None:
-    runtime = random_runtime(SMALL_10, CPU, torch.float32, attention="math")
-    assert isinstance(runtime.dit.double_blocks[0].attention, LocalAttention)

@@ -79,10 +79,6 @@ def euler_step(
     return latents.double() + velocity * dt.double()
 
 
-def relative_l1(x: Tensor, reference: Tensor) -> Tensor:
-    return (x.double() - reference.double()).abs().sum() / reference.double().abs().sum()
-
-
 def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
     return torch.einsum("k...,k->...", factors.double(), coefficients.double())
 

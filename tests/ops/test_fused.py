@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -256,21 +255,6 @@ def test_a_sample_past_32_bits_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1,), (2, 63, 112), (3, 5000)])
-def test_relative_l1(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    make = Make(dtype)
-    check("relative_l1", (make.tensor(*shape), make.tensor(*shape)))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [4096 * 5, 4096 * 5 + 7])
-def test_relative_l1_of_more_than_a_block_per_program(count: int, dtype: torch.dtype) -> None:
-    make = Make(dtype)
-    with patch("disca_rt.kernels.relative_l1.MAX_PROGRAMS", 2):
-        check("relative_l1", (make.tensor(count), make.tensor(count)))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
     make = Make(dtype)
     x, residual, one = make.rows(7, 112), make.rows(7, 112), torch.ones(1, 112)
@@ -402,8 +386,7 @@ def test_empty_rows_are_left_alone() -> None:
         (lambda o, x, v: o.layer_norm_modulate(x, v[:1], v), r"shift must be \[2, 64\], got \[1"),
         (lambda o, x, v: o.layer_norm_modulate(x.long(), v, v), "x must be fp32, bf16 or fp16"),
         (lambda o, x, v: o.gate_residual(x, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
-        (lambda o, x, v: o.relative_l1(x.mT, x.mT), "x must be contiguous along its last axis"),
-        (lambda o, x, v: o.relative_l1(x[:, :0], x[:, :0]), "x must not be empty"),
+        (lambda o, x, v: o.gate_residual(x.mT, x.mT, v), "x must be contiguous along its last"),
         (lambda o, x, v: o.head(x, v, v, x[0], v[0, :1]), r"bias must be \[7\], got \[1\]"),
         (lambda o, x, v: o.forecast(x, v[0, :3]), r"coefficients must be \[2\], got \[3\]"),
         (lambda o, x, v: o.finite_differences(x, x[0], v[0]), r"numbers must be \[2\], got"),

@@ -139,10 +139,7 @@ def test_the_winner_is_fastest_over_all_shapes_of_its_width() -> None:
         Timing("op", "wide", 128, {None: 1.0, slow: 2.0, fast: 3.0}),
         Timing("gelu", "long", 64, {None: 1.0, "epilogue": 1.0, "in place": 2.0}),
     ]
-    assert winners(measured) == {
-        "op": {"64": even, "128": slow},
-        "gelu": {"64": "epilogue"},
-    }
+    assert winners(measured) == {"op": {"64": even, "128": slow}, "gelu": {"64": "epilogue"}}
 
 
 def test_every_candidate_of_every_op_is_measured() -> None:

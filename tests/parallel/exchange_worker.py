@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from disca_rt.parallel._native import Partition, Scheduler, Slot
+from parallel.places import joint_rows
 
 CASES = 12
 LAYERS = 3
@@ -43,7 +44,7 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
         device=torch.device("cpu"),
         timeout=timedelta(seconds=60),
     )
-    mine = joint_rows(partition, rank)
+    mine = joint_rows(partition.shard(rank))
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     for _ in range(LAYERS):
         shape = (batch, img + txt, heads, width)
@@ -61,11 +62,6 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
 
 
 SLOTS = Slot.V, Slot.K, Slot.Q
-
-
-def joint_rows(partition: Partition, rank: int) -> slice:
-    shard = partition.shard(rank)
-    return slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
 
 
 def strided(tokens: torch.Tensor) -> torch.Tensor:

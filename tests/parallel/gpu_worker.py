@@ -18,7 +18,7 @@ from disca_rt.parallel._native import Partition, Scheduler, Slot
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.tokens import TokenLayout
-from parallel.places import places
+from parallel.places import joint_rows, places
 
 IMG, TXT, HEADS, WIDTH = 4096, 64, 24, 128
 LAYERS = 3
@@ -57,8 +57,7 @@ def bitwise(device: torch.device) -> None:
     """Several layers, no synchronisation between them; every tensor is another one."""
     rank, partition = dist.get_rank(), partition_of_world()
     scheduler = scheduler_of(partition, 2, device)
-    shard, span = partition.shard(rank), partition.heads(rank)
-    mine = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
+    mine, span = joint_rows(partition.shard(rank)), partition.heads(rank)
     generator = torch.Generator(device).manual_seed(0)
     differences = []
     for _ in range(LAYERS):

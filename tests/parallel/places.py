@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from disca_rt.attention.protocol import NoOverlap
+from disca_rt.parallel._native import Shard
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.tokens import TokenLayout
 
@@ -11,10 +12,15 @@ WHOLE = 20, 4  # image and text tokens
 HEADS = 4
 
 
+def joint_rows(shard: Shard) -> slice:
+    """The rows of the joint tokens, image first, that are the shard's."""
+    return slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
+
+
 def places(attention: UlyssesAttention, img_tokens: int, txt_tokens: int) -> Tensor:
     """Row numbers `[S_shard]` of the joint tokens, image first."""
-    shard = attention.topology.shard(img_tokens, txt_tokens)
-    return torch.arange(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
+    rows = joint_rows(attention.topology.shard(img_tokens, txt_tokens))
+    return torch.arange(rows.start, rows.stop)
 
 
 @torch.no_grad()

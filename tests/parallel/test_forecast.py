@@ -80,7 +80,7 @@ def test_bytes_by_hand() -> None:
     assert [partition.shard(rank).tokens for rank in range(3)] == [2, 3, 3]
     first, second, _ = (traffic(partition, rank) for rank in range(3))
     assert (first.qkv_sent, first.qkv_received) == (2 * 2 * 10, 6 * 10)
-    assert (second.o_sent, second.o_received) == (5 * 10, 3 * 2 * 10)
+    assert (second.qkv_received, second.qkv_sent) == (5 * 10, 3 * 2 * 10)
     assert first.exchange_sent == 3 * 40 + 60 == partition.exchange_bytes(0)
     assert first.ring_sent == 0
     ring = Partition(img_tokens=8, txt_tokens=0, heads=3, ranks=8, ulysses_degree=2, row_bytes=10)

@@ -36,10 +36,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "ranks", "flags"),
-    [
-        (torchrun, 2, []),
-        (forked, 8, ["--ulysses-degree", "4", "--head-chunks", "2"]),
-    ],
+    [(torchrun, 2, []), (forked, 8, ["--ulysses-degree", "4", "--head-chunks", "2"])],
 )
 def test_ranks_generate_what_one_process_does(
     start: Callable[..., Popen], ranks: int, flags: list[str], alone: Tensor, tmp_path: Path

@@ -1,7 +1,7 @@
 """Lanes that the page draws of a hand-made trace."""
 
 from disca_rt.profiling.account import account
-from disca_rt.profiling.colours import OF_KINDS, kind_colour
+from disca_rt.profiling.colours import colour
 from disca_rt.profiling.lanes import lanes
 from disca_rt.profiling.table import rows
 from disca_rt.profiling.timeline import read_timeline
@@ -40,4 +40,4 @@ def test_a_step_of_any_label_has_rows_and_a_colour() -> None:
     accounted = account(read_timeline(events, is_on_gpu=True), ["partial"], [])
     assert {row.kind for row in rows(accounted)} == {"partial"}
     assert lanes(read_timeline(events, is_on_gpu=True), accounted)["lanes"][0]["spans"]
-    assert kind_colour("partial") not in OF_KINDS.values()
+    assert colour("partial") not in (colour("full"), colour("predicted"))

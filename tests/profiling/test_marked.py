@@ -7,9 +7,9 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import resolve
 from disca_rt.kernels.ops import get_ops
-from disca_rt.pipeline.pipeline import Sample
 from disca_rt.pipeline.request import Request
 from disca_rt.pipeline.runtime import Runtime
+from disca_rt.pipeline.sample import Sample
 from disca_rt.profiling.account import account
 from disca_rt.profiling.capture import Captured, capture, shortened
 from disca_rt.profiling.marked import marked_attention, marked_ops

@@ -121,7 +121,7 @@ def test_held_out_prompts_are_fixed_distinct_and_mixed() -> None:
 
 def test_encoding_puts_words_and_slots() -> None:
     text = "a red circle moving left and a blue square moving up on a gray background"
-    states, mask, pooled = encode([text, ""])
+    states, mask, pooled = encode([text, ""]).tensors().values()
     assert states.shape == (2, 16, prompts.TEXT_DIM)
     assert states.dtype == torch.float32
     assert mask.dtype == torch.int64
@@ -144,7 +144,7 @@ def test_encoding_puts_words_and_slots() -> None:
 def test_encoding_has_about_unit_scale_and_separates_scenes() -> None:
     draws = generator()
     texts = {prompts.sample_scene(draws, held_out=False).prompt for _ in range(300)}
-    states, mask, pooled = encode(sorted(texts))
+    states, mask, pooled = encode(sorted(texts)).tensors().values()
     assert states[mask.bool()].square().mean().sqrt().item() == pytest.approx(1.0)
     assert 0.5 < pooled.square().mean().sqrt().item() < 1.0
     assert states.shape[1] <= 20

@@ -13,15 +13,7 @@ from disca_rt.train.data import Batch
 from disca_rt.train.distributed import placed
 from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow_matching import BaseStageConfig
-from train.small import (
-    ALONE,
-    RUN,
-    SMALL,
-    STAGES,
-    batch_and_draws,
-    disturbed,
-    stage_config,
-)
+from train.small import ALONE, RUN, SMALL, STAGES, batch_and_draws, disturbed, stage_config
 
 pytestmark = pytest.mark.timeout(600)
 

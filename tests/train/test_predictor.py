@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.models.predictor import FusionMLP, Predictor
 from disca_rt.pipeline.runtime import Runtime
@@ -54,7 +53,7 @@ def test_the_predicted_step_is_the_one_the_runtime_takes() -> None:
     """Training's cache → prediction is policy disca's, at the same two points of a trajectory."""
     stage = predictor_stage()
     dit, predictor = stage.frozen["dit"], disturbed(stage.trained["predictor"], std=0.1)
-    conditioning, shape = Conditioning(*encode(["a red circle moving left"])), (1, 12, 2, 4, 4)
+    conditioning, shape = encode(["a red circle moving left"]), (1, 12, 2, 4, 4)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     predictor.requires_grad_(False)
     sample = Runtime(dit, predictor).sample(

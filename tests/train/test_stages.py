@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from disca_rt.conditioning import Conditioning
 from disca_rt.models.dit import StepInputs
 from disca_rt.tiny.prompts import encode
 from disca_rt.tiny.training_clips import unconditional
@@ -15,7 +14,7 @@ from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStage, CFGStageConfig
 from disca_rt.train.data import Batch
 from disca_rt.train.draws import draw
-from disca_rt.train.flow import Point, shifted, step_inputs, velocity
+from disca_rt.train.flow import Point, step_inputs, velocity
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
 from disca_rt.train.meanflow import MeanFlowStageConfig, draw_point
 from disca_rt.train.optimizers import make_optimizers
@@ -46,7 +45,7 @@ def test_a_fresh_base_model_has_the_variance_of_the_target_as_its_loss(tmp_path:
 def test_a_share_of_prompts_is_emptied() -> None:
     model = randomised(SMALL)
     batch, draws = batch_and_draws(8)
-    empty = batch._replace(conditioning=Conditioning(*encode([""] * 8)))
+    empty = batch._replace(conditioning=encode([""] * 8))
 
     def loss(share: float, batch=batch) -> float:
         config = BaseStageConfig(RUN, SMALL, drop_conditioning=share)
@@ -57,13 +56,6 @@ def test_a_share_of_prompts_is_emptied() -> None:
     assert loss(0.0) != pytest.approx(by_hand, rel=1e-3)
 
 
-def test_shift_moves_t_towards_noise() -> None:
-    t = torch.linspace(0, 1, 11)
-    assert torch.equal(shifted(t, 1.0), t)
-    assert (shifted(t, 3.0) >= t).all()
-    assert shifted(t, 3.0)[[0, -1]].tolist() == [0, 1]
-
-
 def test_cfg_distillation_learns_what_the_runtime_guides_with() -> None:
     teacher, student = randomised(SMALL), randomised(CFG, seed=1)
     stage = CFGStage(CFGStageConfig(RUN, "unused"), student, teacher, unconditional())
@@ -72,7 +64,7 @@ def test_cfg_distillation_learns_what_the_runtime_guides_with() -> None:
     x_t = torch.lerp(batch.latents, draws.noise, draws.time[:, None, None, None, None])
     step = StepInputs(1000 * draws.time)
     v_c = teacher(x_t, step, teacher.prepare(batch.conditioning, shape))
-    v_uc = teacher(x_t, step, teacher.prepare(Conditioning(*encode(["", ""])), shape))
+    v_uc = teacher(x_t, step, teacher.prepare(encode(["", ""]), shape))
     rows = zip(v_c, v_uc, guidance.tolist(), strict=True)
     target = torch.stack([uc + g * (c - uc) for c, uc, g in rows])
     guided = StepInputs(1000 * draws.time, None, 1000 * guidance)

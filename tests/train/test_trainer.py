@@ -21,7 +21,7 @@ from disca_rt.train.predictor import PredictorStageConfig
 from disca_rt.train.run_file import check_same_run, describe_run, write_run
 from disca_rt.train.stage import Loss, Stage
 from disca_rt.train.trainer import train
-from disca_rt.weights.load import load_dit, load_predictor
+from disca_rt.weights.load import load_dit
 from train.small import ALONE, RUN, SMALL, STAGES, Stopped, run, same_weights, stage_config
 
 
@@ -112,13 +112,6 @@ def test_bf16_changes_the_loss_a_little_and_keeps_fp32_weights(tmp_path: Path) -
     train(stage, bf16, TrainingClips(), tmp_path, ALONE, lambda e: terms.append(e.terms))
     assert terms[-1]["loss"] == pytest.approx(exact[-1]["loss"], rel=0.02)
     assert {p.dtype for p in stage.trained.parameters()} == {torch.float32}
-
-
-def test_weights_are_written_in_the_official_layout(tmp_path: Path) -> None:
-    base, _ = run(stage_config("base", tmp_path), tmp_path / "base")
-    assert load_dit(base).config == SMALL
-    predictor, _ = run(stage_config("predictor", tmp_path), tmp_path / "predictor")
-    assert load_predictor(predictor).config.depth == 2
 
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:

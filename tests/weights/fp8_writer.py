@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 
+from disca_rt.models.dit import DiT
+from disca_rt.models.linear import fp8_linears
+
 FP8 = torch.float8_e4m3fn
 
 
@@ -21,6 +24,12 @@ def coded(tensors: dict[str, torch.Tensor]) -> tuple[dict, dict]:
             weights[name] = (tensor.float() / scale.float()).clamp(-448, 448).to(FP8)
             scales[name.removesuffix(".weight")] = scale
     return weights, scales
+
+
+def weights_of(dit: DiT) -> dict[str, torch.Tensor]:
+    """The weights by their names in a checkpoint, decoded."""
+    linears = {f"{name}.weight": each.dense()[0] for name, each in fp8_linears(dit).items()}
+    return dict(dit.named_parameters()) | linears
 
 
 def write(folder: Path, tensors: dict, scales: dict | None) -> Path:

@@ -60,7 +60,8 @@ def test_a_predictor_needs_none(tmp_path: Path, vectors: Golden) -> None:
         ('{"rope": [8, 12, 12], "num_layers": 20}', "num_layers is 20"),
         ('{"rope": [8, 12, 12], "patch": [2, 2, 2]}', "patch is"),
         ('{"rope": [8, 12, 12], "rope_theta": 10000.0}', "rope_theta is 10000.0"),
-        ('{"rope": [8, 12, 12], "image_condition_type": "token_replace"}', "not supported"),
+        ('{"rope": [8, 12, 12], "image_condition_type": "reference"}', "not supported"),
+        ('{"rope": [8, 12, 12], "token_replace": "yes"}', "not supported"),
     ],
 )
 def test_malformed_or_contradicting(
@@ -72,6 +73,24 @@ def test_malformed_or_contradicting(
     assert "config.json" in str(caught.value)
     assert "remove" not in str(caught.value)  # it may be all that says which model it is
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["image_condition_type", "i2v_condition_type", "token_replace"])
+def test_a_clean_first_frame_is_what_the_config_says(tmp_path: Path, key: str) -> None:
+    path = write_zeros(tmp_path, small_official())
+    value = True if key == "token_replace" else "token_replace"
+    (tmp_path / "config.json").write_text(json.dumps({key: value}))
+    config = load_dit(path).config
+    assert config == small_official(token_replace=True)
+    assert config.inputs == "16 latent channels, a clean first frame among them"
+    assert load_dit(write_zeros(tmp_path, config)).config == config, "as it is written down again"
+
+
+def test_a_clean_first_frame_goes_with_no_other_condition(tmp_path: Path) -> None:
+    path = write_zeros(tmp_path, small_official(embed_channels=33))
+    (tmp_path / "config.json").write_text('{"image_condition_type": "token_replace"}')
+    with pytest.raises(CheckpointError, match=r"config\.json: token_replace needs .* got .* 17"):
+        load_dit(path)
 
 
 def small_official(**changes: object) -> DiTConfig:
@@ -104,6 +123,8 @@ def test_channels_in_are_those_of_the_checkpoint(tmp_path: Path, name: str, chan
     assert load_dit(path).config == config
     assert load_dit(path).img_in.proj.weight.shape[1] == channels
     described = json.loads((tmp_path / "config.json").read_text())
+    words = {16: "", 32: " + 16 image", 33: " + 16 image + 1 mask", 98: " + 82 condition"}
+    assert config.inputs == f"16 latent{words[channels]} channels"
     for theirs in ({"in_channels": channels, "out_channels": 16}, {"embed_channels": 99}):
         (tmp_path / "config.json").write_text(json.dumps(described | theirs))
         with (
@@ -114,6 +135,13 @@ def test_channels_in_are_those_of_the_checkpoint(tmp_path: Path, name: str, chan
             )
         ):
             load_dit(path)
+
+
+def test_super_resolution_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden": 128, "heads": 1, "double": 1, "text_dim": 9}
+    path = write_zeros(tmp_path, replace(MODELS["hunyuan-video-1.5"], **sizes, embed_channels=98))
+    with pytest.raises(CheckpointError, match=r"super-resolution DiT.*98 channels in.*65 channels"):
+        load_dit(path)
 
 
 @pytest.mark.parametrize("name", MODELS)

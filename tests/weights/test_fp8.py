@@ -8,12 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from disca_rt.models.linear import Fp8Linear, weight_slots
 from disca_rt.weights.errors import CheckpointError, CheckpointWarning
 from disca_rt.weights.inspect import inspect_checkpoint
 from disca_rt.weights.load import load_dit
 from golden_vectors import Golden, relative_error
-from weights.fp8_writer import FP8, coded, is_coded, write
+from weights.fp8_writer import FP8, coded, is_coded, weights_of, write
 from weights.layout_writers import comfyui_name, packed, split_for_tensor_parallel
 
 ONE = torch.ones(1)
@@ -43,13 +42,6 @@ def test_scales_of_split_modules_by_their_own_names(folder: Path, vectors_10: Go
     k = weights["double_blocks.0.img_attn_k.weight"].bfloat16()
     expected = k * scales["double_blocks.0.img_attn_k"]
     assert torch.equal(dit.double_blocks[0].img_attn_qkv.weight[64:128], expected)
-
-
-def test_map_beside_safetensors(folder: Path, vectors_10: Golden) -> None:
-    weights, scales = coded(load_file(vectors_10.dit))
-    save_file(weights, folder / "dit_fp8.safetensors")
-    torch.save(scales, folder / "dit_fp8_map.pt")
-    assert load_dit(folder / "dit_fp8.safetensors").dtype == torch.bfloat16
 
 
 def scaled_inside(tensors: dict, suffix: str, by_row: bool) -> dict[str, torch.Tensor]:
@@ -96,9 +88,8 @@ def test_scales_inside(
     }
     save_file(packed(load_file(vectors.dit)) | decoded, tmp_path / "d.safetensors")
     expected = load_dit(tmp_path, dtype=torch.bfloat16)
-    for name, slot in weight_slots(ours).items():
-        tensor = slot.dense()[0] if isinstance(slot, Fp8Linear) else slot
-        assert torch.equal(tensor, weight_slots(expected)[name]), name
+    for name, tensor in weights_of(ours).items():
+        assert torch.equal(tensor, weights_of(expected)[name]), name
 
 
 @pytest.mark.parametrize("scale", [None, torch.ones(3), torch.tensor([float("nan")])])
@@ -135,8 +126,7 @@ def test_a_plain_cast_is_taken_as_it_is_and_said(
     save_file(cast, folder / "d.safetensors")
     with pytest.warns(CheckpointWarning, match="29 FP8 tensors have no scales"):
         ours = load_dit(folder, fp8_weights=fp8_weights)
-    for name, slot in weight_slots(ours).items():
-        tensor = slot.dense()[0] if isinstance(slot, Fp8Linear) else slot
+    for name, tensor in weights_of(ours).items():
         if dtype == FP8 or not fp8_weights:
             assert torch.equal(tensor, cast[name].bfloat16()), name
         else:

@@ -18,7 +18,7 @@ from disca_rt.tokens import StepContext, TokenLayout
 from disca_rt.weights.errors import CheckpointError
 from disca_rt.weights.load import load_dit
 from golden_vectors import Golden
-from weights.fp8_writer import FP8, coded, is_coded, write
+from weights.fp8_writer import FP8, coded, is_coded, weights_of, write
 from weights.layout_writers import split_for_tensor_parallel
 
 LAST = preset(2, 5.0, (0,))  # a full step and a predicted one
@@ -29,12 +29,6 @@ def official(vectors: Golden, folder: Path, split: bool = False) -> Path:
     shutil.copy(vectors.folder / "config.json", folder)
     tensors = load_file(vectors.dit)
     return write(folder, *coded(split_for_tensor_parallel(tensors) if split else tensors))
-
-
-def weights_of(dit: DiT) -> dict[str, torch.Tensor]:
-    """The weights by their names in a checkpoint, decoded."""
-    linears = {f"{name}.weight": each.dense()[0] for name, each in fp8_linears(dit).items()}
-    return dict(dit.named_parameters()) | linears
 
 
 def assert_same(coded_dit: DiT, decoded: DiT) -> None:

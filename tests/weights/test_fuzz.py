@@ -45,11 +45,6 @@ def _position(place: float | int, size: int) -> int:
     return int(place * size) if isinstance(place, float) else place % size
 
 
-def loads_or_refuses(load: Callable[[Path], object], path: Path) -> None:
-    with suppress(CheckpointError):
-        load(path)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
@@ -61,35 +56,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @FUZZ
 @given(damage=damages())
-def test_safetensors(files: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = files / "damaged.safetensors"
-    path.write_bytes(damage(VECTORS.predictor.read_bytes()))
-    loads_or_refuses(load_predictor, path)
-
-
-@FUZZ
-@given(damage=damages())
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about the damaged pickle
-def test_pickle(files: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = files / "damaged.pt"
-    path.write_bytes(damage((files / "predictor.pt").read_bytes()))
-    loads_or_refuses(load_predictor, path)
-
-
-@FUZZ
-@given(damage=damages())
-def test_index(files: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = files / "damaged.index.json"
-    path.write_bytes(damage((files / "model.safetensors.index.json").read_bytes()))
-    loads_or_refuses(load_predictor, path)
-
-
-@settings(FUZZ, max_examples=25)
-@given(damage=damages())
-def test_dit(files: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = files / "damaged_dit.safetensors"
-    path.write_bytes(damage(VECTORS.dit.read_bytes()))
-    loads_or_refuses(load_dit, path)
+@pytest.mark.parametrize(
+    ("load", "whole"),
+    [
+        (load_predictor, VECTORS.predictor),
+        (load_predictor, "predictor.pt"),
+        (load_predictor, "model.safetensors.index.json"),
+        (load_dit, VECTORS.dit),
+    ],
+)
+def test_a_damaged_file(
+    files: Path, load: Callable, whole: Path | str, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = files / whole
+    damaged = files / f"damaged{''.join(whole.suffixes)}"
+    damaged.write_bytes(damage(whole.read_bytes()))
+    with suppress(CheckpointError):
+        load(damaged)
 
 
 @settings(FUZZ, max_examples=60)

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from ...family import VIDEO_10, VIDEO_15, Family
+from ...weights.errors import CheckpointError
 from ...weights.files.pick import SUFFIXES
 from ..files import Files
 from ..variants import TEN
@@ -50,18 +51,26 @@ ADDED: "tuple[PartName, ...]" = ("tokenizer", "tokenizer_2", "image_processor", 
 class ComfyUI:
     def find(self, files: Files, wish: Wish) -> Found | None:
         root, models = first_root(files, ROOTS, _models)
+        if not models:
+            root, _ = first_root(files, ROOTS, _families)
         start = f"{root}/" if root else ""
-        if not models and not any(files.here(start + name) for name in ("text_encoders", "clip")):
-            return None
         model = _choose(models, wish, root)
-        family = wish.family if model is None else _family(model)
+        told = _families(files, root)
+        family = wish.family or (told[0] if len(told) == 1 else None)
+        family = family if model is None else _family(model)
         places = _places(files, start, family or VIDEO_10.name)
         parts = {name: place for name, place in places.items() if _is_there(files, place)}
         places["dit"] = model or f"{start}diffusion_models"
         if model is None:
-            return Found("comfy", parts, places, family)
+            return Found("comfy", parts, places, family) if told else None
         task = "i2v" if IMAGE.search(model) else "t2v"
         return Found("comfy", {**parts, "dit": model}, places, family, task, _variant(model))
+
+
+def _families(files: Files, root: str) -> list[Family]:
+    """The families whose text encoder lies in `root`."""
+    start = f"{root}/" if root else ""
+    return [name for name in FILES if _is_there(files, _places(files, start, name)["text_encoder"])]
 
 
 def _models(files: Files, root: str) -> list[str]:
@@ -86,8 +95,10 @@ def _choose(models: list[str], wish: Wish, root: str) -> str | None:
     listed = ", ".join(_stem(model) for model in chosen or models)
     where = f"{root or 'the folder'}/diffusion_models"
     if wanted is None:
-        raise ValueError(f"{where} holds {len(models)} variants; name one (variant=): {listed}")
-    raise ValueError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
+        raise CheckpointError(
+            f"{where} holds {len(models)} variants; name one (variant=): {listed}"
+        )
+    raise CheckpointError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
 
 
 def _stem(model: str) -> str:

@@ -16,15 +16,13 @@ NAMES: "dict[PartName, str]" = {"predictor": "predictor", "dit": "meanflow"}
 def with_disca(files: Files, found: Found | None, wish: Wish) -> Found | None:
     """`found` with DisCa's files where they lie there: they are what is run.
 
-    A DiT of another variant that is asked for by name, or given apart, stays.
+    A DiT of another variant stays where it is asked for by name.
     """
     there = {part: place for part in NAMES if (place := _first(files, NAMES[part]))}
-    if wish.has_dit or wish.variant is not None:
+    if wish.variant is not None:
         there.pop("dit", None)
-    if not there:
-        return found
-    if found is None:
-        return Found("official", there, {})
+    if found is None:  # a predictor alone is a checkpoint like any other
+        return Found("official", there, {}) if "dit" in there else None
     return found._replace(parts={**found.parts, **there})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...family import Family
+from ...weights.errors import CheckpointError
 from ..files import Files
 
 if TYPE_CHECKING:
@@ -26,14 +27,18 @@ class Found(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What narrows the choice: the variant asked for, and whether the DiT is given apart.
+    """What narrows the choice: the variant asked for, and the parts that are given apart.
 
     `family` is that of the DiT given apart.
     """
 
     variant: str | None = None
-    has_dit: bool = False
+    given: frozenset[str] = frozenset()
     family: Family | None = None
+
+    @property
+    def has_dit(self) -> bool:
+        return "dit" in self.given
 
 
 class FolderLayout(Protocol):
@@ -42,14 +47,14 @@ class FolderLayout(Protocol):
     def find(self, files: Files, wish: Wish) -> Found | None:
         """The parts among `files`; None where they are not laid out so.
 
-        Raises ValueError where several DiTs lie there and `wish` names none, or one that is not.
+        Raises CheckpointError where `wish` names none of several DiTs, or one that is not there.
         """
 
 
 def choose_variant(names: list[str], wish: Wish, where: str) -> str | None:
     """The one of `names` that is wished for; None where there is none, or the DiT is given apart.
 
-    Raises ValueError listing them where it is none of them, or several lie there unnamed.
+    Raises CheckpointError listing them where it is none of them, or several lie there unnamed.
     """
     if wish.has_dit or not names:
         return None
@@ -57,9 +62,9 @@ def choose_variant(names: list[str], wish: Wish, where: str) -> str | None:
         return wish.variant
     listed = ", ".join(names)
     if wish.variant is not None:
-        raise ValueError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
+        raise CheckpointError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
     if len(names) > 1:
-        raise ValueError(f"{where} holds {len(names)} variants; name one (variant=): {listed}")
+        raise CheckpointError(f"{where} holds {len(names)} variants; name one (variant=): {listed}")
     return names[0]
 
 

@@ -31,9 +31,7 @@ class Official10:
         task = "i2v" if "i2v" in (model or models[0]) else "t2v"
         places = _places(root, model or models[0], task)
         parts = existing(files, places)
-        if wish.has_dit:
-            parts.pop("dit", None)
-        elif wish.variant == FP8:
+        if wish.variant == FP8:
             parts["dit"] = f"{places['dit']}/{FP8_FILE}"
         return Found("official", parts, places, VIDEO_10.name, task, model or "")
 

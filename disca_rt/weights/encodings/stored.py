@@ -1,6 +1,5 @@
 """A weight as its file has it: values, and the encoding that says what they stand for."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -16,8 +15,7 @@ class Encoding(Protocol):
         """The encoding of those rows of the tensor alone."""
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """One weight: `value` is a view of the mapped file."""
 
     value: Tensor

@@ -11,11 +11,7 @@ _DIFFUSERS_BLOCKS = {"transformer_blocks", "single_transformer_blocks"}
 
 # (any of these, and any of those) -> layout
 ROWS: tuple[tuple[set[str], set[str], Layout], ...] = (
-    (
-        _DIFFUSERS_BLOCKS,
-        {"context_embedder_2", "image_embedder", "cond_type_embed"},
-        DIFFUSERS_15,
-    ),
+    (_DIFFUSERS_BLOCKS, {"context_embedder_2", "image_embedder", "cond_type_embed"}, DIFFUSERS_15),
     (_DIFFUSERS_BLOCKS, {"context_embedder", "x_embedder", "time_text_embed"}, DIFFUSERS_10),
     ({"fusion_mlp_img", "fusion_mlp_txt"}, {"double_blocks"}, PREDICTOR_15),
     ({"fusion_mlp"}, {"mm_single_blocks"}, PREDICTOR_10),

@@ -55,9 +55,9 @@ def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> Sources:
     return tuple(sources)
 
 
-def packed_rows(source: str, part: int, parts: int = 3) -> Sources:
-    """One of several projections that the file keeps merged, by its place there."""
-    return (Source(source, (Span(part, 0, 1),), parts),)
+def packed_rows(source: str, part: int) -> Sources:
+    """One of three projections that the file keeps merged, q, k, v, by its place there."""
+    return (Source(source, (Span(part, 0, 1),), parts=3),)
 
 
 def swapped_halves(source: str) -> Sources:

@@ -1,0 +1,83 @@
+"""Modulated ops over rows of which each group has vectors of its own.
+
+An op takes one vector a sample. Groups are contiguous rows, so it runs once for each, on views of
+the rows and into views of one result; where all rows have the same vectors nothing is added.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..kernels.ops import Ops
+from ..tokens import RowVectors, Vector
+
+
+def layer_norm_modulate(ops: Ops, x: Tensor, shift: Vector, scale: Vector) -> Tensor:
+    """`LayerNorm(x)·(1 + scale) + shift` of rows `x [B, S, C]`."""
+    if isinstance(shift, Tensor):
+        return ops.layer_norm_modulate(x, shift, scale)
+
+    def compute(*args: Tensor, out: Sequence[Tensor | None]) -> tuple[Tensor]:
+        return (ops.layer_norm_modulate(*args, out=out[0]),)
+
+    return _by_group(ops, compute, (x,), (shift, scale), (None,))[0]
+
+
+def gate_residual(
+    ops: Ops, x: Tensor, branch: Tensor, gate: Vector, out: Tensor | None = None
+) -> Tensor:
+    """`x + gate·branch` of rows `[B, S, C]`. `out`: preferred destination, may be ignored."""
+    if isinstance(gate, Tensor):
+        return ops.gate_residual(x, branch, gate, out=out)
+
+    def compute(*args: Tensor, out: Sequence[Tensor | None]) -> tuple[Tensor]:
+        return (ops.gate_residual(*args, out=out[0]),)
+
+    return _by_group(ops, compute, (x, branch), (gate,), (out,))[0]
+
+
+def gate_residual_layer_norm_modulate(
+    ops: Ops,
+    x: Tensor,
+    branch: Tensor,
+    gate: Vector,
+    shift: Vector,
+    scale: Vector,
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, ...]:
+    """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`."""
+    op = ops.gate_residual_layer_norm_modulate
+    if isinstance(gate, Tensor):
+        return op(x, branch, gate, shift, scale, out=out)
+    return _by_group(ops, op, (x, branch), (gate, shift, scale), out)
+
+
+def _by_group(
+    ops: Ops,
+    compute: Callable[..., Sequence[Tensor]],
+    rows: Sequence[Tensor],
+    vectors: Sequence[RowVectors],
+    out: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """The results of `compute`, as many as `out`, each of the rows of all groups.
+
+    A rank's share may lack a group: it has no rows then, which is nothing to compute.
+    """
+    starts = vectors[0].starts
+
+    def of_groups(tensor: Tensor | None) -> Sequence[Any]:
+        no_memory = (None,) * (len(starts) + 1)
+        return no_memory if tensor is None else tensor.tensor_split(starts, dim=1)
+
+    outs = [ops.buffer(rows[0], rows[0].shape) if each is None else each for each in out]
+    groups = zip(
+        zip(*map(of_groups, rows), *(each.values.unbind(1) for each in vectors), strict=True),
+        zip(*map(of_groups, outs), strict=True),
+        strict=True,
+    )
+    results = [compute(*args, out=of_outs) for args, of_outs in groups]
+    return tuple(
+        ops.join_tokens(*parts, out=whole)
+        for parts, whole in zip(zip(*results, strict=True), outs, strict=True)
+    )

@@ -1,0 +1,61 @@
+"""What a sample of a whole model is made with where a user does not say: its variant's settings."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..family import FAMILIES
+from .images import read_image
+from .load import Facts
+
+if TYPE_CHECKING:
+    from ..folders.settings import Settings
+
+Picture = Any
+"""What `images.read_image` reads."""
+
+
+def fields_of(facts: Facts, has_predictor: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a `Request`: the `given` ones, and for those left out the settings of the folder.
+
+    A DiT alone has no settings: then the given ones are all.
+    """
+    if facts.folder is None:
+        return given
+    settings, fields = facts.folder.settings, dict(given)
+    if fields.get("policy") is None:
+        fields["policy"] = "disca" if has_predictor else "full"
+    if fields.get("schedule") is None:
+        fields["schedule"] = settings.schedule()
+    if not any(fields.get(name) is not None for name in ("size", "latent_shape", "latents")):
+        fields["size"] = default_size(facts, fields.get("image"))
+    names = "guidance_scale", "classifier_free_scale"
+    named, mixing = (fields.pop(name, None) for name in names)
+    return {**fields, **scales(settings, named, mixing)}
+
+
+def default_size(facts: Facts, picture: Picture | None) -> tuple[int, int, int]:
+    """(frames, height, width): the variant's, or of the published sizes the picture's nearest."""
+    settings = facts.folder.settings
+    frames, height, width = settings.size
+    if picture is not None and settings.bucket is not None:
+        from ..vae.buckets import bucket
+
+        image = read_image(picture)
+        stride = FAMILIES[facts.folder.family].bucket_stride
+        height, width = bucket(image.height, image.width, settings.bucket, stride, facts.rules.crop)
+    return frames, height, width
+
+
+def scales(
+    settings: "Settings", named: float | None, mixing: float | None, is_guided: bool = True
+) -> dict[str, float | None]:
+    """Embedded and classifier-free scale: `named` and `mixing`, else the variant's own.
+
+    `named` is the embedded one where the DiT takes one, else the classifier-free one. Without
+    `is_guided` a DiT that embeds none runs one pass.
+    """
+    if settings.embedded_scale is not None:
+        named = settings.embedded_scale if named is None else named
+        mixing = settings.classifier_free_scale if mixing is None else mixing
+    elif named is None and mixing is None and is_guided:
+        mixing = settings.classifier_free_scale
+    return {"guidance_scale": named, "classifier_free_scale": mixing}

@@ -1,0 +1,106 @@
+"""Whole models in every layout: settings, stages that come and go, batches, refusals."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from disca_rt import Cancelled, Pipeline, Request, preset
+
+pytest.importorskip("diffusers")
+import folder_writers
+import small_parts
+
+REQUEST = {"size": (5, 32, 48), "schedule": preset(2, 5.0), "policy": "full"}
+LAYOUTS: dict[str, list[Callable[[Any, Path], Path]]] = {
+    "1.0": [folder_writers.write_official_10, folder_writers.write_comfyui_10],
+    "1.5": [folder_writers.write_official_15, folder_writers.write_comfyui_15],
+}
+MAKERS = {
+    "1.0": lambda: small_parts.pipeline_10(guidance_embeds=True),
+    "1.5": small_parts.pipeline_15,
+}
+
+
+def sampled(folder: Path, **options: Any) -> torch.Tensor:
+    with Pipeline.load(folder, dtype=torch.float32, **options) as pipeline:
+        return pipeline.generate("a cat", frames=5, height=32, width=48, **SCHEDULE).video
+
+
+SCHEDULE = {"schedule": preset(2, 5.0), "policy": "full"}
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_writers.write_diffusers(MAKERS["1.0"](), tmp_path_factory.mktemp("ten"))
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_every_layout_gives_the_same_video(family: str, tmp_path: Path) -> None:
+    made = MAKERS[family]()
+    video = sampled(folder_writers.write_diffusers(made, tmp_path / "diffusers"))
+    for write in LAYOUTS[family]:
+        assert torch.equal(sampled(write(made, tmp_path / write.__name__)), video), write
+
+
+def test_a_batch_of_prompts_is_the_prompts_one_by_one(ten: Path) -> None:
+    prompts = ["a cat", "a much longer prompt about two dogs in the rain", "x"]
+    with Pipeline.load(ten, dtype=torch.float32, keep_resident=True) as pipeline:
+        together = pipeline.run(Request(prompts=prompts, **REQUEST)).latents
+        for i, prompt in enumerate(prompts):
+            alone = pipeline.run(Request(prompts=[prompt], seed=i, **REQUEST)).latents
+            assert torch.allclose(together[i], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def parts_alive(refs: dict[str, weakref.ref]) -> set[str]:
+    gc.collect()
+    return {name for name, ref in refs.items() if ref() is not None}
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_part_lives_as_long_as_its_stage(ten: Path, keeps: bool) -> None:
+    refs: dict[str, weakref.ref] = {}
+    alive: dict[str, set[str]] = {}
+
+    def watch(part: Any, name: str, module: str | None) -> None:
+        """Have the loading of a part note which parts are alive then."""
+        load = part._load
+
+        def watched() -> Any:
+            loaded = load()
+            refs[name] = weakref.ref(getattr(loaded, module) if module else loaded)
+            alive[name] = parts_alive(refs)
+            return loaded
+
+        part._load = watched
+
+    with Pipeline.load(ten, dtype=torch.float32, keep_resident=keeps) as pipeline:
+        for name, module in (("text_encoder", "llama"), ("dit", None), ("codec", "vae")):
+            watch(getattr(pipeline, f"_{name}"), name, module)
+        pipeline.run(Request(prompts=["a cat"], **REQUEST))
+    if keeps:
+        assert alive["codec"] == {"text_encoder", "dit", "codec"}
+    else:
+        assert alive == {name: {name} for name in alive}
+    del pipeline
+    assert parts_alive(refs) == set()
+
+
+@pytest.mark.parametrize("stage", ["conditioning", "denoise", "decode"])
+def test_a_cancelled_stage_frees_its_part(ten: Path, stage: str) -> None:
+    cancel = threading.Event()
+
+    def on_stage(begun: str) -> None:
+        if begun == stage:
+            cancel.set()
+
+    with Pipeline.load(ten, dtype=torch.float32) as pipeline:
+        with pytest.raises(Cancelled):
+            pipeline.run(Request(prompts=["a cat"], **REQUEST), on_stage=on_stage, cancel=cancel)
+        parts = pipeline._text_encoder, pipeline._dit, pipeline._codec
+        assert [part.loaded for part in parts] == [None, None, None]
