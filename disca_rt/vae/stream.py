@@ -13,7 +13,7 @@ from torch import Tensor
 from ..sampling.loop import Cancelled
 from .blend import blend_frame, blend_time
 from .codec import OnTile
-from .share import CANCELLED, FAILED, FINE, TileShare
+from .share import CANCELLED, FAILED, FINE, AnotherRankFailed, TileShare
 from .sizes import VideoSizes
 from .tiles import Span, TileGrid
 
@@ -116,7 +116,7 @@ class TileStream:
         if worst == CANCELLED:
             raise Cancelled(f"cancelled after tile {self.done} of {self.grid.count} of the decode")
         if worst == FAILED:
-            raise RuntimeError("the decode failed on another rank, which says why")
+            raise AnotherRankFailed("the decode ended on another rank, which says why")
         return tile
 
     def _tile(self, span: Span, row: Span, column: Span) -> Tensor:
