@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import first_line
 from .arguments import check_writable
+from .decode import how_to_go_on
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
@@ -214,10 +215,7 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
         yield
     except (Exception, KeyboardInterrupt) as error:
         flag = "--out" if args.out is not None else "--frames-out"
-        args.kept = (
-            f"the latents are kept in {kept}; go on with: disca-rt decode {kept} --model "
-            + (f"{args.model} {flag} {out}")
-        )
+        args.kept = how_to_go_on(kept, args.model, flag, out)
         if isinstance(error, KeyboardInterrupt):
             raise
         raise type(error)(f"{first_line(error)}; {args.kept}") from error
