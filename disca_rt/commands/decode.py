@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..vae.codec import Codec
 
 TINY_FPS = 5  # of the embedded model's clips
-MAX_FPS = 240
 SMALL_TILES = "128x96,16x12"
 SHEET = "the contact sheet of --out"
 
@@ -62,7 +61,9 @@ def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_ranks(args, ("timeout",))
-    _check_outputs(args)
+    if args.out is None and args.frames_out is None:
+        raise ValueError("nothing to write: give --out VIDEO.mp4 or --frames-out FOLDER")
+    check_video_outputs(args)
     latents = read_latents(args.latents)
     with joined_ranks(args) as ranks:
         _decode(args, ranks, latents)
@@ -108,12 +109,11 @@ def read_latents(path: Path) -> "Tensor":
     return latents.to(torch.float32)
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def check_video_outputs(args: argparse.Namespace) -> None:
+    """Raise ValueError where --out, --frames-out or --fps are wrong, before anything runs."""
     from ..pipeline.media import check_new_folder
-    from ..pipeline.mp4 import check_encoder
+    from ..pipeline.mp4 import MAX_FPS, check_encoder
 
-    if args.out is None and args.frames_out is None:
-        raise ValueError("nothing to write: give --out VIDEO.mp4 or --frames-out FOLDER")
     if args.fps is not None and (not 1 <= args.fps <= MAX_FPS or args.out is None):
         raise ValueError(f"--fps must be from 1 to {MAX_FPS} and goes with --out, got {args.fps}")
     if args.out is not None:
@@ -122,6 +122,23 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_writable(SHEET, args.out.with_suffix(".png"), ".png")
     if args.frames_out is not None:
         check_new_folder(args.frames_out)
+
+
+def video_files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
+    """Files of each video: as named for one sample; v-0.mp4, v-1.mp4 and so on for several."""
+    from ..pipeline.outputs import FPS, VideoFiles
+
+    fps = args.fps or (FPS if args.model is not None else TINY_FPS)
+    if samples == 1:
+        return [VideoFiles(args.out, args.frames_out, fps)]
+    return [
+        VideoFiles(
+            args.out and args.out.with_stem(f"{args.out.stem}-{i}"),
+            args.frames_out and args.frames_out / f"{i}",
+            fps,
+        )
+        for i in range(samples)
+    ]
 
 
 def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor") -> None:
@@ -137,7 +154,7 @@ def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor") 
             f"{args.latents} has latents of {latents.shape[1]} channels, and {whose} decodes "
             f"{codec.latent_channels}{way_out}"
         )
-    every = _files(args, len(latents))
+    every = video_files(args, len(latents))
     with ExitStack() as stack:
         writers = [print] * len(every)
         if is_first:
@@ -177,7 +194,7 @@ def _codec(args: argparse.Namespace, ranks: "Ranks | None") -> "Codec":
         args.tiles,
         None if ranks is None else GroupShare(ranks.group, ranks.device),
         free=partial(capacity, device),
-        tell=print if is_first and not args.preview else None,
+        tell=partial(print, "decode:") if is_first and not args.preview else None,
     )
 
 
@@ -201,23 +218,6 @@ def _previewed(codec: "Codec", is_first: bool) -> "Callable[[Tensor], list[Tenso
     preview = fit_preview(codec)
     print(f"preview: a linear map, R² {preview.r_squared:.3f} on pictures it was not fitted to")
     return lambda sample: [preview(sample)]
-
-
-def _files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
-    """Files of each video: as named for one sample; v-0.mp4, v-1.mp4 and so on for several."""
-    from ..pipeline.outputs import FPS, VideoFiles
-
-    fps = args.fps or (FPS if args.model is not None else TINY_FPS)
-    if samples == 1:
-        return [VideoFiles(args.out, args.frames_out, fps)]
-    return [
-        VideoFiles(
-            args.out and args.out.with_stem(f"{args.out.stem}-{i}"),
-            args.frames_out and args.frames_out / f"{i}",
-            fps,
-        )
-        for i in range(samples)
-    ]
 
 
 @contextmanager
