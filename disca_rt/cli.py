@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .commands import bench, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .commands import bench, decode, evaluate, flops, generate, inspect, plan, profile, train, tune
 from .errors import OneLineWarning, first_line
 
 COMMANDS = {
     "generate": generate,
+    "decode": decode,
     "inspect": inspect,
     "flops": flops,
     "plan": plan,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import first_line
 from .arguments import check_writable
+from .decode import SHEET, check_video_outputs, how_to_go_on, video_files
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
     from ..pipeline.runtime import Runtime
     from ..pipeline.sample import Sample
 
-TINY_FPS = 5  # of the embedded model's clips
-MAX_FPS = 240
 DEFAULT_OUT = Path("out") / "video.mp4"
-SHEET = "the contact sheet of --out"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -89,7 +87,7 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     if is_first and args.latents_out is not None:
         save_latents(args.latents_out, sample.latents)
     if _is_video(args):
-        files = _files(args, request.conditioning.batch)
+        files = video_files(args, request.conditioning.batch)
         with kept_latents(args, sample.latents, is_first):
             times = added(times, write_videos(runtime, sample.latents, files, is_first))
         written += [path for each in files for path in each.paths]
@@ -102,22 +100,11 @@ def _is_video(args: argparse.Namespace) -> bool:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    from ..pipeline.media import check_new_folder
-
     if not _is_video(args) and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
-    if args.fps is not None and (not 1 <= args.fps <= MAX_FPS or args.out is None):
-        raise ValueError(f"--fps must be from 1 to {MAX_FPS} and goes with --out, got {args.fps}")
-    for flag, path, suffix in (
-        ("--out", args.out, ".mp4"),
-        ("--latents-out", args.latents_out, ".safetensors"),
-    ):
-        if path is not None:
-            check_writable(flag, path, suffix)
-    if args.out is not None:
-        check_writable(SHEET, args.out.with_suffix(".png"), ".png")
-    if args.frames_out is not None:
-        check_new_folder(args.frames_out)
+    if args.latents_out is not None:
+        check_writable("--latents-out", args.latents_out, ".safetensors")
+    check_video_outputs(args)
 
 
 def _check_codec(args: argparse.Namespace, runtime: "Runtime") -> None:
@@ -133,29 +120,12 @@ def _check_codec(args: argparse.Namespace, runtime: "Runtime") -> None:
     )
 
 
-def _files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
-    """Files of each video: as named for one sample; v-0.mp4, v-1.mp4 and so on for several."""
-    from ..pipeline.outputs import FPS, VideoFiles
-
-    fps = args.fps or (FPS if args.model is not None else TINY_FPS)
-    if samples == 1:
-        return [VideoFiles(args.out, args.frames_out, fps)]
-    return [
-        VideoFiles(
-            args.out and args.out.with_stem(f"{args.out.stem}-{i}"),
-            args.frames_out and args.frames_out / f"{i}",
-            fps,
-        )
-        for i in range(samples)
-    ]
-
-
 def _check_videos(args: argparse.Namespace, runtime: "Runtime", request: "Request") -> None:
     """Raise ValueError where a video of `request` could not be written or be an mp4."""
     from ..pipeline.fit import latent_shape
     from ..pipeline.media import check_sides, enlargement
 
-    for files in _files(args, request.conditioning.batch):
+    for files in video_files(args, request.conditioning.batch):
         if files.mp4 is not None:
             check_writable("--out", files.mp4, ".mp4")
             check_writable(SHEET, files.sheet, ".png")
@@ -214,10 +184,7 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
         yield
     except (Exception, KeyboardInterrupt) as error:
         flag = "--out" if args.out is not None else "--frames-out"
-        args.kept = (
-            f"the latents are kept in {kept}; go on with: disca-rt decode {kept} --model "
-            + (f"{args.model} {flag} {out}")
-        )
+        args.kept = how_to_go_on(kept, args.model, flag, out)
         if isinstance(error, KeyboardInterrupt):
             raise
         raise type(error)(f"{first_line(error)}; {args.kept}") from error

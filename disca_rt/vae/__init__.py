@@ -1,4 +1,5 @@
-"""Codecs between latents and pixels: their protocol, and the video sizes that are legal.
+"""Codecs between latents and pixels, decoded in tiles, over ranks, as a stream; sizes and buckets.
 
-The embedded model's codec is in `tiny/`.
+The protocol is in `codec.py`. The networks of HunyuanVideo's VAEs are diffusers' modules, which are
+given; the embedded model's codec is in `tiny/`.
 """

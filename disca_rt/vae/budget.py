@@ -76,7 +76,8 @@ def choose_tiles(
     chosen = agree(fits.index(True) if True in fits else len(plans))
     if chosen == len(plans):
         way_out = "" if len(plans) > 1 else "; --tiles official takes smaller ones by itself"
-        raise MemoryError(f"a decode in {plans[-1].line}: {byte_text(free)} are free{way_out}")
+        needed = f"a decode in {plans[-1].line}, does not fit"
+        raise MemoryError(f"{needed} in {byte_text(free)} that are free{way_out}")
     if chosen == 0:
         return plans[0]
     first = f"the official {plans[0].tiling} would take {byte_text(plans[0].size)}"

@@ -93,7 +93,8 @@ class HunyuanCodec:
     def encode(self, video: Tensor) -> Tensor:
         """Encode video `[B, 3, T', H', W']` in [0, 1] to fp32 latents: the mode, scaled.
 
-        Tiled as a decode is. Every rank encodes by itself. ValueError for an illegal size.
+        A picture, T = 1, is encoded whole, as the authors and diffusers do, a longer video in tiles
+        as a decode. Every rank encodes by itself. ValueError for an illegal size.
         """
         if video.ndim != 5 or video.shape[1] != 3:
             raise ValueError(f"video must be [B, 3, T, H, W], got {list(video.shape)}")
@@ -173,7 +174,8 @@ class HunyuanCodec:
         return TilePlan(tiling, grid, cost, told(grid, tiling, cost))
 
     def _encoded(self, video: Tensor) -> Tensor:
-        grid = self.grid(self.latent_shape(*video.shape[1:])[1:])
+        size = self.latent_shape(*video.shape[1:])[1:]
+        grid = self._grid(self.tiling if size[0] > 1 else Tiling(), size)
         slabs = (self._encoded_slab(video, grid, span) for span in grid.time.spans)
         return torch.cat(list(blend_time(slabs, grid.time, 1)), dim=1)
 

@@ -15,6 +15,10 @@ from torch import Tensor
 FINE, CANCELLED, FAILED = 0, 1, 2
 
 
+class AnotherRankFailed(dist.DistError):
+    """Another rank could not go on; like any failed collective it says nothing of the cause."""
+
+
 class TileShare(Protocol):
     """One rank's view of those that decode together; with `everywhere` all get the video."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..sampling.loop import Cancelled
 from .blend import blend_frame, blend_time
 from .codec import OnTile
-from .share import CANCELLED, FAILED, FINE, TileShare
+from .share import CANCELLED, FAILED, FINE, AnotherRankFailed, TileShare
 from .sizes import VideoSizes
 from .tiles import Span, TileGrid
 
@@ -102,21 +102,19 @@ class TileStream:
 
     def _mine(self, span: Span, dealt: list[tuple[Span, Span]]) -> Tensor | None:
         """This rank's tile of a round, None where it has none; raises what any rank raises."""
-        tile, state, error = None, FINE, None
-        if self.cancel is not None and self.cancel.is_set():
-            state = CANCELLED
-        elif self.share.rank < len(dealt):
+        tile = None
+        is_cancelled = self.cancel is not None and self.cancel.is_set()
+        if self.share.rank < len(dealt) and not is_cancelled:
             try:
                 tile = self._tile(span, *dealt[self.share.rank])
-            except Exception as raised:  # the other ranks are told before it goes on
-                state, error = FAILED, raised
-        worst = self.share.agree(state)
-        if error is not None:
-            raise error
+            except Exception:
+                self.share.agree(FAILED)  # the other ranks wait for it
+                raise
+        worst = self.share.agree(CANCELLED if is_cancelled else FINE)
         if worst == CANCELLED:
             raise Cancelled(f"cancelled after tile {self.done} of {self.grid.count} of the decode")
         if worst == FAILED:
-            raise RuntimeError("the decode failed on another rank, which says why")
+            raise AnotherRankFailed("the decode ended on another rank, which says why")
         return tile
 
     def _tile(self, span: Span, row: Span, column: Span) -> Tensor:

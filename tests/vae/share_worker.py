@@ -13,7 +13,7 @@ import small_parts
 from disca_rt.family import VIDEO_10, VIDEO_15
 from disca_rt.sampling.loop import Cancelled
 from disca_rt.vae.hunyuan import HunyuanCodec
-from disca_rt.vae.share import GroupShare
+from disca_rt.vae.share import AnotherRankFailed, GroupShare
 from disca_rt.vae.tiles import Steps, Tiling
 
 TILES_10 = Tiling(Steps(32, 24), Steps(8, 4))
@@ -63,7 +63,7 @@ def check_ends(vae: object, family: str, tiling: Tiling, latents: Tensor) -> Non
         cancel.set()
     ends(Cancelled, lambda: list(codec.stream(latents, cancel=cancel)))
     failing = Failing(vae, family, tiling, share)
-    own = FloatingPointError if share.rank == 1 else RuntimeError
+    own = FloatingPointError if share.rank == 1 else AnotherRankFailed
     ends(own, lambda: list(failing.stream(latents)))
 
     def read_one() -> None:
@@ -71,7 +71,7 @@ def check_ends(vae: object, family: str, tiling: Tiling, latents: Tensor) -> Non
             for _ in chunks:
                 raise OSError("the disk is full")
 
-    ends(OSError if share.rank == 0 else RuntimeError, read_one)
+    ends(OSError if share.rank == 0 else AnotherRankFailed, read_one)
     dist.barrier()
 
 

@@ -7,6 +7,7 @@ import pytest
 from parallel.launch import forked, passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_decode_as_one(ranks: int) -> None:
     output = passes(forked(ranks, Path(__file__).with_name("share_worker.py")))
