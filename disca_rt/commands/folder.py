@@ -38,7 +38,7 @@ def add_folder_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument("--encoder-device", help="device of the encoders; default: --device")
     group.add_argument("--encoder-dtype", help="dtype of the encoders; default: the files'")
-    group.add_argument("--vae-dtype", help="dtype of the VAE; default: the file's")
+    group.add_argument("--vae-dtype", help="dtype of the VAE; float16 on a GPU, float32 on a CPU")
     group.add_argument(
         "--tiles",
         help="tiles of the VAE: official (default), diffusers, none, or TILExSTRIDE in pixels and "
@@ -72,6 +72,7 @@ def load_folder(
 ) -> "Runtime":
     """Find the parts of --model; each is loaded when its stage begins."""
     from ..pipeline.runtime import Runtime
+    from .decode import choose_vae_dtype
     from .devices import choose_device, choose_dtype
 
     options = {option: getattr(args, flag) for flag, option in OPTIONS.items()}
@@ -79,9 +80,10 @@ def load_folder(
     device = built["device"]
     if args.encoder_device is not None:
         device = options["encoder_device"] = choose_device(args.encoder_device)
-    options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
+    if args.encoder_dtype is not None:
+        options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
     options["tell"] = print if ranks is None or ranks.is_first else None
-    options["vae_dtype"] = choose_dtype(args.vae_dtype, built["device"])
+    options["vae_dtype"] = choose_vae_dtype(args.vae_dtype, built["device"])
     if ranks is not None:
         from ..vae.share import GroupShare
 

@@ -4,7 +4,8 @@ Modules are in eval mode, without gradients, on the device and in the dtype aske
 peaks at one module. The DiT and the predictor are loaded by `weights.load`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,7 +52,25 @@ def load_part(
         raise ValueError("image_encoder of LLaVA is loaded with its text_encoder; ask for that")
     if name not in loaders:
         raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
-    return loaders[name]()
+    with quiet():
+        return loaders[name]()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' remarks on classes and settings, which no user can mend, off stderr."""
+    import diffusers
+    import transformers
+
+    logs = [library.utils.logging for library in (diffusers, transformers)]
+    levels = [log.get_verbosity() for log in logs]
+    try:
+        for log in logs:
+            log.set_verbosity_error()
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
 
 
 def _text_encoder(folder: ModelFolder, device: Device, dtype: torch.dtype | None) -> Any:

@@ -64,13 +64,15 @@ class StageMemory:
         return f"memory by stage: {told}" + (" (weights kept)" if resident else "")
 
     def _encode(self) -> StageNeed:
+        from ..folders.load import quiet
         from ..folders.sizes import part_bytes
 
         options = self.options
         names = ["text_encoder", "text_encoder_2"]
         if self.folder.task == "i2v" and not self.folder.text_sees_image:
             names.append("image_encoder")
-        weights = sum(part_bytes(self.folder, name, options.encoder_dtype) for name in names)
+        with quiet():
+            weights = sum(part_bytes(self.folder, name, options.encoder_dtype) for name in names)
         device = torch.device(options.encoder_device or options.device)
         way_out = "--encoder-dtype bfloat16" if device.type == "cpu" else "--encoder-device cpu"
         return StageNeed("encode", device, weights, int(weights * (WORKING - 1)), way_out)
@@ -87,6 +89,7 @@ class StageMemory:
         return StageNeed("denoise", device, estimate.weights, working, ", or ".join(ways))
 
     def _decode(self) -> StageNeed:
+        from ..folders.load import quiet
         from ..folders.sizes import part_bytes
         from ..folders.vaes import vae_skeleton
         from ..vae.hunyuan import HunyuanCodec
@@ -96,7 +99,8 @@ class StageMemory:
         path = folder.parts["vae"].path
         weights = part_bytes(folder, "vae", options.vae_dtype)
         tiles = options.tiles or get_rules(options.match).tiling
-        skeleton = vae_skeleton(path, folder.family, options.vae_dtype)
+        with quiet():
+            skeleton = vae_skeleton(path, folder.family, options.vae_dtype)
         free = capacity(device) - weights
         plan = HunyuanCodec(skeleton, folder.family, tiles, free=lambda: free).plan(self.need.size)
         return StageNeed("decode", device, weights, plan.size, "--vae-dtype float16, or --tiles")
