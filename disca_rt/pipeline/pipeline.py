@@ -178,15 +178,18 @@ class Pipeline(Calls):
         """Decode samples `[B, C, T, H, W]`, handing each one's frames to its writer as they come.
 
         A writer gets chunks `[3, t, H, W]` in [0, 1], in order, and `on_tile` the number of tiles
-        done and of all. Returns the time of each stage. Raises FloatingPointError where latents or
-        frames are not finite, `Cancelled` between tiles once `cancel` is set.
+        done and of all. Returns the time of each stage: loading, decode and writing. Raises
+        FloatingPointError where latents or frames are not finite, `Cancelled` between tiles once
+        `cancel` is set.
         """
         with self._alone():
             stopwatch = Stopwatch(self.facts.place.device)
-            with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
+            with loaded(stopwatch, self._codec):
                 for sample, write in zip(latents, writers, strict=True):
-                    for chunk in self._chunks(sample, on_tile, cancel):
-                        write(chunk)
+                    chunks = self._chunks(sample, on_tile, cancel)
+                    for chunk in stopwatch.timed("decode", chunks):
+                        with stopwatch.stage("writing"):
+                            write(chunk)
             return stopwatch.times()
 
     @property
