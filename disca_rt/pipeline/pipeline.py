@@ -42,7 +42,7 @@ from .host_settings import set_aside, warn_of_precision
 from .listeners import Listeners, StageName
 from .load import Facts, Options, load_parts
 from .request import Request
-from .residency import Held, Part, is_absent, loaded
+from .residency import Held, Part, is_absent, kept, loaded
 from .sample import Busy, Closed, Sample
 
 P = TypeVar("P", bound="Pipeline")
@@ -151,7 +151,7 @@ class Pipeline(Calls):
         """
         listeners = Listeners(on_stage, on_step, cancel)
         with self._alone():
-            stopwatch = Stopwatch(self.facts.place.device)
+            stopwatch = self.stopwatch()
             warn_of_precision(self.facts.place.dtype)
             self.resolved(request)
             listeners.begin("conditioning")
@@ -183,7 +183,7 @@ class Pipeline(Calls):
         `cancel` is set.
         """
         with self._alone():
-            stopwatch = Stopwatch(self.facts.place.device)
+            stopwatch = self.stopwatch()
             with loaded(stopwatch, self._codec):
                 for sample, write in zip(latents, writers, strict=True):
                     chunks = self._chunks(sample, on_tile, cancel)
@@ -214,7 +214,24 @@ class Pipeline(Calls):
         What it takes is added to `stopwatch`.
         """
         with self._alone():
-            return self._conditioned(request, stopwatch or Stopwatch(self.facts.place.device))
+            return self._conditioned(request, stopwatch or self.stopwatch())
+
+    @contextmanager
+    def keeping_models(self) -> Iterator[None]:
+        """Have DiT and predictor in memory, from sample to sample, while the context lasts."""
+        is_kept = self._dit.is_kept
+        with kept(self._dit, self._predictor):
+            try:
+                with self._denoising(self.stopwatch()):
+                    pass
+                yield
+            finally:
+                if not is_kept:
+                    self._close_denoiser()
+
+    def stopwatch(self) -> Stopwatch:
+        """Stopwatch of one call's stages; may be replaced by one that does more."""
+        return Stopwatch(self.facts.place.device)
 
     @property
     def parts(self) -> Parts:

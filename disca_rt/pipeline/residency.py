@@ -97,6 +97,21 @@ def loaded(stopwatch: Stopwatch, *parts: Held) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def kept(*parts: Held) -> Iterator[None]:
+    """Have `parts` stay in memory between their stages, once they are loaded, for that long."""
+    were_kept = [part.is_kept for part in parts]
+    for part in parts:
+        part.is_kept = True
+    try:
+        yield
+    finally:
+        for part, was_kept in zip(parts, were_kept, strict=True):
+            part.is_kept = was_kept
+            if not was_kept:
+                part.free()
+
+
 class Part(Generic[T]):
     """Attribute of a pipeline that is a `Held` part: read, it is the part itself."""
 
