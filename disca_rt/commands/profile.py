@@ -4,28 +4,25 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import check_writable
+from .profile_sample import profiled_sample, run_sample
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_sampling_arguments,
     device_of,
     load_runtime,
-    sample_request,
 )
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import Tensor
 
     from ..measure.ceilings import Ceilings
     from ..parallel.ranks import Ranks
-    from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..profiling.account import Account
     from ..profiling.capture import Captured
@@ -110,72 +107,12 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     if is_whole(runtime):
         runtime.stopwatch = partial(MarkedStopwatch, ranges, device)
     if args.nvtx_only:
-        _run_in_ranges(args, runtime, ranges, ranks)
+        run_sample(args, runtime, ranges, ranks)
         return
     profile = _measured(args, runtime, ranges, ranks)
     if ranks is None or ranks.is_first:
         commands = _commands(args, profile)
         _report(profile, commands, _write(args.out, profile, commands))
-
-
-def _request(
-    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", stack: ExitStack
-) -> "Request":
-    """Request whose prompts are encoded; of a whole model the DiT stays in memory in `stack`."""
-    from ..profiling.capture import is_whole
-
-    request = sample_request(args, runtime, ranks, ranks is None or ranks.is_first)
-    if is_whole(runtime):
-        stack.enter_context(runtime.keeping_models())
-    return request
-
-
-def _decode(runtime: "Runtime", latents: "Tensor") -> None:
-    """Decodes samples, and drops their frames."""
-    runtime.decode_into(latents, [lambda chunk: None] * len(latents))
-
-
-def _run_in_ranges(
-    args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: "Ranks | None"
-) -> None:
-    """Runs the sample for a profiler of another process."""
-    from ..profiling.capture import is_whole, run_in_ranges
-
-    with ExitStack() as stack:
-        with ranges.recording():
-            request = _request(args, runtime, ranks, stack)
-        sample = run_in_ranges(runtime, ranges, request)
-    if is_whole(runtime) and runtime.decodes:
-        with ranges.recording():
-            _decode(runtime, sample.latents)
-
-
-def _captured(
-    args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: "Ranks | None"
-) -> "tuple[Request, Captured]":
-    """Request of the flags, and the profile of its sample."""
-    from ..profiling.capture import capture, capture_stages, is_whole, joined
-    from .out_of_memory import explained_sample
-    from .progress import Bar
-
-    device, is_first = runtime.facts.place.device, ranks is None or ranks.is_first
-    before, after = [], []
-    with ExitStack() as stack:
-        make = partial(_request, args, runtime, ranks, stack)
-        if is_whole(runtime):
-            request, section = capture_stages(make, ranges, device)
-            before.append(section)
-        else:
-            request = make()
-        size = 1 if ranks is None else ranks.size
-        is_told = is_first and not is_whole(runtime)  # of a whole model its stages were told
-        stack.enter_context(explained_sample(runtime, args.ops, request, is_told, size))
-        progress = stack.enter_context(Bar("sampling", request.schedule.steps, is_first))
-        captured = capture(runtime, ranges, request, progress.on_step)
-    if is_whole(runtime) and runtime.decodes:
-        decode = partial(_decode, runtime, captured.sample.latents)
-        after.append(capture_stages(decode, ranges, device)[1])
-    return request, joined(captured, before, after) if before else captured
 
 
 def _measured(
@@ -188,7 +125,7 @@ def _measured(
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
 
-    request, captured = _captured(args, runtime, ranges, ranks)
+    request, captured = profiled_sample(args, runtime, ranges, ranks)
     dtype, device = runtime.facts.place
     ceilings = measure_ceilings(device, dtype)
     timeline = read_timeline(captured.trace["traceEvents"], device.type == "cuda")

@@ -56,13 +56,14 @@ class Row:
 
 
 class Kernel(NamedTuple):
-    """Totals of one kernel, or on a CPU of one operator, in all steps of one kind."""
+    """Totals of one kernel, or on a CPU of one operator, in all steps of one kind or a stage."""
 
     kind: str
     class_name: str
     name: str
     calls: int
     time_us: float
+    is_stage: bool = False
 
 
 def rows(account: Account) -> list[Row]:
@@ -114,10 +115,14 @@ def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Ro
 
 def kernels(account: Account) -> list[Kernel]:
     """Kernels of each kind of step, the longest in total first."""
+    stages = {window.kind for window in account.windows if window.index is None}
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for entry in account.entries:
         groups[entry.kind, entry.class_name, entry.run.name].append(entry.run.time_us)
-    made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]
+    made = [
+        Kernel(*key, len(times), sum(times), is_stage=key[0] in stages)
+        for key, times in groups.items()
+    ]
     return sorted(made, key=lambda kernel: -kernel.time_us)
 
 
