@@ -30,7 +30,14 @@ PROMPT = "a cat walks on the grass, realistic"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    for model in args.model if args.against == "diffusers" else ():
+        if model not in MODELS and not (Path(model) / "model_index.json").is_file():
+            parser.error(
+                f"--model {model} has no model_index.json, so that diffusers makes no pipeline of "
+                "it; give --against nothing"
+            )
     torch.set_num_threads(args.threads)
     out = args.out or RESULTS / f"pipeline-{date.today():%Y-%m-%d}.jsonl"
     say = partial(print, flush=True)
