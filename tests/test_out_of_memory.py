@@ -154,7 +154,7 @@ def test_a_container_has_what_its_control_group_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
-    monkeypatch.setattr("disca_rt.commands.out_of_memory.GROUP_FILES", ((limit, used),))
+    monkeypatch.setattr("disca_rt.instruments.capacity.GROUP_FILES", ((limit, used),))
     whole = capacity(torch.device("cpu"))
     used.write_text("400000\n")
     for text, expected in (("max\n", whole), ("1000000\n", 600_000)):

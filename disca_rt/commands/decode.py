@@ -74,13 +74,16 @@ def interrupted(args: argparse.Namespace) -> str:
     return f"nothing was written, and {args.latents} is as it was: give the same command again"
 
 
-def how_to_go_on(latents: Path, model: str | None, flag: str, out: Path) -> str:
+def how_to_go_on(
+    latents: Path, model: str | None, flag: str, out: Path, variant: str | None = None
+) -> str:
     """Word where latents are kept, and the command that makes the video of them.
 
     `flag` is --out or --frames-out.
     """
     words = ["disca-rt", "decode", str(latents)]
     words += ["--model", str(model)] if model is not None else []
+    words += ["--variant", variant] if variant is not None else []
     command = shlex.join([*words, flag, str(out)])
     return f"the latents are kept in {latents}; go on with: {command}"
 

@@ -38,7 +38,7 @@ def add_folder_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument("--encoder-device", help="device of the encoders; default: --device")
     group.add_argument("--encoder-dtype", help="dtype of the encoders; default: the files'")
-    group.add_argument("--vae-dtype", help="dtype of the VAE; default: the file's")
+    group.add_argument("--vae-dtype", help="dtype of the VAE; float16 on a GPU, float32 on a CPU")
     group.add_argument(
         "--tiles",
         help="tiles of the VAE: official (default), diffusers, none, or TILExSTRIDE in pixels and "
@@ -72,6 +72,7 @@ def load_folder(
 ) -> "Runtime":
     """Find the parts of --model; each is loaded when its stage begins."""
     from ..pipeline.runtime import Runtime
+    from .decode import choose_vae_dtype
     from .devices import choose_device, choose_dtype
 
     options = {option: getattr(args, flag) for flag, option in OPTIONS.items()}
@@ -79,8 +80,14 @@ def load_folder(
     device = built["device"]
     if args.encoder_device is not None:
         device = options["encoder_device"] = choose_device(args.encoder_device)
-    options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
-    options["vae_dtype"] = choose_dtype(args.vae_dtype, built["device"])
+    if args.encoder_dtype is not None:
+        options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
+    options["tell"] = print if ranks is None or ranks.is_first else None
+    options["vae_dtype"] = choose_vae_dtype(args.vae_dtype, built["device"])
+    if ranks is not None:
+        from ..vae.share import GroupShare
+
+        options["share"] = GroupShare(ranks.group, built["device"])
     runtime = Runtime.load(args.model, args.predictor, dit=args.dit, **options, **built)
     if args.no_guidance and runtime.config.guidance_embed:
         raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
@@ -98,6 +105,7 @@ def default_of(runtime: "Runtime") -> "Preset":
 def folder_request(
     args: argparse.Namespace,
     runtime: "Runtime",
+    ranks: "Ranks | None",
     make: "Callable[..., Request]",
     is_told: bool,
 ) -> "Request":
@@ -116,9 +124,28 @@ def folder_request(
         size=(frames, height, width),
         **scales(settings, *given, is_guided=not args.no_guidance),
     )
+    told = _memory(args, runtime, ranks, request)
     if is_told:
-        print(_told(request, settings), flush=True)
+        print(_told(request, settings), told, sep="\n", flush=True)
     return request
+
+
+def _memory(
+    args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", request: "Request"
+) -> str:
+    """Say what each stage takes; MemoryError names one that cannot fit, before it is loaded."""
+    from ..pipeline.fit import guidance_of
+    from ..pipeline.stage_memory import StageMemory, denoise_need
+    from ..vae.sizes import SIZES
+
+    facts = runtime.facts
+    size = SIZES[runtime.config.family].latent_shape(*request.size)[1:]
+    known = {"policy": request.policy, "ops": args.ops, "graphs": runtime.graphs is not None}
+    is_mixed = guidance_of(request, runtime.config).classifier_free is not None
+    known |= {"passes": 1 + is_mixed, "ranks": 1 if ranks is None else ranks.size}
+    need = denoise_need(facts.folder, facts.options, size, **known)
+    decodes = any(getattr(args, name, None) is not None for name in ("out", "frames_out"))
+    return StageMemory(facts.folder, facts.options, need).check(decodes and runtime.decodes)
 
 
 def _told(request: "Request", settings: "Settings") -> str:

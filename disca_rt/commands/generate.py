@@ -1,6 +1,7 @@
 """`disca-rt generate`: a prompt, a picture or a saved conditioning to video, or to latents."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..pipeline.runtime import Runtime
     from ..pipeline.sample import Sample
 
+# Errors that the command line tells in one line.
+TOLD = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 DEFAULT_OUT = Path("out") / "video.mp4"
 
 
@@ -140,8 +143,9 @@ def _sample(
     from .out_of_memory import explained_sample
     from .progress import Bar
 
+    is_told = is_shown and args.model is None  # of a whole model its stages were told
     with (
-        explained_sample(runtime, args.ops, request, is_shown, ranks),
+        explained_sample(runtime, args.ops, request, is_told, ranks),
         Bar("sampling", request.schedule.steps, is_shown) as progress,
     ):
         if args.out is not None:
@@ -173,6 +177,8 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
 
     The file goes once the video is there, unless it was asked for.
     """
+    from .out_of_memory import is_out_of_memory
+
     if args.model is None or not is_first:
         yield
         return
@@ -182,14 +188,22 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
         save_latents(kept, latents)
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
-        flag = "--out" if args.out is not None else "--frames-out"
-        args.kept = how_to_go_on(kept, args.model, flag, out)
-        if isinstance(error, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        args.kept = _going_on(args, kept)
+        raise
+    except Exception as error:
+        kind = next((each for each in TOLD if isinstance(error, each)), None)
+        if kind is None and not is_out_of_memory(error):
+            print(_going_on(args, kept), file=sys.stderr)
             raise
-        raise type(error)(f"{first_line(error)}; {args.kept}") from error
+        raise (kind or MemoryError)(f"{first_line(error)}; {_going_on(args, kept)}") from error
     if args.latents_out is None:
         kept.unlink(missing_ok=True)
+
+
+def _going_on(args: argparse.Namespace, kept: Path) -> str:
+    flag = "--out" if args.out is not None else "--frames-out"
+    return how_to_go_on(kept, args.model, flag, args.out or args.frames_out, args.variant)
 
 
 def interrupted(args: argparse.Namespace) -> str:

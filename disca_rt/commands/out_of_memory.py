@@ -3,16 +3,14 @@
 Knows the formula (`footprint`), the device, and how a size is written on the command line.
 """
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from ..config import DiTConfig, PredictorConfig
+from ..instruments.capacity import capacity
 from ..pipeline.fit import latent_shape
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
@@ -23,12 +21,6 @@ from ..weights.identify import identify
 from ..weights.load import own_dtype
 from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
 
-MEMORY_INFO = Path("/proc/meminfo")
-GROUPS = Path("/sys/fs/cgroup")
-GROUP_FILES = (
-    (GROUPS / "memory.max", GROUPS / "memory.current"),
-    (GROUPS / "memory/memory.limit_in_bytes", GROUPS / "memory/memory.usage_in_bytes"),
-)
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
 
 ShowSize = Callable[[tuple[int, int, int]], str]
@@ -162,29 +154,3 @@ def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held:
 def _room(device: torch.device, held: int) -> int:
     """Bytes that a sample may take in all, `held` of which its loaded weights take."""
     return capacity(device) + (0 if device.type == "cuda" else held)
-
-
-def capacity(device: torch.device) -> int:
-    """Bytes that this process could have: a GPU's free ones and its own, or the available RAM.
-
-    RAM is what the machine has left, or less where a control group has a limit.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    return min(_available(), *(limit - used for limit, used in _group_limits()))
-
-
-def _available() -> int:
-    if MEMORY_INFO.is_file():
-        lines = (line.split() for line in MEMORY_INFO.read_text().splitlines())
-        return next(1024 * int(line[1]) for line in lines if line[0] == "MemAvailable:")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _group_limits() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of the control group of a container, by either version."""
-    yield sys.maxsize, 0
-    for limit, used in GROUP_FILES:
-        if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-            yield int(text), int(used.read_text())

@@ -169,7 +169,7 @@ def sample_request(
         classifier_free_scale=scale,
     )
     if args.prompt is not None and args.model is not None:
-        request = folder_request(args, runtime, make, is_told)
+        request = folder_request(args, runtime, ranks, make, is_told)
     elif args.prompt is not None:
         request = _prompt_request(args, runtime, make)
     else:

@@ -40,8 +40,8 @@ class Files:
         return cls.of(names)
 
     def inside(self, folder: str) -> "Files":
-        """The files below `folder`, relative to it."""
-        start = f"{folder}/" if folder else ""
+        """The files below `folder`, relative to it; a last slash may be there."""
+        start = f"{folder.rstrip('/')}/" if folder else ""
         return Files(frozenset(n.removeprefix(start) for n in self.names if n.startswith(start)))
 
     def here(self, folder: str = "") -> list[str]:

@@ -4,7 +4,8 @@ Modules are in eval mode, without gradients, on the device and in the dtype aske
 peaks at one module. The DiT and the predictor are loaded by `weights.load`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,13 +14,8 @@ from ..family import VIDEO_10, VIDEO_15, Family
 from .encoders import load_byt5, load_clip, load_siglip
 from .language import load_language_model
 from .llava import load_llava
-from .parts import ModelFolder, PartName
-from .tokenizers import (
-    load_byt5_tokenizer,
-    load_clip_tokenizer,
-    load_image_processor,
-    load_tokenizer,
-)
+from .parts import WITH_LLAVA, ModelFolder, PartName
+from .tokenizers import load_image_processor, load_second_tokenizer, load_tokenizer
 from .vaes import load_vae
 
 Device = torch.device | str
@@ -49,14 +45,32 @@ def load_part(
         "text_encoder_2": lambda: SECOND[family](path, device, dtype),
         "image_encoder": lambda: load_siglip(path, device, dtype),
         "tokenizer": lambda: load_tokenizer(path, family),
-        "tokenizer_2": lambda: (
-            load_clip_tokenizer(path) if family == VIDEO_10.name else load_byt5_tokenizer()
-        ),
+        "tokenizer_2": lambda: load_second_tokenizer(path, family),
         "image_processor": lambda: load_image_processor(path, family),
     }
+    if name == "image_encoder" and family in WITH_LLAVA:
+        raise ValueError("image_encoder of LLaVA is loaded with its text_encoder; ask for that")
     if name not in loaders:
         raise ValueError(f"part must be one of {', '.join(loaders)}, got {name!r}")
-    return loaders[name]()
+    with quiet():
+        return loaders[name]()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' remarks on classes and settings, which no user can mend, off stderr."""
+    import diffusers
+    import transformers
+
+    logs = [library.utils.logging for library in (diffusers, transformers)]
+    levels = [log.get_verbosity() for log in logs]
+    try:
+        for log in logs:
+            log.set_verbosity_error()
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
 
 
 def _text_encoder(folder: ModelFolder, device: Device, dtype: torch.dtype | None) -> Any:

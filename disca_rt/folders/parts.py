@@ -61,6 +61,7 @@ MADE: dict[Family, tuple[PartName, ...]] = {
     VIDEO_10.name: ("image_processor",),
     VIDEO_15.name: ("tokenizer_2", "image_processor"),
 }
+WITH_LLAVA: frozenset[Family] = frozenset({VIDEO_10.name})
 TEXT: tuple[PartName, ...] = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 # What a model can do -> the parts that it takes.
 NEEDS: dict[str, tuple[PartName, ...]] = {
@@ -117,20 +118,19 @@ class ModelFolder:
 
         SkyReels' takes prompts alone, and its pictures are among the latents.
         """
-        is_new = FAMILIES[self.family].has_glyphs
-        return (
-            self.task == "i2v" and not is_new and not self.settings.variant.startswith("skyreels")
-        )
+        is_skyreels = self.settings.variant.startswith("skyreels")
+        return self.family in WITH_LLAVA and self.task == "i2v" and not is_skyreels
 
     @property
     def _eyes_are_inside(self) -> bool:
         """Tell whether no image encoder is apart: in LLaVA's own folder, or with none at all."""
-        is_new, is_comfy = FAMILIES[self.family].has_glyphs, self.layout == "comfy"
-        return not is_new and not (self.text_sees_image and is_comfy)
+        is_apart = self.text_sees_image and self.layout == "comfy"
+        return self.family in WITH_LLAVA and not is_apart
 
     def lack(self, name: PartName) -> str:
         """The line which says that a part is not there, where it is found and where to put it."""
         what, where = USUAL[self.family][name]
+        where = where.replace("480p_t2v", f"480p_{self.task}")
         place = self.root / self.places[name] if name in self.places else None
         way_out = f"put it at {place}" if place else _FLAGS.get(name, "give the folder that has it")
         title = FAMILIES[self.family].title

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ..config import DiTConfig
-from ..family import FAMILIES, Family
+from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
 from ..schedule import PRESETS, Preset, preset
 from .variants import BUCKET_SIZES, VARIANTS, Size, Variant, named_variant
 
@@ -67,9 +67,7 @@ def settle(seen: Evidence) -> Settings:
     """The settings of a model; ValueError lists the variants where an unknown one is named."""
     name, why = _variant(seen)
     row: Variant = VARIANTS[seen.family][name]
-    reasons = dict.fromkeys(
-        ("variant", "steps", "shift", "embedded_scale", "classifier_free_scale", "size"), why
-    )
+    reasons = dict.fromkeys((*Variant._fields[:-1], "variant"), why)
     settled = Settings(name, *row[:6], note=row.note, reasons=reasons)
     for step in (_with_target_size, _with_guidance, _with_scheduler, _with_preset):
         settled = step(settled, seen)
@@ -106,21 +104,27 @@ def _is_believable(name: str, seen: Evidence) -> bool:
 
 
 def _by_facts(seen: Evidence) -> tuple[str, str]:
-    meanflow = seen.config is not None and seen.config.meanflow
-    if FAMILIES[seen.family].has_glyphs:
-        if meanflow:
-            return "480p_i2v_step_distilled", "a MeanFlow DiT (time_r_in)"
-        bucket = _target_size(seen)
-        resolution = "720p" if bucket == 960 else "480p"
-        is_distilled = seen.guider.get("guidance_scale") == 1.0
-        kind = "_distilled" if is_distilled else ""
-        where = f"target size {bucket}, {seen.task}" if bucket else f"by default for {seen.task}"
-        return f"{resolution}_{seen.task}{kind}", where + ", CFG-distilled" * is_distilled
-    if meanflow:
-        return "meanflow", "a MeanFlow DiT (time_r_in)"
+    if seen.config is not None and seen.config.meanflow:
+        name = next(name for name in MEANFLOW_ROWS if name in VARIANTS[seen.family])
+        return name, "a MeanFlow DiT (time_r_in)"
+    return BY_FACTS[seen.family](seen)
+
+
+def _ten(seen: Evidence) -> tuple[str, str]:
     if seen.config is not None and seen.config.condition_channels == seen.config.in_channels:
         return "skyreels_i2v", f"a DiT of {seen.config.embed_channels} input channels"
     return seen.task, f"by default for {seen.task}"
+
+
+def _fifteen(seen: Evidence) -> tuple[str, str]:
+    bucket, is_distilled = _target_size(seen), seen.guider.get("guidance_scale") == 1.0
+    resolution = "720p" if bucket == RESOLUTIONS["720p"] else "480p"
+    where = f"target size {bucket}, {seen.task}" if bucket else f"by default for {seen.task}"
+    name = f"{resolution}_{seen.task}{'_distilled' if is_distilled else ''}"
+    return name, where + ", CFG-distilled" * is_distilled
+
+
+BY_FACTS = {VIDEO_10.name: _ten, VIDEO_15.name: _fifteen}
 
 
 def _target_size(seen: Evidence) -> int | None:

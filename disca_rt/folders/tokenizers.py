@@ -7,12 +7,20 @@ transformers 5 would put its own rules in the place of the file's, and ids would
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..family import VIDEO_10, VIDEO_15, Family
+from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
 from ..weights.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
-    from transformers import ByT5Tokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
+# Family -> file -> the tokenizer that takes it; the first that is there.
+TOKENIZERS: dict[Family, tuple[tuple[str, str], ...]] = {
+    VIDEO_10.name: (("tokenizer.json", "PreTrainedTokenizerFast"),),
+    VIDEO_15.name: (
+        ("tokenizer.json", "PreTrainedTokenizerFast"),
+        ("vocab.json", "Qwen2Tokenizer"),
+    ),
+}
 # Family -> processor and its settings, of SigLIP so400m-patch14-384, of LLaVA's CLIP at 336 pixels.
 PROCESSORS: dict[Family, tuple[str, dict[str, Any]]] = {
     VIDEO_10.name: ("CLIPImageProcessor", {"size": {"shortest_edge": 336}, "crop_size": 336}),
@@ -25,27 +33,25 @@ def load_tokenizer(path: Path, family: Family) -> "PreTrainedTokenizerBase":
 
     Whether it is that model's own is checked by `encoders.prompts`. CheckpointError without files.
     """
-    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+    import transformers
 
-    if (path / "tokenizer.json").is_file():
-        return _read(PreTrainedTokenizerFast, path, padding_side="right")
-    if family == VIDEO_15.name and (path / "vocab.json").is_file():
-        return _read(Qwen2Tokenizer, path, padding_side="right")
+    for file, name in TOKENIZERS[family]:
+        if (path / file).is_file():
+            return _read(getattr(transformers, name), path, padding_side="right")
     raise CheckpointError(f"{path} holds no tokenizer.json; put the model's there")
 
 
-def load_clip_tokenizer(path: Path) -> "CLIPTokenizer":
-    """The tokenizer of CLIP-L; CheckpointError where its files are not there."""
-    from transformers import CLIPTokenizer
+def load_second_tokenizer(path: Path | None, family: Family) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the second text encoder: CLIP's, or byT5's, which takes bytes and no file.
 
-    return _read(CLIPTokenizer, path)
+    CheckpointError where files of CLIP's are not there.
+    """
+    import transformers
 
-
-def load_byt5_tokenizer() -> "ByT5Tokenizer":
-    """The tokenizer of byT5: bytes, no file."""
-    from transformers import ByT5Tokenizer
-
-    return ByT5Tokenizer()
+    if FAMILIES[family].has_glyphs or path is None:
+        return transformers.ByT5Tokenizer()
+    kind = getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)  # 4.x has both
+    return _read(kind, path)
 
 
 def load_image_processor(path: Path | None, family: Family) -> Any:

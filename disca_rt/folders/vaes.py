@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ANCHOR = "decoder.conv_in.conv.weight"
 OTHERS = re.compile(r"(loss|discriminator|model_ema)\.")  # of training
-GROUPS = 32  # of 1.0's norms, which tensors do not show
 
 # Official names -> diffusers', of 1.5.
 OFFICIAL_15: tuple[tuple[str, str], ...] = (
@@ -43,13 +42,16 @@ LEFT_OUT = ("down_block_types", "up_block_types")
 
 
 class Vae(NamedTuple):
+    """A VAE: its class, its official names, and the groups of its norms, which no tensor shows."""
+
     model: str
     renames: tuple[tuple[str, str], ...]
+    groups: int
 
 
 VAES: dict[Family, Vae] = {
-    VIDEO_10.name: Vae("AutoencoderKLHunyuanVideo", ()),
-    VIDEO_15.name: Vae("AutoencoderKLHunyuanVideo15", OFFICIAL_15),
+    VIDEO_10.name: Vae("AutoencoderKLHunyuanVideo", (), groups=32),
+    VIDEO_15.name: Vae("AutoencoderKLHunyuanVideo15", OFFICIAL_15, groups=1),
 }
 
 
@@ -63,6 +65,17 @@ def load_vae(
 
     Raises CheckpointError where the tensors are not those of such a VAE.
     """
+    return fill(*_built(path, family), device, dtype)
+
+
+def vae_skeleton(path: Path, family: Family, dtype: torch.dtype | None = None) -> Any:
+    """The VAE that `load_vae` would load, on the meta device: its sizes without its weights."""
+    module, weights, named = _built(path, family)
+    return module.to(dtype or weights.dtype(named))
+
+
+def _built(path: Path, family: Family) -> tuple[Any, Weights, dict[str, str]]:
+    """The module on the meta device, and the tensors in the file by its names."""
     import diffusers
 
     kind = VAES[family]
@@ -70,8 +83,8 @@ def load_vae(
     weights = Weights.open(path, f"VAE of {FAMILIES[family].title}")
     named = {_renamed(n, kind.renames): source for n, source in _own_names(weights).items()}
     accepted = inspect.signature(make.__init__).parameters
-    sizes = _told(path, accepted) or _sizes(weights, named, family)
-    return fill(build(weights, lambda: make(**sizes)), weights, named, device, dtype)
+    sizes = _told(path, accepted) or _sizes(weights, named, kind)
+    return build(weights, lambda: make(**sizes)), weights, named
 
 
 def _own_names(weights: Weights) -> dict[str, str]:
@@ -99,7 +112,7 @@ def _told(path: Path, accepted: Mapping[str, Any]) -> dict[str, Any]:
     return {key: named[key] for key in named if key in accepted and key not in LEFT_OUT}
 
 
-def _sizes(weights: Weights, named: Mapping[str, str], family: Family) -> dict[str, Any]:
+def _sizes(weights: Weights, named: Mapping[str, str], kind: Vae) -> dict[str, Any]:
     """Sizes by shapes, where no configuration tells them."""
     first = [
         re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight", name)
@@ -110,7 +123,7 @@ def _sizes(weights: Weights, named: Mapping[str, str], family: Family) -> dict[s
         weights.shape(named[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"])[0]
         for i in sorted({i for i, _ in blocks})
     )
-    if family == VIDEO_10.name and any(width % GROUPS for width in widths):
+    if any(width % kind.groups for width in widths):
         raise CheckpointError(
             f"{weights.path}: its tensors cannot tell the groups of its norms; put its config.json "
             f"beside it, as {weights.path.with_suffix('.json').name}"

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..family import FAMILIES
-from .images import read_image
 from .load import Facts
 
 if TYPE_CHECKING:
@@ -37,11 +35,14 @@ def default_size(facts: Facts, picture: Picture | None) -> tuple[int, int, int]:
     settings = facts.folder.settings
     frames, height, width = settings.size
     if picture is not None and settings.bucket is not None:
-        from ..vae.buckets import bucket
+        from ..vae.buckets import OFFICIAL_RULES, STRIDES, bucket
+        from .images import read_image
 
-        image = read_image(picture)
-        stride = FAMILIES[facts.folder.family].bucket_stride
-        height, width = bucket(image.height, image.width, settings.bucket, stride, facts.rules.crop)
+        image, family = read_image(picture), facts.folder.family
+        is_theirs = facts.rules.crop == "diffusers"
+        rule = "diffusers" if is_theirs else OFFICIAL_RULES[family]
+        sides = image.height, image.width
+        height, width = bucket(*sides, settings.bucket, STRIDES[family], rule)
     return frames, height, width
 
 

@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..conditioning import Conditioning
@@ -20,10 +19,12 @@ from ..instruments.stopwatch import Stopwatch
 from ..vae.codec import Codec
 from ..vae.sizes import SIZES, VideoSizes
 from .fit import check_conditionings, check_latents, guidance_of, latent_shape
-from .images import cover, read_image, to_video
 from .load import Facts
 from .request import Request
 from .residency import Held, is_absent, loaded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class PromptCut(OneLineWarning):
@@ -91,6 +92,8 @@ class Encoding:
         frames, height, width = self._sizes.video_size(*latent_shape(request)[1:])
         picture, encoder, seen = None, self.text_encoder.get(), None
         if request.image is not None:
+            from .images import cover, read_image
+
             original = read_image(request.image)
             picture = cover(original, height, width, self.facts.rules.crop)
             seen = {"cut": picture, "original": original, None: None}[encoder.picture]
@@ -103,11 +106,13 @@ class Encoding:
         return replace(request, **done, conditioning=positive, negative=negative)
 
     def _picture_tensors(
-        self, request: Request, picture: Image.Image | None, batch: int
+        self, request: Request, picture: "Image | None", batch: int
     ) -> dict[str, Tensor]:
         """Tensors of a conditioning that the VAE makes: zeros, or none, for text-to-video."""
         config, latents = self.facts.config, None
         if picture is not None:
+            from .images import to_video
+
             with self.codec.used() as codec:
                 latents = codec.encode(to_video(picture)).float().cpu()
         if config.condition_channels:
@@ -135,7 +140,7 @@ class _Prompts(NamedTuple):
     """What encoders are given beside the texts: the picture, and how many frames there will be."""
 
     encoder: TextEncoder
-    picture: Image.Image | None
+    picture: "Image | None"
     frames: int
 
     def encode(self, request: Request, is_mixed: bool) -> tuple[Conditioning, Conditioning | None]:

@@ -1,14 +1,13 @@
 """Pictures that a video begins with: read from any common file, turned upright, cut to size."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-CropRule = Literal["official", "diffusers"]
+from .match import CropRule
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 LARGEST_PIXELS = 2**28  # a square of 16,384; larger ones are mistakes, or attacks

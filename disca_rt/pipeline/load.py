@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ from ..attention.protocol import Attention
 from ..config import DiTConfig
 from ..encoders.text import TextEncoder
 from ..family import VIDEO_10, VIDEO_15, Family
+from ..instruments.capacity import capacity
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
@@ -44,7 +46,8 @@ class Options:
     freeing it when its stage ends. `encoder_device` is `device` by default, `encoder_dtype` and
     `vae_dtype` what the files have. `match` follows the rules of another program
     (`pipeline.match`); `tiles` are those of the VAE, its program's by default, and `share` deals
-    them out over ranks. Without `is_whole` the DiT of a folder is loaded alone.
+    them out over ranks. Without `is_whole` the DiT of a folder is loaded alone. `tell` gets a line
+    where smaller tiles than the official ones are chosen.
     """
 
     dit: str | Path | None = None
@@ -62,6 +65,7 @@ class Options:
     tiles: str | None = None
     share: TileShare | None = None
     is_whole: bool = True
+    tell: Callable[[str], None] | None = None
     built: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,14 +83,26 @@ class Facts:
     """Facts of a DiT that are known without its weights, and the rules that its samples follow.
 
     `fp8_weights`: its blocks' linears stay in FP8 (`Options`). `folder` says which parts lie where,
-    what the DiT was trained for and what it is sampled with; None for a DiT alone.
+    what the DiT was trained for and what it is sampled with, `options` how it is loaded; None
+    for a DiT alone.
     """
 
     config: DiTConfig
     place: Place
     fp8_weights: bool = False
     folder: "ModelFolder | None" = None
+    options: Options | None = None
     rules: Rules = MATCHES["disca"]
+
+    @property
+    def lost_frames(self) -> int:
+        """Number of decoded frames at the beginning that are no part of the video.
+
+        Image-to-video of 1.0 by concatenated latents spends its first latent on the picture.
+        """
+        config = self.config
+        is_concat = config.condition_channels == config.in_channels + 1
+        return 4 if config.traits.token_replace and is_concat else 0
 
 
 class Loaded(NamedTuple):
@@ -160,7 +176,14 @@ class _WholeModel:
             predictor=predictor,
             codec=self._held(self.codec) if "vae" in there else None,
             text_encoder=self._held(self.encoder) if "text_encoder" in there else None,
-            facts=Facts(config, place, options.fp8_weights, self.folder, get_rules(options.match)),
+            facts=Facts(
+                config,
+                place,
+                options.fp8_weights,
+                self.folder,
+                options,
+                get_rules(options.match),
+            ),
         )
 
     def _held(self, load: Callable[[], T]) -> Held[T]:
@@ -186,17 +209,25 @@ class _WholeModel:
         options = self.options
         vae = load_part(self.folder, "vae", options.device, options.vae_dtype)
         tiles = options.tiles or get_rules(options.match).tiling
-        return HunyuanCodec(vae, self.folder.family, tiles, options.share)
+        free = partial(capacity, torch.device(options.device))
+        given = {"free": free, "tell": options.tell}
+        return HunyuanCodec(vae, self.folder.family, tiles, options.share, **given)
 
 
 def _encoder_10(model: _WholeModel) -> TextEncoder:
     from ..encoders.hunyuan_10 import Encoder10
+    from ..encoders.llava import STRIDES, Encoder10Image
     from ..encoders.rules import RULES
 
     names = "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"
-    model.folder.require(*names)
     rules = RULES[get_rules(model.options.match).encoding]
-    return Encoder10(*map(model.part, names), rules)
+    if not model.folder.text_sees_image:
+        model.folder.require(*names)
+        return Encoder10(*map(model.part, names), rules=rules)
+    names += ("image_processor",)
+    model.folder.require(*names)
+    kind = "token_replace" if model.folder.config.takes_first_frame else "latent_concat"
+    return Encoder10Image(*map(model.part, names), stride=STRIDES[kind], rules=rules)
 
 
 def _encoder_15(model: _WholeModel) -> TextEncoder:

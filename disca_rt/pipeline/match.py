@@ -6,9 +6,9 @@ way; a row says which way each goes.
 
 from typing import Literal, NamedTuple
 
-from .images import CropRule
 from .noise import NoiseRule
 
+CropRule = Literal["official", "diffusers"]
 Match = Literal["disca", "diffusers", "official"]
 
 

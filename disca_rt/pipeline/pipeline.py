@@ -185,7 +185,7 @@ class Pipeline(Calls):
             stopwatch = Stopwatch(self.facts.place.device)
             with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
                 for sample, write in zip(latents, writers, strict=True):
-                    for chunk in self.codec.stream(sample, on_tile=on_tile, cancel=cancel):
+                    for chunk in self._chunks(sample, on_tile, cancel):
                         write(chunk)
             return stopwatch.times()
 
@@ -202,7 +202,8 @@ class Pipeline(Calls):
     def size_of(self, latents: Sequence[int]) -> tuple[int, int, int]:
         """Size (frames, height, width) of the video of latents of shape (..., T, H, W)."""
         codec = self._codec.loaded or SIZES[self.config.family]
-        return codec.video_size(*latents[-3:])
+        frames, height, width = codec.video_size(*latents[-3:])
+        return frames - self.facts.lost_frames, height, width
 
     def conditioned(self, request: Request, stopwatch: Stopwatch | None = None) -> Request:
         """Encode the prompts of `request`, turn its size into latents, and check all of it.
@@ -277,9 +278,21 @@ class Pipeline(Calls):
 
     def _decoded(self, latents: Tensor, cancel: threading.Event | None) -> Tensor:
         if cancel is None:
-            return self.codec.decode(latents)
-        chunks = [list(self.codec.stream(sample, cancel=cancel)) for sample in latents]
-        return torch.stack([torch.cat(each, dim=1) for each in chunks])
+            return self.codec.decode(latents)[:, :, self.facts.lost_frames :]
+        return torch.stack(
+            [torch.cat(list(self._chunks(each, None, cancel)), 1) for each in latents]
+        )
+
+    def _chunks(
+        self, sample: Tensor, on_tile: OnTile | None, cancel: threading.Event | None
+    ) -> Iterator[Tensor]:
+        """Frames `[3, t, H, W]` of one sample, without those that are no part of the video."""
+        lost = self.facts.lost_frames
+        for chunk in self.codec.stream(sample, on_tile=on_tile, cancel=cancel):
+            kept = chunk[:, lost:]
+            lost = max(lost - chunk.shape[1], 0)
+            if kept.shape[1]:
+                yield kept
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)

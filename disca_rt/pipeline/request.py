@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
 from torch import Tensor
 
 from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..schedule import Preset, Schedule
 from .noise import NOISE_RULES, NoiseRule
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SEEDS = range(-(2**63), 2**63)  # what a generator takes
 # Fields -> their types, and how people are told them; many may be None.
@@ -21,7 +24,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "conditioning": ((Conditioning,), "a Conditioning"),
     "negative": ((Conditioning,), "a Conditioning"),
     "latents": ((Tensor,), "a tensor"),
-    "image": ((Image.Image, str, Path), "a picture or its file"),
     "seed": ((Integral, Sequence), "a whole number, or one a sample"),
     "image_share": ((Real,), "a number"),
     "guidance_scale": ((Real,), "a number"),
@@ -66,7 +68,7 @@ class Request:
     size: tuple[int, int, int] | None = None
     latent_shape: tuple[int, int, int, int] | None = None
     latents: Tensor | None = None
-    image: Image.Image | str | Path | None = None
+    image: "Image | str | Path | None" = None
     seed: int | Sequence[int] = 0
     noise: NoiseRule | None = None
     image_share: float | None = None
@@ -104,6 +106,11 @@ class Request:
             value = getattr(self, name)
             if (value is not None or name in REQUIRED) and not isinstance(value, types):
                 raise ValueError(f"{name} must be {wanted}, got a {type(value).__name__}")
+        if not (
+            self.image is None or isinstance(self.image, str | Path) or _is_picture(self.image)
+        ):
+            kind = type(self.image).__name__
+            raise ValueError(f"image must be a picture or its file, got a {kind}")
         for name, wanted in SIDES.items():
             sides = getattr(self, name)
             are_whole = sides is None or all(isinstance(side, Integral) for side in sides)
@@ -125,6 +132,12 @@ class Request:
             if seed not in SEEDS:
                 raise ValueError(f"seed must be from {SEEDS.start} to {SEEDS.stop - 1}, got {seed}")
         return seeds
+
+
+def _is_picture(given: object) -> bool:
+    from PIL.Image import Image
+
+    return isinstance(given, Image)
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def choose_tiles(
         way_out = "" if len(plans) > 1 else "; --tiles official takes smaller ones by itself"
         needed = f"a decode in {plans[-1].line}, does not fit"
         raise MemoryError(f"{needed} in {byte_text(free)} that are free{way_out}")
-    if chosen == 0:
+    if chosen == 0 or plans[chosen].grid == plans[0].grid:
         return plans[0]
     first = f"the official {plans[0].tiling} would take {byte_text(plans[0].size)}"
     line = f"{plans[chosen].line}; chosen for {byte_text(free)} free, {first}"

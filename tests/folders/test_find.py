@@ -117,6 +117,8 @@ def test_a_folder_of_both_families_is_told_by_the_dit(pipeline: Pipelines, tmp_p
 def test_fp8_of_tencent_is_a_variant(pipeline: Pipelines, tmp_path: Path) -> None:
     root = write_official_10(pipeline("1.0"), tmp_path)
     plain = root / "hunyuan-video-t2v-720p" / "transformers" / "mp_rank_00_model_states.pt"
+    with pytest.raises(CheckpointError, match=r"holds no mp_rank_00_model_states_fp8\.pt"):
+        find_model(root, variant="fp8")
     shutil.copy(plain, plain.with_name("mp_rank_00_model_states_fp8.pt"))
     assert find_model(root).parts["dit"].path == plain.parent
     assert find_model(root, variant="fp8").parts["dit"].path.stem.endswith("_fp8")

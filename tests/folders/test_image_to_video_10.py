@@ -85,6 +85,8 @@ def test_diffusers_folder(
     encoder = load_part(folder, "text_encoder")
     assert len(encoder.language_model.layers) == 2
     assert torch.equal(states(encoder), states(llava))
+    with pytest.raises(ValueError, match="is loaded with its text_encoder"):
+        load_part(folder, "image_encoder")
     processor = load_part(folder, "image_processor")
     assert (processor.size["shortest_edge"], processor.crop_size["height"]) == (336, 336)
 

@@ -6,7 +6,7 @@ Configurations and tokenizers do not travel with them.
 
 import re
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...family import VIDEO_10, VIDEO_15, Family
 from ...weights.errors import CheckpointError
@@ -18,7 +18,7 @@ from .found import Found, Wish, first_root
 if TYPE_CHECKING:
     from ..parts import PartName
 
-ROOTS = ("", "split_files", "models")
+ROOTS = ("", "split_files/", "models/")
 MODELS = ("diffusion_models", "unet")
 HUNYUAN = re.compile(r"hunyuan|hyvid|skyreels|^(480|720)p_[ti]2v")
 FIFTEEN = re.compile(r"(hunyuan|hy)_?video_?1[._]?5|^(480|720)p_[ti]2v")
@@ -28,20 +28,28 @@ BEFORE = re.compile(r"^hunyuan_?video_?(1[._]?5)?_")
 AFTER = re.compile(r"_(bf16|fp16|fp32|fp8_scaled|fp8_e4m3fn|fp8_e5m2|fp8)$")
 IMAGE = re.compile(r"i2v|image_to_video")
 
-Places = "dict[PartName, tuple[tuple[str, ...], tuple[str, ...]]]"
-# Family -> part -> folders, and patterns of names, the first that is there first.
-FILES: dict[Family, Places] = {
+
+class Names(NamedTuple):
+    """Folders that a part may lie in, and patterns of its name, the best first."""
+
+    folders: tuple[str, ...]
+    patterns: tuple[str, ...]
+
+
+ENCODERS = ("text_encoders", "clip")
+# Family -> part -> where its files are.
+FILES: "dict[Family, dict[PartName, Names]]" = {
     VIDEO_10.name: {
-        "vae": (("vae",), ("hunyuan_video_vae*",)),
-        "text_encoder": (("text_encoders", "clip"), ("llava_llama3_fp16*", "llava_llama3*")),
-        "text_encoder_2": (("text_encoders", "clip"), ("clip_l.*", "clip_l*")),
-        "image_encoder": (("clip_vision",), ("llava_llama3_vision*",)),
+        "vae": Names(("vae",), ("hunyuan_video_vae*",)),
+        "text_encoder": Names(ENCODERS, ("llava_llama3_fp16*", "llava_llama3*")),
+        "text_encoder_2": Names(ENCODERS, ("clip_l.*", "clip_l*")),
+        "image_encoder": Names(("clip_vision",), ("llava_llama3_vision*",)),
     },
     VIDEO_15.name: {
-        "vae": (("vae",), ("hunyuanvideo15_vae*", "hunyuanvideo1.5_vae*")),
-        "text_encoder": (("text_encoders", "clip"), ("qwen_2.5_vl_7b.*", "qwen_2.5_vl_7b*")),
-        "text_encoder_2": (("text_encoders", "clip"), ("byt5_small_glyphxl*",)),
-        "image_encoder": (("clip_vision",), ("sigclip_vision_patch14_384*",)),
+        "vae": Names(("vae",), ("hunyuanvideo15_vae*", "hunyuanvideo1.5_vae*")),
+        "text_encoder": Names(ENCODERS, ("qwen_2.5_vl_7b.*", "qwen_2.5_vl_7b*")),
+        "text_encoder_2": Names(ENCODERS, ("byt5_small_glyphxl*",)),
+        "image_encoder": Names(("clip_vision",), ("sigclip_vision_patch14_384*",)),
     },
 }
 # Parts of which ComfyUI has no files; a folder of that name may be put beside the others.
@@ -53,14 +61,13 @@ class ComfyUI:
         root, models = first_root(files, ROOTS, _models)
         if not models:
             root, _ = first_root(files, ROOTS, _families)
-        start = f"{root}/" if root else ""
         model = _choose(models, wish, root)
         told = _families(files, root)
         family = wish.family or (told[0] if len(told) == 1 else None)
         family = family if model is None else _family(model)
-        places = _places(files, start, family or VIDEO_10.name)
+        places = _places(files, root, family or VIDEO_10.name)
         parts = {name: place for name, place in places.items() if _is_there(files, place)}
-        places["dit"] = model or f"{start}diffusion_models"
+        places["dit"] = model or f"{root}diffusion_models"
         if model is None:
             return Found("comfy", parts, places, family) if told else None
         task = "i2v" if IMAGE.search(model) else "t2v"
@@ -69,17 +76,15 @@ class ComfyUI:
 
 def _families(files: Files, root: str) -> list[Family]:
     """The families whose text encoder lies in `root`."""
-    start = f"{root}/" if root else ""
-    return [name for name in FILES if _is_there(files, _places(files, start, name)["text_encoder"])]
+    return [name for name in FILES if _is_there(files, _places(files, root, name)["text_encoder"])]
 
 
 def _models(files: Files, root: str) -> list[str]:
     """The DiTs of HunyuanVideo, each with its folder."""
-    start = f"{root}/" if root else ""
     return [
-        f"{start}{folder}/{name}"
+        f"{root}{folder}/{name}"
         for folder in MODELS
-        for name in files.here(start + folder)
+        for name in files.here(root + folder)
         if HUNYUAN.search(name.lower()) and not ENLARGES.search(name) and name.endswith(SUFFIXES)
     ]
 
@@ -93,7 +98,7 @@ def _choose(models: list[str], wish: Wish, root: str) -> str | None:
     if len(chosen) == 1:
         return chosen[0]
     listed = ", ".join(_stem(model) for model in chosen or models)
-    where = f"{root or 'the folder'}/diffusion_models"
+    where = f"{root}diffusion_models"
     if wanted is None:
         raise CheckpointError(
             f"{where} holds {len(models)} variants; name one (variant=): {listed}"
@@ -118,20 +123,20 @@ def _family(model: str) -> Family:
     return VIDEO_15.name if FIFTEEN.search(_stem(model).lower()) else VIDEO_10.name
 
 
-def _places(files: Files, start: str, family: Family) -> "dict[PartName, str]":
+def _places(files: Files, root: str, family: Family) -> "dict[PartName, str]":
     """Where each part lies, or would lie."""
     places: dict[PartName, str] = {}
     for part, (folders, patterns) in FILES[family].items():
         there = (
-            f"{start}{folder}/{name}"
+            f"{root}{folder}/{name}"
             for pattern in patterns
             for folder in folders
-            for name in files.here(start + folder)
+            for name in files.here(root + folder)
             if fnmatch(name, pattern) and name.endswith(SUFFIXES)
         )
-        usual = f"{start}{folders[0]}/{patterns[0].rstrip('.*')}.safetensors"
+        usual = f"{root}{folders[0]}/{patterns[0].rstrip('.*')}.safetensors"
         places[part] = next(there, usual)
-    return places | {part: start + part for part in ADDED}
+    return places | {part: root + part for part in ADDED}
 
 
 def _is_there(files: Files, place: str) -> bool:

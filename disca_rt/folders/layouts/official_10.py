@@ -7,6 +7,7 @@ its encoder.
 from typing import TYPE_CHECKING
 
 from ...family import VIDEO_10
+from ...weights.errors import CheckpointError
 from ..files import Files
 from ..variants import TEN
 from .found import Found, Wish, choose_variant, existing, first_root
@@ -14,11 +15,11 @@ from .found import Found, Wish, choose_variant, existing, first_root
 if TYPE_CHECKING:
     from ..parts import PartName
 
-ROOTS = ("", "ckpts")
+ROOTS = ("", "ckpts/")
 START = "hunyuan-video-"
 DIT = "transformers"
 FP8 = "fp8"  # the variant of the file with scales beside it
-PLAIN_FILE, FP8_FILE = "mp_rank_00_model_states.pt", "mp_rank_00_model_states_fp8.pt"
+FP8_FILE = "mp_rank_00_model_states_fp8.pt"
 
 
 class Official10:
@@ -33,26 +34,26 @@ class Official10:
         parts = existing(files, places)
         if wish.variant == FP8:
             parts["dit"] = f"{places['dit']}/{FP8_FILE}"
+            if parts["dit"] not in files.names:
+                raise CheckpointError(f"{places['dit']} holds no {FP8_FILE}; name no variant")
         return Found("official", parts, places, VIDEO_10.name, task, model or "")
 
 
 def _models(files: Files, root: str) -> list[str]:
-    start = f"{root}/" if root else ""
     return [
         name
         for name in files.folders(root)
-        if name.startswith(START) and {DIT, "vae"} & set(files.folders(start + name))
+        if name.startswith(START) and {DIT, "vae"} & set(files.folders(root + name))
     ]
 
 
 def _places(root: str, model: str, task: str) -> "dict[PartName, str]":
-    start = f"{root}/" if root else ""
-    text = start + ("text_encoder_i2v" if task == "i2v" else "text_encoder")
+    text = root + ("text_encoder_i2v" if task == "i2v" else "text_encoder")
     return {
-        "dit": f"{start}{model}/{DIT}",
-        "vae": f"{start}{model}/vae",
+        "dit": f"{root}{model}/{DIT}",
+        "vae": f"{root}{model}/vae",
         "text_encoder": text,
         "tokenizer": text,
-        "text_encoder_2": f"{start}text_encoder_2",
-        "tokenizer_2": f"{start}text_encoder_2",
+        "text_encoder_2": f"{root}text_encoder_2",
+        "tokenizer_2": f"{root}text_encoder_2",
     }

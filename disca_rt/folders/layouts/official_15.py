@@ -9,7 +9,7 @@ from .found import Found, Wish, choose_variant, existing, first_root
 if TYPE_CHECKING:
     from ..parts import PartName
 
-ROOTS = ("", "ckpts")
+ROOTS = ("", "ckpts/")
 LLM = "text_encoder/llm"
 GLYPHS = "text_encoder/Glyph-SDXL-v2/checkpoints/byt5_model.pt"
 SUPER_RESOLUTION = "_sr_"  # models that enlarge a video, which are no way to make one
@@ -27,12 +27,11 @@ PLACES: "dict[PartName, str]" = {
 class Official15:
     def find(self, files: Files, wish: Wish) -> Found | None:
         root, variants = first_root(files, ROOTS, _variants)
-        start = f"{root}/" if root else ""
-        if not variants and not files.here(start + LLM):
+        if not variants and not files.here(root + LLM):
             return None
-        variant = choose_variant(variants, wish, f"{start}transformer")
-        places = {name: start + place for name, place in PLACES.items()}
-        places["dit"] = f"{start}transformer/{variant or '480p_t2v'}"
+        variant = choose_variant(variants, wish, f"{root}transformer")
+        places = {name: root + place for name, place in PLACES.items()}
+        places["dit"] = f"{root}transformer/{variant or '480p_t2v'}"
         parts = existing(files, places)
         if variant is None:
             parts.pop("dit", None)
@@ -41,7 +40,7 @@ class Official15:
 
 
 def _variants(files: Files, root: str) -> list[str]:
-    folder = f"{root}/transformer" if root else "transformer"
+    folder = f"{root}transformer"
     return [
         name
         for name in files.folders(folder)
