@@ -92,10 +92,11 @@ class Encoding:
         frames, height, width = self._sizes.video_size(*latent_shape(request)[1:])
         picture, encoder, seen = None, self.text_encoder.get(), None
         if request.image is not None:
-            from .images import cover, read_image
+            from .images import fitted, read_image
 
             original = read_image(request.image)
-            picture = cover(original, height, width, self.facts.rules.crop)
+            rule, family = self.facts.rules.crop, self.facts.config.family
+            picture = fitted(original, height, width, rule, family)
             seen = {"cut": picture, "original": original, None: None}[encoder.picture]
         prompts = _Prompts(encoder, seen, frames)
         positive, negative = prompts.encode(request, is_mixed)

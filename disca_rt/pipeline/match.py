@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from .noise import NoiseRule
 
-CropRule = Literal["official", "diffusers"]
+CropRule = Literal["disca", "diffusers", "official"]
 Match = Literal["disca", "diffusers", "official"]
 
 
@@ -26,7 +26,7 @@ class Rules(NamedTuple):
 
 
 MATCHES: dict[Match, Rules] = {
-    "disca": Rules("disca", "official", "disca", "official"),
+    "disca": Rules("disca", "disca", "disca", "official"),
     "diffusers": Rules("diffusers", "diffusers", "diffusers", "diffusers", 0.001),
     "official": Rules("official", "official", "official", "official"),
 }

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from disca_rt.pipeline.images import cover, read_image, to_video
+from disca_rt.family import VIDEO_10, VIDEO_15
+from disca_rt.pipeline.images import fitted, read_image, to_video
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -80,9 +81,11 @@ def test_cut_as_diffusers_does_and_as_the_authors_do(
     theirs = processors.VaeImageProcessor(vae_scale_factor=16).resize(
         image, height=height, width=width, resize_mode="crop"
     )
-    ours = cover(image, height, width, "diffusers")
+    ours = fitted(image, height, width, "diffusers", VIDEO_15.name)
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-    official = cover(image, height, width)
+    stretched = processors.VaeImageProcessor(vae_scale_factor=8).resize(image, height, width)
+    assert fitted(image, height, width, "diffusers", VIDEO_10.name) == stretched
+    official = fitted(image, height, width, "official", VIDEO_15.name)
     assert official.size == (width, height)
     factor = max(width / size[0], height / size[1])  # Tencent's 1.5, hyvideo/utils/data_utils.py
     w, h = round(size[0] * factor), round(size[1] * factor)
@@ -99,3 +102,14 @@ def test_a_picture_is_a_video_of_one_frame() -> None:
     assert torch.equal(
         (video[0, :, 0] * 255).round().byte(), torch.tensor(np.asarray(image)).permute(2, 0, 1)
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "black"), [((96, 72), 0), ((96, 48), 0), ((70, 70), 16), ((50, 70), 16)]
+)
+def test_official_1_0_fits_the_short_sides(size: tuple[int, int], black: int) -> None:
+    """Into 48 x 64: torchvision's Resize(48) and CenterCrop, which pads with black."""
+    white = Image.new("RGB", size, (255, 255, 255))
+    seen = np.asarray(fitted(white, 48, 64, "official", VIDEO_10.name))
+    assert seen.shape == (48, 64, 3)
+    assert (seen.max(axis=(0, 2)) == 0).sum() == black
