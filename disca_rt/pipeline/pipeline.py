@@ -26,7 +26,6 @@ from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
-from ..vae.sizes import SIZES
 from .calls import Calls
 from .decode import Decoding
 from .encode import Encoding
@@ -205,7 +204,7 @@ class Pipeline(Calls):
 
     def size_of(self, latents: Sequence[int]) -> tuple[int, int, int]:
         """Size (frames, height, width) of the video of latents of shape (..., T, H, W)."""
-        codec = self._codec.loaded or SIZES[self.config.family]
+        codec = self._codec.loaded or self.facts.sizes
         frames, height, width = codec.video_size(*latents[-3:])
         return frames - self.facts.lost_frames, height, width
 
