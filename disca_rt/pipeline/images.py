@@ -1,6 +1,5 @@
 """Pictures that a video begins with: read from any common file, turned upright, cut to size."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..family import VIDEO_10, VIDEO_15, Family
 from .match import CropRule
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 LARGEST_PIXELS = 2**28  # a square of 16,384; larger ones are mistakes, or attacks
-LANCZOS = Image.Resampling.LANCZOS
 WHITE = (255, 255, 255, 255)
 
 
@@ -59,69 +56,37 @@ def _from_whole_numbers(name: str, image: Image.Image) -> Image.Image:
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
-def fitted(
-    image: Image.Image, height: int, width: int, rule: CropRule, family: Family
-) -> Image.Image:
-    """Resize and cut a picture to `height` x `width` as the program `rule` does for a model."""
+def cover(image: Image.Image, height: int, width: int, rule: CropRule = "official") -> Image.Image:
+    """Resize a picture until it covers `height` x `width`, and cut its middle out.
+
+    `rule` official does so by LANCZOS and rounds the resized sides to the nearest pixel, as
+    Tencent's 1.5; diffusers cuts fractions off and pastes from the middle of both, as for 1.5.
+    "short side" is Tencent's 1.0: bilinear, until the shorter sides are alike, where that covers.
+    "stretch" is diffusers' 1.0: to both sides, and nothing is cut.
+    """
     if image.size == (width, height):
         return image
-    return FITS[rule, family](image, height, width)
-
-
-def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize by LANCZOS until the picture covers its place, and cut the middle out.
-
-    Sides are rounded to the nearest pixel, as Tencent's code of 1.5 does.
-    """
+    if rule == "stretch":
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    kind = Image.Resampling.LANCZOS
     factor = max(width / image.width, height / image.height)
     sides = round(image.width * factor), round(image.height * factor)
-    left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
-    return _middle(image.resize(sides, LANCZOS), left, top, height, width)
+    if rule == "short side" and (found := _short_side(image, height, width)):
+        kind, sides = Image.Resampling.BILINEAR, found
+    if rule == "diffusers":
+        wide, high = image.width * height // image.height, image.height * width // image.width
+        sides = (wide, height) if width / height <= image.width / image.height else (width, high)
+        left, top = sides[0] // 2 - width // 2, sides[1] // 2 - height // 2
+    else:
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+    return image.resize(sides, kind).crop((left, top, left + width, top + height))
 
 
-def _cover_floored(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cover as diffusers does for 1.5: fractions are cut off, middles are put on each other."""
-    wide, high = image.width * height // image.height, image.height * width // image.width
-    sides = (wide, height) if width / height <= image.width / image.height else (width, high)
-    left, top = sides[0] // 2 - width // 2, sides[1] // 2 - height // 2
-    return _middle(image.resize(sides, LANCZOS), left, top, height, width)
-
-
-def _stretch(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Stretch as diffusers does for 1.0, whatever that does to the shape."""
-    return image.resize((width, height), LANCZOS)
-
-
-def _short_side(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Fit the short sides, bilinearly, as Tencent's code of 1.0 does; what lacks is black.
-
-    Its size is the one whose shape is nearest, so that little is cut or left black.
-    """
-    short, least = min(height, width), min(image.size)
-    sides = [short if side == least else int(short * side / least) for side in image.size]
-    resized = image.resize(tuple(sides), Image.Resampling.BILINEAR)
-    left, top = (_offset(a, b) for a, b in zip(sides, (width, height), strict=True))
-    return _middle(resized, left, top, height, width)
-
-
-def _offset(side: int, wanted: int) -> int:
-    """Where a middle of `wanted` pixels begins; negative where it is padded."""
-    return round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
-
-
-def _middle(image: Image.Image, left: int, top: int, height: int, width: int) -> Image.Image:
-    return image.crop((left, top, left + width, top + height))
-
-
-Fit = Callable[[Image.Image, int, int], Image.Image]
-FITS: dict[tuple[CropRule, Family], Fit] = {
-    ("disca", VIDEO_10.name): cover,
-    ("disca", VIDEO_15.name): cover,
-    ("diffusers", VIDEO_10.name): _stretch,
-    ("diffusers", VIDEO_15.name): _cover_floored,
-    ("official", VIDEO_10.name): _short_side,
-    ("official", VIDEO_15.name): cover,
-}
+def _short_side(image: Image.Image, height: int, width: int) -> tuple[int, int] | None:
+    """Sides of `image` once its shorter one is as long as the target's; None: they do not cover."""
+    target, shorter = min(height, width), min(image.size)
+    sides = tuple(int(target * side / shorter) for side in image.size)
+    return sides if sides[0] >= width and sides[1] >= height else None
 
 
 def to_video(image: Image.Image) -> Tensor:

@@ -102,6 +102,18 @@ class HunyuanCodec:
         modes = torch.stack([self._encoded(row) for row in video])
         return (modes.float() - self.shift) * self.scale
 
+    def drawn(self, video: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode a picture `[1, 3, 1, H, W]` to fp32 latents drawn by `generator`, scaled.
+
+        As diffusers' `latent_dist.sample`: in the VAE's dtype, by the generator of the CPU.
+        """
+        with torch.no_grad():
+            mean, log_variance = self._moments(video[0]).chunk(2)
+        deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        noise = torch.randn((1, *mean.shape), generator=generator, dtype=mean.dtype)[0]
+        drawn = mean + deviation * noise.to(mean.device)
+        return (drawn[None].float() - self.shift) * self.scale
+
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents `[B, C, T, H, W]` to fp32 video `[B, 3, T', H', W']` in [0, 1].
 
@@ -148,8 +160,12 @@ class HunyuanCodec:
     def encode_tile(self, pixels: Tensor) -> Tensor:
         """Encode pixels `[3, t, h, w]` in [0, 1] of one tile to the mode, unscaled."""
         with torch.no_grad():
-            given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
-            return self.network.encode(given[None])[0, : self.latent_channels]
+            return self._moments(pixels)[: self.latent_channels]
+
+    def _moments(self, pixels: Tensor) -> Tensor:
+        """Means and logarithms of variances `[2C, t, h, w]` of pixels in [0, 1]."""
+        given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
+        return self.network.encode(given[None])[0]
 
     @cached_property
     def _cost(self) -> TileCost:

@@ -10,14 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from disca_rt import Pipeline, Request, preset
-from disca_rt.encoders import templates
-from disca_rt.pipeline.images import to_video
 
 pytest.importorskip("diffusers")
 from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video
 
 import small_parts
-from encoders import parts
 
 PROMPT = 'a cat with a sign "HI" and one with “ho” walks on the grass'
 SIZE = {"num_frames": 9, "height": 48, "width": 64}
@@ -47,56 +44,6 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
         {"negative_prompt": "ugly", "classifier_free_scale": 6.0},
     ),
 }
-
-
-IMAGE_TOKENS = 4  # of the small LLaVA
-
-
-def pipeline_10_image(kind: str) -> Any:
-    """diffusers' image-to-video of 1.0: `kind` is its image_condition_type."""
-    channels = {"token_replace": 4, "latent_concat": 9}[kind]
-    chosen = {"in_channels": channels, "image_condition_type": kind, "guidance_embeds": True}
-    models = {"transformer": small_parts.transformer_10(**chosen), "vae": small_parts.vae_10()}
-    models["scheduler"] = small_parts.diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0)
-    encoders = parts.pipeline_10_image().components
-    return small_parts.diffusers.HunyuanVideoImageToVideoPipeline(**{**encoders, **models})
-
-
-@pytest.mark.parametrize("kind", ["token_replace", "latent_concat"])
-def test_image_to_video_of_1_0_is_that_of_diffusers(kind: str, tmp_path: Path) -> None:
-    made, image = pipeline_10_image(kind), picture()
-    made.set_progress_bar_config(disable=True)
-    made.save_pretrained(tmp_path)
-    with Pipeline.load(tmp_path, match="diffusers", dtype=torch.float32) as pipeline:
-        prompts, token = pipeline.text_encoder.prompts.video, pipeline.text_encoder.image_token
-        first = prompts.tokens("", 10_000, keeps_end=True).ids.index(token)
-        template = {
-            "template": templates.IMAGE_TO_VIDEO.text,
-            "crop_start": prompts.crop,
-            "image_emb_start": first,
-            "image_emb_end": first + IMAGE_TOKENS,
-            "image_emb_len": IMAGE_TOKENS,
-        }
-        frames = made(
-            image=image,
-            prompt=PROMPT,
-            prompt_template=template,
-            guidance_scale=6.0,
-            num_inference_steps=STEPS,
-            generator=torch.Generator().manual_seed(SEED),
-            output_type="pt",
-            **SIZE,
-        ).frames.transpose(1, 2)
-        sampled = {"schedule": preset(STEPS, 7.0), "policy": "full", "seed": SEED}
-        given = {"prompts": [PROMPT], "size": (9, 48, 64), "image": image, "guidance_scale": 6.0}
-        sample = pipeline.run(Request(**given, **sampled))
-        assert sample.video.shape == frames.shape, "a concatenated picture costs four frames"
-        assert (sample.video - frames).abs().max() < 1 / 255
-        if kind == "token_replace":  # held from the noise to the end
-            latents = pipeline.codec.encode(
-                to_video(image.resize((64, 48), Image.Resampling.LANCZOS))
-            )
-            assert torch.equal(sample.latents[:, :, :1], latents)
 
 
 def picture() -> Image.Image:

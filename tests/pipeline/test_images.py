@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from disca_rt.family import VIDEO_10, VIDEO_15
-from disca_rt.pipeline.images import fitted, read_image, to_video
+from disca_rt.pipeline.images import cover, read_image, to_video
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -81,11 +80,9 @@ def test_cut_as_diffusers_does_and_as_the_authors_do(
     theirs = processors.VaeImageProcessor(vae_scale_factor=16).resize(
         image, height=height, width=width, resize_mode="crop"
     )
-    ours = fitted(image, height, width, "diffusers", VIDEO_15.name)
+    ours = cover(image, height, width, "diffusers")
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-    stretched = processors.VaeImageProcessor(vae_scale_factor=8).resize(image, height, width)
-    assert fitted(image, height, width, "diffusers", VIDEO_10.name) == stretched
-    official = fitted(image, height, width, "official", VIDEO_15.name)
+    official = cover(image, height, width)
     assert official.size == (width, height)
     factor = max(width / size[0], height / size[1])  # Tencent's 1.5, hyvideo/utils/data_utils.py
     w, h = round(size[0] * factor), round(size[1] * factor)
@@ -95,6 +92,33 @@ def test_cut_as_diffusers_does_and_as_the_authors_do(
     )
 
 
+@pytest.mark.parametrize("size", [(70, 50), (50, 70), (33, 200), (8, 5)])
+def test_stretched_as_diffusers_does_for_1_0(size: tuple[int, int]) -> None:
+    processors = pytest.importorskip("diffusers.image_processor")
+    image = gradient(*size)
+    theirs = processors.VaeImageProcessor(vae_scale_factor=8).preprocess(image, 48, 64)
+    ours = to_video(cover(image, 48, 64, "stretch"))[:, :, 0]
+    assert torch.allclose(ours * 2 - 1, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"), [((100, 70), (68, 48)), ((70, 100), None), ((301, 101), (143, 48))]
+)
+def test_short_sides_are_made_alike_as_the_authors_of_1_0_do(
+    size: tuple[int, int], resized: tuple[int, int] | None
+) -> None:
+    """torchvision's Resize and CenterCrop; where that leaves gaps, as for 1.5."""
+    image = gradient(*size)
+    ours = np.asarray(cover(image, 48, 64, "short side"))
+    if resized is None:
+        assert np.array_equal(ours, np.asarray(cover(image, 48, 64)))
+        return
+    left = round((resized[0] - 64) / 2)
+    box = left, 0, left + 64, 48
+    expected = image.resize(resized, Image.Resampling.BILINEAR).crop(box)
+    assert np.array_equal(ours, np.asarray(expected))
+
+
 def test_a_picture_is_a_video_of_one_frame() -> None:
     image = gradient(6, 4)
     video = to_video(image)
@@ -102,14 +126,3 @@ def test_a_picture_is_a_video_of_one_frame() -> None:
     assert torch.equal(
         (video[0, :, 0] * 255).round().byte(), torch.tensor(np.asarray(image)).permute(2, 0, 1)
     )
-
-
-@pytest.mark.parametrize(
-    ("size", "black"), [((96, 72), 0), ((96, 48), 0), ((70, 70), 16), ((50, 70), 16)]
-)
-def test_official_1_0_fits_the_short_sides(size: tuple[int, int], black: int) -> None:
-    """Into 48 x 64: torchvision's Resize(48) and CenterCrop, which pads with black."""
-    white = Image.new("RGB", size, (255, 255, 255))
-    seen = np.asarray(fitted(white, 48, 64, "official", VIDEO_10.name))
-    assert seen.shape == (48, 64, 3)
-    assert (seen.max(axis=(0, 2)) == 0).sum() == black
