@@ -177,12 +177,12 @@ def _codec(args: argparse.Namespace, ranks: "Ranks | None") -> "Codec":
     """The VAE of --model, or the embedded model's codec."""
     from ..folders.find import find_model
     from ..folders.load import load_part
+    from ..instruments.capacity import capacity
     from ..tiny.codec import PixelUnshuffleCodec
     from ..vae.hunyuan import HunyuanCodec
     from ..vae.share import GroupShare
     from ..vae.tiles import parse_tiling
     from .devices import choose_device
-    from .out_of_memory import capacity
 
     device = choose_device(args.device) if ranks is None else ranks.device
     dtype = choose_vae_dtype(args.vae_dtype, device)

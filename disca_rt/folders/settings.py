@@ -151,7 +151,9 @@ def _with_guidance(settled: Settings, seen: Evidence) -> Settings:
         settled = _changed(settled, GUIDER, classifier_free_scale=mixed)
     if seen.config is None or settled.embedded_scale is None or seen.config.guidance_embed:
         return settled
-    scale = settled.classifier_free_scale or CLASSIFIER_FREE_SCALE
+    scale = settled.classifier_free_scale
+    if seen.task == "t2v":  # image-to-video by concatenated latents runs one pass, of no guidance
+        scale = scale or CLASSIFIER_FREE_SCALE
     why = "the DiT embeds no guidance (no guidance_in)"
     return _changed(settled, why, embedded_scale=None, classifier_free_scale=scale)
 

@@ -31,18 +31,16 @@ def fields_of(facts: Facts, has_predictor: bool, given: dict[str, Any]) -> dict[
 
 
 def default_size(facts: Facts, picture: Picture | None) -> tuple[int, int, int]:
-    """(frames, height, width): the variant's, or of the published sizes the picture's nearest."""
-    settings = facts.folder.settings
-    frames, height, width = settings.size
-    if picture is not None and settings.bucket is not None:
-        from ..vae.buckets import OFFICIAL_RULES, STRIDES, bucket
+    """(frames, height, width): the variant's, or that which the rules give to the picture."""
+    folder = facts.folder
+    frames, height, width = folder.settings.size
+    rule, base = facts.rules.pictures[folder.family].bucket, folder.settings.bucket
+    if picture is not None and base is not None and rule is not None:
+        from ..vae.buckets import STRIDES, bucket
         from .images import read_image
 
-        image, family = read_image(picture), facts.folder.family
-        is_theirs = facts.rules.crop == "diffusers"
-        rule = "diffusers" if is_theirs else OFFICIAL_RULES[family]
-        sides = image.height, image.width
-        height, width = bucket(*sides, settings.bucket, STRIDES[family], rule)
+        image = read_image(picture)
+        height, width = bucket(image.height, image.width, base, STRIDES[folder.family], rule)
     return frames, height, width
 
 

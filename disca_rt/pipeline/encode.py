@@ -1,6 +1,7 @@
 """The conditioning stage: prompts, and perhaps a picture, become the inputs of the DiT.
 
-Encoders and the VAE are used one after the other; neither is needed once this stage has ended.
+Encoders are freed before the VAE, of a picture, is loaded; neither is needed once this stage has
+ended.
 """
 
 import warnings
@@ -17,8 +18,14 @@ from ..encoders.text import TextEncoder
 from ..errors import OneLineWarning
 from ..instruments.stopwatch import Stopwatch
 from ..vae.codec import Codec
-from ..vae.sizes import SIZES, VideoSizes
-from .fit import check_conditionings, check_latents, guidance_of, latent_shape
+from ..vae.sizes import VideoSizes
+from .fit import (
+    check_conditionings,
+    check_latents,
+    draws_picture,
+    guidance_of,
+    latent_shape,
+)
 from .load import Facts
 from .request import Request
 from .residency import Held, is_absent, loaded
@@ -53,8 +60,11 @@ class Encoding:
             request = replace(request, size=None, latent_shape=shape)
         if request.prompts is not None:
             check_latents(request, config, len(request.prompts))
+            self._check_frames(request)
+            pictures = self._pictures(request)
             with loaded(stopwatch, self.text_encoder), stopwatch.stage("prompts"):
-                request = self._encoded(request, guidance.classifier_free is not None)
+                request = self._encoded(request, guidance.classifier_free is not None, pictures)
+            request = self._with_picture(request, pictures.cut, stopwatch)
         sides = {"conditioning": request.conditioning, "negative": request.negative}
         cleaned = {name: each and each.without_padding_values() for name, each in sides.items()}
         request = replace(request, **cleaned)
@@ -64,7 +74,7 @@ class Encoding:
     @property
     def _sizes(self) -> Codec | VideoSizes:
         """Size rules: of the codec in memory, else of the family's."""
-        return self.codec.loaded or SIZES[self.facts.config.family]
+        return self.codec.loaded or self.facts.sizes
 
     def _check_parts(self, request: Request) -> None:
         """Raise ValueError where encoders are missing, or model and picture do not go together."""
@@ -83,38 +93,73 @@ class Encoding:
                 f"image: this {config.traits.title} is a text-to-video model; leave the image out, "
                 "or give the folder or variant of an image-to-video model"
             )
+        if request.image is not None and is_absent(self.codec):
+            if folder is not None:
+                folder.require("vae")
+            raise ValueError("image needs a VAE, which this runtime does not have")
         if request.image is None and task == "i2v":
             title = config.traits.title
             raise ValueError(f"this {title} is an image-to-video model; give an image (--image)")
 
-    def _encoded(self, request: Request, is_mixed: bool) -> Request:
-        """Put conditionings in the place of prompts and picture; two of them if `is_mixed`."""
-        frames, height, width = self._sizes.video_size(*latent_shape(request)[1:])
-        picture, encoder, seen = None, self.text_encoder.get(), None
-        if request.image is not None:
-            from .images import cover, read_image
+    def _check_frames(self, request: Request) -> None:
+        """Raise ValueError where all frames would be lost, which are no part of the video."""
+        frames = self._sizes.video_size(*latent_shape(request)[1:])[0]
+        if frames <= self.facts.lost_frames:
+            raise ValueError(
+                f"this model's first {self.facts.lost_frames} frames are no part of the video; "
+                f"give at least {self.facts.lost_frames + 1} frames, got {frames}"
+            )
 
-            original = read_image(request.image)
-            picture = cover(original, height, width, self.facts.rules.crop)
-            seen = {"cut": picture, "original": original, None: None}[encoder.picture]
-        prompts = _Prompts(encoder, seen, frames)
-        positive, negative = prompts.encode(request, is_mixed)
-        added = self._picture_tensors(request, picture, positive.batch)
-        positive = replace(positive, **added)
-        negative = None if negative is None else replace(negative, **added)
+    def _pictures(self, request: Request) -> "_Pictures":
+        if request.image is None:
+            return _Pictures(None, None)
+        from .images import cover, read_image
+
+        original = read_image(request.image)
+        _, height, width = self._sizes.video_size(*latent_shape(request)[1:])
+        rule = self.facts.rules.pictures[self.facts.config.family].crop
+        return _Pictures(original, cover(original, height, width, rule))
+
+    def _encoded(self, request: Request, is_mixed: bool, pictures: "_Pictures") -> Request:
+        """Put conditionings in the place of prompts and picture; two of them if `is_mixed`."""
+        frames = self._sizes.video_size(*latent_shape(request)[1:])[0]
+        encoder = self.text_encoder.get()
+        seen = getattr(pictures, encoder.picture) if encoder.picture else None
+        positive, negative = _Prompts(encoder, seen, frames).encode(request, is_mixed)
         done = {"prompts": None, "negative_prompt": "", "image": None}
         return replace(request, **done, conditioning=positive, negative=negative)
 
-    def _picture_tensors(
-        self, request: Request, picture: "Image | None", batch: int
-    ) -> dict[str, Tensor]:
-        """Tensors of a conditioning that the VAE makes: zeros, or none, for text-to-video."""
-        config, latents = self.facts.config, None
+    def _with_picture(
+        self, request: Request, picture: "Image | None", stopwatch: Stopwatch
+    ) -> Request:
+        """Add to the conditionings what the VAE makes of the picture: zeros, or none, without."""
+        latents = None
         if picture is not None:
-            from .images import to_video
+            with loaded(stopwatch, self.codec), stopwatch.stage("picture"):
+                request, latents = self._picture_latents(request, picture)
+        added = self._picture_tensors(request, latents)
+        positive = replace(request.conditioning, **added)
+        negative = None if request.negative is None else replace(request.negative, **added)
+        return replace(request, conditioning=positive, negative=negative)
 
-            with self.codec.used() as codec:
-                latents = codec.encode(to_video(picture)).float().cpu()
+    def _picture_latents(self, request: Request, picture: "Image") -> tuple[Request, Tensor]:
+        """Latents `[1, C, 1, h, w]` of a picture; where they are drawn, the noise comes next."""
+        from .images import to_video
+
+        codec, video = self.codec.get(), to_video(picture)
+        if not draws_picture(request, self.facts.rules, self.facts.config):
+            return request, codec.encode(video).float().cpu()
+        batch = request.conditioning.batch
+        generator = torch.Generator().manual_seed(request.seeds(batch)[0])
+        latents = codec.drawn(video, generator).float().cpu()
+        if request.latents is None:
+            noise = torch.randn((batch, *request.latent_shape), generator=generator)
+            request = replace(request, latents=noise, latent_shape=None)
+        return request, latents
+
+    def _picture_tensors(self, request: Request, latents: Tensor | None) -> dict[str, Tensor]:
+        """Tensors of a conditioning that a picture's latents are in."""
+        config, batch = self.facts.config, request.conditioning.batch
         if config.condition_channels:
             shape = batch, config.condition_channels, *latent_shape(request)[1:]
             return {"cond_latents": condition_latents(shape, config.in_channels, latents)}
@@ -134,6 +179,13 @@ def condition_latents(shape: Sequence[int], latent_channels: int, picture: Tenso
         condition[:, :latent_channels, :1] = picture
         condition[:, latent_channels:, :1] = 1
     return condition
+
+
+class _Pictures(NamedTuple):
+    """The picture of a request as it was given, and as large as the video; None: there is none."""
+
+    original: "Image | None"
+    cut: "Image | None"
 
 
 class _Prompts(NamedTuple):

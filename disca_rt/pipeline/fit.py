@@ -99,6 +99,15 @@ def noise_of(
     return draw_noise(request.noise or rule, config.family, request.latent_shape, seeds, *place)
 
 
+def draws_picture(request: Request, rules: Rules, config: DiTConfig) -> bool:
+    """Tell whether the picture's latents are drawn, by the generator of the noise and before it.
+
+    So diffusers does for SkyReels; its other pipelines, and the authors', take the mode.
+    """
+    is_skyreels = config.traits.token_replace and config.condition_channels == config.in_channels
+    return is_skyreels and (request.noise or rules.noise) == "diffusers"
+
+
 def image_share(request: Request, rules: Rules, config: DiTConfig) -> float:
     """Share of the picture's latents in the noise: the request's, else the rules' for 1.0.
 

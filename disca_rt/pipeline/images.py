@@ -57,23 +57,36 @@ def _from_whole_numbers(name: str, image: Image.Image) -> Image.Image:
 
 
 def cover(image: Image.Image, height: int, width: int, rule: CropRule = "official") -> Image.Image:
-    """Resize a picture by LANCZOS until it covers `height` x `width`, and cut its middle out.
+    """Resize a picture until it covers `height` x `width`, and cut its middle out.
 
-    `rule` official rounds the resized sides to the nearest pixel, as Tencent's 1.5 does; diffusers
-    cuts fractions off and pastes from the middle of both.
+    `rule` official does so by LANCZOS and rounds the resized sides to the nearest pixel, as
+    Tencent's 1.5; diffusers cuts fractions off and pastes from the middle of both, as for 1.5.
+    "short side" is Tencent's 1.0: bilinear, until the shorter sides are alike, where that covers.
+    "stretch" is diffusers' 1.0: to both sides, and nothing is cut.
     """
     if image.size == (width, height):
         return image
+    if rule == "stretch":
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    kind = Image.Resampling.LANCZOS
+    factor = max(width / image.width, height / image.height)
+    sides = round(image.width * factor), round(image.height * factor)
+    if rule == "short side" and (found := _short_side(image, height, width)):
+        kind, sides = Image.Resampling.BILINEAR, found
     if rule == "diffusers":
         wide, high = image.width * height // image.height, image.height * width // image.width
         sides = (wide, height) if width / height <= image.width / image.height else (width, high)
         left, top = sides[0] // 2 - width // 2, sides[1] // 2 - height // 2
     else:
-        factor = max(width / image.width, height / image.height)
-        sides = round(image.width * factor), round(image.height * factor)
         left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
-    resized = image.resize(sides, Image.Resampling.LANCZOS)
-    return resized.crop((left, top, left + width, top + height))
+    return image.resize(sides, kind).crop((left, top, left + width, top + height))
+
+
+def _short_side(image: Image.Image, height: int, width: int) -> tuple[int, int] | None:
+    """Sides of `image` once its shorter one is as long as the target's; None: they do not cover."""
+    target, shorter = min(height, width), min(image.size)
+    sides = tuple(int(target * side / shorter) for side in image.size)
+    return sides if sides[0] >= width and sides[1] >= height else None
 
 
 def to_video(image: Image.Image) -> Tensor:

@@ -4,12 +4,25 @@ Each of the three programs draws noise, cuts pictures, encodes prompts and tiles
 way; a row says which way each goes.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from ..family import VIDEO_10, VIDEO_15, Family
+from ..vae.buckets import Rule as BucketRule
 from .noise import NoiseRule
 
-CropRule = Literal["official", "diffusers"]
+CropRule = Literal["official", "diffusers", "short side", "stretch"]
 Match = Literal["disca", "diffusers", "official"]
+
+
+class PictureRule(NamedTuple):
+    """Which size a picture's video gets, and how the picture is made as large (`images.cover`).
+
+    `bucket` None: the variant's own size, whatever the picture's shape.
+    """
+
+    bucket: BucketRule | None
+    crop: CropRule
 
 
 class Rules(NamedTuple):
@@ -19,16 +32,31 @@ class Rules(NamedTuple):
     """
 
     noise: NoiseRule
-    crop: CropRule
+    pictures: Mapping[Family, PictureRule]
     encoding: str
     tiling: str
     image_share: float = 0.0
 
 
+NEAREST = PictureRule("nearest", "official")
 MATCHES: dict[Match, Rules] = {
-    "disca": Rules("disca", "official", "disca", "official"),
-    "diffusers": Rules("diffusers", "diffusers", "diffusers", "diffusers", 0.001),
-    "official": Rules("official", "official", "official", "official"),
+    "disca": Rules("disca", {VIDEO_10.name: NEAREST, VIDEO_15.name: NEAREST}, "disca", "official"),
+    "diffusers": Rules(
+        "diffusers",
+        {
+            VIDEO_10.name: PictureRule(None, "stretch"),
+            VIDEO_15.name: PictureRule("diffusers", "diffusers"),
+        },
+        "diffusers",
+        "diffusers",
+        0.001,
+    ),
+    "official": Rules(
+        "official",
+        {VIDEO_10.name: PictureRule("below", "short side"), VIDEO_15.name: NEAREST},
+        "official",
+        "official",
+    ),
 }
 
 

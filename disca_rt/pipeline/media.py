@@ -58,7 +58,7 @@ def check_sides(height: int, width: int) -> None:
         raise ValueError(f"sides of an mp4 must be at most {LARGEST_SIDE}, got {width}x{height}")
 
 
-def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
+def write_contact_sheet(path: str | Path, frames: np.ndarray) -> None:
     """Write a PNG of evenly chosen frames `[T, H, W, 3]`, at most eight, side by side."""
     check_frames(frames)
     with SheetWriter(path, len(frames)) as sheet:
@@ -71,9 +71,9 @@ class SheetWriter:
     The file appears whole at the end, or not at all where something went wrong within.
     """
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: str | Path, count: int) -> None:
         chosen = np.linspace(0, count - 1, min(count, SHEET_COLUMNS)).round().astype(int)
-        self._path, self._wanted = path, set(chosen.tolist())
+        self._path, self._wanted = Path(path), set(chosen.tolist())
         self._seen, self._kept = 0, []
 
     def __enter__(self) -> "SheetWriter":

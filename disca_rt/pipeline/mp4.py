@@ -22,7 +22,7 @@ BT_709 = 1  # in H.264's tables of primaries, of transfer and of matrices alike
 LIMITED = 1  # luma from 16 to 235
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_mp4(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 `frames [T, H, W, 3]` as H.264; ValueError for sides that it cannot have."""
     check_frames(frames)
     with Mp4Writer(path, *frames.shape[1:3], fps=fps) as video:
@@ -37,12 +37,12 @@ class Mp4Writer:
     has no encoder; OSError names the file that could not be written.
     """
 
-    def __init__(self, path: Path, height: int, width: int, fps: float = 24) -> None:
+    def __init__(self, path: str | Path, height: int, width: int, fps: float = 24) -> None:
         check_sides(height, width)
         if not 0 < fps <= MAX_FPS:
             raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
         check_encoder()
-        self._path, self._size = path, (height, width)
+        self._path, self._size = Path(path), (height, width)
         self._rate = Fraction(fps).limit_denominator(1001)  # a float's own is too long for it
 
     def __enter__(self) -> "Mp4Writer":

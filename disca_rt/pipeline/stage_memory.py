@@ -22,9 +22,13 @@ TOKENS = {False: 256, True: 1000 + 256 + 729}  # of a prompt, at most; with glyp
 
 
 class StageNeed(NamedTuple):
-    """Bytes that one stage takes on its device, and what would make it fit."""
+    """Bytes that one stage takes on its device, and what would make it fit.
+
+    `part` is what its weights are of; two stages may share them.
+    """
 
     name: str
+    part: str
     device: torch.device
     weights: int
     working: int
@@ -45,12 +49,14 @@ class StageMemory:
 
     def stages(self, decodes: bool) -> list[StageNeed]:
         """The stages in order; MemoryError where no tiles of the VAE would fit."""
-        return [self._encode(), self._denoise(), *([self._decode()] if decodes else [])]
+        pictures = [self._picture()] if self.folder.task == "i2v" and self._has_vae else []
+        return [self._encode(), *pictures, self._denoise(), *([self._decode()] if decodes else [])]
 
     def check(self, decodes: bool) -> str:
         """Say in one line what the stages take; MemoryError names the one that will not fit."""
         stages = self.stages(decodes)
-        resident = sum(stage.weights for stage in stages) if self.options.keep_resident else 0
+        weights = {stage.part: stage.weights for stage in stages}
+        resident = sum(weights.values()) if self.options.keep_resident else 0
         for stage in stages:
             taken = stage.working + max(resident, stage.weights)
             there = capacity(stage.device)
@@ -75,7 +81,9 @@ class StageMemory:
             weights = sum(part_bytes(self.folder, name, options.encoder_dtype) for name in names)
         device = torch.device(options.encoder_device or options.device)
         way_out = "--encoder-dtype bfloat16" if device.type == "cpu" else "--encoder-device cpu"
-        return StageNeed("encode", device, weights, int(weights * (WORKING - 1)), way_out)
+        return StageNeed(
+            "encode", "encoders", device, weights, int(weights * (WORKING - 1)), way_out
+        )
 
     def _denoise(self) -> StageNeed:
         estimate = footprint(self.need)
@@ -86,9 +94,22 @@ class StageMemory:
         if not self.need.fp8_weights:
             ways.insert(0, "--fp8-weights")
         working = estimate.total - estimate.weights
-        return StageNeed("denoise", device, estimate.weights, working, ", or ".join(ways))
+        return StageNeed("denoise", "dit", device, estimate.weights, working, ", or ".join(ways))
+
+    @property
+    def _has_vae(self) -> bool:
+        return "vae" in self.folder.parts
+
+    def _picture(self) -> StageNeed:
+        """A picture is encoded whole, which takes no more than decoding it does."""
+        return self._vae("picture", "none", (1, *self.need.size[1:]), "--vae-dtype float16")
 
     def _decode(self) -> StageNeed:
+        tiles = self.options.tiles or get_rules(self.options.match).tiling
+        return self._vae("decode", tiles, self.need.size, "--vae-dtype float16, or --tiles")
+
+    def _vae(self, name: str, tiles: str, size: tuple[int, int, int], way_out: str) -> StageNeed:
+        """Need of the VAE for latents of `size` (T, H, W); MemoryError where no tiles would fit."""
         from ..folders.load import quiet
         from ..folders.sizes import part_bytes
         from ..folders.vaes import vae_skeleton
@@ -96,14 +117,12 @@ class StageMemory:
 
         options, folder = self.options, self.folder
         device = torch.device(options.device)
-        path = folder.parts["vae"].path
         weights = part_bytes(folder, "vae", options.vae_dtype)
-        tiles = options.tiles or get_rules(options.match).tiling
         with quiet():
-            skeleton = vae_skeleton(path, folder.family, options.vae_dtype)
+            skeleton = vae_skeleton(folder.parts["vae"].path, folder.family, options.vae_dtype)
         free = capacity(device) - weights
-        plan = HunyuanCodec(skeleton, folder.family, tiles, free=lambda: free).plan(self.need.size)
-        return StageNeed("decode", device, weights, plan.size, "--vae-dtype float16, or --tiles")
+        plan = HunyuanCodec(skeleton, folder.family, tiles, free=lambda: free).plan(size)
+        return StageNeed(name, "vae", device, weights, plan.size, way_out)
 
 
 def denoise_need(

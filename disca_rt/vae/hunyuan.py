@@ -17,7 +17,7 @@ from .budget import TileCost, TilePlan, choose_tiles, told
 from .codec import OnTile, check_finite
 from .network import NETWORKS
 from .share import Alone, TileShare
-from .sizes import SIZES, VideoSizes
+from .sizes import VideoSizes, sizes_of
 from .stream import TileStream
 from .tiles import SMALLER, Span, TileGrid, Tiling, make_grid, parse_tiling
 
@@ -102,6 +102,18 @@ class HunyuanCodec:
         modes = torch.stack([self._encoded(row) for row in video])
         return (modes.float() - self.shift) * self.scale
 
+    def drawn(self, video: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode a picture `[1, 3, 1, H, W]` to fp32 latents drawn by `generator`, scaled.
+
+        As diffusers' `latent_dist.sample`: in the VAE's dtype, by the generator of the CPU.
+        """
+        with torch.no_grad():
+            mean, log_variance = self._moments(video[0]).chunk(2)
+        deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        noise = torch.randn((1, *mean.shape), generator=generator, dtype=mean.dtype)[0]
+        drawn = mean + deviation * noise.to(mean.device)
+        return (drawn[None].float() - self.shift) * self.scale
+
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents `[B, C, T, H, W]` to fp32 video `[B, 3, T', H', W']` in [0, 1].
 
@@ -148,8 +160,12 @@ class HunyuanCodec:
     def encode_tile(self, pixels: Tensor) -> Tensor:
         """Encode pixels `[3, t, h, w]` in [0, 1] of one tile to the mode, unscaled."""
         with torch.no_grad():
-            given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
-            return self.network.encode(given[None])[0, : self.latent_channels]
+            return self._moments(pixels)[: self.latent_channels]
+
+    def _moments(self, pixels: Tensor) -> Tensor:
+        """Means and logarithms of variances `[2C, t, h, w]` of pixels in [0, 1]."""
+        given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
+        return self.network.encode(given[None])[0]
 
     @cached_property
     def _cost(self) -> TileCost:
@@ -202,13 +218,8 @@ class HunyuanCodec:
 
 def _sizes(vae: Any, family: Family) -> VideoSizes:
     """Size rules of `family` with the module's own channels and factors."""
-    factor, usual = int(vae.spatial_compression_ratio), SIZES[family]
-    return VideoSizes(
-        latent_channels=int(vae.config.latent_channels),
-        side_factor=factor,
-        time_factor=int(vae.temporal_compression_ratio),
-        side_multiple=factor * usual.side_multiple // usual.side_factor,
-    )
+    factors = int(vae.spatial_compression_ratio), int(vae.temporal_compression_ratio)
+    return sizes_of(family, int(vae.config.latent_channels), *factors)
 
 
 def _overflowed(dtype: torch.dtype) -> str:

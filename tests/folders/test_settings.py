@@ -32,6 +32,7 @@ def seen(family: str, config: DiTConfig, name: str = "", **others: Any) -> Evide
         (seen(TEN, CFG, "SkyReels-V1-Hunyuan-T2V"), "skyreels_t2v", 30, 7, 1, 6, (97, 544, 960)),
         (seen(TEN, SKYREELS, task="i2v"), "skyreels_i2v", 30, 7, 1, 6, (97, 544, 960)),
         (seen(TEN, CFG, task="i2v"), "i2v", 50, 7, 6, None, None),
+        (seen(TEN, MODELS["hunyuan-video"], task="i2v"), "i2v", 50, 7, None, None, None),
         (seen(FIFTEEN, NEW, "480p_t2v"), "480p_t2v", 50, 5, None, 6, LOW),
         (seen(FIFTEEN, NEW, "480p_i2v"), "480p_i2v", 50, 5, None, 6, LOW),
         (seen(FIFTEEN, NEW, "720p_t2v"), "720p_t2v", 50, 9, None, 6, HIGH),

@@ -92,6 +92,33 @@ def test_cut_as_diffusers_does_and_as_the_authors_do(
     )
 
 
+@pytest.mark.parametrize("size", [(70, 50), (50, 70), (33, 200), (8, 5)])
+def test_stretched_as_diffusers_does_for_1_0(size: tuple[int, int]) -> None:
+    processors = pytest.importorskip("diffusers.image_processor")
+    image = gradient(*size)
+    theirs = processors.VaeImageProcessor(vae_scale_factor=8).preprocess(image, 48, 64)
+    ours = to_video(cover(image, 48, 64, "stretch"))[:, :, 0]
+    assert torch.allclose(ours * 2 - 1, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"), [((100, 70), (68, 48)), ((70, 100), None), ((301, 101), (143, 48))]
+)
+def test_short_sides_are_made_alike_as_the_authors_of_1_0_do(
+    size: tuple[int, int], resized: tuple[int, int] | None
+) -> None:
+    """torchvision's Resize and CenterCrop; where that leaves gaps, as for 1.5."""
+    image = gradient(*size)
+    ours = np.asarray(cover(image, 48, 64, "short side"))
+    if resized is None:
+        assert np.array_equal(ours, np.asarray(cover(image, 48, 64)))
+        return
+    left = round((resized[0] - 64) / 2)
+    box = left, 0, left + 64, 48
+    expected = image.resize(resized, Image.Resampling.BILINEAR).crop(box)
+    assert np.array_equal(ours, np.asarray(expected))
+
+
 def test_a_picture_is_a_video_of_one_frame() -> None:
     image = gradient(6, 4)
     video = to_video(image)
