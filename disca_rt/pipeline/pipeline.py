@@ -22,12 +22,13 @@ from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
 from ..models.linear import fp8_linears
 from ..models.predictor import Predictor
-from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
+from ..sampling.denoiser import MAX_STATES, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
 from .calls import Calls
 from .decode import Decoding
+from .denoising_models import DenoisingModels
 from .encode import Encoding
 from .fit import (
     check_finite,
@@ -41,13 +42,13 @@ from .host_settings import set_aside, warn_of_precision
 from .listeners import Listeners, StageName
 from .load import Facts, Options, load_parts
 from .request import Request
-from .residency import Held, Part, is_absent, kept, loaded
+from .residency import Held, Part, is_absent, loaded
 from .sample import Busy, Closed, Sample
 
 P = TypeVar("P", bound="Pipeline")
 
 
-class Pipeline(Calls):
+class Pipeline(Calls, DenoisingModels):
     """Models and their stages; `dit` and `predictor` share device and dtype.
 
     With `graphs` steps, and whole trajectories where no `on_step` or `cancel` is given, are
@@ -90,7 +91,6 @@ class Pipeline(Calls):
             check_fits(self.predictor, self.dit)
             facts = Facts(self.dit.config, place_of(self.dit), bool(fp8_linears(self.dit)))
         self.facts = facts
-        self._denoiser: Denoiser | None = None
         self._busy = threading.Lock()
         self._is_closed = False
 
@@ -124,13 +124,6 @@ class Pipeline(Calls):
     def config(self) -> DiTConfig:
         """Sizes of the DiT."""
         return self.facts.config
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The denoising stage; its DiT is loaded for it."""
-        if self._denoiser is None:
-            self._denoiser = Denoiser(self.dit, self.graphs, self.max_states)
-        return self._denoiser
 
     def run(
         self,
@@ -219,23 +212,6 @@ class Pipeline(Calls):
         with self._alone():
             return self._conditioned(request, stopwatch or self.stopwatch())
 
-    @contextmanager
-    def keeping_models(self) -> Iterator[None]:
-        """Have DiT and predictor in memory, from sample to sample, while the context lasts."""
-        is_kept = self._dit.is_kept
-        with kept(self._dit, self._predictor):
-            try:
-                with self._denoising(self.stopwatch()):
-                    pass
-                yield
-            finally:
-                if not is_kept:
-                    self._close_denoiser()
-
-    def stopwatch(self) -> Stopwatch:
-        """Stopwatch of one call's stages; may be replaced by one that does more."""
-        return Stopwatch(self.facts.place.device)
-
     @property
     def parts(self) -> Parts:
         """Parts of the models that policies are made of; of a predictor on disk, its sizes."""
@@ -280,21 +256,6 @@ class Pipeline(Calls):
                 yield
         finally:
             self._busy.release()
-
-    @contextmanager
-    def _denoising(self, stopwatch: Stopwatch) -> Iterator[None]:
-        """Have the models in memory; what was made for ones that go is given up before them."""
-        with loaded(stopwatch, self._dit, self._predictor):
-            try:
-                yield
-            finally:
-                if not self._dit.is_kept:
-                    self._close_denoiser()
-
-    def _close_denoiser(self) -> None:
-        if self._denoiser is not None:
-            self._denoiser.close()
-        self._denoiser = None
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)
