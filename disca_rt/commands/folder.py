@@ -136,10 +136,9 @@ def _memory(
     """Say what each stage takes; MemoryError names one that cannot fit, before it is loaded."""
     from ..pipeline.fit import guidance_of
     from ..pipeline.stage_memory import StageMemory, denoise_need
-    from ..vae.sizes import SIZES
 
     facts = runtime.facts
-    size = SIZES[runtime.config.family].latent_shape(*request.size)[1:]
+    size = facts.sizes.latent_shape(*request.size)[1:]
     known = {"policy": request.policy, "ops": args.ops, "graphs": runtime.graphs is not None}
     is_mixed = guidance_of(request, runtime.config).classifier_free is not None
     known |= {"passes": 1 + is_mixed, "ranks": 1 if ranks is None else ranks.size}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
+from ..vae.sizes import SIZES, VideoSizes, sizes_of
 from ..weights.errors import CheckpointError
 from .weights import Weights, build, config_of, fill
 
@@ -66,6 +67,15 @@ def load_vae(
     Raises CheckpointError where the tensors are not those of such a VAE.
     """
     return fill(*_built(path, family), device, dtype)
+
+
+def vae_sizes(path: Path, family: Family, latent_channels: int) -> VideoSizes:
+    """Size rules of the VAE at `path`, by its configuration; the family's own without one."""
+    told = {CONFIG_KEYS.get(key, key): value for key, value in config_of(path).items()}
+    usual = SIZES[family]
+    side = told.get("spatial_compression_ratio", usual.side_factor)
+    time = told.get("temporal_compression_ratio", usual.time_factor)
+    return sizes_of(family, latent_channels, int(side), int(time))
 
 
 def vae_skeleton(path: Path, family: Family, dtype: torch.dtype | None = None) -> Any:

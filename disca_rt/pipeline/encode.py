@@ -18,7 +18,7 @@ from ..encoders.text import TextEncoder
 from ..errors import OneLineWarning
 from ..instruments.stopwatch import Stopwatch
 from ..vae.codec import Codec
-from ..vae.sizes import SIZES, VideoSizes
+from ..vae.sizes import VideoSizes
 from .fit import (
     check_conditionings,
     check_latents,
@@ -74,7 +74,7 @@ class Encoding:
     @property
     def _sizes(self) -> Codec | VideoSizes:
         """Size rules: of the codec in memory, else of the family's."""
-        return self.codec.loaded or SIZES[self.facts.config.family]
+        return self.codec.loaded or self.facts.sizes
 
     def _check_parts(self, request: Request) -> None:
         """Raise ValueError where encoders are missing, or model and picture do not go together."""

@@ -19,6 +19,7 @@ from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..vae.codec import Codec
 from ..vae.share import TileShare
+from ..vae.sizes import SIZES, VideoSizes
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import load_dit, load_predictor, own_dtype
 from .fit import Place
@@ -93,6 +94,12 @@ class Facts:
     folder: "ModelFolder | None" = None
     options: Options | None = None
     rules: Rules = MATCHES["disca"]
+    vae_sizes: VideoSizes | None = None
+
+    @property
+    def sizes(self) -> VideoSizes:
+        """Size rules: of the folder's VAE, else of the family's."""
+        return self.vae_sizes or SIZES[self.config.family]
 
     @property
     def lost_frames(self) -> int:
@@ -183,8 +190,17 @@ class _WholeModel:
                 self.folder,
                 options,
                 get_rules(options.match),
+                self._vae_sizes(),
             ),
         )
+
+    def _vae_sizes(self) -> VideoSizes | None:
+        from ..folders.vaes import vae_sizes
+
+        folder = self.folder
+        if "vae" not in folder.parts:
+            return None
+        return vae_sizes(folder.parts["vae"].path, folder.family, folder.config.in_channels)
 
     def _held(self, load: Callable[[], T]) -> Held[T]:
         return Held(load, self.options.keep_resident)

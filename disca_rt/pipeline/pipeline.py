@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 
 from ..cache.policies import Parts, Sketch, resolve
@@ -27,8 +26,8 @@ from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
-from ..vae.sizes import SIZES
 from .calls import Calls
+from .decode import Decoding
 from .encode import Encoding
 from .fit import (
     check_finite,
@@ -163,7 +162,7 @@ class Pipeline(Calls):
             if decode and not is_absent(self._codec):
                 listeners.begin("decode")
                 with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
-                    video = self._decoded(latents, cancel)
+                    video = self._decoding.video(latents, cancel)
                 check_finite("decoded video", video, self.facts.place.dtype)
             return Sample(latents, video, stopwatch.times())
 
@@ -185,9 +184,13 @@ class Pipeline(Calls):
             stopwatch = Stopwatch(self.facts.place.device)
             with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
                 for sample, write in zip(latents, writers, strict=True):
-                    for chunk in self._chunks(sample, on_tile, cancel):
+                    for chunk in self._decoding.chunks(sample, on_tile, cancel):
                         write(chunk)
             return stopwatch.times()
+
+    @property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.codec, self.facts.lost_frames)
 
     @property
     def is_loaded(self) -> bool:
@@ -201,7 +204,7 @@ class Pipeline(Calls):
 
     def size_of(self, latents: Sequence[int]) -> tuple[int, int, int]:
         """Size (frames, height, width) of the video of latents of shape (..., T, H, W)."""
-        codec = self._codec.loaded or SIZES[self.config.family]
+        codec = self._codec.loaded or self.facts.sizes
         frames, height, width = codec.video_size(*latents[-3:])
         return frames - self.facts.lost_frames, height, width
 
@@ -275,24 +278,6 @@ class Pipeline(Calls):
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)
-
-    def _decoded(self, latents: Tensor, cancel: threading.Event | None) -> Tensor:
-        if cancel is None:
-            return self.codec.decode(latents)[:, :, self.facts.lost_frames :]
-        return torch.stack(
-            [torch.cat(list(self._chunks(each, None, cancel)), 1) for each in latents]
-        )
-
-    def _chunks(
-        self, sample: Tensor, on_tile: OnTile | None, cancel: threading.Event | None
-    ) -> Iterator[Tensor]:
-        """Frames `[3, t, H, W]` of one sample, without those that are no part of the video."""
-        lost = self.facts.lost_frames
-        for chunk in self.codec.stream(sample, on_tile=on_tile, cancel=cancel):
-            kept = chunk[:, lost:]
-            lost = max(lost - chunk.shape[1], 0)
-            if kept.shape[1]:
-                yield kept
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)

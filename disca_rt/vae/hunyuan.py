@@ -17,7 +17,7 @@ from .budget import TileCost, TilePlan, choose_tiles, told
 from .codec import OnTile, check_finite
 from .network import NETWORKS
 from .share import Alone, TileShare
-from .sizes import SIZES, VideoSizes
+from .sizes import VideoSizes, sizes_of
 from .stream import TileStream
 from .tiles import SMALLER, Span, TileGrid, Tiling, make_grid, parse_tiling
 
@@ -218,13 +218,8 @@ class HunyuanCodec:
 
 def _sizes(vae: Any, family: Family) -> VideoSizes:
     """Size rules of `family` with the module's own channels and factors."""
-    factor, usual = int(vae.spatial_compression_ratio), SIZES[family]
-    return VideoSizes(
-        latent_channels=int(vae.config.latent_channels),
-        side_factor=factor,
-        time_factor=int(vae.temporal_compression_ratio),
-        side_multiple=factor * usual.side_multiple // usual.side_factor,
-    )
+    factors = int(vae.spatial_compression_ratio), int(vae.temporal_compression_ratio)
+    return sizes_of(family, int(vae.config.latent_channels), *factors)
 
 
 def _overflowed(dtype: torch.dtype) -> str:

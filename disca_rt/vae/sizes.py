@@ -6,7 +6,7 @@ frames are 4n+1; 8× (1.0, with 2×2 patches) or 16× (1.5) in space, so sides d
 
 from dataclasses import dataclass
 
-from ..family import VIDEO_10, VIDEO_15
+from ..family import VIDEO_10, VIDEO_15, Family
 
 TIME_FACTOR = 4
 SIDE_MULTIPLE = 16
@@ -47,6 +47,15 @@ class VideoSizes:
     def video_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """Size (frames, height, width) of latents (T, H, W)."""
         return self.time_factor * (t - 1) + 1, h * self.side_factor, w * self.side_factor
+
+
+def sizes_of(
+    family: Family, latent_channels: int, side_factor: int, time_factor: int
+) -> VideoSizes:
+    """Size rules of a family's VAE with channels and factors of its own."""
+    usual = SIZES[family]
+    multiple = side_factor * usual.side_multiple // usual.side_factor
+    return VideoSizes(latent_channels, side_factor, time_factor, multiple)
 
 
 SIZES: dict[str, VideoSizes] = {

@@ -104,3 +104,25 @@ def test_a_cancelled_stage_frees_its_part(ten: Path, stage: str) -> None:
             pipeline.run(Request(prompts=["a cat"], **REQUEST), on_stage=on_stage, cancel=cancel)
         parts = pipeline._text_encoder, pipeline._dit, pipeline._codec
         assert [part.loaded for part in parts] == [None, None, None]
+
+
+def test_a_vae_of_other_ratios_gives_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    made = MAKERS["1.5"]()
+    made.register_modules(
+        vae=small_parts.randomized(
+            small_parts.diffusers.AutoencoderKLHunyuanVideo15(
+                latent_channels=small_parts.LATENT_CHANNELS,
+                block_out_channels=(16, 16),
+                layers_per_block=1,
+                spatial_compression_ratio=4,
+                temporal_compression_ratio=2,
+                downsample_match_channel=False,
+                upsample_match_channel=False,
+            ),
+            7,
+        )
+    )
+    made.save_pretrained(tmp_path)
+    with Pipeline.load(tmp_path, dtype=torch.float32) as pipeline:
+        video = pipeline.generate("a cat", frames=7, height=20, width=28, **SCHEDULE).video
+    assert video.shape == (1, 3, 7, 20, 28)
