@@ -1,15 +1,16 @@
 """A policy: one rule, and the slots it decides on, each a stand-in at a site."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .plan import Act, Setting, StepPlan
 from .rule import Rule, known_plans
 from .site import Site
 from .stand_in import StandIn
+
+T = TypeVar("T")
 
 
 class Slot(NamedTuple):
@@ -29,6 +30,7 @@ class Policy:
     name: str
     rule: Rule
     slots: tuple[Slot, ...] = ()
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for site, stand_in in self.slots:
@@ -43,9 +45,20 @@ class Policy:
                     f"policy {self.name}: slots {i} and {j} are at one branch; give each its own"
                 )
 
-    @lru_cache(maxsize=64)  # noqa: B019  policies are few, small and equal by value
     def known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:
         """The plans of all steps, or None where they depend on what will be measured."""
+        return self.once(("plans", setting), lambda: self._known_plans(setting))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once and kept as long as this policy.
+
+        No cache of the process may hold a policy: its slots may hold a network.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:
         plans = known_plans(self.rule, setting)
         if plans is not None:
             check_plans(self, setting, plans)

@@ -16,6 +16,14 @@ from .variants import BUCKET_SIZES, VARIANTS, Size, Variant, named_variant
 CLASSIFIER_FREE_SCALE = 6.0  # of a DiT that embeds none
 MEANFLOW_ROWS = ("meanflow", "480p_i2v_step_distilled")
 RESOLUTIONS = {"480p": 640, "720p": 960}  # as the official config.json has them
+# A guider's settings that are followed, or change nothing as they are by default.
+GUIDING = {
+    "_class_name": "ClassifierFreeGuidance",
+    "guidance_rescale": 0.0,
+    "start": 0.0,
+    "stop": 1.0,
+    "use_original_formulation": False,
+}
 SCHEDULER, GUIDER = "scheduler/scheduler_config.json", "guider/guider_config.json"
 
 
@@ -147,8 +155,13 @@ def _with_guidance(settled: Settings, seen: Evidence) -> Settings:
     """Scales as the DiT and the folder's guider have them."""
     scale = seen.guider.get("guidance_scale")
     if isinstance(scale, int | float):
-        mixed = None if scale == 1.0 else float(scale)
+        is_off = scale == 1.0 or seen.guider.get("enabled") is False
+        mixed = None if is_off else float(scale)
         settled = _changed(settled, GUIDER, classifier_free_scale=mixed)
+    if unlike := [key for key, usual in GUIDING.items() if seen.guider.get(key, usual) != usual]:
+        said = ", ".join(f"{key} {seen.guider[key]}" for key in unlike)
+        told = f"{GUIDER} has {said}, which is not followed"
+        settled = replace(settled, note="; ".join(filter(None, (settled.note, told))))
     if seen.config is None or settled.embedded_scale is None or seen.config.guidance_embed:
         return settled
     scale = settled.classifier_free_scale

@@ -38,8 +38,8 @@ CONFIG_KEYS = {
     "ffactor_temporal": "temporal_compression_ratio",
     "ffactor_spatial": "spatial_compression_ratio",
 }
-# Of blocks there is one kind, which official files call by other names.
-LEFT_OUT = ("down_block_types", "up_block_types")
+# Blocks are of one kind, which official files call by other names; their number is the widths'.
+BLOCKS = {"down_block_types": "HunyuanVideoDownBlock3D", "up_block_types": "HunyuanVideoUpBlock3D"}
 
 
 class Vae(NamedTuple):
@@ -119,7 +119,11 @@ def _told(path: Path, accepted: Mapping[str, Any]) -> dict[str, Any]:
             f"{path} shifts its latents (shift_factor {told['shift_factor']}), which is not read"
         )
     named = {CONFIG_KEYS.get(key, key): value for key, value in told.items()}
-    return {key: named[key] for key in named if key in accepted and key not in LEFT_OUT}
+    named = {key: value for key, value in named.items() if key not in BLOCKS}
+    widths = named.get("block_out_channels")
+    if isinstance(widths, list):
+        named |= {key: (kind,) * len(widths) for key, kind in BLOCKS.items()}
+    return {key: named[key] for key in named if key in accepted}
 
 
 def _sizes(weights: Weights, named: Mapping[str, str], kind: Vae) -> dict[str, Any]:

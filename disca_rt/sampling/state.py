@@ -1,7 +1,6 @@
 """State of a sample between its steps: buffers on the device, and which steps filled them."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from torch import Tensor
 
@@ -60,9 +59,12 @@ def kept_after(kept_at: KeptAt, plan: StepPlan, step: int) -> KeptAt:
     )
 
 
-@lru_cache(maxsize=64)
 def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[float]]:
     """The slots' scalars of every step, where all plans are known."""
+    return policy.once(("numbers", plans), lambda: _known_numbers(policy, plans))
+
+
+def _known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[float]]:
     kept_at, rows = nothing_kept(policy, len(plans[0].passes)), []
     for index, plan in enumerate(plans):
         rows.append(numbers(policy, kept_at, index, plan.given))
@@ -82,7 +84,6 @@ def numbers(
     ]
 
 
-@lru_cache(maxsize=64)
 def number_counts(policy: Policy) -> list[int]:
     """The number of scalars of each slot, the same in each pass."""
     return [len(slot.stand_in.numbers((), 0, ())) for slot in policy.slots]

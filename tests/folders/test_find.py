@@ -114,6 +114,41 @@ def test_a_folder_of_both_families_is_told_by_the_dit(pipeline: Pipelines, tmp_p
         find_model(tmp_path)
 
 
+def test_both_models_share_a_folder_with_tokenizers_of_their_own(
+    pipeline: Pipelines, tmp_path: Path
+) -> None:
+    """Whichever is asked for; a name that both may have goes to neither's own."""
+    write_comfyui_15(pipeline("1.5"), tmp_path)
+    root = write_comfyui_10(pipeline("1.0"), tmp_path) / "split_files"
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        for file in (root / folder).iterdir():
+            shutil.move(file, tmp_path / folder / file.name)
+    (tmp_path / "tokenizer").rename(tmp_path / "tokenizer_qwen")
+    ten = "hunyuan_video_t2v_720p_bf16"
+    with pytest.raises(ValueError, match=f"put it at {tmp_path}/tokenizer_llama$"):
+        find_model(tmp_path, variant=ten).require("tokenizer")
+    (root / "tokenizer").rename(tmp_path / "tokenizer_llama")
+    (root / "tokenizer_2").rename(tmp_path / "tokenizer_clip")
+    parts = find_model(tmp_path, variant=ten).parts
+    found = [parts[name].path.name for name in ("tokenizer", "tokenizer_2")]
+    assert found == ["tokenizer_llama", "tokenizer_clip"]
+    fifteen = find_model(tmp_path, variant="480p_t2v").parts
+    assert fifteen["tokenizer"].path.name == "tokenizer_qwen"
+    assert "tokenizer_2" not in fifteen
+
+
+def test_comfyuis_files_in_folders_of_their_own(pipeline: Pipelines, tmp_path: Path) -> None:
+    root = write_comfyui_15(pipeline("1.5"), tmp_path)
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        inner = root / folder / "hunyuan"
+        inner.mkdir()
+        for file in list((root / folder).glob("*.*")):
+            shutil.move(file, inner / file.name)
+    parts = find_model(root).parts
+    assert parts.keys() == SHARED
+    assert parts["dit"].path.parent.name == parts["vae"].path.parent.name == "hunyuan"
+
+
 def test_fp8_of_tencent_is_a_variant(pipeline: Pipelines, tmp_path: Path) -> None:
     root = write_official_10(pipeline("1.0"), tmp_path)
     plain = root / "hunyuan-video-t2v-720p" / "transformers" / "mp_rank_00_model_states.pt"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import transformers
@@ -189,6 +190,20 @@ def test_clip_and_siglip_without_a_config(tmp_path: Path) -> None:
         assert torch.equal(ours, clip(ids).pooler_output)
         ours = load_siglip(tmp_path / "vision_model.safetensors")(pixels).last_hidden_state
         assert torch.equal(ours, siglip(pixels).last_hidden_state)
+
+
+def test_a_vae_of_another_number_of_blocks(tmp_path: Path) -> None:
+    vae = diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8),
+        down_block_types=("HunyuanVideoDownBlock3D",) * 3,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        spatial_compression_ratio=4,
+    )
+    vae.save_pretrained(tmp_path)
+    assert is_equal(load_vae(tmp_path, VIDEO_10.name), vae)
 
 
 def test_vaes_without_a_config(pipeline: Pipelines, tmp_path: Path) -> None:

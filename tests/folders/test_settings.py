@@ -124,3 +124,13 @@ def test_a_variant_may_be_named() -> None:
 def test_other_sizes_of_small_models() -> None:
     settings = settle(seen(FIFTEEN, NEW, sidecar={"target_size": 64}))
     assert (settings.size, settings.bucket) == ((121, 64, 64), 64)
+
+
+def test_what_a_guider_asks_for_and_does_not_get_is_said() -> None:
+    asked = {"_class_name": "ClassifierFreeGuidance", "guidance_scale": 4.0, "start": 0.0}
+    plain = settle(seen(FIFTEEN, NEW, "480p_t2v", guider={**asked, "_diffusers_version": "0.40"}))
+    assert (plain.classifier_free_scale, plain.note) == (4.0, "")
+    off = settle(seen(FIFTEEN, NEW, "480p_t2v", guider={**asked, "enabled": False}))
+    assert (off.classifier_free_scale, off.note) == (None, "")
+    told = settle(seen(FIFTEEN, NEW, "480p_t2v", guider={**asked, "start": 0.2, "stop": 0.8}))
+    assert told.note.endswith("has start 0.2, stop 0.8, which is not followed")

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from disca_rt import Cancelled, Pipeline, Request, preset
+from disca_rt.config import predictor_config
+from disca_rt.models.build import build_predictor
+from disca_rt.weights.load import load_dit
 
 pytest.importorskip("diffusers")
 import folder_writers
@@ -127,3 +131,27 @@ def test_a_vae_of_other_ratios_gives_the_size_that_was_asked_for(tmp_path: Path)
     with Pipeline.load(tmp_path, dtype=torch.float32) as pipeline:
         video = pipeline.generate("a cat", frames=7, height=20, width=28, **SCHEDULE).video
     assert video.shape == (1, 3, 7, 20, 28)
+
+
+def test_a_predictor_is_freed_with_its_stage(tmp_path: Path) -> None:
+    """No cache of the process may hold it: each sample loads another one."""
+    small_parts.pipeline_15(use_meanflow=True).save_pretrained(tmp_path / "model")
+    config = predictor_config(load_dit(tmp_path / "model").config)
+    predictor = small_parts.randomized(build_predictor(config, None, None, "cpu"), 12)
+    save_file(predictor.state_dict(), tmp_path / "predictor.safetensors")
+    refs: dict[str, weakref.ref] = {}
+    fields = {"frames": 5, "height": 32, "width": 32, "schedule": preset(3, 5.0, (0, 2))}
+    options = {"dtype": torch.float32}
+    with Pipeline.load(tmp_path / "model", tmp_path / "predictor.safetensors", **options) as made:
+        load = made._predictor._load
+
+        def watched() -> Any:
+            loaded = load()
+            refs[str(len(refs))] = weakref.ref(loaded)
+            return loaded
+
+        made._predictor._load = watched
+        for count in (1, 2):
+            sample = made.generate("a cat", **fields)
+            assert "predicted steps" in sample.times
+            assert (len(refs), parts_alive(refs)) == (count, set())

@@ -1,7 +1,7 @@
 """The table of layouts; the first that recognises a folder wins."""
 
 from ..files import Files
-from .comfyui import ComfyUI
+from .comfyui import OWN, ComfyUI
 from .diffusers import Diffusers
 from .disca import with_disca
 from .found import FolderLayout, Found, Wish
@@ -14,6 +14,7 @@ TOPS = (
     *("text_encoder", "text_encoders", "text_encoder_2", "text_encoder_i2v", "clip"),
     *("tokenizer", "tokenizer_2", "image_encoder", "image_processor", "feature_extractor"),
     *("vision_encoder", "clip_vision", "diffusion_models", "unet"),
+    *(name for names in OWN.values() for name in names.values()),
     *("ckpts", "split_files", "models"),
 )
 STARTS = ("hunyuan-video-", "hyvideo1")

@@ -52,8 +52,22 @@ FILES: "dict[Family, dict[PartName, Names]]" = {
         "image_encoder": Names(("clip_vision",), ("sigclip_vision_patch14_384*",)),
     },
 }
-# Parts of which ComfyUI has no files; a folder of that name may be put beside the others.
-ADDED: "tuple[PartName, ...]" = ("tokenizer", "tokenizer_2", "image_processor", "predictor")
+# Parts of which ComfyUI has no files -> the folder that may be put beside the others.
+ADDED: "dict[PartName, str]" = {
+    "tokenizer": "tokenizer",
+    "tokenizer_2": "tokenizer_2",
+    "image_processor": "image_processor",
+    "predictor": "predictor",
+}
+# Where both models share a folder, those of each by its own names; they go first.
+OWN: "dict[Family, dict[PartName, str]]" = {
+    VIDEO_10.name: {
+        "tokenizer": "tokenizer_llama",
+        "tokenizer_2": "tokenizer_clip",
+        "image_processor": "image_processor_llava",
+    },
+    VIDEO_15.name: {"tokenizer": "tokenizer_qwen", "image_processor": "image_processor_siglip"},
+}
 
 
 class ComfyUI:
@@ -84,9 +98,19 @@ def _models(files: Files, root: str) -> list[str]:
     return [
         f"{root}{folder}/{name}"
         for folder in MODELS
-        for name in files.here(root + folder)
-        if HUNYUAN.search(name.lower()) and not ENLARGES.search(name) and name.endswith(SUFFIXES)
+        for name in _below(files, root + folder)
+        if _is_model(name.rpartition("/")[2])
     ]
+
+
+def _below(files: Files, folder: str) -> list[str]:
+    """Names of the files in `folder`, and then of those in its folders: many sort theirs so."""
+    return sorted(files.inside(folder).names, key=lambda name: (name.count("/"), name))
+
+
+def _is_model(name: str) -> bool:
+    is_hunyuan = HUNYUAN.search(name.lower()) and not ENLARGES.search(name)
+    return bool(is_hunyuan) and name.endswith(SUFFIXES)
 
 
 def _choose(models: list[str], wish: Wish, root: str) -> str | None:
@@ -131,12 +155,20 @@ def _places(files: Files, root: str, family: Family) -> "dict[PartName, str]":
             f"{root}{folder}/{name}"
             for pattern in patterns
             for folder in folders
-            for name in files.here(root + folder)
-            if fnmatch(name, pattern) and name.endswith(SUFFIXES)
+            for name in _below(files, root + folder)
+            if fnmatch(name.rpartition("/")[2], pattern) and name.endswith(SUFFIXES)
         )
         usual = f"{root}{folders[0]}/{patterns[0].rstrip('.*')}.safetensors"
         places[part] = next(there, usual)
-    return places | {part: root + part for part in ADDED}
+    return places | {part: root + _added(files, root, family, part) for part in ADDED}
+
+
+def _added(files: Files, root: str, family: Family, part: "PartName") -> str:
+    """The folder of a part that was added: the model's own if there, or if the other has one."""
+    usual, own = ADDED[part], OWN[family].get(part, ADDED[part])
+    others = [names[part] for name, names in OWN.items() if name != family and part in names]
+    is_shared = any(files.here(root + other) for other in others) and not files.here(root + usual)
+    return own if is_shared or files.here(root + own) else usual
 
 
 def _is_there(files: Files, place: str) -> bool:
