@@ -51,7 +51,8 @@ def _devices(records: Sequence[Record]) -> str:
 
 
 def _cells(record: Record) -> tuple[str, ...]:
-    threads = f", {record.threads} threads" if record.device.startswith("CPU") else ""
+    threads = f", {record.threads} thread{'s' * (record.threads != 1)}"
+    threads = threads if record.device.startswith("CPU") else ""
     ranks = f", {record.ranks} ranks" if record.ranks > 1 else ""
     weights = f", {record.weights} weights" if record.weights.startswith("random") else ""
     unit, scale = time_unit(record.median_s)

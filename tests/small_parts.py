@@ -1,5 +1,7 @@
 """Small parts of both models with random weights, of the libraries' own classes.
 
+`changed` are fields of a part's configuration, for parts of other sizes.
+
 Tokenizers know single bytes and no merges, so that a template has about six times the tokens of the
 real ones. `save_pretrained` of the pipelines made here gives diffusers' folders.
 """
@@ -61,17 +63,18 @@ def llama_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def llama() -> transformers.LlamaModel:
-    config = transformers.LlamaConfig(
-        vocab_size=len(BYTES) + len(LLAMA_TOKENS),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        pad_token_id=len(BYTES) + LLAMA_TOKENS.index("<pad>"),
-    )
+def llama(**changed: Any) -> transformers.LlamaModel:
+    sizes = {
+        "vocab_size": len(BYTES) + len(LLAMA_TOKENS),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "pad_token_id": len(BYTES) + LLAMA_TOKENS.index("<pad>"),
+    }
+    config = transformers.LlamaConfig(**{**sizes, **changed})
     return randomized(transformers.LlamaModel(config), 1)
 
 
@@ -81,18 +84,19 @@ def clip_tokenizer() -> transformers.CLIPTokenizer:
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
-def clip() -> transformers.CLIPTextModel:
-    config = transformers.CLIPTextConfig(
-        vocab_size=2 * len(BYTES) + 2,
-        hidden_size=POOLED_WIDTH,
-        intermediate_size=16,
-        projection_dim=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=2 * len(BYTES),
-        eos_token_id=2 * len(BYTES) + 1,
-        pad_token_id=2 * len(BYTES) + 1,
-    )
+def clip(**changed: Any) -> transformers.CLIPTextModel:
+    sizes = {
+        "vocab_size": 2 * len(BYTES) + 2,
+        "hidden_size": POOLED_WIDTH,
+        "intermediate_size": 16,
+        "projection_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "bos_token_id": 2 * len(BYTES),
+        "eos_token_id": 2 * len(BYTES) + 1,
+        "pad_token_id": 2 * len(BYTES) + 1,
+    }
+    config = transformers.CLIPTextConfig(**{**sizes, **changed})
     return randomized(transformers.CLIPTextModel(config), 2)
 
 
@@ -102,32 +106,34 @@ def qwen_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def qwen() -> transformers.Qwen2_5_VLTextModel:
-    config = transformers.Qwen2_5_VLTextConfig(
-        vocab_size=len(BYTES) + len(QWEN_TOKENS),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
-    )
+def qwen(**changed: Any) -> transformers.Qwen2_5_VLTextModel:
+    sizes = {
+        "vocab_size": len(BYTES) + len(QWEN_TOKENS),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
+    }
+    config = transformers.Qwen2_5_VLTextConfig(**{**sizes, **changed})
     return randomized(transformers.Qwen2_5_VLTextModel(config), 3)
 
 
-def glyph_encoder() -> transformers.T5EncoderModel:
-    config = transformers.T5Config(
-        vocab_size=390,  # 384 of byT5, and a few colours and fonts
-        d_model=GLYPH_WIDTH,
-        d_ff=32,
-        d_kv=16,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
+def glyph_encoder(**changed: Any) -> transformers.T5EncoderModel:
+    sizes = {
+        "vocab_size": 390,  # 384 of byT5, and a few colours and fonts
+        "d_model": GLYPH_WIDTH,
+        "d_ff": 32,
+        "d_kv": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": False,
+        "use_cache": False,
+    }
+    config = transformers.T5Config(**{**sizes, **changed})
     return randomized(transformers.T5EncoderModel(config), 4)
 
 
@@ -147,20 +153,24 @@ def image_processor() -> Any:
     return transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28})
 
 
-def vae_10() -> diffusers.AutoencoderKLHunyuanVideo:
-    vae = diffusers.AutoencoderKLHunyuanVideo(
-        latent_channels=LATENT_CHANNELS,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
+def vae_10(**changed: Any) -> diffusers.AutoencoderKLHunyuanVideo:
+    sizes = {
+        "latent_channels": LATENT_CHANNELS,
+        "block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
+    vae = diffusers.AutoencoderKLHunyuanVideo(**{**sizes, **changed})
     return _softened(randomized(vae, 6))
 
 
-def vae_15() -> diffusers.AutoencoderKLHunyuanVideo15:
-    vae = diffusers.AutoencoderKLHunyuanVideo15(
-        latent_channels=LATENT_CHANNELS, block_out_channels=(16,) * 5, layers_per_block=1
-    )
+def vae_15(**changed: Any) -> diffusers.AutoencoderKLHunyuanVideo15:
+    sizes = {
+        "latent_channels": LATENT_CHANNELS,
+        "block_out_channels": (16,) * 5,
+        "layers_per_block": 1,
+    }
+    vae = diffusers.AutoencoderKLHunyuanVideo15(**{**sizes, **changed})
     return _softened(randomized(vae, 7))
 
 

@@ -1,5 +1,9 @@
 """A kind of linear that no model knows of: a weight and a low-rank term, never added up."""
 
+import copy
+import gc
+import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +13,7 @@ from torch import Tensor, nn
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
-from disca_rt.models.linear import ALL, EncodedLinear, Linear, replace_linears
+from disca_rt.models.linear import ALL, EncodedLinear, Linear, qkv_linear, replace_linears
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 
@@ -92,3 +96,31 @@ def test_pieces_of_rows_are_joined(ops: str, kind: Callable[[Linear], Linear]) -
         expected = linear(torch.cat([first, second], dim=-1))
     assert relative_error(pieces, whole) <= EXACT
     assert relative_error(whole, expected) <= EXACT
+
+
+def test_a_linear_goes_with_its_last_reference() -> None:
+    linear = qkv_linear(4)
+    weight = weakref.ref(linear.weight)
+    gc.disable()
+    try:
+        del linear
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_rows_of_a_copy_are_the_copys_own(copied: Callable[[Linear], Linear]) -> None:
+    linear = qkv_linear(4)
+    other, x = copied(linear), torch.ones(1, 4)
+    assert torch.equal(other.rows["k"](x), linear.rows["k"](x))
+    with torch.no_grad():
+        linear.weight.zero_(), linear.bias.zero_()
+    assert not linear.rows["k"](x).any()
+    assert other.rows["k"](x).any()
+
+
+def test_rows_are_compiled_without_a_break() -> None:
+    linear, x = qkv_linear(4), torch.ones(1, 4)
+    compiled = torch.compile(lambda x: linear.rows["v"](x), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), linear.rows["v"](x))

@@ -26,6 +26,9 @@ from ..measure.workloads import (
 )
 from ..pipeline.runtime import Runtime
 from ..tiny.runtime import DIT, PREDICTOR, with_tiny_prompts
+from ..weights.checkpoint import open_checkpoint
+from ..weights.hub import resolve
+from ..weights.identify import identify
 from ..work.memory import Need, footprint
 from .devices import choose_device, choose_dtype, choose_ops
 from .graphs import wants_graphs
@@ -68,11 +71,11 @@ def load_suite(
     MemoryError says what would fit.
     """
     workload = get_workload(args.workload, args.model)
-    config = CONFIGS[workload.model]
+    config = _config(args, workload)
     device, dtype = placement(args, ranks)
     attention = settled(args.attention, config.head_dim, dtype, device)
     chosen = Chosen(choose_ops(args.ops, device), attention, 1 if ranks is None else ranks.size)
-    need = _need(args, workload, chosen, device, dtype)
+    need = _need(args, workload, config, chosen, device, dtype)
     if args.dit is None:
         _check_cfg(args, config)
     is_random = args.dit is None and (args.random or workload.model != "tiny")
@@ -92,14 +95,22 @@ def load_suite(
     return Loaded(_suite(args, workload, runtime, chosen, graphs), weights, need)
 
 
+def _config(args: argparse.Namespace, workload: Workload) -> DiTConfig:
+    """Sizes of the DiT that is measured: those of its file, which may be smaller than the model."""
+    if args.dit is None:
+        return CONFIGS[workload.model]
+    found = identify(open_checkpoint(resolve(args.dit))).config
+    return found if isinstance(found, DiTConfig) else CONFIGS[workload.model]
+
+
 def _need(
     args: argparse.Namespace,
     workload: Workload,
+    config: DiTConfig,
     chosen: Chosen,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Need:
-    config = CONFIGS[workload.model]
     return Need(
         dit=config,
         predictor=predictor_config(config),
@@ -128,7 +139,7 @@ def show_size(workload: Workload, grid: tuple[int, int, int]) -> str:
 
 def _load(args: argparse.Namespace, built: dict[str, Any]) -> Runtime:
     files = (DIT, PREDICTOR) if args.dit is None else (args.dit, args.predictor)
-    return with_tiny_prompts(Runtime.load(*files, **built))
+    return with_tiny_prompts(Runtime.load(*files, is_whole=False, **built))
 
 
 def _suite(

@@ -160,15 +160,22 @@ def write_videos(
 
     Every rank decodes its tiles, and the first writes. All files appear at the end, or none.
     """
+    import torch
+
+    from ..instruments.stopwatch import Stopwatch, added
     from .progress import Bar
 
+    closing = Stopwatch(torch.device("cpu"))
     with ExitStack() as stack:
         writers = [lambda chunk: None] * len(files)
         if is_first:
             size = runtime.size_of(latents.shape)
             writers = [stack.enter_context(each.opened(size)) for each in files]
-        progress = stack.enter_context(Bar("decoding", None, is_first))
-        return runtime.decode_into(latents, writers, on_tile=progress.on_tile)
+        with Bar("decoding", None, is_first) as progress:
+            times = runtime.decode_into(latents, writers, on_tile=progress.on_tile)
+        started = closing.start()  # encoders of video keep frames back until they are closed
+    closing.stop("writing", started)
+    return added(times, closing.times())
 
 
 @contextmanager

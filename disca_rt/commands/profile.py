@@ -4,17 +4,18 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import check_writable
+from .profile_sample import profiled_sample, run_sample
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_sampling_arguments,
     device_of,
     load_runtime,
-    sample_request,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from ..measure.ceilings import Ceilings
     from ..parallel.ranks import Ranks
-    from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..profiling.account import Account
     from ..profiling.capture import Captured
@@ -41,10 +41,11 @@ OURS = "command", "out", "nvtx_only"  # arguments that are not the sample's
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser = subparsers.add_parser(
         name,
-        help="say where the time of a sample goes, by step kind and kernel class",
-        description="Runs one sample under PyTorch's profiler. Without --dit, a prompt and a "
-        "conditioning it is one of the embedded model. Writes a table (Markdown and JSON lines), "
-        "a Chrome trace and a page with the timeline and the roofline plot.",
+        help="say where the time of a sample goes, by stage, step kind and kernel class",
+        description="Runs one sample under PyTorch's profiler: of the embedded model, of a DiT "
+        "(--dit), or of a whole model (--model), whose loading, encoders and VAE are profiled as "
+        "well. Writes a table (Markdown and JSON lines), a Chrome trace and a page with the "
+        "timeline and the roofline plot.",
     )
     add_sampling_arguments(parser, name)
     outputs = parser.add_argument_group("output")
@@ -93,8 +94,8 @@ class Profile(NamedTuple):
 def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     """Runs the sample on every rank; the first one writes and reports."""
     from ..kernels.ops import get_ops
-    from ..profiling.capture import run_in_ranges
-    from ..profiling.marked import marked_attention, marked_ops
+    from ..profiling.capture import is_whole
+    from ..profiling.marked import MarkedStopwatch, marked_attention, marked_ops
     from ..profiling.ranges import Ranges
     from .devices import choose_ops
 
@@ -103,48 +104,36 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     ranges = Ranges(device)
     ops = marked_ops(get_ops(args.ops, device), ranges)
     runtime = load_runtime(args, ranks, ops, marked_attention(args.attention, ranges))
-    is_first = ranks is None or ranks.is_first
-    request = sample_request(args, runtime, ranks, is_first)
+    if is_whole(runtime):
+        runtime.stopwatch = partial(MarkedStopwatch, ranges, device)
     if args.nvtx_only:
-        run_in_ranges(runtime, ranges, request)
+        run_sample(args, runtime, ranges, ranks)
         return
-    size = 1 if ranks is None else ranks.size
-    profile = _measured(args, runtime, ranges, request, size, is_first)
-    if is_first:
+    profile = _measured(args, runtime, ranges, ranks)
+    if ranks is None or ranks.is_first:
         commands = _commands(args, profile)
         _report(profile, commands, _write(args.out, profile, commands))
 
 
 def _measured(
-    args: argparse.Namespace,
-    runtime: "Runtime",
-    ranges: "Ranges",
-    request: "Request",
-    ranks: int,
-    is_shown: bool,
+    args: argparse.Namespace, runtime: "Runtime", ranges: "Ranges", ranks: "Ranks | None"
 ) -> Profile:
     from ..attention.backends import settled
     from ..measure.ceilings import measure_ceilings
     from ..profiling.account import account
-    from ..profiling.capture import capture
     from ..profiling.facts import facts
     from ..profiling.table import rows
     from ..profiling.timeline import read_timeline
-    from .out_of_memory import explained_sample
-    from .progress import Bar
 
-    device = runtime.dit.device
-    with (
-        explained_sample(runtime, args.ops, request, is_shown, ranks),
-        Bar("sampling", request.schedule.steps, is_shown) as progress,
-    ):
-        captured = capture(runtime, ranges, request, progress.on_step)
-    ceilings = measure_ceilings(device, runtime.dit.dtype)
+    request, captured = profiled_sample(args, runtime, ranges, ranks)
+    dtype, device = runtime.facts.place
+    ceilings = measure_ceilings(device, dtype)
     timeline = read_timeline(captured.trace["traceEvents"], device.type == "cuda")
     accounted = account(timeline, captured.kinds, captured.works)
-    attention = settled(args.attention, runtime.config.head_dim, runtime.dit.dtype, device)
+    attention = settled(args.attention, runtime.config.head_dim, dtype, device)
     schedule, policy = runtime.resolved(request)
-    about = facts(runtime, captured, policy, schedule, args.ops, attention, ranks)
+    size = 1 if ranks is None else ranks.size
+    about = facts(runtime, captured, policy, schedule, args.ops, attention, size)
     return Profile(captured, timeline, accounted, rows(accounted), ceilings, about)
 
 
@@ -198,8 +187,12 @@ def _write(folder: Path, profile: Profile, commands: Sequence[str]) -> list[Path
 
 def _about(profile: Profile) -> list[str]:
     from ..profiling.facts import slowdown_lines
+    from ..profiling.table import stage_line
 
-    return [*profile.facts.lines(profile.ceilings), *slowdown_lines(profile.captured)]
+    lines = [*profile.facts.lines(profile.ceilings), *slowdown_lines(profile.captured)]
+    if any(row.is_stage for row in profile.rows):
+        lines.append(stage_line(profile.rows))
+    return lines
 
 
 def _markdown(profile: Profile, commands: Sequence[str]) -> str:
@@ -241,28 +234,29 @@ def _report(profile: Profile, commands: Sequence[str], written: Sequence[Path]) 
     from rich.console import Console
 
     console = Console()
-    for kind in ("full", "predicted"):
-        if any(row.kind == kind for row in profile.rows):
-            console.print(_terminal_table(profile, kind))
+    for kind in dict.fromkeys(row.kind for row in profile.rows):
+        console.print(_terminal_table(profile, kind))
     for line in (*_about(profile), *commands, *(f"wrote {path}" for path in written)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _terminal_table(profile: Profile, kind: str) -> "Table":
-    """Table of one kind of step, narrow enough for 80 columns."""
+    """Table of one kind of step or of a stage, narrow enough for 80 columns."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from ..profiling.table import ALL, HEADER, cells
 
     rows = [row for row in profile.rows if row.kind == kind]
-    title = f"{rows[0].steps} {kind} step{'s' * (rows[0].steps != 1)}"
+    is_stage, count = rows[0].is_stage, rows[0].steps
+    title = f"{kind}, {count} x" if is_stage else f"{count} {kind} step{'s' * (count != 1)}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in HEADER:
         if name not in LEFT_OUT:
-            table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
+            shown = "ms each" if is_stage and name == "ms/step" else name
+            table.add_column(shown, justify="left" if name == "class" else "right", no_wrap=True)
     for row in rows:
         texts = zip(HEADER, cells(row, profile.ceilings), strict=True)
-        shown = [text for name, text in texts if name not in LEFT_OUT]
-        table.add_row(*shown, style="bold" if row.class_name == ALL else "")
+        kept = [text for name, text in texts if name not in LEFT_OUT]
+        table.add_row(*kept, style="bold" if row.class_name == ALL else "")
     return table

@@ -5,11 +5,13 @@ On a GPU events are recorded and read once at the end; elsewhere the wall clock 
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class StageTime(NamedTuple):
@@ -44,6 +46,14 @@ class Stopwatch:
     def stop(self, name: str, started: object) -> None:
         """Adds the time since `started` to the stage called `name`."""
         self._marks[name].append((started, self.start()))
+
+    def timed(self, name: str, pieces: Iterable[T]) -> Iterator[T]:
+        """Give out `pieces`, and add the time in which each is made to the stage called `name`."""
+        started = self.start()
+        for piece in pieces:
+            self.stop(name, started)
+            yield piece
+            started = self.start()
 
     def times(self) -> dict[str, StageTime]:
         """Times by stage, in the order in which they first ran. Waits for the device."""

@@ -5,6 +5,7 @@ asks how its weight is kept. Another way of keeping it is another subclass of `E
 in place by `replace_linears`. Knows no checkpoint.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -42,17 +43,24 @@ class Linear(nn.Linear):
 
 
 class Rows:
-    """The operand of some `rows` of `linear`."""
+    """The operand of some `rows` of `linear`, which has to be kept by someone else.
+
+    As the linear has these, a reference in both directions would leave the weights of a model in
+    memory until the next garbage collection.
+    """
 
     def __init__(self, linear: Linear, rows: slice) -> None:
-        self.linear, self.rows = linear, rows
+        self._linear, self.rows = weakref.ref(linear), rows
         self.out_features = rows.stop - rows.start
 
+    def __reduce__(self) -> tuple[type["Rows"], tuple[Linear, slice]]:
+        return Rows, (self._linear(), self.rows)  # a copied linear's are of the copy
+
     def dense(self) -> tuple[Tensor, Tensor] | None:
-        return self.linear.dense(self.rows)
+        return self._linear().dense(self.rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.linear.product(x, self.rows)
+        return self._linear().product(x, self.rows)
 
 
 def qkv_linear(hidden: int, extra: int = 0) -> Linear:

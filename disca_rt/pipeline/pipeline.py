@@ -22,12 +22,13 @@ from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
 from ..models.linear import fp8_linears
 from ..models.predictor import Predictor
-from ..sampling.denoiser import MAX_STATES, Denoiser, current_device
+from ..sampling.denoiser import MAX_STATES, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
 from .calls import Calls
 from .decode import Decoding
+from .denoising_models import DenoisingModels
 from .encode import Encoding
 from .fit import (
     check_finite,
@@ -47,7 +48,7 @@ from .sample import Busy, Closed, Sample
 P = TypeVar("P", bound="Pipeline")
 
 
-class Pipeline(Calls):
+class Pipeline(Calls, DenoisingModels):
     """Models and their stages; `dit` and `predictor` share device and dtype.
 
     With `graphs` steps, and whole trajectories where no `on_step` or `cancel` is given, are
@@ -90,7 +91,6 @@ class Pipeline(Calls):
             check_fits(self.predictor, self.dit)
             facts = Facts(self.dit.config, place_of(self.dit), bool(fp8_linears(self.dit)))
         self.facts = facts
-        self._denoiser: Denoiser | None = None
         self._busy = threading.Lock()
         self._is_closed = False
 
@@ -125,13 +125,6 @@ class Pipeline(Calls):
         """Sizes of the DiT."""
         return self.facts.config
 
-    @property
-    def denoiser(self) -> Denoiser:
-        """The denoising stage; its DiT is loaded for it."""
-        if self._denoiser is None:
-            self._denoiser = Denoiser(self.dit, self.graphs, self.max_states)
-        return self._denoiser
-
     def run(
         self,
         request: Request,
@@ -150,7 +143,7 @@ class Pipeline(Calls):
         """
         listeners = Listeners(on_stage, on_step, cancel)
         with self._alone():
-            stopwatch = Stopwatch(self.facts.place.device)
+            stopwatch = self.stopwatch()
             warn_of_precision(self.facts.place.dtype)
             self.resolved(request)
             listeners.begin("conditioning")
@@ -177,15 +170,18 @@ class Pipeline(Calls):
         """Decode samples `[B, C, T, H, W]`, handing each one's frames to its writer as they come.
 
         A writer gets chunks `[3, t, H, W]` in [0, 1], in order, and `on_tile` the number of tiles
-        done and of all. Returns the time of each stage. Raises FloatingPointError where latents or
-        frames are not finite, `Cancelled` between tiles once `cancel` is set.
+        done and of all. Returns the time of each stage: loading, decode and writing. Raises
+        FloatingPointError where latents or frames are not finite, `Cancelled` between tiles once
+        `cancel` is set.
         """
         with self._alone():
-            stopwatch = Stopwatch(self.facts.place.device)
-            with loaded(stopwatch, self._codec), stopwatch.stage("decode"):
+            stopwatch = self.stopwatch()
+            with loaded(stopwatch, self._codec):
                 for sample, write in zip(latents, writers, strict=True):
-                    for chunk in self._decoding.chunks(sample, on_tile, cancel):
-                        write(chunk)
+                    chunks = self._decoding.chunks(sample, on_tile, cancel)
+                    for chunk in stopwatch.timed("decode", chunks):
+                        with stopwatch.stage("writing"):
+                            write(chunk)
             return stopwatch.times()
 
     @property
@@ -214,7 +210,7 @@ class Pipeline(Calls):
         What it takes is added to `stopwatch`.
         """
         with self._alone():
-            return self._conditioned(request, stopwatch or Stopwatch(self.facts.place.device))
+            return self._conditioned(request, stopwatch or self.stopwatch())
 
     @property
     def parts(self) -> Parts:
@@ -260,21 +256,6 @@ class Pipeline(Calls):
                 yield
         finally:
             self._busy.release()
-
-    @contextmanager
-    def _denoising(self, stopwatch: Stopwatch) -> Iterator[None]:
-        """Have the models in memory; what was made for ones that go is given up before them."""
-        with loaded(stopwatch, self._dit, self._predictor):
-            try:
-                yield
-            finally:
-                if not self._dit.is_kept:
-                    self._close_denoiser()
-
-    def _close_denoiser(self) -> None:
-        if self._denoiser is not None:
-            self._denoiser.close()
-        self._denoiser = None
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
         return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)

@@ -1,7 +1,8 @@
 """Account of a timeline: the step, class and work of every kernel's or operator's run.
 
 A step lasts, on a CPU, as long as its range; on a GPU from the last kernel of the step before to
-its own last one. Knows no clock and no ceiling.
+its own last one. A stage, such as a decode, is accounted for as a step is, and on a GPU lasts at
+least as long as its range. Knows no clock and no ceiling.
 """
 
 from bisect import bisect_right
@@ -15,9 +16,12 @@ from .work import Work, operator_work
 
 
 class Window(NamedTuple):
-    """Time of one step, on the clock of the device that runs it."""
+    """Time of one step or stage, on the clock of the device that runs it.
 
-    index: int
+    `index` is the step's, None for a stage.
+    """
+
+    index: int | None
     kind: str
     start_us: float
     end_us: float
@@ -25,6 +29,11 @@ class Window(NamedTuple):
     @property
     def time_us(self) -> float:
         return self.end_us - self.start_us
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return self.kind if self.index is None else f"step {self.index} {self.kind}"
 
 
 class Entry(NamedTuple):
@@ -36,7 +45,7 @@ class Entry(NamedTuple):
     """
 
     run: KernelRun
-    step: int  # position among the windows
+    step: int  # position of its step or stage among the windows
     kind: str
     class_name: str
     work: Work
@@ -44,14 +53,14 @@ class Entry(NamedTuple):
 
 
 class Account(NamedTuple):
-    """Steps of a sample and everything that ran in them, in the order in which it began."""
+    """Steps and stages of a sample and all that ran in them, in the order in which it began."""
 
     windows: list[Window]
     entries: list[Entry]
 
 
 def account(timeline: TraceTimeline, kinds: Sequence[str], works: Sequence[Work]) -> Account:
-    """Account of everything that ran within a step.
+    """Account of everything that ran within a step or a stage.
 
     `kinds` are those of the steps, `works` those of the ranges of level "op", both in order.
     ValueError where their numbers are not those of the timeline's.
@@ -63,10 +72,19 @@ def account(timeline: TraceTimeline, kinds: Sequence[str], works: Sequence[Work]
             raise ValueError(
                 f"the trace has {len(ranges)} {what}, {len(given)} ran; profile fewer --steps"
             )
-    step_of = {index: number for number, index in enumerate(step_ranges)}
-    inside = [run for run in timeline.runs if run.ranges and run.ranges[0] in step_of]
-    numbers = [step_of[run.ranges[0]] for run in inside]
-    windows = list(_windows(timeline, step_ranges, kinds, inside, numbers))
+    spans = [i for i, each in enumerate(timeline.ranges) if each.level in ("stage", "step")]
+    window_of = {index: number for number, index in enumerate(spans)}
+    inside = [run for run in timeline.runs if run.ranges and run.ranges[0] in window_of]
+    numbers = [window_of[run.ranges[0]] for run in inside]
+    steps = enumerate(kinds)
+    named = [
+        next(steps) if timeline.ranges[i].level == "step" else (None, timeline.ranges[i].name)
+        for i in spans
+    ]
+    windows = [
+        Window(*name, *span)
+        for name, span in zip(named, _spans(timeline, spans, inside, numbers), strict=True)
+    ]
     classes = [_class(timeline, run) for run in inside]
     work_of = _works(timeline, inside, classes, dict(zip(op_ranges, works, strict=True)))
     exposed = exposed_times(inside, [windows[number] for number in numbers], classes)
@@ -79,24 +97,27 @@ def account(timeline: TraceTimeline, kinds: Sequence[str], works: Sequence[Work]
     return Account(windows, entries)
 
 
-def _windows(
+def _spans(
     timeline: TraceTimeline,
-    step_ranges: Sequence[int],
-    kinds: Sequence[str],
+    ranges: Sequence[int],
     runs: Sequence[KernelRun],
     numbers: Sequence[int],
-) -> Iterator[Window]:
+) -> Iterator[TimeSpan]:
+    """Times of the `ranges`, on the clock of the device; `runs` are within those of `numbers`."""
     if not timeline.is_on_gpu:
-        for number, index in enumerate(step_ranges):
-            each = timeline.ranges[index]
-            yield Window(number, kinds[number], each.start_us, each.end_us)
+        for index in ranges:
+            yield timeline.ranges[index].start_us, timeline.ranges[index].end_us
         return
-    ends = [0.0] * len(step_ranges)
+    ends = [0.0] * len(ranges)
     for run, number in zip(runs, numbers, strict=True):
         ends[number] = max(ends[number], run.end_us)
-    start = min((run.start_us for run in runs), default=0.0)
-    for number, end in enumerate(ends):
-        yield Window(number, kinds[number], start, max(start, end))
+    stages = [each.start_us for each in timeline.ranges if each.level == "stage"]
+    start = min([*(run.start_us for run in runs), *stages], default=0.0)
+    for index, end in zip(ranges, ends, strict=True):
+        each = timeline.ranges[index]
+        if each.level == "stage":  # the host alone may work for long, as in loading
+            start, end = max(start, each.start_us), max(end, each.end_us)
+        yield start, max(start, end)
         start = max(start, end)
 
 
@@ -135,7 +156,7 @@ def _works(
             continue
         taken.add(call)
         if not is_op:
-            yield operator_work(operator.name, operator.shapes, operator.dtypes)
+            yield operator_work(*operator)
         elif inner in with_gemm and class_name != ATTENTION:
             yield work_of_range[inner]._replace(flops=0)
         else:

@@ -1,15 +1,16 @@
 """Runs one sample of a runtime under PyTorch's profiler, after a short one that warms up.
 
-Knows runtimes and profilers; what the trace says is read elsewhere.
+Of a whole model each part is loaded once: the stages before and after the steps are traced apart,
+and the traces are joined. Knows runtimes and profilers; what the trace says is read elsewhere.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -26,7 +27,15 @@ from .marked import marked_blocks
 from .ranges import Ranges
 from .work import Work
 
+T = TypeVar("T")
 OnStep = Callable[[StepEvent], None]
+
+
+class Section(NamedTuple):
+    """Part of a profile that was traced by itself, and the works of its op ranges in order."""
+
+    trace: dict[str, Any]
+    works: list[Work]
 
 
 class Captured(NamedTuple):
@@ -53,24 +62,38 @@ def capture(runtime: Runtime, ranges: Ranges, request: Request, on_step: OnStep)
     def run_short() -> Sample:
         return _run_short(runtime, request)
 
-    _traced(run_short, runtime.dit.device)  # the first one sets the profiler up as well
+    device = runtime.facts.place.device
+    _traced(run_short, device)  # the first one sets the profiler up as well
     unprofiled = run_short().times
-    with marked_blocks(runtime, ranges), ranges.recording():
-        run = partial(runtime.run, request, on_step=collect)
-        sample, trace = _traced(run, runtime.dit.device)
-    return Captured(named_steps(trace, kinds), kinds, ranges.works, sample, unprofiled)
+    with marked_blocks(runtime, ranges):
+        run = partial(runtime.run, request, decode=not is_whole(runtime), on_step=collect)
+        sample, (trace, works) = capture_stages(run, ranges, device)
+    return Captured(named_steps(trace, kinds), kinds, works, sample, unprofiled)
+
+
+def capture_stages(run: Callable[[], T], ranges: Ranges, device: torch.device) -> tuple[T, Section]:
+    """Profiles `run`, whose stages are marked in `ranges`; gives what it returns as well."""
+    with ranges.recording():
+        result, trace = _traced(run, device)
+    return result, Section(trace, ranges.works)
 
 
 def run_in_ranges(runtime: Runtime, ranges: Ranges, request: Request) -> Sample:
     """Runs the sample that `capture` profiles, in its ranges, for a profiler of another process."""
     _run_short(runtime, request)
     with marked_blocks(runtime, ranges), ranges.recording():
-        return runtime.run(request)
+        return runtime.run(request, decode=not is_whole(runtime))
+
+
+def is_whole(runtime: Runtime) -> bool:
+    """True for a whole model's folder, whose encoders and VAE are profiled as well."""
+    return runtime.facts.folder is not None
 
 
 def _run_short(runtime: Runtime, request: Request) -> Sample:
     schedule, policy = shortened(*runtime.resolved(request))
-    return runtime.run(replace(request, schedule=schedule, policy=policy))
+    short = replace(request, schedule=schedule, policy=policy)
+    return runtime.run(short, decode=not is_whole(runtime))
 
 
 def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:
@@ -79,18 +102,18 @@ def shortened(schedule: Schedule, policy: Policy) -> tuple[Schedule, Policy]:
     return short, replace(policy, rule=Listed((0,))) if policy.slots else policy
 
 
-def _traced(run: Callable[[], Sample], device: torch.device) -> tuple[Sample, dict[str, Any]]:
+def _traced(run: Callable[[], T], device: torch.device) -> tuple[T, dict[str, Any]]:
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True) as profiler:
-        sample = run()
+        result = run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        return sample, json.loads(path.read_text())
+        return result, json.loads(path.read_text())
 
 
 def named_steps(trace: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
@@ -107,3 +130,22 @@ def named_steps(trace: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
     ]
     kept = {key: value for key, value in trace.items() if key not in ("traceName", "host_name")}
     return {**kept, "traceEvents": events}
+
+
+def joined(captured: Captured, before: Sequence[Section], after: Sequence[Section]) -> Captured:
+    """Profile with the sections that ran `before` and `after` its steps, as if without pauses."""
+    traces = [*(each.trace for each in before), captured.trace, *(each.trace for each in after)]
+    works = [*(each.works for each in before), captured.works, *(each.works for each in after)]
+    events: list[dict[str, Any]] = []
+    end = None
+    for trace in traces:
+        complete = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
+        start = min(event["ts"] for event in complete)
+        shift = 0.0 if end is None else end - start
+        events += [
+            {**event, "ts": event["ts"] + shift} if "ts" in event else event
+            for event in trace["traceEvents"]
+        ]
+        end = max(event["ts"] + event["dur"] for event in complete) + shift
+    trace = {**captured.trace, "traceEvents": events}
+    return captured._replace(trace=trace, works=[work for some in works for work in some])

@@ -1,4 +1,4 @@
-"""Classes of what runs: attention, GEMM, an op by its name, cache op, collective, copy, other.
+"""Classes of what runs: attention, GEMM, an op by its name, convolution, copy, other and so on.
 
 The ranges around a kernel say which it is; the name of a kernel is looked at only where no op does,
 as in the replay of a CUDA graph.
@@ -7,9 +7,9 @@ as in the replay of a CUDA graph.
 import re
 from collections.abc import Sequence
 
-from .work import GEMMS, OPS
+from .work import CONVOLUTIONS, GEMMS, OPS
 
-ATTENTION, GEMM, CACHE_OP = "attention", "GEMM", "cache op"
+ATTENTION, GEMM, CONVOLUTION, CACHE_OP = "attention", "GEMM", "convolution", "cache op"
 COLLECTIVE, COPY, OTHER, GAP = "collective", "copy", "other", "gap"
 
 # Of ops whose range is not called as their class is.
@@ -44,6 +44,8 @@ def classify(kernel: str, operator: str, ranges: Sequence[str]) -> str:
 def _by_name(kernel: str, operator: str) -> str:
     if operator in GEMMS:
         return GEMM
+    if operator in CONVOLUTIONS:  # whose kernels are called GEMM as well
+        return CONVOLUTION
     fused = FUSED_KERNEL.match(kernel)
     if fused is not None:
         op = OP_OF_KERNEL.get(fused[1], fused[1])

@@ -1,6 +1,6 @@
 """Colours of classes and of steps, the same wherever one is drawn; legible on light and on dark."""
 
-from .classes import ATTENTION, CACHE_OP, COLLECTIVE, COPY, GAP, GEMM, OTHER
+from .classes import ATTENTION, CACHE_OP, COLLECTIVE, CONVOLUTION, COPY, GAP, GEMM, OTHER
 
 COLOURS = {
     ATTENTION: "#c2410c",
@@ -24,7 +24,12 @@ COLOURS = {
     "euler_step": "#b91c1c",
     "unpatchify": "#92400e",
     "layer_norm": "#166534",
-    # Steps.
+    CONVOLUTION: "#9f1239",
+    # Stages and steps.
+    "loading": "#a8a29e",
+    "prompts": "#b45309",
+    "conditioning": "#6b7280",
+    "decode": "#4338ca",
     "full": "#3b5875",
     "predicted": "#0d9488",
 }

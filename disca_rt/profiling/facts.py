@@ -8,7 +8,6 @@ from .. import __version__
 from ..cache.policy import Policy
 from ..instruments.device_name import device_name
 from ..measure.ceilings import Ceilings
-from ..models.linear import fp8_linears
 from ..pipeline.runtime import Runtime
 from ..schedule import Schedule
 from ..units import rate_text
@@ -57,10 +56,10 @@ def facts(
     ranks: int,
 ) -> Facts:
     return Facts(
-        device=device_name(runtime.dit.device),
+        device=device_name(runtime.facts.place.device),
         model=_model(runtime),
         latent_shape=tuple(captured.sample.latents.shape),
-        dtype=str(runtime.dit.dtype).removeprefix("torch."),
+        dtype=str(runtime.facts.place.dtype).removeprefix("torch."),
         ops=ops,
         attention=attention,
         policy=policy.name,
@@ -75,7 +74,7 @@ def facts(
 
 def _model(runtime: Runtime) -> str:
     config = runtime.config
-    weights = ", FP8 weights" if fp8_linears(runtime.dit) else ""
+    weights = ", FP8 weights" if runtime.facts.fp8_weights else ""
     return f"{config.family}, {config.layers}, width {config.hidden}{weights}"
 
 

@@ -28,8 +28,7 @@ def lanes(timeline: TraceTimeline, account: Account) -> dict[str, Any]:
         return [round(start - origin, 1), round(end - start, 1), *texts]
 
     steps = [
-        span(each.start_us, each.end_us, f"step {each.index} {each.kind}", colour(each.kind))
-        for each in account.windows
+        span(each.start_us, each.end_us, each.name, colour(each.kind)) for each in account.windows
     ]
     kernels = [
         span(each.run.start_us, each.run.end_us, each.run.name, colour(each.class_name))

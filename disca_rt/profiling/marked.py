@@ -4,15 +4,17 @@ What a model is given when it is built is wrapped, blocks are hooked from outsid
 or engine code knows of it, and not one bit of a result changes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from ..attention.local import LocalAttention
+from ..instruments.stopwatch import Stopwatch
 from ..kernels.ops import Ops
 from ..models.blocks import DoubleStreamBlock, SingleStreamBlock
 from ..models.token_refiner import RefinerBlock
@@ -22,7 +24,39 @@ from .ranges import Ranges
 from .work import OPS, Work, attention_work
 
 OnStep = Callable[[StepEvent], None]
+T = TypeVar("T")
 BLOCKS = DoubleStreamBlock, SingleStreamBlock, RefinerBlock
+
+
+class MarkedStopwatch(Stopwatch):
+    """Stopwatch whose stages run in ranges of their names, the outermost of those within others."""
+
+    def __init__(self, ranges: Ranges, device: torch.device) -> None:
+        super().__init__(device)
+        self._ranges, self._is_inside = ranges, False
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times the enclosed work under `name`."""
+        with self._range(name), super().stage(name):
+            yield
+
+    def timed(self, name: str, pieces: Iterable[T]) -> Iterator[T]:
+        """Give out `pieces`, whose making, and whatever is done with them, is in one range."""
+        with self._range(name):
+            yield from super().timed(name, pieces)
+
+    @contextmanager
+    def _range(self, name: str) -> Iterator[None]:
+        if self._is_inside:
+            yield
+            return
+        self._is_inside = True
+        try:
+            with self._ranges.range(f"stage {name}"):
+                yield
+        finally:
+            self._is_inside = False
 
 
 def marked_ops(ops: Ops, ranges: Ranges) -> Ops:

@@ -28,9 +28,9 @@ def ncu_lines(kernels: Sequence[Kernel], command: Sequence[str], folder: str) ->
         if kernel.class_name != COLLECTIVE and not kernel.name.startswith(NO_KERNELS)
     ]
     for number, kernel in enumerate(able[:LINES], 1):
-        base = function_name(kernel.name)
+        base, around = function_name(kernel.name), "stage" if kernel.is_stage else "middle"
         arguments = [
-            "ncu", "--set", "full", "--nvtx", "--nvtx-include", f"middle {kernel.kind}/",
+            "ncu", "--set", "full", "--nvtx", "--nvtx-include", f"{around} {kernel.kind}/",
             "-k", f"regex:^{re.escape(base)}$", "-c", str(LAUNCHES),
             "-o", f"{folder}/{number}-{kernel.kind}-{base}",
         ]  # fmt: skip

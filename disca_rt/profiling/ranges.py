@@ -1,8 +1,8 @@
 """Ranges, named and nested, that profilers show: in PyTorch's trace, and on a GPU as NVTX.
 
-A range is named by its level and what it is: "step 3", "middle predicted" (between embedding and
-head), "block single_blocks.4", "op rms_norm_rope". Knows no model; costs next to nothing until it
-records.
+A range is named by its level and what it is: "stage prompts", "step 3", "middle predicted" (between
+embedding and head), "block single_blocks.4", "op rms_norm_rope". Knows no model; costs next to
+nothing until it records.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from .work import Work
 
-LEVELS = "step", "middle", "block", "op"
+LEVELS = "stage", "step", "middle", "block", "op"
 
 
 class Ranges:

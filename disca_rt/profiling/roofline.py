@@ -1,8 +1,8 @@
 """Roofline plot as SVG: rate by arithmetic intensity, both logarithmic, one dot per class.
 
-A dot is filled for full steps and hollow for predicted ones. An op without matrix products is
-placed by its pointwise operations, so that its distance to the slope is its fraction of the copy
-bandwidth. Knows rows and ceilings; colours of text and lines are the page's variables.
+A dot is filled for full steps and stages, and hollow for predicted steps. An op without matrix
+products is placed by its pointwise operations, so that its distance to the slope is its fraction
+of the copy bandwidth. Knows rows and ceilings; colours of text and lines are the page's variables.
 """
 
 import math
@@ -152,7 +152,7 @@ def _along(corners: Sequence[tuple[float, float]]) -> Iterator[Box]:
 def _dots(axes: Axes, shown: Sequence[Dot]) -> Iterator[str]:
     for dot in shown:
         own = colour(dot.row.class_name)
-        fill = own if dot.row.kind == "full" else "var(--page)"
+        fill = own if dot.row.kind == "full" or dot.row.is_stage else "var(--page)"
         x, y = axes.x(dot.intensity), axes.y(dot.rate)
         yield (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS - 1.5}" '
@@ -163,7 +163,8 @@ def _dots(axes: Axes, shown: Sequence[Dot]) -> Iterator[str]:
 def _title(dot: Dot) -> str:
     rate = rate_text(dot.rate, "FLOP/s")
     name = escape(dot.row.class_name)
-    return f"{name}, {dot.row.kind} steps: {dot.intensity:,.2g} FLOP/B, {rate}"
+    kind = dot.row.kind if dot.row.is_stage else f"{dot.row.kind} steps"
+    return f"{name}, {kind}: {dot.intensity:,.2g} FLOP/B, {rate}"
 
 
 def _labels(axes: Axes, shown: Sequence[Dot], roof: Sequence[Box]) -> Iterator[str]:

@@ -6,7 +6,7 @@ move at least. A kind's rows add up to its steps' wall time: the gap is the time
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..measure.ceilings import Ceilings
@@ -21,7 +21,7 @@ UNRATED = COPY, OTHER  # unlike calls, of some of which the bytes are not known
 
 @dataclass(frozen=True)
 class Row:
-    """Totals of one class in all steps of one kind.
+    """Totals of one class in all steps of one kind, or in all runs of a stage.
 
     `time_us` is exposed time; `busy_us` is the time of all runs, also of those at once, and gives
     the rates. `share` is that of the kind's wall time.
@@ -35,6 +35,7 @@ class Row:
     busy_us: float
     share: float
     work: Work
+    is_stage: bool = False
 
     @property
     def flops_per_s(self) -> float | None:
@@ -55,13 +56,14 @@ class Row:
 
 
 class Kernel(NamedTuple):
-    """Totals of one kernel, or on a CPU of one operator, in all steps of one kind."""
+    """Totals of one kernel, or on a CPU of one operator, in all steps of one kind or a stage."""
 
     kind: str
     class_name: str
     name: str
     calls: int
     time_us: float
+    is_stage: bool = False
 
 
 def rows(account: Account) -> list[Row]:
@@ -76,8 +78,21 @@ def rows(account: Account) -> list[Row]:
                 groups[entry.class_name].append(entry)
         classes = [_row(kind, name, group, len(windows), wall) for name, group in groups.items()]
         classes.sort(key=lambda row: -row.time_us)
-        made += [*classes, *_rest(kind, classes, len(windows), wall)]
+        of_kind = [*classes, *_rest(kind, classes, len(windows), wall)]
+        is_stage = windows[0].index is None
+        made += [replace(row, is_stage=is_stage) for row in of_kind]
     return made
+
+
+def stage_line(rows: Sequence[Row]) -> str:
+    """Sentence on how the time of a whole sample divides among its stages and kinds of steps."""
+    sums = [row for row in rows if row.class_name == ALL]
+    total = sum(row.time_us for row in sums)
+    parts = []
+    for row in sums:
+        name = row.kind if row.is_stage else f"{row.steps} {row.kind} step{'s' * (row.steps != 1)}"
+        parts.append(f"{name} {row.time_us / total:.1%}")
+    return f"under the profiler {total / 1e6:,.2f} s: {', '.join(parts)}"
 
 
 def _row(kind: str, name: str, group: Sequence[Entry], steps: int, wall: float) -> Row:
@@ -100,10 +115,14 @@ def _rest(kind: str, classes: Sequence[Row], steps: int, wall: float) -> list[Ro
 
 def kernels(account: Account) -> list[Kernel]:
     """Kernels of each kind of step, the longest in total first."""
+    stages = {window.kind for window in account.windows if window.index is None}
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for entry in account.entries:
         groups[entry.kind, entry.class_name, entry.run.name].append(entry.run.time_us)
-    made = [Kernel(*key, len(times), sum(times)) for key, times in groups.items()]
+    made = [
+        Kernel(*key, len(times), sum(times), is_stage=key[0] in stages)
+        for key, times in groups.items()
+    ]
     return sorted(made, key=lambda kernel: -kernel.time_us)
 
 
@@ -135,6 +154,7 @@ def record(row: Row, ceilings: Ceilings) -> dict[str, Any]:
     """Fields of a row for a line of JSON; times in seconds."""
     return {
         "kind": row.kind,
+        "level": "stage" if row.is_stage else "step",
         "class": row.class_name,
         "calls": row.calls,
         "steps_of_kind": row.steps,

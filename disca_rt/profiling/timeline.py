@@ -46,11 +46,15 @@ class KernelRun(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """Outermost operator of PyTorch's, with the shapes and dtypes of its arguments."""
+    """Outermost operator of PyTorch's, with the shapes, dtypes and values of its arguments.
+
+    A value is as PyTorch writes it, such as "[1, 1, 1]", and "" for a tensor's.
+    """
 
     name: str
     shapes: Sequence[Sequence[int]] = ()
     dtypes: Sequence[str] = ()
+    values: Sequence[str] = ()
 
 
 class TraceTimeline(NamedTuple):
@@ -128,4 +132,5 @@ def _correlation(event: TraceEvent) -> int | None:
 
 def _operator(event: TraceEvent) -> Operator:
     args = event.get("args", {})
-    return Operator(event["name"], args.get("Input Dims", ()), args.get("Input type", ()))
+    told = (args.get(key, ()) for key in ("Input Dims", "Input type", "Concrete Inputs"))
+    return Operator(event["name"], *told)

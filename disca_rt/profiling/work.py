@@ -42,6 +42,7 @@ GEMMS: dict[str, _Operands] = {
     "aten::_addmm_activation": _Operands(1, 2),
     "aten::baddbmm": _Operands(1, 2),
 }
+CONVOLUTIONS = "aten::conv2d", "aten::conv3d"
 COPY = "aten::copy_"
 ITEM_SIZES = {
     "double": 8,
@@ -52,11 +53,18 @@ ITEM_SIZES = {
 }
 
 
-def operator_work(name: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> Work:
+def operator_work(
+    name: str,
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[str],
+    values: Sequence[str] = (),
+) -> Work:
     """Work of one of PyTorch's operators, by its arguments as a trace has them.
 
-    Known for products and copies, none for others.
+    Known for products, convolutions and copies, none for others.
     """
+    if name in CONVOLUTIONS:
+        return _convolution_work(shapes, dtypes, values)
     if name == COPY:
         return Work(0, 2 * prod(shapes[0]) * ITEM_SIZES.get(dtypes[0], 4))
     if name not in GEMMS:
@@ -66,3 +74,24 @@ def operator_work(name: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[s
     columns = matrix[-2] if operands.is_transposed else matrix[-1]
     values = prod(rows) + prod(matrix) + prod(rows[:-1]) * columns
     return Work(2 * prod(rows) * columns, values * ITEM_SIZES.get(dtypes[operands.rows], 4))
+
+
+def _convolution_work(
+    shapes: Sequence[Sequence[int]], dtypes: Sequence[str], values: Sequence[str]
+) -> Work:
+    """Work of input [B, C, ...], weight [N, C / groups, ...]; none where strides are not told."""
+    given, weight = shapes[:2]
+    if len(values) < 6 or not all(values[3:6]):  # padding may be a word
+        return Work()
+    strides, padding, dilation = (_numbers(text, len(given) - 2) for text in values[3:6])
+    axes = zip(given[2:], weight[2:], strides, padding, dilation, strict=True)
+    sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+    made = given[0] * weight[0] * prod(sides)
+    size = ITEM_SIZES.get(dtypes[0], 4)
+    return Work(2 * made * prod(weight[1:]), (prod(given) + prod(weight) + made) * size)
+
+
+def _numbers(text: str, count: int) -> list[int]:
+    """Numbers of "[1, 1, 1]"; one number stands for all of them."""
+    numbers = [int(number) for number in text.strip("[]").split(",") if number.strip()]
+    return numbers * count if len(numbers) == 1 else numbers

@@ -563,6 +563,24 @@ def test_bad_input_is_one_line(
     assert message in refusal(["bench", "--quick", *arguments], capsys)
 
 
+@pytest.mark.parametrize("place", ["transformer", "."])
+def test_the_dit_of_a_folder_is_measured_whatever_its_size(place: str, tmp_path: Path) -> None:
+    """Memory and FLOPs are those of the file, not of the published model that it is one of."""
+    pytest.importorskip("diffusers")
+    import small_parts
+
+    folder = tmp_path / "model"
+    small_parts.pipeline_10().save_pretrained(folder)
+    out = tmp_path / "bench.jsonl"
+    command = ["bench", "64x48x9", "--model", "hunyuan-video", "--quick", "--only", "full-step"]
+    command += ["--dit", str(folder / place), "--dtype", "float32", "--out", str(out)]
+    assert main(command) == 0
+    records = [record for record in read_records(out) if record.flops and record.weights]
+    assert {record.weights for record in records} == {"transformer" if place != "." else "model"}
+    assert all(0 < record.flops < 1e9 for record in records)
+    assert all(record.memory["weights"] < 1e6 for record in records if record.memory)
+
+
 def test_needs_nothing_but_pytorch(tmp_path: Path) -> None:
     """Run as on a machine with a GPU and little else: real weights, no other package."""
     absent = "numpy", "safetensors", "rich", "PIL", "av", "matplotlib", "diffusers"

@@ -7,11 +7,12 @@ import pytest
 from disca_rt.measure.ceilings import Ceilings
 from disca_rt.profiling.account import account, exposed_times
 from disca_rt.profiling.classes import classify
-from disca_rt.profiling.table import Row, rows
+from disca_rt.profiling.table import Row, kernels, rows, stage_line
 from disca_rt.profiling.timeline import read_timeline
 from disca_rt.profiling.work import Work
 from profiling.traces import launched, marked, operator, span
 
+CONVOLVED = [[1, 3, 4, 4, 4], [5, 3, 3, 3, 3], [5]]
 CEILINGS = Ceilings(1e12, 1e11, 1024, "float32", 1)
 
 
@@ -36,6 +37,7 @@ CEILINGS = Ceilings(1e12, 1e11, 1024, "float32", 1)
         ("aten::copy_", "aten::copy_", ["step 1", "middle full", "block x"], "copy"),
         ("ncclDevKernel_SendRecv", "c10d::alltoall_base_", ["block x"], "collective"),
         ("elementwise_kernel", "aten::silu", ["block x"], "other"),
+        ("implicit_gemm_fprop", "aten::conv3d", ["stage decode"], "convolution"),
         # In the replay of a graph only names are known.
         ("nvjet_tst_256x128", "", ["step 3"], "GEMM"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "", ["step 3"], "attention"),
@@ -200,3 +202,45 @@ def test_a_trace_that_lost_events_is_refused() -> None:
     timeline = read_timeline([marked("step 0", 0, 9)], is_on_gpu=False)
     with pytest.raises(ValueError, match="the trace has 1 steps, 2 ran; profile fewer --steps"):
         account(timeline, ["full", "full"], [])
+
+
+def test_stages_stand_beside_the_steps() -> None:
+    events = [
+        marked("stage prompts", 0, 40),
+        operator("aten::linear", 5, 25, [[1, 8, 4], [16, 4], [16]]),
+        marked("step 0", 50, 60),
+        operator("aten::silu", 52, 58),
+        marked("stage decode", 60, 100),
+        operator("aten::conv3d", 60, 90, CONVOLVED, values=["", "", "", "[1]", "[1]", "[1]"]),
+    ]
+    accounted = account(read_timeline(events, is_on_gpu=False), ["full"], [])
+    assert [window.name for window in accounted.windows] == ["prompts", "step 0 full", "decode"]
+    made = {(row.kind, row.class_name): row for row in rows(accounted)}
+    assert {key: row.time_us for key, row in made.items() if row.class_name != "gap"} == {
+        ("prompts", "GEMM"): 20,
+        ("prompts", "all"): 40,
+        ("full", "other"): 6,
+        ("full", "all"): 10,
+        ("decode", "convolution"): 30,
+        ("decode", "all"): 40,
+    }
+    assert {row.kind for row in made.values() if row.is_stage} == {"prompts", "decode"}
+    assert {kernel.kind for kernel in kernels(accounted) if kernel.is_stage} == {
+        "prompts",
+        "decode",
+    }
+    assert made["decode", "convolution"].work.flops == 2 * (5 * 4 * 4 * 4) * (3 * 3**3)
+    assert "prompts 44.4%, 1 full step 11.1%, decode 44.4%" in stage_line(rows(accounted))
+
+
+def test_on_a_gpu_a_stage_lasts_while_the_host_works() -> None:
+    events = [
+        marked("stage loading", 0, 50),
+        *launched("Memcpy HtoD", 10, 12, 30, number=1, cat="gpu_memcpy"),
+        marked("step 0", 50, 60),
+        *launched("some_kernel", 52, 55, 70, number=2),
+        marked("stage decode", 60, 65),
+        *launched("some_kernel", 62, 70, 90, number=3),
+    ]
+    accounted = account(read_timeline(events, is_on_gpu=True), ["full"], [])
+    assert [(w.start_us, w.end_us) for w in accounted.windows] == [(0, 50), (50, 70), (70, 90)]

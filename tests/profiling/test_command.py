@@ -169,6 +169,8 @@ def test_ncu_lines() -> None:
         Kernel("predicted", "rms_norm_rope", "_rms_norm_rope_kernel", 4, 9.0),
     ]
     [line] = ncu_lines(kernels, ["python", "-m", "disca_rt", "profile", "a red circle"], "out/x")
+    [other] = ncu_lines([kernels[2]._replace(kind="decode", is_stage=True)], ["run"], "out")
+    assert "--nvtx-include 'stage decode/'" in other
     assert line == (
         "ncu --set full --nvtx --nvtx-include 'middle predicted/' "
         "-k 'regex:^_rms_norm_rope_kernel$' -c 3 -o out/x/1-predicted-_rms_norm_rope_kernel "

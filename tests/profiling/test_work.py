@@ -1,5 +1,6 @@
 """FLOPs and bytes of single calls, against sums by hand."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -51,3 +52,13 @@ def test_intensity() -> None:
     assert Work(0, 5, 100).intensity == 20
     assert Work(10, 0, 3).intensity is None
     assert Work(0, 5, 0).intensity is None
+
+
+@pytest.mark.parametrize("is_strided", [False, True])
+def test_of_convolutions(is_strided: bool) -> None:
+    values = ["", "", "", "[1, 2]" if is_strided else "[1]", "[0, 1]", "[1, 1]", "1"]
+    work = operator_work("aten::conv2d", [[2, 3, 5, 8], [4, 3, 3, 3], [4]], ["float"] * 3, values)
+    made = 2 * 4 * 3 * (4 if is_strided else 8)  # [2, 4, 3, 8], every second column where strided
+    assert work == Work(2 * made * 3 * 9, 4 * (2 * 3 * 40 + 4 * 27 + made))
+    unknown = operator_work("aten::conv2d", [[2, 3, 5, 8], [4, 3, 3, 3]], ["float"] * 2)
+    assert unknown == Work()

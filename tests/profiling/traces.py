@@ -1,5 +1,7 @@
 """Events of a Chrome trace, made by hand."""
 
+from collections.abc import Sequence
+
 from disca_rt.profiling.timeline import TraceEvent
 
 HOST, DEVICE = 1, 2
@@ -23,11 +25,17 @@ def marked(name: str, start: float, end: float) -> TraceEvent:
     return span("user_annotation", name, start, end)
 
 
-def operator(name: str, start: float, end: float, shapes: object = (), dtype: str = "float"):
+def operator(
+    name: str,
+    start: float,
+    end: float,
+    shapes: object = (),
+    dtype: str = "float",
+    values: Sequence[str] = (),
+) -> TraceEvent:
     dims = list(shapes)
-    return span(
-        "cpu_op", name, start, end, **{"Input Dims": dims, "Input type": [dtype] * len(dims)}
-    )
+    args = {"Input Dims": dims, "Input type": [dtype] * len(dims), "Concrete Inputs": values}
+    return span("cpu_op", name, start, end, **args)
 
 
 def launched(name: str, at: float, start: float, end: float, number: int, cat: str = "kernel"):
