@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TINY_FPS = 5  # of the embedded model's clips
 SMALL_TILES = "128x96,16x12"
 SHEET = "the contact sheet of --out"
+LOST = "lost_frames"  # tensor beside the latents: frames at the beginning that are no part of it
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -64,9 +65,9 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None and args.frames_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --frames-out FOLDER")
     check_video_outputs(args)
-    latents = read_latents(args.latents)
+    latents, lost = read_latents(args.latents)
     with joined_ranks(args) as ranks:
-        _decode(args, ranks, latents)
+        _decode(args, ranks, latents, lost)
 
 
 def interrupted(args: argparse.Namespace) -> str:
@@ -75,21 +76,24 @@ def interrupted(args: argparse.Namespace) -> str:
 
 
 def how_to_go_on(
-    latents: Path, model: str | None, flag: str, out: Path, variant: str | None = None
+    latents: Path, model: str | None, flag: str, out: Path, **others: str | None
 ) -> str:
     """Word where latents are kept, and the command that makes the video of them.
 
-    `flag` is --out or --frames-out.
+    `flag` is --out or --frames-out, `others` are more options by name; None: not given.
     """
     words = ["disca-rt", "decode", str(latents)]
-    words += ["--model", str(model)] if model is not None else []
-    words += ["--variant", variant] if variant is not None else []
+    for name, value in {"model": model, **others}.items():
+        words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     command = shlex.join([*words, flag, str(out)])
     return f"the latents are kept in {latents}; go on with: {command}"
 
 
-def read_latents(path: Path) -> "Tensor":
-    """Read `latents [B, C, T, H, W]` from a file; ValueError where there are none."""
+def read_latents(path: Path) -> "tuple[Tensor, int]":
+    """Read `latents [B, C, T, H, W]` from a file, and how many frames of them are no video's.
+
+    ValueError where there are none.
+    """
     import torch
 
     from ..vae.codec import check_finite
@@ -109,7 +113,8 @@ def read_latents(path: Path) -> "Tensor":
             f"{path}: latents must be floats [B, C, T, H, W], got {kind} {list(latents.shape)}"
         )
     check_finite(latents)
-    return latents.to(torch.float32)
+    lost = int(file.read(LOST).max()) if LOST in file.specs else 0
+    return latents.to(torch.float32), lost
 
 
 def check_video_outputs(args: argparse.Namespace) -> None:
@@ -144,8 +149,9 @@ def video_files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
     ]
 
 
-def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor") -> None:
+def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor", lost: int) -> None:
     """Decode by this process, or its part of it; the first rank writes and reports."""
+    from ..pipeline.decode import Decoding
     from .progress import Bar
 
     is_first = ranks is None or ranks.is_first
@@ -161,13 +167,20 @@ def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor") 
     with ExitStack() as stack:
         writers = [print] * len(every)
         if is_first:
-            size = codec.video_size(*latents.shape[2:])
+            frames, *sides = codec.video_size(*latents.shape[2:])
+            if not 0 <= lost < frames:
+                raise ValueError(f"{args.latents} has {LOST} {lost}, of {frames} frames in all")
+            size = frames - lost, *sides
             writers = [stack.enter_context(files.opened(size)) for files in every]
         stack.enter_context(_explained(args))
         bar = stack.enter_context(Bar("decoding", None, is_first))
         chunks = _previewed(codec, is_first) if args.preview else None
         for sample, write in zip(latents, writers, strict=True):
-            for chunk in chunks(sample) if chunks else codec.stream(sample, on_tile=bar.on_tile):
+            if chunks is not None:
+                decoded = (chunk[:, lost:] for chunk in chunks(sample))
+            else:
+                decoded = Decoding(codec, lost).chunks(sample, bar.on_tile, None)
+            for chunk in decoded:
                 write(chunk)
     for path in (path for files in every for path in files.paths if is_first):
         print(f"wrote {path}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import first_line
 from .arguments import check_writable
-from .decode import SHEET, check_video_outputs, how_to_go_on, video_files
+from .decode import LOST, SHEET, check_video_outputs, how_to_go_on, video_files
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
@@ -88,10 +88,10 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     written = [] if args.latents_out is None else [args.latents_out]
     times = added(stopwatch.times(), sample.times)
     if is_first and args.latents_out is not None:
-        save_latents(args.latents_out, sample.latents)
+        save_latents(args.latents_out, sample.latents, runtime.facts.lost_frames)
     if _is_video(args):
         files = video_files(args, request.conditioning.batch)
-        with kept_latents(args, sample.latents, is_first):
+        with kept_latents(args, sample.latents, runtime.facts.lost_frames, is_first):
             times = added(times, write_videos(runtime, sample.latents, files, is_first))
         written += [path for each in files for path in each.paths]
     if is_first:
@@ -179,7 +179,9 @@ def write_videos(
 
 
 @contextmanager
-def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) -> Iterator[None]:
+def kept_latents(
+    args: argparse.Namespace, latents: "Tensor", lost: int, is_first: bool
+) -> Iterator[None]:
     """Keep the latents in a file while they are decoded, and say where if that goes wrong.
 
     The file goes once the video is there, unless it was asked for.
@@ -192,7 +194,7 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
     out = args.out or args.frames_out
     kept = args.latents_out or out.with_name(f"{out.stem}.latents.safetensors")
     if args.latents_out is None:
-        save_latents(kept, latents)
+        save_latents(kept, latents, lost)
     try:
         yield
     except KeyboardInterrupt:
@@ -209,8 +211,16 @@ def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) ->
 
 
 def _going_on(args: argparse.Namespace, kept: Path) -> str:
+    from ..pipeline.match import MATCHES
+
     flag = "--out" if args.out is not None else "--frames-out"
-    return how_to_go_on(kept, args.model, flag, args.out or args.frames_out, args.variant)
+    tiling = MATCHES[args.match or "disca"].tiling
+    same = {
+        "variant": args.variant,
+        "tiles": args.tiles or (None if tiling == "official" else tiling),
+        "vae_dtype": args.vae_dtype,
+    }
+    return how_to_go_on(kept, args.model, flag, args.out or args.frames_out, **same)
 
 
 def interrupted(args: argparse.Namespace) -> str:
@@ -218,13 +228,18 @@ def interrupted(args: argparse.Namespace) -> str:
     return getattr(args, "kept", "nothing was written")
 
 
-def save_latents(path: Path, latents: "Tensor") -> None:
-    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file."""
+def save_latents(path: Path, latents: "Tensor", lost: int = 0) -> None:
+    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file.
+
+    With them goes the number of frames, at the beginning, that are `lost` to the video.
+    """
+    import torch
     from safetensors.torch import save_file
 
     from ..atomic import write_whole
 
     tensors = {"latents": latents.float().cpu().contiguous()}
+    tensors |= {LOST: torch.tensor([lost])} if lost else {}
     write_whole(path, partial(save_file, tensors))
 
 
