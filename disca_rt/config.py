@@ -38,6 +38,8 @@ class DiTConfig:
     guidance_embed: bool = False
     meanflow: bool = False  # takes r through `time_r_in`
     token_replace: bool = False
+    refiner: int = 2  # blocks of the text refiner
+    mlp_ratio: int = 4  # width of the blocks' MLPs over `hidden`
 
     def __post_init__(self) -> None:
         if self.embed_channels is None:

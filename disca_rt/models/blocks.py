@@ -85,7 +85,13 @@ class DoubleStreamBlock(nn.Module):
     """
 
     def __init__(
-        self, ops: Ops, attention: Attention, hidden: int, heads: int, merged: bool
+        self,
+        ops: Ops,
+        attention: Attention,
+        hidden: int,
+        heads: int,
+        merged: bool,
+        mlp_ratio: int = 4,
     ) -> None:
         super().__init__()
         self.ops, self.attention = ops, attention
@@ -101,7 +107,7 @@ class DoubleStreamBlock(nn.Module):
         self.img_attn_q_norm = HeadNorm(head_dim)
         self.img_attn_k_norm = HeadNorm(head_dim)
         self.img_attn_proj = Linear(hidden, hidden)
-        self.img_mlp = MLP(ops, hidden)
+        self.img_mlp = MLP(ops, hidden, mlp_ratio)
         self.txt_mod = Modulation(hidden, factor=6)
         if merged:
             self.txt_attn_qkv = qkv_linear(hidden)
@@ -112,7 +118,7 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn_q_norm = HeadNorm(head_dim)
         self.txt_attn_k_norm = HeadNorm(head_dim)
         self.txt_attn_proj = Linear(hidden, hidden)
-        self.txt_mlp = MLP(ops, hidden)
+        self.txt_mlp = MLP(ops, hidden, mlp_ratio)
 
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
@@ -183,11 +189,13 @@ class SingleStreamBlock(nn.Module):
     Branches: `attn` and `mlp` (before `linear2`) and `total` (after it).
     """
 
-    def __init__(self, ops: Ops, attention: Attention, hidden: int, heads: int) -> None:
+    def __init__(
+        self, ops: Ops, attention: Attention, hidden: int, heads: int, mlp_ratio: int = 4
+    ) -> None:
         super().__init__()
         self.ops, self.attention, self.heads = ops, attention, heads
-        self.linear1 = qkv_linear(hidden, extra=4 * hidden)
-        self.linear2 = Linear(5 * hidden, hidden)
+        self.linear1 = qkv_linear(hidden, extra=mlp_ratio * hidden)
+        self.linear2 = Linear((1 + mlp_ratio) * hidden, hidden)
         self.q_norm = HeadNorm(hidden // heads)
         self.k_norm = HeadNorm(hidden // heads)
         self.modulation = Modulation(hidden, factor=3)

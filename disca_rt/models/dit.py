@@ -50,13 +50,15 @@ class DiT(nn.Module, ABC):
             self.vector_in = MLPEmbedder(config.text_dim_2, hidden)
         if config.guidance_embed:
             self.guidance_in = TimestepEmbedder(hidden)
+        merged = config.traits.merged_qkv
         self.double_blocks = nn.ModuleList(
-            DoubleStreamBlock(ops, attention, hidden, heads, config.traits.merged_qkv)
+            DoubleStreamBlock(ops, attention, hidden, heads, merged, config.mlp_ratio)
             for _ in range(config.double)
         )
         if config.single:
             self.single_blocks = nn.ModuleList(
-                SingleStreamBlock(ops, attention, hidden, heads) for _ in range(config.single)
+                SingleStreamBlock(ops, attention, hidden, heads, config.mlp_ratio)
+                for _ in range(config.single)
             )
         p, q, r = config.patch
         self.final_layer = FinalLayer(ops, hidden, config.in_channels * p * q * r)

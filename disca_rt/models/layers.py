@@ -83,13 +83,13 @@ class HeadNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """`fc1`, GELU(tanh), `fc2` with the ratio 4."""
+    """`fc1`, GELU(tanh), `fc2`, `ratio` times as wide between them."""
 
-    def __init__(self, ops: Ops, hidden: int) -> None:
+    def __init__(self, ops: Ops, hidden: int, ratio: int) -> None:
         super().__init__()
         self.ops = ops
-        self.fc1 = Linear(hidden, 4 * hidden)
-        self.fc2 = Linear(4 * hidden, hidden)
+        self.fc1 = Linear(hidden, ratio * hidden)
+        self.fc2 = Linear(ratio * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.ops.linear_gelu(x, self.fc1))

@@ -15,8 +15,6 @@ from ..tokens import TokenLayout
 from .layers import TimestepEmbedder
 from .linear import Linear, qkv_linear
 
-REFINER_DEPTH = 2
-
 
 class TokenRefiner(nn.Module):
     def __init__(self, ops: Ops, attention: Attention, config: DiTConfig) -> None:
@@ -56,7 +54,7 @@ class RefinerBlocks(nn.Module):
     def __init__(self, ops: Ops, attention: Attention, config: DiTConfig) -> None:
         super().__init__()
         blocks = (
-            RefinerBlock(ops, attention, config.hidden, config.heads) for _ in range(REFINER_DEPTH)
+            RefinerBlock(ops, attention, config.hidden, config.heads) for _ in range(config.refiner)
         )
         self.blocks = nn.ModuleList(blocks)
 

@@ -34,6 +34,7 @@ def assign(model: Model, module: nn.Module) -> list[Copy]:
     faults: Faults = {"missing": {}, "unexpected": {}, "mis-shaped": {}}
     for target, slot in weight_slots(module).items():
         for source in model.layout.sources(target, specs):
+            source = source.filling(slot.shape[0] // model.config.hidden)
             copies.append(Copy(source.name, target, source.spans))
             needed = _needed_shape(source, tuple(slot.shape), model.config.hidden)
             if source.name not in specs:

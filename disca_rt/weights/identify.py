@@ -19,7 +19,7 @@ from .files.tensor_file import DTYPES, StoredSpec
 from .layouts.choose import choose_layout
 from .layouts.comfyui import is_comfyui, official_name
 from .layouts.table import Layout
-from .sidecar import Sidecar, read_sidecar
+from .sidecar import COUNT_KEYS, Sidecar, read_sidecar
 
 OFFICIAL_HEAD_DIM = 128  # whose RoPE axes are known without a config.json
 MAX_SIDE = 2**20  # no tensor of these models is near; beyond it a header is damaged
@@ -168,6 +168,7 @@ def _dit_config(shapes: _Shapes) -> DiTConfig:
             guidance_embed=shapes.has("guidance_in"),
             meanflow=shapes.has("time_r_in"),
             token_replace=sidecar is not None and sidecar.token_replace,
+            **({name: sidecar.count(name) for name in COUNT_KEYS} if sidecar else {}),
         )
     except CheckpointError:
         raise

@@ -32,6 +32,11 @@ SIZE_KEYS: dict[str, tuple[str, ...]] = {
     "embed_channels": ("embed_channels",),
 }
 
+# What a damaged file could not be told from, were it read from the tensors.
+COUNT_KEYS: dict[str, tuple[str, ...]] = {
+    "refiner": ("refiner", "num_refiner_layers"),
+    "mlp_ratio": ("mlp_ratio", "mlp_width_ratio"),
+}
 IMAGE_KEYS = "image_condition_type", "i2v_condition_type"  # diffusers', the authors'
 TOKEN_REPLACE = "token_replace"  # their value; a name of ours for a bool
 
@@ -56,6 +61,19 @@ class Sidecar:
             if axes is not None:
                 return self._axes(key, axes)
         return None
+
+    def count(self, field: str) -> int:
+        """Number `field` of a DiT, which its tensors do not tell; CheckpointError for no number."""
+        for key in COUNT_KEYS[field]:
+            value = self.content.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or not 1 <= value == int(value):
+                raise CheckpointError(
+                    f"{self.path}: {key} must be a whole number from 1, got {value!r}"
+                )
+            return int(value)
+        return getattr(DiTConfig, field)
 
     @property
     def token_replace(self) -> bool:

@@ -12,7 +12,6 @@ from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
-from ..models.token_refiner import REFINER_DEPTH
 
 
 class StepFlops(NamedTuple):
@@ -98,7 +97,7 @@ class PassFlops:
                 total += _linear(rows, hidden, hidden)
                 attends = True
             if not _is_replaced(stands, index, f"{stream}_mlp"):
-                total += _linear(rows, hidden, 8 * hidden)
+                total += _linear(rows, hidden, 2 * self._dit.mlp_ratio * hidden)
         return total + (self._attention() if attends else 0)
 
     def _single(self, index: int, stands: Sequence[Slot]) -> int:
@@ -106,9 +105,9 @@ class PassFlops:
         total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
-        total += _linear(tokens, 5 * hidden, hidden)
+        total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
         if not _is_replaced(stands, index, "mlp"):
-            total += _linear(tokens, hidden, 4 * hidden)
+            total += _linear(tokens, hidden, self._dit.mlp_ratio * hidden)
         return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
 
     def _attention(self) -> int:
@@ -145,7 +144,7 @@ def _embed_flops(dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: 
     refiner = _linear(text, dit.text_dim, hidden)  # input_embedder
     refiner += _linear(1, dit.text_dim, hidden) + _linear(1, hidden, hidden)  # c_embedder
     block = _linear(text, hidden, 12 * hidden) + _attention(text, hidden)
-    refiner += REFINER_DEPTH * (block + _linear(1, hidden, 2 * hidden))
+    refiner += dit.refiner * (block + _linear(1, hidden, 2 * hidden))
     return patches + embedders * timestep + refiner
 
 

@@ -21,6 +21,13 @@ SIZE = {"num_frames": 9, "height": 48, "width": 64}
 STEPS, SEED = 4, 3
 TEMPLATE = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE["template"]
 
+ODD = {
+    "num_refiner_layers": 1,
+    "mlp_ratio": 2.0,
+    "attention_head_dim": 10,
+    "rope_axes_dim": (2, 4, 4),
+}
+
 # Case -> the pipeline's maker, what diffusers is called with, and a request's fields.
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
     "1.0": (
@@ -37,6 +44,16 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
         small_parts.pipeline_15,
         {**SIZE, "negative_prompt": 'ugly "no"'},
         {"negative_prompt": 'ugly "no"', "classifier_free_scale": 6.0},
+    ),
+    "1.0 of diffusers' own test sizes": (
+        lambda: small_parts.pipeline_10(guidance_embeds=True, **ODD, patch_size=1),
+        {**SIZE, "guidance_scale": 5.0},
+        {"guidance_scale": 5.0},
+    ),
+    "1.5 of diffusers' own test sizes": (
+        lambda: small_parts.pipeline_15(**ODD),
+        {**SIZE, "negative_prompt": "ugly"},
+        {"negative_prompt": "ugly", "classifier_free_scale": 6.0},
     ),
     "1.5 from an image": (
         small_parts.pipeline_15_image,

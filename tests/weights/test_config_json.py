@@ -62,6 +62,8 @@ def test_a_predictor_needs_none(tmp_path: Path, vectors: Golden) -> None:
         ('{"rope": [8, 12, 12], "rope_theta": 10000.0}', "rope_theta is 10000.0"),
         ('{"rope": [8, 12, 12], "image_condition_type": "reference"}', "not supported"),
         ('{"rope": [8, 12, 12], "token_replace": "yes"}', "not supported"),
+        ('{"rope": [8, 12, 12], "mlp_ratio": 2.5}', "mlp_ratio must be a whole number from 1"),
+        ('{"rope": [8, 12, 12], "num_refiner_layers": "2"}', "must be a whole number from 1"),
     ],
 )
 def test_malformed_or_contradicting(

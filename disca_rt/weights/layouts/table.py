@@ -15,11 +15,14 @@ Kind = Literal["dit", "predictor"]
 
 
 class Span(NamedTuple):
-    """`count` rows from row `source` of the file's tensor go to row `target`; unit: hidden rows."""
+    """`count` rows from row `source` of the file's tensor go to row `target`; unit: hidden rows.
+
+    A `count` of None is all rows of ours from `target` on.
+    """
 
     source: int
     target: int
-    count: int
+    count: int | None
 
 
 class Source(NamedTuple):
@@ -31,6 +34,11 @@ class Source(NamedTuple):
     name: str
     spans: tuple[Span, ...] = ()
     parts: int | None = None
+
+    def filling(self, rows: int) -> "Source":
+        """The source with all counts known, of a parameter of `rows` hidden rows."""
+        spans = (s if s.count else s._replace(count=rows - s.target) for s in self.spans)
+        return self._replace(spans=tuple(spans))
 
     @property
     def hidden_rows(self) -> int:
@@ -51,7 +59,7 @@ def qkv_rows(q: str, k: str, v: str, mlp: str | None = None) -> Sources:
     """Separate projections that we keep merged: rows q, k, v[, mlp]."""
     sources = [Source(name, (Span(0, row, 1),)) for row, name in enumerate((q, k, v))]
     if mlp is not None:
-        sources.append(Source(mlp, (Span(0, 3, 4),)))  # MLP ratio 4
+        sources.append(Source(mlp, (Span(0, 3, None),)))
     return tuple(sources)
 
 
