@@ -1,16 +1,26 @@
 """`disca-rt generate`: a prompt, a picture or a saved conditioning to video, or to latents."""
 
 import argparse
-import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
-from ..errors import first_line
+from ..errors import OneLineWarning, first_line
 from .arguments import check_writable
-from .decode import SHEET, check_video_outputs, how_to_go_on, video_files
+from .decode import (
+    LOST_FRAMES,
+    SHEET,
+    SMALL_TILES,
+    check_video_outputs,
+    how_to_go_on,
+    tell_of_preview,
+    video_files,
+)
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import joined_ranks
 from .sampling import (
@@ -31,9 +41,8 @@ if TYPE_CHECKING:
     from ..pipeline.runtime import Runtime
     from ..pipeline.sample import Sample
 
-# Errors that the command line tells in one line.
-TOLD = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 DEFAULT_OUT = Path("out") / "video.mp4"
+NOT_KEPT = "the latents could not be kept anywhere"
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -57,6 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--latents-out", type=Path, help="final latents, of all samples (.safetensors)"
     )
     outputs.add_argument("--fps", type=int, help="frames per second of the mp4; default 24")
+    outputs.add_argument(
+        "--preview",
+        action="store_true",
+        help="a rough, quick picture in place of the decode, by a linear map; the latents are kept",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -88,14 +102,17 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     written = [] if args.latents_out is None else [args.latents_out]
     times = added(stopwatch.times(), sample.times)
     if is_first and args.latents_out is not None:
-        save_latents(args.latents_out, sample.latents)
+        save_latents(args.latents_out, sample.latents, runtime.facts.lost_frames)
     if _is_video(args):
         files = video_files(args, request.conditioning.batch)
-        with kept_latents(args, sample.latents, is_first):
-            times = added(times, write_videos(runtime, sample.latents, files, is_first))
+        with kept_latents(args, sample.latents, runtime.facts.lost_frames, is_first):
+            write = write_previews if args.preview else write_videos
+            times = added(times, write(runtime, sample.latents, files, is_first))
         written += [path for each in files for path in each.paths]
     if is_first:
         _report(times, written)
+        if args.preview and args.kept:
+            print(args.kept)
 
 
 def _is_video(args: argparse.Namespace) -> bool:
@@ -105,6 +122,8 @@ def _is_video(args: argparse.Namespace) -> bool:
 def _check_outputs(args: argparse.Namespace) -> None:
     if not _is_video(args) and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
+    if args.preview and not _is_video(args):
+        raise ValueError("--preview goes with --out VIDEO.mp4 or --frames-out FOLDER")
     if args.latents_out is not None:
         check_writable("--latents-out", args.latents_out, ".safetensors")
     check_video_outputs(args)
@@ -150,7 +169,8 @@ def _sample(
     ):
         if args.out is not None:
             _check_videos(args, runtime, request)
-        return runtime.run(request, decode=False, on_step=progress.on_step)
+        callbacks = {"on_stage": progress.on_stage, "on_step": progress.on_step}
+        return runtime.run(request, decode=False, **callbacks)
 
 
 def write_videos(
@@ -172,60 +192,109 @@ def write_videos(
             size = runtime.size_of(latents.shape)
             writers = [stack.enter_context(each.opened(size)) for each in files]
         with Bar("decoding", None, is_first) as progress:
+            progress.begin()
             times = runtime.decode_into(latents, writers, on_tile=progress.on_tile)
         started = closing.start()  # encoders of video keep frames back until they are closed
     closing.stop("writing", started)
     return added(times, closing.times())
 
 
-@contextmanager
-def kept_latents(args: argparse.Namespace, latents: "Tensor", is_first: bool) -> Iterator[None]:
-    """Keep the latents in a file while they are decoded, and say where if that goes wrong.
+def write_previews(
+    runtime: "Runtime", latents: "Tensor", files: "list[VideoFiles]", is_first: bool
+) -> "dict[str, StageTime]":
+    """Write a preview of each sample in place of its decode, on the first rank; gives the times."""
+    from ..instruments.stopwatch import Stopwatch
+    from ..vae.codec import without_first
 
-    The file goes once the video is there, unless it was asked for.
+    stopwatch = Stopwatch(latents.device)
+    if is_first:
+        with stopwatch.stage("preview"), ExitStack() as stack:
+            preview = runtime.preview()
+            tell_of_preview(preview)
+            size = runtime.size_of(latents.shape)
+            for sample, each in zip(latents, files, strict=True):
+                write = stack.enter_context(each.opened(size))
+                for chunk in without_first([preview(sample)], runtime.facts.lost_frames):
+                    write(chunk)
+    return stopwatch.times()
+
+
+@contextmanager
+def kept_latents(
+    args: argparse.Namespace, latents: "Tensor", lost_frames: int, is_first: bool
+) -> Iterator[None]:
+    """Keep the latents in a file while they are decoded; `args.kept` says where, and how to go on.
+
+    The file goes once the video is there, unless it was asked for, or the video is a preview.
     """
     from .out_of_memory import is_out_of_memory
 
     if args.model is None or not is_first:
         yield
         return
-    out = args.out or args.frames_out
-    kept = args.latents_out or out.with_name(f"{out.stem}.latents.safetensors")
-    if args.latents_out is None:
-        save_latents(kept, latents)
+    kept = args.latents_out or _keep(args, latents, lost_frames)
+    args.kept = how_to_go_on(kept, _decode_flags(args)) if kept else NOT_KEPT
     try:
         yield
-    except KeyboardInterrupt:
-        args.kept = _going_on(args, kept)
-        raise
-    except Exception as error:
-        kind = next((each for each in TOLD if isinstance(error, each)), None)
-        if kind is None and not is_out_of_memory(error):
-            print(_going_on(args, kept), file=sys.stderr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise (kind or MemoryError)(f"{first_line(error)}; {_going_on(args, kept)}") from error
-    if args.latents_out is None:
-        kept.unlink(missing_ok=True)
+        if kept:
+            args.kept = how_to_go_on(kept, _decode_flags(args) | {"--tiles": SMALL_TILES})
+        raise MemoryError(f"stage decode: {first_line(error)}") from error
+    if not args.preview:
+        args.kept = None
+        if kept and args.latents_out is None:
+            kept.unlink(missing_ok=True)
 
 
-def _going_on(args: argparse.Namespace, kept: Path) -> str:
-    flag = "--out" if args.out is not None else "--frames-out"
-    return how_to_go_on(kept, args.model, flag, args.out or args.frames_out, args.variant)
+def _keep(args: argparse.Namespace, latents: "Tensor", lost_frames: int) -> Path | None:
+    """Write latents beside the video, or where that fails among temporary files.
+
+    None, with a warning, where neither can be written: the decode is tried all the same.
+    """
+    out = args.out or args.frames_out
+    for folder in (out.parent, Path(gettempdir())):
+        names = (f"{out.stem}.latents{f'-{i}' if i else ''}.safetensors" for i in count())
+        kept = next(p for name in names if not (p := folder / name).exists())  # of a run before
+        try:
+            save_latents(kept, latents, lost_frames)
+        except OSError as error:
+            warnings.warn(first_line(error), OneLineWarning, stacklevel=2)
+        else:
+            return kept
+    return None
 
 
-def interrupted(args: argparse.Namespace) -> str:
-    """Say what an interrupted command leaves."""
-    return getattr(args, "kept", "nothing was written")
+def _decode_flags(args: argparse.Namespace) -> dict[str, object]:
+    """Flags with which `disca-rt decode` makes the same video of the latents."""
+    from ..pipeline.match import get_rules
+
+    tiles = args.tiles or (None if args.match is None else get_rules(args.match).tiling)
+    return {
+        "--model": args.model,
+        "--variant": args.variant,
+        "--device": None if args.device == "cpu" else args.device,
+        "--tiles": tiles,
+        "--vae-dtype": args.vae_dtype,
+        "--out": args.out,
+        "--frames-out": args.frames_out,
+        "--fps": args.fps,
+    }
 
 
-def save_latents(path: Path, latents: "Tensor") -> None:
-    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file."""
+def save_latents(path: Path, latents: "Tensor", lost_frames: int = 0) -> None:
+    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file.
+
+    With `lost_frames`, the frames that a decode has before the video, in its metadata.
+    """
     from safetensors.torch import save_file
 
     from ..atomic import write_whole
 
     tensors = {"latents": latents.float().cpu().contiguous()}
-    write_whole(path, partial(save_file, tensors))
+    metadata = {LOST_FRAMES: str(lost_frames)} if lost_frames else None
+    write_whole(path, partial(save_file, tensors, metadata=metadata))
 
 
 def _report(times: "dict[str, StageTime]", written: list[Path]) -> None:
