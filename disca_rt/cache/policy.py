@@ -1,16 +1,15 @@
 """A policy: one rule, and the slots it decides on, each a stand-in at a site."""
 
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from .plan import Act, Setting, StepPlan
+from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
 from .stand_in import StandIn
-
-T = TypeVar("T")
 
 
 class Slot(NamedTuple):
@@ -30,7 +29,6 @@ class Policy:
     name: str
     rule: Rule
     slots: tuple[Slot, ...] = ()
-    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for site, stand_in in self.slots:
@@ -45,20 +43,9 @@ class Policy:
                     f"policy {self.name}: slots {i} and {j} are at one branch; give each its own"
                 )
 
+    @remembered(maxsize=64)
     def known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:
         """The plans of all steps, or None where they depend on what will be measured."""
-        return self.once(("plans", setting), lambda: self._known_plans(setting))
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, made once and kept as long as this policy.
-
-        No cache of the process may hold a policy: its slots may hold a network.
-        """
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-    def _known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:
         plans = known_plans(self.rule, setting)
         if plans is not None:
             check_plans(self, setting, plans)

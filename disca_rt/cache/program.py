@@ -6,12 +6,11 @@ where a probe looks.
 
 from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache
 from typing import NamedTuple
 
 from .plan import Act
 from .policy import Slot
-from .site import Site
+from .remembered import remembered
 
 
 class Do(Enum):
@@ -41,6 +40,7 @@ class Program(NamedTuple):
     start: int
 
 
+@remembered(maxsize=4096)
 def program(
     slots: tuple[Slot, ...],
     acts: tuple[Act, ...],
@@ -56,86 +56,73 @@ def program(
     `notes` are numbers of blocks after which a probe looks at the tokens. Raises ValueError where
     something is to be kept, checked or seen in a range that is not computed.
     """
-    sites = tuple(slot.site for slot in slots)  # a slot may hold a network, and the cache would too
-    return _program(sites, acts, blocks, notes, done, is_under)
-
-
-@lru_cache(maxsize=4096)
-def _program(
-    sites: tuple[Site, ...],
-    acts: tuple[Act, ...],
-    blocks: int,
-    notes: tuple[int, ...],
-    done: int,
-    is_under: bool,
-) -> Program:
-    active = _active(sites, acts, blocks)
-    boundaries = _boundaries(sites, active, (*notes, done), blocks)
+    active = _active(slots, acts, blocks)
+    boundaries = _boundaries(slots, active, (*notes, done), blocks)
     instructions: list[Instruction] = []
     at = 0
     while True:
-        instructions += _at_boundary(sites, active, notes, at)
-        jump = _stand_in_at(sites, active, at)
+        instructions += _at_boundary(slots, active, notes, at)
+        jump = _stand_in_at(slots, active, at)
         if jump is not None:
-            stop = sites[jump].stop
-            _refuse_inside(sites, active, notes, at, stop)
+            stop = slots[jump].site.stop
+            _refuse_inside(slots, active, notes, at, stop)
             instructions.append(Instruction(Do.STAND_IN, at, stop, jump))
         elif at < blocks:
             stop = min(each for each in boundaries if each > at)
-            instructions.append(Instruction(Do.RUN, at, stop, _destination(sites, active, stop)))
+            instructions.append(Instruction(Do.RUN, at, stop, _destination(slots, active, stop)))
         else:
-            _check_branches(sites, acts, instructions, 0 if is_under else done)
+            _check_branches(slots, acts, instructions, 0 if is_under else done)
             return _resumed(instructions, done, is_under)
         at = stop
 
 
-def _active(sites: Sequence[Site], acts: Sequence[Act], blocks: int) -> dict[int, Act]:
+def _active(slots: Sequence[Slot], acts: Sequence[Act], blocks: int) -> dict[int, Act]:
     """The slots over ranges of these blocks that do more than run."""
     return {
         i: act
-        for i, (site, act) in enumerate(zip(sites, acts, strict=True))
-        if site.level == "blocks" and site.stop <= blocks and act != Act.RUN
+        for i, (slot, act) in enumerate(zip(slots, acts, strict=True))
+        if slot.site.level == "blocks" and slot.site.stop <= blocks and act != Act.RUN
     }
 
 
 def _boundaries(
-    sites: Sequence[Site], active: dict[int, Act], notes: Sequence[int], blocks: int
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], blocks: int
 ) -> set[int]:
-    acted = [sites[i] for i in active]
-    return {blocks, *notes, *(s.start for s in acted), *(s.stop for s in acted)}
+    sites = [slots[i].site for i in active]
+    return {blocks, *notes, *(s.start for s in sites), *(s.stop for s in sites)}
 
 
 def _at_boundary(
-    sites: Sequence[Site], active: dict[int, Act], notes: Sequence[int], at: int
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], at: int
 ) -> list[Instruction]:
     """Instructions on the tokens before block `at`: ranges end, then begin."""
-    ended = [i for i, act in active.items() if sites[i].stop == at and act != Act.STAND_IN]
+    ended = [i for i, act in active.items() if slots[i].site.stop == at and act != Act.STAND_IN]
     does = {Act.KEEP: Do.KEEP, Act.CHECK: Do.CHECK}
     done = [Instruction(does[active[i]], at, at, i) for i in ended]
-    begun = [i for i, act in active.items() if sites[i].start == at and act != Act.STAND_IN]
+    begun = [i for i, act in active.items() if slots[i].site.start == at and act != Act.STAND_IN]
     noted = [Instruction(Do.NOTE, at, at)] * (at in notes)
     return [*done, *noted, *(Instruction(Do.ENTER, at, at, i) for i in begun)]
 
 
-def _stand_in_at(sites: Sequence[Site], active: dict[int, Act], at: int) -> int | None:
+def _stand_in_at(slots: Sequence[Slot], active: dict[int, Act], at: int) -> int | None:
     """The slot with the longest range that stands in from block `at`."""
-    here = [i for i, a in active.items() if a == Act.STAND_IN and sites[i].start == at]
-    return max(here, key=lambda i: sites[i].stop, default=None)
+    here = [i for i, a in active.items() if a == Act.STAND_IN and slots[i].site.start == at]
+    return max(here, key=lambda i: slots[i].site.stop, default=None)
 
 
-def _destination(sites: Sequence[Site], active: dict[int, Act], stop: int) -> int | None:
+def _destination(slots: Sequence[Slot], active: dict[int, Act], stop: int) -> int | None:
     """The slot in whose buffer blocks up to `stop` may write: the one whose range ends there."""
-    ending = [i for i in active if sites[i].stop == stop]
+    ending = [i for i in active if slots[i].site.stop == stop]
     return ending[0] if [active[i] for i in ending] == [Act.KEEP] else None
 
 
 def _refuse_inside(
-    sites: Sequence[Site], active: dict[int, Act], notes: Sequence[int], start: int, stop: int
+    slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], start: int, stop: int
 ) -> None:
     needed = {f"block {note} cannot be looked at": note for note in notes}
     for i in (i for i, act in active.items() if act != Act.STAND_IN):
-        needed |= {f"slot {i} cannot be computed": sites[i].start}
-        needed |= {f"slot {i} cannot be kept": sites[i].stop}
+        needed |= {f"slot {i} cannot be computed": slots[i].site.start}
+        needed |= {f"slot {i} cannot be kept": slots[i].site.stop}
     for what, at in needed.items():
         if start < at < stop:
             raise ValueError(
@@ -145,19 +132,19 @@ def _refuse_inside(
 
 
 def _check_branches(
-    sites: Sequence[Site], acts: Sequence[Act], instructions: Sequence[Instruction], done: int
+    slots: Sequence[Slot], acts: Sequence[Act], instructions: Sequence[Instruction], done: int
 ) -> None:
     """Raises ValueError where blocks do not run of which a slot is to keep branches."""
     replaced = [(each.start, each.stop) for each in instructions if each.do == Do.STAND_IN]
-    for i, (site, act) in enumerate(zip(sites, acts, strict=True)):
-        if site.level != "branch" or act == Act.RUN:
+    for i, (slot, act) in enumerate(zip(slots, acts, strict=True)):
+        if slot.site.level != "branch" or act == Act.RUN:
             continue
         lost = [*replaced, (0, done)] if act != Act.STAND_IN else [(0, done)]
         for start, stop in lost:
-            if max(start, site.start) < min(stop, site.stop):
+            if max(start, slot.site.start) < min(stop, slot.site.stop):
                 raise ValueError(
-                    f"slot {i} acts on branches of blocks {site.start} to "
-                    f"{site.stop - 1}, of which {start} to {stop - 1} do not run under it; "
+                    f"slot {i} acts on branches of blocks {slot.site.start} to "
+                    f"{slot.site.stop - 1}, of which {start} to {stop - 1} do not run under it; "
                     "let its range begin after them"
                 )
 

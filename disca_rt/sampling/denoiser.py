@@ -15,6 +15,7 @@ from torch import Tensor
 from ..cache.kept import SampleShape
 from ..cache.plan import Setting
 from ..cache.policy import Policy
+from ..cache.remembered import forget
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
@@ -135,9 +136,10 @@ class Denoiser:
         return self._states[key]
 
     def close(self) -> None:
-        """Give up all states, and the captures that write into them."""
+        """Give up all states, the captures that write into them, and what policies remember."""
         while self._states:
             self._give_up(self._states.popitem()[1])
+        forget()
 
     def _give_up(self, state: SampleState) -> None:
         if self.graphs is not None:

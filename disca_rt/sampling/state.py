@@ -7,6 +7,7 @@ from torch import Tensor
 from ..cache.kept import Place, SampleShape, allocate
 from ..cache.plan import Act, Probe, StepPlan
 from ..cache.policy import Policy
+from ..cache.remembered import remembered
 from ..cache.stand_in import Kept, TensorSpec
 
 
@@ -59,12 +60,9 @@ def kept_after(kept_at: KeptAt, plan: StepPlan, step: int) -> KeptAt:
     )
 
 
+@remembered(maxsize=64)
 def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[float]]:
     """The slots' scalars of every step, where all plans are known."""
-    return policy.once(("numbers", plans), lambda: _known_numbers(policy, plans))
-
-
-def _known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[float]]:
     kept_at, rows = nothing_kept(policy, len(plans[0].passes)), []
     for index, plan in enumerate(plans):
         rows.append(numbers(policy, kept_at, index, plan.given))
@@ -84,6 +82,7 @@ def numbers(
     ]
 
 
+@remembered(maxsize=64)
 def number_counts(policy: Policy) -> list[int]:
     """The number of scalars of each slot, the same in each pass."""
     return [len(slot.stand_in.numbers((), 0, ())) for slot in policy.slots]

@@ -139,7 +139,7 @@ def test_a_predictor_is_freed_with_its_stage(tmp_path: Path) -> None:
     config = predictor_config(load_dit(tmp_path / "model").config)
     predictor = small_parts.randomized(build_predictor(config, None, None, "cpu"), 12)
     save_file(predictor.state_dict(), tmp_path / "predictor.safetensors")
-    refs: dict[str, weakref.ref] = {}
+    refs: dict[str, list[weakref.ref]] = {}
     fields = {"frames": 5, "height": 32, "width": 32, "schedule": preset(3, 5.0, (0, 2))}
     options = {"dtype": torch.float32}
     with Pipeline.load(tmp_path / "model", tmp_path / "predictor.safetensors", **options) as made:
@@ -147,7 +147,7 @@ def test_a_predictor_is_freed_with_its_stage(tmp_path: Path) -> None:
 
         def watched() -> Any:
             loaded = load()
-            refs[str(len(refs))] = weakref.ref(loaded)
+            refs[str(len(refs))] = [weakref.ref(loaded)]
             return loaded
 
         made._predictor._load = watched
