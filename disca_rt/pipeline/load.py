@@ -13,7 +13,6 @@ from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..config import DiTConfig
 from ..encoders.text import PromptCheck, TextEncoder
-from ..family import VIDEO_10, VIDEO_15, Family
 from ..instruments.capacity import capacity
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
@@ -23,14 +22,13 @@ from ..vae.share import TileShare
 from ..vae.sizes import SIZES, VideoSizes
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import load_dit, load_predictor, own_dtype
+from .encoder_parts import ENCODERS, PROMPTS, encoder_parts
 from .fit import Place
 from .host_settings import set_aside
 from .match import MATCHES, Match, Rules, get_rules
 from .residency import Held
 
 if TYPE_CHECKING:
-    from ..encoders.hunyuan_10 import Prompts10
-    from ..encoders.hunyuan_15 import Prompts15
     from ..folders.parts import ModelFolder, PartName
 
 T = TypeVar("T")
@@ -219,6 +217,10 @@ class _WholeModel:
             self.tokenizers.clear()
         return encoder
 
+    @property
+    def match(self) -> Match:
+        return self.options.match
+
     def check_prompts(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """A line for each prompt that is cut, by the tokenizers alone.
 
@@ -269,66 +271,3 @@ class _WholeModel:
         free = partial(capacity, torch.device(options.device))
         given = {"free": free, "tell": options.tell}
         return HunyuanCodec(vae, self.folder.family, tiles, options.share, **given)
-
-
-def encoder_parts(folder: "ModelFolder") -> tuple["PartName", ...]:
-    """Names of the parts that a model encodes prompts with, and its picture where it takes one."""
-    from ..folders.parts import NEEDS
-
-    sees = folder.text_sees_image or (folder.task == "i2v" and folder.family == VIDEO_15.name)
-    return NEEDS["prompts"] + (NEEDS["images"] if sees else ())
-
-
-def _prompts_10(model: _WholeModel) -> "Prompts10":
-    from ..encoders.hunyuan_10 import Prompts10
-    from ..encoders.pooled import check_clip_tokenizer
-    from ..encoders.rules import RULES
-    from ..encoders.templates import IMAGE_TO_VIDEO_10, TEXT_TO_VIDEO_10
-
-    wording = IMAGE_TO_VIDEO_10 if model.folder.text_sees_image else TEXT_TO_VIDEO_10
-    rules = RULES[get_rules(model.options.match).encoding]
-    prompts = Prompts10(model.part("tokenizer"), rules, wording)
-    check_clip_tokenizer(model.part("tokenizer_2"))
-    return prompts
-
-
-def _prompts_15(model: _WholeModel) -> "Prompts15":
-    from ..encoders.hunyuan_15 import Prompts15
-    from ..encoders.rules import RULES
-
-    rules = RULES[get_rules(model.options.match).encoding]
-    return Prompts15(*map(model.part, ("tokenizer", "tokenizer_2")), rules)
-
-
-def _encoder_10(model: _WholeModel) -> TextEncoder:
-    from ..encoders.hunyuan_10 import Encoder10
-    from ..encoders.llava import STRIDES, Encoder10Image
-    from ..encoders.rules import RULES
-
-    names = "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"
-    rules = RULES[get_rules(model.options.match).encoding]
-    if not model.folder.text_sees_image:
-        return Encoder10(*map(model.part, names), rules=rules)
-    names += ("image_processor",)
-    kind = "token_replace" if model.folder.config.takes_first_frame else "latent_concat"
-    return Encoder10Image(*map(model.part, names), stride=STRIDES[kind], rules=rules)
-
-
-def _encoder_15(model: _WholeModel) -> TextEncoder:
-    from ..encoders.hunyuan_15 import Encoder15
-    from ..encoders.rules import RULES
-
-    names = encoder_parts(model.folder)
-    rules = RULES[get_rules(model.options.match).encoding]
-    width = model.folder.config.vision_dim
-    return Encoder15(*map(model.part, names), vision_width=width, rules=rules)
-
-
-PROMPTS: dict[Family, "Callable[[_WholeModel], Prompts10 | Prompts15]"] = {
-    VIDEO_10.name: _prompts_10,
-    VIDEO_15.name: _prompts_15,
-}
-ENCODERS: dict[Family, Callable[[_WholeModel], TextEncoder]] = {
-    VIDEO_10.name: _encoder_10,
-    VIDEO_15.name: _encoder_15,
-}

@@ -13,6 +13,7 @@ import av
 import pytest
 
 from disca_rt.cli import main
+from disca_rt.commands import kept_latents
 from disca_rt.errors import OneLineWarning
 from disca_rt.pipeline.mp4 import Mp4Writer
 from disca_rt.sampling.denoiser import Denoiser
@@ -187,16 +188,14 @@ def test_latents_that_cannot_lie_beside_the_video_are_kept_elsewhere(
     other = tmp_path / "temporary"
     other.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(other))
-    from disca_rt.commands import generate as command
-
-    save = command.save_latents
+    save = kept_latents.save_latents
 
     def full_here(path: Path, *content: object) -> None:
         if path.parent != other:
             raise OSError(f"cannot write {path}: No space left on device")
         save(path, *content)
 
-    monkeypatch.setattr(command, "save_latents", full_here)
+    monkeypatch.setattr(kept_latents, "save_latents", full_here)
     with pytest.warns(OneLineWarning, match="cannot write v.latents.safetensors: No space"):
         line = stopped("decoding", send(signal.SIGINT))
     assert f"the latents are kept in {other}/v.latents.safetensors" in line
