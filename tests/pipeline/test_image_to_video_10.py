@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from disca_rt import Pipeline, Request, preset
+from disca_rt import Pipeline, Request, cli, preset
 
 pytest.importorskip("diffusers")
 import diffusers
@@ -160,3 +160,17 @@ def test_encoders_are_freed_before_the_vae_of_the_picture_is_loaded(
         pipeline.generate("a cat", image=parts.picture(), **fields)
     assert {"text_encoder", "text_encoder_2"} <= alive["text_encoder_2"]
     assert alive["vae"] == {"vae"}
+
+
+def test_latents_that_were_kept_lose_the_same_frames(concat: Path, tmp_path: Path) -> None:
+    parts.picture().save(tmp_path / "a.png")
+    latents = tmp_path / "kept.safetensors"
+    common = ["--model", str(concat), "--frames-out"]
+    asked = ["--image", str(tmp_path / "a.png"), "--size", "32x32x9", "--steps", "1"]
+    cli.main(
+        ["generate", "a cat", *common, str(tmp_path / "1"), "--latents-out", str(latents), *asked]
+    )
+    cli.main(["decode", str(latents), *common, str(tmp_path / "2")])
+    first, second = (sorted((tmp_path / name).iterdir()) for name in "12")
+    assert len(first) == len(second) == 5
+    assert [each.read_bytes() for each in first] == [each.read_bytes() for each in second]

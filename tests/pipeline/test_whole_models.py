@@ -147,7 +147,7 @@ def test_a_predictor_is_freed_with_its_stage(tmp_path: Path) -> None:
 
         def watched() -> Any:
             loaded = load()
-            refs[str(len(refs))] = [weakref.ref(loaded)]
+            refs[str(len(refs))] = list(map(weakref.ref, loaded.parameters()))
             return loaded
 
         made._predictor._load = watched

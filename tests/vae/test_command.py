@@ -190,7 +190,7 @@ def test_a_decode_that_fails_leaves_the_latents_and_no_video(
 
 
 def test_how_to_go_on_is_a_command() -> None:
-    flags = {"--model": "my model", "--variant": None, "--out": Path("v.mp4")}
+    flags = {"--model": "my model", "--variant": None, "--fps": 12, "--out": Path("v.mp4")}
     told = how_to_go_on(Path("out/a b.safetensors"), flags)
-    command = "disca-rt decode 'out/a b.safetensors' --model 'my model' --out v.mp4"
+    command = "disca-rt decode 'out/a b.safetensors' --model 'my model' --fps 12 --out v.mp4"
     assert told == f"the latents are kept in out/a b.safetensors; go on with: {command}"
