@@ -41,6 +41,7 @@ LISTS["--policy"] = r"[a-z_]+=\S*|,\S*"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0, or 2 after one line on stderr."""
     args = build_parser().parse_args(argv)
+    args.kept = None  # a command says in it what it has kept, and how to go on
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.formatwarning = _format_warning
     if hasattr(sys.stdout, "reconfigure"):
@@ -51,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
         left = getattr(COMMANDS[args.command], "interrupted", lambda args: "nothing was written")
-        return _fail(f"interrupted; {left(args)}")
+        return _fail(f"interrupted; {args.kept or left(args)}")
     except MemoryError as error:
-        return _fail(f"out of memory: {error}")
+        return _fail(f"out of memory: {error}", args.kept)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        return _fail(str(error))
+        return _fail(str(error), args.kept)
     except RuntimeError as error:
         from .commands.out_of_memory import is_out_of_memory
         from .graphs.runner import CaptureError
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, CaptureError):
             return _fail(str(error))
         if not is_out_of_memory(error):
+            if args.kept:
+                print(args.kept, file=sys.stderr)
             raise
         return _fail(f"out of memory: {first_line(error)}; choose a smaller --size")
     return 0
@@ -107,8 +110,9 @@ def with_commas(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _fail(message: str) -> int:
-    print(f"disca-rt: error: {message}", file=sys.stderr)
+def _fail(message: str, kept: str | None = None) -> int:
+    """Say what went wrong and, where something is kept of it, how to go on."""
+    print(f"disca-rt: error: {message}{f'; {kept}' if kept else ''}", file=sys.stderr)
     return FAILURE
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .. import atomic
 
+BREAKS = "\t\n\r"  # control characters that are white space
 OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
 ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
@@ -26,14 +28,29 @@ def step_list(text: str) -> tuple[int, ...]:
     return tuple(map(int, read))
 
 
+def plain_text(text: str) -> str:
+    """Read a text; one with control characters, other than white space, is refused."""
+    for place, letter in enumerate(text):
+        if unicodedata.category(letter) == "Cc" and letter not in BREAKS:
+            raise argparse.ArgumentTypeError(
+                f"it has the control character U+{ord(letter):04X} at place {place}, got {text!r}; "
+                "take it out"
+            )
+    return text
+
+
 def prompt(text: str) -> str:
-    """Read a prompt; one without letters is refused: it was meant for a flag before it."""
-    if not re.search(r"[^\W\d_]", text):
+    """Read a prompt; one of ASCII without letters is refused: it was meant for a flag before it."""
+    if not any(letter.isprintable() and not letter.isspace() for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"the prompt is empty, got {text!r}; say what to show: 'a cat walks on the grass'"
+        )
+    if text.isascii() and not re.search("[a-zA-Z]", text):
         raise argparse.ArgumentTypeError(
             f"the prompt has no words, got {text!r}; a flag takes one value, "
             "and lists have commas: --step-list 0,2,5"
         )
-    return text
+    return plain_text(text)
 
 
 def numbers(text: str) -> tuple[float, ...]:

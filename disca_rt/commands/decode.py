@@ -2,11 +2,11 @@
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import first_line
 from .arguments import check_writable
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
     from ..pipeline.outputs import VideoFiles
     from ..vae.codec import Codec
+    from ..vae.preview import Preview
 
 TINY_FPS = 5  # of the embedded model's clips
 SMALL_TILES = "128x96,16x12"
 SHEET = "the contact sheet of --out"
-LOST = "lost_frames"  # tensor beside the latents: frames at the beginning that are no part of it
+LOST_FRAMES = "lost_frames"  # in the metadata of a file of latents
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None and args.frames_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --frames-out FOLDER")
     check_video_outputs(args)
-    latents, lost = read_latents(args.latents)
+    kept = read_latents(args.latents)
     with joined_ranks(args) as ranks:
-        _decode(args, ranks, latents, lost)
+        _decode(args, ranks, kept)
 
 
 def interrupted(args: argparse.Namespace) -> str:
@@ -75,25 +76,25 @@ def interrupted(args: argparse.Namespace) -> str:
     return f"nothing was written, and {args.latents} is as it was: give the same command again"
 
 
-def how_to_go_on(
-    latents: Path, model: str | None, flag: str, out: Path, **others: str | None
-) -> str:
+def how_to_go_on(latents: Path, flags: Mapping[str, object]) -> str:
     """Word where latents are kept, and the command that makes the video of them.
 
-    `flag` is --out or --frames-out, `others` are more options by name; None: not given.
+    `flags` are those of `disca-rt decode` with their values; None: not given.
     """
-    words = ["disca-rt", "decode", str(latents)]
-    for name, value in {"model": model, **others}.items():
-        words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
-    command = shlex.join([*words, flag, str(out)])
-    return f"the latents are kept in {latents}; go on with: {command}"
+    given = ((flag, str(value)) for flag, value in flags.items() if value is not None)
+    words = ["disca-rt", "decode", str(latents), *(word for pair in given for word in pair)]
+    return f"the latents are kept in {latents}; go on with: {shlex.join(words)}"
 
 
-def read_latents(path: Path) -> "tuple[Tensor, int]":
-    """Read `latents [B, C, T, H, W]` from a file, and how many frames of them are no video's.
+class KeptLatents(NamedTuple):
+    """Latents `[B, C, T, H, W]`, fp32, and how many frames a decode has before their video."""
 
-    ValueError where there are none.
-    """
+    latents: "Tensor"
+    lost_frames: int
+
+
+def read_latents(path: Path) -> KeptLatents:
+    """Read latents from a file; ValueError where there are none."""
     import torch
 
     from ..vae.codec import check_finite
@@ -113,8 +114,10 @@ def read_latents(path: Path) -> "tuple[Tensor, int]":
             f"{path}: latents must be floats [B, C, T, H, W], got {kind} {list(latents.shape)}"
         )
     check_finite(latents)
-    lost = int(file.read(LOST).max()) if LOST in file.specs else 0
-    return latents.to(torch.float32), lost
+    lost = file.metadata.get(LOST_FRAMES, "0")
+    if not lost.isdecimal():
+        raise ValueError(f"{path}: {LOST_FRAMES} must be a number of frames, got {lost!r}")
+    return KeptLatents(latents.to(torch.float32), int(lost))
 
 
 def check_video_outputs(args: argparse.Namespace) -> None:
@@ -122,8 +125,10 @@ def check_video_outputs(args: argparse.Namespace) -> None:
     from ..pipeline.media import check_new_folder
     from ..pipeline.mp4 import MAX_FPS, check_encoder
 
-    if args.fps is not None and (not 1 <= args.fps <= MAX_FPS or args.out is None):
-        raise ValueError(f"--fps must be from 1 to {MAX_FPS} and goes with --out, got {args.fps}")
+    if args.fps is not None and not 1 <= args.fps <= MAX_FPS:
+        raise ValueError(f"--fps must be from 1 to {MAX_FPS}, got {args.fps}")
+    if args.fps is not None and args.out is None:
+        raise ValueError(f"--fps {args.fps} goes with --out VIDEO.mp4: PNGs have no rate")
     if args.out is not None:
         check_encoder()
         check_writable("--out", args.out, ".mp4")
@@ -149,11 +154,12 @@ def video_files(args: argparse.Namespace, samples: int) -> "list[VideoFiles]":
     ]
 
 
-def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor", lost: int) -> None:
+def _decode(args: argparse.Namespace, ranks: "Ranks | None", kept: KeptLatents) -> None:
     """Decode by this process, or its part of it; the first rank writes and reports."""
-    from ..pipeline.decode import Decoding
+    from ..vae.codec import without_first
     from .progress import Bar
 
+    latents, lost = kept
     is_first = ranks is None or ranks.is_first
     codec = _codec(args, ranks)
     if latents.shape[1] != codec.latent_channels:
@@ -168,19 +174,14 @@ def _decode(args: argparse.Namespace, ranks: "Ranks | None", latents: "Tensor", 
         writers = [print] * len(every)
         if is_first:
             frames, *sides = codec.video_size(*latents.shape[2:])
-            if not 0 <= lost < frames:
-                raise ValueError(f"{args.latents} has {LOST} {lost}, of {frames} frames in all")
-            size = frames - lost, *sides
-            writers = [stack.enter_context(files.opened(size)) for files in every]
+            writers = [stack.enter_context(each.opened((frames - lost, *sides))) for each in every]
         stack.enter_context(_explained(args))
         bar = stack.enter_context(Bar("decoding", None, is_first))
-        chunks = _previewed(codec, is_first) if args.preview else None
+        bar.begin()
+        preview = _previewed(codec, is_first) if args.preview else None
         for sample, write in zip(latents, writers, strict=True):
-            if chunks is not None:
-                decoded = (chunk[:, lost:] for chunk in chunks(sample))
-            else:
-                decoded = Decoding(codec, lost).chunks(sample, bar.on_tile, None)
-            for chunk in decoded:
+            chunks = preview(sample) if preview else codec.stream(sample, on_tile=bar.on_tile)
+            for chunk in without_first(chunks, lost):
                 write(chunk)
     for path in (path for files in every for path in files.paths if is_first):
         print(f"wrote {path}")
@@ -232,8 +233,13 @@ def _previewed(codec: "Codec", is_first: bool) -> "Callable[[Tensor], list[Tenso
     if not is_first:
         return lambda sample: []
     preview = fit_preview(codec)
-    print(f"preview: a linear map, R² {preview.r_squared:.3f} on pictures it was not fitted to")
+    tell_of_preview(preview)
     return lambda sample: [preview(sample)]
+
+
+def tell_of_preview(preview: "Preview") -> None:
+    """Say on stdout what a preview is, and how good."""
+    print(f"preview: a linear map, R² {preview.r_squared:.3f} on pictures it was not fitted to")
 
 
 @contextmanager

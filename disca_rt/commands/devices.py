@@ -5,28 +5,30 @@ import torch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Device of --device; ValueError for one that does not exist here."""
+def choose_device(name: str, flag: str = "--device") -> torch.device:
+    """Device that `flag` names; ValueError for one that does not exist here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device must be such as cpu, cuda, cuda:1, got {name!r}") from error
+        raise ValueError(f"{flag} must be such as cpu, cuda, cuda:1, got {name!r}") from error
     if device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise ValueError(f"--device must be cpu or cuda, got {name!r}")
+        raise ValueError(f"{flag} must be cpu or cuda, got {name!r}")
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
-        raise ValueError(f"--device {name} is not here: PyTorch sees {count} CUDA devices; use cpu")
+        raise ValueError(f"{flag} {name} is not here: PyTorch sees {count} CUDA devices; use cpu")
     return device
 
 
-def choose_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
-    """Dtype of --dtype; by default float32 on a CPU, where bf16 is slow, else None: the file's."""
+def choose_dtype(
+    name: str | None, device: torch.device, flag: str = "--dtype"
+) -> torch.dtype | None:
+    """Dtype of `flag`; by default float32 on a CPU, where bf16 is slow, else None: the file's."""
     if name is None:
         return torch.float32 if device.type == "cpu" else None
     if name not in DTYPES:
-        raise ValueError(f"--dtype must be one of {sorted(DTYPES)}, got {name!r}")
+        raise ValueError(f"{flag} must be one of {sorted(DTYPES)}, got {name!r}")
     return DTYPES[name]
 
 

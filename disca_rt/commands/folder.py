@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .ranks import check_partition
+
 if TYPE_CHECKING:
     from ..folders.settings import Settings
     from ..parallel.ranks import Ranks
@@ -49,16 +51,16 @@ def add_folder_arguments(group: argparse._ActionsContainer) -> None:
 def check_folder_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for flags without --model, a bad picture, or rules that are not known."""
     from ..pipeline.images import read_image
-    from ..pipeline.match import get_rules
+    from ..pipeline.match import MATCHES
     from ..pipeline.noise import NOISE_RULES
 
     given = [name for name in OPTIONS if getattr(args, name)]
     if args.model is None and given:
         raise ValueError(f"--{given[0].replace('_', '-')} goes with --model FOLDER")
-    if args.match is not None:
-        get_rules(args.match)
-    if args.noise is not None and args.noise not in NOISE_RULES:
-        raise ValueError(f"--noise must be one of {sorted(NOISE_RULES)}, got {args.noise!r}")
+    for flag, known in (("match", MATCHES), ("noise", NOISE_RULES)):
+        value = getattr(args, flag)
+        if value is not None and value not in known:
+            raise ValueError(f"--{flag} must be one of {', '.join(known)}, got {value!r}")
     if args.image is not None and args.prompt is None:
         raise ValueError("--image goes with a prompt")
     if args.image is not None and args.model is None:
@@ -79,9 +81,10 @@ def load_folder(
     options["match"] = args.match or "disca"
     device = built["device"]
     if args.encoder_device is not None:
-        device = options["encoder_device"] = choose_device(args.encoder_device)
+        device = options["encoder_device"] = choose_device(args.encoder_device, "--encoder-device")
     if args.encoder_dtype is not None:
-        options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device)
+        flag = "--encoder-dtype"
+        options["encoder_dtype"] = choose_dtype(args.encoder_dtype, device, flag)
     options["tell"] = print if ranks is None or ranks.is_first else None
     options["vae_dtype"] = choose_vae_dtype(args.vae_dtype, built["device"])
     if ranks is not None:
@@ -89,6 +92,11 @@ def load_folder(
 
         options["share"] = GroupShare(ranks.group, built["device"])
     runtime = Runtime.load(args.model, args.predictor, dit=args.dit, **options, **built)
+    if runtime.facts.folder is None and args.prompt is not None:
+        from ..folders.find import find_model
+        from ..folders.parts import NEEDS
+
+        find_model(args.model, variant=args.variant).require(*NEEDS["prompts"])
     if args.no_guidance and runtime.config.guidance_embed:
         raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
     return runtime
@@ -138,13 +146,17 @@ def _memory(
     from ..pipeline.stage_memory import StageMemory, denoise_need
 
     facts = runtime.facts
-    size = facts.sizes.latent_shape(*request.size)[1:]
+    shape = facts.sizes.latent_shape(*request.size)
+    size = shape[1:]
     known = {"policy": request.policy, "ops": args.ops, "graphs": runtime.graphs is not None}
     is_mixed = guidance_of(request, runtime.config).classifier_free is not None
     known |= {"passes": 1 + is_mixed, "ranks": 1 if ranks is None else ranks.size}
     need = denoise_need(facts.folder, facts.options, size, **known)
+    if ranks is not None:  # by the most tokens, before the prompt's are known
+        check_partition(args, ranks, runtime.config, shape, need.text)
     decodes = any(getattr(args, name, None) is not None for name in ("out", "frames_out"))
-    return StageMemory(facts.folder, facts.options, need).check(decodes and runtime.decodes)
+    decodes = decodes and not getattr(args, "preview", False)
+    return StageMemory(facts.folder, facts.options, need, decodes and runtime.decodes).check()
 
 
 def _told(request: "Request", settings: "Settings") -> str:

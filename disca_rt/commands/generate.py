@@ -1,17 +1,19 @@
 """`disca-rt generate`: a prompt, a picture or a saved conditioning to video, or to latents."""
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import first_line
 from .arguments import check_writable
-from .decode import LOST, SHEET, check_video_outputs, how_to_go_on, video_files
+from .decode import (
+    SHEET,
+    check_video_outputs,
+    tell_of_preview,
+    video_files,
+)
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
+from .kept_latents import kept_latents, save_latents
 from .ranks import joined_ranks
 from .sampling import (
     add_sampling_arguments,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from ..pipeline.runtime import Runtime
     from ..pipeline.sample import Sample
 
-# Errors that the command line tells in one line.
-TOLD = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 DEFAULT_OUT = Path("out") / "video.mp4"
 
 
@@ -57,6 +57,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--latents-out", type=Path, help="final latents, of all samples (.safetensors)"
     )
     outputs.add_argument("--fps", type=int, help="frames per second of the mp4; default 24")
+    outputs.add_argument(
+        "--preview",
+        action="store_true",
+        help="a rough, quick picture in place of the decode, by a linear map; the latents are kept",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,10 +97,13 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     if _is_video(args):
         files = video_files(args, request.conditioning.batch)
         with kept_latents(args, sample.latents, runtime.facts.lost_frames, is_first):
-            times = added(times, write_videos(runtime, sample.latents, files, is_first))
+            write = write_previews if args.preview else write_videos
+            times = added(times, write(runtime, sample.latents, files, is_first))
         written += [path for each in files for path in each.paths]
     if is_first:
         _report(times, written)
+        if args.preview and args.kept:
+            print(args.kept)
 
 
 def _is_video(args: argparse.Namespace) -> bool:
@@ -105,6 +113,8 @@ def _is_video(args: argparse.Namespace) -> bool:
 def _check_outputs(args: argparse.Namespace) -> None:
     if not _is_video(args) and args.latents_out is None:
         raise ValueError("nothing to write: give --out VIDEO.mp4 or --latents-out FILE.safetensors")
+    if args.preview and not _is_video(args):
+        raise ValueError("--preview goes with --out VIDEO.mp4 or --frames-out FOLDER")
     if args.latents_out is not None:
         check_writable("--latents-out", args.latents_out, ".safetensors")
     check_video_outputs(args)
@@ -150,7 +160,8 @@ def _sample(
     ):
         if args.out is not None:
             _check_videos(args, runtime, request)
-        return runtime.run(request, decode=False, on_step=progress.on_step)
+        callbacks = {"on_stage": progress.on_stage, "on_step": progress.on_step}
+        return runtime.run(request, decode=False, **callbacks)
 
 
 def write_videos(
@@ -172,75 +183,31 @@ def write_videos(
             size = runtime.size_of(latents.shape)
             writers = [stack.enter_context(each.opened(size)) for each in files]
         with Bar("decoding", None, is_first) as progress:
+            progress.begin()
             times = runtime.decode_into(latents, writers, on_tile=progress.on_tile)
         started = closing.start()  # encoders of video keep frames back until they are closed
     closing.stop("writing", started)
     return added(times, closing.times())
 
 
-@contextmanager
-def kept_latents(
-    args: argparse.Namespace, latents: "Tensor", lost: int, is_first: bool
-) -> Iterator[None]:
-    """Keep the latents in a file while they are decoded, and say where if that goes wrong.
+def write_previews(
+    runtime: "Runtime", latents: "Tensor", files: "list[VideoFiles]", is_first: bool
+) -> "dict[str, StageTime]":
+    """Write a preview of each sample in place of its decode, on the first rank; gives the times."""
+    from ..instruments.stopwatch import Stopwatch
+    from ..vae.codec import without_first
 
-    The file goes once the video is there, unless it was asked for.
-    """
-    from .out_of_memory import is_out_of_memory
-
-    if args.model is None or not is_first:
-        yield
-        return
-    out = args.out or args.frames_out
-    kept = args.latents_out or out.with_name(f"{out.stem}.latents.safetensors")
-    if args.latents_out is None:
-        save_latents(kept, latents, lost)
-    try:
-        yield
-    except KeyboardInterrupt:
-        args.kept = _going_on(args, kept)
-        raise
-    except Exception as error:
-        kind = next((each for each in TOLD if isinstance(error, each)), None)
-        if kind is None and not is_out_of_memory(error):
-            print(_going_on(args, kept), file=sys.stderr)
-            raise
-        raise (kind or MemoryError)(f"{first_line(error)}; {_going_on(args, kept)}") from error
-    if args.latents_out is None:
-        kept.unlink(missing_ok=True)
-
-
-def _going_on(args: argparse.Namespace, kept: Path) -> str:
-    from ..pipeline.match import MATCHES
-
-    flag = "--out" if args.out is not None else "--frames-out"
-    tiling = MATCHES[args.match or "disca"].tiling
-    same = {
-        "variant": args.variant,
-        "tiles": args.tiles or (None if tiling == "official" else tiling),
-        "vae_dtype": args.vae_dtype,
-    }
-    return how_to_go_on(kept, args.model, flag, args.out or args.frames_out, **same)
-
-
-def interrupted(args: argparse.Namespace) -> str:
-    """Say what an interrupted command leaves."""
-    return getattr(args, "kept", "nothing was written")
-
-
-def save_latents(path: Path, latents: "Tensor", lost: int = 0) -> None:
-    """Write latents `[B, C, T, H, W]` as fp32 to a .safetensors file.
-
-    With them goes the number of frames, at the beginning, that are `lost` to the video.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    from ..atomic import write_whole
-
-    tensors = {"latents": latents.float().cpu().contiguous()}
-    tensors |= {LOST: torch.tensor([lost])} if lost else {}
-    write_whole(path, partial(save_file, tensors))
+    stopwatch = Stopwatch(latents.device)
+    if is_first:
+        with stopwatch.stage("preview"), ExitStack() as stack:
+            preview = runtime.preview()
+            tell_of_preview(preview)
+            size = runtime.size_of(latents.shape)
+            for sample, each in zip(latents, files, strict=True):
+                write = stack.enter_context(each.opened(size))
+                for chunk in without_first([preview(sample)], runtime.facts.lost_frames):
+                    write(chunk)
+    return stopwatch.times()
 
 
 def _report(times: "dict[str, StageTime]", written: list[Path]) -> None:

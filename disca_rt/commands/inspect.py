@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ..weights.inspect import CheckpointInfo
 
 
+REASONS = {"sizes from images": "bucket"}  # a row of the table -> the setting
+
+
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser = subparsers.add_parser(
         name,
@@ -35,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         folder = _folder(source, args.variant)
         console.print(source, soft_wrap=True, highlight=False)
         if folder is not None:
+            console.print(_title(folder), soft_wrap=True, highlight=False)
             console.print(_parts_table(folder), _settings_table(folder))
             for line in _lacks(folder):
                 console.print(line, soft_wrap=True, highlight=False)
@@ -64,13 +68,17 @@ def _checkpoints(source: str, folder: "ModelFolder | None") -> list[str | Path]:
     return [folder.parts[name].path for name in ("dit", "predictor") if name in folder.parts]
 
 
-def _parts_table(folder: "ModelFolder") -> "Table":
-    from rich.table import Table
-
+def _title(folder: "ModelFolder") -> str:
     from ..family import FAMILIES
 
-    title = f"{FAMILIES[folder.family].title}, {folder.task}, {folder.layout} layout"
-    table = Table("part", "where", title=title, title_justify="left")
+    task = {"t2v": "text-to-video", "i2v": "image-to-video"}[folder.task]
+    return f"{FAMILIES[folder.family].title}, {task}, {folder.layout} layout"
+
+
+def _parts_table(folder: "ModelFolder") -> "Table":
+    from rich.table import Column, Table
+
+    table = Table("part", Column("where", overflow="fold"))
     for name, part in folder.parts.items():
         path = part.path
         inside = path.is_relative_to(folder.root) and path != folder.root
@@ -83,10 +91,11 @@ def _settings_table(folder: "ModelFolder") -> "Table":
 
     settings = folder.settings
     frames, height, width = settings.size
+    near = settings.bucket
     values = {
         "variant": settings.variant,
         "size": f"{width}x{height}x{frames}",
-        "bucket": settings.bucket,
+        "sizes from images": near and f"the published ones of about {near}x{near}",
         "steps": settings.steps,
         "shift": settings.shift,
         "embedded_scale": settings.embedded_scale,
@@ -96,21 +105,25 @@ def _settings_table(folder: "ModelFolder") -> "Table":
     table = Table("sampled with", "", "because")
     for name, value in values.items():
         if value is not None:
-            table.add_row(name.replace("_", " "), str(value), settings.reasons.get(name, ""))
+            table.add_row(
+                name.replace("_", " "),
+                str(value),
+                settings.reasons.get(REASONS.get(name, name), ""),
+            )
     return table
 
 
 def _lacks(folder: "ModelFolder") -> list[str]:
-    """One line for each thing that the folder cannot do, and what that would take."""
+    """What the folder can do, and a line for each part that something would take."""
     from ..folders.parts import NEEDS
 
     lines = [f"note: {folder.settings.note}"] if folder.settings.note else []
     for what, names in NEEDS.items():
         if what == "images" and folder.task == "t2v":
-            lines.append("images: none, it is a text-to-video model")
+            lines.append("images: no, it is a text-to-video model")
             continue
         missing = folder.missing(*names)
-        lines.append(f"missing for {what}: {', '.join(missing) or 'nothing'}")
+        lines.append(f"{what}: {'no, without ' + ', '.join(missing) if missing else 'yes'}")
         lines += [f"  {folder.lack(name)}" for name in missing]
     return lines
 

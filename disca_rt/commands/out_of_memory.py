@@ -3,6 +3,7 @@
 Knows the formula (`footprint`), the device, and how a size is written on the command line.
 """
 
+import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 import torch
 
 from ..config import DiTConfig, PredictorConfig
+from ..errors import first_line
 from ..instruments.capacity import capacity
 from ..pipeline.fit import latent_shape
 from ..pipeline.request import Request
@@ -108,6 +110,21 @@ def explained_sample(
     refuse_hopeless(need, device, show, held)
     with explained(lambda: need, device, show, held):
         yield
+
+
+@contextmanager
+def explained_encoding(args: argparse.Namespace) -> Iterator[None]:
+    """Turn running out of memory within, while prompts are encoded, into one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        ways = ["--encoder-device cpu"] if args.device != "cpu" else []
+        ways += ["--encoder-dtype bfloat16"] if args.encoder_dtype is None else []
+        way_out = ", or ".join(ways) or "free some memory"
+        told = f"stage encode: {first_line(error)}; would help: {way_out}"
+        raise MemoryError(told) from error
 
 
 def refuse_weights(

@@ -1,5 +1,7 @@
 """Progress bars of a sample: on stderr, only where that is a terminal, gone when they end."""
 
+import sys
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -7,7 +9,10 @@ from ..sampling.loop import StepEvent
 
 
 class Bar:
-    """Bar of `total` pieces called `name`, while its context lasts; None: told when it begins."""
+    """Bar of `total` pieces called `name`, while its context lasts; None: not known yet.
+
+    It shows once it has begun, by `begin` or by the first piece: a refused input shows no bar.
+    """
 
     def __init__(self, name: str, total: int | None, is_shown: bool = True) -> None:
         columns = (
@@ -18,7 +23,13 @@ class Bar:
         )
         console = Console(stderr=True)
         is_hidden = not (is_shown and console.is_terminal)
-        self._progress = Progress(*columns, console=console, transient=True, disable=is_hidden)
+        self._progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=is_hidden,
+            redirect_stdout=sys.stdout.isatty(),  # a file's lines stay out of stderr
+        )
         self._task = self._progress.add_task(name, total=total)
 
     def __enter__(self) -> "Bar":
@@ -27,9 +38,18 @@ class Bar:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
+    def begin(self) -> None:
+        """Show the bar, before its first piece."""
+        self._progress.start()
+
+    def on_stage(self, stage: str) -> None:
+        """Callback of a sample: shows the bar from the denoising's begin, while models load."""
+        if stage == "denoise":
+            self.begin()
+
     def on_step(self, event: StepEvent) -> None:
         """Callback of a sample: shows the step that has ended, by its kind."""
-        self._progress.start()  # not before: a refused input shows no bar
+        self._progress.start()
         done = event.step.index + 1
         self._progress.update(self._task, completed=done, description=f"{event.kind} step")
 

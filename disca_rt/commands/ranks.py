@@ -10,6 +10,7 @@ from .arguments import given
 if TYPE_CHECKING:
     from ..attention.local import LocalAttention
     from ..attention.protocol import Attention
+    from ..config import DiTConfig
     from ..parallel.ranks import Ranks
 
 FLAGS = "timeout", "head_chunks", "ulysses_degree"
@@ -44,6 +45,23 @@ def check_ranks(args: argparse.Namespace, names: Sequence[str] = FLAGS) -> None:
             raise ValueError(f"{flag} is for several ranks; start them with torchrun")
         if not 0 < value <= MAX_FLAG_VALUE:
             raise ValueError(f"{flag} must be above 0 and at most {MAX_FLAG_VALUE}, got {value}")
+
+
+def check_partition(
+    args: argparse.Namespace,
+    ranks: "Ranks",
+    config: "DiTConfig",
+    latents: "Sequence[int]",
+    tokens: int,
+) -> None:
+    """Raise ValueError, as `plan` words it, where ranks cannot share a pass.
+
+    `latents` is their shape (C, T, H, W), `tokens` the number of the text's.
+    """
+    from ..simulation.forecast import Job
+
+    job = Job(config, tuple(latents), tokens)
+    job.partition(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
 
 
 def as_flags(args: argparse.Namespace) -> dict[str, str]:

@@ -12,6 +12,7 @@ from .arguments import (
     OPS_HELP,
     add_fp8_argument,
     add_schedule_arguments,
+    plain_text,
     prompt,
     video_size,
 )
@@ -22,7 +23,7 @@ from .folder import (
     folder_request,
     load_folder,
 )
-from .ranks import add_rank_arguments, check_ranks, choose_attention
+from .ranks import add_rank_arguments, check_partition, check_ranks, choose_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +56,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--image", type=Path, help="picture that the video begins with")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
-    inputs.add_argument("--negative-prompt", help="what to steer away from; nothing by default")
+    inputs.add_argument(
+        "--negative-prompt", type=plain_text, help="what to steer away from; nothing by default"
+    )
     inputs.add_argument("--guidance-scale", type=float, help="embedded or classifier-free scale")
     inputs.add_argument(
         "--classifier-free-scale",
@@ -154,6 +157,8 @@ def sample_request(
     from functools import partial
 
     from ..pipeline.request import Request
+    from .out_of_memory import explained_encoding
+    from .progress import Bar
     from .schedules import choose_policy, choose_schedule
 
     has_predictor = runtime.parts.predictor is not None
@@ -174,7 +179,11 @@ def sample_request(
         request = _prompt_request(args, runtime, make)
     else:
         request = _saved_request(args, runtime, make, is_told)
-    request = runtime.conditioned(request, stopwatch)
+    runtime.resolved(request)  # a wrong policy is refused before encoders are loaded
+    is_slow = args.prompt is not None and args.model is not None
+    with Bar("encoding", None, is_told and is_slow) as bar, explained_encoding(args):
+        bar.begin()
+        request = runtime.conditioned(request, stopwatch)
     if ranks is not None:
         check_shares(args, runtime, ranks, request)
     return request
@@ -185,11 +194,10 @@ def check_shares(
 ) -> None:
     """Raise ValueError, as `plan` words it, where ranks cannot share the tokens of a pass."""
     from ..pipeline.fit import latent_shape
-    from ..simulation.forecast import Job
 
     for conditioning in request.conditionings:
-        job = Job(runtime.config, latent_shape(request), conditioning.tokens)
-        job.partition(ranks.size, ranks.per_node, args.ulysses_degree or 0, args.head_chunks or 1)
+        shape = latent_shape(request)
+        check_partition(args, ranks, runtime.config, shape, conditioning.tokens)
 
 
 def _prompt_request(

@@ -16,7 +16,7 @@ from .glyphs import Glyphs, encode_glyphs, lost_glyphs
 from .language import cut, rows_of, token_states
 from .prompts import PromptTokenizer, Tokens, cut_line, padded
 from .rules import DISCA, EncodingRules
-from .vision import WIDTH, image_states, image_tokens
+from .vision import WIDTH, check_processor, image_states, image_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,6 +84,8 @@ class Encoder15:
         if known > rows:
             way_out = "transformers.ByT5Tokenizer() needs no file"
             raise ValueError(f"tokenizer_2 has {known} tokens, and byT5 {rows}; {way_out}")
+        if siglip is not None:
+            check_processor(siglip, processor)
 
     def check(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
         """A line for each prompt that is cut; ValueError for one that cannot be encoded."""

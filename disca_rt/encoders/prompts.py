@@ -17,6 +17,14 @@ SPACES = "the  video\n\n of\na camera "  # the letters are the templates' own
 SHOWN = 120  # characters of either end of a lost text
 
 
+class WrongTokenizer(ValueError):
+    """A tokenizer is not this model's: the `fault` of which `part`, "tokenizer" or its second."""
+
+    def __init__(self, part: str, fault: str, way_out: str) -> None:
+        super().__init__(f"{part} {fault}; {way_out}")
+        self.part, self.fault = part, fault
+
+
 class Tokens(NamedTuple):
     """One prompt in its template: its `ids`, and the text that did not fit.
 
@@ -38,12 +46,14 @@ class PromptTokenizer:
     """A tokenizer, and the template that its prompts are put into.
 
     `crop` is how many tokens come before the prompt, `end` those after it, measured with the empty
-    prompt. Raises ValueError, with the right way to load it, for a tokenizer that is not this
-    model's: it loses white space or has no such marks.
+    prompt. Raises WrongTokenizer, with the right way to load it, for one that is not this model's:
+    it loses white space or has no such marks.
     """
 
     def __init__(self, tokenizer: Any, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
+        if not template.is_plain and not getattr(tokenizer, "chat_template", None):
+            raise self._refusal("has no chat_template")
         rendered = template.rendered(tokenizer)
         if rendered.count("{}") != 1:
             raise self._refusal("does not put the prompt into its chat_template as it is")
@@ -118,9 +128,9 @@ class PromptTokenizer:
                 mark = f"{token.content}, a mark of the text encoder's own"
                 raise ValueError(f"{named(prompt)} holds {mark}; take it out of the prompt")
 
-    def _refusal(self, fault: str) -> ValueError:
-        name = type(self.tokenizer).__name__
-        return ValueError(f"tokenizer ({name}) {fault}; {self.template.how_to_load}")
+    def _refusal(self, fault: str) -> WrongTokenizer:
+        fault = f"({type(self.tokenizer).__name__}) {fault}"
+        return WrongTokenizer("tokenizer", fault, self.template.how_to_load)
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, length: int) -> Batch:

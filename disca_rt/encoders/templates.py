@@ -25,6 +25,7 @@ class PlainTemplate:
     rows: int = 128320  # of the embedding of the Llama 3 that both LLaVA folders hold
     has_begin: bool = True  # the tokenizer puts its begin mark first, if it has one
     how_to_load: str = HOW_TO_LOAD_LLAMA
+    is_plain = True
 
     def rendered(self, tokenizer: Any) -> str:
         """Text with `{}` for the prompt."""
@@ -40,11 +41,10 @@ class ChatTemplate:
     rows: int = 152064  # of Qwen2.5-VL-7B
     has_begin: bool = False
     how_to_load: str = HOW_TO_LOAD_QWEN
+    is_plain = False
 
     def rendered(self, tokenizer: Any) -> str:
-        """Text with `{}` for the prompt; ValueError for a tokenizer that has no chat template."""
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"the tokenizer has no chat_template; {self.how_to_load}")
+        """Text with `{}` for the prompt, by a tokenizer that has a chat template."""
         messages = [
             {"role": "system", "content": self.system},
             {"role": "user", "content": "{}"},

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 PictureKind = Literal["cut", "original"] | None
 
 
+class PromptCheck(Protocol):
+    """Finds what encoding would lose, with tokenizers alone, before any network is loaded."""
+
+    def __call__(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
+        """A line for each prompt that is cut; ValueError for one that cannot be encoded."""
+
+
 class TextEncoder(Protocol):
     """Turns prompts, and an image where it takes one, into a conditioning.
 

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 TOKENS, WIDTH = 729, 1152  # of so400m, patch 14, 384 pixels: 27 x 27
 
 
+def check_processor(siglip: nn.Module, processor: Any) -> None:
+    """Raise ValueError for an image processor whose images are not as large as SigLIP's."""
+    side, made = siglip.config.image_size, processor.size["height"]
+    if side != made:
+        raise ValueError(
+            f"image_processor makes images of {made} pixels, and image_encoder (SigLIP) takes "
+            f"{side}; give the preprocessor_config.json that goes with it"
+        )
+
+
 def image_states(siglip: nn.Module, processor: Any, image: Image) -> Tensor:
     """States `[1, tokens, width]` of an image that is as large as the video; the last layer's.
 

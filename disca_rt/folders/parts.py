@@ -127,10 +127,13 @@ class ModelFolder:
         is_apart = self.text_sees_image and self.layout == "comfy"
         return self.family in WITH_LLAVA and not is_apart
 
+    def usual(self, name: PartName) -> str:
+        """Where a part is usually found, as a reference to the Hub."""
+        return USUAL[self.family][name][1].replace("480p_t2v", f"480p_{self.task}")
+
     def lack(self, name: PartName) -> str:
         """The line which says that a part is not there, where it is found and where to put it."""
-        what, where = USUAL[self.family][name]
-        where = where.replace("480p_t2v", f"480p_{self.task}")
+        what, where = USUAL[self.family][name][0], self.usual(name)
         place = self.root / self.places[name] if name in self.places else None
         way_out = f"put it at {place}" if place else _FLAGS.get(name, "give the folder that has it")
         title = FAMILIES[self.family].title

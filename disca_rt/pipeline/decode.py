@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..vae.codec import Codec, OnTile
+from ..vae.codec import Codec, OnTile, without_first
 
 
 class Decoding(NamedTuple):
@@ -28,9 +28,5 @@ class Decoding(NamedTuple):
         self, sample: Tensor, on_tile: OnTile | None, cancel: threading.Event | None
     ) -> Iterator[Tensor]:
         """Decode one sample `[C, T, H, W]` to chunks `[3, t, H', W']`, as they are ready."""
-        lost = self.lost
-        for chunk in self.codec.stream(sample, on_tile=on_tile, cancel=cancel):
-            kept = chunk[:, lost:]
-            lost = max(lost - chunk.shape[1], 0)
-            if kept.shape[1]:
-                yield kept
+        chunks = self.codec.stream(sample, on_tile=on_tile, cancel=cancel)
+        return without_first(chunks, self.lost)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..conditioning import Conditioning
-from ..encoders.text import TextEncoder
+from ..encoders.text import PromptCheck, TextEncoder
 from ..errors import OneLineWarning
 from ..instruments.stopwatch import Stopwatch
 from ..vae.codec import Codec
@@ -61,9 +60,12 @@ class Encoding:
         if request.prompts is not None:
             check_latents(request, config, len(request.prompts))
             self._check_frames(request)
+            is_mixed = guidance.classifier_free is not None
+            if self.facts.check_prompts is not None:  # before gigabytes are read
+                self._tell_of_cuts(self.facts.check_prompts, request, is_mixed)
             pictures = self._pictures(request)
             with loaded(stopwatch, self.text_encoder), stopwatch.stage("prompts"):
-                request = self._encoded(request, guidance.classifier_free is not None, pictures)
+                request = self._encoded(request, is_mixed, pictures)
             request = self._with_picture(request, pictures.cut, stopwatch)
         sides = {"conditioning": request.conditioning, "negative": request.negative}
         cleaned = {name: each and each.without_padding_values() for name, each in sides.items()}
@@ -101,9 +103,18 @@ class Encoding:
             title = config.traits.title
             raise ValueError(f"this {title} is an image-to-video model; give an image (--image)")
 
+    def _frames(self, request: Request) -> int:
+        return self._sizes.video_size(*latent_shape(request)[1:])[0]
+
+    def _tell_of_cuts(self, check: PromptCheck, request: Request, is_mixed: bool) -> None:
+        """Warn of what encoders will not see; ValueError for a prompt that cannot be encoded."""
+        texts = [*request.prompts, *([request.negative_prompt] if is_mixed else [])]
+        for line in check(list(dict.fromkeys(texts)), frames=self._frames(request)):
+            warnings.warn(line, PromptCut, stacklevel=2)
+
     def _check_frames(self, request: Request) -> None:
         """Raise ValueError where all frames would be lost, which are no part of the video."""
-        frames = self._sizes.video_size(*latent_shape(request)[1:])[0]
+        frames = self._frames(request)
         if frames <= self.facts.lost_frames:
             raise ValueError(
                 f"this model's first {self.facts.lost_frames} frames are no part of the video; "
@@ -122,12 +133,15 @@ class Encoding:
 
     def _encoded(self, request: Request, is_mixed: bool, pictures: "_Pictures") -> Request:
         """Put conditionings in the place of prompts and picture; two of them if `is_mixed`."""
-        frames = self._sizes.video_size(*latent_shape(request)[1:])[0]
-        encoder = self.text_encoder.get()
+        encoder, prompts = self.text_encoder.get(), list(request.prompts)
+        if self.facts.check_prompts is None:
+            self._tell_of_cuts(encoder.check, request, is_mixed)
         seen = getattr(pictures, encoder.picture) if encoder.picture else None
-        positive, negative = _Prompts(encoder, seen, frames).encode(request, is_mixed)
+        encode, negative = partial(encoder, image=seen, frames=self._frames(request)), None
+        if is_mixed:
+            negative = encode([request.negative_prompt], negative=True).repeated(len(prompts))
         done = {"prompts": None, "negative_prompt": "", "image": None}
-        return replace(request, **done, conditioning=positive, negative=negative)
+        return replace(request, **done, conditioning=encode(prompts), negative=negative)
 
     def _with_picture(
         self, request: Request, picture: "Image | None", stopwatch: Stopwatch
@@ -186,22 +200,3 @@ class _Pictures(NamedTuple):
 
     original: "Image | None"
     cut: "Image | None"
-
-
-class _Prompts(NamedTuple):
-    """What encoders are given beside the texts: the picture, and how many frames there will be."""
-
-    encoder: TextEncoder
-    picture: "Image | None"
-    frames: int
-
-    def encode(self, request: Request, is_mixed: bool) -> tuple[Conditioning, Conditioning | None]:
-        """Encode prompts and, if `is_mixed`, as many negative ones; says first what is cut."""
-        prompts = list(request.prompts)
-        against = [request.negative_prompt] if is_mixed else []
-        distinct = list(dict.fromkeys(prompts + against))
-        for line in self.encoder.check(distinct, frames=self.frames):
-            warnings.warn(line, PromptCut, stacklevel=2)
-        encode = partial(self.encoder, image=self.picture, frames=self.frames)
-        negative = encode(against, negative=True).repeated(len(prompts)) if is_mixed else None
-        return encode(prompts), negative

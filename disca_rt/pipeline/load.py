@@ -1,6 +1,7 @@
 """What a pipeline is loaded from: a DiT alone, or a folder with all parts, each at its own time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,7 @@ import torch
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..config import DiTConfig
-from ..encoders.text import TextEncoder
-from ..family import VIDEO_10, VIDEO_15, Family
+from ..encoders.text import PromptCheck, TextEncoder
 from ..instruments.capacity import capacity
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
@@ -22,6 +22,7 @@ from ..vae.share import TileShare
 from ..vae.sizes import SIZES, VideoSizes
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import load_dit, load_predictor, own_dtype
+from .encoder_parts import ENCODERS, PROMPTS, encoder_parts
 from .fit import Place
 from .host_settings import set_aside
 from .match import MATCHES, Match, Rules, get_rules
@@ -84,8 +85,8 @@ class Facts:
     """Facts of a DiT that are known without its weights, and the rules that its samples follow.
 
     `fp8_weights`: its blocks' linears stay in FP8 (`Options`). `folder` says which parts lie where,
-    what the DiT was trained for and what it is sampled with, `options` how it is loaded; None
-    for a DiT alone.
+    what the DiT was trained for and what it is sampled with, `options` how it is loaded, and
+    `check_prompts` what of prompts its tokenizers would cut; None for a DiT alone.
     """
 
     config: DiTConfig
@@ -93,6 +94,7 @@ class Facts:
     fp8_weights: bool = False
     folder: "ModelFolder | None" = None
     options: Options | None = None
+    check_prompts: PromptCheck | None = None
     rules: Rules = MATCHES["disca"]
     vae_sizes: VideoSizes | None = None
 
@@ -166,6 +168,7 @@ class _WholeModel:
 
     folder: "ModelFolder"
     options: Options
+    tokenizers: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> Loaded:
         """The parts that are there, none of them loaded."""
@@ -189,6 +192,7 @@ class _WholeModel:
                 options.fp8_weights,
                 self.folder,
                 options,
+                self.check_prompts,
                 get_rules(options.match),
                 self._vae_sizes(),
             ),
@@ -207,15 +211,54 @@ class _WholeModel:
 
     def encoder(self) -> TextEncoder:
         """Load all that prompts, and the picture of an image-to-video model, are encoded with."""
-        return ENCODERS[self.folder.family](self)
+        with self._own_tokenizers():
+            encoder = ENCODERS[self.folder.family](self)
+        if not self.options.keep_resident:
+            self.tokenizers.clear()
+        return encoder
+
+    @property
+    def match(self) -> Match:
+        return self.options.match
+
+    def check_prompts(self, prompts: Sequence[str], *, frames: int | None = None) -> list[str]:
+        """A line for each prompt that is cut, by the tokenizers alone.
+
+        ValueError for a prompt that cannot be encoded, and where a part that encodes is missing.
+        """
+        self.folder.require(*encoder_parts(self.folder))
+        with self._own_tokenizers():
+            return PROMPTS[self.folder.family](self).check(prompts, frames=frames)
 
     def part(self, name: "PartName") -> Any:
-        """Load an encoder's network, tokenizer or image processor."""
+        """Load an encoder's network, tokenizer or image processor.
+
+        Tokenizers are kept from the check of prompts until the encoder holds them.
+        """
         from ..folders.load import load_part
 
+        if name in self.tokenizers:
+            return self.tokenizers[name]
         options = self.options
         device = options.encoder_device or options.device
-        return load_part(self.folder, name, device, options.encoder_dtype)
+        part = load_part(self.folder, name, device, options.encoder_dtype)
+        if name.startswith("tokenizer"):
+            self.tokenizers[name] = part
+        return part
+
+    @contextmanager
+    def _own_tokenizers(self) -> Iterator[None]:
+        """Say of another model's tokenizer within where it lies, and where the right one is."""
+        from ..encoders.prompts import WrongTokenizer
+
+        try:
+            yield
+        except WrongTokenizer as error:
+            where = self.folder.parts[error.part].path
+            raise ValueError(
+                f"{error.part} {where} {error.fault}, so it is not this model's; put the one in "
+                f"{self.folder.usual(error.part)} there"
+            ) from error
 
     def codec(self) -> Codec:
         """Load the VAE, with its tiles shared out as the options say."""
@@ -228,38 +271,3 @@ class _WholeModel:
         free = partial(capacity, torch.device(options.device))
         given = {"free": free, "tell": options.tell}
         return HunyuanCodec(vae, self.folder.family, tiles, options.share, **given)
-
-
-def _encoder_10(model: _WholeModel) -> TextEncoder:
-    from ..encoders.hunyuan_10 import Encoder10
-    from ..encoders.llava import STRIDES, Encoder10Image
-    from ..encoders.rules import RULES
-
-    names = "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"
-    rules = RULES[get_rules(model.options.match).encoding]
-    if not model.folder.text_sees_image:
-        model.folder.require(*names)
-        return Encoder10(*map(model.part, names), rules=rules)
-    names += ("image_processor",)
-    model.folder.require(*names)
-    kind = "token_replace" if model.folder.config.takes_first_frame else "latent_concat"
-    return Encoder10Image(*map(model.part, names), stride=STRIDES[kind], rules=rules)
-
-
-def _encoder_15(model: _WholeModel) -> TextEncoder:
-    from ..encoders.hunyuan_15 import Encoder15
-    from ..encoders.rules import RULES
-
-    names = ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"]
-    if model.folder.task == "i2v":
-        names += ["image_encoder", "image_processor"]
-    model.folder.require(*names)
-    rules = RULES[get_rules(model.options.match).encoding]
-    width = model.folder.config.vision_dim
-    return Encoder15(*map(model.part, names), vision_width=width, rules=rules)
-
-
-ENCODERS: dict[Family, Callable[[_WholeModel], TextEncoder]] = {
-    VIDEO_10.name: _encoder_10,
-    VIDEO_15.name: _encoder_15,
-}

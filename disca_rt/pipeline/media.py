@@ -39,8 +39,8 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 def enlargement(height: int, width: int) -> int:
-    """Factor by which `to_frames` enlarges each side."""
-    return -(-SMALLEST_SIDE // min(height, width))
+    """Factor by which `to_frames` enlarges each side, as far as an mp4 may be large."""
+    return max(1, min(-(-SMALLEST_SIDE // min(height, width)), LARGEST_SIDE // max(height, width)))
 
 
 def check_frames(frames: np.ndarray) -> None:
@@ -130,7 +130,9 @@ def check_new_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"the folder of frames is a file: {path}; name a new folder")
     if path.is_dir() and (held := sum(1 for _ in path.iterdir())):
-        raise ValueError(f"the folder of frames is not empty: {path} has {held} entries")
+        raise ValueError(
+            f"the folder of frames is not empty: {path} has {held} entries; name a new one"
+        )
 
 
 def _save_png(frame: np.ndarray, partial: Path, path: Path) -> None:

@@ -26,6 +26,7 @@ from ..sampling.denoiser import MAX_STATES, current_device
 from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
+from ..vae.preview import Preview, fit_preview
 from .calls import Calls
 from .decode import Decoding
 from .denoising_models import DenoisingModels
@@ -183,6 +184,18 @@ class Pipeline(Calls, DenoisingModels):
                         with stopwatch.stage("writing"):
                             write(chunk)
             return stopwatch.times()
+
+    def preview(self) -> Preview:
+        """Fit a cheap look at latents from the VAE, loaded for it where it was not.
+
+        ValueError, naming the part, where there is none.
+        """
+        if is_absent(self._codec):
+            if self.facts.folder is not None:
+                self.facts.folder.require("vae")
+            raise ValueError("a preview is fitted from a VAE, and this pipeline has none")
+        with self._alone(), self._codec.used() as codec:
+            return fit_preview(codec)
 
     @property
     def _decoding(self) -> Decoding:

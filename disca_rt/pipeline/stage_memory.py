@@ -3,6 +3,7 @@
 Weights by the headers of the files, the denoising by `work.memory`, a decode by its tiles.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,33 +42,52 @@ class StageNeed(NamedTuple):
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Needs of a sample of `folder`, loaded with `options`; `need` is that of the denoising."""
+    """Needs of a sample of `folder`, loaded with `options`, to a video if it `decodes`.
+
+    `need` is that of the denoising.
+    """
 
     folder: "ModelFolder"
     options: Options
     need: Need
+    decodes: bool
 
-    def stages(self, decodes: bool) -> list[StageNeed]:
-        """The stages in order; MemoryError where no tiles of the VAE would fit."""
-        pictures = [self._picture()] if self.folder.task == "i2v" and self._has_vae else []
-        return [self._encode(), *pictures, self._denoise(), *([self._decode()] if decodes else [])]
-
-    def check(self, decodes: bool) -> str:
+    def check(self) -> str:
         """Say in one line what the stages take; MemoryError names the one that will not fit."""
-        stages = self.stages(decodes)
-        weights = {stage.part: stage.weights for stage in stages}
-        resident = sum(weights.values()) if self.options.keep_resident else 0
-        for stage in stages:
-            taken = stage.working + max(resident, stage.weights)
-            there = capacity(stage.device)
-            if taken > there:
-                way_out = "leave --keep-resident out" if stage.total <= there else stage.way_out
-                raise MemoryError(
-                    f"stage {stage.name} needs about {byte_text(taken)} of {byte_text(there)} on "
-                    f"{stage.device}; would help: {way_out}"
-                )
+        stages = []
+        for stage in self._stages():  # each is refused before the next one is planned
+            self._refuse(stage)
+            stages.append(stage)
         told = ", ".join(f"{stage.name} {byte_text(stage.total)}" for stage in stages)
-        return f"memory by stage: {told}" + (" (weights kept)" if resident else "")
+        return f"memory by stage: {told}{' (weights kept)' * self.options.keep_resident}"
+
+    def _stages(self) -> Iterator[StageNeed]:
+        yield self._encode()
+        if self._sees_picture:
+            yield self._picture()
+        yield self._denoise()
+        if self.decodes:
+            yield self._decode()
+
+    def _refuse(self, stage: StageNeed) -> None:
+        taken, there = stage.total + self._kept(stage.part, stage.device), capacity(stage.device)
+        if taken <= there:
+            return
+        way_out = "leave --keep-resident out" if stage.total <= there else stage.way_out
+        raise MemoryError(
+            f"stage {stage.name} needs about {byte_text(taken)} of {byte_text(there)} on "
+            f"{stage.device}; would help: {way_out}"
+        )
+
+    def _kept(self, part: str, device: torch.device) -> int:
+        """Bytes of the weights that parts other than `part` keep on a device."""
+        if not self.options.keep_resident:
+            return 0
+        fixed = self._encode(), self._denoise()
+        held = [(stage.part, stage.device, stage.weights) for stage in fixed]
+        if self.decodes or self._sees_picture:
+            held.append(("vae", torch.device(self.options.device), self._vae_weights()))
+        return sum(size for name, where, size in held if name != part and where == device)
 
     def _encode(self) -> StageNeed:
         from ..folders.load import quiet
@@ -97,8 +117,13 @@ class StageMemory:
         return StageNeed("denoise", "dit", device, estimate.weights, working, ", or ".join(ways))
 
     @property
-    def _has_vae(self) -> bool:
-        return "vae" in self.folder.parts
+    def _sees_picture(self) -> bool:
+        return self.folder.task == "i2v" and "vae" in self.folder.parts
+
+    def _vae_weights(self) -> int:
+        from ..folders.sizes import part_bytes
+
+        return part_bytes(self.folder, "vae", self.options.vae_dtype)
 
     def _picture(self) -> StageNeed:
         """A picture is encoded whole, which takes no more than decoding it does."""
@@ -111,18 +136,19 @@ class StageMemory:
     def _vae(self, name: str, tiles: str, size: tuple[int, int, int], way_out: str) -> StageNeed:
         """Need of the VAE for latents of `size` (T, H, W); MemoryError where no tiles would fit."""
         from ..folders.load import quiet
-        from ..folders.sizes import part_bytes
         from ..folders.vaes import vae_skeleton
         from ..vae.hunyuan import HunyuanCodec
 
         options, folder = self.options, self.folder
-        device = torch.device(options.device)
-        weights = part_bytes(folder, "vae", options.vae_dtype)
+        device, weights = torch.device(options.device), self._vae_weights()
         with quiet():
             skeleton = vae_skeleton(folder.parts["vae"].path, folder.family, options.vae_dtype)
-        free = capacity(device) - weights
-        plan = HunyuanCodec(skeleton, folder.family, tiles, free=lambda: free).plan(size)
-        return StageNeed(name, "vae", device, weights, plan.size, way_out)
+        free = max(0, capacity(device) - weights - self._kept("vae", device))
+        codec = HunyuanCodec(skeleton, folder.family, tiles, free=lambda: free)
+        try:
+            return StageNeed(name, "vae", device, weights, codec.plan(size).size, way_out)
+        except MemoryError as error:
+            raise MemoryError(f"stage {name}: {error}; would help: {way_out}") from error
 
 
 def denoise_need(

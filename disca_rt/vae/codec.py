@@ -1,7 +1,7 @@
 """The seam of every codec between latents and video. Knows no weights."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -38,6 +38,15 @@ class Codec(Protocol):
         Together they are what `decode` gives. Raises `Cancelled` between tiles once `cancel` is
         set.
         """
+
+
+def without_first(chunks: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Chunks `[3, t, H, W]` less the first `count` frames of them all."""
+    for chunk in chunks:
+        kept = chunk[:, count:]
+        count = max(count - chunk.shape[1], 0)
+        if kept.shape[1]:
+            yield kept
 
 
 def check_finite(latents: Tensor) -> None:

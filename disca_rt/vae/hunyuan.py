@@ -154,7 +154,7 @@ class HunyuanCodec:
         with torch.no_grad():
             decoded = self.network.decode(scaled.to(self.dtype)[None])[0]
         if not torch.isfinite(decoded).all():
-            raise FloatingPointError(_overflowed(self.dtype))
+            raise FloatingPointError(_overflowed("decode", self.dtype))
         return decoded
 
     def encode_tile(self, pixels: Tensor) -> Tensor:
@@ -165,7 +165,10 @@ class HunyuanCodec:
     def _moments(self, pixels: Tensor) -> Tensor:
         """Means and logarithms of variances `[2C, t, h, w]` of pixels in [0, 1]."""
         given = (pixels.to(self.device, torch.float32) * 2 - 1).to(self.dtype)
-        return self.network.encode(given[None])[0]
+        moments = self.network.encode(given[None])[0]
+        if not torch.isfinite(moments[: self.latent_channels]).all():
+            raise FloatingPointError(_overflowed("encode of the picture", self.dtype))
+        return moments
 
     @cached_property
     def _cost(self) -> TileCost:
@@ -222,9 +225,9 @@ def _sizes(vae: Any, family: Family) -> VideoSizes:
     return sizes_of(family, int(vae.config.latent_channels), *factors)
 
 
-def _overflowed(dtype: torch.dtype) -> str:
+def _overflowed(stage: str, dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     if dtype == torch.float16:
-        return f"decode overflowed in {name}; try --vae-dtype bfloat16 or float32"
+        return f"{stage} overflowed in {name}; try --vae-dtype bfloat16 or float32"
     way_out = "try --vae-dtype float32" if dtype != torch.float32 else "are its weights whole?"
-    return f"what the VAE decoded is not finite in {name}; {way_out}"
+    return f"{stage}: what the VAE gives is not finite in {name}; {way_out}"

@@ -23,6 +23,14 @@ class Preview:
     """Linear map of latents to RGB: `weight [C, 3]` and `bias [3]`, fp32.
 
     `r_squared` is the share of the variance of pictures it was not fitted to that it explains.
+    The picture of each step, through a callback:
+
+        preview = pipeline.preview()
+
+        def show(event):
+            frames = preview(event.latents[0])  # [3, T', H', W'] in [0, 1], noise and all
+
+        pipeline.generate("a cat walks on the grass", on_step=show)
     """
 
     weight: Tensor

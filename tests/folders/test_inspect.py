@@ -31,17 +31,20 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        ("1.0", ["HunyuanVideo 1.0, t2v", "text_encoder_2", "1280x720x129", "images: none"]),
-        ("1.5 images", ["HunyuanVideo 1.5, i2v", "image_encoder", "480p_i2v", "6.0"]),
+        (
+            "1.0",
+            ["HunyuanVideo 1.0, text-to-video", "text_encoder_2", "1280x720x129", "images: no"],
+        ),
+        ("1.5 images", ["HunyuanVideo 1.5, image-to-video", "image_encoder", "480p_i2v", "6.0"]),
     ],
 )
 def test_what_a_folder_is(
     written: Written, said: Said, model: str, layout: str, parts: list[str]
 ) -> None:
     text = said(written(model, layout))
-    for part in (*parts, "missing for prompts: nothing", "missing for video: nothing"):
+    for part in (*parts, "prompts: yes", "video: yes"):
         assert part in text, part
-    assert "missing for DisCa: predictor" in text
+    assert "DisCa: no, without predictor" in text
     assert "double-stream" in text  # the DiT by its tensors, as of a file alone
 
 
@@ -50,8 +53,8 @@ def test_what_is_missing(pipeline: Callable[[str], Any], tmp_path: Path, said: S
     shutil.rmtree(root / "image_encoder")
     shutil.rmtree(root / "text_encoder")
     text = said(root)
-    assert "missing for prompts: text_encoder" in text
-    assert "missing for images: image_encoder" in text
+    assert "prompts: no, without text_encoder" in text
+    assert "images: no, without image_encoder" in text
     assert f"put it at {root}/image_encoder" in text
 
 

@@ -190,12 +190,7 @@ def test_a_decode_that_fails_leaves_the_latents_and_no_video(
 
 
 def test_how_to_go_on_is_a_command() -> None:
-    told = how_to_go_on(Path("out/a b.safetensors"), "my model", "--out", Path("v.mp4"))
-    command = "disca-rt decode 'out/a b.safetensors' --model 'my model' --out v.mp4"
+    flags = {"--model": "my model", "--variant": None, "--fps": 12, "--out": Path("v.mp4")}
+    told = how_to_go_on(Path("out/a b.safetensors"), flags)
+    command = "disca-rt decode 'out/a b.safetensors' --model 'my model' --fps 12 --out v.mp4"
     assert told == f"the latents are kept in out/a b.safetensors; go on with: {command}"
-
-
-def test_what_a_decode_is_to_have_again_is_told() -> None:
-    chosen = {"variant": None, "tiles": "diffusers", "vae_dtype": "float16"}
-    told = how_to_go_on(Path("a"), "m", "--frames-out", Path("f"), **chosen)
-    assert told.endswith("decode a --model m --tiles diffusers --vae-dtype float16 --frames-out f")

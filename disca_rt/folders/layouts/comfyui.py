@@ -125,7 +125,7 @@ def _choose(models: list[str], wish: Wish, root: str) -> str | None:
     where = f"{root}diffusion_models"
     if wanted is None:
         raise CheckpointError(
-            f"{where} holds {len(models)} variants; name one (variant=): {listed}"
+            f"{where} holds {len(models)} variants; name one, --variant: {listed}"
         )
     raise CheckpointError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
 

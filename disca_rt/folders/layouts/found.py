@@ -64,7 +64,7 @@ def choose_variant(names: list[str], wish: Wish, where: str) -> str | None:
     if wish.variant is not None:
         raise CheckpointError(f"variant must be one of {listed} in {where}, got {wish.variant!r}")
     if len(names) > 1:
-        raise CheckpointError(f"{where} holds {len(names)} variants; name one (variant=): {listed}")
+        raise CheckpointError(f"{where} holds {len(names)} variants; name one, --variant: {listed}")
     return names[0]
 
 

@@ -54,13 +54,18 @@ def open_safetensors(path: Path) -> "SafetensorsFile":
 
 
 class SafetensorsFile:
-    """A `TensorFile`; raises CheckpointError where the header or the size is wrong."""
+    """A `TensorFile` with its `metadata`.
+
+    Raises CheckpointError where the header or the size is wrong.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         size = path.stat().st_size
         try:
             header, start = _read_header(path, size)
+            told = header.pop(METADATA, None)
+            self.metadata: dict[str, str] = told if isinstance(told, dict) else {}
             self.specs = {name: _spec(name, entry) for name, entry in header.items()}
             self._extents = {
                 name: _extent(name, entry, self.specs[name], start)
@@ -87,7 +92,7 @@ class SafetensorsFile:
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """The header less its metadata, and where the data begins; ValueError says what is wrong."""
+    """The header, and where the data begins; ValueError says what is wrong."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, MAX_HEADER_BYTES):
@@ -95,7 +100,6 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         header = json.loads(file.read(length).decode(), object_pairs_hook=_without_repeats)
     if not isinstance(header, dict):
         raise ValueError(f"its header is a {type(header).__name__}")
-    header.pop(METADATA, None)
     return header, 8 + length
 
 
