@@ -134,7 +134,7 @@ def folder_request(
     )
     told = _memory(args, runtime, ranks, request)
     if is_told:
-        print(_told(request, settings), told, sep="\n", flush=True)
+        print(_told(args, request, settings), told, sep="\n", flush=True)
     return request
 
 
@@ -159,12 +159,19 @@ def _memory(
     return StageMemory(facts.folder, facts.options, need, decodes and runtime.decodes).check()
 
 
-def _told(request: "Request", settings: "Settings") -> str:
+def _told(args: argparse.Namespace, request: "Request", settings: "Settings") -> str:
     """Say in one line what a sample is made with, and why."""
+    from ..cache.policies import needs_step_list
+
     frames, height, width = request.size
-    schedule = getattr(request.schedule, "schedule", request.schedule)
+    levels = request.schedule
     said = [f"{settings.variant} ({settings.reasons['variant']})", f"{width}x{height}x{frames}"]
-    said += [f"{schedule.steps} steps", f"policy {request.policy}"]
+    said.append(f"{levels.steps} steps")
+    if args.sigmas is None and args.timesteps is None:
+        said.append(f"shift {levels.shift if args.shift is None else args.shift:g}")
+    said.append(f"policy {request.policy}")
+    if levels.step_list is not None and needs_step_list(request.policy):
+        said.append(f"full steps {','.join(map(str, levels.step_list))}")
     if request.guidance_scale is not None:
         said.append(f"guidance {request.guidance_scale:g}")
     if request.classifier_free_scale is not None:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from ..config import DiTConfig
 from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
 from ..schedule import PRESETS, Preset, preset
+from ..vae.buckets import STRIDES, bucket
 from .variants import BUCKET_SIZES, VARIANTS, Size, Variant, named_variant
 
+WIDE = 9, 16  # height to width, where nothing else is said
 CLASSIFIER_FREE_SCALE = 6.0  # of a DiT that embeds none
 MEANFLOW_ROWS = ("meanflow", "480p_i2v_step_distilled")
 RESOLUTIONS = {"480p": 640, "720p": 960}  # as the official config.json has them
@@ -147,7 +149,7 @@ def _with_target_size(settled: Settings, seen: Evidence) -> Settings:
     if size is None or size == settled.bucket or settled.bucket is None:
         return settled
     frames = settled.size[0]
-    sides = BUCKET_SIZES.get(size, (frames, size, size))
+    sides = BUCKET_SIZES.get(size, (frames, *bucket(*WIDE, size, STRIDES[seen.family])))
     return _changed(settled, "config.json of the DiT", bucket=size, size=sides)
 
 
