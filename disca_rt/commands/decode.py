@@ -171,7 +171,7 @@ def _decode(args: argparse.Namespace, ranks: "Ranks | None", kept: KeptLatents) 
         )
     every = video_files(args, len(latents))
     with ExitStack() as stack:
-        writers = [print] * len(every)
+        writers = [lambda chunk: None] * len(every)
         if is_first:
             frames, *sides = codec.video_size(*latents.shape[2:])
             writers = [stack.enter_context(each.opened((frames - lost, *sides))) for each in every]

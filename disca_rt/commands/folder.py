@@ -141,7 +141,7 @@ def folder_request(
 def _memory(
     args: argparse.Namespace, runtime: "Runtime", ranks: "Ranks | None", request: "Request"
 ) -> str:
-    """Say what each stage takes; MemoryError names one that cannot fit, before it is loaded."""
+    """Line that says what each stage takes; MemoryError names one that cannot fit."""
     from ..pipeline.fit import guidance_of
     from ..pipeline.stage_memory import StageMemory, denoise_need
 
@@ -160,7 +160,7 @@ def _memory(
 
 
 def _told(args: argparse.Namespace, request: "Request", settings: "Settings") -> str:
-    """Say in one line what a sample is made with, and why."""
+    """Line that says what a sample is made with, and why."""
     from ..cache.policies import needs_step_list
 
     frames, height, width = request.size

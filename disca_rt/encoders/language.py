@@ -1,4 +1,4 @@
-"""States of a language model, two layers before its last, of which those two are not run."""
+"""States of a language model at hidden_states[-3]; the two layers after them are not run."""
 
 import copy
 from collections.abc import Callable

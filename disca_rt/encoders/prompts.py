@@ -18,7 +18,7 @@ SHOWN = 120  # characters of either end of a lost text
 
 
 class WrongTokenizer(ValueError):
-    """A tokenizer is not this model's: the `fault` of which `part`, "tokenizer" or its second."""
+    """Tokenizer of another model: `part` is "tokenizer" or "tokenizer_2", `fault` says why."""
 
     def __init__(self, part: str, fault: str, way_out: str) -> None:
         super().__init__(f"{part} {fault}; {way_out}")

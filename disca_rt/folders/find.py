@@ -108,7 +108,7 @@ def _whole(root: Path) -> Path:
 
 
 def _needed(files: Files, found: Found, parts: Collection[PartName] | None) -> list[str]:
-    """The files to fetch: those of the parts asked for, and the configurations of all."""
+    """Names of the files to fetch: those of the wanted parts, and the folder's index and guider."""
     wanted = [place for name, place in found.parts.items() if parts is None or name in parts]
     extras = [name for name in EXTRAS if name in files.names]
     return extras + [name for place in wanted for name in files.needed(place)]

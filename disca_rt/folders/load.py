@@ -82,7 +82,7 @@ def _text_encoder(folder: ModelFolder, device: Device, dtype: torch.dtype | None
 
 
 def _check_extra() -> None:
-    """Raise ImportError in one line without transformers and diffusers."""
+    """Raise ImportError, in one line, where transformers or diffusers is missing."""
     try:
         import diffusers  # noqa: F401
         import transformers  # noqa: F401

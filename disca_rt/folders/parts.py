@@ -77,7 +77,7 @@ NEEDS: dict[str, tuple[PartName, ...]] = {
 class Part:
     """One part: the file or the folder it lies in, and in whose layout: diffusers, official, comfy.
 
-    `layout` is "given" where the part was named by itself.
+    `layout` is "alone" where the part was named by itself.
     """
 
     name: PartName

@@ -12,7 +12,7 @@ from ..config import DiTConfig
 from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
 from ..schedule import PRESETS, Preset, preset
 from ..vae.buckets import STRIDES, bucket
-from .variants import BUCKET_SIZES, VARIANTS, Size, Variant, named_variant
+from .variants import VARIANTS, Size, Variant, named_variant
 
 WIDE = 9, 16  # height to width, where nothing else is said
 CLASSIFIER_FREE_SCALE = 6.0  # of a DiT that embeds none
@@ -138,7 +138,7 @@ BY_FACTS = {VIDEO_10.name: _ten, VIDEO_15.name: _fifteen}
 
 
 def _target_size(seen: Evidence) -> int | None:
-    """The side of the buckets that the DiT's config.json tells, in diffusers' words or official."""
+    """Base side of the buckets in the DiT's config.json, by diffusers' key or the official one."""
     size = seen.sidecar.get("target_size")
     resolution = RESOLUTIONS.get(str(seen.sidecar.get("ideal_resolution")))
     return size if isinstance(size, int) else resolution
@@ -149,8 +149,8 @@ def _with_target_size(settled: Settings, seen: Evidence) -> Settings:
     if size is None or size == settled.bucket or settled.bucket is None:
         return settled
     frames = settled.size[0]
-    sides = BUCKET_SIZES.get(size, (frames, *bucket(*WIDE, size, STRIDES[seen.family])))
-    return _changed(settled, "config.json of the DiT", bucket=size, size=sides)
+    sides = bucket(*WIDE, size, STRIDES[seen.family])
+    return _changed(settled, "config.json of the DiT", bucket=size, size=(frames, *sides))
 
 
 def _with_guidance(settled: Settings, seen: Evidence) -> Settings:

@@ -38,10 +38,11 @@ class Calls:
         missing = [name for name, side in sides.items() if side is None]
         if missing and len(missing) < len(sides):
             raise ValueError(f"give frames, height and width together; {missing[0]} is missing")
-        fields["size"] = None if missing else (frames, height, width)
+        if not missing:
+            fields["size"] = (frames, height, width)
         has_predictor = self.parts.predictor is not None
         fields = fields_of(self.facts, has_predictor, fields)
-        if missing and fields["size"] is None:
+        if all(fields.get(name) is None for name in ("size", "latent_shape", "latents")):
             raise ValueError("a DiT alone has no size of its own: give frames, height and width")
         request = Request(prompts=texts, **fields)
         return self.run(request, on_step=on_step, cancel=cancel)

@@ -27,6 +27,9 @@ class Decoding(NamedTuple):
     def chunks(
         self, sample: Tensor, on_tile: OnTile | None, cancel: threading.Event | None
     ) -> Iterator[Tensor]:
-        """Decode one sample `[C, T, H, W]` to chunks `[3, t, H', W']`, as they are ready."""
+        """Decode one sample `[C, T, H, W]` to chunks `[3, t, H', W']` as they are ready.
+
+        The first `lost` frames are left out.
+        """
         chunks = self.codec.stream(sample, on_tile=on_tile, cancel=cancel)
         return without_first(chunks, self.lost)

@@ -1,4 +1,4 @@
-"""Checks of requests and models against each other. Runs no model."""
+"""Checks of requests and models against each other, and what follows from both. Runs no model."""
 
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ def check_conditionings(request: Request, config: DiTConfig) -> None:
 
 
 def check_latents(request: Request, config: DiTConfig, batch: int) -> None:
-    """Raise ValueError where the model cannot take noise of this shape, for `batch` samples."""
+    """Raise ValueError where shape, noise or seeds of a request do not fit model and `batch`."""
     channels = config.in_channels
     got = [batch, *latent_shape(request)] if request.latents is None else [*request.latents.shape]
     name = "latent_shape" if request.latents is None else "latents"

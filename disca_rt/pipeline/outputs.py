@@ -23,7 +23,7 @@ class VideoFiles:
 
     @property
     def sheet(self) -> Path | None:
-        """The contact sheet."""
+        """Path of the contact sheet; None without an mp4."""
         return None if self.mp4 is None else self.mp4.with_suffix(".png")
 
     @property

@@ -186,7 +186,7 @@ class Pipeline(Calls, DenoisingModels):
             return stopwatch.times()
 
     def preview(self) -> Preview:
-        """Fit a cheap look at latents from the VAE, loaded for it where it was not.
+        """Fit a linear preview of latents from the VAE, which is loaded if needed.
 
         ValueError, naming the part, where there is none.
         """

@@ -69,7 +69,7 @@ def _weights(part: object) -> Iterator[weakref.ref]:
 
 
 class Present(Held[T]):
-    """A part that is there already, for good; None stands for one that there is not."""
+    """Part that is always in memory; `Present(None)` is one that this pipeline lacks."""
 
     def __init__(self, part: T) -> None:
         super().__init__(lambda: part, is_kept=True)
@@ -99,7 +99,7 @@ def loaded(stopwatch: Stopwatch, *parts: Held) -> Iterator[None]:
 
 @contextmanager
 def kept(*parts: Held) -> Iterator[None]:
-    """Have `parts` stay in memory between their stages, once they are loaded, for that long."""
+    """Keep `parts` in memory, once they are loaded, while the context lasts."""
     were_kept = [part.is_kept for part in parts]
     for part in parts:
         part.is_kept = True

@@ -95,7 +95,7 @@ class StageMemory:
 
         options = self.options
         names = ["text_encoder", "text_encoder_2"]
-        if self.folder.task == "i2v" and not self.folder.text_sees_image:
+        if self.folder.task == "i2v":  # of LLaVA it may be a file of its own
             names.append("image_encoder")
         with quiet():
             weights = sum(part_bytes(self.folder, name, options.encoder_dtype) for name in names)
@@ -134,7 +134,7 @@ class StageMemory:
         return self._vae("decode", tiles, self.need.size, "--vae-dtype float16, or --tiles")
 
     def _vae(self, name: str, tiles: str, size: tuple[int, int, int], way_out: str) -> StageNeed:
-        """Need of the VAE for latents of `size` (T, H, W); MemoryError where no tiles would fit."""
+        """Memory that the VAE takes for latents (T, H, W); MemoryError where no tiles would fit."""
         from ..folders.load import quiet
         from ..folders.vaes import vae_skeleton
         from ..vae.hunyuan import HunyuanCodec

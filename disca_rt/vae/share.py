@@ -30,10 +30,9 @@ class TileShare(Protocol):
         """The worst state of all ranks: FINE, CANCELLED or FAILED."""
 
     def collect(self, mine: Tensor | None, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Tiles of a round, in the order of the ranks, on the first one; empty on the others.
+        """Collect a round's tiles on the first rank, in rank order; others get an empty list.
 
-        `shapes` are those of the tiles; there may be fewer than ranks, and then the last of these
-        have None.
+        `shapes` has one entry per tile of the round; ranks beyond it pass None as `mine`.
         """
 
     def spread(self, chunk: Tensor | None, shape: Sequence[int]) -> Tensor:

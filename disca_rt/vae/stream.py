@@ -31,7 +31,7 @@ class TileCodec(Protocol):
 
 
 class TileStream:
-    """One sample's decode by `grid`; `latents` [C, T, H, W] are scaled."""
+    """Decode of one sample by `grid`; `latents [C, T, H, W]` are as the DiT gives them."""
 
     def __init__(
         self,

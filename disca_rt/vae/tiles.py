@@ -50,10 +50,9 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one axis in order, of which each gives `stride` to the result, the last all.
+    """Tiles along one axis, in latents: each gives its first `stride` to the result, the last all.
 
-    All is in latents. The first `blend` of each tile but the first are mixed with the end of the
-    one before.
+    The first `blend` latents of each tile but the first are mixed with the end of the one before.
     """
 
     spans: tuple[Span, ...]

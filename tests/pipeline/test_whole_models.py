@@ -155,3 +155,13 @@ def test_a_predictor_is_freed_with_its_stage(tmp_path: Path) -> None:
             sample = made.generate("a cat", **fields)
             assert "predicted steps" in sample.times
             assert (len(refs), parts_alive(refs)) == (count, set())
+
+
+def test_sizes_of_a_request_are_taken_by_generate_too(ten: Path) -> None:
+    with Pipeline.load(ten, dtype=torch.float32) as pipeline:
+        by_size = pipeline.generate("a cat", size=(5, 32, 48), **SCHEDULE)
+        by_shape = pipeline.generate("a cat", latent_shape=(4, 2, 4, 6), **SCHEDULE)
+        assert by_size.video.shape == (1, 3, 5, 32, 48)
+        assert torch.equal(by_shape.latents, by_size.latents)
+        with pytest.raises(ValueError, match="give frames, height and width together; width"):
+            pipeline.generate("a cat", frames=5, height=32, **SCHEDULE)

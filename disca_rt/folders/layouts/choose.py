@@ -28,7 +28,7 @@ def is_of_model(name: str) -> bool:
 
 
 def recognise(files: Files, wish: Wish) -> Found | None:
-    """The parts among `files` that are not given apart; None where no layout is theirs."""
+    """Find the parts among `files`, less those given apart; None where no layout has them."""
     found = next((found for row in LAYOUTS if (found := row.find(files, wish))), None)
     found = with_disca(files, found, wish)
     if found is None:
