@@ -62,7 +62,7 @@ def _folder(source: str, variant: str | None) -> "ModelFolder | None":
 
 
 def _checkpoints(source: str, folder: "ModelFolder | None") -> list[str | Path]:
-    """What is described by its tensors: of a folder its DiT and its predictor."""
+    """Checkpoints described by their tensors: of a folder its DiT and its predictor."""
     if folder is None:
         return [source]
     return [folder.parts[name].path for name in ("dit", "predictor") if name in folder.parts]
@@ -114,7 +114,7 @@ def _settings_table(folder: "ModelFolder") -> "Table":
 
 
 def _lacks(folder: "ModelFolder") -> list[str]:
-    """What the folder can do, and a line for each part that something would take."""
+    """Abilities of the folder, and a line for each part that one of them lacks."""
     from ..folders.parts import NEEDS
 
     lines = [f"note: {folder.settings.note}"] if folder.settings.note else []

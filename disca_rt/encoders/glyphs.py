@@ -35,7 +35,7 @@ def glyph_prompt(prompt: str) -> str:
 
 
 def lost_glyphs(tokenizer: Any, prompt: str) -> str:
-    """What of `prompt`'s quoted text byT5 does not see."""
+    """Quoted text of `prompt` that byT5 does not see, or ""."""
     text = glyph_prompt(prompt)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return tokenizer.decode(ids[LENGTH - 1 :]).strip("\ufffd")  # one token is the end mark

@@ -1,4 +1,4 @@
-"""What a folder's names, headers and configurations tell of its model: family, task, settings."""
+"""Facts of a model that its folder's names, headers and configurations tell: family, task, more."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ TRANSFORMER_FOLDERS = ("transformer", "transformers")
 
 
 class Clues(NamedTuple):
-    """What there is to read; `label` is what people call the place that the DiT is in."""
+    """Sources to read facts from; `label` is the name that people have for the DiT's place."""
 
     root: Path
     label: str
@@ -86,7 +86,7 @@ def _sidecar(dit: Part | None) -> Mapping[str, Any]:
 
 
 def _names(clues: Clues) -> tuple[str, ...]:
-    """What the DiT is called: its file, its variant, the folder or the repository it is in."""
+    """Names that the DiT goes by: its file, its variant, the folder or the repository it is in."""
     dit, names = clues.parts.get("dit"), [clues.found.variant, clues.label]
     if dit is not None and not dit.path.is_dir():
         names = [dit.path.stem, *names]

@@ -124,7 +124,7 @@ def _refuse_nothing(root: Path, files: Files) -> None:
 
 
 def _label(source: str | Path) -> str:
-    """What a folder, or the folder of a file, is called; a reference to the Hub as it is written.
+    """Name of a folder, or of the folder of a file; a reference to the Hub as it is written.
 
     A folder `transformer` and a snapshot of the Hub, whose name is a number, have those above too.
     """

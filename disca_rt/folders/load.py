@@ -1,4 +1,4 @@
-"""From a part of a model's folder to a module of transformers or diffusers, ready to run.
+"""Loader of a folder's parts, as modules of transformers or diffusers that are ready to run.
 
 Modules are in eval mode, without gradients, on the device and in the dtype asked for; host memory
 peaks at one module. The DiT and the predictor are loaded by `weights.load`.

@@ -1,4 +1,4 @@
-"""What a folder of a model is: its parts, by name, and what it is sampled with. Loads nothing."""
+"""Parts of a model's folder, by name, and the settings it is sampled with. Loads nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,7 +128,7 @@ class ModelFolder:
         return self.family in WITH_LLAVA and not is_apart
 
     def usual(self, name: PartName) -> str:
-        """Where a part is usually found, as a reference to the Hub."""
+        """Reference to the Hub under which a part is usually found."""
         return USUAL[self.family][name][1].replace("480p_t2v", f"480p_{self.task}")
 
     def lack(self, name: PartName) -> str:

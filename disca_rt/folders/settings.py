@@ -1,4 +1,4 @@
-"""What a model is sampled with, each setting with its reason in words.
+"""Settings that a model is sampled with, each with its reason in words.
 
 The table of variants gives the defaults; the tensors of the DiT overrule its name, and the folder's
 own configurations overrule the table.
@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from ..config import DiTConfig
 from ..family import FAMILIES, VIDEO_10, VIDEO_15, Family
 from ..schedule import PRESETS, Preset, preset
-from ..vae.buckets import STRIDES, bucket
+from ..vae.buckets import BASES, STRIDES, bucket
 from .variants import VARIANTS, Size, Variant, named_variant
 
 WIDE = 9, 16  # height to width, where nothing else is said
 CLASSIFIER_FREE_SCALE = 6.0  # of a DiT that embeds none
 MEANFLOW_ROWS = ("meanflow", "480p_i2v_step_distilled")
-RESOLUTIONS = {"480p": 640, "720p": 960}  # as the official config.json has them
 # A guider's settings that are followed, or change nothing as they are by default.
 GUIDING = {
     "_class_name": "ClassifierFreeGuidance",
@@ -56,7 +55,7 @@ class Settings:
 
 
 class Evidence(NamedTuple):
-    """What is known of a DiT: its family and task, sizes, names, and its folder's configurations.
+    """Facts known of a DiT: its family and task, sizes, names, and its folder's configurations.
 
     `sidecar` is the content of the config.json beside it; `scheduler` and `guider` those of the
     folder, empty where the DiT is not the folder's own.
@@ -128,7 +127,7 @@ def _ten(seen: Evidence) -> tuple[str, str]:
 
 def _fifteen(seen: Evidence) -> tuple[str, str]:
     bucket, is_distilled = _target_size(seen), seen.guider.get("guidance_scale") == 1.0
-    resolution = "720p" if bucket == RESOLUTIONS["720p"] else "480p"
+    resolution = "720p" if bucket == BASES[seen.family]["720p"] else "480p"
     where = f"target size {bucket}, {seen.task}" if bucket else f"by default for {seen.task}"
     name = f"{resolution}_{seen.task}{'_distilled' if is_distilled else ''}"
     return name, where + ", CFG-distilled" * is_distilled
@@ -140,7 +139,7 @@ BY_FACTS = {VIDEO_10.name: _ten, VIDEO_15.name: _fifteen}
 def _target_size(seen: Evidence) -> int | None:
     """Base side of the buckets in the DiT's config.json, by diffusers' key or the official one."""
     size = seen.sidecar.get("target_size")
-    resolution = RESOLUTIONS.get(str(seen.sidecar.get("ideal_resolution")))
+    resolution = BASES[seen.family].get(str(seen.sidecar.get("ideal_resolution")))
     return size if isinstance(size, int) else resolution
 
 

@@ -56,7 +56,7 @@ class Weights:
         return self.checkpoint.specs[name].shape
 
     def prefix(self, anchor: str) -> str:
-        """What stands before the name `anchor` in the file; CheckpointError where none has it."""
+        """Prefix of the name `anchor` in the file; CheckpointError where no name ends so."""
         found = [n for n in self.checkpoint.entries if n == anchor or n.endswith(f".{anchor}")]
         if not found:
             names = ", ".join(sorted(self.checkpoint.entries)[:3])
@@ -131,7 +131,7 @@ def config_of(path: Path) -> Mapping[str, Any]:
 
 
 def build(weights: Weights, make: Callable[[], M]) -> M:
-    """What `make` makes, its tensors without storage; CheckpointError where it cannot."""
+    """Module that `make` makes, its tensors without storage; CheckpointError where it cannot."""
     try:
         with torch.device("meta"):
             return make()

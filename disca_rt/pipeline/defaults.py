@@ -1,4 +1,4 @@
-"""What a sample of a whole model is made with where a user does not say: its variant's settings."""
+"""Defaults of a whole model's sample, where a user does not say: its variant's settings."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ..folders.settings import Settings
 
 Picture = Any
-"""What `images.read_image` reads."""
+"""Anything that `images.read_image` reads."""
 
 
 def fields_of(facts: Facts, has_predictor: bool, given: dict[str, Any]) -> dict[str, Any]:

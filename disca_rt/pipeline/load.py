@@ -1,4 +1,4 @@
-"""What a pipeline is loaded from: a DiT alone, or a folder with all parts, each at its own time."""
+"""Loading of a pipeline: a DiT alone at once, or a folder's parts, each at its own time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Where a video goes while it is decoded: an mp4 and its contact sheet, a folder of PNGs."""
+"""Files of a video, written while it is decoded: mp4, contact sheet, a folder of PNGs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

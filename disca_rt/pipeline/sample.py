@@ -1,4 +1,4 @@
-"""What a pipeline gives back, and how it refuses to be used."""
+"""Result of a pipeline, and its refusals to be used."""
 
 from dataclasses import dataclass
 

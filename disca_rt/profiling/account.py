@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the page calls it."""
+        """Name of it on the page."""
         return self.kind if self.index is None else f"step {self.index} {self.kind}"
 
 

@@ -18,7 +18,6 @@ BASES: dict[Family, dict[str, int]] = {
     VIDEO_10.name: {"360p": 480, "540p": 720, "720p": 960},
     VIDEO_15.name: {"360p": 480, "480p": 640, "720p": 960, "1080p": 1440},
 }
-OFFICIAL_RULES: dict[Family, Rule] = {VIDEO_10.name: "below", VIDEO_15.name: "nearest"}
 
 
 class Size(NamedTuple):

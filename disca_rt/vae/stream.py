@@ -21,7 +21,7 @@ CHUNK_FRAMES = 16  # a chunk is fp32, and its slab in the VAE's dtype
 
 
 class TileCodec(Protocol):
-    """What a stream asks of the codec whose tiles it decodes."""
+    """Codec as a stream sees it, which decodes its tiles."""
 
     share: TileShare
     sizes: VideoSizes

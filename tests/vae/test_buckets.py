@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 
-from disca_rt.vae.buckets import BASES, OFFICIAL_RULES, STRIDES, bucket, sizes
+from disca_rt.pipeline.match import MATCHES
+from disca_rt.vae.buckets import BASES, STRIDES, bucket, sizes
 
 OFFICIAL = json.loads(Path(__file__).with_name("buckets.json").read_text())
+OFFICIAL_RULES = {family: way.bucket for family, way in MATCHES["official"].pictures.items()}
 RULES = {rule: STRIDES[family] for family, rule in OFFICIAL_RULES.items()}
 
 

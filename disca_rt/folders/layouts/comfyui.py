@@ -148,7 +148,7 @@ def _family(model: str) -> Family:
 
 
 def _places(files: Files, root: str, family: Family) -> "dict[PartName, str]":
-    """Where each part lies, or would lie."""
+    """Places of all parts: where each lies, or would lie."""
     places: dict[PartName, str] = {}
     for part, (folders, patterns) in FILES[family].items():
         there = (

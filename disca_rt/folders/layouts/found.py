@@ -1,4 +1,4 @@
-"""What a layout says of a folder: where its parts lie, by names of files alone."""
+"""Result of a layout: the places of a folder's parts, by names of files alone."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What narrows the choice: the variant asked for, and the parts that are given apart.
+    """Limits on the choice: the variant asked for, and the parts that are given apart.
 
     `family` is that of the DiT given apart.
     """
