@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import resolve, sketched
+from disca_rt.cache.policies import resolve
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse

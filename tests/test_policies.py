@@ -6,8 +6,9 @@ import torch
 from cache_draws import CONFIG, OPS
 from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import POLICIES, Parts, build_policy, resolve, sketched
+from disca_rt.cache.policies import POLICIES, build_policy, resolve
 from disca_rt.cache.policy import Policy
+from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site

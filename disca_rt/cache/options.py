@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+BOOLS = {"true": True, "false": False}
 
 
 def fields_of(part: type) -> dict[str, Any]:
-    """The fields that a rule or a stand-in is built from, by name."""
+    """The fields that a rule, a placement or a stand-in is built from, by name."""
     return {field.name: field for field in fields(part) if field.init}
 
 
@@ -58,11 +61,30 @@ def check_int(name: str, value: Any, least: int, most: int | None = None) -> Non
 
 
 def _value(name: str, key: str, text: str, kind: Any) -> Any:
-    is_list = get_origin(kind) is tuple
     try:
-        if is_list:
-            return tuple(int(each) for each in text.split(","))
-        return kind(text) if kind in (int, float) else text
+        return _parsed(text, kind)
     except ValueError as error:
-        wanted = "numbers such as 0,1,2,5" if is_list else f"of type {kind.__name__}"
-        raise ValueError(f"policy {name}: {key} must be {wanted}, got {text!r}") from error
+        raise ValueError(f"policy {name}: {key} must be {_in_words(kind)}, got {text!r}") from error
+
+
+def _parsed(text: str, kind: Any) -> Any:
+    """`text` as a value of type `kind`; ValueError where it is none."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return tuple(_parsed(each.strip(), args[0]) for each in text.split(","))
+    if origin in (Union, UnionType):  # X | None
+        return None if text == "none" else _parsed(text, args[0])
+    if kind is bool:
+        if text not in BOOLS:
+            raise ValueError(text)
+        return BOOLS[text]
+    return kind(text) if kind in (int, float) else text
+
+
+def _in_words(kind: Any) -> str:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return "numbers such as 0,1,2,5"
+    if origin in (Union, UnionType):
+        return f"{_in_words(args[0])}, or none"
+    return "true or false" if kind is bool else f"of type {kind.__name__}"

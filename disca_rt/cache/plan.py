@@ -22,20 +22,55 @@ class Probe(NamedTuple):
     """A change that is measured on the device: how far a tensor is from an earlier one.
 
     `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
-    "tokens" (after `block` blocks), "residual" ("tokens" less the embedded ones), "latents" (before
-    the step), "patches" (of a pass), "velocity" (guided, in latent space) or "slot" (the value that
-    the slot numbered `block` computes under CHECK or KEEP).
+    "tokens" (after `block` blocks), "residual" ("tokens" less those after `since` blocks, image
+    rows), "latents" (before the step), "patches" (of a pass), "velocity" (guided, in latent space)
+    or "slot" (the value that the slot numbered `block` computes under CHECK or KEEP).
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
-    that "kept" something; for a slot its "stand-in" 's value; for patches those of the
-    "conditional" pass. `norm`: a key of `sampling.probes.NORMS`. Tensors of one pass are those of
-    pass number `which_pass`.
+    that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
+    for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
+    of `sampling.probes.NORMS`. Tensors of one pass are those of pass number `which_pass`.
     """
 
     of: Literal["modulated", "tokens", "residual", "latents", "patches", "velocity", "slot"]
-    against: Literal["previous", "kept", "stand-in", "conditional"] = "previous"
+    against: Literal["previous", "kept", "before", "stand-in", "conditional"] = "previous"
     norm: str = "l1"
     block: int = 0
     which_pass: int = 0
+    since: int = 0
+    slot: int | None = None
+
+    @property
+    def stored(self) -> "Stored | None":
+        """The tensor that later steps compare with; None where none is stored."""
+        if self.against not in STORED:
+            return None
+        when = "previous" if self.against == "previous" else "kept"
+        return Stored(self.of, self.block, self.which_pass, self.since, self.slot, when)
+
+
+STORED = "previous", "kept", "before"
+
+
+class Stored(NamedTuple):
+    """A probe's tensor as it is stored: those of several norms are one.
+
+    `when`: "previous", at every step in which it was measured, or "kept", where something was.
+    """
+
+    of: str
+    block: int
+    which_pass: int
+    since: int
+    slot: int | None
+    when: str
+
+    def is_renewed(self, plan: "StepPlan") -> bool:
+        """True where a step by `plan` in which it was measured stores it anew."""
+        if self.when == "previous":
+            return True
+        if self.slot is None:
+            return plan.keeps()
+        return plan.passes[self.which_pass][self.slot] == Act.KEEP
 
 
 class Measured(NamedTuple):

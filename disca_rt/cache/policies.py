@@ -1,99 +1,66 @@
 """The table of policies by name, and how a text such as "taylor:order=2,interval=5" becomes one.
 
-A row names the rules that a policy may follow, its sites and its stand-in. Options are the fields
-of its rules and of its stand-in; the first rule that has all the options given is taken.
+A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
+two of them joined by "+": the rule of the first with the slots of the second, such as
+"teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
+sites stay, and the second's stand-in takes their places.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+import re
 from typing import Any, NamedTuple
 
-from ..config import DiTConfig, PredictorConfig, predictor_config
-from ..kernels.ops import Ops
-from ..models.predictor import Predictor
 from ..schedule import Preset, Schedule
-from .options import fields_of, read_options, types_of
+from .methods import whole_steps
+from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
+from .row import Parts, Row
 from .rule import Rule
-from .rules.always import Always
-from .rules.interval import Interval
-from .rules.listed import Listed
-from .site import Site, whole
 from .stand_in import StandIn
-from .stand_ins.learned import Learned
-from .stand_ins.polynomial import Hermite, Taylor
-from .stand_ins.reuse import Reuse
-
-
-class Sketch(NamedTuple):
-    """A predictor of which only the config is known."""
-
-    config: PredictorConfig
-
-
-class Parts(NamedTuple):
-    """Parts of a model that policies are built from, besides their options."""
-
-    config: DiTConfig
-    ops: Ops | None = None
-    predictor: Predictor | Sketch | None = None
-
-
-def sketched(config: DiTConfig) -> Parts:
-    """Parts of a model that is not there: for policies that are counted, not run."""
-    return Parts(config, predictor=Sketch(predictor_config(config)))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One policy: `rules` to choose from, `sites` of a model, and the `stand_in` at all of them."""
-
-    rules: tuple[type[Rule], ...]
-    stand_in: type[StandIn] | None = None
-    sites: Callable[[DiTConfig], Sequence[Site]] = lambda config: [whole(config)]
-
-    @property
-    def rule_types(self) -> dict[str, Any]:
-        """The types of its rules' options, by name."""
-        return {key: kind for rule in self.rules for key, kind in types_of(rule).items()}
-
-    @property
-    def stand_in_types(self) -> dict[str, Any]:
-        """The types of its stand-in's options, by name."""
-        types = types_of(self.stand_in)
-        return {key: kind for key, kind in types.items() if key not in Parts._fields}
-
-
-LISTED_OR_INTERVAL = Listed, Interval
 
 POLICIES: dict[str, Row] = {
-    "full": Row((Always,)),
-    "disca": Row(LISTED_OR_INTERVAL, Learned),
-    "reuse": Row(LISTED_OR_INTERVAL, Reuse),
-    "taylor": Row(LISTED_OR_INTERVAL, Taylor),
-    "hermite": Row(LISTED_OR_INTERVAL, Hermite),
+    **whole_steps.ROWS,
 }
 
 
-def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
-    """The policy that `text` describes: a name, or `name:option=value,...`.
+class Named(NamedTuple):
+    """One part of a policy's text: a name of the table, its row, and options with their types."""
 
-    `step_list` is the rule's where it takes one and `text` has no option of a rule. ValueError
+    name: str
+    row: Row
+    options: dict[str, Any]
+
+    @property
+    def of_rule(self) -> dict[str, Any]:
+        return {key: value for key, value in self.options.items() if key in self.row.rule_types}
+
+
+def read_policy(text: str) -> tuple[Named, ...]:
+    """The one or two parts of `text`; ValueError lists the known names, presets or options."""
+    parts = tuple(_read(each) for each in re.split(r"\+(?=[a-z])", text))
+    if len(parts) > 2:
+        raise ValueError(f"policy joins at most two, the rule's and the slots', got {text!r}")
+    if len(parts) == 2:
+        _check_combination(*parts)
+    return parts
+
+
+def needs_step_list(text: str) -> bool:
+    """True where the policy of `text` follows a step list that `text` does not give."""
+    first = read_policy(text)[0]
+    return first.row.follows_list and not first.of_rule
+
+
+def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
+    """The policy that `text` describes; its name is those of its parts.
+
+    `step_list` is the rule's where it follows one and `text` has no option of a rule. ValueError
     lists the known names, or the options of the policy that is named.
     """
-    name, options = read_policy(text)
-    row = POLICIES[name]
-    of_rule = {key: value for key, value in options.items() if key in row.rule_types}
-    if not of_rule and step_list is not None and "step_list" in row.rule_types:
-        of_rule = {"step_list": step_list}
-    rule = _rule(name, row, of_rule)
-    if row.stand_in is None:
-        return Policy(name, rule)
-    given = {key: value for key, value in options.items() if key in row.stand_in_types}
-    given |= {key: getattr(parts, key) for key in fields_of(row.stand_in) if key in Parts._fields}
-    stand_in = row.stand_in(**given)
-    return Policy(name, rule, tuple(Slot(site, stand_in) for site in row.sites(parts.config)))
+    named = read_policy(text)
+    rule = _rule(named[0], parts, step_list)
+    name = "+".join(each.name for each in named)
+    return Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
 
 
 def resolve(
@@ -110,36 +77,62 @@ def resolve(
     return given.schedule, policy
 
 
-def read_policy(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options in `text`, the latter with the types that they must have."""
-    name, _, options = text.partition(":")
+def _read(text: str) -> Named:
+    name, _, rest = text.partition(":")
     if name not in POLICIES:
         raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
     row = POLICIES[name]
-    return name, read_options(name, options, row.rule_types | row.stand_in_types)
+    preset, rest = _preset(name, row, rest)
+    return Named(name, row, preset | read_options(name, rest, row.rule_types | row.slot_types))
 
 
-def needs_step_list(text: str) -> bool:
-    """True where the policy of `text` follows a step list that `text` does not give."""
-    name, options = read_policy(text)
-    types = POLICIES[name].rule_types
-    return "step_list" in types and not options.keys() & types.keys()
+def _preset(name: str, row: Row, text: str) -> tuple[dict[str, Any], str]:
+    """The options of a preset that `text` begins with, and what is left of it."""
+    first, _, rest = text.partition(",")
+    if not first or "=" in first:
+        return {}, text
+    if first not in row.presets:
+        known = ", ".join(sorted(row.presets)) or "none"
+        raise ValueError(
+            f"policy {name}: options must be option=value,..., got {text!r}; a preset's name may "
+            f"come first, and there are: {known}"
+        )
+    return dict(row.presets[first]), rest
 
 
-def _rule(name: str, row: Row, options: Mapping[str, Any]) -> Rule:
-    for rule in row.rules:
-        known = fields_of(rule)
-        needed = {key for key, field in known.items() if field.default is MISSING}
-        if options.keys() <= known.keys() and needed <= options.keys():
-            return rule(**options)
-    ways = ", or ".join(_ways(rule) for rule in row.rules)
-    got = " and ".join(options) or "neither"
-    raise ValueError(f"policy {name} needs {ways}, got {got}; give one such as {name}:interval=4")
+def _check_combination(first: Named, second: Named) -> None:
+    if not first.row.places or not second.row.places:
+        nothing = (second if first.row.places else first).name
+        raise ValueError(f"policy {nothing} stands in for nothing; join it with no other one")
+    for each, known in ((first, first.row.rule_types), (second, second.row.slot_types)):
+        other = [key for key in each.options if key not in known]
+        if other and not (each is first and first.row.is_placed):
+            part = "rule" if each is first else "stand-in"
+            raise ValueError(
+                f"policy {first.name}+{second.name} takes the {part} of {each.name}, which has no "
+                f"option {other[0]!r}; its options: {', '.join(sorted(known)) or 'none'}"
+            )
 
 
-def _ways(rule: type[Rule]) -> str:
-    """The options of a rule in words; those that have a default in brackets."""
-    known = fields_of(rule).values()
-    needed = [field.name for field in known if field.default is MISSING]
-    more = [f"({field.name})" for field in known if field.default is not MISSING]
-    return " ".join([" and ".join(needed), *more])
+def _rule(named: Named, parts: Parts, step_list: tuple[int, ...] | None) -> Rule:
+    options = named.of_rule
+    if not options and step_list is not None and named.row.follows_list:
+        options = {"step_list": step_list}
+    return named.row.rule(named.name, options, parts)
+
+
+def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
+    """The slots of the only part, or of both: see the head of this file."""
+    first, last = named[0], named[-1]
+    slots = last.row.slots(last.options, parts)
+    if last is first or not first.row.is_placed:
+        return slots
+    stand_in = _only_stand_in(last.name, slots)
+    return tuple(Slot(site, stand_in) for site, _ in first.row.slots(first.options, parts))
+
+
+def _only_stand_in(name: str, slots: tuple[Slot, ...]) -> StandIn:
+    kinds = {slot.stand_in for slot in slots}
+    if len(kinds) > 1:
+        raise ValueError(f"policy {name} has several stand-ins; name one that has one, as taylor")
+    return kinds.pop()

@@ -83,7 +83,8 @@ def _counted(
     case: Case, dit: "DiTConfig", latent_shape: tuple[int, int, int, int], text_tokens: int
 ) -> Counted:
     from ..cache.plan import FULL, Setting
-    from ..cache.policies import resolve, sketched
+    from ..cache.policies import resolve
+    from ..cache.row import sketched
     from ..work.flops import sample_flops
 
     schedule, policy = resolve(case.preset, case.policy, sketched(dit))

@@ -13,8 +13,9 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from ..cache.policies import Parts, Sketch, resolve
+from ..cache.policies import resolve
 from ..cache.policy import Policy
+from ..cache.row import Parts, Sketch
 from ..config import DiTConfig, predictor_config
 from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner

@@ -3,6 +3,7 @@
 Nothing moves on before the step is over, so that a draft that is given up leaves no trace.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cache.plan import Ask, Draft, Measured, Probe, StepPlan
+from ..cache.plan import Ask, Draft, Measured, Probe, StepPlan, Stored
 from ..cache.policy import check_plan
 from ..schedule import Step
 from .passes import Begun
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Moved(NamedTuple):
-    """Values that move on from step to step besides the latents, all of them frozen."""
+    """Values that move on from step to step besides the latents; none is changed in place."""
 
     memory: Any  # the rule's
     kept_at: KeptAt
-    stored: frozenset[Probe] = frozenset()  # probes that have something to compare with
+    stored: Counter[Stored]  # steps in which a tensor to compare with was stored
 
 
 class _Drafted(NamedTuple):
@@ -142,9 +143,14 @@ class Deciding:
 
     def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:
         """Probes that compare with the last kept step, and have not been measured in this one."""
-        known = {*self._now, *plan.watch}
-        probes = self._loop.rule.probes
-        return tuple(p for p in probes if p.against == "kept" and p not in known)
+        missing: dict[Stored, Probe] = {}
+        for probe in self._loop.rule.probes:
+            tensor = probe.stored
+            if tensor and tensor.when == "kept" and tensor.is_renewed(plan):
+                missing.setdefault(tensor, probe)
+        for probe in (*self._now, *plan.watch):
+            missing.pop(probe.stored, None)
+        return tuple(missing.values())
 
     def _see(
         self, probes: Sequence[Probe], looks: Sequence[Look], now: dict[Probe, Tensor]
@@ -160,9 +166,7 @@ class Deciding:
         sums = self._loop.sharding.total(torch.stack(shares)).tolist()
         nothing = float("nan"), float("nan")
         for probe, look, both in zip(probes, looks, sums, strict=True):
-            is_stored = probe.against in ("previous", "kept")
-            is_compared = probe in self._moved.stored if is_stored else self._is_kept(probe)
-            self._seen[probe] = Measured(*(both if is_compared else nothing))
+            self._seen[probe] = Measured(*(both if self._is_compared(probe) else nothing))
             if look.now is not None:
                 now[probe] = look.now
 
@@ -172,20 +176,24 @@ class Deciding:
             return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
         return probe.of in ("latents", "patches", "velocity")
 
-    def _is_kept(self, probe: Probe) -> bool:
-        """True where the slot of a probe has a value to compare with; of others always."""
-        if probe.of != "slot":
-            return True
-        return bool(self._moved.kept_at[probe.which_pass][probe.block])
+    def _is_compared(self, probe: Probe) -> bool:
+        """True where there is something to compare with."""
+        if probe.stored is not None:
+            return self._moved.stored[probe.stored] > (probe.against == "before")
+        if probe.of == "slot":
+            return bool(self._moved.kept_at[probe.which_pass][probe.block])
+        return True
 
-    def _commit(self, plan: StepPlan) -> frozenset[Probe]:
-        """Stores what later steps compare with; returns the probes that have something stored."""
-        stored = self._moved.stored
-        for probe, now in self._now.items():
-            if probe.against == "previous" or plan.keeps():
-                self._loop.sampler.state.probes[probe].copy_(now)
-                stored |= {probe}
-        return stored
+    def _commit(self, plan: StepPlan) -> Counter[Stored]:
+        """Stores what later steps compare with; returns how often each has been stored."""
+        now = {probe.stored: tensor for probe, tensor in self._now.items()}
+        renewed = [stored for stored in now if stored.is_renewed(plan)]
+        for stored in renewed:
+            buffers = self._loop.sampler.state.probes[stored]
+            for older, newer in zip(reversed(buffers[1:]), reversed(buffers[:-1]), strict=True):
+                older.copy_(newer)
+            buffers[0].copy_(now[stored])
+        return self._moved.stored + Counter(renewed)
 
 
 def _plan_of(answer: StepPlan | Draft) -> StepPlan:

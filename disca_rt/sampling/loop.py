@@ -5,6 +5,7 @@ move on once a step is over, so that a draft that is given up leaves no trace.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Loop:
         if self._graphs is not None and self.plans is not None and not is_watched:
             return self._trajectory(self._graphs, self.plans, latents, stopwatch)
         passes = len(self._prepared)
-        moved = Moved(self.rule.start(self.setting), nothing_kept(self.policy, passes))
+        moved = Moved(self.rule.start(self.setting), nothing_kept(self.policy, passes), Counter())
         steps = len(self.setting.steps)
         for step in self.setting.steps:
             if cancel is not None and cancel.is_set():
@@ -128,7 +129,7 @@ class Loop:
     def tensors(self, index: int, latents: Tensor, kept_at: tuple[int, ...]) -> StepTensors:
         """The inputs of step number `index` alone, as if every slot was kept at `kept_at`."""
         of_slots = (kept_at,) * len(self.policy.slots)
-        moved = Moved(None, (of_slots,) * len(self._prepared))
+        moved = Moved(None, (of_slots,) * len(self._prepared), Counter())
         return StepTensors(latents, self.table.row(index), self.numbers(index, moved, ()))
 
     def piece(self, key: Any, compute: Callable[..., Any], *inputs: Any) -> Any:

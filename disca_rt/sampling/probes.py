@@ -1,11 +1,11 @@
 """Measures what rules ask for: sums over this rank's rows, on the device. Knows no rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ..cache.plan import Probe
+from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
@@ -18,21 +18,31 @@ Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 NORMS: dict[str, Norm] = {
     "l1": lambda now, before: ((now - before).abs(), before.abs()),
     "l2": lambda now, before: ((now - before).square(), before.square()),
-    "relative": lambda now, before: (
-        (now - before).abs() / (now.abs() + 1e-8),
-        torch.ones_like(now),
-    ),
+    "relative": lambda now, before: _over_ones((now - before).abs() / (now.abs() + 1e-8)),
     "size": lambda now, before: (now.abs(), before.abs()),
+    "row_size": lambda now, before: _over_ones(_row_norms(now) / _row_norms(before)),
 }
-"""Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|."""
+"""Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|; the mean over rows
+of |a|₂/|b|₂."""
+
+
+def _row_norms(x: Tensor) -> Tensor:
+    return x.norm(dim=-1, keepdim=True)
+
+
+def _over_ones(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts whose mean is wanted."""
+    return parts, torch.ones_like(parts)
 
 
 def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
     """Raises ValueError where a sample has no such tensor, or nothing to compare it with."""
-    allowed = {"slot": ("stand-in",), "patches": ("previous", "kept", "conditional")}
-    against = allowed.get(probe.of, ("previous", "kept"))
+    allowed = {"slot": ("stand-in",), "patches": (*STORED, "conditional")}
+    against = allowed.get(probe.of, STORED)
     most = len(policy.slots) - 1 if probe.of == "slot" else blocks
     for name, value, known in (
+        ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
+        ("slot", probe.slot, (None, *range(len(policy.slots)))),
         ("norm", probe.norm, tuple(NORMS)),
         ("against", probe.against, against),
         ("which_pass", probe.which_pass, range(passes)),
@@ -65,15 +75,15 @@ def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
 
 
 def tensor_of_pass(
-    probe: Probe, dit: DiT, embedded: Tensor, tokens: Tensor, context: StepContext
+    probe: Probe, dit: DiT, tokens: Mapping[int, Tensor], context: StepContext
 ) -> Tensor:
-    """The tensor that a probe looks at in a pass; `tokens` are those after the probe's block."""
+    """The tensor that a probe looks at in a pass; `tokens` are those after numbers of blocks."""
     img = context.layout.img_len
     if probe.of == "modulated":
-        return _modulated(dit, embedded[:, :img], context)
+        return _modulated(dit, tokens[0][:, :img], context)
     if probe.of == "residual":
-        return tokens[:, :img] - embedded[:, :img]
-    return tokens
+        return tokens[probe.block][:, :img] - tokens[probe.since][:, :img]
+    return tokens[probe.block]
 
 
 def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:

@@ -132,9 +132,12 @@ class Sampler:
         if probe.block > begun.done:
             acts = StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
             of_pass = self.slots_of_pass(probe.which_pass, under or acts, tensors.numbers)
-            tokens = run_middle(self._blocks[: probe.block], begun, of_pass, ())
+            notes = (probe.since,) if probe.since else ()
+            tokens = run_middle(self._blocks[: probe.block], begun, of_pass, notes)
             begun = begun._replace(tokens=tokens, done=probe.block, is_under=under is not None)
-        return begun, self.look_at_tokens(probe, begun, begun.tokens)
+            of_pass.looked.tokens[probe.block] = tokens
+            return begun, self.look_at_tokens(probe, begun, of_pass.looked.tokens)
+        return begun, self.look_at_tokens(probe, begun, {begun.done: begun.tokens})
 
     def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
         """Pass `number` before its first block."""
@@ -154,14 +157,14 @@ class Sampler:
         acts, kept = plan.passes[number], self.state.slots[number]
         return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
 
-    def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Tensor) -> Look:
-        """The measurement of a probe of a pass; `tokens` are those after its block."""
-        now = tensor_of_pass(probe, self._dit, begun.embedded, tokens, begun.context)
+    def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
+        """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""
+        now = tensor_of_pass(probe, self._dit, {0: begun.embedded, **tokens}, begun.context)
         return self.compare(probe, now, begun.context)
 
     def compare(self, probe: Probe, now: Tensor, context: StepContext | None) -> Look:
         """The change of `now` against the tensor that was stored for `probe`."""
-        return Look(sums(probe, now, self.state.probes[probe], context), now)
+        return Look(sums(probe, now, self.state.compared_with(probe), context), now)
 
     def _euler(
         self,
@@ -235,9 +238,11 @@ class _Step:
             self._begun[number] = sampler.embed(number, self._tensors, self._prepared)
         begun = self._begun[number]
         notes = tuple(
-            probe.block
+            block
             for probe in self._plan.watch
             if probe.which_pass == number and probe.of in ("tokens", "residual")
+            for block in (probe.since, probe.block)
+            if block
         )
         with sampler.mark(f"middle {self._plan.label}"):
             tokens = run_middle(sampler._blocks, begun, of_pass, notes)
@@ -261,4 +266,4 @@ class _Step:
         if probe.of == "patches":
             return sampler.compare(probe, looked.patches, None)
         begun = self._begun[probe.which_pass]
-        return sampler.look_at_tokens(probe, begun, looked.tokens.get(probe.block, begun.embedded))
+        return sampler.look_at_tokens(probe, begun, looked.tokens)

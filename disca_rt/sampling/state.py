@@ -1,11 +1,12 @@
 """State of a sample between its steps: buffers on the device, and which steps filled them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..cache.kept import Place, SampleShape, allocate
-from ..cache.plan import Act, Probe, StepPlan
+from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy
 from ..cache.remembered import remembered
 from ..cache.stand_in import Kept, TensorSpec
@@ -13,20 +14,37 @@ from ..cache.stand_in import Kept, TensorSpec
 
 @dataclass
 class SampleState:
-    """`slots[pass][slot]` holds a slot's buffers by place; `probes` what each is compared with."""
+    """`slots[pass][slot]` holds a slot's buffers by place.
+
+    `probes` are tensors that probes compare with: the last one stored, then the one before that
+    where a probe asks for it.
+    """
 
     slots: tuple[tuple[dict[Place, Kept], ...], ...]
-    probes: dict[Probe, Tensor]
+    probes: dict[Stored, tuple[Tensor, ...]]
+
+    def compared_with(self, probe: Probe) -> Tensor:
+        """The tensor that `probe` compares with."""
+        return self.probes[probe.stored][probe.against == "before"]
 
 
 def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     """Buffers for samples of `shape`."""
     probes = {
-        probe: _looked_at(probe, shape).zeros()
-        for probe in policy.rule.probes
-        if probe.against in ("previous", "kept")
+        probe.stored: tuple(_looked_at(probe, shape).zeros() for _ in range(depth))
+        for probe, depth in depths(policy.rule.probes)
     }
     return SampleState(allocate(policy, shape), probes)
+
+
+def depths(probes: Iterable[Probe]) -> list[tuple[Probe, int]]:
+    """A probe of each tensor that is stored, and the number of steps that are."""
+    found: dict[Stored, tuple[Probe, int]] = {}
+    for probe in probes:
+        if probe.stored is not None:
+            _, depth = found.get(probe.stored, (probe, 1))
+            found[probe.stored] = probe, max(depth, 1 + (probe.against == "before"))
+    return list(found.values())
 
 
 def _looked_at(probe: Probe, shape: SampleShape) -> TensorSpec:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ..cache.kept import kept_bytes
 from ..cache.plan import Setting
-from ..cache.policies import resolve, sketched
+from ..cache.policies import resolve
+from ..cache.row import sketched
 from ..config import DiTConfig
 from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 
 from ..cache.kept import SampleShape, kept_bytes
-from ..cache.policies import build_policy, sketched
+from ..cache.policies import build_policy
 from ..cache.policy import Policy
+from ..cache.row import sketched
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor

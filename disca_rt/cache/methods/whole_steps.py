@@ -1,0 +1,34 @@
+"""Methods of a fixed step list: all blocks of a step, or a stand-in for all of them."""
+
+from ..row import LISTED_OR_INTERVAL, Row, everywhere
+from ..rules.always import Always
+from ..stand_ins.learned import Learned
+from ..stand_ins.polynomial import Hermite, Taylor
+from ..stand_ins.reuse import Reuse
+
+ROWS = {
+    "full": Row((Always,), about="Every step is computed."),
+    "disca": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(Learned),
+        about="A small learned predictor continues from the hidden state of the last full step.",
+        paper="DisCa, arXiv 2602.05449",
+    ),
+    "reuse": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(Reuse),
+        about="The hidden state of the last full step again.",
+    ),
+    "taylor": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(Taylor),
+        about="The hidden state is extrapolated by a Taylor polynomial over the step index.",
+        paper="TaylorSeer, arXiv 2503.06923, of the last hidden state",
+    ),
+    "hermite": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(Hermite),
+        about="As taylor, in scaled Hermite polynomials, which grow less.",
+        paper="HiCache, arXiv 2508.16984, of the last hidden state",
+    ),
+}

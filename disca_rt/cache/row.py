@@ -1,0 +1,134 @@
+"""Rows of the table of policies: which rules, placements and stand-ins make up a method.
+
+Options are the fields of all three; one name may be a field of several, which then all get it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from typing import Any, NamedTuple
+
+from ..config import DiTConfig, PredictorConfig, predictor_config
+from ..kernels.ops import Ops
+from ..models.predictor import Predictor
+from .options import fields_of, types_of
+from .placement import Placement, Whole
+from .policy import Slot
+from .rule import Rule
+from .rules.interval import Interval
+from .rules.listed import Listed
+from .stand_in import StandIn
+
+
+class Sketch(NamedTuple):
+    """A predictor of which only the config is known."""
+
+    config: PredictorConfig
+
+
+class Parts(NamedTuple):
+    """Parts of a model that policies are built from, besides their options."""
+
+    config: DiTConfig
+    ops: Ops | None = None
+    predictor: Predictor | Sketch | None = None
+
+
+def sketched(config: DiTConfig) -> Parts:
+    """Parts of a model that is not there: for policies that are counted, not run."""
+    return Parts(config, predictor=Sketch(predictor_config(config)))
+
+
+class Where(NamedTuple):
+    """A placement, and the stand-in at all of its sites."""
+
+    placement: type[Placement]
+    stand_in: type[StandIn]
+
+
+LISTED_OR_INTERVAL = Listed, Interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
+
+    The first rule that has all the options given is taken. `about` says what the method is, `paper`
+    where it comes from. `presets` are named settings, options by name. `is_placed`: its rule plans
+    for its own slots, one by one, so that they go with it in a combination.
+    """
+
+    rules: tuple[type[Rule], ...]
+    places: tuple[Where, ...] = ()
+    about: str = ""
+    paper: str = ""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_placed: bool = False
+
+    @property
+    def follows_list(self) -> bool:
+        """True where its full steps are a preset's step list, unless its own options say others."""
+        return self.rules[0] is Listed
+
+    @property
+    def rule_types(self) -> dict[str, Any]:
+        """The types of its rules' options, by name."""
+        return _types(self.rules)
+
+    @property
+    def slot_types(self) -> dict[str, Any]:
+        """The types of the options of its placements and stand-ins, by name."""
+        return _types([part for where in self.places for part in where])
+
+    def rule(self, name: str, options: Mapping[str, Any], parts: Parts) -> Rule:
+        """The first rule that has all of `options`; ValueError says which options others need."""
+        for rule in self.rules:
+            known = _options_of(rule)
+            needed = {key for key, each in known.items() if _is_needed(each)}
+            if options.keys() <= known.keys() and needed <= options.keys():
+                return _built(rule, options, parts)
+        ways = ", or ".join(_ways(rule) for rule in self.rules)
+        got = " and ".join(options) or "neither"
+        example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
+        raise ValueError(f"policy {name} needs {ways}, got {got}{example}")
+
+    def slots(self, options: Mapping[str, Any], parts: Parts) -> tuple[Slot, ...]:
+        """Its slots in a model."""
+        slots: list[Slot] = []
+        for placement, stand_in in self.places:
+            sites = _built(placement, options, parts).sites(parts.config)
+            built = _built(stand_in, options, parts)
+            slots += (Slot(site, built) for site in sites)
+        return tuple(slots)
+
+
+def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> tuple[Where, ...]:
+    """One stand-in at one placement."""
+    return (Where(placement, stand_in),)
+
+
+def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:
+    """`part` with those of `options` that it has, and with the model's parts that it names."""
+    known = fields_of(part)
+    given = {key: value for key, value in options.items() if key in known}
+    return part(**given, **{key: getattr(parts, key) for key in known if key in Parts._fields})
+
+
+def _options_of(part: type) -> dict[str, Any]:
+    return {key: each for key, each in fields_of(part).items() if key not in Parts._fields}
+
+
+def _types(parts: Sequence[type]) -> dict[str, Any]:
+    types = {key: kind for part in parts for key, kind in types_of(part).items()}
+    return {key: kind for key, kind in types.items() if key not in Parts._fields}
+
+
+def _is_needed(option: Any) -> bool:
+    return option.default is MISSING and option.default_factory is MISSING
+
+
+def _ways(rule: type[Rule]) -> str:
+    """The options of a rule in words; those that have a default in brackets."""
+    known = _options_of(rule).values()
+    needed = [each.name for each in known if _is_needed(each)]
+    more = [f"({each.name})" for each in known if not _is_needed(each)]
+    return " ".join([" and ".join(needed), *more])
