@@ -30,15 +30,17 @@ class Cancelled(RuntimeError):
 
 
 class StepEvent(NamedTuple):
-    """The argument of a callback after each step; `latents` is the live tensor: clone to keep it.
-
-    `kind` is the label of the step's plan, such as "full" or "predicted".
-    """
+    """The argument of a callback after each step; `latents` are live: clone to keep them."""
 
     step: Step
     steps: int
-    kind: str
+    plan: StepPlan
     latents: Tensor
+
+    @property
+    def kind(self) -> str:
+        """The label of the step's plan, such as "full" or "predicted"."""
+        return self.plan.label
 
 
 class Loop:
@@ -86,7 +88,7 @@ class Loop:
                 plan, latents, moved = self._step(step, latents, moved)
             stopwatch.stop(f"{plan.label} steps", started)
             if on_step is not None:
-                on_step(StepEvent(step, steps, plan.label, latents))
+                on_step(StepEvent(step, steps, plan, latents))
         return latents if self._graphs is None else latents.clone()
 
     def _trajectory(

@@ -1,4 +1,4 @@
-"""One rank of test_cache_seam.py: drawn samples over all ranks are one rank's, decisions too."""
+"""One rank of test_seam.py: drawn samples over all ranks are one rank's, decisions too."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -70,7 +70,7 @@ def test_captured_samples_are_eager_ones(eager: Models, draw: Draw) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_all_ranks_decide_and_sample_as_one(ranks: int) -> None:
-    passes(forked(ranks, Path(__file__).parent / "parallel" / "seam_worker.py"))
+    passes(forked(ranks, Path(__file__).parents[1] / "parallel" / "seam_worker.py"))
 
 
 @pytest.mark.parametrize("graphs", [None, GraphRunner(CPU, record)])
