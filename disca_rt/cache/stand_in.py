@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import PredictorConfig
+from ..sharding import Sharding
 from ..tokens import StepContext
 from .site import Level
 
@@ -42,12 +43,13 @@ class Moment(NamedTuple):
     `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none.
+    the device; None where it has none. `sharding` says which rows this rank has.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
+    sharding: Sharding
 
 
 class StandIn(Protocol):

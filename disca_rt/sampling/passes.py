@@ -13,6 +13,7 @@ from ..cache.program import Do, program
 from ..cache.site import SINGLE
 from ..cache.stand_in import Kept, Moment
 from ..models.blocks import Branches, run_blocks
+from ..sharding import Sharding
 from ..tokens import StepContext
 from .probes import sums
 
@@ -51,6 +52,7 @@ class SlotsOfPass(NamedTuple):
     kept: tuple[dict[Place, Kept], ...]
     numbers: Sequence[Tensor | None]
     looked: Looked
+    sharding: Sharding
 
     def use(
         self,
@@ -62,14 +64,15 @@ class SlotsOfPass(NamedTuple):
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one."""
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot])
+        at = Moment(entering, context, self.numbers[slot], self.sharding)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
-        is_joint = place == WHOLE or place[1] in SINGLE
+        is_text = place[1].startswith("txt")
+        may_be_padded = place == WHOLE or place[1] in SINGLE or is_text
         for probe in probes:
-            pair = sums(probe, value, instead, context if is_joint else None)
+            pair = sums(probe, value, instead, context if may_be_padded else None, is_text)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
