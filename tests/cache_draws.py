@@ -14,9 +14,16 @@ from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
+from disca_rt.cache.stand_ins.fed import Fed
+from disca_rt.cache.stand_ins.foca import FoCa
+from disca_rt.cache.stand_ins.freqca import FreqCa
+from disca_rt.cache.stand_ins.half_taylor import HalfTaylor
+from disca_rt.cache.stand_ins.hyca import SOLVERS, HyCa
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.taylorseer import HiCache, TaylorSeer
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
@@ -111,7 +118,8 @@ class Draw(NamedTuple):
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
         sites = (self.site,) if isinstance(self.site, Site) else self.site
-        stand_in = Learned(predictor) if self.stand_in is Learned else self.stand_in
+        learned = {Learned: Learned(predictor), Fed: Fed(predictor, OPS)}
+        stand_in = learned.get(self.stand_in, self.stand_in)
         return tuple(Slot(site, stand_in) for site in sites)
 
     @property
@@ -151,11 +159,13 @@ def draws(draw: st.DrawFn) -> Draw:
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
     }[level]
-    stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
-    stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
-    stand_in = draw(st.sampled_from(stand_ins))
+    stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1), draw(forecasts())]
+    stand_ins += [Reuse("delta")] * (level != "branch")
+    stand_ins += [Learned, Fed, draw(bands())] * (level == "blocks")
+    stand_in = draw(st.sampled_from([each for each in stand_ins if fits(each, level)]))
     above = [Site("guidance")] * guided + [Site("velocity")]
-    if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
+    is_below = level in ("blocks", "branch") and fits(stand_in, "velocity")
+    if is_below and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
@@ -179,6 +189,47 @@ def draws(draw: st.DrawFn) -> Draw:
         draw(st.integers(0, 99)),
         draw(st.booleans()),
     )
+
+
+@st.composite
+def forecasts(draw: st.DrawFn) -> object:
+    """A stand-in that forecasts, with options of any kind."""
+    order, first = draw(st.integers(0, 3)), draw(st.integers(1, 4))
+    few = draw(st.lists(st.sampled_from([*SOLVERS]), min_size=4, max_size=4))
+    return draw(
+        st.sampled_from(
+            [
+                TaylorSeer(OPS, order, first, 2, "fixed"),
+                TaylorSeer(OPS, order, first),
+                HiCache(OPS, order, first, hicache_scale_factor=0.7),
+                HiCache(OPS, order, first, analytic_sigma=True),
+                DiffusersTaylor(OPS, order),
+                HalfTaylor(OPS),
+                FoCa(OPS),
+                FoCa(OPS, "cache-dit"),
+                HyCa(OPS, tuple(few)),
+            ]
+        )
+    )
+
+
+@st.composite
+def bands(draw: st.DrawFn) -> FreqCa:
+    """A forecast by bands, with options of any kind."""
+    order = draw(st.integers(0, 3))
+    return FreqCa(
+        OPS,
+        order,
+        draw(st.integers(0, order)),
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from(["hermite", "taylor"])),
+        draw(st.sampled_from(["FFT", "DCT", "None"])),
+        draw(st.sampled_from([0.1, 0.6, 1.0])),
+    )
+
+
+def fits(stand_in: object, level: str) -> bool:
+    return level in stand_in.levels
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"

@@ -1,6 +1,5 @@
 """A sample under given plans, written out without the engine: the oracle of its results."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,13 +9,14 @@ from torch import Tensor
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_ins.polynomial import Taylor
+from disca_rt.cache.stand_ins.fed import Fed
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
 from disca_rt.tokens import StepContext
+from forecast_oracle import FORECASTS, forecast
 
 
 class Oracle:
@@ -123,20 +123,13 @@ class Oracle:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
-        if not isinstance(stand_in, Taylor):
-            return stand_in.predictor(entering, kept[-1][1], context)
-        factors: list[Tensor] = []
-        before: int | None = None
-        for step, value, _ in kept:
-            newest = [value]
-            for factor in factors[: stand_in.order]:
-                newest.append((newest[-1] - factor) / (step - before))
-            factors, before = newest, step
-        distance = self.step - before
-        return sum(
-            stand_in.basis(i, distance) / math.factorial(i) * factor
-            for i, factor in enumerate(factors)
-        )
+        history = [(step, value) for step, value, _ in kept]
+        if isinstance(stand_in, Fed):
+            cached = forecast(stand_in.feed, history, self.step, context)
+            return stand_in.predictor(entering, cached, context)
+        if type(stand_in) in FORECASTS:
+            return forecast(stand_in, history, self.step, context)
+        return stand_in.predictor(entering, kept[-1][1], context)
 
 
 class Hook:

@@ -6,7 +6,7 @@ may set, but for those named as in `Parts`, which the table fills in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..config import DiTConfig
 from .site import DOUBLE, SINGLE, Site, whole
@@ -58,3 +58,27 @@ class Attentions:
     def sites(self, config: DiTConfig) -> list[Site]:
         names = tuple(name for name in (*DOUBLE, *SINGLE) if name.endswith("attn"))
         return [Site("branch", 0, config.double + config.single, names)]
+
+
+@dataclass(frozen=True)
+class BranchesOrHidden:
+    """Every branch, or with `features` "hidden" the tokens after the last block; one slot."""
+
+    features: Literal["branches", "hidden"] = "branches"
+
+    def __post_init__(self) -> None:
+        if self.features not in ("branches", "hidden"):
+            raise ValueError(f"features must be branches or hidden, got {self.features!r}")
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return (EveryBranch() if self.features == "branches" else Whole()).sites(config)
+
+
+@dataclass(frozen=True)
+class LastBlockApart:
+    """Every branch of the last block, then those of all blocks before it; two slots, or one."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        last, names = config.double + config.single - 1, (*DOUBLE, "total")
+        before = [Site("branch", 0, last, names)] * (last > 0)
+        return [Site("branch", last, last + 1, names), *before]

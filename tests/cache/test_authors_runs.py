@@ -1,6 +1,6 @@
 """Each method against runs of its authors' code: the same full steps, latents to 1e-4 in fp32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -8,8 +8,19 @@ import pytest
 from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
+
+def with_options(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """The text of policy `name` with a run's options."""
+    return lambda options: f"{name}:" + ",".join(f"{key}={options[key]}" for key in options)
+
+
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
+    "taylorseer": with_options("taylorseer"),
+    "taylorseer-hidden": with_options("taylorseer-hidden"),
+    "taylorseer-attention": with_options("taylorseer-attention"),
+    "taylorseer-lite": with_options("taylorseer-lite"),
+    "speca": with_options("speca"),
 }
 """The policy's text by method, from the options of a run of the authors' code."""
 
