@@ -1,17 +1,21 @@
 """One rank of test_seam.py: drawn samples over all ranks are one rank's, decisions too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import Draw, Models, draws, models
+from cache_draws import CONFIG, OPS, Draw, Models, draws, models
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.row import Parts
+from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.freqca import FreqCa
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
@@ -42,6 +46,7 @@ def main() -> None:
 
     check()
     check_sums(alone, shared)
+    check_forecasts(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -68,6 +73,22 @@ def check_sums(alone: Models, shared: Models) -> None:
         for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
             for probe in probes:
                 assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND, (site, probe)
+
+
+def check_forecasts(alone: Models, shared: Models) -> None:
+    """Bands of all tokens, and the verdicts about drafts, are one rank's."""
+    speca = build_policy("speca:min_taylor_steps=1,base_threshold=3", Parts(CONFIG, OPS))
+    branches = tuple(slot.site for slot in speca.slots)
+    for rule, site, stand_in in (
+        (Interval(3, 2), Site("blocks", 0, 4), FreqCa(OPS, first_enhance=1, cutoff_ratio=0.6)),
+        (Interval(3, 2), Site("blocks", 0, 4), FreqCa(OPS, 2, 1, 1, decompose_method="DCT")),
+        (speca.rule, branches, speca.slots[0].stand_in),
+        (replace(speca.rule, mode="rollback"), branches, speca.slots[0].stand_in),
+    ):
+        draw = Draw(rule, site, stand_in, shifted(8, 3.0), True, 2, 1)
+        (expected, decided), (latents, plans) = (each.sample(draw) for each in (alone, shared))
+        assert plans == decided, draw
+        assert relative_error(latents, expected) <= BOUND, draw
 
 
 if __name__ == "__main__":
