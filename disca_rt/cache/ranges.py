@@ -29,11 +29,14 @@ def kinds(config: DiTConfig) -> list[range]:
     return [each for each in blocks if each]
 
 
-def middles(config: DiTConfig, first: int, last: int) -> list[Middle]:
+def middles(config: DiTConfig, first: int | None, last: int) -> list[Middle]:
     """Each kind of blocks but its `first` and its `last` ones; kinds that have no more run.
 
-    ValueError where no kind has more.
+    `first` None: 8, cache-dit's default, or 1 where no kind has more than 8. ValueError where no
+    kind has more than both.
     """
+    if first is None:
+        first = 8 if max(map(len, kinds(config))) > 8 + last else 1
     found = [
         Middle(each.start, each.start + first, each.stop - last, each.stop)
         for each in kinds(config)
@@ -62,3 +65,12 @@ def runs(numbers: Sequence[int]) -> list[range]:
         else:
             found.append(range(number, number + 1))
     return found
+
+
+def profiled_double(config: DiTConfig, start: int | None, number: int | None) -> range:
+    """The double blocks that ProfilingDiT replaces: `number` from `start` on.
+
+    None: the last 14 of 20 of its code, by proportion, rounded to fewer.
+    """
+    first = -(-6 * config.double // 20) if start is None else start
+    return range(first, config.double if number is None else first + number)

@@ -6,6 +6,7 @@ HunyuanVideo 1.0 double and single blocks are two caches, decided one after the 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -43,7 +44,7 @@ class DBCache:
     """
 
     config: DiTConfig
-    Fn_compute_blocks: int = 8
+    Fn_compute_blocks: int | None = None
     Bn_compute_blocks: int = 0
     residual_diff_threshold: float = 0.08
     max_warmup_steps: int = 8
@@ -56,8 +57,9 @@ class DBCache:
     cfg_diff_compute_separate: bool = True
 
     def __post_init__(self) -> None:
+        if self.Fn_compute_blocks is not None:
+            check_int("Fn_compute_blocks", self.Fn_compute_blocks, 1)
         for name, least in (
-            ("Fn_compute_blocks", 1),
             ("Bn_compute_blocks", 0),
             ("max_warmup_steps", 0),
             ("warmup_interval", 1),
@@ -103,7 +105,7 @@ class DBCache:
             for slot, count in enumerate(memory[number]):
                 act = self._act(step.index, count, seen, number, slot)
                 if isinstance(act, Probe):
-                    return Ask(act, _under(setting, number, acts))
+                    return Ask(act, _under(setting, passes, acts))
                 acts = (*acts, act)
             passes.append(acts)
         return labelled(tuple(passes))
@@ -160,14 +162,15 @@ class DBCache:
         return next(found, None)
 
 
-def _under(setting: Setting, number: int, acts: tuple[Act, ...]) -> StepPlan | None:
-    """The plan of the blocks before a probe of pass `number`, whose first slots have `acts`."""
+def _under(
+    setting: Setting, passes: Sequence[tuple[Act, ...]], acts: tuple[Act, ...]
+) -> StepPlan | None:
+    """The plan before a probe: of whole `passes`, and of the next one's first slots, `acts`."""
     if not acts:
         return None
     runs = (Act.RUN,) * setting.slots
-    passes = [runs] * setting.passes
-    passes[number] = (*acts, *runs[len(acts) :])
-    return StepPlan(tuple(passes))
+    begun = (*passes, (*acts, *runs[len(acts) :]))
+    return StepPlan((*begun, *(runs,) * (setting.passes - len(begun))))
 
 
 def _counted(count: Count, act: Act, seen: Measured | None) -> Count:
