@@ -12,6 +12,7 @@ TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
     "firstblockcache": lambda options: f"fbcache:threshold={options['threshold']}",
     "dbcache": lambda options: f"dbcache:{joined(_calibrated(options))}",
+    "profilingdit": lambda options: f"profilingdit:{joined(options)}",
 }
 """The policy's text by method, from the options of a run of the authors' code."""
 
@@ -42,9 +43,9 @@ def test_full_steps_and_latents_are_the_authors(method: str, run: str) -> None:
     assert relative_error(ours.latents, theirs.latents) <= 1e-4
 
 
-@pytest.mark.parametrize("run", names("dbcache"))
+@pytest.mark.parametrize("run", [*names("dbcache"), *names("profilingdit")])
 def test_double_and_single_blocks_are_computed_in_the_authors_steps(run: str) -> None:
     theirs = load_run(run)
-    ours = sample(TEXTS["dbcache"](theirs.options), theirs.schedule)
+    ours = sample(TEXTS[theirs.facts["method"]](theirs.options), theirs.schedule)
     assert ours.steps_that_compute(0) == theirs.facts["double_full"]
     assert ours.steps_that_compute(1) == theirs.facts["single_full"]
