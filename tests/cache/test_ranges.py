@@ -9,18 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache_draws import CONFIG, CPU, SCALE, Draw
+from cache_draws import CONFIG, CPU, SCALE, Draw, models
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.methods.ranges import ROWS as RANGES
 from disca_rt.cache.plan import Act, Ask, Measured, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
+from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.deepcache import around
 from disca_rt.cache.stand_in import Moment, TensorSpec
 from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import DiTConfig
+from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.kernels.ops import get_ops
 from disca_rt.measure.random_models import fill_randomly
@@ -32,6 +35,7 @@ from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import shifted
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
+from recorded import record
 
 OPS = get_ops("reference")
 VIDEO_10 = DiTConfig()
@@ -426,7 +430,7 @@ def test_delta_dit_counts_and_costs_are_discas() -> None:
         assert each[1] == work.ends + sum(map(work.block, range(20)))
         assert sum(each) == full * each[0] + (50 - full) * each[1]
     tokens = SampleShape(VIDEO_10, torch.bfloat16, CPU, (1, *shape), 63888, ((63888, 256),))
-    assert kept_bytes(policy, tokens) == (63888 + 256) * 3072 * 2
+    assert kept_bytes(policy, tokens).device == (63888 + 256) * 3072 * 2
 
 
 @pytest.mark.parametrize(
@@ -524,3 +528,17 @@ def test_profilingdits_interval_may_shrink_as_in_the_paper() -> None:
         full.append(step)
         step += round(6 - 4 * (step - 4) / 20)
     assert [i for i, plan in enumerate(plans) if plan.label == "full"] == full
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_dbcache_of_two_passes_is_the_same_captured(separate: bool) -> None:
+    rule = DBCache(CONFIG, 1, 0, 0.9, 1, cfg_diff_compute_separate=separate)
+    sites = tuple(each.site for each in middles(CONFIG, 1, 0))
+    eager, captured = models(), models(graphs=GraphRunner(CPU, record))
+    for seed in range(3):
+        draw = Draw(rule, sites, Reuse("delta"), shifted(12, 3.0), True, 2, seed)
+        latents, plans = eager.sample(draw, watched=True)
+        again, same = captured.sample(draw, watched=True)
+        assert torch.equal(again, latents)
+        assert same == plans
+        assert Act.STAND_IN in itertools.chain(*(acts for plan in plans for acts in plan.passes))

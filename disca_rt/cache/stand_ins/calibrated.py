@@ -52,6 +52,10 @@ class Calibrated(Numberless):
         order = 1 if self.taylorseer_order is None else self.taylorseer_order
         return LateTaylor(self.ops, order, first=3)
 
+    @property
+    def reads_to_keep(self) -> bool:
+        return self.change.reads_to_keep
+
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return self.change.kept_specs(like)
 

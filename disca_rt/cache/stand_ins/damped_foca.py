@@ -24,6 +24,7 @@ class DampedFoCa:
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
     network: ClassVar[None] = None
+    reads_to_keep: ClassVar[bool] = True
     ops: Ops
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
