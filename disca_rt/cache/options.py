@@ -60,6 +60,12 @@ def check_int(name: str, value: Any, least: int, most: int | None = None) -> Non
         raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
 
 
+def check_number(name: str, value: Any, least: float) -> None:
+    """Raises ValueError unless `value` is a number of at least `least`; infinity is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise ValueError(f"{name} must be a number of at least {least}, got {value!r}")
+
+
 def _value(name: str, key: str, text: str, kind: Any) -> Any:
     try:
         return _parsed(text, kind)
