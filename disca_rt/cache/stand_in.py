@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import PredictorConfig
-from ..sharding import Sharding
+from ..sharding import Sharding, Whole
 from ..tokens import StepContext
 from .site import Level
 
@@ -37,6 +37,9 @@ Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
 
+WHOLE = Whole()
+
+
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
 
@@ -49,7 +52,7 @@ class Moment(NamedTuple):
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
-    sharding: Sharding
+    sharding: Sharding = WHOLE
 
 
 class StandIn(Protocol):

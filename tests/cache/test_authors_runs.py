@@ -1,6 +1,6 @@
 """Each method against runs of its authors' code: the same full steps, latents to 1e-4 in fp32."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,21 +8,34 @@ import pytest
 from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
-
-def with_options(name: str) -> Callable[[Mapping[str, Any]], str]:
-    """The text of policy `name` with a run's options."""
-    return lambda options: f"{name}:" + ",".join(f"{key}={options[key]}" for key in options)
-
-
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
-    "taylorseer": with_options("taylorseer"),
-    "taylorseer-hidden": with_options("taylorseer-hidden"),
-    "taylorseer-attention": with_options("taylorseer-attention"),
-    "taylorseer-lite": with_options("taylorseer-lite"),
-    "speca": with_options("speca"),
+    "taylorseer": lambda options: f"taylorseer:{joined(options)}",
+    "taylorseer-hidden": lambda options: f"taylorseer-hidden:{joined(options)}",
+    "taylorseer-attention": lambda options: f"taylorseer-attention:{joined(options)}",
+    "taylorseer-lite": lambda options: f"taylorseer-lite:{joined(options)}",
+    "speca": lambda options: f"speca:{joined(options)}",
+    "firstblockcache": lambda options: f"fbcache:threshold={options['threshold']}",
+    "dbcache": lambda options: f"dbcache:{joined(_calibrated(options))}",
+    "profilingdit": lambda options: f"profilingdit:{joined(options)}",
 }
 """The policy's text by method, from the options of a run of the authors' code."""
+
+
+def joined(options: dict[str, Any]) -> str:
+    """The options of a policy as text; None is left out."""
+    texts = {key: value for key, value in options.items() if value is not None}
+    return ",".join(
+        f"{key}={','.join(map(str, each)) if isinstance(each, list) else each}"
+        for key, each in texts.items()
+    )
+
+
+def _calibrated(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of DBCache, whose calibrator is named with its order."""
+    if options.get("calibrator") == "taylorseer order 1":
+        return options | {"calibrator": "taylorseer", "taylorseer_order": 1}
+    return options
 
 
 @pytest.mark.parametrize(
@@ -33,3 +46,11 @@ def test_full_steps_and_latents_are_the_authors(method: str, run: str) -> None:
     ours = sample(TEXTS[method](theirs.options), theirs.schedule)
     assert ours.full_steps == theirs.facts["full_steps"]
     assert relative_error(ours.latents, theirs.latents) <= 1e-4
+
+
+@pytest.mark.parametrize("run", [*names("dbcache"), *names("profilingdit")])
+def test_double_and_single_blocks_are_computed_in_the_authors_steps(run: str) -> None:
+    theirs = load_run(run)
+    ours = sample(TEXTS[theirs.facts["method"]](theirs.options), theirs.schedule)
+    assert ours.steps_that_compute(0) == theirs.facts["double_full"]
+    assert ours.steps_that_compute(1) == theirs.facts["single_full"]

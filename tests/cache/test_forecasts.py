@@ -7,19 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from authors_runs import load_run, runtime, sample
 from cache_draws import CONFIG, EVERY_BRANCH, OPS, Draw, models
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.plan import Act, Draft, Measured, Probe, Setting
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.speca import SpeCa
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_in import Kept, Moment
+from disca_rt.cache.stand_in import Moment
 from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
-from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.freqca import FreqCa
 from disca_rt.cache.stand_ins.hyca import HyCa
 from disca_rt.cache.stand_ins.low_modes import LowModes
@@ -30,7 +27,6 @@ from disca_rt.sharding import Whole
 from disca_rt.tokens import StepContext, TokenLayout
 from disca_rt.work.flops import PassFlops
 from forecast_oracle import low_band
-from golden_vectors import relative_error
 
 PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
 OURS = (
@@ -204,28 +200,6 @@ def test_low_modes_are_the_transforms_on_one_rank_and_on_two(
         of_rank = share.clone()
         modes.remove(of_rank, its, Both())
         assert torch.allclose(of_rank, whole, atol=1e-5)
-
-
-# Forecasts in the form of another program.
-
-
-@dataclass(frozen=True)
-class OfChange(FoCa):
-    """FoCa of what a range of blocks changes, as cache-dit forecasts it."""
-
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        super().keep(kept, value - at.entering, at)
-
-    def value(self, kept: Kept, at: Moment) -> Tensor:
-        return at.entering + super().value(kept, at)
-
-
-def test_foca_is_cache_dits() -> None:
-    run = load_run("dbcache-20-static-F1B0-foca")
-    stand_in = OfChange(runtime().dit.ops, "cache-dit")
-    slots = tuple(Slot(site, stand_in) for site in (Site("blocks", 1, 4), Site("blocks", 5, 7)))
-    ours = sample(Policy("mine", Listed(tuple(run.facts["full_steps"])), slots), run.schedule)
-    assert relative_error(ours.latents, run.latents) <= 1e-4
 
 
 def test_factors_of_a_narrower_dtype_are_rounded_and_nothing_else_is() -> None:

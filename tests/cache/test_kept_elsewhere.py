@@ -16,7 +16,6 @@ from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.schedule import shifted
-from disca_rt.sharding import Whole
 from disca_rt.work.memory import Need, footprint, smaller_caches
 from golden_vectors import relative_error
 from recorded import record
@@ -50,8 +49,8 @@ def test_fp8_keeps_rows_of_any_size_to_a_part_in_sixteen() -> None:
     like = torch.empty(0)
     specs = stand_in.kept_specs(TensorSpec(tuple(value.shape), value.dtype, value.device))
     kept = tuple(spec.zeros() for spec in specs)
-    stand_in.keep(kept, value, Moment(like, None, None, Whole()))
-    found = stand_in.value(kept, Moment(like, None, None, Whole()))
+    stand_in.keep(kept, value, Moment(like, None, None))
+    found = stand_in.value(kept, Moment(like, None, None))
     rows = value.abs().amax(-1, keepdim=True)
     assert ((found - value).abs() <= value.abs() / 16 + rows * 2**-9).all()
     assert (found[0, 3] == 0).all()
