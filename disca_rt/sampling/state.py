@@ -32,7 +32,7 @@ def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     """Buffers for samples of `shape`."""
     probes = {
         probe.stored: tuple(_looked_at(probe, shape).zeros() for _ in range(depth))
-        for probe, depth in depths(policy.rule.probes)
+        for probe, depth in depths(policy.probes(len(shape.rows)))
     }
     return SampleState(allocate(policy, shape), probes)
 
