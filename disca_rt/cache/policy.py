@@ -52,7 +52,7 @@ class Policy:
         return plans
 
     def probes(self, passes: int) -> tuple[Probe, ...]:
-        """The probes of its rule in a sample of so many passes: none of a pass that is not there."""
+        """The probes of its rule that a sample of so many passes has."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
     def slots_at(self, *levels: str) -> list[int]:
