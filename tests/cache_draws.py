@@ -11,9 +11,14 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.rules.dicache import DiCache
+from disca_rt.cache.rules.easycache import EasyCache
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.rules.magcache import MagCache
+from disca_rt.cache.rules.teacache import TeaCache
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -152,7 +157,9 @@ def draws(draw: st.DrawFn) -> Draw:
         "velocity": Site("velocity"),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
-    stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    stand_ins += [Reuse("delta"), Aligned(OPS)] * (level != "branch") + [Learned] * (
+        level == "blocks"
+    )
     stand_in = draw(st.sampled_from(stand_ins))
     above = [Site("guidance")] * guided + [Site("velocity")]
     if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
@@ -168,6 +175,12 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("residual", "kept", block=before), threshold),
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
+    rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
+    has_probe = level != "branch" or start > 0
+    rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
+    if guided and isinstance(site, Site) and level in ("blocks", "branch"):
+        rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe
+        rules += [MagCache(threshold, mag_ratios=(1.0, 0.9), mag_ratios_2=(0.7, 1.2))]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
     return Draw(
         draw(st.sampled_from(rules)),

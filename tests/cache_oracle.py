@@ -10,6 +10,7 @@ from torch import Tensor
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
@@ -117,12 +118,17 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        self.given = self.plan.given_to(number)
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, Aligned):
+            changes = [value - before for _, value, before in (kept[-2:] * 2)[:2]]
+            gamma = self.given[0] if self.given else 1.0
+            return entering + changes[0] + gamma * (changes[1] - changes[0])
         if not isinstance(stand_in, Taylor):
             return stand_in.predictor(entering, kept[-1][1], context)
         factors: list[Tensor] = []

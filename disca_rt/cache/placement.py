@@ -28,6 +28,27 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class BeforeLast:
+    """The blocks before the last ones, `no_cache_block_id`, which always run.
+
+    By default the last block alone, number 53 of HunyuanVideo 1.5 in its official "deepcache".
+    """
+
+    no_cache_block_id: tuple[int, ...] | None = None
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        blocks = config.double + config.single
+        first = blocks - len(self.no_cache_block_id or (0,))
+        last = (*range(first, blocks),)
+        if self.no_cache_block_id not in (None, last) or not 0 < first < blocks:
+            raise ValueError(
+                f"no_cache_block_id must be some last ones of {blocks} blocks, such as "
+                f"{blocks - 1}, got {list(self.no_cache_block_id or last)}"
+            )
+        return [Site("blocks", 0, first)]
+
+
+@dataclass(frozen=True)
 class Velocity:
     """The guided velocity."""
 

@@ -41,7 +41,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("teecache", r"must be one of \[.*'disca', .*'taylor'.*\], got 'teecache'"),
+        ("teecache", r"must be one of \[.*'disca', .*'teacache'.*\], got 'teecache'"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
