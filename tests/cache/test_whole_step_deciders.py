@@ -10,7 +10,7 @@ import torch
 from authors_runs import load_run, names, runtime, sample
 from cache_draws import BLOCKS, CONFIG, CPU, OPS, SCALE, Draw, Models, models
 from cache_oracle import Oracle
-from disca_rt.cache.kept import SampleShape
+from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.plan import Act, Ask, Measured, Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
@@ -27,7 +27,6 @@ from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.models.dit import StepInputs
-from disca_rt.sampling.state import new_state
 from disca_rt.schedule import shifted
 from disca_rt.work.flops import PassFlops, sample_flops
 from golden_vectors import relative_error
@@ -334,9 +333,7 @@ def test_easycache_keeps_four_latents_and_no_tokens() -> None:
 
 
 def kept(text: str, shape: SampleShape) -> int:
-    state = new_state(build_policy(text, PARTS), shape)
-    slots = [each for of_pass in state.slots for slot in of_pass for each in slot.values()]
-    return sum(x.nbytes for of_place in (*slots, *state.probes.values()) for x in of_place)
+    return kept_bytes(build_policy(text, PARTS), shape).device
 
 
 def test_blocks_that_ran_for_a_probe_in_vain_are_counted() -> None:
