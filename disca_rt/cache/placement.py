@@ -6,9 +6,10 @@ may set, but for those named as in `Parts`, which the table fills in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..config import DiTConfig
+from .options import check_choice
 from .site import DOUBLE, SINGLE, Site, whole
 
 
@@ -54,6 +55,19 @@ class Velocity:
 
     def sites(self, config: DiTConfig) -> list[Site]:
         return [Site("velocity")]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The guided velocity, or the tokens after all blocks, by `level`."""
+
+    level: Literal["velocity", "blocks"] = "velocity"
+
+    def __post_init__(self) -> None:
+        check_choice("level", self.level, ("velocity", "blocks"))
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("velocity") if self.level == "velocity" else whole(config)]
 
 
 @dataclass(frozen=True)

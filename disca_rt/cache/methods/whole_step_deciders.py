@@ -2,17 +2,22 @@
 
 from typing import Any
 
-from ..placement import BeforeLast, Velocity
-from ..row import Row, everywhere
+from ..placement import BeforeLast, Output, Velocity
+from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.dicache import DiCache
+from ..rules.early_late import EarlyLateInterval, EarlyLateListed
 from ..rules.easycache import EasyCache
+from ..rules.error_scaled import ErrorScaled
 from ..rules.magcache import MagCache
 from ..rules.middle import Middle
 from ..rules.proportional import Proportional
 from ..rules.teacache import TeaCache
+from ..stand_ins.adams_bashforth import AdamsBashforth
 from ..stand_ins.aligned import Aligned
+from ..stand_ins.less_noise import LessNoise
 from ..stand_ins.polynomial import Taylor
 from ..stand_ins.reuse import Reuse
+from ..stand_ins.scaled_change import ScaledChange
 
 RESIDUAL: dict[str, Any] = {"form": "delta"}  # what all blocks add to this step's own tokens
 
@@ -29,6 +34,27 @@ MAG_PRESETS = {
 }
 
 ROWS = {
+    "ab-cache": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(AdamsBashforth, Output),
+        about="The outputs of the last one, two or three steps, predicted ones too, combined as an "
+        "Adams-Bashforth step would. Reconstructed; at the velocity, or at the last hidden state.",
+        paper="AB-Cache, arXiv 2504.10540",
+    ),
+    "ertacache": Row(
+        (ErrorScaled,),
+        everywhere(ScaledChange),
+        about="All blocks' residual is reused outside a fixed list, each time scaled by how far a "
+        "table says it will have drifted. Reconstructed.",
+        paper="ERTACache, arXiv 2508.21091",
+    ),
+    "omnicache": Row(
+        (EarlyLateListed, EarlyLateInterval),
+        everywhere(LessNoise, Velocity),
+        about="The velocity is reused outside a fixed list, less the error that reuse had at the "
+        "last full step: its low frequencies early, its high ones late. Reconstructed.",
+        paper="OmniCache, arXiv 2508.16212",
+    ),
     "teacache": Row(
         (TeaCache,),
         everywhere(Reuse),
