@@ -78,7 +78,7 @@ def _value(name: str, key: str, text: str, kind: Any) -> Any:
     try:
         return _parsed(text, kind)
     except ValueError as error:
-        raise ValueError(f"policy {name}: {key} must be {_in_words(kind)}, got {text!r}") from error
+        raise ValueError(f"policy {name}: {key} must be {in_words(kind)}, got {text!r}") from error
 
 
 def _parsed(text: str, kind: Any) -> Any:
@@ -95,10 +95,11 @@ def _parsed(text: str, kind: Any) -> Any:
     return kind(text) if kind in (int, float) else text
 
 
-def _in_words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """What a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is tuple:
         return "numbers such as 0,1,2,5"
     if origin in (Union, UnionType):
-        return f"{_in_words(args[0])}, or none"
+        return f"{in_words(args[0])}, or none"
     return "true or false" if kind is bool else f"of type {kind.__name__}"

@@ -52,7 +52,7 @@ class Policy:
         return plans
 
     def probes(self, passes: int) -> tuple[Probe, ...]:
-        """The probes of its rule that a sample of so many passes has."""
+        """The probes of its rule in a sample of `passes` passes: none of a pass beyond."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
     def slots_at(self, *levels: str) -> list[int]:
