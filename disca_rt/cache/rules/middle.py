@@ -14,7 +14,8 @@ class Middle(Memoryless):
 
     The numbers are counted from the first step, not scaled: as in the official code, which was made
     for 50 steps, a sample of up to `cache_start_step` + 1 steps is full throughout. That code
-    refuses step-distilled models; here they are sampled with the steps as they are counted.
+    refuses step-distilled models; here they are sampled with the steps as they are counted. Its
+    taylorcache keeps nothing of the first step, which differs below a `cache_start_step` of 3.
     """
 
     cache_start_step: int = 11
