@@ -28,9 +28,9 @@ def options_of(row: Row) -> list[Option]:
         kinds = types_of(part)
         for name, field in fields_of(part).items():
             if name not in Parts._fields:
-                found.setdefault(
-                    name, Option(name, in_words(kinds[name]), _default(row, name, field))
-                )
+                given = name in row.defaults
+                default = written(row.defaults[name]) if given else _default(field)
+                found.setdefault(name, Option(name, in_words(kinds[name]), default))
     if row.places:
         found[STATE] = Option(STATE, f"one of {', '.join(STATES)}", STATES[0])
     return list(found.values())
@@ -60,9 +60,7 @@ def methods_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _default(row: Row, name: str, field: Any) -> str | None:
-    if name in row.defaults:
-        return written(row.defaults[name])
+def _default(field: Any) -> str | None:
     if field.default_factory is not MISSING:
         return written(field.default_factory())
     return None if field.default is MISSING else written(field.default)

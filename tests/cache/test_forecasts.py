@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cache_draws import CONFIG, EVERY_BRANCH, OPS, Draw, models
 from disca_rt.cache.kept import SampleShape, kept_bytes
-from disca_rt.cache.plan import Act, Draft, Measured, Probe, Setting
+from disca_rt.cache.plan import Act, Draft, Measured, Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.listed import Listed
@@ -151,7 +151,7 @@ def test_a_forecast_costs_nothing_and_a_check_one_block() -> None:
     policy = build_policy("speca:min_taylor_steps=1", Parts(config, OPS))
     flops = PassFlops(config, (16, 33, 88, 88), 256)
     full, draft, checked = (
-        flops.planned(policy, acts, 0)
+        flops.planned(policy, StepPlan((acts,)), 0)
         for acts in (
             (Act.KEEP, Act.KEEP),
             (Act.STAND_IN, Act.STAND_IN),
