@@ -51,6 +51,11 @@ def needs_step_list(text: str) -> bool:
     return first.row.follows_list and not first.of_rule
 
 
+def tables_of(text: str) -> set[str]:
+    """The names of the tables of a calibration that the policy of `text` takes options from."""
+    return {table for each in read_policy(text) for table in each.row.tables}
+
+
 def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
     """The policy that `text` describes; its name is those of its parts.
 
