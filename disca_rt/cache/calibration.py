@@ -5,12 +5,14 @@ leaves out from the table of that name (`cache/row.py`). Knows no files, and not
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..config import DiTConfig
+from ..schedule import shifted
 
 Table = Mapping[str, Any]
 """Values of options by name: numbers, texts, None, and tuples of them."""
@@ -25,21 +27,31 @@ class Subject:
     """The facts that a calibration holds for; None: not known, so that nothing is compared.
 
     `weights` is a digest of the DiT's, `latents` are the sides (T, H, W) of a sample, `sigmas` the
-    noise levels, of which `shift` made them only tells, and `scales` the embedded and the
-    classifier-free guidance, each None where there is none.
+    noise levels, and `scales` the embedded and the classifier-free guidance, each None where there
+    is none.
     """
 
     model: DiTConfig
     weights: str | None = None
     latents: tuple[int, int, int] | None = None
     sigmas: tuple[float, ...] | None = None
-    shift: float | None = None
     scales: tuple[float | None, float | None] | None = None
 
     @property
     def steps(self) -> int | None:
         """The number of steps."""
         return None if self.sigmas is None else len(self.sigmas) - 1
+
+    @property
+    def shift(self) -> float | None:
+        """The shift that makes the noise levels of equal steps, or None."""
+        if self.steps is None or self.steps < 2:
+            return None
+        sigma, x = self.sigmas[1], 1 - 1 / self.steps
+        if not sigma < 1:
+            return None
+        shift = round(sigma * (1 - x) / (x * (1 - sigma)), 3)
+        return shift if shift > 0 and shifted(self.steps, shift).sigmas == self.sigmas else None
 
     @property
     def passes(self) -> int | None:
@@ -58,13 +70,15 @@ class Subject:
             if None not in (mine, its) and mine != its:
                 yield name, _shown(mine), _shown(its)
         if self.steps is not None and self.steps == other.steps and self.sigmas != other.sigmas:
-            yield "shift" if self.shift != other.shift else "sigmas", *self._levels(other)
+            yield self._levels(other)
 
-    def _levels(self, other: "Subject") -> tuple[Any, Any]:
-        if self.shift != other.shift:
-            return self.shift, other.shift
-        pairs = zip(self.sigmas or (), other.sigmas or (), strict=True)
-        return next((mine, its) for mine, its in pairs if mine != its)
+    def _levels(self, other: "Subject") -> tuple[str, Any, Any]:
+        """The difference of noise levels of as many steps: in the shift, or the first of them."""
+        if None not in (self.shift, other.shift):
+            return "shift", f"{self.shift:g}", f"{other.shift:g}"
+        pairs = zip(self.sigmas, other.sigmas, strict=True)
+        mine, its = next(pair for pair in pairs if pair[0] != pair[1])
+        return "sigmas with", mine, its
 
 
 def _shown(value: Any) -> str:
@@ -95,6 +109,10 @@ class Calibration:
             raise Uncalibrated(f"{self.source} has no tensor {name}; calibrate with it again")
         return self.load(name)
 
+    def why_not(self, subject: Subject) -> str:
+        """A reason why options were not found."""
+        return f"{self.source} has tables {', '.join(sorted(self.tables)) or 'none'}"
+
     def fitting(self, subject: Subject) -> "Calibration":
         """This one; ValueError says in which facts `subject` differs."""
         differences = self.subject.differences(subject)
@@ -110,5 +128,20 @@ class Calibrations(Protocol):
     """A source of calibrations: one that was named, or several to choose from."""
 
     def fitting(self, subject: Subject) -> Calibration | None:
-        """The calibration for `subject`; None where there is none, ValueError where one was named
-        that does not fit."""
+        """The calibration for `subject`, or None.
+
+        ValueError where one was named that does not fit.
+        """
+
+    def why_not(self, subject: Subject) -> str:
+        """A reason why options were not found in it, for the user, or ""."""
+
+
+@contextmanager
+def explained(source: Calibrations, subject: Subject) -> Iterator[None]:
+    """Says, where options are missing within, why they were not found in `source`."""
+    try:
+        yield
+    except Uncalibrated as error:
+        why = source.why_not(subject)
+        raise Uncalibrated(f"{error}; {why}" if why else str(error)) from error

@@ -16,6 +16,7 @@ from .plan import Setting
 from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
+from .rules.always import Always
 from .stand_in import StandIn
 
 POLICIES: dict[str, Row] = {
@@ -51,6 +52,11 @@ def needs_step_list(text: str) -> bool:
     return first.row.follows_list and not first.of_rule
 
 
+def takes_calibration(text: str) -> bool:
+    """True where the policy of `text` takes options from a calibration, or all of it."""
+    return any(each.row.takes_calibration for each in read_policy(text))
+
+
 def tables_of(text: str) -> set[str]:
     """The names of the tables of a calibration that the policy of `text` takes options from."""
     return {table for each in read_policy(text) for table in each.row.tables}
@@ -66,6 +72,16 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     rule = _rule(named[0], parts, step_list)
     name = "+".join(each.name for each in named)
     return Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+
+
+def sketch_policy(text: str, parts: Parts) -> Policy:
+    """The slots of the policy that `text` describes, for those who count what they keep.
+
+    Its rule is none of the policy's own, whose options may not be known yet.
+    """
+    named = read_policy(text)
+    slots = _slots(named, parts) if named[0].row.places else ()
+    return Policy("+".join(each.name for each in named), Always(), slots)
 
 
 def resolve(

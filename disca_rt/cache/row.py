@@ -76,8 +76,16 @@ class Row:
     @property
     def tables(self) -> set[str]:
         """The names of the tables of a calibration that its parts take options from."""
-        parts = (*self.rules, *(part for where in self.places for part in where))
-        return {table for part in parts if (table := _table(part)) is not None}
+        return {table for part in self._parts if (table := _table(part)) is not None}
+
+    @property
+    def takes_calibration(self) -> bool:
+        """True where a part takes options from a calibration, or all of it."""
+        return bool(self.tables) or any("calibration" in fields_of(part) for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[type, ...]:
+        return (*self.rules, *(part for where in self.places for part in where))
 
     @property
     def rule_types(self) -> dict[str, Any]:

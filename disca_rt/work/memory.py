@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..cache.kept import SampleShape, kept_bytes
-from ..cache.policies import build_policy
+from ..cache.policies import sketch_policy
 from ..cache.policy import Policy
 from ..cache.row import sketched
 from ..config import DiTConfig, PredictorConfig
@@ -90,7 +90,7 @@ def footprint(need: Need) -> Footprint:
     tensor = shape.tokens(0).nbytes
     policy = need.policy
     if isinstance(policy, str):
-        policy = build_policy(policy, sketched(need.dit), step_list=(0,))
+        policy = sketch_policy(policy, sketched(need.dit))
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32

@@ -63,7 +63,7 @@ def test_the_tables_of_a_policy_are_those_of_its_parts() -> None:
     assert tables_of("reuse") == set()
 
 
-SUBJECT = Subject(CONFIG, "ab12", (3, 8, 8), shifted(8, 5.0).sigmas, 5.0, (6.0, None))
+SUBJECT = Subject(CONFIG, "ab12", (3, 8, 8), shifted(8, 5.0).sigmas, (6.0, None))
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ SUBJECT = Subject(CONFIG, "ab12", (3, 8, 8), shifted(8, 5.0).sigmas, 5.0, (6.0, 
         (Subject(CONFIG, "cd34"), "weights ab12, not cd34"),
         (Subject(CONFIG, latents=(3, 8, 16)), "latents 3x8x8, not 3x8x16"),
         (Subject(CONFIG, sigmas=shifted(9, 5.0).sigmas), "steps 8, not 9"),
-        (Subject(CONFIG, sigmas=shifted(8, 7.0).sigmas, shift=7.0), "shift 5.0, not 7.0"),
-        (Subject(CONFIG, sigmas=(*[1.0 - i / 9 for i in range(8)], 0.0), shift=5.0), "sigmas "),
+        (Subject(CONFIG, sigmas=shifted(8, 7.0).sigmas), "shift 5, not 7"),
+        (Subject(CONFIG, sigmas=(*[1.0 - i / 9 for i in range(8)], 0.0)), "sigmas with "),
         (Subject(CONFIG, scales=(6.0, 3.0)), "passes 1, not 2; scales 6xnone, not 6x3"),
     ],
 )
