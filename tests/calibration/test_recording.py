@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from disca_rt.pipeline.request import Request
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import Preset, shifted
 from golden_vectors import relative_error
+from parallel.launch import forked, passes
 
 STEPS = 5
 BIG = 2**40
@@ -258,7 +260,7 @@ def test_sampled_rows_are_spread_over_all() -> None:
     assert {b - a for a, b in pairwise(places)} == {10}
 
 
-def test_few_steps_leave_tables_out(model: Runtime, tmp_path) -> None:
+def test_few_steps_leave_tables_out(model: Runtime, tmp_path: Path) -> None:
     def tables(steps: int) -> set[str]:
         store = Store(tmp_path / str(steps))
         return set(fit_tables(Session(model, [request(0, steps)], store, BIG).record()).values)
@@ -267,3 +269,10 @@ def test_few_steps_leave_tables_out(model: Runtime, tmp_path) -> None:
     assert tables(2) >= {"teacache", "magcache", "mixcache", "ertacache", "omnicache"}
     assert "hyca" not in tables(2)
     assert "hyca" in tables(9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_record_together_what_one_records(ranks: int, tmp_path: Path) -> None:
+    worker = Path(__file__).parents[1] / "parallel" / "calibration_worker.py"
+    passes(forked(ranks, worker, tmp_path))
