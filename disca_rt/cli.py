@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .commands import (
     bench,
+    caches,
     calibrate,
     decode,
     evaluate,
@@ -25,6 +26,7 @@ from .commands import (
     inspect,
     plan,
     profile,
+    search,
     train,
     tune,
 )
@@ -39,6 +41,8 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "calibrate": calibrate,
+    "caches": caches,
+    "search": search,
     "tune": tune,
     "bench": bench,
     "profile": profile,

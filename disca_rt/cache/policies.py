@@ -3,14 +3,16 @@
 A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
 two of them joined by "+": the rule of the first with the slots of the second, such as
 "teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
-sites stay, and the second's stand-in takes their places.
+sites stay, and the second's stand-in takes their places. All that keep something have the option
+`state`: in FP8, in the host's memory, or both.
 """
 
 import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import whole_steps
+from .calibration import Uncalibrated
+from .methods import ranges, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -18,10 +20,17 @@ from .row import Parts, Row
 from .rule import Rule
 from .rules.always import Always
 from .stand_in import StandIn
+from .stand_ins.kept_elsewhere import with_state
 
-POLICIES: dict[str, Row] = {
-    **whole_steps.ROWS,
+STATE = "state"  # the option that says where and how a policy keeps its buffers
+
+FAMILIES: dict[str, dict[str, Row]] = {
+    "step lists": whole_steps.ROWS,
+    "ranges of blocks": ranges.ROWS,
 }
+"""The rows by what the methods are about."""
+
+POLICIES: dict[str, Row] = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
 
 class Named(NamedTuple):
@@ -71,17 +80,22 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     named = read_policy(text)
     rule = _rule(named[0], parts, step_list)
     name = "+".join(each.name for each in named)
-    return Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+    policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+    return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
 def sketch_policy(text: str, parts: Parts) -> Policy:
-    """The slots of the policy that `text` describes, for those who count what they keep.
+    """The policy that `text` describes, for those who count what it keeps.
 
-    Its rule is none of the policy's own, whose options may not be known yet.
+    Where its rule lacks options that a calibration would give, it is a rule that watches nothing.
     """
-    named = read_policy(text)
-    slots = _slots(named, parts) if named[0].row.places else ()
-    return Policy("+".join(each.name for each in named), Always(), slots)
+    try:
+        return build_policy(text, parts, step_list=(0,))
+    except Uncalibrated:
+        named = read_policy(text)
+        slots = _slots(named, parts) if named[0].row.places else ()
+        policy = Policy("+".join(each.name for each in named), Always(), slots)
+        return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
 def resolve(
@@ -104,7 +118,11 @@ def _read(text: str) -> Named:
         raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
     row = POLICIES[name]
     preset, rest = _preset(name, row, rest)
-    return Named(name, row, preset | read_options(name, rest, row.rule_types | row.slot_types))
+    return Named(name, row, preset | read_options(name, rest, row.rule_types | _slot_types(row)))
+
+
+def _slot_types(row: Row) -> dict[str, Any]:
+    return {**row.slot_types, **({STATE: str} if row.places else {})}
 
 
 def _preset(name: str, row: Row, text: str) -> tuple[dict[str, Any], str]:
@@ -125,7 +143,7 @@ def _check_combination(first: Named, second: Named) -> None:
     if not first.row.places or not second.row.places:
         nothing = (second if first.row.places else first).name
         raise ValueError(f"policy {nothing} stands in for nothing; join it with no other one")
-    for each, known in ((first, first.row.rule_types), (second, second.row.slot_types)):
+    for each, known in ((first, first.row.rule_types), (second, _slot_types(second.row))):
         other = [key for key in each.options if key not in known]
         if other and not (each is first and first.row.is_placed):
             part = "rule" if each is first else "stand-in"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache.calibration import Calibration, Subject
-from .file import read_calibration
 
 FOLDER = "calibrations"
 
@@ -50,6 +49,8 @@ class Found:
         return each.why_not(subject)
 
     def _all(self) -> Iterator[Calibration]:
+        from .file import read_calibration  # with packages that a bench does without
+
         paths = [path for folder in self.folders for path in folder.glob("*.json")]
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             try:

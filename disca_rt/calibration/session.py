@@ -51,7 +51,7 @@ class Session:
         self.shape = shape = largest_shape(pipeline, first)
         self.runs = plan_runs(shape, budget, has_maps)
         trials = branch_trials(shape.config), impact_trials(shape.config, len(shape.rows))
-        self.trials = [each for each in trials if kept_bytes(each.policy, shape) <= budget]
+        self.trials = [each for each in trials if kept_bytes(each.policy, shape).device <= budget]
         self.left_out = [each.name for each in trials if each not in self.trials]
 
     @property

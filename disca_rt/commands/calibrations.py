@@ -30,10 +30,11 @@ def add_calibration_argument(group: argparse._ActionsContainer) -> None:
 def check_calibration(args: argparse.Namespace) -> None:
     """Raise ValueError for a file that is no calibration, or a policy that takes nothing of it."""
     from ..cache.policies import takes_calibration
-    from ..calibration.file import read_calibration
 
     if args.calibration in (None, NONE):
         return
+    from ..calibration.file import read_calibration
+
     read_calibration(Path(args.calibration))
     if args.policy is None or not takes_calibration(args.policy):
         raise ValueError(
@@ -44,12 +45,15 @@ def check_calibration(args: argparse.Namespace) -> None:
 
 def choose_calibrations(args: argparse.Namespace, *beside: Path) -> "Calibrations | None":
     """The calibration that is named, or those beside models in folders `beside`, and the user's."""
-    from ..calibration.file import read_calibration
     from ..calibration.places import search
 
     if args.calibration == NONE:
         return None
-    return search(*beside) if args.calibration is None else read_calibration(Path(args.calibration))
+    if args.calibration is None:
+        return search(*beside)
+    from ..calibration.file import read_calibration
+
+    return read_calibration(Path(args.calibration))
 
 
 def folders_beside(args: argparse.Namespace) -> list[Path]:

@@ -39,7 +39,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("teacache", r"must be one of \['disca', 'full', 'hermite', 'reuse', 'taylor'\], got 't"),
+        ("teacash", r"must be one of \['.*'disca', .*'full', .*'taylor'.*\], got 't"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
@@ -94,7 +94,7 @@ def test_what_policies_keep(name: str, tensors: int) -> None:
     placed = CONFIG, torch.bfloat16, torch.device("cpu")
     shape = SampleShape(*placed, (2, 2, 2, 4, 4), 8, ((5, 3), (5, 2)))
     both = 2 * (8 + 7) * CONFIG.hidden * 2
-    assert kept_bytes(policy, shape) == tensors * both
+    assert kept_bytes(policy, shape) == (tensors * both, 0)
     buffers = [b for of_pass in allocate(policy, shape) for slot in of_pass for b in slot.values()]
     assert sum(tensor.nbytes for each in buffers for tensor in each) == tensors * both
 
@@ -106,9 +106,17 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
         assert all(f"`{name}`" in documented for name in forms)
 
 
+NEEDED = {
+    "block-caching": "block-caching:curves=0.1",
+    "blockdance-ada": "blockdance-ada:rho=1,reuse=1",
+}
+"""Texts of policies that have an option without a default."""
+
+
 def test_every_row_builds() -> None:
     for name in POLICIES:
-        policy = build_policy(name, PARTS, step_list=(0,))
+        text = NEEDED.get(name, name)
+        policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name
-        assert policy == build_policy(name, PARTS, step_list=(0,))
-        assert hash(policy) == hash(build_policy(name, PARTS, step_list=(0,)))
+        assert policy == build_policy(text, PARTS, step_list=(0,))
+        assert hash(policy) == hash(build_policy(text, PARTS, step_list=(0,)))
