@@ -1,8 +1,8 @@
 """Rows of the table of policies: which rules, placements and stand-ins make up a method.
 
 Options are the fields of all three; one name may be a field of several, which then all get it. A
-part with a class attribute `table` gets those that are left out from the calibration's table of
-that name.
+part with a class attribute `fitted_in` gets those that are left out from the calibration's table
+of that name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,21 +57,23 @@ class Row:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
     The first rule that has all the options given is taken. `about` says what the method is, `paper`
-    where it comes from. `presets` are named settings, options by name. `is_placed`: its rule plans
-    for its own slots, one by one, so that they go with it in a combination.
+    where it comes from. `defaults` are options by name where the method's differ from their fields'
+    own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
+    that they go with it in a combination.
     """
 
     rules: tuple[type[Rule], ...]
     places: tuple[Where, ...] = ()
     about: str = ""
     paper: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_placed: bool = False
 
     @property
     def follows_list(self) -> bool:
         """True where its full steps are a preset's step list, unless its own options say others."""
-        return self.rules[0] is Listed
+        return issubclass(self.rules[0], Listed)
 
     @property
     def tables(self) -> set[str]:
@@ -101,10 +103,10 @@ class Row:
         """The first rule that has all of `options`; ValueError says which options others need."""
         for rule in self.rules:
             known = _options_of(rule)
+            given = {**self.defaults, **_fitted(rule, parts), **options}
             needed = {key for key, each in known.items() if _is_needed(each)}
-            there = options.keys() | _fitted(rule, parts).keys()
-            if options.keys() <= known.keys() and needed <= there:
-                return _built(rule, options, parts)
+            if options.keys() <= known.keys() and needed <= given.keys():
+                return _built(rule, given, parts)
         ways = ", or ".join(_ways(rule) for rule in self.rules)
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
@@ -116,6 +118,7 @@ class Row:
     def slots(self, options: Mapping[str, Any], parts: Parts) -> tuple[Slot, ...]:
         """Its slots in a model."""
         slots: list[Slot] = []
+        options = {**self.defaults, **options}
         for placement, stand_in in self.places:
             sites = _built(placement, options, parts).sites(parts.config)
             built = _built(stand_in, options, parts)
@@ -136,7 +139,7 @@ def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:
 
 
 def _table(part: type) -> str | None:
-    return getattr(part, "table", None)
+    return getattr(part, "fitted_in", None)
 
 
 def _fitted(part: type, parts: Parts) -> dict[str, Any]:

@@ -45,16 +45,20 @@ def _magcache(records: Records) -> Values:
     """Ratios of the conditional pass, and of the unconditional one where there is one."""
     values = {"mag_ratios": fit_magnitudes(records.ratios("residual/row_size/0"))}
     if records.passes == 2:
-        values["mag_ratios_uncond"] = fit_magnitudes(records.ratios("residual/row_size/1"))
+        values["mag_ratios_2"] = fit_magnitudes(records.ratios("residual/row_size/1"))
     return values
 
 
 def _block_caching(records: Records) -> Values:
-    """Curves of each block's change, and of each branch, both of the conditional pass."""
+    """Changes of the blocks at every step, of step 0 first; and curves of each branch.
+
+    Both are of the conditional pass.
+    """
     blocks = [name.rsplit("/", 1)[1] for name in records.names("block/l1/0/")]
+    curves = [_curve(records, "block", each) for each in blocks]
     branches = [name.removeprefix("branch/l1/0/") for name in records.names("branch/l1/0/")]
     return {
-        "curves": tuple(_curve(records, "block", each) for each in blocks),
+        "curves": tuple(change for step in zip(*curves, strict=True) for change in step),
         "branches": tuple(each.replace("/", ".") for each in branches),
         "branch_curves": tuple(_curve(records, "branch", each) for each in branches),
     }
@@ -104,15 +108,18 @@ def _ertacache(records: Records) -> Values:
     steps = fit_reuse_list(errors, THRESHOLD)
     return {
         "step_list": steps,
-        "scales": fit_scales(records.sum("residual/products"), steps),
+        "error_scale": fit_scales(records.sum("residual/products"), steps),
         "errors": tuple(map(tuple, errors.tolist())),
     }
 
 
 def _omnicache(records: Records) -> Values:
+    """Curvature by step; the mean gamma from 0 to 1, and that of each step."""
+    gamma = fit_gamma(records.sum("path/products"))
     return {
         "curvature": fit_curvature(records.stack("path/curvature")),
-        "gamma": fit_gamma(records.sum("path/products")),
+        "gamma": min(max(float(np.mean(gamma[1:-1] or (1.0,))), 0.0), 1.0),
+        "gammas": gamma,
     }
 
 

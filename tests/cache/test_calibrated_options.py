@@ -21,7 +21,7 @@ CONFIG = DiTConfig(hidden=48, heads=2, rope=(8, 8, 8))
 class Fitted(Listed):
     """A list that a table has, and an option that it has not."""
 
-    table: ClassVar[str] = "listed"
+    fitted_in: ClassVar[str] = "listed"
     threshold: float = 0.5
 
 

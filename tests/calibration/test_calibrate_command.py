@@ -7,12 +7,14 @@ from typing import ClassVar
 import pytest
 
 from disca_rt.cache import policies
+from disca_rt.cache.plan import Seen, Setting, StepPlan
 from disca_rt.cache.row import Row, everywhere
-from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.rule import Memoryless
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.calibration import record as recording
 from disca_rt.calibration.file import read_calibration
 from disca_rt.cli import main
+from disca_rt.schedule import Step
 from disca_rt.tiny.prompts import is_held_out, parse, training_prompts
 
 SMALL = ["--steps", "4", "--size", "16x16x2"]
@@ -20,10 +22,14 @@ PROMPT = "a red circle moving left"
 
 
 @dataclass(frozen=True)
-class Fitted(Listed):
-    """Follows the list of ERTACache's table."""
+class Fitted(Memoryless):
+    """Follows the list of ERTACache's table, and never a preset's."""
 
-    table: ClassVar[str] = "ertacache"
+    fitted_in: ClassVar[str] = "ertacache"
+    step_list: tuple[int, ...]
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
+        return setting.full if step.index in self.step_list else setting.predicted
 
 
 @pytest.fixture(autouse=True)

@@ -197,7 +197,7 @@ def test_the_usual_place_is_the_users_cache(monkeypatch, tmp_path: Path) -> None
 
 
 class Fitted(Listed):
-    table = "listed"
+    fitted_in = "listed"
 
 
 @pytest.fixture
