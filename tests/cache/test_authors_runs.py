@@ -10,8 +10,16 @@ from golden_vectors import relative_error
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
+    "fora": lambda options: f"fora:{_text(options)}",
+    "pab": lambda options: f"pab:{_text(options)}",
 }
 """The policy's text by method, from the options of a run of the authors' code."""
+
+
+def _text(options: dict[str, Any]) -> str:
+    """Options as a policy's text has them."""
+    lists = {key: each if isinstance(each, list) else [each] for key, each in options.items()}
+    return ",".join(f"{key}={','.join(map(str, values))}" for key, values in lists.items())
 
 
 @pytest.mark.parametrize(

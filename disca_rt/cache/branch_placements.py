@@ -1,0 +1,76 @@
+"""Placements on branches: which of them are one slot, that is, are computed or reused together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..config import DiTConfig
+from .site import DOUBLE, SINGLE, Site
+
+ATTENTIONS, MLPS = (
+    tuple(name for name in (*DOUBLE, *SINGLE) if name.endswith(kind)) for kind in ("attn", "mlp")
+)
+KINDS = "transformer_blocks", "single_transformer_blocks"
+OPEN_SORA_BLOCKS = 28
+
+
+@dataclass(frozen=True)
+class Broadcasts:
+    """PAB's slots: attention of all blocks and, with `mlp_timesteps`, MLPs of the first ones.
+
+    `identifiers` says in diffusers' names which attentions: "default" for those of all blocks,
+    "transformer_blocks" for double-stream ones, "single_transformer_blocks". Of MLPs Open-Sora
+    takes `mlp_blocks` of its 28 blocks; in a model of others their share (choice).
+    """
+
+    identifiers: tuple[str, ...] = ("default",)
+    mlp_timesteps: tuple[float, ...] = ()
+    mlp_blocks: int = 5
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        blocks = config.double + config.single
+        start, stop = self._attentions(config)
+        sites = [Site("branch", start, stop, ATTENTIONS)]
+        if self.mlp_timesteps:
+            if not 1 <= self.mlp_blocks <= OPEN_SORA_BLOCKS:
+                raise ValueError(
+                    f"mlp_blocks must be from 1 to {OPEN_SORA_BLOCKS}, got {self.mlp_blocks}"
+                )
+            share = max(1, round(self.mlp_blocks / OPEN_SORA_BLOCKS * blocks))
+            sites.append(Site("branch", 0, share, MLPS))
+        return sites
+
+    def _attentions(self, config: DiTConfig) -> tuple[int, int]:
+        """The first block whose attention is broadcast, and the one after the last."""
+        named, blocks = {*self.identifiers}, config.double + config.single
+        if named == {"default"} or named == {*KINDS}:
+            return 0, blocks
+        ranges = dict(zip(KINDS, ((0, config.double), (config.double, blocks)), strict=True))
+        start, stop = ranges.get(self.identifiers[0], (0, 0)) if len(named) == 1 else (0, 0)
+        if start == stop:
+            raise ValueError(
+                f"identifiers must be default, or names of {KINDS} that the model has, "
+                f"got {','.join(self.identifiers)}"
+            )
+        return start, stop
+
+
+@dataclass(frozen=True)
+class BranchPairs:
+    """A slot for each gate of L2C: a double-stream block's attentions, its MLPs; a single block.
+
+    In the order of the blocks, attention before MLP; image and text go together. Attention and MLP
+    of a single-stream block are one branch here (choice): they run in parallel, and are kept as one
+    tensor of S·C.
+    """
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return list(pairs(config))
+
+
+def pairs(config: DiTConfig) -> Iterator[Site]:
+    """The sites of `BranchPairs`."""
+    for block in range(config.double):
+        for kind in ("attn", "mlp"):
+            yield Site("branch", block, block + 1, (f"img_{kind}", f"txt_{kind}"))
+    for block in range(config.double, config.double + config.single):
+        yield Site("branch", block, block + 1, ("total",))
