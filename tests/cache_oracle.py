@@ -12,11 +12,12 @@ from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.models.blocks import Branch, Compute
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
-from disca_rt.tokens import StepContext
+from disca_rt.tokens import StepContext, Vector
 
 
 class Oracle:
@@ -147,9 +148,10 @@ class Hook:
     def __init__(self, oracle: Oracle, number: int, index: int) -> None:
         self.oracle, self.number, self.index = oracle, number, index
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
         if not branch_sites:
-            return compute()
-        place = self.index, name
-        return self.oracle.at(branch_sites[0], self.number, compute, None, place=place)
+            return Branch(compute(None), gate)
+        place, computed = (self.index, name), partial(compute, None)
+        value = self.oracle.at(branch_sites[0], self.number, computed, None, place=place)
+        return Branch(value, gate)

@@ -41,6 +41,18 @@ class Linear(nn.Linear):
         """`weight·x + bias` of `rows`: `[..., K]` -> `[..., N]`."""
         return F.linear(x, *self.dense(rows))
 
+    def into(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """`weight·x + bias` of `x [B, S, K]`. `out`: preferred destination, may be ignored."""
+        dense = None if out is None or torch.is_grad_enabled() else self.dense()
+        if dense is None:
+            return self(x)
+        weight, bias = dense
+        whole = x.is_contiguous() and out.is_contiguous()  # as F.linear does it, to the bit
+        pairs = [(x.flatten(0, 1), out.flatten(0, 1))] if whole else zip(x, out, strict=True)
+        for rows, out_rows in pairs:
+            torch.addmm(bias, rows, weight.T, out=out_rows)
+        return out
+
 
 class Rows:
     """The operand of some `rows` of `linear`, which has to be kept by someone else.

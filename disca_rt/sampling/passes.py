@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,8 +13,8 @@ from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import SINGLE
 from ..cache.stand_in import Kept, Moment
-from ..models.blocks import Branches, run_blocks
-from ..tokens import StepContext
+from ..models.blocks import Branch, Branches, Compute, run_blocks
+from ..tokens import StepContext, Vector
 from .probes import sums
 
 
@@ -75,11 +76,11 @@ class SlotsOfPass(NamedTuple):
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
 
-    def out(self, slot: int | None) -> Tensor | None:
-        """The buffer in which the value of `slot` may be computed, if it is not looked at."""
-        if slot is None or slot in self.looked.probes:
+    def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
+        """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""
+        if slot is None or slot in self.looked.probes or self.acts[slot] != Act.KEEP:
             return None
-        return self.slots[slot].stand_in.out(self.kept[slot][WHOLE])
+        return self.slots[slot].stand_in.out(self.kept[slot][place])
 
     def branches(self, blocks: int, context: StepContext) -> list[Branches | None] | None:
         """The replacements of branches in each of `blocks` blocks; None where there are none."""
@@ -110,11 +111,12 @@ class BranchSlots:
         self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
         self.names = slots.keys()
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
-            return compute()
-        place = self._block, name
-        return self._pass.use(self._slots[name], compute, None, self._context, place)
+            return Branch(compute(None), gate)
+        slot, place = self._slots[name], (self._block, name)
+        computed = partial(compute, self._pass.out(slot, place))
+        return Branch(self._pass.use(slot, computed, None, self._context, place), gate)
 
 
 def run_middle(
