@@ -17,7 +17,7 @@ from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
-from disca_rt.tokens import StepContext, Vector
+from disca_rt.tokens import StepContext, Vector, groups, with_groups
 
 
 class Oracle:
@@ -96,6 +96,7 @@ class Oracle:
             for i, (each, _) in enumerate(self.policy.slots)
             if each.level == site.level
             and (site.level != "blocks" or each.start == site.start)
+            and (site.level != "branch" or each == site)
             and self.plan.passes[number][i] != Act.RUN
         ]
 
@@ -153,5 +154,9 @@ class Hook:
         if not branch_sites:
             return Branch(compute(None), gate)
         place, computed = (self.index, name), partial(compute, None)
-        value = self.oracle.at(branch_sites[0], self.number, computed, None, place=place)
+        at = partial(self.oracle.at, branch_sites[0], self.number)
+        value = at(computed, None, place=place)
+        if branch_sites[0].gated:
+            old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
+            gate = with_groups(gate, old)
         return Branch(value, gate)

@@ -23,16 +23,21 @@ class Probe(NamedTuple):
 
     `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
     "tokens" (after `block` blocks), "residual" ("tokens" less those after `since` blocks, image
-    rows), "latents" (before the step), "patches" (of a pass), "velocity" (guided, in latent space)
-    or "slot" (the value that the slot numbered `block` computes under CHECK or KEEP).
+    rows), "latents" (before the step), "patches" (of a pass), "velocity" (guided, in latent space),
+    "slot" (the value that the slot numbered `block` computes under CHECK or KEEP) or "score" (the
+    mean over image rows of what the rule's linear head of `slot` makes of the modulated input of
+    that slot's branch, from the tokens after `block` blocks; against "head").
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
     that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
     for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
-    of `sampling.probes.NORMS`. Tensors of one pass are those of pass number `which_pass`.
+    of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to frame. Tensors of
+    one pass are those of pass number `which_pass`.
     """
 
-    of: Literal["modulated", "tokens", "residual", "latents", "patches", "velocity", "slot"]
-    against: Literal["previous", "kept", "before", "stand-in", "conditional"] = "previous"
+    of: Literal[
+        "modulated", "tokens", "residual", "latents", "patches", "velocity", "slot", "score"
+    ]
+    against: Literal["previous", "kept", "before", "stand-in", "conditional", "head"] = "previous"
     norm: str = "l1"
     block: int = 0
     which_pass: int = 0

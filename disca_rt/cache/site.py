@@ -28,7 +28,8 @@ class Site(NamedTuple):
     """A place of one of four levels.
 
     "blocks": the joint tokens after the blocks numbered `start` to `stop` - 1. "branch": in each of
-    these blocks, each branch of `names`, the tensor before its gate. "guidance": the velocity
+    these blocks, each branch of `names`, the tensor before its gate; where `gated`, its gate of
+    then goes with it, so that what is added to the tokens is as it was. "guidance": the velocity
     patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
     pass runs.
     """
@@ -37,6 +38,7 @@ class Site(NamedTuple):
     start: int = 0
     stop: int = 0
     names: tuple[str, ...] = ()
+    gated: bool = False
 
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
@@ -67,6 +69,9 @@ class Site(NamedTuple):
         unknown = [name for name in self.names if name not in (*DOUBLE, *SINGLE)]
         if unknown:
             raise ValueError(f"a branch must be one of {[*DOUBLE, *SINGLE]}, got {unknown[0]!r}")
+        halves = [name for name in self.names if name in ("attn", "mlp")]
+        if self.gated and halves:
+            raise ValueError(f"branch {halves[0]} has no gate of its own; let the site have total")
         here = {*(DOUBLE if self.start < dit.double else ())}
         here |= {*(SINGLE if self.stop > dit.double else ())}
         if self.level == "branch" and not here & {*self.names}:

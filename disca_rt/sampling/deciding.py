@@ -89,6 +89,9 @@ class Deciding:
             self._under[probe.which_pass] = under
         key = "ask", probe, None if under is None else under.passes
         tensors = self._with_numbers(() if under is None else under.given)
+        if probe.of == "score":
+            head = loop.rule.head(self._step.index, probe.slot)
+            tensors = tensors._replace(head=head.to(tensors.latents.device))
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
         if begun is not None:
@@ -172,6 +175,8 @@ class Deciding:
 
     def _is_whole(self, probe: Probe) -> bool:
         """True where every rank has the whole tensor that a probe looks at."""
+        if probe.norm == "motion":
+            return True
         if probe.of == "slot":
             return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
         return probe.of in ("latents", "patches", "velocity")

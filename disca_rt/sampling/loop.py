@@ -57,7 +57,9 @@ class Loop:
         self.sampler, self.policy, self.rule = sampler, sampler.policy, sampler.policy.rule
         self.sharding, self._mark = sampler.forward.sharding, sampler.mark
         self.setting, self.table = setting, table
-        self._prepared, self._graphs = tuple(prepared), graphs
+        # Decisions of every block have more outcomes than a runner keeps captures.
+        is_captured = all(probe.of != "score" for probe in self.rule.probes)
+        self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)

@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..cache.kept import WHOLE, Place
+from ..cache.kept import GATE_GROUPS, WHOLE, Place, gate_of
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.site import SINGLE
+from ..cache.site import DOUBLE, SINGLE
 from ..cache.stand_in import Kept, Moment
 from ..models.blocks import Branch, Branches, Compute, run_blocks
-from ..tokens import StepContext, Vector
-from .probes import sums
+from ..models.row_groups import gate_rows
+from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
+from .probes import motion, sums
+
+BRANCHES = {**DOUBLE, **SINGLE}
 
 
 class Begun(NamedTuple):
@@ -35,9 +38,11 @@ class Begun(NamedTuple):
 class Looked:
     """Measurements of one pass: `tokens` after blocks by number, and its `patches`.
 
-    `probes` are those of slots, by slot; `sums` are theirs.
+    `probes` are those of slots, by slot; `sums` are theirs. `gather` gives the image rows of all
+    ranks.
     """
 
+    gather: Callable[[Tensor, TokenLayout], Tensor]
     probes: dict[int, tuple[Probe, ...]] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[Probe, Tensor] = field(default_factory=dict)
@@ -60,8 +65,12 @@ class SlotsOfPass(NamedTuple):
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
+        gates: tuple[Vector, Vector] | None = None,
     ) -> Tensor:
-        """The value at a place of `slot`, by its act; `compute` gives the computed one."""
+        """The value at a place of `slot`, by its act; `compute` gives the computed one.
+
+        Probes see it times the first of `gates`, and the stand-in's times the second.
+        """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
         at = Moment(entering, context, self.numbers[slot])
         if act == Act.STAND_IN:
@@ -70,11 +79,48 @@ class SlotsOfPass(NamedTuple):
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
         is_joint = place == WHOLE or place[1] in SINGLE
         for probe in probes:
-            pair = sums(probe, value, instead, context if is_joint else None)
+            pair = self._sums(probe, value, instead, context, is_joint, gates)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
+
+    def _sums(
+        self,
+        probe: Probe,
+        value: Tensor,
+        instead: Tensor,
+        context: StepContext | None,
+        is_joint: bool,
+        gates: tuple[Vector, Vector] | None,
+    ) -> Tensor:
+        """The two sums of a probe of a slot."""
+        if gates is not None:
+            value, instead = (
+                gate_rows(each, gate) for each, gate in zip((value, instead), gates, strict=True)
+            )
+        if probe.norm == "motion":
+            layout = context.layout
+            return motion(self.looked.gather(value[:, : layout.img_len], layout), layout)
+        return sums(probe, value, instead, context if is_joint else None)
+
+    def use_branch(
+        self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
+    ) -> Branch:
+        """A branch by the act of `slot`, with the gate that goes with it."""
+        computed = partial(compute, self.out(slot, place))
+        if not self.slots[slot].site.gated:
+            return Branch(self.use(slot, computed, None, context, place), gate)
+        act, stand_in = self.acts[slot], self.slots[slot].stand_in
+        kept, at = self.kept[slot][gate_of(place)], Moment(None, context, self.numbers[slot])
+        is_replaced = act in (Act.STAND_IN, Act.CHECK)
+        gates = None
+        if is_replaced or slot in self.looked.probes:
+            gates = gate, with_groups(gate, stand_in.value(kept, at))
+        value = self.use(slot, computed, None, context, place, gates)
+        if act == Act.KEEP:
+            stand_in.keep(kept, groups(gate, GATE_GROUPS), at)
+        return Branch(value, gates[1] if is_replaced else gate)
 
     def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
         """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""
@@ -94,7 +140,7 @@ class SlotsOfPass(NamedTuple):
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
-                if block < blocks:
+                if block < blocks and name in BRANCHES:
                     slots_of[block][name] = i
         return [
             BranchSlots(self, i, slots, context) if slots else None
@@ -114,9 +160,8 @@ class BranchSlots:
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
             return Branch(compute(None), gate)
-        slot, place = self._slots[name], (self._block, name)
-        computed = partial(compute, self._pass.out(slot, place))
-        return Branch(self._pass.use(slot, computed, None, self._context, place), gate)
+        place = self._block, name
+        return self._pass.use_branch(self._slots[name], compute, gate, self._context, place)
 
 
 def run_middle(
