@@ -74,3 +74,36 @@ def pairs(config: DiTConfig) -> Iterator[Site]:
             yield Site("branch", block, block + 1, (f"img_{kind}", f"txt_{kind}"))
     for block in range(config.double, config.double + config.single):
         yield Site("branch", block, block + 1, ("total",))
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Two slots: the attentions of all blocks, and their MLPs."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("branch", 0, config.double + config.single, k) for k in (ATTENTIONS, MLPS)]
+
+
+@dataclass(frozen=True)
+class GatedAround:
+    """All branches with their gates, in slots of which the first is the image attention of `block`.
+
+    Choice: the authors measure at block 13 of Open-Sora's 28; here it is the block at that share
+    of the model, or the last double-stream one before it: number 19 of HunyuanVideo 1.0.
+    """
+
+    block: int | None = None
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        if config.double == 0:
+            raise ValueError("adacache measures a double-stream block, and the model has none")
+        at, blocks = self.block, config.double + config.single
+        if at is None:
+            at = min(round(13 / OPEN_SORA_BLOCKS * blocks), config.double - 1)
+        if not 0 <= at < config.double:
+            raise ValueError(f"block must be from 0 to {config.double - 1}, got {at}")
+        others = tuple(name for name in DOUBLE if name != "img_attn")
+        whole = (*DOUBLE, "total")
+        sites = [Site("branch", at, at + 1, names, gated=True) for names in (("img_attn",), others)]
+        ranges = ((0, at), (at + 1, blocks))
+        return sites + [Site("branch", *each, whole, True) for each in ranges if each[0] < each[1]]

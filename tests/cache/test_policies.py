@@ -106,8 +106,11 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
         assert all(f"`{name}`" in documented for name in forms)
 
 
+NEED_A_FILE = "l2c", "harmonica", "lazydit"
+
+
 def test_every_row_builds() -> None:
-    for name in POLICIES:
+    for name in POLICIES.keys() - NEED_A_FILE:
         policy = build_policy(name, PARTS, step_list=(0,))
         assert policy.name == name
         assert policy == build_policy(name, PARTS, step_list=(0,))
