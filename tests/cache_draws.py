@@ -153,7 +153,7 @@ def draws(draw: st.DrawFn) -> Draw:
     level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
-    branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES)]
+    branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES, PART)]
     branches.append(branches[0]._replace(gated=True))
     site = {
         "blocks": Site("blocks", start, stop),
@@ -198,11 +198,12 @@ def draws(draw: st.DrawFn) -> Draw:
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+PART = "txt_attn", "img_mlp", "mlp_part"
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind
 
 PLACED = (
     "pab:mlp_timesteps=900,500,mlp_blocks=14,spatial_attention_timestep_skip_range=0,1001",
-    "feb-cache:interval=2",
+    "feb-cache:interval=2,a=1.02,b=0.98",
     "adacache:codebook=0.3:3,1.0:2,9.0:1",
     "adacache:codebook=0.3:3,1.0:2,9.0:1,apply_moreg=true",
     "l2c:gates={file},thres=0.5",

@@ -45,7 +45,7 @@ class Oracle:
                 lambda x=latents, i=inputs: self.guided(x, i, prepared),
                 latents,
             )
-            latents = latents + velocity * (step.sigma_next - step.sigma)
+            latents = latents + velocity * (step.sigma_next - step.sigma) * plan.scale
             if prepared[0].first is not None:
                 latents[:, :, :1] = prepared[0].first.latents
         return latents
@@ -144,18 +144,17 @@ class Oracle:
 class Hook:
     """The slots on branches of one block."""
 
-    names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
-
     def __init__(self, oracle: Oracle, number: int, index: int) -> None:
         self.oracle, self.number, self.index = oracle, number, index
+        self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
         if not branch_sites:
-            return Branch(compute(None), gate)
-        place, computed = (self.index, name), partial(compute, None)
+            return Branch(compute(), gate)
+        place = self.index, name
         at = partial(self.oracle.at, branch_sites[0], self.number)
-        value = at(computed, None, place=place)
+        value = at(compute, None, place=place)
         if branch_sites[0].gated:
             old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
             gate = with_groups(gate, old)

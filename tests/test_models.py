@@ -180,7 +180,7 @@ def test_time_r_is_averaged_in_1_0_and_summed_in_1_5(golden: Golden, dit: DiT) -
 class AllBranches:
     """Stands between a block and each of its branches."""
 
-    names = (*DOUBLE, *SINGLE)
+    names = frozenset((*DOUBLE, *SINGLE))
 
 
 def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
@@ -194,7 +194,7 @@ def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
         class Seeing(AllBranches):
             def __call__(self, name, compute, gate=None, seen=seen):
                 seen.append(name)
-                return Branch(compute(None), gate)
+                return Branch(compute(), gate)
 
         stream = (PendingSum(tokens),)
         hooked, plain = (
@@ -224,7 +224,7 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
 
     class Keep(AllBranches):
         def __call__(self, name, compute, gate=None):
-            kept[name] = compute(None)
+            kept[name] = compute()
             return Branch(kept[name], gate)
 
     class Replace(AllBranches):

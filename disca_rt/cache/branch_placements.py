@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config import DiTConfig
-from .site import DOUBLE, SINGLE, Site
+from .site import DOUBLE, Site
 
-ATTENTIONS, MLPS = (
-    tuple(name for name in (*DOUBLE, *SINGLE) if name.endswith(kind)) for kind in ("attn", "mlp")
-)
+ATTENTIONS = "img_attn", "txt_attn", "attn"
+MLPS = "img_mlp", "txt_mlp", "mlp_part"
 KINDS = "transformer_blocks", "single_transformer_blocks"
 OPEN_SORA_BLOCKS = 28
 
@@ -78,10 +77,16 @@ def pairs(config: DiTConfig) -> Iterator[Site]:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Two slots: the attentions of all blocks, and their MLPs."""
+    """Two slots: the attentions of all blocks, and their MLPs.
+
+    Of single-stream blocks what each half adds to the tokens: one S·C, where the MLP's hidden
+    values would be four, and neither product with `linear2` is left where both are reused.
+    """
 
     def sites(self, config: DiTConfig) -> list[Site]:
-        return [Site("branch", 0, config.double + config.single, k) for k in (ATTENTIONS, MLPS)]
+        blocks = config.double + config.single
+        attentions = "img_attn", "txt_attn", "attn_part"
+        return [Site("branch", 0, blocks, each) for each in (attentions, MLPS)]
 
 
 @dataclass(frozen=True)

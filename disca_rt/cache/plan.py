@@ -101,7 +101,8 @@ class StepPlan(NamedTuple):
 
     A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
     are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device:
-    plans that differ in them alone share a graph. Reports count and time steps by their `label`; no
+    plans that differ in them alone share a graph, and so do those of another `scale`: the step's
+    velocity counts so many times. Reports count and time steps by their `label`; no
     computation depends on it.
     """
 
@@ -109,11 +110,12 @@ class StepPlan(NamedTuple):
     label: str = FULL
     watch: tuple[Probe, ...] = ()
     given: tuple[float, ...] = ()
+    scale: float = 1.0
 
     @property
     def decisive(self) -> tuple[object, ...]:
         """All that decides the latents after the step: equal ones give the same."""
-        return self.passes, self.given
+        return self.passes, self.given, self.scale
 
     def keeps(self) -> bool:
         """True where any slot keeps something."""

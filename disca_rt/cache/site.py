@@ -20,8 +20,18 @@ DOUBLE = {
     "img_mlp": BranchForm("img"),
     "txt_mlp": BranchForm("txt"),
 }
-SINGLE = {"attn": BranchForm("joint"), "mlp": BranchForm("joint", 4), "total": BranchForm("joint")}
-"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins."""
+SINGLE = {
+    "attn": BranchForm("joint"),
+    "mlp": BranchForm("joint", 4),
+    "total": BranchForm("joint"),
+    "attn_part": BranchForm("joint"),
+    "mlp_part": BranchForm("joint"),
+}
+"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins, their
+parts what each of them adds to it."""
+
+WITHIN = {"total": {*SINGLE}, "attn_part": {"attn"}, "mlp_part": {"mlp"}}
+"""The branches that others are made of."""
 
 
 class Site(NamedTuple):
@@ -45,11 +55,11 @@ class Site(NamedTuple):
         return self.level == "branch" and self.start <= block < self.stop and name in self.names
 
     def shares_branch(self, other: "Site") -> bool:
-        """True where both have a branch in common, or one has a half of the other's `total`."""
+        """True where both have a branch in common, or one has what another's is made of."""
         if self.level != "branch" or other.level != "branch":
             return False
         ours, theirs = (
-            {*site.names, *(("attn", "mlp") if "total" in site.names else ())}
+            {*site.names}.union(*(WITHIN.get(name, ()) for name in site.names))
             for site in (self, other)
         )
         is_apart = self.stop <= other.start or other.stop <= self.start
@@ -69,7 +79,7 @@ class Site(NamedTuple):
         unknown = [name for name in self.names if name not in (*DOUBLE, *SINGLE)]
         if unknown:
             raise ValueError(f"a branch must be one of {[*DOUBLE, *SINGLE]}, got {unknown[0]!r}")
-        halves = [name for name in self.names if name in ("attn", "mlp")]
+        halves = [name for name in self.names if name in SINGLE and name != "total"]
         if self.gated and halves:
             raise ValueError(f"branch {halves[0]} has no gate of its own; let the site have total")
         here = {*(DOUBLE if self.start < dit.double else ())}

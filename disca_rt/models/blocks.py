@@ -5,7 +5,7 @@ same signature, so all blocks, a range of them or none can run. `branches` may p
 place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from .linear import Linear, qkv_linear
 from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
 
 T = TypeVar("T")
+PARTS = "attn_part", "mlp_part"
+
 Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
 
@@ -29,17 +31,17 @@ class Branch(NamedTuple):
     gate: Vector | None
 
 
-Compute = Callable[[Tensor | None], Tensor]
-"""Computes a branch; its argument is a preferred destination, may be ignored."""
+Compute = Callable[..., Tensor]
+"""Computes a branch; `out`, where it takes one, is a preferred destination, may be ignored."""
 
 
 class Branches(Protocol):
     """Stands between a block and its branches, the tensors before their gates."""
 
-    names: Collection[str]  # the branches that it changes anything of
+    names: Set[str]  # the branches that it changes anything of
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
-        """The branch `name`: `compute(None)` and `gate`, or something in the place of either.
+        """The branch `name`: `compute()` and `gate`, or something in the place of either.
 
         Where the value has another in its place, `compute` never runs.
         """
@@ -159,12 +161,16 @@ class DoubleStreamBlock(nn.Module):
         img, txt = (self._entered(part, mod[:2]) for part, mod in zip(parts, mods, strict=True))
         joint = once(lambda: self._attend(img.normed(), txt.normed(), context))
         img_proj, txt_proj = self.img_attn_proj, self.txt_attn_proj
-        img_attn = branches("img_attn", lambda out: img_proj.into(joint()[0], out), img_mod[2])
-        txt_attn = branches("txt_attn", lambda out: txt_proj.into(joint()[1], out), txt_mod[2])
+        img_attn = branches("img_attn", lambda out=None: img_proj.into(joint()[0], out), img_mod[2])
+        txt_attn = branches("txt_attn", lambda out=None: txt_proj.into(joint()[1], out), txt_mod[2])
         img_2 = self._entered(PendingSum(img.sum(), *img_attn), img_mod[3:5])
         txt_2 = self._entered(PendingSum(txt.sum(), *txt_attn), txt_mod[3:5])
-        img_mlp = branches("img_mlp", lambda out: self.img_mlp(img_2.normed(), out), img_mod[-1])
-        txt_mlp = branches("txt_mlp", lambda out: self.txt_mlp(txt_2.normed(), out), txt_mod[-1])
+        img_mlp = branches(
+            "img_mlp", lambda out=None: self.img_mlp(img_2.normed(), out), img_mod[-1]
+        )
+        txt_mlp = branches(
+            "txt_mlp", lambda out=None: self.txt_mlp(txt_2.normed(), out), txt_mod[-1]
+        )
         return PendingSum(img_2.sum(), *img_mlp), PendingSum(txt_2.sum(), *txt_mlp)
 
     def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
@@ -198,7 +204,8 @@ class DoubleStreamBlock(nn.Module):
 class SingleStreamBlock(nn.Module):
     """Attention and MLP in parallel over joint tokens (arXiv 2302.05442).
 
-    Branches: `attn` and `mlp` (before `linear2`) and `total` (after it).
+    Branches: `attn` and `mlp` (before `linear2`), `total` (after it), and `attn_part` and
+    `mlp_part`, what each half adds to `total`.
     """
 
     def __init__(
@@ -226,7 +233,7 @@ class SingleStreamBlock(nn.Module):
             lambda: materialise(stream, self.ops),
         )
         total = branches(
-            "total", lambda out: self._in_branches(joint.normed, context, branches, out), gate
+            "total", lambda out=None: self._in_branches(joint.normed, context, branches, out), gate
         )
         return (PendingSum(joint.sum(), *total),)
 
@@ -237,13 +244,29 @@ class SingleStreamBlock(nn.Module):
         branches: Branches,
         out: Tensor | None,
     ) -> Tensor:
+        def mlp() -> Tensor:
+            return branches("mlp", lambda: self._mlp(norm())).value
+
+        def attn(work: Overlap) -> Tensor:
+            return branches("attn", lambda: self._attend(norm(), context, work)).value
+
+        if not branches.names.isdisjoint(PARTS):
+            return self._in_parts(lambda: attn(NoOverlap()), mlp, branches)
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
-            mlp, _ = branches("mlp", lambda _: self._mlp(norm()))
-            attn, _ = branches("attn", lambda _: self._attend(norm(), context, NoOverlap()))
-            return self._join_halves(attn, [mlp], out)
-        half = _MLPHalf(self._mlp, norm())
-        attn, _ = branches("attn", lambda _: self._attend(norm(), context, half))
-        return self._join_halves(attn, half.finish(), out)
+            half = mlp()
+            return self._join_halves(attn(NoOverlap()), [half], out)
+        pieces = _MLPHalf(self._mlp, norm())
+        return self._join_halves(attn(pieces), pieces.finish(), out)
+
+    def _in_parts(
+        self, attn: Callable[[], Tensor], mlp: Callable[[], Tensor], branches: Branches
+    ) -> Tensor:
+        """`linear2` as the sum of what each half adds to it, either of which may be replaced."""
+        width, share = self.linear2.out_features, self.linear2.share
+        of_attn, of_mlp = slice(width), slice(width, None)
+        mlp_part, _ = branches("mlp_part", lambda out=None: share(mlp(), of_mlp, True, out))
+        attn_part, _ = branches("attn_part", lambda out=None: share(attn(), of_attn, False, out))
+        return attn_part + mlp_part
 
     def _mlp(self, x: Tensor) -> Tensor:
         return self.ops.linear_gelu(x, self.linear1.rows["extra"])

@@ -13,12 +13,13 @@ from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, SINGLE
 from ..cache.stand_in import Kept, Moment
-from ..models.blocks import Branch, Branches, Compute, run_blocks
+from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
 from ..models.row_groups import gate_rows
 from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
 from .probes import motion, sums
 
 BRANCHES = {**DOUBLE, **SINGLE}
+INTO = {*DOUBLE, "total", *PARTS}  # branches that end in a product, which may go into a buffer
 
 
 class Begun(NamedTuple):
@@ -108,7 +109,8 @@ class SlotsOfPass(NamedTuple):
         self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
     ) -> Branch:
         """A branch by the act of `slot`, with the gate that goes with it."""
-        computed = partial(compute, self.out(slot, place))
+        out = self.out(slot, place) if place[1] in INTO else None
+        computed = compute if out is None else partial(compute, out=out)
         if not self.slots[slot].site.gated:
             return Branch(self.use(slot, computed, None, context, place), gate)
         act, stand_in = self.acts[slot], self.slots[slot].stand_in
@@ -159,7 +161,7 @@ class BranchSlots:
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
-            return Branch(compute(None), gate)
+            return Branch(compute(), gate)
         place = self._block, name
         return self._pass.use_branch(self._slots[name], compute, gate, self._context, place)
 

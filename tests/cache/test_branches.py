@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from cache_draws import CONFIG, OPS, SCALE, Draw, Models, learned_file, models
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, models
 from cache_oracle import Oracle
 from disca_rt.cache.gate_file import FORMAT, write_gates
 from disca_rt.cache.plan import Act, Setting, StepPlan
@@ -19,9 +19,12 @@ from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
+from disca_rt.graphs.runner import GraphRunner
 from disca_rt.models.stream import materialise
 from disca_rt.schedule import Schedule, from_timesteps, shifted
+from disca_rt.work.flops import sample_flops
 from golden_vectors import relative_error
+from recorded import record
 
 PARTS = Parts(CONFIG, OPS)
 BIG = sketched(MODELS["hunyuan-video"])
@@ -86,7 +89,7 @@ def test_pab_broadcasts_mlps_after_some_steps() -> None:
     schedule = from_timesteps([1000, 900, 860, 840, 800, 780, 700, 600, 500])
     of_mlps = [RUN, RUN, KEEP, STAND_IN, STAND_IN, KEEP, STAND_IN, STAND_IN, RUN]
     assert acts(policy, schedule, slot=1) == of_mlps
-    assert policy.slots[1].site == Site("branch", 0, 2, ("img_mlp", "txt_mlp", "mlp"))
+    assert policy.slots[1].site == Site("branch", 0, 2, ("img_mlp", "txt_mlp", "mlp_part"))
 
 
 @pytest.mark.parametrize(
@@ -319,6 +322,37 @@ def test_a_file_that_changed_is_another_policy(tmp_path: Path) -> None:
         policies.append(build_policy(f"l2c:gates={path}", PARTS))
     assert policies[0] != policies[1]
     assert policies[0] == policies[2]
+
+
+def test_a_step_that_reuses_one_half_of_single_blocks_does_the_others_work() -> None:
+    """Attention reused leaves MLPs with their share of linear2, and the other way round."""
+    dit = MODELS["hunyuan-video"]
+    policy = build_policy("feb-cache:states=0,1,2,3", BIG)
+    plans = policy.known_plans(Setting(tuple(shifted(4, 7.0)), 1, 2))
+    size = (16, 33, 88, 88)
+    full, mlp, ends, attention = (sample_flops(policy, [p], dit, size, (256,)) for p in plans)
+    tokens, width = 33 * 44 * 44 + 256, dit.hidden
+    assert mlp - ends == 60 * 2 * tokens * 8 * width**2  # both products, 4 wide
+    assert attention - ends == full - mlp
+    assert attention - ends == 60 * (2 * tokens * 4 * width**2 + 4 * tokens**2 * width)
+
+
+def test_noise_of_feb_cache_is_scaled_by_its_level(eager: Models) -> None:
+    """The velocity times a above the timestep T0, times b below, eagerly and as one graph."""
+    text = "feb-cache:states=0,2,0,2,a=1.02,b=0.98,T0=700"
+    draw = drawn(text, 4)
+    latents, plans = eager.sample(draw)
+    assert relative_error(latents, written_out(eager, draw, plans)[0]) <= 1e-4
+    scales = [1.02 if step.t > 700 else 0.98 for step in draw.schedule]
+    assert [plan.scale for plan in plans] == scales
+    assert {*scales} == {1.02, 0.98}
+    unscaled, _ = eager.sample(drawn("feb-cache:states=0,2,0,2", 4))
+    assert not torch.equal(unscaled, latents)
+    captured = models(graphs=GraphRunner(CPU, record))
+    for seed in range(3):
+        again = draw._replace(seed=seed)
+        for watched in (False, True):
+            assert torch.equal(captured.sample(again, watched)[0], eager.sample(again)[0])
 
 
 def test_states_of_feb_cache(eager: Models) -> None:

@@ -18,10 +18,16 @@ class States(Memoryless):
     is reused and attention computed, which the paper has early and the code nowhere. `states` has
     one for each step. Without any: choice of ours after the paper, by thirds of the steps: 0 at
     every `interval`-th step; between those 3 in the first third, 2 in the second, 1 in the last.
+    The model's output counts `a` times where 1000·sigma is above `T0`, `b` times elsewhere: the
+    paper's scaling of the predicted noise, of which no values are published; the code divides the
+    output of all steps by delta, 1/`a` = 1/`b`. Choice: here the output is a velocity.
     """
 
     states: tuple[int, ...] = ()
     interval: int = 3
+    a: float = 1.0
+    b: float = 1.0
+    T0: float = 500.0
 
     def __post_init__(self) -> None:
         wrong = [state for state in self.states if state not in COMPUTED]
@@ -30,6 +36,8 @@ class States(Memoryless):
                 f"states must be of {[*COMPUTED]} and begin with 0, got "
                 f"{','.join(map(str, self.states))}"
             )
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"a and b must be above 0, got {self.a} and {self.b}")
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1, got {self.interval}")
 
@@ -42,7 +50,8 @@ class States(Memoryless):
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         computed = COMPUTED[self._state(setting, step)]
         acts = tuple(Act.KEEP if each else Act.STAND_IN for each in computed)
-        return StepPlan((acts,) * setting.passes, label_of(acts))
+        scale = self.a if step.t > self.T0 else self.b
+        return StepPlan((acts,) * setting.passes, label_of(acts), scale=scale)
 
     def _state(self, setting: Setting, step: Step) -> int:
         if self.states:
