@@ -91,22 +91,22 @@ class Kinds:
 
 @dataclass(frozen=True)
 class GatedAround:
-    """All branches with their gates, in slots of which the first is the image attention of `block`.
+    """All branches with their gates, in slots of which the first is `cache_loc`'s image attention.
 
     Choice: the authors measure at block 13 of Open-Sora's 28; here it is the block at that share
     of the model, or the last double-stream one before it: number 19 of HunyuanVideo 1.0.
     """
 
-    block: int | None = None
+    cache_loc: int | None = None
 
     def sites(self, config: DiTConfig) -> list[Site]:
         if config.double == 0:
             raise ValueError("adacache measures a double-stream block, and the model has none")
-        at, blocks = self.block, config.double + config.single
+        at, blocks = self.cache_loc, config.double + config.single
         if at is None:
             at = min(round(13 / OPEN_SORA_BLOCKS * blocks), config.double - 1)
         if not 0 <= at < config.double:
-            raise ValueError(f"block must be from 0 to {config.double - 1}, got {at}")
+            raise ValueError(f"cache_loc must be from 0 to {config.double - 1}, got {at}")
         others = tuple(name for name in DOUBLE if name != "img_attn")
         whole = (*DOUBLE, "total")
         sites = [Site("branch", at, at + 1, names, gated=True) for names in (("img_attn",), others)]

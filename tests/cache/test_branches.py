@@ -122,7 +122,7 @@ def test_pab_of_some_attentions(identifiers: str, blocks: tuple[int, int]) -> No
         ("adacache:codebook=0.2:3,0.1:2", "codebook must be rising changes with rates such as"),
         ("adacache:codebook=0.2", "codebook must be rising changes with rates such as"),
         ("adacache:codebook=0.2:0", "a rate of codebook must be a whole number at least 1, got 0"),
-        ("adacache:block=20", "block must be from 0 to 19, got 20"),
+        ("adacache:cache_loc=20", "cache_loc must be from 0 to 19, got 20"),
         ("lazydit", "heads must be a file of learned heads, got none; give heads=FILE"),
     ],
 )
@@ -166,7 +166,9 @@ def test_adacache_is_its_authors_loop(moreg: bool, guided: bool, eager: Models) 
     book = [(0.12, 4), (0.25, 3), (0.6, 2), (9.0, 1)]
     steps, size = 20, 2.0
     text = ",".join(f"{limit}:{rate}" for limit, rate in book)
-    options = f"codebook={text},block=1,apply_moreg={str(moreg).lower()},moreg_hyp=0.9,2.0,{size}"
+    options = (
+        f"codebook={text},cache_loc=1,apply_moreg={str(moreg).lower()},moreg_hyp=0.9,2.0,{size}"
+    )
     draw = drawn(f"adacache:{options if moreg else options.rsplit(',moreg', 1)[0]}", steps, guided)
     latents, plans = eager.sample(draw, watched=True)
     by_loop, oracle = written_out(eager, draw, plans)

@@ -20,7 +20,7 @@ ROWS = {
     "fora": Row(
         (Fresh, Listed),
         everywhere(Reuse, EveryBranch),
-        about="Attention and MLP of every block again, computed every fresh_threshold steps. "
+        about="Reuses attention and MLP of every block, computed every fresh_threshold steps. "
         "The presets of DisCa's Table 4 are for 50 steps; of the 20 full ones there only the count "
         "is known, and the list is ours.",
         paper="FORA, arXiv 2407.01425",
@@ -32,7 +32,7 @@ ROWS = {
     "pab": Row(
         (Broadcast,),
         everywhere(Reuse, Broadcasts),
-        about="Attention outputs again within a window of noise levels, all else computed. As "
+        about="Reuses attention outputs within a window of noise levels; all else is computed. As "
         "presets DisCa's setting, without a window, MixCache's, and Open-Sora's window and MLPs.",
         paper="PAB, arXiv 2408.12588",
         presets={
@@ -56,37 +56,37 @@ ROWS = {
     "feb-cache": Row(
         (States,),
         everywhere(Reuse, Kinds),
-        about="Attention or MLP of all blocks again, by a state of each step; the states are "
-        "found by a search for each model, and none are published for video.",
-        paper="FEB-Cache",
+        about="Reuses attention, MLPs or both of all blocks by a state of each step; the states "
+        "are found by a search for each model, and none are published for video.",
+        paper="FEB-Cache, arXiv 2503.07120",
         is_placed=True,
     ),
     "l2c": Row(
         (Gated,),
         everywhere(Reuse, BranchPairs),
-        about="Branches again by learned gates of each step, trained on pairs of steps.",
+        about="Reuses branches by learned gates of each step, trained on pairs of steps.",
         paper="Learning-to-Cache, arXiv 2406.01733",
         is_placed=True,
     ),
     "harmonica": Row(
         (Gated,),
         everywhere(Reuse, BranchPairs),
-        about="Branches again by learned gates of each step, trained along whole samples.",
+        about="Reuses branches by learned gates of each step, trained along whole samples.",
         paper="HarmoniCa, arXiv 2410.01723",
         is_placed=True,
     ),
     "lazydit": Row(
         (Lazy,),
         everywhere(Reuse, BranchPairs),
-        about="Branches again where a learned linear head says so of their input, as it comes.",
+        about="Reuses a branch where a learned linear head says so of its input, step by step.",
         paper="LazyDiT, arXiv 2412.12444",
         is_placed=True,
     ),
     "adacache": Row(
         (AdaCache,),
         everywhere(Reuse, GatedAround),
-        about="What all branches add to the tokens again, for as many steps as one branch's change "
-        "at the last computed step says, and the motion in it. Presets: the authors' codebooks.",
+        about="Reuses what all branches add to the tokens, for as many steps as the change of one "
+        "of them and its motion say. Presets: the authors' codebooks.",
         paper="AdaCache, arXiv 2411.02397",
         presets={
             "slow": {"codebook": ("0.08:3", "0.16:2", "1.0:1")},

@@ -27,10 +27,10 @@ class AdaCache:
     divided by the steps between the two (its code; the paper does not); `codebook` has pairs
     "change:rate", and the first change above the measured one decides, or the last rate. With
     `apply_moreg` the change is multiplied by a factor M + `mograd_mul`·|M − M'| / rate, with
-    M = (motion/`moreg_hyp`[0])^`moreg_hyp`[1] / `moreg_hyp`[2] at the steps `moreg_steps`, counted
-    from 1, and 1 at others; by default, as in the authors' settings, from a tenth of all steps to
-    nine tenths (choice). The conditional pass decides for both (choice). Computed in any case: the
-    first step and the last two.
+    M = (motion/`moreg_hyp`[0])^`moreg_hyp`[1] / `moreg_hyp`[2] (a fourth one is never read) at the
+    steps `moreg_steps`, counted from 1, and 1 at others; by default from a tenth of all steps to
+    nine tenths, as the authors have it for 100 (choice). The conditional pass decides for both
+    (choice). Computed in any case: the first step and the last two.
     """
 
     codebook: tuple[str, ...] = ("0.08:3", "0.16:2", "1.0:1")
@@ -43,8 +43,8 @@ class AdaCache:
         _read(self.codebook)
         if len(self.moreg_steps) not in (0, 2):
             raise ValueError(f"moreg_steps must be a first and a last one, got {self.moreg_steps}")
-        if len(self.moreg_hyp) != 3 or self.moreg_hyp[0] == 0 or self.moreg_hyp[2] == 0:
-            raise ValueError(f"moreg_hyp must be three numbers, got {self.moreg_hyp}")
+        if len(self.moreg_hyp) not in (3, 4) or self.moreg_hyp[0] == 0 or self.moreg_hyp[2] == 0:
+            raise ValueError(f"moreg_hyp must be three or four numbers, got {self.moreg_hyp}")
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -79,7 +79,7 @@ class AdaCache:
         measured = seen[MOTION].ratio
         if not first <= step.index + 1 <= last or isnan(measured):  # a single frame has none
             return 1.0
-        usual, power, size = self.moreg_hyp
+        usual, power, size = self.moreg_hyp[:3]
         return (measured / usual) ** power / size
 
     def _rate(self, change: float) -> int:
