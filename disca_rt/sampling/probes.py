@@ -110,6 +110,8 @@ def tensor_of_pass(
     img = context.layout.img_len
     if probe.of == "modulated":
         return _modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
+    if probe.of == "image":
+        return tokens[probe.block][:, :img]
     if probe.of == "residual":
         return tokens[probe.block][:, :img] - tokens[probe.since][:, :img]
     return tokens[probe.block]
