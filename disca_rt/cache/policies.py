@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
-from .methods import ranges, whole_step_deciders, whole_steps
+from .methods import branches, ranges, whole_step_deciders, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -28,6 +28,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
     "whole steps": whole_step_deciders.ROWS,
     "ranges of blocks": ranges.ROWS,
+    "branches": branches.ROWS,
 }
 """The rows by what the methods are about."""
 
