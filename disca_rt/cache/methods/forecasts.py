@@ -4,7 +4,7 @@ from ..placement import Attentions, BranchesOrHidden, EveryBranch, LastBlockApar
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.cache_interval import CacheInterval
 from ..rules.enhanced import Enhanced
-from ..rules.fresh import Fresh
+from ..rules.first_enhance import FirstEnhance
 from ..rules.listed import Listed
 from ..rules.speca import SpeCa
 from ..stand_ins.diffusers_taylor import DiffusersTaylor
@@ -15,11 +15,11 @@ from ..stand_ins.half_taylor import HalfTaylor
 from ..stand_ins.hyca import HyCa
 from ..stand_ins.taylorseer import HiCache, TaylorSeer
 
-FRESH_OR_LISTED = Fresh, Listed
+FIRST_OR_LISTED = FirstEnhance, Listed
 
 ROWS = {
     "taylorseer": Row(
-        FRESH_OR_LISTED,
+        FIRST_OR_LISTED,
         everywhere(TaylorSeer, EveryBranch),
         about=(
             "Every branch of every block is forecast, before its gate, by a Taylor polynomial over "
@@ -32,7 +32,7 @@ ROWS = {
         },
     ),
     "taylorseer-hidden": Row(
-        FRESH_OR_LISTED,
+        FIRST_OR_LISTED,
         everywhere(TaylorSeer),
         about="The hidden state after the last block is forecast by TaylorSeer's polynomial.",
         paper="Cache4Diffusion's taylorseer_hunyuan_video; arXiv 2503.06923",
@@ -57,7 +57,7 @@ ROWS = {
         paper="TaylorSeer's lite mode in diffusers (hooks/taylorseer_cache.py)",
     ),
     "hicache": Row(
-        FRESH_OR_LISTED,
+        FIRST_OR_LISTED,
         everywhere(HiCache, BranchesOrHidden),
         about=(
             "As taylorseer, in scaled Hermite polynomials, which grow less with the distance; of "
@@ -71,7 +71,7 @@ ROWS = {
         },
     ),
     "foca": Row(
-        FRESH_OR_LISTED,
+        FIRST_OR_LISTED,
         everywhere(FoCa, BranchesOrHidden),
         about=(
             "Each step is predicted by BDF2 and corrected by Heun from the two before it, forecast "
@@ -90,7 +90,7 @@ ROWS = {
         paper="FreqCa, arXiv 2510.08669; Tammytcl/FreqCa",
     ),
     "hyca": Row(
-        FRESH_OR_LISTED,
+        FIRST_OR_LISTED,
         everywhere(HyCa),
         about=(
             "Each channel of the last hidden state is forecast by a solver of its own: reuse, "

@@ -6,7 +6,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Seen, Setting, StepPlan
 from ..rule import Memoryless
-from .fresh import Fresh
+from .first_enhance import FirstEnhance
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class Enhanced(Memoryless):
             check_int(name, getattr(self, name), 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        return Fresh(self.interval, self.first_enhance).decide(setting, step, seen, memory)
+        return FirstEnhance(self.interval, self.first_enhance).decide(setting, step, seen, memory)

@@ -1,8 +1,4 @@
-"""The rule of TaylorSeer (arXiv 2503.06923): some first steps are full, then one an interval.
-
-FORA's is the same with `first_enhance` 1. Published counts that no interval gives (DisCa's 19 and
-11 of 50) come of a full last step.
-"""
+"""The rule of FORA: full every `fresh_threshold` steps, counted from the first or to the last."""
 
 from dataclasses import dataclass
 
@@ -14,21 +10,26 @@ from ..rule import Memoryless
 
 @dataclass(frozen=True)
 class Fresh(Memoryless):
-    """Full in the first `first_enhance` steps, then `fresh_threshold` after the last full one.
+    """Full at step 0, and at every `fresh_threshold`-th step (FORA, arXiv 2407.01425).
 
-    The authors' names of R(N, E); with `force_last` the last step is full too.
+    Counted from step 0, as in the paper and in its HunyuanVideo code, R(N, 1). With
+    `last_step_full` counted backwards from the last step, as in the authors' DiT code. Only
+    `max_order` 0 and `fresh_ratio` 0 mean FORA: that code takes other methods by them.
     """
 
-    fresh_threshold: int = 5
-    first_enhance: int = 1
-    force_last: bool = False
+    fresh_threshold: int = 3
+    last_step_full: bool = False
+    max_order: int = 0
+    fresh_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("fresh_threshold", "first_enhance"):
-            check_int(name, getattr(self, name), 1)
+        check_int("fresh_threshold", self.fresh_threshold, 1)
+        if self.max_order != 0:
+            raise ValueError(f"max_order must be 0, got {self.max_order}; taylorseer has others")
+        if self.fresh_ratio != 0:
+            raise ValueError(f"fresh_ratio must be 0, got {self.fresh_ratio}; toca has others")
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        after = step.index - (self.first_enhance - 1)
-        is_last = self.force_last and step.index == len(setting.steps) - 1
-        is_full = after <= 0 or after % self.fresh_threshold == 0 or is_last
+        count = len(setting.steps) - 1 - step.index if self.last_step_full else step.index
+        is_full = step.index == 0 or count % self.fresh_threshold == 0
         return setting.full if is_full else setting.predicted
