@@ -42,6 +42,8 @@ class SampleShape(NamedTuple):
 
 def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place, TensorSpec]]:
     """The places of a site in pass `number`, with the form of the value at each."""
+    if not site.is_in(number):
+        return
     tokens, config = shape.tokens(number), shape.config
     batch, (img, txt) = shape.latents[0], shape.rows[number]
     if site.level == "blocks":
@@ -53,9 +55,9 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                 if name in site.names:
                     value = batch, rows[form.rows], form.width * config.hidden
                     yield (block, name), tokens._replace(shape=value)
-    elif site.level == "guidance" and number == 1:
+    elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
-    elif site.level == "velocity" and number == 0:
+    elif site.level == "velocity":
         yield WHOLE, shape.velocity()
 
 
@@ -89,7 +91,8 @@ def kept_bytes(policy: Policy, shape: SampleShape) -> StateBytes:
         for _, like in places(site, shape, number)
         for spec in stand_in.kept_specs(like)
     ]
-    specs += [spec for _, of_steps in looked_at(policy.rule.probes, shape) for spec in of_steps]
+    probes = policy.probes(len(shape.rows))
+    specs += [spec for _, of_steps in looked_at(probes, shape) for spec in of_steps]
     on_host = sum(spec.nbytes for spec in specs if spec.device != shape.device)
     return StateBytes(sum(spec.nbytes for spec in specs) - on_host, on_host)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from .plan import Act, Setting, StepPlan
+from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
@@ -51,6 +51,10 @@ class Policy:
             check_plans(self, setting, plans)
         return plans
 
+    def probes(self, passes: int) -> tuple[Probe, ...]:
+        """The probes of its rule in a sample of so many passes: none of one that is not there."""
+        return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
+
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""
         return [i for i, slot in enumerate(self.slots) if slot.site.level in levels]
@@ -80,6 +84,10 @@ def check_plan(
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
+                )
+            if act != Act.RUN and policy.slots[slot].site.only_pass not in (None, number):
+                raise ValueError(
+                    f"{where}: slot {slot} has no place in pass {number}; give it RUN there"
                 )
             if act in (Act.KEEP, Act.CHECK) and not _is_computed(policy.slots, plan, number, slot):
                 raise ValueError(

@@ -73,6 +73,11 @@ class Deciding:
         answer = loop.rule.decide(loop.setting, self._step, dict(self._seen), moved.memory)
         asked = [answer.probe] if isinstance(answer, Ask) else _plan_of(answer).watch
         for probe in asked:
+            if probe.which_pass >= loop.setting.passes:
+                raise ValueError(
+                    f"policy {loop.policy.name}: which_pass of {probe} must be from 0 to "
+                    f"{loop.setting.passes - 1}, the passes of this sample"
+                )
             if probe not in loop.rule.probes:
                 raise ValueError(
                     f"policy {loop.policy.name} measures {probe}, which is none of the probes "
@@ -144,7 +149,7 @@ class Deciding:
     def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:
         """Probes that compare with the last kept step, and have not been measured in this one."""
         missing: dict[Stored, Probe] = {}
-        for probe in self._loop.rule.probes:
+        for probe in self._loop.policy.probes(self._loop.setting.passes):
             tensor = probe.stored
             if tensor and tensor.when == "kept" and tensor.is_renewed(plan):
                 missing.setdefault(tensor, probe)

@@ -16,6 +16,7 @@ from ..cache.kept import SampleShape
 from ..cache.plan import Setting
 from ..cache.policy import Policy
 from ..cache.remembered import forget
+from ..cache.site import check_sites
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
@@ -109,9 +110,8 @@ class Denoiser:
     def _check(self, policy: Policy, passes: int) -> None:
         config = self.dit.config
         try:
-            for slot in policy.slots:
-                slot.site.check(config, passes)
-            for probe in policy.rule.probes:
+            check_sites([slot.site for slot in policy.slots], config, passes)
+            for probe in policy.probes(passes):
                 check_probe(probe, policy, config.double + config.single, passes)
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error
