@@ -14,6 +14,8 @@ from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -153,6 +155,8 @@ def draws(draw: st.DrawFn) -> Draw:
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
     stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
+    stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
     stand_in = draw(st.sampled_from(stand_ins))
     above = [Site("guidance")] * guided + [Site("velocity")]
     if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):

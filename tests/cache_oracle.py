@@ -10,6 +10,8 @@ from torch import Tensor
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands, patchify
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
@@ -34,6 +36,7 @@ class Oracle:
         prepared: Sequence[Prepared],
         guidance: Tensor | None,
     ) -> Tensor:
+        self.grid = prepared[0].grid, self.dit.config.patch
         for step, plan in zip(schedule, plans, strict=True):
             self.step, self.plan = step.index, plan
             t, r = (torch.tensor([x] * len(latents)) for x in (step.t, step.r))
@@ -123,6 +126,10 @@ class Oracle:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, FrequencyBands):
+            return self.in_bands(stand_in, kept[-1], entering)
+        if isinstance(stand_in, LastTwo):
+            return self.from_last_two(stand_in, kept)
         if not isinstance(stand_in, Taylor):
             return stand_in.predictor(entering, kept[-1][1], context)
         factors: list[Tensor] = []
@@ -137,6 +144,34 @@ class Oracle:
             stand_in.basis(i, distance) / math.factorial(i) * factor
             for i, factor in enumerate(factors)
         )
+
+    def in_bands(self, stand_in: FrequencyBands, last: tuple, entering: Tensor) -> Tensor:
+        step, unconditional, conditional = last
+        spectra = [
+            torch.fft.fftshift(torch.fft.fft2(self.dit.ops.unpatchify(each, *self.grid)), (-2, -1))
+            for each in (entering, unconditional - conditional)
+        ]
+        height, width = spectra[0].shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        is_low = (y - height // 2) ** 2 + (x - width // 2) ** 2 <= (min(height, width) // 5) ** 2
+        low, high = (
+            alpha ** (self.step - step)
+            for alpha in (stand_in.alpha_low_frequency, stand_in.alpha_high_frequency)
+        )
+        spectrum = spectra[0] + torch.where(is_low, low, high) * spectra[1]
+        velocity = torch.fft.ifft2(torch.fft.ifftshift(spectrum, (-2, -1))).real
+        return patchify(velocity, self.grid[1])
+
+    def from_last_two(self, stand_in: LastTwo, kept: list) -> Tensor:
+        """Both programs' cache of two outputs, step by step."""
+        computed, last = {step: value for step, value, _ in kept}, []
+        for step in range(kept[0][0], self.step + 1):
+            if step in computed:
+                last = [*last[-1:], computed[step]] if last else [computed[step]] * 2
+            value = last[1] + stand_in.attention_weight * (last[1] - last[0])
+            if step not in computed and stand_in.last_two == "all":
+                last = [last[1], value]
+        return value
 
 
 class Hook:

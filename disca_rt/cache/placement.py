@@ -58,3 +58,11 @@ class Attentions:
     def sites(self, config: DiTConfig) -> list[Site]:
         names = tuple(name for name in (*DOUBLE, *SINGLE) if name.endswith("attn"))
         return [Site("branch", 0, config.double + config.single, names)]
+
+
+@dataclass(frozen=True)
+class ConditionalAttentions(Attentions):
+    """The attention outputs of every block in the conditional pass; one slot."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [site._replace(only_pass=0) for site in super().sites(config)]

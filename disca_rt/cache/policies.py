@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import whole_steps
+from .methods import guidance, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -24,6 +24,7 @@ STATE = "state"  # the option that says where and how a policy keeps its buffers
 
 POLICIES: dict[str, Row] = {
     **whole_steps.ROWS,
+    **guidance.ROWS,
 }
 
 

@@ -8,8 +8,16 @@ import pytest
 from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
+
+def as_text(options: dict[str, Any]) -> str:
+    """Options under our names, as a policy's text has them."""
+    values = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in options.items()}
+    return ",".join(f"{key}={value}" for key, value in values.items())
+
+
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
+    "fastercache": lambda options: f"fastercache:{as_text(options)}",
 }
 """The policy's text by method, from the options of a run of the authors' code."""
 

@@ -1,0 +1,229 @@
+"""Methods at guidance, and selectors of levels, against the authors' code and written-out loops."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from authors_runs import inputs, load_run, names, runtime
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, models
+from disca_rt.cache.plan import Act, StepPlan
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.policy import Policy
+from disca_rt.cache.row import Parts
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.sampling.guidance import Guidance
+from disca_rt.schedule import shifted
+from disca_rt.work.flops import PassFlops, sample_flops
+from golden_vectors import relative_error
+from recorded import record
+from written_loop import Loop, guided
+
+DRAW = Draw(None, (), None, shifted(12, 3.0), True, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def eager() -> Models:
+    return models()
+
+
+def sampled(
+    policy: str | Policy, draw: Draw = DRAW, by: Models | None = None, watched: bool = True
+) -> tuple[Tensor, list[StepPlan]]:
+    """The latents of `draw` by `policy`, and the plans of its steps where it is `watched`."""
+    by = models() if by is None else by
+    plans: list[StepPlan] = []
+    if isinstance(policy, str):
+        policy = build_policy(policy, Parts(CONFIG, OPS))
+    with torch.no_grad():
+        latents = by.denoiser.denoise(
+            draw.latents,
+            draw.conditions,
+            schedule=draw.schedule,
+            policy=policy,
+            guidance=Guidance(None, SCALE if draw.guided else None),
+            stopwatch=Stopwatch(CPU),
+            on_step=(lambda event: plans.append(event.plan)) if watched else None,
+        )
+    return latents, plans
+
+
+def loop_of(draw: Draw, eager: Models) -> Loop:
+    return Loop.of(eager.denoiser.dit, draw.conditions, draw.latents, None)
+
+
+def graphs_agree(policy: str, draw: Draw) -> None:
+    """Recorded graphs, of steps and of the whole trajectory, give the eager sample's bits."""
+    eager, by_step, whole = models(), *(models(graphs=GraphRunner(CPU, record)) for _ in range(2))
+    for seed in range(3):
+        each = draw._replace(seed=seed)
+        latents, plans = sampled(policy, each, eager)
+        again, same = sampled(policy, each, by_step)
+        assert torch.equal(again, latents)
+        assert same == plans
+        assert torch.equal(sampled(policy, each, whole, watched=False)[0], latents)
+    assert by_step.denoiser.graphs.captures > 0
+
+
+# FasterCache
+
+
+@pytest.mark.parametrize("name", names("fastercache-cfg"))
+def test_two_passes_of_fastercache_are_those_of_diffusers(name: str) -> None:
+    theirs, (positive, noise), plans = load_run(name), inputs(), []
+    text = ",".join(
+        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in theirs.options.items()
+    )
+    latents = (
+        runtime()
+        .sample(
+            positive,
+            negative=replace(
+                positive,
+                text_states=positive.text_states.flip(2),
+                text_states_2=positive.text_states_2.flip(1),
+            ),
+            latents=noise,
+            schedule=theirs.schedule,
+            policy=f"fastercache:{text}",
+            guidance_scale=6.0,
+            classifier_free_scale=theirs.facts["classifier_free_scale"],
+            on_step=lambda event: plans.append(event.plan),
+        )
+        .latents
+    )
+    steps = list(enumerate(plans))
+    attends = [i for i, plan in steps if plan.passes[0][0] != Act.STAND_IN]
+    guides = [i for i, plan in steps if plan.passes[1][1] != Act.STAND_IN]
+    assert attends == theirs.facts["attention_computed"]
+    assert guides == theirs.facts["unconditional_computed"]
+    assert relative_error(latents, theirs.latents) <= 1e-4
+
+
+def bands(velocity: Tensor) -> list[numpy.ndarray]:
+    """The shifted spectrum of each latent frame, split in low and high."""
+    spectrum = numpy.fft.fftshift(numpy.fft.fft2(velocity.double().numpy()), axes=(-2, -1))
+    height, width = spectrum.shape[-2:]
+    y, x = numpy.mgrid[:height, :width]
+    low = (y - height // 2) ** 2 + (x - width // 2) ** 2 <= (min(height, width) // 5) ** 2
+    return [spectrum * low, spectrum * ~low]
+
+
+def cogvideox(draw: Draw, eager: Models) -> Tensor:
+    """The authors' loop: counters from 1 of 50 steps, outputs computed only."""
+    loop, latents, steps = loop_of(draw, eager), draw.latents, draw.schedule.steps
+    outputs: dict[tuple[int, str], list[Tensor]] = {}
+    for step in draw.schedule:
+        counter, of_50 = step.index + 1, (step.index + 1) * 50 / steps
+        runs_both = of_50 < 18 or counter % 5 == 0
+        attends = runs_both or of_50 < 18 or counter % 3 == 0
+
+        def branch(index: int, name: str, compute: Callable, attends: bool = attends) -> Tensor:
+            if not name.endswith("attn"):
+                return compute()
+            of_block = outputs.setdefault((index, name), [])
+            if attends:
+                of_block.append(compute().clone())
+                return of_block[-1]
+            return of_block[-1] + 0.3 * (of_block[-1] - of_block[-2])
+
+        conditional = loop.velocity(0, latents, step, branch)
+        if runs_both:
+            unconditional = loop.velocity(1, latents, step)
+            change = [u - c for u, c in zip(bands(unconditional), bands(conditional), strict=True)]
+        else:
+            change[0] = change[0] * (1.1 if of_50 <= 40 else 1.0)
+            change[1] = change[1] * (1.1 if of_50 >= 30 else 1.0)
+            spectrum = sum(c + d for c, d in zip(bands(conditional), change, strict=True))
+            shifted_back = numpy.fft.ifftshift(spectrum, axes=(-2, -1))
+            unconditional = torch.from_numpy(numpy.fft.ifft2(shifted_back).real).float()
+        velocity = guided(conditional, unconditional, SCALE)
+        latents = latents + velocity * (step.sigma_next - step.sigma)
+    return latents
+
+
+@pytest.mark.parametrize("steps", [50, 21])
+def test_fastercache_as_its_authors_have_it(steps: int, eager: Models) -> None:
+    draw = DRAW._replace(schedule=shifted(steps, 3.0))
+    latents, plans = sampled("fastercache:cogvideox", draw, eager)
+    with torch.no_grad():
+        assert relative_error(latents, cogvideox(draw, eager)) <= 1e-4
+    if steps == 50:
+        runs = [i + 1 for i, plan in enumerate(plans) if plan.passes[1][1] != Act.STAND_IN]
+        assert runs == [*range(1, 18), 20, 25, 30, 35, 40, 45, 50]
+
+
+def test_fastercache_keeps_what_it_will_use_and_nothing_of_the_other_pass(eager: Models) -> None:
+    _, plans = sampled("fastercache:cogvideox", DRAW._replace(schedule=shifted(50, 3.0)), eager)
+    kept = [i + 1 for i, plan in enumerate(plans) if plan.passes[0][0] == Act.KEEP]
+    assert kept[:3] == [17, 18, 20], "the last two before the first stand-in at 19"
+    states = list(eager.denoiser._states.values())
+    (state,) = [each for each in states if len(each.slots[0]) == 2][-1:]
+    assert [len(places) for places in state.slots[1]] == [0, 1], "no attention of the other pass"
+
+
+def test_fastercache_skips_the_work_that_it_says(eager: Models) -> None:
+    window = "spatial_attention_timestep_skip_range=-1,990"
+    policy = build_policy(f"fastercache:{window}", Parts(CONFIG, OPS))
+    plans = sampled(policy, DRAW, eager)[1]
+    pass_flops = PassFlops(CONFIG, (2, 2, 4, 4), 3)
+    of_attention = pass_flops.planned(policy, (Act.RUN,) * 2, 0) - pass_flops.planned(
+        policy, (Act.STAND_IN, Act.RUN), 0
+    )
+    cached = sum(plan.passes[0][0] == Act.STAND_IN for plan in plans)
+    skipped = sum(plan.passes[1][1] == Act.STAND_IN for plan in plans)
+    assert min(cached, skipped) > 0
+    full = pass_flops.planned(policy, (Act.RUN,) * 2, 0)
+    expected = full * (2 * len(plans) - skipped) - cached * of_attention
+    assert sample_flops(policy, plans, CONFIG, (2, 2, 4, 4), (3, 3)) == expected
+
+
+OPEN = "spatial_attention_timestep_skip_range=-1,990,unconditional_batch_timestep_skip_range=-1,990"
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("policy", [f"fastercache:{OPEN}", "fastercache:cogvideox"])
+def test_captured_fastercache_is_eager(policy: str, guided: bool) -> None:
+    graphs_agree(policy, DRAW._replace(guided=guided, batch=2))
+
+
+def test_the_weight_of_attention_may_rise_as_the_paper_has_it(eager: Models) -> None:
+    rising = f"fastercache:{OPEN},attention_weight=none,last_two=computed"
+    draw = DRAW._replace(guided=False, schedule=shifted(5, 3.0))
+    latents, loop = sampled(rising, draw, eager)[0], loop_of(draw, eager)
+    outputs: dict[tuple[int, str], list[Tensor]] = {}
+    expected = draw.latents
+    for step in draw.schedule:
+
+        def branch(index: int, name: str, compute: Callable, step=step) -> Tensor:
+            of_block = outputs.setdefault((index, name), [])
+            if not name.endswith("attn") or step.index in (0, 2, 4):
+                of_block.append(compute().clone())
+                return of_block[-1]
+            return of_block[-1] + step.index / 4 * (of_block[-1] - of_block[-2:][0])
+
+        with torch.no_grad():
+            velocity = loop.velocity(0, expected, step, branch)
+        expected = expected + velocity * (step.sigma_next - step.sigma)
+    assert relative_error(latents, expected) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("spatial_attention_block_skip_range=0", "must be a whole number at least 1, got 0"),
+        ("spatial_attention_timestep_skip_range=5", "must be two timesteps such as -1,681, got"),
+        ("attention_weight=none", "goes with last_two=computed, got all"),
+        ("attention_weight=2", "attention_weight must be from 0 to 1, or none, got 2"),
+        ("last_two=some", "last_two must be all or computed, got 'some'"),
+        ("skips_from=18,unconditional_batch_skip_range=5", "got skips_from and unconditional"),
+    ],
+)
+def test_a_wrong_option_of_fastercache_is_one_line(options: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(f"fastercache:{options}", Parts(CONFIG, OPS))
