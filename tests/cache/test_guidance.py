@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy
 import pytest
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from authors_runs import inputs, load_run, names, runtime
 from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, models
-from disca_rt.cache.plan import Act, StepPlan
+from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
+from disca_rt.config import MODELS, DiTConfig
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.sampling.guidance import Guidance
-from disca_rt.schedule import shifted
+from disca_rt.schedule import Schedule, Step, shifted
 from disca_rt.work.flops import PassFlops, sample_flops
 from golden_vectors import relative_error
 from recorded import record
@@ -227,3 +229,168 @@ def test_the_weight_of_attention_may_rise_as_the_paper_has_it(eager: Models) -> 
 def test_a_wrong_option_of_fastercache_is_one_line(options: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build_policy(f"fastercache:{options}", Parts(CONFIG, OPS))
+
+
+# MixCache
+
+
+class Cached(NamedTuple):
+    """What the written-out MixCache caches, and D of each mode, by name."""
+
+    tensors: dict[object, Tensor]
+    changes: dict[object, float]
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return ((a.double() - b.double()).abs().mean() / b.double().abs().mean()).item()
+
+
+class MixLoop:
+    """The paper's loop, with the choices that the rule's docstring tells."""
+
+    def __init__(self, loop: Loop, theta: float, d: tuple, N: tuple, impacts: dict) -> None:
+        self.loop, self.theta, self.d, self.N, self.impacts = loop, theta, d, N, impacts
+        self.kept: dict[object, Tensor] = {}
+        self.changes: dict[object, float] = {}
+        self.modes: list[object] = []
+
+    @property
+    def guides(self) -> bool:
+        return len(self.loop.prepared) == 2
+
+    def sample(self, latents: Tensor, schedule: Schedule) -> Tensor:
+        is_warm, left = False, 0
+        for step in schedule:
+            mode = self.choose() if left else "full"
+            velocity = self.velocity(mode, latents, step)
+            if mode == "full":
+                if "full" in self.kept:
+                    of_full = distance(velocity, self.kept["full"])
+                    is_warm = is_warm or self.changes["step"] < self.theta
+                    interval = self.N[0 if of_full < self.d[0] else 1 if of_full < self.d[1] else 2]
+                    left = interval - 1 if is_warm else 0
+                self.kept["full"] = velocity
+            else:
+                left -= 1
+            self.modes.append(mode)
+            latents = latents + velocity * (step.sigma_next - step.sigma)
+        return latents
+
+    def choose(self) -> object:
+        cost = {mode: self.changes[mode] * impact for mode, impact in self.impacts.items()}
+        cost.pop(self.modes[-1], None)
+        return min(cost, key=cost.get)
+
+    def velocity(self, mode: object, latents: Tensor, step: Step) -> Tensor:
+        if mode == "step":
+            return self.kept["output"]
+        number = mode if isinstance(mode, int) else None
+        conditional = self.conditional(number, latents, step)
+        output = conditional
+        if self.guides:
+            if mode == "full":
+                unconditional = self.loop.velocity(1, latents, step)
+                self.kept["change"] = unconditional - conditional
+                self.changes["cfg"] = distance(unconditional, conditional)
+            output = guided(conditional, conditional + self.kept["change"], SCALE)
+        if "output" in self.kept:
+            self.changes["step"] = distance(output, self.kept["output"])
+        self.kept["output"] = output
+        return output
+
+    def conditional(self, after: int | None, latents: Tensor, step: Step) -> Tensor:
+        tokens, context = self.loop.embedded(0, latents, step)
+        start = 0
+        if after is not None:
+            start, tokens = after + 1, self.kept[after]
+        for block in range(start, len(self.loop.dit.blocks)):
+            tokens = self.loop.blocks(tokens, context, block, block + 1)
+            if after is None and block in self.impacts:
+                if block in self.kept:
+                    self.changes[block] = distance(tokens, self.kept[block])
+                self.kept[block] = tokens
+        return self.loop.head(0, tokens, context)
+
+
+def modes(plans: list[StepPlan], blocks: tuple[int, ...]) -> list[object]:
+    """The modes of steps, named as in `MixLoop`."""
+    found = []
+    for plan in plans:
+        stands = [slot for slot, act in enumerate(plan.passes[0]) if act == Act.STAND_IN]
+        names = {"full": "full", "step-cached": "step", "cfg-cached": "cfg"}
+        found.append(names.get(plan.label) or blocks[stands[0] - 2])
+    return found
+
+
+MIXED = [
+    ("theta=0.6,d=0.5,0.8", 0.6, (0.5, 0.8), (4, 3, 2)),
+    ("eff,theta=inf,d=0.3,0.7", float("inf"), (0.3, 0.7), (5, 4, 3)),
+    ("theta=0", 0.0, (0.05, 0.1), (4, 3, 2)),
+    ("theta=inf,d=inf,inf", float("inf"), (float("inf"),) * 2, (4, 3, 2)),
+]
+
+
+@pytest.mark.parametrize("two_passes", [True, False])
+@pytest.mark.parametrize(("options", "theta", "d", "N"), MIXED)
+@pytest.mark.parametrize("I_cfg", [10.0, 0.1])
+def test_mixcache_is_the_loop_written_out(
+    options: str, theta: float, d: tuple, N: tuple, I_cfg: float, two_passes: bool, eager: Models
+) -> None:
+    draw = DRAW._replace(guided=two_passes, schedule=shifted(16, 3.0))
+    text = f"mixcache:{options},I_cfg={I_cfg},I_block=0.5,2,blocks=0,2"
+    latents, plans = sampled(text, draw, eager)
+    impacts = {"step": 1.0, "cfg": I_cfg, 0: 0.5, 2: 2.0}
+    if not two_passes:
+        del impacts["cfg"]
+    written = MixLoop(loop_of(draw, eager), theta, d, N, impacts)
+    with torch.no_grad():
+        expected = written.sample(draw.latents, draw.schedule)
+    assert modes(plans, (0, 2)) == written.modes
+    assert relative_error(latents, expected) <= 1e-4
+    assert (set(written.modes) == {"full"}) == (theta == 0)
+    if theta > 0 and two_passes:
+        assert len(set(written.modes)) >= 3, "the loop tries several modes"
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_captured_mixcache_is_eager(guided: bool) -> None:
+    graphs_agree("mixcache:theta=inf,d=0.3,0.7,I_cfg=0.5", DRAW._replace(guided=guided))
+
+
+SIZES = ("1.0", DiTConfig()), ("1.5", MODELS["hunyuan-video-1.5"]), ("small", CONFIG)
+
+
+def test_mixcache_takes_blocks_in_proportion() -> None:
+    stops = {
+        name: [site.stop for site, _ in build_policy("mixcache", Parts(config)).slots[2:]]
+        for name, config in SIZES
+    }
+    assert stops == {"1.0": [11, 21, 31], "1.5": [10, 19, 28], "small": [2, 3]}
+
+
+def test_impacts_of_each_step_are_read_step_by_step() -> None:
+    parts = Parts(CONFIG, OPS)
+    table = ",".join(map(str, range(2 * 12)))
+    rule = build_policy(f"mixcache:I_block={table}", parts).rule
+    steps = tuple(shifted(12, 3.0))
+    rule.start(Setting(steps, 2, 4))
+    assert rule._block_impacts(steps[3]) == (6.0, 7.0)
+    with pytest.raises(ValueError, match="I_block must be 1 number, 2 for the blocks, or 10 for"):
+        rule.start(Setting(steps[:5], 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("d=0.1", r"d must be 2 numbers, got \[0.1\]"),
+        ("d=0.2,0.1", "d must not fall"),
+        ("N=3,2", "N must be 3 numbers"),
+        ("N=0,2,2", "N must be a whole number at least 1, got 0"),
+        ("theta=-1", "theta and impacts must be at least 0, got -1"),
+        ("blocks=3", "blocks must be numbers from 0 to 2 that increase, got"),
+        ("blocks=1,1", "that increase"),
+    ],
+)
+def test_a_wrong_option_of_mixcache_is_one_line(options: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(f"mixcache:{options}", Parts(CONFIG, OPS))

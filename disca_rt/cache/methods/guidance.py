@@ -1,10 +1,12 @@
 """Methods that act at guidance, and those that select among several levels of a step."""
 
-from ..placement import ConditionalAttentions, Unconditional
+from ..placement import ConditionalAttentions, Prefixes, Unconditional, Velocity
 from ..row import Row, Where
 from ..rules.faster_cache import FasterCache, FasterCacheOf50
+from ..rules.mixcache import MixCache
 from ..stand_ins.frequency_bands import FrequencyBands
 from ..stand_ins.last_two import LastTwo
+from ..stand_ins.reuse import Reuse, ReuseChange
 
 ROWS = {
     "fastercache": Row(
@@ -21,6 +23,16 @@ ROWS = {
                 "last_two": "computed",
             },
         },
+        is_placed=True,
+    ),
+    "mixcache": Row(
+        (MixCache,),
+        (Where(Velocity, Reuse), Where(Unconditional, ReuseChange), Where(Prefixes, Reuse)),
+        about="After a warm-up one step in N is full, N by what full steps change; others cache "
+        "the guided velocity, the unconditional pass, or that and the first blocks, whichever "
+        "would change the result least, and never twice in a row the same.",
+        paper="MixCache, arXiv 2508.12691",
+        presets={"acc": {"N": (4, 3, 2)}, "eff": {"N": (5, 4, 3)}},
         is_placed=True,
     ),
 }

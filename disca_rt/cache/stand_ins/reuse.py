@@ -1,6 +1,6 @@
 """Reuse: the value kept last, as it is or as a change of what enters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -41,3 +41,10 @@ class Reuse(Numberless):
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0] if self.form == "output" else at.entering + kept[0]
+
+
+@dataclass(frozen=True)
+class ReuseChange(Reuse):
+    """What enters plus the kept change; `form` is that of the method's other slots."""
+
+    form: Literal["output", "delta"] = field(default="delta", init=False)
