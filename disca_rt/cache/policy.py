@@ -55,6 +55,15 @@ class Policy:
         """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
+    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass `number`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, number) for site, _ in self.slots):
+            return acts
+        return tuple(
+            act if site.only_pass in (None, number) else Act.RUN
+            for act, (site, _) in zip(acts, self.slots, strict=True)
+        )
+
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""
         return [i for i, slot in enumerate(self.slots) if slot.site.level in levels]
@@ -84,10 +93,6 @@ def check_plan(
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
-                )
-            if act != Act.RUN and policy.slots[slot].site.only_pass not in (None, number):
-                raise ValueError(
-                    f"{where}: slot {slot} has no place in pass {number}; give it RUN there"
                 )
             if act in (Act.KEEP, Act.CHECK) and not _is_computed(policy.slots, plan, number, slot):
                 raise ValueError(

@@ -33,8 +33,8 @@ class Site(NamedTuple):
     patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
     pass runs.
 
-    A site of blocks or branches is in every pass, or in `only_pass`: what a stand-in would keep of
-    the other one takes no memory then.
+    A site of blocks or branches is in every pass, or in `only_pass`: in the other one nothing is
+    kept, and its acts there do nothing.
     """
 
     level: Level

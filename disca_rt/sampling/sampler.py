@@ -154,7 +154,7 @@ class Sampler:
         for probe in plan.watch:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts, kept = plan.passes[number], self.state.slots[number]
+        acts, kept = self.policy.acts_in(number, plan.passes[number]), self.state.slots[number]
         return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:

@@ -60,6 +60,7 @@ class PassFlops:
 
     def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
         """FLOPs of pass `number` in which the policy's slots act so."""
+        acts = policy.acts_in(number, acts)
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
         stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
         if any(slot.site.level in skips for slot in stands):

@@ -357,6 +357,21 @@ def test_captured_mixcache_is_eager(guided: bool) -> None:
     graphs_agree("mixcache:theta=inf,d=0.3,0.7,I_cfg=0.5", DRAW._replace(guided=guided))
 
 
+def test_mixcache_skips_the_work_that_it_says(eager: Models) -> None:
+    work, tried = PassFlops(CONFIG, (2, 2, 4, 4), 3), set()
+    one = work.ends + sum(map(work.block, range(4)))
+    costs = {"full": 2 * one, "step": 0, "cfg": one, 1: one - work.block(0) - work.block(1)}
+    for impact in (0.1, 1.0):
+        text = f"mixcache:theta=inf,d=inf,inf,I_step={impact},I_cfg=0.5,blocks=1"
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        plans = sampled(policy, DRAW, eager)[1]
+        found = modes(plans, (1,))
+        tried |= {*found}
+        wanted = sum(costs[mode] for mode in found)
+        assert sample_flops(policy, plans, CONFIG, (2, 2, 4, 4), (3, 3)) == wanted
+    assert tried == {*costs}
+
+
 SIZES = ("1.0", DiTConfig()), ("1.5", MODELS["hunyuan-video-1.5"]), ("small", CONFIG)
 
 

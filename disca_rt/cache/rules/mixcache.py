@@ -89,15 +89,12 @@ class MixCache:
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: Mixed) -> StepPlan:
         mode = self._mode(setting, step, memory) if memory.left else None
-        if mode is None:
-            watch = (OF_STEP, OF_FULL, *([OF_CFG] * (setting.passes - 1)), *self._of_blocks)
-            return self._plan(setting, {}, FULL, watch)
-        label = LABELS[min(mode, BLOCKS)]
-        if mode == STEP:
-            return self._plan(setting, {STEP: Act.STAND_IN}, label)
-        if mode == CFG:
-            return self._plan(setting, {CFG: Act.STAND_IN}, label, (OF_STEP, *self._of_blocks))
-        return self._plan(setting, {CFG: Act.STAND_IN, mode: Act.STAND_IN}, label, (OF_STEP,))
+        watch = {
+            None: (OF_STEP, OF_FULL, *[OF_CFG] * (setting.passes - 1), *self._of_blocks),
+            STEP: (),
+            CFG: (OF_STEP, *self._of_blocks),
+        }
+        return _plan(setting, mode, watch.get(mode, (OF_STEP,)))
 
     def remember(
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Mixed
@@ -136,19 +133,15 @@ class MixCache:
         start = step.index * levels if len(self.I_block) > levels else 0
         return self.I_block[start : start + levels]
 
-    def _plan(
-        self, setting: Setting, stands: dict[int, Act], label: str, watch: tuple[Probe, ...] = ()
-    ) -> StepPlan:
-        """The plan in which the slots of `stands` stand in, and what is computed whole is kept."""
-        is_full, skips_blocks = not stands, any(slot != CFG for slot in stands)
-        keeps = {
-            STEP: STEP not in stands,
-            CFG: is_full,
-            **dict.fromkeys(range(BLOCKS, setting.slots), not skips_blocks),
-        }
-        first = [Act.KEEP if keeps[slot] else Act.RUN for slot in range(setting.slots)]
-        second = [Act.RUN] * setting.slots
-        for slot in stands:
-            (second if slot == CFG else first)[slot] = Act.STAND_IN
-        second[CFG] = Act.KEEP if is_full else second[CFG]
-        return StepPlan((tuple(first), tuple(second))[: setting.passes], label, watch)
+
+def _plan(setting: Setting, mode: int | None, watch: tuple[Probe, ...]) -> StepPlan:
+    """The plan of a cached step, or of a full one (None); what is computed whole is kept."""
+    of_blocks = [Act.KEEP if mode in (None, CFG) else Act.RUN] * (setting.slots - BLOCKS)
+    if mode is not None and mode >= BLOCKS:
+        of_blocks[mode - BLOCKS] = Act.STAND_IN
+    velocity = Act.STAND_IN if mode == STEP else Act.KEEP
+    guidance = {None: Act.KEEP, STEP: Act.RUN}.get(mode, Act.STAND_IN)
+    first = velocity, Act.KEEP if mode is None else Act.RUN, *of_blocks
+    second = velocity, guidance, *[Act.RUN] * len(of_blocks)
+    label = FULL if mode is None else LABELS[min(mode, BLOCKS)]
+    return StepPlan((first, second)[: setting.passes], label, watch)
