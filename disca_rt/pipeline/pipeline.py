@@ -238,6 +238,12 @@ class Pipeline(Calls, DenoisingModels):
         """Noise levels and policy of `request`; ValueError lists what a wrong one could be."""
         return resolve(request.schedule, request.policy, self.parts)
 
+    def decides_per_sample(self, request: Request) -> bool:
+        """True where each sample of a batch is run, and decided on, by itself."""
+        if request.decide is None:
+            return bool(self.resolved(request)[1].rule.probes)
+        return request.decide == "per-sample"
+
     def close(self) -> None:
         """Free models, states and captures; once is enough, and `Busy` while a sample runs."""
         if self._is_closed:
@@ -289,6 +295,7 @@ class Pipeline(Calls, DenoisingModels):
             stopwatch=stopwatch,
             on_step=listeners.on_step,
             cancel=listeners.cancel,
+            per_sample=self.decides_per_sample(request),
         )
         check_finite("result", latents, facts.place.dtype)
         return latents

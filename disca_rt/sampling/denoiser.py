@@ -26,7 +26,7 @@ from ..schedule import Schedule
 from ..sharding import Sharding
 from .forward import Forward
 from .guidance import Guidance, step_table
-from .loop import Loop, StepEvent
+from .loop import Loop, StepEvent, Turn
 from .probes import check_probe
 from .sampler import Sampler, no_mark
 from .state import SampleState, new_state
@@ -74,17 +74,24 @@ class Denoiser:
         stopwatch: Stopwatch,
         on_step: Callable[[StepEvent], None] | None = None,
         cancel: threading.Event | None = None,
+        per_sample: bool = False,
     ) -> Tensor:
         """Clean latents from noise `latents [B, C, T, H, W]` fp32, of the same shape.
 
         `conditions`: one conditioning or, with `guidance.classifier_free`, the conditional and then
         the unconditional one. `on_step` is called after each step; `cancel`, once set, ends the
-        sample with `Cancelled` before the next one.
+        sample with `Cancelled` before the next one. `per_sample`: the samples are run one after the
+        other, each as if it was alone, so that a policy decides on each by itself.
         """
-        with stopwatch.stage("conditioning"):
-            prepared = [self.dit.prepare(each, latents.shape) for each in conditions]
-        loop = self.loop(latents.shape, prepared, schedule, policy, guidance)
-        return loop.run(latents, stopwatch, on_step, cancel)
+        rows = [slice(i, i + 1) for i in range(len(latents))] if per_sample else [slice(None)]
+        done = []
+        for number, row in enumerate(rows):
+            mine = latents[row]
+            with stopwatch.stage("conditioning"):
+                prepared = [self.dit.prepare(each.rows(row), mine.shape) for each in conditions]
+            loop = self.loop(mine.shape, prepared, schedule, policy, guidance)
+            done.append(loop.run(mine, stopwatch, on_step, cancel, Turn(number, len(rows))))
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def loop(
         self,
