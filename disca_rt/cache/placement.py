@@ -69,6 +69,29 @@ class ConditionalAttentions(Attentions):
 
 
 @dataclass(frozen=True)
+class TextBranches:
+    """The text rows' attention and MLP of every double block; one slot."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("branch", 0, config.double, ("txt_attn", "txt_mlp"))]
+
+
+@dataclass(frozen=True)
+class SelfAttentions:
+    """The image rows' attention of double blocks and that of single blocks, as T-GATE reuses it.
+
+    One slot; none where both intervals are 1, which reuse none.
+    """
+
+    sp_interval: int = 5
+    fi_interval: int = 1
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        site = Site("branch", 0, config.double + config.single, ("img_attn", "attn"))
+        return [site] if max(self.sp_interval, self.fi_interval) > 1 else []
+
+
+@dataclass(frozen=True)
 class Prefixes:
     """The tokens after each of `blocks` in the conditional pass; a slot for each."""
 

@@ -107,6 +107,7 @@ class Denoiser:
                 "first_frame_latents must be in both conditionings or in none; give the negative "
                 "one those of the other"
             )
+        self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
         state = self.state(policy, self.shape(latent_shape, prepared))
         scale = guidance.classifier_free
@@ -122,6 +123,19 @@ class Denoiser:
                 check_probe(probe, policy, config.double + config.single, passes)
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error
+
+    def _check_pairs(self, policy: Policy, prepared: Sequence[Prepared]) -> None:
+        """Raises ValueError where rows of both passes are paired that ranks share out unlike."""
+        tokens = {each.tokens for each in prepared}
+        if self.sharding.size == 1 or len(tokens) == 1:
+            return
+        if any(slot.stand_in.reads_other_pass for slot in policy.slots):
+            image = len(prepared[0].freqs_cos)
+            texts = " and ".join(str(each.tokens - image) for each in prepared)
+            raise ValueError(
+                f"policy {policy.name} pairs text rows of both passes, which ranks share out alike "
+                f"only where these are as many; got {texts}: use one rank, or texts of one length"
+            )
 
     def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
         """The facts that the buffers of a sample depend on."""

@@ -11,7 +11,7 @@ from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import SINGLE
-from ..cache.stand_in import Kept, Moment
+from ..cache.stand_in import Kept, Moment, OtherPass
 from ..models.blocks import Branches, run_blocks
 from ..tokens import StepContext
 from .probes import sums
@@ -43,6 +43,13 @@ class Looked:
     patches: Tensor | None = None
 
 
+class Other(NamedTuple):
+    """The other pass, for stand-ins that read it: its slots' buffers, and its valid tokens."""
+
+    kept: tuple[dict[Place, Kept], ...]
+    lengths: Tensor | None
+
+
 class SlotsOfPass(NamedTuple):
     """The slots of one pass: their acts, buffers by place, and scalars."""
 
@@ -51,6 +58,7 @@ class SlotsOfPass(NamedTuple):
     kept: tuple[dict[Place, Kept], ...]
     numbers: Sequence[Tensor | None]
     looked: Looked
+    other: "Other | None" = None
 
     def use(
         self,
@@ -62,7 +70,7 @@ class SlotsOfPass(NamedTuple):
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one."""
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot])
+        at = Moment(entering, context, self.numbers[slot], self._other(slot, place))
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
@@ -74,6 +82,11 @@ class SlotsOfPass(NamedTuple):
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
+
+    def _other(self, slot: int, place: Place) -> OtherPass | None:
+        if self.other is None or not self.slots[slot].stand_in.reads_other_pass:
+            return None
+        return OtherPass(self.other.kept[slot][place], self.other.lengths)
 
     def out(self, slot: int | None) -> Tensor | None:
         """The buffer in which the value of `slot` may be computed, if it is not looked at."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy
 import pytest
@@ -15,6 +16,7 @@ from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
+from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
@@ -409,3 +411,142 @@ def test_impacts_of_each_step_are_read_step_by_step() -> None:
 def test_a_wrong_option_of_mixcache_is_one_line(options: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build_policy(f"mixcache:{options}", Parts(CONFIG, OPS))
+
+
+# T-GATE
+
+
+class Gated(NamedTuple):
+    """The published function's facts of a step: is it before the gate, is self-attention new."""
+
+    is_open: bool
+    attends: bool
+
+
+def scheduled(step: int, gate: int, sp: int, fi: int, warm_up: int) -> Gated:
+    """The phases as in the authors' scheduler."""
+    if step < gate - 1:
+        return Gated(True, step <= warm_up or step % sp == 0)
+    if step == gate - 1:
+        return Gated(True, True)
+    return Gated(False, step % fi == 0)
+
+
+def gated(loop: Loop, latents: Tensor, schedule: Schedule, facts: tuple[int, ...]) -> Tensor:
+    """T-GATE's phases on this model: text outputs for cross-attention, the others for self."""
+    kept: dict[tuple, Tensor] = {}
+    image = loop.prepared[0].freqs_cos.shape[0]
+
+    def text(number: int, index: int, name: str) -> Tensor:
+        own = kept[number, index, name].clone()
+        if len(loop.prepared) == 1:
+            return own
+        theirs, lengths = kept[1 - number, index, name], loop.prepared[1 - number].lengths
+        for sample in range(len(own)):
+            rows = theirs.shape[1] if lengths is None else int(lengths[sample]) - image
+            rows = min(rows, own.shape[1])
+            own[sample, :rows] = (own[sample, :rows] + theirs[sample, :rows]) / 2
+        return own
+
+    for step in schedule:
+        now = scheduled(step.index, *facts)
+
+        def branch(number: int, index: int, name: str, compute: Callable, now=now) -> Tensor:
+            if name in ("txt_attn", "txt_mlp") and not now.is_open:
+                return text(number, index, name)
+            if name in ("img_attn", "attn") and not now.attends:
+                return kept[number, index, name]
+            kept[number, index, name] = compute().clone()
+            return kept[number, index, name]
+
+        velocities = [
+            loop.velocity(number, latents, step, lambda *a, n=number: branch(n, *a))
+            for number in range(len(loop.prepared) if now.is_open else 1)
+        ]
+        velocity = guided(*velocities, SCALE) if len(velocities) == 2 else velocities[0]
+        latents = latents + velocity * (step.sigma_next - step.sigma)
+    return latents
+
+
+class Unequal(Draw):
+    """Texts of unequal lengths, in the batch and in the passes."""
+
+    @property
+    def conditions(self) -> list[Conditioning]:
+        positive, *negative = super().conditions
+        mask = torch.ones(self.batch, 3, dtype=torch.long)
+        mask[0, 1:] = 0
+        mask[1:, 2:] = 0
+        return [positive, *(replace(each, text_mask=mask) for each in negative)]
+
+
+UNEQUAL = Unequal(None, (), None, shifted(12, 3.0), True, 2, 3)
+GATES = [
+    ("v1,gate_step=4", (4, 1, 1, 2)),
+    ("v2,gate_step=8", (8, 5, 1, 2)),
+    ("gate_step=7,sp_interval=2,fi_interval=3,warm_up=1", (7, 2, 3, 1)),
+    ("gate_step=1,warm_up=0,fi_interval=2", (1, 5, 2, 0)),
+    ("gate_step=40,sp_interval=4", (40, 4, 1, 2)),
+    ("v2", (5, 5, 1, 2)),
+]
+
+
+@pytest.mark.parametrize("draw", [UNEQUAL, DRAW._replace(guided=False)])
+@pytest.mark.parametrize(("options", "facts"), GATES)
+def test_t_gate_is_the_phases_written_out(
+    options: str, facts: tuple, draw: Draw, eager: Models
+) -> None:
+    latents, plans = sampled(f"t-gate:{options}", draw, eager)
+    with torch.no_grad():
+        expected = gated(loop_of(draw, eager), draw.latents, draw.schedule, facts)
+    assert relative_error(latents, expected) <= 1e-4
+    full = [i for i, plan in enumerate(plans) if plan.label == "full"]
+    assert full == [i for i in range(12) if all(scheduled(i, *facts))]
+
+
+def test_the_first_version_of_t_gate_keeps_text_rows_only(eager: Models) -> None:
+    parts = Parts(DiTConfig())
+    levels = [site.names for site, _ in build_policy("t-gate:v1", parts).slots]
+    assert levels == [("txt_attn", "txt_mlp"), ()]
+    policy = build_policy("t-gate:v1,gate_step=4", Parts(CONFIG, OPS))
+    plans = sampled(policy, DRAW, eager)[1]
+    kept = [i for i, plan in enumerate(plans) if plan.keeps()]
+    assert kept == [3], "once, in the step before the gate"
+    work = PassFlops(CONFIG, (2, 2, 4, 4), 3)
+    after = work.planned(policy, (Act.STAND_IN, Act.RUN), 0)
+    assert after < work.planned(policy, (Act.RUN,) * 2, 0)
+    wanted = 4 * 2 * work.planned(policy, (Act.RUN,) * 2, 0) + 8 * after
+    assert sample_flops(policy, plans, CONFIG, (2, 2, 4, 4), (3, 3)) == wanted
+
+
+@pytest.mark.parametrize("draw", [UNEQUAL, DRAW._replace(guided=False)])
+def test_captured_t_gate_is_eager(draw: Draw) -> None:
+    graphs_agree("t-gate:gate_step=6,sp_interval=2,fi_interval=2", draw)
+
+
+def test_ranks_do_not_pair_texts_of_unequal_lengths(eager: Models) -> None:
+    policy = build_policy("t-gate", Parts(CONFIG, OPS))
+    dit = eager.denoiser.dit
+    prepared = [dit.prepare(each, UNEQUAL.latents.shape) for each in UNEQUAL.conditions]
+    steps = shifted(3, 3.0), policy, Guidance(None, SCALE)
+    with (
+        patch.object(type(eager.denoiser.sharding), "size", 2),
+        pytest.raises(ValueError, match=r"policy t-gate pairs text rows of both passes.*3 and 2"),
+    ):
+        eager.denoiser.loop(UNEQUAL.latents.shape, prepared, *steps)
+
+
+@pytest.mark.parametrize("option", ["gate_step=0", "sp_interval=0", "fi_interval=0", "warm_up=-1"])
+def test_a_wrong_option_of_t_gate_is_one_line(option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{name} must be a whole number at least"):
+        build_policy(f"t-gate:{option}", Parts(CONFIG, OPS))
+
+
+@pytest.mark.parametrize("state", ["fp8", "host"])
+@pytest.mark.parametrize("policy", ["t-gate:v1,gate_step=4", "fastercache:cogvideox", "mixcache"])
+def test_states_that_take_less_give_nearly_the_same(policy: str, state: str, eager: Models) -> None:
+    joint = ":" if ":" not in policy else ","
+    latents = sampled(policy, DRAW, eager)[0]
+    smaller = sampled(f"{policy}{joint}state={state}", DRAW, eager)[0]
+    assert relative_error(smaller, latents) <= (0.0 if state == "host" else 0.2)

@@ -1,11 +1,21 @@
 """Methods that act at guidance, and those that select among several levels of a step."""
 
-from ..placement import ConditionalAttentions, Prefixes, Unconditional, Velocity
+from ..placement import (
+    ConditionalAttentions,
+    Prefixes,
+    SelfAttentions,
+    TextBranches,
+    Unconditional,
+    Velocity,
+)
 from ..row import Row, Where
 from ..rules.faster_cache import FasterCache, FasterCacheOf50
 from ..rules.mixcache import MixCache
+from ..rules.t_gate import TGate
+from ..stand_ins.conditional import Conditional
 from ..stand_ins.frequency_bands import FrequencyBands
 from ..stand_ins.last_two import LastTwo
+from ..stand_ins.mean_of_passes import MeanOfPasses
 from ..stand_ins.reuse import Reuse, ReuseChange
 
 ROWS = {
@@ -33,6 +43,20 @@ ROWS = {
         "would change the result least, and never twice in a row the same.",
         paper="MixCache, arXiv 2508.12691",
         presets={"acc": {"N": (4, 3, 2)}, "eff": {"N": (5, 4, 3)}},
+        is_placed=True,
+    ),
+    "t-gate": Row(
+        (TGate,),
+        (
+            Where(TextBranches, MeanOfPasses),
+            Where(SelfAttentions, Reuse),
+            Where(Unconditional, Conditional),
+        ),
+        about="A mapping, for a method of cross-attention: from a gate on the text rows of double "
+        "blocks are reused, as the mean of both passes, and the unconditional pass is dropped; "
+        "before it self-attention is computed now and then.",
+        paper="T-GATE, arXiv 2404.02747",
+        presets={"v1": {"sp_interval": 1, "fi_interval": 1}, "v2": {"sp_interval": 5}},
         is_placed=True,
     ),
 }

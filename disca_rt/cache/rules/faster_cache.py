@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...schedule import Step
 from ..options import check_int
-from ..plan import FULL, PREDICTED, Act, Setting, StepPlan
+from ..plan import FULL, PREDICTED, Act, Setting, StepPlan, kept_before_use
 from ..rule import Planned
 
 Range = tuple[float, ...]
@@ -35,8 +35,8 @@ class _TwoLists(Planned):
         guided = setting.passes == 2
         runs = [guided and not each.unconditional for each in opened]
         attends = [run or not each.attention for run, each in zip(runs, opened, strict=True)]
-        of_attention = _acts(attends, 2)
-        of_guidance = _acts(runs, 1) if guided else [Act.RUN] * steps
+        of_attention = kept_before_use(attends, 2)
+        of_guidance = kept_before_use(runs, 1) if guided else [Act.RUN] * steps
         factors = _factors(opened, runs)
         return tuple(
             StepPlan(
@@ -116,18 +116,6 @@ class FasterCacheOf50(_TwoLists):
 
 def _within(step: Step, window: Range) -> bool:
     return window[0] < step.t < window[1]
-
-
-def _acts(computes: Sequence[bool], depth: int) -> list[Act]:
-    """Acts of a slot that makes a stand-in of the last `depth` steps computed; others keep nothing.
-
-    A step that is computed is kept where less than `depth` others follow before a stand-in.
-    """
-    acts, since = [], depth
-    for is_computed in reversed(computes):
-        since = since + 1 if is_computed else 0
-        acts.append(Act.STAND_IN if not is_computed else Act.KEEP if since <= depth else Act.RUN)
-    return acts[::-1]
 
 
 def _factors(opened: Sequence[Open], runs: Sequence[bool]) -> list[tuple[float, float]]:

@@ -26,6 +26,7 @@ class FrequencyBands(Numberless):
     """
 
     levels: ClassVar[tuple[Level, ...]] = ("guidance",)
+    reads_to_keep: ClassVar[bool] = False
     ops: Ops
     config: DiTConfig
     alpha_low_frequency: float = 1.1
