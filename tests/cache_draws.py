@@ -110,8 +110,11 @@ class Draw(NamedTuple):
     batch: int
     seed: int
     begins: bool = False  # with a clean first frame
+    slots_of: tuple[Slot, ...] = ()  # of a policy, in place of `site` and `stand_in`
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
+        if self.slots_of:
+            return self.slots_of
         sites = (self.site,) if isinstance(self.site, Site) else self.site
         stand_in = Learned(predictor) if self.stand_in is Learned else self.stand_in
         return tuple(Slot(site, stand_in) for site in sites)

@@ -7,10 +7,12 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import Draw, Models, draws, models
+from cache_draws import CONFIG, OPS, Draw, Models, draws, models
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.row import Parts
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
@@ -42,6 +44,7 @@ def main() -> None:
 
     check()
     check_sums(alone, shared)
+    check_placed(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -68,6 +71,26 @@ def check_sums(alone: Models, shared: Models) -> None:
         for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
             for probe in probes:
                 assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND, (site, probe)
+
+
+PLACED = (
+    "fastercache:spatial_attention_timestep_skip_range=-1,990,"
+    "unconditional_batch_timestep_skip_range=-1,990",
+    "mixcache:theta=inf,d=0.3,0.7,I_cfg=0.5",
+    "t-gate:gate_step=4,sp_interval=2,fi_interval=2,warm_up=0",
+)
+
+
+def check_placed(alone: Models, shared: Models) -> None:
+    """Policies with slots of several levels, of one pass, and that read the other pass."""
+    for text in PLACED:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        for guided in (False, True):
+            draw = Draw(policy.rule, (), None, shifted(8, 3.0), guided, 2, 4, slots_of=policy.slots)
+            (latents, plans), (expected, decided) = shared.sample(draw), alone.sample(draw)
+            assert plans == decided, text
+            assert relative_error(latents, expected) <= BOUND, text
+            assert len({plan.passes for plan in plans}) > 1, text
 
 
 if __name__ == "__main__":
