@@ -11,11 +11,16 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.ranges import middles
+from disca_rt.cache.rules.dbcache import DBCache
+from disca_rt.cache.rules.first_block import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands
 from disca_rt.cache.stand_ins.last_two import LastTwo
+from disca_rt.cache.stand_ins.late_taylor import LateTaylor
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -157,6 +162,7 @@ def draws(draw: st.DrawFn) -> Draw:
         "velocity": Site("velocity"),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
+    stand_ins += [DampedFoCa(OPS), LateTaylor(OPS, 2, first=2)]
     stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
     stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
     stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
@@ -176,6 +182,12 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
+    rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
+    if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
+        site = tuple(each.site for each in middles(CONFIG, 1, 0))
+        stand_in = draw(st.sampled_from([Reuse(), Reuse("delta"), Taylor(OPS, 1)]))
+        separate = draw(st.booleans())
+        rules = [DBCache(CONFIG, 1, 0, threshold, 1, cfg_diff_compute_separate=separate)]
     return Draw(
         draw(st.sampled_from(rules)),
         site,

@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import guidance, whole_steps
+from .methods import guidance, ranges, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -22,10 +22,14 @@ from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
 
-POLICIES: dict[str, Row] = {
-    **whole_steps.ROWS,
-    **guidance.ROWS,
+FAMILIES: dict[str, dict[str, Row]] = {
+    "step lists": whole_steps.ROWS,
+    "ranges of blocks": ranges.ROWS,
+    "guidance and several levels": guidance.ROWS,
 }
+"""The rows by what the methods are about."""
+
+POLICIES: dict[str, Row] = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
 
 class Named(NamedTuple):

@@ -92,7 +92,7 @@ class Deciding:
         if under is not None:
             self._check(under)
             self._under[probe.which_pass] = under
-        key = "ask", probe, None if under is None else under.passes
+        key = "ask", probe, None if under is None else under.passes[probe.which_pass]
         tensors = self._with_numbers(() if under is None else under.given)
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)

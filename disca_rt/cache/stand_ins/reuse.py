@@ -1,6 +1,6 @@
 """Reuse: the value kept last, as it is or as a change of what enters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -44,7 +44,7 @@ class Reuse(Numberless):
 
 
 @dataclass(frozen=True)
-class ReuseChange(Reuse):
-    """What enters plus the kept change; `form` is that of the method's other slots."""
+class Change(Reuse):
+    """`Reuse` in the form "delta", unless told otherwise."""
 
-    form: Literal["output", "delta"] = field(default="delta", init=False)
+    form: Literal["output", "delta"] = "delta"
