@@ -16,6 +16,7 @@ from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
+from disca_rt.cache.stand_ins.kept_elsewhere import smaller
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig
 from disca_rt.graphs.runner import GraphRunner
@@ -541,6 +542,12 @@ def test_a_wrong_option_of_t_gate_is_one_line(option: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(ValueError, match=f"{name} must be a whole number at least"):
         build_policy(f"t-gate:{option}", Parts(CONFIG, OPS))
+
+
+@pytest.mark.parametrize("name", ["fastercache", "mixcache", "t-gate"])
+def test_what_would_take_less_can_be_told(name: str) -> None:
+    ways = [way for way, _ in smaller(build_policy(name, Parts(CONFIG, OPS)))]
+    assert ways == ["state=fp8", "state=host", "state=fp8-host"]
 
 
 @pytest.mark.parametrize("state", ["fp8", "host"])

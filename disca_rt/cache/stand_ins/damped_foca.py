@@ -13,18 +13,16 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 HORIZON = 3.0
 
 
 @dataclass(frozen=True)
-class DampedFoCa:
+class DampedFoCa(Numberless):
     """Keeps d, d′ and b, the value just before d; every forecast is a combination of them."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
-    network: ClassVar[None] = None
-    reads_to_keep: ClassVar[bool] = True
     ops: Ops
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:

@@ -6,17 +6,18 @@ as well: m steps after F' the last two differ by wᵐ·D, the stand-in is F' + (
 the next output computed is compared with that.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..stand_in import Kept, Moment
-from .polynomial import Taylor
+from ...kernels.ops import Ops
+from ..site import Level
+from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 
 @dataclass(frozen=True)
-class LastTwo(Taylor):
+class LastTwo(Numberless):
     """F' + w·(F' − F'') with `attention_weight` w (FasterCache, arXiv 2410.19355, eq. 7).
 
     `last_two` are "all" outputs (diffusers) or the "computed" ones (authors). The paper has w rise
@@ -24,12 +25,12 @@ class LastTwo(Taylor):
     linear in the step (choice), of computed outputs alone.
     """
 
-    order: int = field(default=1, init=False)
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    ops: Ops
     attention_weight: float | None = 0.5
     last_two: Literal["all", "computed"] = "all"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.last_two not in ("all", "computed"):
             raise ValueError(f"last_two must be all or computed, got {self.last_two!r}")
         if self.attention_weight is None and self.last_two == "all":
@@ -38,6 +39,10 @@ class LastTwo(Taylor):
             raise ValueError(
                 f"attention_weight must be from 0 to 1, or none, got {self.attention_weight}"
             )
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        """F' and D."""
+        return (like._replace(shape=(2, *like.shape)),)
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
@@ -49,6 +54,9 @@ class LastTwo(Taylor):
         gone = step - kept_at[-1] - 1 if kept_at else 0
         known = float(min(len(kept_at) + 1, 2))
         return 1.0, known, 1.0, self._weight(gone, given), 1.0, self._weight(gone + 1, given)
+
+    def out(self, kept: Kept) -> Tensor | None:
+        """None: the difference needs the new value beside the old one."""
 
     def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
         (factors,) = kept
