@@ -16,7 +16,7 @@ from ..stand_ins.conditional import Conditional
 from ..stand_ins.frequency_bands import FrequencyBands
 from ..stand_ins.last_two import LastTwo
 from ..stand_ins.mean_of_passes import MeanOfPasses
-from ..stand_ins.reuse import Change, Reuse
+from ..stand_ins.reuse import OnlyChange, Reuse
 
 ROWS = {
     "fastercache": Row(
@@ -37,7 +37,7 @@ ROWS = {
     ),
     "mixcache": Row(
         (MixCache,),
-        (Where(Velocity, Reuse), Where(Unconditional, Change), Where(Prefixes, Reuse)),
+        (Where(Velocity, Reuse), Where(Unconditional, OnlyChange), Where(Prefixes, Reuse)),
         about="After a warm-up one step in N is full, N by what full steps change; others cache "
         "the guided velocity, the unconditional pass, or that and the first blocks, whichever "
         "would change the result least, and never twice in a row the same.",
