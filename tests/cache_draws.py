@@ -1,6 +1,9 @@
 """Draws of hypothesis over the seam of caches: rule, site, stand-in, schedule and guidance."""
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -9,21 +12,33 @@ from torch import Tensor
 
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
+from disca_rt.cache.branch_placements import pairs
+from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.plan import Probe, Setting, StepPlan
+from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
+from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.dbcache import DBCache
+from disca_rt.cache.rules.dicache import DiCache
+from disca_rt.cache.rules.easycache import EasyCache
 from disca_rt.cache.rules.first_block import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.rules.magcache import MagCache
+from disca_rt.cache.rules.teacache import TeaCache
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
+from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands
 from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.late_taylor import LateTaylor
 from disca_rt.cache.stand_ins.learned import Learned
+from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.scaled_change import ScaledChange
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
@@ -82,6 +97,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
+        self.head = getattr(rule, "head", None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule
@@ -155,20 +171,26 @@ def draws(draw: st.DrawFn) -> Draw:
     level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
+    branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES, PART)]
+    branches.append(branches[0]._replace(gated=True))
     site = {
         "blocks": Site("blocks", start, stop),
-        "branch": Site("branch", start, stop, draw(st.sampled_from([EVERY_BRANCH, NAMES]))),
+        "branch": draw(st.sampled_from(branches)),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
     stand_ins += [DampedFoCa(OPS), LateTaylor(OPS, 2, first=2)]
-    stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
+    stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()] * (level != "branch")
     stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
     stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
+    stand_ins += [LessNoise()] * (level == "velocity") + [Learned] * (level == "blocks")
     stand_in = draw(st.sampled_from(stand_ins))
+    placed = draw(st.sampled_from(PLACED)) if level == "branch" and draw(st.booleans()) else None
     above = [Site("guidance")] * guided + [Site("velocity")]
-    if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
+    is_single = stand_in is not Learned and level not in ("guidance", "velocity") and not placed
+    if is_single and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
@@ -181,6 +203,12 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("residual", "kept", block=before), threshold),
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
+    rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
+    has_probe = level != "branch" or start > 0
+    rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
+    if guided and isinstance(site, Site) and level in ("blocks", "branch"):
+        rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe
+        rules += [MagCache(threshold, mag_ratios=(1.0, 0.9), mag_ratios_2=(0.7, 1.2))]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
     rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
     if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
@@ -188,8 +216,13 @@ def draws(draw: st.DrawFn) -> Draw:
         stand_in = draw(st.sampled_from([Reuse(), Reuse("delta"), Taylor(OPS, 1)]))
         separate = draw(st.booleans())
         rules = [DBCache(CONFIG, 1, 0, threshold, 1, cfg_diff_compute_separate=separate)]
+        placed = None
+    rule = draw(st.sampled_from(rules))
+    if placed is not None:
+        policy = build_policy(placed.format(file=learned_file(steps)), Parts(CONFIG, OPS))
+        rule, site = policy.rule, tuple(slot.site for slot in policy.slots)
     return Draw(
-        draw(st.sampled_from(rules)),
+        rule,
         site,
         stand_in,
         shifted(steps, 3.0),
@@ -201,4 +234,30 @@ def draws(draw: st.DrawFn) -> Draw:
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+PART = "txt_attn", "img_mlp", "mlp_part"
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind
+
+PLACED = (
+    "pab:mlp_timesteps=900,500,mlp_blocks=14,spatial_attention_timestep_skip_range=0,1001",
+    "feb-cache:interval=2,a=1.02,b=0.98",
+    "adacache:codebook=0.3:3,1.0:2,9.0:1",
+    "adacache:codebook=0.3:3,1.0:2,9.0:1,apply_moreg=true",
+    "l2c:gates={file},thres=0.5",
+    "lazydit:heads={file}",
+)
+"""Policies whose rules plan for slots of their own."""
+
+
+@cache
+def learned_file(steps: int) -> Path:
+    """Random gates and heads of BranchPairs' slots, which nobody learned."""
+    path = Path(_FOLDER.name) / f"{steps}.safetensors"
+    generator = torch.Generator().manual_seed(steps)
+    slots = sum(1 for _ in pairs(CONFIG))
+    gates = torch.rand(steps, slots, generator=generator)
+    heads = torch.randn(steps, slots, CONFIG.hidden, generator=generator)
+    write_gates(path, {"gates": gates, "heads": heads}, CONFIG, "drawn")
+    return path
+
+
+_FOLDER = TemporaryDirectory()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,17 +11,22 @@ from torch import Tensor
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
+from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands, patchify
 from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.scaled_change import ScaledChange
+from disca_rt.models.blocks import Branch, Compute
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
-from disca_rt.tokens import StepContext
+from disca_rt.tokens import StepContext, Vector, groups, with_groups
 
 
 class Oracle:
@@ -49,7 +55,7 @@ class Oracle:
                 lambda x=latents, i=inputs: self.guided(x, i, prepared),
                 latents,
             )
-            latents = latents + velocity * (step.sigma_next - step.sigma)
+            latents = latents + velocity * (step.sigma_next - step.sigma) * plan.scale
             if prepared[0].first is not None:
                 latents[:, :, :1] = prepared[0].first.latents
         return latents
@@ -100,6 +106,7 @@ class Oracle:
             for i, (each, _) in enumerate(self.policy.slots)
             if each.level == site.level
             and (site.level != "blocks" or each.start == site.start)
+            and (site.level != "branch" or each == site)
             and self.plan.passes[number][i] != Act.RUN
         ]
 
@@ -122,12 +129,24 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        self.given = self.plan.given_to(number)
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, ScaledChange):
+            _, value, before = kept[-1]
+            return entering + (self.given[0] if self.given else 1.0) * (value - before)
+        if isinstance(stand_in, Aligned):
+            changes = [value - before for _, value, before in (kept[-2:] * 2)[:2]]
+            gamma = self.given[0] if self.given else 1.0
+            return entering + changes[0] + gamma * (changes[1] - changes[0])
+        if isinstance(stand_in, AdamsBashforth):
+            return self.adams_bashforth(stand_in, {step: value for step, value, _ in kept})
+        if isinstance(stand_in, LessNoise):
+            return self.less_noise(stand_in, kept)
         if isinstance(stand_in, DampedFoCa):
             return damped_foca([(step, value) for step, value, _ in kept], self.step)
         if isinstance(stand_in, FrequencyBands):
@@ -178,6 +197,35 @@ class Oracle:
                 last = [last[1], value]
         return value
 
+    def adams_bashforth(self, stand_in: AdamsBashforth, kept: dict[int, Tensor]) -> Tensor:
+        if not stand_in.recursive:
+            steps = [*kept][-stand_in.k :]
+            powers = torch.tensor([[step**i for i in range(len(steps))] for step in steps])
+            at = torch.tensor([float(self.step**i) for i in range(len(steps))])
+            weights = torch.linalg.solve(powers.T.double(), at.double())
+            return sum(weight * kept[step] for weight, step in zip(weights, steps, strict=True))
+        values: list[Tensor] = []
+        formulas = [(1,), (2, -1), (3, -3, 1)][: stand_in.k]
+        for step in range(min(kept), self.step + 1):
+            weights = formulas[min(len(values), len(formulas)) - 1]
+            predicted = sum(w * v for w, v in zip(weights, reversed(values), strict=False))
+            values.append(kept.get(step, predicted) if step < self.step else predicted)
+        return values[-1]
+
+    def less_noise(self, stand_in: LessNoise, kept: list) -> Tensor:
+        step, velocity, _ = kept[-1]
+        if len(kept) == 1:
+            return velocity
+        error = (kept[-2][1] - velocity) * stand_in.gamma ** (self.step - step)
+        spectrum = torch.fft.fft2(error)
+        for i, j in product(*map(range, error.shape[-2:])):
+            h, w = (
+                min(n, size - n) / size for n, size in zip((i, j), error.shape[-2:], strict=True)
+            )
+            is_low = max(h, w) <= stand_in.cutoff / 2  # 1/2 is the largest
+            spectrum[..., i, j] *= (self.given or (1, 0))[not is_low]
+        return velocity - torch.fft.ifft2(spectrum).real
+
 
 def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
     """cache-dit's FoCa, step by step from the first kept value to step number `last`."""
@@ -197,14 +245,18 @@ def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
 class Hook:
     """The slots on branches of one block."""
 
-    names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
-
     def __init__(self, oracle: Oracle, number: int, index: int) -> None:
         self.oracle, self.number, self.index = oracle, number, index
+        self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
         if not branch_sites:
-            return compute()
+            return Branch(compute(), gate)
         place = self.index, name
-        return self.oracle.at(branch_sites[0], self.number, compute, None, place=place)
+        at = partial(self.oracle.at, branch_sites[0], self.number)
+        value = at(compute, None, place=place)
+        if branch_sites[0].gated:
+            old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
+            gate = with_groups(gate, old)
+        return Branch(value, gate)

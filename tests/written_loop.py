@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from disca_rt.conditioning import Conditioning
+from disca_rt.models.blocks import Branch as BranchAndGate
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Step
+from disca_rt.tokens import Vector
 
 Branch = Callable[[int, str, Callable[[], Tensor]], Tensor]
 """The value of a branch, by number of the block, name, and what computes it."""
@@ -22,13 +24,17 @@ Branch = Callable[[int, str, Callable[[], Tensor]], Tensor]
 class Written:
     """A block's branches, given to `branch`."""
 
-    names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
+    names = frozenset({"img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total"})
 
     def __init__(self, index: int, branch: Branch) -> None:
         self.index, self.branch = index, branch
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        return compute() if name == "total" else self.branch(self.index, name, compute)
+    def __call__(
+        self, name: str, compute: Callable[[], Tensor], gate: Vector | None = None
+    ) -> BranchAndGate:
+        is_joined = name == "total"
+        value = compute() if is_joined else self.branch(self.index, name, compute)
+        return BranchAndGate(value, gate)
 
 
 class Loop(NamedTuple):

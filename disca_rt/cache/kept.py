@@ -16,6 +16,13 @@ Place = tuple[int, str]
 
 WHOLE: Place = -1, ""
 
+GATE_GROUPS = 2  # of rows: those of a clean first frame have a gate of their own
+
+
+def gate_of(place: Place) -> Place:
+    """The place of the gate `[B, 2, C]` that goes with a branch."""
+    return place[0], f"gate of {place[1]}"
+
 
 class SampleShape(NamedTuple):
     """The facts that the buffers of a sample depend on.
@@ -55,6 +62,9 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                 if name in site.names:
                     value = batch, rows[form.rows], form.width * config.hidden
                     yield (block, name), tokens._replace(shape=value)
+                    if site.gated:
+                        gates = batch, GATE_GROUPS, config.hidden
+                        yield gate_of((block, name)), tokens._replace(shape=gates)
     elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
     elif site.level == "velocity":

@@ -44,9 +44,9 @@ def sample_flops(
     """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG."""
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
-        forward.planned(policy, acts, number)
+        forward.planned(policy, plan, number)
         for plan in plans
-        for number, (forward, acts) in enumerate(zip(passes, plan.passes, strict=True))
+        for number, forward in enumerate(passes)
     )
 
 
@@ -56,23 +56,27 @@ class PassFlops:
     def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
         self._groups = 1 + dit.token_replace  # of rows that are modulated alike
-        self.ends = _embed_flops(dit, latent_shape, text) + _head_flops(dit, latent_shape)
+        self._embed = _embed_flops(dit, latent_shape, text)
+        self.ends = self._embed + _head_flops(dit, latent_shape)
 
-    def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
-        """FLOPs of pass `number` in which the policy's slots act so."""
-        acts = policy.acts_in(number, acts)
+    def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
+        """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""
+        acts = policy.acts_in(number, plan.passes[number])
+        probed = plan.probed[number] if plan.probed else None
+        in_vain = set(range(probed or 0))
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
         stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
         if any(slot.site.level in skips for slot in stands):
-            return 0
+            return 0 if probed is None else self._embed + sum(map(self.block, in_vain))
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, stands) for i in range(start, stop))
+                total += sum(self.block(i, _at(stands, i)) for i in range(start, stop))
+                in_vain -= set(range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
-        return total
+        return total + sum(map(self.block, in_vain))
 
     @property
     def _blocks(self) -> int:
@@ -102,19 +106,30 @@ class PassFlops:
         return total + (self._attention() if attends else 0)
 
     def _single(self, index: int, stands: Sequence[Slot]) -> int:
-        hidden, tokens = self._dit.hidden, self._img + self._txt
+        hidden, tokens, ratio = self._dit.hidden, self._img + self._txt, self._dit.mlp_ratio
         total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
-        total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
-        if not _is_replaced(stands, index, "mlp"):
-            total += _linear(tokens, hidden, self._dit.mlp_ratio * hidden)
-        return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
+        halves = (
+            ("attn", hidden, self._attention()),
+            ("mlp", ratio * hidden, _linear(tokens, hidden, ratio * hidden)),
+        )
+        for name, width, flops in halves:
+            if _is_replaced(stands, index, f"{name}_part"):
+                continue
+            total += _linear(tokens, width, hidden)
+            total += 0 if _is_replaced(stands, index, name) else flops
+        return total
 
     def _attention(self) -> int:
         """Q, K, V and both products of joint attention."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
         return _linear(tokens, hidden, 3 * hidden) + _attention(tokens, hidden)
+
+
+def _at(stands: Sequence[Slot], block: int) -> list[Slot]:
+    """The slots that replace branches of a block."""
+    return [slot for slot in stands if slot.site.start <= block < slot.site.stop]
 
 
 def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:

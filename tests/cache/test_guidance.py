@@ -176,14 +176,12 @@ def test_fastercache_skips_the_work_that_it_says(eager: Models) -> None:
     window = "spatial_attention_timestep_skip_range=-1,990"
     policy = build_policy(f"fastercache:{window}", Parts(CONFIG, OPS))
     plans = sampled(policy, DRAW, eager)[1]
-    pass_flops = PassFlops(CONFIG, (2, 2, 4, 4), 3)
-    of_attention = pass_flops.planned(policy, (Act.RUN,) * 2, 0) - pass_flops.planned(
-        policy, (Act.STAND_IN, Act.RUN), 0
-    )
+    work = PassFlops(CONFIG, (2, 2, 4, 4), 3)
+    full = work.planned(policy, StepPlan(((Act.RUN,) * 2,) * 2), 0)
+    of_attention = full - work.planned(policy, StepPlan(((Act.STAND_IN, Act.RUN),) * 2), 0)
     cached = sum(plan.passes[0][0] == Act.STAND_IN for plan in plans)
     skipped = sum(plan.passes[1][1] == Act.STAND_IN for plan in plans)
     assert min(cached, skipped) > 0
-    full = pass_flops.planned(policy, (Act.RUN,) * 2, 0)
     expected = full * (2 * len(plans) - skipped) - cached * of_attention
     assert sample_flops(policy, plans, CONFIG, (2, 2, 4, 4), (3, 3)) == expected
 
@@ -514,9 +512,9 @@ def test_the_first_version_of_t_gate_keeps_text_rows_only(eager: Models) -> None
     kept = [i for i, plan in enumerate(plans) if plan.keeps()]
     assert kept == [3], "once, in the step before the gate"
     work = PassFlops(CONFIG, (2, 2, 4, 4), 3)
-    after = work.planned(policy, (Act.STAND_IN, Act.RUN), 0)
-    assert after < work.planned(policy, (Act.RUN,) * 2, 0)
-    wanted = 4 * 2 * work.planned(policy, (Act.RUN,) * 2, 0) + 8 * after
+    after = work.planned(policy, StepPlan(((Act.STAND_IN, Act.RUN),) * 2), 0)
+    assert after < work.planned(policy, StepPlan(((Act.RUN,) * 2,) * 2), 0)
+    wanted = 4 * 2 * work.planned(policy, StepPlan(((Act.RUN,) * 2,) * 2), 0) + 8 * after
     assert sample_flops(policy, plans, CONFIG, (2, 2, 4, 4), (3, 3)) == wanted
 
 

@@ -426,7 +426,7 @@ def test_delta_dit_counts_and_costs_are_discas() -> None:
         plans = policy.known_plans(setting(policy, 50))
         assert sum(plan.label == "full" for plan in plans) == full
         work = PassFlops(VIDEO_10, shape, 256)
-        each = [work.planned(policy, plan.passes[0], 0) for plan in plans]
+        each = [work.planned(policy, plan, 0) for plan in plans]
         assert each[1] == work.ends + sum(map(work.block, range(20)))
         assert sum(each) == full * each[0] + (50 - full) * each[1]
     tokens = SampleShape(VIDEO_10, torch.bfloat16, CPU, (1, *shape), 63888, ((63888, 256),))
