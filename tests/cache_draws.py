@@ -34,8 +34,10 @@ from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
 from disca_rt.cache.stand_ins.fed import Fed
 from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.freqca import FreqCa
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands
 from disca_rt.cache.stand_ins.half_taylor import HalfTaylor
 from disca_rt.cache.stand_ins.hyca import SOLVERS, HyCa
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
@@ -134,8 +136,11 @@ class Draw(NamedTuple):
     batch: int
     seed: int
     begins: bool = False  # with a clean first frame
+    slots_of: tuple[Slot, ...] = ()  # of a policy, in place of `site` and `stand_in`
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
+        if self.slots_of:
+            return self.slots_of
         sites = (self.site,) if isinstance(self.site, Site) else self.site
         learned = {Learned: Learned(predictor), Fed: Fed(predictor, OPS)}
         stand_in = learned.get(self.stand_in, self.stand_in)
@@ -183,6 +188,8 @@ def draws(draw: st.DrawFn) -> Draw:
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1), draw(forecasts())]
     stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
     stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()] * (level != "branch")
+    stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
+    stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
     stand_ins += [LessNoise()] * (level == "velocity")
     stand_ins += [Learned, Fed, draw(bands())] * (level == "blocks")
     stand_in = draw(st.sampled_from([each for each in stand_ins if fits(each, level)]))

@@ -13,6 +13,8 @@ from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.fed import Fed
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands, patchify
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.scaled_change import ScaledChange
@@ -40,6 +42,7 @@ class Oracle:
         prepared: Sequence[Prepared],
         guidance: Tensor | None,
     ) -> Tensor:
+        self.grid = prepared[0].grid, self.dit.config.patch
         for step, plan in zip(schedule, plans, strict=True):
             self.step, self.plan = step.index, plan
             t, r = (torch.tensor([x] * len(latents)) for x in (step.t, step.r))
@@ -142,6 +145,10 @@ class Oracle:
             return self.adams_bashforth(stand_in, {step: value for step, value, _ in kept})
         if isinstance(stand_in, LessNoise):
             return self.less_noise(stand_in, kept)
+        if isinstance(stand_in, FrequencyBands):
+            return self.in_bands(stand_in, kept[-1], entering)
+        if isinstance(stand_in, LastTwo):
+            return self.from_last_two(stand_in, kept)
         history = [(step, value) for step, value, _ in kept]
         if isinstance(stand_in, Fed):
             cached = forecast(stand_in.feed, history, self.step, context)
@@ -149,6 +156,34 @@ class Oracle:
         if type(stand_in) in FORECASTS:
             return forecast(stand_in, history, self.step, context)
         return stand_in.predictor(entering, kept[-1][1], context)
+
+    def in_bands(self, stand_in: FrequencyBands, last: tuple, entering: Tensor) -> Tensor:
+        step, unconditional, conditional = last
+        spectra = [
+            torch.fft.fftshift(torch.fft.fft2(self.dit.ops.unpatchify(each, *self.grid)), (-2, -1))
+            for each in (entering, unconditional - conditional)
+        ]
+        height, width = spectra[0].shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        is_low = (y - height // 2) ** 2 + (x - width // 2) ** 2 <= (min(height, width) // 5) ** 2
+        low, high = (
+            alpha ** (self.step - step)
+            for alpha in (stand_in.alpha_low_frequency, stand_in.alpha_high_frequency)
+        )
+        spectrum = spectra[0] + torch.where(is_low, low, high) * spectra[1]
+        velocity = torch.fft.ifft2(torch.fft.ifftshift(spectrum, (-2, -1))).real
+        return patchify(velocity, self.grid[1])
+
+    def from_last_two(self, stand_in: LastTwo, kept: list) -> Tensor:
+        """Both programs' cache of two outputs, step by step."""
+        computed, last = {step: value for step, value, _ in kept}, []
+        for step in range(kept[0][0], self.step + 1):
+            if step in computed:
+                last = [*last[-1:], computed[step]] if last else [computed[step]] * 2
+            value = last[1] + stand_in.attention_weight * (last[1] - last[0])
+            if step not in computed and stand_in.last_two == "all":
+                last = [last[1], value]
+        return value
 
     def adams_bashforth(self, stand_in: AdamsBashforth, kept: dict[int, Tensor]) -> Tensor:
         if not stand_in.recursive:

@@ -49,6 +49,8 @@ class SampleShape(NamedTuple):
 
 def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place, TensorSpec]]:
     """The places of a site in pass `number`, with the form of the value at each."""
+    if not site.is_in(number):
+        return
     tokens, config = shape.tokens(number), shape.config
     batch, (img, txt) = shape.latents[0], shape.rows[number]
     if site.level == "blocks":
@@ -63,9 +65,9 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                     if site.gated:
                         gates = batch, GATE_GROUPS, config.hidden
                         yield gate_of((block, name)), tokens._replace(shape=gates)
-    elif site.level == "guidance" and number == 1:
+    elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
-    elif site.level == "velocity" and number == 0:
+    elif site.level == "velocity":
         yield WHOLE, shape.velocity()
 
 

@@ -167,6 +167,19 @@ class Draft(NamedTuple):
 Answer = StepPlan | Ask | Draft
 
 
+def kept_before_use(computes: Sequence[bool], depth: int) -> list[Act]:
+    """A slot's act in each step, whose stand-in is made of the last `depth` values computed.
+
+    `computes` says which steps compute it. A value is kept where fewer than `depth` others follow
+    before a step that does not, so that nothing is kept that no step will use.
+    """
+    acts, since = [], depth
+    for is_computed in reversed(computes):
+        since = since + 1 if is_computed else 0
+        acts.append(Act.STAND_IN if not is_computed else Act.KEEP if since <= depth else Act.RUN)
+    return acts[::-1]
+
+
 class Setting(NamedTuple):
     """The facts of a sample that a rule may use: its steps, and each step's passes and slots."""
 

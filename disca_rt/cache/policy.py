@@ -52,8 +52,17 @@ class Policy:
         return plans
 
     def probes(self, passes: int) -> tuple[Probe, ...]:
-        """The probes of its rule in a sample of `passes` passes: none of a pass beyond."""
+        """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
+
+    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass `number`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, number) for site, _ in self.slots):
+            return acts
+        return tuple(
+            act if site.only_pass in (None, number) else Act.RUN
+            for act, (site, _) in zip(acts, self.slots, strict=True)
+        )
 
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""

@@ -40,19 +40,31 @@ Kept = tuple[Tensor, ...]
 WHOLE = Whole()
 
 
+class OtherPass(NamedTuple):
+    """The buffers of the same place in the other pass, for stand-ins that read them.
+
+    `lengths [B]` counts its image plus valid text tokens; None where nothing is padding.
+    """
+
+    kept: Kept
+    lengths: Tensor | None
+
+
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
 
     `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none. `sharding` says which rows this rank has.
+    the device; None where it has none. `sharding` says which rows this rank has. `other` is for
+    stand-ins that read the other pass; None where there is none.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
     sharding: Sharding = WHOLE
+    other: OtherPass | None = None
 
 
 class StandIn(Protocol):
@@ -65,6 +77,7 @@ class StandIn(Protocol):
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
+    reads_other_pass: bool  # True where `value` reads what the other pass kept
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
@@ -92,6 +105,7 @@ class Numberless:
 
     network: PredictorConfig | None = None
     reads_to_keep: bool = True
+    reads_other_pass: bool = False
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

@@ -258,6 +258,12 @@ class Pipeline(Calls, DenoisingModels):
         sizes = self._codec.loaded or self.facts.sizes
         return subject_of(request, self.facts, sizes, self._dit.loaded)
 
+    def decides_per_sample(self, request: Request) -> bool:
+        """True where each sample of a batch is run, and decided on, by itself."""
+        if request.decide is None:
+            return bool(self.resolved(request)[1].rule.probes)
+        return request.decide == "per-sample"
+
     def close(self) -> None:
         """Free models, states and captures; once is enough, and `Busy` while a sample runs."""
         if self._is_closed:
@@ -309,6 +315,7 @@ class Pipeline(Calls, DenoisingModels):
             stopwatch=stopwatch,
             on_step=listeners.on_step,
             cancel=listeners.cancel,
+            per_sample=self.decides_per_sample(request),
         )
         check_finite("result", latents, facts.place.dtype)
         return latents

@@ -12,7 +12,7 @@ from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, SINGLE
-from ..cache.stand_in import Kept, Moment
+from ..cache.stand_in import Kept, Moment, OtherPass
 from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
 from ..models.row_groups import gate_rows
 from ..sharding import Sharding
@@ -51,6 +51,13 @@ class Looked:
     patches: Tensor | None = None
 
 
+class Other(NamedTuple):
+    """The other pass, for stand-ins that read it: its slots' buffers, and its valid tokens."""
+
+    kept: tuple[dict[Place, Kept], ...]
+    lengths: Tensor | None
+
+
 class SlotsOfPass(NamedTuple):
     """The slots of one pass: their acts, buffers by place, and scalars."""
 
@@ -60,6 +67,7 @@ class SlotsOfPass(NamedTuple):
     numbers: Sequence[Tensor | None]
     looked: Looked
     sharding: Sharding
+    other: "Other | None" = None
 
     def use(
         self,
@@ -75,7 +83,7 @@ class SlotsOfPass(NamedTuple):
         Probes see it times the first of `gates`, and the stand-in's times the second.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot], self.sharding)
+        at = Moment(entering, context, self.numbers[slot], self.sharding, self._other(slot, place))
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
@@ -86,6 +94,11 @@ class SlotsOfPass(NamedTuple):
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
+
+    def _other(self, slot: int, place: Place) -> OtherPass | None:
+        if self.other is None or not self.slots[slot].stand_in.reads_other_pass:
+            return None
+        return OtherPass(self.other.kept[slot][place], self.other.lengths)
 
     def _sums(
         self,

@@ -61,7 +61,8 @@ class PassFlops:
 
     def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
         """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""
-        acts, probed = plan.passes[number], plan.probed[number] if plan.probed else None
+        acts = policy.acts_in(number, plan.passes[number])
+        probed = plan.probed[number] if plan.probed else None
         in_vain = set(range(probed or 0))
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
         stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]

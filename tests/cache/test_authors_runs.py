@@ -15,6 +15,7 @@ SAME_NAMES = (
     "magcache",
     "easycache",
     "dicache",
+    "fastercache",
     "teacache-1.5",
     "taylorcache-1.5",
     "deepcache-1.5",

@@ -47,6 +47,7 @@ def main() -> None:
     check()
     check_sums(alone, shared)
     check_forecasts(alone, shared)
+    check_placed(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -106,6 +107,26 @@ def check_forecasts(alone: Models, shared: Models) -> None:
         (expected, decided), (latents, plans) = (each.sample(draw) for each in (alone, shared))
         assert plans == decided, draw
         assert relative_error(latents, expected) <= BOUND, draw
+
+
+PLACED = (
+    "fastercache:spatial_attention_timestep_skip_range=-1,990,"
+    "unconditional_batch_timestep_skip_range=-1,990",
+    "mixcache:theta=inf,d=0.3,0.7,I_cfg=0.5",
+    "t-gate:gate_step=4,sp_interval=2,fi_interval=2,warm_up=0",
+)
+
+
+def check_placed(alone: Models, shared: Models) -> None:
+    """Policies with slots of several levels, of one pass, and that read the other pass."""
+    for text in PLACED:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        for guided in (False, True):
+            draw = Draw(policy.rule, (), None, shifted(8, 3.0), guided, 2, 4, slots_of=policy.slots)
+            (latents, plans), (expected, decided) = shared.sample(draw), alone.sample(draw)
+            assert plans == decided, text
+            assert relative_error(latents, expected) <= BOUND, text
+            assert len({plan.passes for plan in plans}) > 1, text
 
 
 if __name__ == "__main__":

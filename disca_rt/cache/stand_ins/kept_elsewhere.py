@@ -43,6 +43,10 @@ class KeptElsewhere:
         return self.stand_in.reads_to_keep
 
     @property
+    def reads_other_pass(self) -> bool:
+        return self.stand_in.reads_other_pass
+
+    @property
     def network(self) -> PredictorConfig | None:
         return self.stand_in.network
 
@@ -90,6 +94,9 @@ class KeptElsewhere:
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         like = at.entering if at.entering is not None else at.context.freqs_cos
+        if at.other is not None:
+            other = at.other._replace(kept=self._read(at.other.kept, like.device))
+            at = at._replace(other=other)
         return self.stand_in.value(self._read(kept, like.device), at)
 
     def _is_coded(self, dtype: torch.dtype) -> bool:
