@@ -8,12 +8,7 @@ import torch
 from ..config import DiTConfig
 from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
-from .stand_in import Kept, TensorSpec
-
-Place = tuple[int, str]
-"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
-
-WHOLE: Place = -1, ""
+from .stand_in import WHOLE, Beside, Place, TensorSpec
 
 
 class SampleShape(NamedTuple):
@@ -58,8 +53,8 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
         yield WHOLE, shape.velocity()
 
 
-def allocate(policy: Policy, shape: SampleShape) -> tuple[tuple[dict[Place, Kept], ...], ...]:
-    """New buffers, zeros: `[pass][slot]`, by place."""
+def allocate(policy: Policy, shape: SampleShape) -> Beside:
+    """New buffers, zeros."""
     return tuple(
         tuple(
             {

@@ -76,16 +76,28 @@ def check_plan(
         )
     for number, acts in enumerate(plan.passes):
         for slot, act in enumerate(acts):
-            if act in (Act.STAND_IN, Act.CHECK) and (number, slot) not in kept:
+            if act in (Act.STAND_IN, Act.CHECK, Act.REFRESH) and (number, slot) not in kept:
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
                 )
-            if act in (Act.KEEP, Act.CHECK) and not _is_computed(policy.slots, plan, number, slot):
+            computes = act in (Act.KEEP, Act.CHECK, Act.REFRESH)
+            if computes and not _is_computed(policy.slots, plan, number, slot):
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} is to be kept or checked, but another "
                     "slot stands in for it; let that one run, or give this one RUN"
                 )
+            if act == Act.REFRESH and not _has_rows(policy.slots[slot]):
+                raise ValueError(
+                    f"{where}: slot {slot} is to compute some rows anew, and {policy.slots[slot]} "
+                    "cannot; use a stand-in of rows at branches of MLPs"
+                )
+
+
+def _has_rows(slot: Slot) -> bool:
+    """True where the stand-in can compute rows alone, and they do not depend on other rows."""
+    is_mlp = all(name.endswith("mlp") for name in slot.site.names)
+    return hasattr(slot.stand_in, "refresh") and (slot.site.level != "branch" or is_mlp)
 
 
 def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:

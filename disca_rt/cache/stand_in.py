@@ -1,5 +1,6 @@
 """The protocol of stand-ins: they keep tensors of a step and give a value in later ones."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,6 +30,14 @@ class TensorSpec(NamedTuple):
 Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
+Place = tuple[int, str]
+"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
+
+WHOLE: Place = -1, ""
+
+Beside = tuple[tuple[dict[Place, Kept], ...], ...]
+"""The buffers of all slots: `[pass][slot]`, by place."""
+
 
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
@@ -36,12 +45,15 @@ class Moment(NamedTuple):
     `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none.
+    the device; None where it has none. `beside` are the buffers of all slots, for those of one
+    method that share what they keep.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
+    place: Place = WHOLE
+    beside: Beside = ()
 
 
 class StandIn(Protocol):
@@ -73,6 +85,20 @@ class StandIn(Protocol):
 
     def value(self, kept: Kept, at: "Moment") -> Tensor:
         """The value in place of the computation."""
+
+
+class RowStandIn(StandIn, Protocol):
+    """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`."""
+
+    def row_count(self, place: Place, rows: int) -> int:
+        """The number of rows of `rows` at `place` that it computes anew, for those who count."""
+
+    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+        """The value, of which some rows are computed anew and written into what is kept.
+
+        `compute(rows)` gives the values `[B, R, C]` of the rows numbered `rows [B, R]` of those at
+        this place on this rank; all of them for None.
+        """
 
 
 class Numberless:

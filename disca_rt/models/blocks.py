@@ -29,8 +29,11 @@ class Branches(Protocol):
 
     names: Collection[str]  # the branches that it changes anything of
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The branch `name`: `compute()`, or something in its place; then `compute` never runs."""
+    def __call__(self, name: str, compute: Callable[..., Tensor]) -> Tensor:
+        """The branch `name`: `compute()`, or something in its place; then `compute` never runs.
+
+        That of an MLP takes `rows [B, R]`, and then computes the rows that these number.
+        """
 
 
 def norm_rope_for(
@@ -152,13 +155,17 @@ class DoubleStreamBlock(nn.Module):
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
         img = gate_residual(self.ops, img, img_attn, mods[0][2])
         txt = self.ops.gate_residual(txt, txt_attn, mods[1][2])
-        img_mlp = branches("img_mlp", lambda: self.img_mlp(self._norm(img, mods[0][3:5])))
-        txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(self._norm(txt, mods[1][3:5])))
+        img_mlp = branches("img_mlp", self._mlp(self.img_mlp, img, mods[0]))
+        txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt, mods[1]))
         img = gate_residual(self.ops, img, img_mlp, mods[0][-1])
         return PendingSum(img), PendingSum(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
 
-    def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
-        return layer_norm_modulate(self.ops, x, *shift_scale)
+    def _mlp(self, mlp: MLP, x: Tensor, mod: Mods) -> Callable[[Tensor | None], Tensor]:
+        """The MLP of all rows of `x`, or of some, with its norm."""
+        return lambda rows=None: mlp(self._norm(x, mod[3:5], rows))
+
+    def _norm(self, x: Tensor, shift_scale: Mods, rows: Tensor | None = None) -> Tensor:
+        return layer_norm_modulate(self.ops, x, *shift_scale, rows=rows)
 
     def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
@@ -211,14 +218,24 @@ class SingleStreamBlock(nn.Module):
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
         x = materialise(stream, self.ops)
         norm = once(lambda: layer_norm_modulate(self.ops, x, shift, scale))
-        total = branches("total", lambda: self._in_branches(norm, context, branches))
+        some = partial(layer_norm_modulate, self.ops, x, shift, scale)
+        total = branches("total", lambda: self._in_branches(norm, some, context, branches))
         return (PendingSum(gate_residual(self.ops, x, total, gate)),)
 
     def _in_branches(
-        self, norm: Callable[[], Tensor], context: StepContext, branches: Branches
+        self,
+        norm: Callable[[], Tensor],
+        some: Callable[[Tensor], Tensor],
+        context: StepContext,
+        branches: Branches,
     ) -> Tensor:
+        """The `total` branch; `norm` gives all rows normalised, `some` those with given numbers."""
+
+        def all_or_some(rows: Tensor | None = None) -> Tensor:
+            return self._mlp(norm() if rows is None else some(rows))
+
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
-            mlp = [branches("mlp", lambda: self._mlp(norm()))]
+            mlp = [branches("mlp", all_or_some)]
             attn = branches("attn", lambda: self._attend(norm(), context, NoOverlap()))
             return self._join_halves(attn, mlp)
         half = _MLPHalf(self._mlp, norm())

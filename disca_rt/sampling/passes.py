@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..cache.kept import WHOLE, Place
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import SINGLE
-from ..cache.stand_in import Kept, Moment
+from ..cache.stand_in import WHOLE, Beside, Kept, Moment, Place
 from ..models.blocks import Branches, run_blocks
 from ..tokens import StepContext
 from .probes import sums
@@ -44,27 +43,36 @@ class Looked:
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of one pass: their acts, buffers by place, and scalars."""
+    """The slots of one pass: their acts, buffers by place, and scalars.
+
+    `beside` are the buffers of all passes.
+    """
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
     kept: tuple[dict[Place, Kept], ...]
     numbers: Sequence[Tensor | None]
     looked: Looked
+    beside: Beside
 
     def use(
         self,
         slot: int,
-        compute: Callable[[], Tensor] | None,
+        compute: Callable[..., Tensor] | None,
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
     ) -> Tensor:
-        """The value at a place of `slot`, by its act; `compute` gives the computed one."""
+        """The value at a place of `slot`, by its act; `compute` gives the computed one.
+
+        Where rows can be computed alone, it takes their numbers.
+        """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot])
+        at = Moment(entering, context, self.numbers[slot], place, self.beside)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
+        if act == Act.REFRESH:
+            return stand_in.refresh(kept, compute, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
         is_joint = place == WHOLE or place[1] in SINGLE
@@ -110,7 +118,7 @@ class BranchSlots:
         self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
         self.names = slots.keys()
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Callable[..., Tensor]) -> Tensor:
         if name not in self._slots:
             return compute()
         place = self._block, name

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..cache.kept import Place, SampleShape, allocate
+from ..cache.kept import SampleShape, allocate
 from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy
 from ..cache.remembered import remembered
-from ..cache.stand_in import Kept, TensorSpec
+from ..cache.stand_in import Beside, TensorSpec
 
 
 @dataclass
@@ -20,7 +20,7 @@ class SampleState:
     where a probe asks for it.
     """
 
-    slots: tuple[tuple[dict[Place, Kept], ...], ...]
+    slots: Beside
     probes: dict[Stored, tuple[Tensor, ...]]
 
     def compared_with(self, probe: Probe) -> Tensor:

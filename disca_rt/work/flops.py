@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
+from ..cache.stand_in import Place
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -61,13 +62,16 @@ class PassFlops:
     def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
         """FLOPs of pass `number` in which the policy's slots act so."""
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
-        stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
+        stands, some = (
+            [slot for slot, act in zip(policy.slots, acts, strict=True) if act == kind]
+            for kind in (Act.STAND_IN, Act.REFRESH)
+        )
         if any(slot.site.level in skips for slot in stands):
             return 0
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, stands) for i in range(start, stop))
+                total += sum(self.block(i, stands, some) for i in range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
@@ -77,11 +81,14 @@ class PassFlops:
     def _blocks(self) -> int:
         return self._dit.double + self._dit.single
 
-    def block(self, index: int, stands: Sequence[Slot] = ()) -> int:
-        """FLOPs of a block without the branches that slots `stands` replace."""
+    def block(self, index: int, stands: Sequence[Slot] = (), some: Sequence[Slot] = ()) -> int:
+        """FLOPs of a block without the branches that slots `stands` replace.
+
+        Of those that slots `some` are at, only the rows count that these compute anew.
+        """
         if index < self._dit.double:
-            return self._double(index, stands)
-        return self._single(index, stands)
+            return self._double(index, stands, some)
+        return self._single(index, stands, some)
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""
@@ -89,7 +96,7 @@ class PassFlops:
         block = self.block(self._dit.double if predictor.block_kind == "single" else 0)
         return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
 
-    def _double(self, index: int, stands: Sequence[Slot]) -> int:
+    def _double(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden = self._dit.hidden
         total, attends = _linear(self._groups + 1, hidden, 6 * hidden), False
         for stream, rows in (("img", self._img), ("txt", self._txt)):
@@ -97,17 +104,19 @@ class PassFlops:
                 total += _linear(rows, hidden, hidden)
                 attends = True
             if not _is_replaced(stands, index, f"{stream}_mlp"):
-                total += _linear(rows, hidden, 2 * self._dit.mlp_ratio * hidden)
+                fresh = _fresh_rows(some, (index, f"{stream}_mlp"), rows)
+                total += _linear(fresh, hidden, 2 * self._dit.mlp_ratio * hidden)
         return total + (self._attention() if attends else 0)
 
-    def _single(self, index: int, stands: Sequence[Slot]) -> int:
+    def _single(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden, tokens = self._dit.hidden, self._img + self._txt
         total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
         total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
         if not _is_replaced(stands, index, "mlp"):
-            total += _linear(tokens, hidden, self._dit.mlp_ratio * hidden)
+            fresh = _fresh_rows(some, (index, "mlp"), tokens)
+            total += _linear(fresh, hidden, self._dit.mlp_ratio * hidden)
         return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
 
     def _attention(self) -> int:
@@ -118,6 +127,14 @@ class PassFlops:
 
 def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:
     return any(slot.site.has(block, branch) for slot in stands)
+
+
+def _fresh_rows(some: Sequence[Slot], place: Place, rows: int) -> int:
+    """The rows of `rows` that are computed at a branch."""
+    for site, stand_in in some:
+        if site.has(*place):
+            return stand_in.row_count(place, rows)
+    return rows
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:
