@@ -11,9 +11,11 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -142,7 +144,8 @@ class Draw(NamedTuple):
 def draws(draw: st.DrawFn) -> Draw:
     guided = draw(st.booleans())
     steps = draw(st.integers(2, 6))
-    level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
+    levels = ["blocks", "branch", "velocity", "rows"] + ["guidance"] * guided
+    level = draw(st.sampled_from(levels))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
     site = {
@@ -150,12 +153,17 @@ def draws(draw: st.DrawFn) -> Draw:
         "branch": Site("branch", start, stop, draw(st.sampled_from([EVERY_BRANCH, NAMES]))),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
+        "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
     stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    if level == "rows":
+        stand_ins = [
+            DrawnRows(OPS, 0, CONFIG, draw(st.sampled_from(RATIOS)), draw(st.integers(0, 9)))
+        ]
     stand_in = draw(st.sampled_from(stand_ins))
     above = [Site("guidance")] * guided + [Site("velocity")]
-    if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
+    if stand_in is not Learned and level in ("blocks", "branch") and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
@@ -169,6 +177,7 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
+    rules += [SomeRows(draw(st.integers(1, 4)), draw(st.integers(1, 3)))] * 9 * (level == "rows")
     return Draw(
         draw(st.sampled_from(rules)),
         site,
@@ -182,4 +191,6 @@ def draws(draw: st.DrawFn) -> Draw:
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+MLPS = "img_mlp", "txt_mlp", "mlp"
+RATIOS = 0.0, 0.1, 0.5, 1.0
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind

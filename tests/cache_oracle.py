@@ -10,6 +10,7 @@ from torch import Tensor
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.drawn_rows import Expanded
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
@@ -85,7 +86,7 @@ class Oracle:
         for index in range(start, stop):
             block = self.dit.blocks[index]
             tokens = materialise(
-                block((PendingSum(tokens),), context, Hook(self, number, index)), block.ops
+                block((PendingSum(tokens),), context, Hook(self, number, index, context)), block.ops
             )
         return tokens
 
@@ -95,6 +96,7 @@ class Oracle:
             for i, (each, _) in enumerate(self.policy.slots)
             if each.level == site.level
             and (site.level != "blocks" or each.start == site.start)
+            and (site.level != "branch" or each == site)
             and self.plan.passes[number][i] != Act.RUN
         ]
 
@@ -117,12 +119,31 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        if act == Act.REFRESH:
+            kept[-1] = kept[-1][0], self.with_fresh(kept[-1][1], compute(), context, place), None
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
+
+    def with_fresh(
+        self, value: Tensor, computed: Tensor, context: StepContext, place: tuple[int, str]
+    ) -> Tensor:
+        """`value` with those rows of `computed` that its stand-in draws."""
+        (stand_in,) = (each for site, each in self.policy.slots if site.has(*place))
+        first = context.layout.img_len if place[1].startswith("txt") else 0
+        rows = range(first, first + value.shape[1])
+        drawn = sorted(
+            range(value.shape[1]), key=lambda i: -hashed(stand_in.seed, self.step, place, rows[i])
+        )
+        value = value.clone()
+        for row in drawn[: stand_in.row_count(place, value.shape[1])]:
+            value[:, row] = computed[:, row]
+        return value
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, Expanded):
+            stand_in = stand_in.taylor
         if not isinstance(stand_in, Taylor):
             return stand_in.predictor(entering, kept[-1][1], context)
         factors: list[Tensor] = []
@@ -139,17 +160,27 @@ class Oracle:
         )
 
 
+def hashed(seed: int, step: int, place: tuple[int, str], row: int) -> int:
+    """A row's score, in Python's whole numbers (see `cache/row_draws.py`)."""
+    number = 1000 * place[0] + sum(place[1].encode())
+    x = seed * 0x9E3779B1 + step * 0x85EBCA6B + number * 0xC2B2AE35 + row * 0x27D4EB2F
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x %= 2**32
+        x = (x ^ (x >> shift)) * factor
+    return x % 2**32
+
+
 class Hook:
     """The slots on branches of one block."""
 
     names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
 
-    def __init__(self, oracle: Oracle, number: int, index: int) -> None:
-        self.oracle, self.number, self.index = oracle, number, index
+    def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
+        self.oracle, self.number, self.index, self.context = oracle, number, index, context
 
     def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
         if not branch_sites:
             return compute()
         place = self.index, name
-        return self.oracle.at(branch_sites[0], self.number, compute, None, place=place)
+        return self.oracle.at(branch_sites[0], self.number, compute, None, self.context, place)

@@ -1,0 +1,53 @@
+"""Methods that compute a subset of the rows in a step, and keep the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...config import DiTConfig
+from ..placement import Whole
+from ..row import Row, Where
+from ..rules.between import SomeRows, SomeRowsOrNone
+from ..site import Site
+from ..stand_ins.drawn_rows import DrawnRows, Expanded
+from ..stand_ins.reuse import Reuse
+
+
+@dataclass(frozen=True)
+class DoubleMLPs:
+    """The MLPs of the double blocks, image and text; one slot."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("branch", 0, config.double, ("img_mlp", "txt_mlp"))]
+
+
+@dataclass(frozen=True)
+class AllButDoubleMLPs:
+    """The other branches: attention of the double blocks, single blocks whole; one slot."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        names = "img_attn", "txt_attn", "total"
+        return [Site("branch", 0, config.double + config.single, names)]
+
+
+_KEPT = Where(AllButDoubleMLPs, Expanded)
+
+ROWS = {
+    "toca": Row(
+        (SomeRows,),
+        (_KEPT, Where(DoubleMLPs, DrawnRows)),
+        about="Branches are kept between full steps, but some rows of the double blocks' MLPs are "
+        "computed anew at each step: drawn at random, as in the authors' code for HunyuanVideo.",
+        paper="ToCa, arXiv 2410.05317",
+        presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
+        is_placed=True,
+    ),
+    "duca": Row(
+        (SomeRowsOrNone,),
+        (_KEPT, Where(DoubleMLPs, DrawnRows), Where(Whole, Reuse)),
+        about="ToCa's steps, by turns with steps that compute no block and end with the tokens "
+        "that the step before ended with.",
+        paper="DuCa, arXiv 2412.18911",
+        presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
+        is_placed=True,
+    ),
+}

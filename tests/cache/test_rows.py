@@ -1,0 +1,193 @@
+"""Methods that compute a subset of rows: against their authors' runs, and what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from authors_runs import FOLDER, Run, inputs, load_run, names, sample
+from cache_draws import CONFIG, OPS, Draw, models
+from disca_rt.cache.plan import Act, Setting, StepPlan
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.row import sketched
+from disca_rt.cache.rules.between import SomeRows
+from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.config import MODELS
+from disca_rt.models.row_groups import layer_norm_modulate, take_rows
+from disca_rt.schedule import shifted
+from disca_rt.tokens import RowVectors
+from disca_rt.work.flops import PassFlops
+from golden_vectors import relative_error
+
+IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
+DOUBLE, SINGLE = 4, 3
+
+
+@pytest.mark.parametrize("name", [*names("toca"), *names("duca")])
+def test_the_authors_rows_give_the_authors_latents(name: str, tmp_path: Path) -> None:
+    run = load_run(name)
+    save_file(_rows_by_place(run), tmp_path / "rows.safetensors")
+    text = ",".join(f"{key}={value}" for key, value in run.options.items())
+    ours = sample(
+        f"{run.facts['method']}:{text},fresh_rows={tmp_path}/rows.safetensors", run.schedule
+    )
+    assert [plan.label for plan in ours.plans] == run.facts["kinds"]
+    assert ours.full_steps == run.facts["full_steps"]
+    assert relative_error(ours.latents, run.latents) <= 1e-4
+    drawn = sample(f"{run.facts['method']}:{text}", run.schedule)
+    assert 1e-3 < relative_error(drawn.latents, run.latents) < 0.1, "other rows, as many"
+
+
+def _rows_by_place(run: Run) -> dict[str, torch.Tensor]:
+    """The rows of a run by step, block and branch; those that are padding here left out."""
+    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"]
+    found, at = {}, 0
+    for step, (block, branch, rows) in _draws(run):
+        count = int(torch.tensor(_share(run, block, branch)).clamp(0, 1) * rows)
+        own, at = drawn[at : at + count], at + count
+        if branch != "total":
+            found[f"{step}.{block}.{branch}"] = own[own < (IMG if branch == "img_mlp" else VALID)]
+    assert at == len(drawn)
+    return {key: rows.clone() for key, rows in found.items()}
+
+
+def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str, int]]]:
+    for step, kind in enumerate(run.facts["kinds"]):
+        if kind == "ToCa":
+            for block in range(DOUBLE):
+                yield step, (block, "img_mlp", IMG)
+                yield step, (block, "txt_mlp", TXT)
+            for block in range(SINGLE):
+                yield step, (block, "total", IMG + TXT)
+
+
+def _share(run: Run, block: int, branch: str) -> float:
+    return run.options["fresh_ratio"] * (1 + 0.5 - block / 27) * (1.6 if branch == "total" else 0.4)
+
+
+def test_only_fresh_rows_are_computed_and_counted() -> None:
+    dit = MODELS["hunyuan-video-meanflow"]
+    policy = build_policy("toca:hunyuan", sketched(dit))
+    forward = PassFlops(dit, (16, 33, 88, 88), 256)
+    plans = policy.known_plans(Setting(tuple(shifted(50, 7.0)), 1, 2))
+    assert [plan.label for plan in plans].count("full") == 10
+    full, some = (forward.planned(policy, plan.passes[0], 0) for plan in plans[:2])
+    none = forward.planned(policy, (Act.STAND_IN,) * 2, 0)
+    fresh = sum(
+        2 * int(0.1 * (1.5 - block / 27) * 0.4 * rows) * 8 * 3072**2
+        for block in range(20)
+        for rows in (63_888, 256)
+    )
+    assert some - none == pytest.approx(fresh, rel=1e-3)
+    assert full > 60 * some
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_no_fresh_rows_are_reuse_and_all_are_the_mlp_itself(ratio: float) -> None:
+    """A share above 1 is cut to 1: ratio 1 of a single block's rows are all of them."""
+    eager = models()
+    kept, mlps = Site("branch", 0, 4, ("img_attn", "txt_attn", "attn")), Site("branch", 2, 4, MLP)
+    drawn = Draw(SomeRows(9), (kept, mlps), _drawn(ratio), shifted(4, 3.0), True, 2, 0)
+    if ratio:
+        other = drawn._replace(rule=Alternating(), site=kept, stand_in=Reuse())
+    else:
+        other = drawn._replace(rule=Alternating(), stand_in=Reuse())
+    assert relative_error(eager.sample(drawn)[0], eager.sample(other)[0]) <= 1e-6
+
+
+MLP = ("mlp",)
+
+
+def _drawn(ratio: float) -> DrawnRows:
+    return DrawnRows(OPS, 0, CONFIG, ratio)
+
+
+class Alternating(SomeRows):
+    """Full at step 0, then every slot stands in."""
+
+    def decide(self, setting, step, seen, memory):
+        return setting.predicted if step.index else setting.full
+
+
+def test_seeds_and_steps_draw_other_rows() -> None:
+    eager = models()
+    sites = Site("branch", 0, 4, ("txt_attn",)), Site("branch", 0, 4, ("img_mlp",))
+    draw = Draw(SomeRows(9), sites, _drawn(0.7), shifted(5, 3.0), False, 1, 0)
+    first, _ = eager.sample(draw)
+    assert torch.equal(eager.sample(draw)[0], first)
+    assert not torch.equal(
+        eager.sample(draw._replace(stand_in=replace(_drawn(0.7), seed=1)))[0], first
+    )
+
+
+def test_rows_of_several_groups_have_their_own_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 8, generator=generator)
+    vectors = [
+        RowVectors(torch.randn(2, 3, 8, generator=generator), (2, 5)),
+        RowVectors(torch.randn(2, 3, 8, generator=generator), (2, 5)),
+    ]
+    rows = torch.tensor([[8, 0, 4], [1, 2, 5]])
+    some = layer_norm_modulate(OPS, x, *vectors, rows=rows)
+    torch.testing.assert_close(some, take_rows(layer_norm_modulate(OPS, x, *vectors), rows))
+
+
+@pytest.mark.parametrize(
+    ("sites", "stand_in", "reason"),
+    [
+        ((Site("branch", 0, 4, ("attn",)),), _drawn(0.5), "use a stand-in of rows at branches of"),
+        ((Site("branch", 0, 4, ("mlp",)),), Reuse(), "is to compute some rows anew, and .* cannot"),
+    ],
+)
+def test_a_slot_without_rows_of_its_own_is_refused(
+    sites: tuple[Site, ...], stand_in: object, reason: str
+) -> None:
+    policy = Policy("mine", Refreshing(), tuple(Slot(site, stand_in) for site in sites))
+    with pytest.raises(ValueError, match=reason):
+        policy.known_plans(Setting(tuple(shifted(2, 3.0)), 1, 1))
+
+
+class Refreshing(SomeRows):
+    """Full at step 0, then its only slot computes some rows."""
+
+    def decide(self, setting, step, seen, memory):
+        return StepPlan(((Act.REFRESH,),)) if step.index else setting.full
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("fresh_ratio=1.1", "fresh_ratio must be from 0 to 1, got 1.1"),
+        ("fresh_threshold=0", "fresh_threshold must be a whole number at least 1, got 0"),
+        ("first_enhance=0", "first_enhance must be a whole number at least 1, got 0"),
+        ("max_order=4", "max_order must be a whole number from 0 to 3, got 4"),
+        ("fresh_rows=none.safetensors", "must be a safetensors file of row numbers, got 'none"),
+        ("cache_type=attention", "cache_type must be random"),
+    ],
+)
+def test_wrong_options(options: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(f"toca:{options}", sketched(CONFIG))
+
+
+def test_a_file_of_other_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.safetensors"
+    save_file({"rows": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="must hold tensors called"):
+        build_policy(f"toca:fresh_rows={path}", sketched(CONFIG))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("method", ["toca", "duca"])
+def test_one_step_and_two(method: str, steps: int) -> None:
+    ours = sample(method, shifted(steps, 7.0))
+    assert ours.full_steps == [0]
+    assert ours.latents.shape == inputs()[1].shape
+    every = sample(f"{method}:fresh_threshold=1", shifted(steps, 7.0))
+    assert torch.equal(every.latents, sample("full", shifted(steps, 7.0)).latents)
