@@ -97,7 +97,7 @@ def check_plan(
 def _has_rows(slot: Slot) -> bool:
     """True where the stand-in can compute rows alone, and they do not depend on other rows."""
     is_mlp = all(name.endswith("mlp") for name in slot.site.names)
-    return hasattr(slot.stand_in, "refresh") and (slot.site.level != "branch" or is_mlp)
+    return slot.stand_in.refreshes and (slot.site.level != "branch" or is_mlp)
 
 
 def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:

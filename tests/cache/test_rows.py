@@ -17,6 +17,7 @@ from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.models.row_groups import layer_norm_modulate, take_rows
@@ -191,3 +192,16 @@ def test_one_step_and_two(method: str, steps: int) -> None:
     assert ours.latents.shape == inputs()[1].shape
     every = sample(f"{method}:fresh_threshold=1", shifted(steps, 7.0))
     assert torch.equal(every.latents, sample("full", shifted(steps, 7.0)).latents)
+
+
+def test_rows_kept_elsewhere_are_those_kept_here() -> None:
+    eager = models()
+    sites = Site("branch", 0, 4, ("img_attn", "txt_attn", "attn")), Site("branch", 0, 4, DOUBLE_MLP)
+    draw = Draw(SomeRows(3), sites, _drawn(1.0), shifted(5, 3.0), True, 2, 0)
+    expected, _ = eager.sample(draw)
+    for fp8, on_host in ((False, True), (True, False)):
+        found, _ = eager.sample(draw._replace(stand_in=KeptElsewhere(_drawn(1.0), fp8, on_host)))
+        assert relative_error(found, expected) <= (0.05 if fp8 else 0)
+
+
+DOUBLE_MLP = "img_mlp", "txt_mlp"

@@ -66,6 +66,7 @@ class DrawnRows(Expanded):
     `fresh_rows` is a file that gives them instead: see `row_draws.GivenRows`.
     """
 
+    refreshes: ClassVar[bool] = True
     config: DiTConfig | None = None
     fresh_ratio: float = 0.10
     seed: int = 0
