@@ -121,10 +121,14 @@ class GivenRows:
         """The most rows of a place that any step has."""
         return self._spans.get(place, (0, 0))[1]
 
+    def rows(self, place: Place, numbers: Tensor) -> Tensor:
+        """The rows `[R]` of a place, from the numbers of a step on the device."""
+        start, most = self._spans.get(place, (0, 0))
+        return numbers[start : start + most].long()
+
     def mask(self, place: Place, numbers: Tensor, total: int) -> Tensor:
         """A mask `[total]` as of `drawn`, from the numbers of a step on the device."""
-        start, most = self._spans.get(place, (0, 0))
-        rows = numbers[start : start + most].long()
+        rows = self.rows(place, numbers)
         mask = torch.zeros(total, dtype=torch.uint8, device=numbers.device)
         return mask.scatter_(0, torch.where(rows < 0, -1 - rows, rows), (rows >= 0).byte())
 

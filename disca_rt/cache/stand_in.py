@@ -52,7 +52,7 @@ class Moment(NamedTuple):
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
     the device; None where it has none. `beside` are the buffers of all slots, for those of one
-    method that share what they keep.
+    method that share what they keep; `which_pass` is the number of the pass.
     """
 
     entering: Tensor | None
@@ -60,6 +60,7 @@ class Moment(NamedTuple):
     numbers: Tensor | None
     place: Place = WHOLE
     beside: Beside = ()
+    which_pass: int = 0
 
 
 class StandIn(Protocol):

@@ -43,17 +43,19 @@ class Looked:
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of one pass: their acts, buffers by place, and scalars.
-
-    `beside` are the buffers of all passes.
-    """
+    """The slots of pass `number`: their acts and scalars, and the buffers of all passes."""
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
-    kept: tuple[dict[Place, Kept], ...]
+    number: int
     numbers: Sequence[Tensor | None]
     looked: Looked
     beside: Beside
+
+    @property
+    def kept(self) -> tuple[dict[Place, Kept], ...]:
+        """The buffers of each slot, by place."""
+        return self.beside[self.number]
 
     def use(
         self,
@@ -68,7 +70,7 @@ class SlotsOfPass(NamedTuple):
         Where rows can be computed alone, it takes their numbers.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot], place, self.beside)
+        at = Moment(entering, context, self.numbers[slot], place, self.beside, self.number)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         if act == Act.REFRESH:

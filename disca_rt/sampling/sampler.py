@@ -154,8 +154,8 @@ class Sampler:
         for probe in plan.watch:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts, kept = plan.passes[number], self.state.slots[number]
-        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked, self.state.slots)
+        acts, buffers = plan.passes[number], self.state.slots
+        return SlotsOfPass(self.policy.slots, acts, number, of_slots, looked, buffers)
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""

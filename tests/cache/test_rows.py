@@ -9,22 +9,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
-from cache_draws import CONFIG, OPS, Draw, models
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, models
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import sketched
+from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_in import WHOLE, Moment
+from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
+from disca_rt.cache.stand_ins.clusters import kmeans
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
 from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.models.row_groups import layer_norm_modulate, take_rows
+from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import shifted
-from disca_rt.tokens import RowVectors
+from disca_rt.tokens import RowVectors, StepContext, TokenLayout
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
+from recorded import record
 
 IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
 DOUBLE, SINGLE = 4, 3
@@ -70,6 +77,88 @@ def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str, int]]]:
 
 def _share(run: Run, block: int, branch: str) -> float:
     return run.options["fresh_ratio"] * (1 + 0.5 - block / 27) * (1.6 if branch == "total" else 0.4)
+
+
+@pytest.mark.parametrize("name", names("clusca"))
+def test_clusters_and_their_rows_are_the_authors(name: str, tmp_path: Path) -> None:
+    """K-means is run here, from the rows with which theirs began."""
+    run = load_run(name)
+    tensors = load_file(FOLDER / run.facts["file"])
+    drawn = iter(tensors[f"{name}.fresh_rows"])
+    rows = {
+        f"{step}.{block}.{branch}": next(drawn).clone()
+        for step, kind in enumerate(run.facts["kinds"])
+        if kind == "ClusCa"
+        for block in range(DOUBLE)
+        for branch in ("img_mlp", "txt_mlp")
+    }
+    rows |= {
+        f"0.{i}.centroids": each.clone() for i, each in enumerate(tensors[f"{name}.centroids"])
+    }
+    save_file(rows, tmp_path / "rows.safetensors")
+    text = "clusca:" + ",".join(f"{key}={value}" for key, value in run.options.items())
+    ours = sample(f"{text},fresh_rows={tmp_path}/rows.safetensors", run.schedule)
+    assert [plan.label for plan in ours.plans] == run.facts["kinds"]
+    assert relative_error(ours.latents, run.latents) <= 1e-4
+    drawn_here = sample(text, run.schedule)
+    assert 1e-3 < relative_error(drawn_here.latents, run.latents) < 0.1, "other rows, as many"
+
+
+def test_k_means_is_a_written_out_loop() -> None:
+    """Two samples, one of which settles early; padding is in no mean."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 40, 6, generator=generator)
+    x[0, 20:] += 9
+    weights = torch.ones(2, 40, 1)
+    weights[1, 35:] = 0
+    begin = torch.stack([x[0, [0, 39]], x[1, [3, 4]]])
+    found, labels = kmeans(x, begin, weights)
+    for sample_, centroids in enumerate(begin):
+        own = x[sample_]
+        for _ in range(10):
+            nearest = (own[:, None] - centroids).abs().sum(-1).argmin(1)
+            valid = weights[sample_, :, 0] > 0
+            means = torch.stack([own[(nearest == k) & valid].mean(0) for k in range(2)])
+            if torch.allclose(centroids, means, rtol=1e-4):
+                break
+            centroids = means
+        assert torch.equal(labels[sample_], nearest)
+        torch.testing.assert_close(found[sample_], centroids)
+
+
+@pytest.mark.parametrize("add_slope", [True, False])
+def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool) -> None:
+    stand_in = ClusterRows(OPS, 1, cluster_num=3, propagation_ratio=0.25, add_slope=add_slope)
+    generator = torch.Generator().manual_seed(2)
+    factors = torch.randn(2, 1, 7, 4, generator=generator)
+    labels = torch.tensor([[0, 0, 1, 1, 0, 1, 0]])  # cluster 2 has none, and draws row 0
+    tokens = torch.zeros(1, 9, 4)
+    beside = (({}, {}, {WHOLE: (tokens, torch.cat([labels, labels[:, :2]], 1), tokens)}),)
+    numbers = torch.tensor([2.0, 2.0, 1.0, 3.0, 5.0])  # forecast: F + 3 slope; step 5
+    layout = TokenLayout(7, None)
+    at = Moment(None, StepContext(tokens, tokens, tokens, layout), numbers, (1, "img_mlp"), beside)
+    before, seen = factors.clone(), []
+
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(rows[0])
+        return torch.full((1, 3, 4), 10.0) + rows[..., None]
+
+    value = stand_in.refresh((factors,), compute, at)[0]
+    (rows,) = seen
+    assert rows[2] == 0
+    assert [labels[0, row].item() for row in rows[:2]] == [0, 1]
+    slope = 3 * before[1, 0]
+    base = before[0, 0] + (0 if add_slope else slope)
+    for row in rows:
+        base[row] = 10.0 + row
+    means = {k: base[sorted({r.item() for r in rows if labels[0, r] == k})] for k in (0, 1)}
+    if len(means[0]) == 2:  # row 0, and the cluster's own
+        assert rows[0] != 0
+    expected = torch.stack(
+        [0.25 * means[k].mean(0) + 0.75 * base[i] for i, k in enumerate(labels[0].tolist())]
+    )
+    torch.testing.assert_close(value, expected + (slope if add_slope else 0))
+    assert torch.equal(factors[1], before[1]), "slopes stay"
 
 
 def test_only_fresh_rows_are_computed_and_counted() -> None:
@@ -185,7 +274,7 @@ def test_a_file_of_other_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("method", ["toca", "duca"])
+@pytest.mark.parametrize("method", ["toca", "duca", "clusca"])
 def test_one_step_and_two(method: str, steps: int) -> None:
     ours = sample(method, shifted(steps, 7.0))
     assert ours.full_steps == [0]
@@ -205,3 +294,39 @@ def test_rows_kept_elsewhere_are_those_kept_here() -> None:
 
 
 DOUBLE_MLP = "img_mlp", "txt_mlp"
+
+
+METHODS = (
+    "toca:fresh_threshold=3,fresh_ratio=0.5",
+    "duca:fresh_threshold=4,fresh_ratio=0.5",
+    "clusca:fresh_threshold=3,cluster_num=3,propagation_ratio=0.1",
+)
+
+
+@pytest.mark.parametrize("text", METHODS)
+@pytest.mark.parametrize("begins", [False, True])
+def test_captured_samples_are_eager_ones(text: str, begins: bool) -> None:
+    eager, by_step, whole = (models(graphs=graphs) for graphs in (None, *_runners()))
+    for seed in range(3):
+        draw = Draw(None, (), None, shifted(7, 3.0), True, 2, seed, begins)
+        latents = _sampled(eager, draw, text)
+        assert torch.equal(_sampled(by_step, draw, text, watched=True), latents)
+        assert torch.equal(_sampled(whole, draw, text), latents)
+    assert by_step.denoiser.graphs.captures > 0
+
+
+def _runners() -> tuple[GraphRunner, GraphRunner]:
+    return GraphRunner(CPU, record), GraphRunner(CPU, record)
+
+
+def _sampled(built: Models, draw: Draw, text: str, watched: bool = False) -> torch.Tensor:
+    with torch.no_grad():
+        return built.denoiser.denoise(
+            draw.latents,
+            draw.conditions,
+            schedule=draw.schedule,
+            policy=build_policy(text, Parts(CONFIG, OPS)),
+            guidance=Guidance(None, SCALE),
+            stopwatch=Stopwatch(CPU),
+            on_step=(lambda event: None) if watched else None,
+        )

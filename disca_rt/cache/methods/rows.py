@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from ...config import DiTConfig
 from ..placement import Whole
 from ..row import Row, Where
-from ..rules.between import SomeRows, SomeRowsOrNone
+from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
 from ..site import Site
+from ..stand_ins.cluster_rows import ClusterRows, Forecast
+from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
 from ..stand_ins.reuse import Reuse
 
@@ -29,6 +31,14 @@ class AllButDoubleMLPs:
         return [Site("branch", 0, config.double + config.single, names)]
 
 
+@dataclass(frozen=True)
+class LastDouble:
+    """The last double block: the tokens after it."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("blocks", config.double - 1, config.double)]
+
+
 _KEPT = Where(AllButDoubleMLPs, Expanded)
 
 ROWS = {
@@ -48,6 +58,22 @@ ROWS = {
         "that the step before ended with.",
         paper="DuCa, arXiv 2412.18911",
         presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
+        is_placed=True,
+    ),
+    "clusca": Row(
+        (RowOfEachCluster,),
+        (
+            Where(AllButDoubleMLPs, Forecast),
+            Where(DoubleMLPs, ClusterRows),
+            Where(LastDouble, Clusters),
+        ),
+        about="Branches are forecast, but a row of each cluster of alike tokens, drawn at random, "
+        "is computed anew in the double blocks' MLPs, and the others move a little towards it.",
+        paper="ClusCa, arXiv 2509.10312",
+        presets={
+            "hunyuan": {"fresh_threshold": 5, "cluster_num": 32, "propagation_ratio": 0.01},
+            "config": {"fresh_threshold": 5, "cluster_num": 10, "propagation_ratio": 0.0},
+        },
         is_placed=True,
     ),
 }

@@ -47,6 +47,13 @@ class SomeRows(Between):
 
 
 @dataclass(frozen=True)
+class RowOfEachCluster(Between):
+    """ClusCa: between full steps, at which the third slot finds clusters, a row of each."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind("ClusCa", (*TOKENS.acts, Act.RUN)),)
+
+
+@dataclass(frozen=True)
 class SomeRowsOrNone(Between):
     """DuCa: by turns as ToCa, and the tokens that the step before ended with, at the third slot."""
 

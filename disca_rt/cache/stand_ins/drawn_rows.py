@@ -55,7 +55,10 @@ class Expanded(Numberless):
         self.taylor.keep(kept, value, at)
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.taylor.value(kept, at) if self.max_order else kept[0][0]
+        if self.max_order == 0:
+            return kept[0][0]
+        own = at.numbers[: self.max_order + 3]  # before those of a subclass
+        return self.taylor.value(kept, at._replace(numbers=own))
 
 
 @dataclass(frozen=True)
