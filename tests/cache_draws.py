@@ -10,7 +10,9 @@ from torch import Tensor
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
+from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
@@ -69,6 +71,20 @@ class Models(NamedTuple):
             )
         setting = Setting(tuple(draw.schedule), len(draw.conditions), len(policy.slots))
         return latents, plans if rule.probes else list(policy.known_plans(setting))
+
+
+def sampled(built: Models, draw: "Draw", text: str, watched: bool = False) -> Tensor:
+    """The latents of a draw's inputs by the policy that `text` describes."""
+    with torch.no_grad():
+        return built.denoiser.denoise(
+            draw.latents,
+            draw.conditions,
+            schedule=draw.schedule,
+            policy=build_policy(text, Parts(CONFIG, OPS)),
+            guidance=Guidance(None, SCALE if draw.guided else None),
+            stopwatch=Stopwatch(CPU),
+            on_step=(lambda event: None) if watched else None,
+        )
 
 
 class Remembering:

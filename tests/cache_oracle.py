@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
@@ -174,6 +175,9 @@ class Hook:
     """The slots on branches of one block."""
 
     names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
+
+    def around(self, attention: Attention) -> Attention:
+        return attention
 
     def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
         self.oracle, self.number, self.index, self.context = oracle, number, index, context

@@ -29,6 +29,9 @@ class Branches(Protocol):
 
     names: Collection[str]  # the branches that it changes anything of
 
+    def around(self, attention: Attention) -> Attention:
+        """The attention that the block is to use in place of its own, or that itself."""
+
     def __call__(self, name: str, compute: Callable[..., Tensor]) -> Tensor:
         """The branch `name`: `compute()`, or something in its place; then `compute` never runs.
 
@@ -136,7 +139,7 @@ class DoubleStreamBlock(nn.Module):
         img_mod, txt_mod = mods
         img, img_in = add_norm(parts[0], *img_mod[:2], self.ops)
         txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops)
-        img_attn, txt_attn = self._attend(img_in, txt_in, context)
+        img_attn, txt_attn = self._attend(img_in, txt_in, context, self.attention)
         img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
         txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
         img_part = PendingSum(img, self.img_mlp(img_normed), img_mod[-1])
@@ -150,7 +153,8 @@ class DoubleStreamBlock(nn.Module):
         img_in, txt_in = (
             partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))
         )
-        joint = once(lambda: self._attend(img_in(), txt_in(), context))
+        attention = branches.around(self.attention)
+        joint = once(lambda: self._attend(img_in(), txt_in(), context, attention))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
         img = gate_residual(self.ops, img, img_attn, mods[0][2])
@@ -167,10 +171,12 @@ class DoubleStreamBlock(nn.Module):
     def _norm(self, x: Tensor, shift_scale: Mods, rows: Tensor | None = None) -> Tensor:
         return layer_norm_modulate(self.ops, x, *shift_scale, rows=rows)
 
-    def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
+    def _attend(
+        self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
+    ) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = given.begin(context.layout)
         attention.put_v(self._project("v", img_in, txt_in))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
@@ -214,7 +220,7 @@ class SingleStreamBlock(nn.Module):
         if branches is None:
             x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)
-            attn = self._attend(normed, context, mlp)
+            attn = self._attend(normed, context, mlp, self.attention)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
         x = materialise(stream, self.ops)
         norm = once(lambda: layer_norm_modulate(self.ops, x, shift, scale))
@@ -234,12 +240,13 @@ class SingleStreamBlock(nn.Module):
         def all_or_some(rows: Tensor | None = None) -> Tensor:
             return self._mlp(norm() if rows is None else some(rows))
 
+        attend = partial(self._attend, given=branches.around(self.attention))
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
             mlp = [branches("mlp", all_or_some)]
-            attn = branches("attn", lambda: self._attend(norm(), context, NoOverlap()))
+            attn = branches("attn", lambda: attend(norm(), context, NoOverlap()))
             return self._join_halves(attn, mlp)
         half = _MLPHalf(self._mlp, norm())
-        attn = branches("attn", lambda: self._attend(norm(), context, half))
+        attn = branches("attn", lambda: attend(norm(), context, half))
         return self._join_halves(attn, half.finish())
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -249,10 +256,10 @@ class SingleStreamBlock(nn.Module):
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
         return self.ops.pair_linear(attn, mlp, self.linear2)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap, given: Attention) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = given.begin(context.layout)
         attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ..attention.kept_keys import KeptKeys, Rows
+from ..attention.protocol import Attention
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
@@ -40,6 +43,17 @@ class Looked:
     tokens: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[Probe, Tensor] = field(default_factory=dict)
     patches: Tensor | None = None
+
+
+Around = Callable[[Attention], Attention]
+"""Makes an attention of a block's own."""
+
+
+def around(
+    kept: tuple[Tensor, Tensor], context: StepContext, rows: Rows | None, attention: Attention
+) -> Attention:
+    """`attention` with keys and values `kept`; `context` is that of all rows."""
+    return KeptKeys(attention, *kept, context.layout, rows)
 
 
 class SlotsOfPass(NamedTuple):
@@ -98,7 +112,8 @@ class SlotsOfPass(NamedTuple):
             for i, act in enumerate(self.acts)
             if act != Act.RUN and self.slots[i].site.level == "branch"
         ]
-        if not acting:
+        keys = self._kept_keys(context)
+        if not acting and not keys:
             return None
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
         for i in acting:
@@ -106,19 +121,55 @@ class SlotsOfPass(NamedTuple):
                 if block < blocks:
                     slots_of[block][name] = i
         return [
-            BranchSlots(self, i, slots, context) if slots else None
+            BranchSlots(self, i, slots, context, keys.get(i)) if slots or i in keys else None
             for i, slots in enumerate(slots_of)
         ]
 
+    def _kept_keys(self, context: StepContext) -> dict[int, Around]:
+        """What keeps the keys and values of all rows, by block."""
+        found: dict[int, Around] = {}
+        for i, (act, (site, stand_in)) in enumerate(zip(self.acts, self.slots, strict=True)):
+            if act == Act.KEEP and site.level == "blocks" and stand_in.refreshes:
+                for block in range(site.start, site.stop):
+                    kept = stand_in.keys(self.kept[i][WHOLE], block - site.start)
+                    found[block] = partial(around, kept, context, None)
+        return found
+
+    def run_rows(
+        self, slot: int, blocks: Sequence, tokens: Tensor, context: StepContext, rows: Rows
+    ) -> Tensor:
+        """The tokens `[B, R, C]` of some rows after the blocks of `slot`, with the others' keys."""
+        _, stand_in = self.slots[slot]
+        kept, layout = self.kept[slot][WHOLE], context.layout
+        img = rows.index[: len(rows.index) - (tokens.shape[1] - layout.img_len)]
+        own = context._replace(
+            freqs_cos=context.freqs_cos[img],
+            freqs_sin=context.freqs_sin[img],
+            layout=layout._replace(img_len=len(img)),
+        )
+        branches = [
+            BranchSlots(self, i, {}, own, partial(around, stand_in.keys(kept, i), context, rows))
+            for i in range(len(blocks))
+        ]
+        return run_blocks(blocks, tokens[:, rows.index], own, None, branches)
+
 
 class BranchSlots:
-    """The slots that act on branches of one block."""
+    """The slots that act on branches of one block, and what keeps its keys."""
 
     def __init__(
-        self, of_pass: SlotsOfPass, block: int, slots: dict[str, int], context: StepContext
+        self,
+        of_pass: SlotsOfPass,
+        block: int,
+        slots: dict[str, int],
+        context: StepContext,
+        keys: Around | None = None,
     ) -> None:
         self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
-        self.names = slots.keys()
+        self._keys, self.names = keys, slots.keys()
+
+    def around(self, attention: Attention) -> Attention:
+        return attention if self._keys is None else self._keys(attention)
 
     def __call__(self, name: str, compute: Callable[..., Tensor]) -> Tensor:
         if name not in self._slots:
@@ -142,6 +193,9 @@ def run_middle(
             of_blocks = None if branches is None else branches[begin:stop]
             out = of_pass.out(slot)
             tokens = run_blocks(blocks[begin:stop], tokens, begun.context, out, of_blocks)
+        elif do is Do.REFRESH:
+            run = partial(of_pass.run_rows, slot, blocks[begin:stop], tokens, begun.context)
+            tokens = of_pass.use(slot, run, tokens, begun.context)
         elif do is Do.NOTE:
             of_pass.looked.tokens[begin] = tokens
         elif do is Do.ENTER:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
-from ..cache.stand_in import Place
+from ..cache.stand_in import WHOLE, Place
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -72,6 +72,9 @@ class PassFlops:
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
                 total += sum(self.block(i, stands, some) for i in range(start, stop))
+            elif do is Do.REFRESH:
+                rows = policy.slots[slot].stand_in.row_count(WHOLE, self._img)
+                total += sum(self.some_rows(i, rows) for i in range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
@@ -89,6 +92,14 @@ class PassFlops:
         if index < self._dit.double:
             return self._double(index, stands, some)
         return self._single(index, stands, some)
+
+    def some_rows(self, index: int, img: int) -> int:
+        """FLOPs of a block on `img` image rows and all text, which attend to all rows."""
+        hidden, rows, own = self._dit.hidden, self._img + self._txt, img + self._txt
+        is_double = index < self._dit.double
+        fixed = _linear(self._groups + is_double, hidden, 3 * (1 + is_double) * hidden)
+        by_row = self.block(index) - fixed - _attention(rows, hidden)
+        return fixed + by_row * own // rows + _attention(rows, hidden) * own // rows
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""

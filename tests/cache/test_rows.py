@@ -9,24 +9,24 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
-from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, models
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
+from disca_rt.attention.local import LocalAttention, LocalHandle
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import Parts, sketched
+from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import WHOLE, Moment
 from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
 from disca_rt.cache.stand_ins.clusters import kmeans
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
-from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere
+from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
-from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.models.dit import StepInputs
 from disca_rt.models.row_groups import layer_norm_modulate, take_rows
-from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import shifted
 from disca_rt.tokens import RowVectors, StepContext, TokenLayout
 from disca_rt.work.flops import PassFlops
@@ -274,12 +274,13 @@ def test_a_file_of_other_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("method", ["toca", "duca", "clusca"])
+@pytest.mark.parametrize("method", ["toca", "duca", "clusca", "ras"])
 def test_one_step_and_two(method: str, steps: int) -> None:
     ours = sample(method, shifted(steps, 7.0))
-    assert ours.full_steps == [0]
+    assert ours.full_steps == [*range(steps)][: 4 if method == "ras" else 1]
     assert ours.latents.shape == inputs()[1].shape
-    every = sample(f"{method}:fresh_threshold=1", shifted(steps, 7.0))
+    option = "sample_ratio=1" if method == "ras" else "fresh_threshold=1"
+    every = sample(f"{method}:{option}", shifted(steps, 7.0))
     assert torch.equal(every.latents, sample("full", shifted(steps, 7.0)).latents)
 
 
@@ -300,6 +301,7 @@ METHODS = (
     "toca:fresh_threshold=3,fresh_ratio=0.5",
     "duca:fresh_threshold=4,fresh_ratio=0.5",
     "clusca:fresh_threshold=3,cluster_num=3,propagation_ratio=0.1",
+    "ras:scheduler_start_step=2,error_reset_steps=5,high_ratio=0.5",
 )
 
 
@@ -309,9 +311,9 @@ def test_captured_samples_are_eager_ones(text: str, begins: bool) -> None:
     eager, by_step, whole = (models(graphs=graphs) for graphs in (None, *_runners()))
     for seed in range(3):
         draw = Draw(None, (), None, shifted(7, 3.0), True, 2, seed, begins)
-        latents = _sampled(eager, draw, text)
-        assert torch.equal(_sampled(by_step, draw, text, watched=True), latents)
-        assert torch.equal(_sampled(whole, draw, text), latents)
+        latents = sampled(eager, draw, text)
+        assert torch.equal(sampled(by_step, draw, text, watched=True), latents)
+        assert torch.equal(sampled(whole, draw, text), latents)
     assert by_step.denoiser.graphs.captures > 0
 
 
@@ -319,14 +321,105 @@ def _runners() -> tuple[GraphRunner, GraphRunner]:
     return GraphRunner(CPU, record), GraphRunner(CPU, record)
 
 
-def _sampled(built: Models, draw: Draw, text: str, watched: bool = False) -> torch.Tensor:
-    with torch.no_grad():
-        return built.denoiser.denoise(
-            draw.latents,
-            draw.conditions,
-            schedule=draw.schedule,
-            policy=build_policy(text, Parts(CONFIG, OPS)),
-            guidance=Guidance(None, SCALE),
-            stopwatch=Stopwatch(CPU),
-            on_step=(lambda event: None) if watched else None,
-        )
+class Mixed(LocalAttention):
+    """Attention whose keys and values are, where `mask [S]` is false, those of the call before.
+
+    `kept` are those of each call of a forward, in order; all rows run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.mask: torch.Tensor | None = None
+        self.calls = 0
+
+    @property
+    def local(self) -> LocalAttention:
+        return LocalAttention()  # the refiner's
+
+    def begin(self, layout: TokenLayout) -> "Mixing":
+        return Mixing(self, layout)
+
+
+class Mixing(LocalHandle):
+    def __init__(self, mixed: Mixed, layout: TokenLayout) -> None:
+        super().__init__(mixed.backend, layout.lengths)
+        self.mixed = mixed
+
+    def result(self, overlap: object) -> torch.Tensor:
+        mixed, both = self.mixed, (self._k.clone(), self._v.clone())
+        if mixed.mask is not None:
+            old = mixed.kept[mixed.calls]
+            both = tuple(
+                torch.where(mixed.mask[:, None, None], new, before)
+                for new, before in zip(both, old, strict=True)
+            )
+        mixed.kept[mixed.calls : mixed.calls + 1] = [both]
+        mixed.calls += 1
+        self._k, self._v = both
+        return super().result(overlap)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("guided", [False, True])
+def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
+    """All rows run there, those dropped with keys that nobody reads; ratios 0.6 and 0.5 of 4."""
+    steps, start, reset = 9, 2, 5
+    text = f"ras:scheduler_start_step={start},error_reset_steps={reset},sample_ratio=0.4"
+    draw = Draw(None, (), None, shifted(steps, 3.0), guided, 2, 3, begins)
+    ours = sampled(models(), draw, text + ",high_ratio=0.5,scheduler_end_step=7")
+    attentions = [Mixed() for _ in draw.conditions]
+    denoisers = [models(attention=each).denoiser for each in attentions]
+    latents = draw.latents
+    drops, keep, velocity = torch.zeros(2, 4), torch.ones(2, 4, dtype=torch.bool), None
+    for step in draw.schedule:
+        index = step.index
+        is_partial = start <= index <= 7 and index != reset
+        fresh = keep.clone()
+        fresh[0] |= begins  # the clean frame's rows
+        rows = torch.cat([fresh.flatten(), torch.ones(3, dtype=torch.bool)])
+        for attention in attentions:
+            attention.calls, attention.mask = 0, rows if is_partial else None
+        new = _velocity(denoisers, draw, latents, step)
+        if is_partial:
+            pixels = keep.view(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+            new = torch.where(pixels, new, velocity)
+        velocity = new
+        latents = latents + velocity * (step.sigma_next - step.sigma)
+        if begins:
+            latents[:, :, :1] = draw.first_frame
+        if start <= index + 1 < 7 and index + 1 != reset:
+            deviation = velocity.std(1).mean(0)  # [T, H, W]
+            scores = torch.nn.functional.avg_pool2d(deviation, 2).flatten(1) * (0.1 * drops).exp()
+            order = scores.argsort(1)
+            keep = torch.ones(2, 4, dtype=torch.bool)
+            keep.scatter_(1, torch.cat([order[:, :1], order[:, -1:]], 1), False)
+            drops += ~keep
+    assert relative_error(ours, latents) <= 1e-4
+    assert relative_error(ours, sampled(models(), draw, "full")) > 1e-3
+
+
+def _velocity(denoisers: list, draw: Draw, latents: torch.Tensor, step: object) -> torch.Tensor:
+    found = []
+    for denoiser, condition in zip(denoisers, draw.conditions, strict=True):
+        with torch.no_grad():
+            prepared = denoiser.dit.prepare(condition, latents.shape)
+            inputs = StepInputs(torch.full((len(latents),), step.t))
+            found.append(denoiser.dit(latents, inputs, prepared))
+    return found[0] if len(found) == 1 else found[1] + SCALE * (found[0] - found[1])
+
+
+def test_regions_cost_their_rows() -> None:
+    dit = MODELS["hunyuan-video-meanflow"]
+    policy = build_policy("ras:30-steps", sketched(dit))
+    plans = policy.known_plans(Setting(tuple(shifted(30, 7.0)), 1, 2))
+    assert [plan.label for plan in plans].count("RAS") == 24
+    forward = PassFlops(dit, (16, 33, 88, 88), 256)
+    full, some = (forward.planned(policy, plan.passes[0], 0) for plan in (plans[3], plans[4]))
+    assert some / full == pytest.approx((63_888 / 2 + 256) / (63_888 + 256), rel=2e-3)
+
+
+def test_keys_are_kept_on_the_device_only() -> None:
+    with pytest.raises(ValueError, match="state must be device, for attention reads its keys"):
+        build_policy("ras:state=fp8", sketched(CONFIG))
+    assert smaller(build_policy("ras", sketched(CONFIG))) == []

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...config import DiTConfig
-from ..placement import Whole
+from ..placement import Velocity, Whole
 from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
+from ..rules.regions import Regions
 from ..site import Site
 from ..stand_ins.cluster_rows import ClusterRows, Forecast
 from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
+from ..stand_ins.regions import FreshRows, FreshVelocity
 from ..stand_ins.reuse import Reuse
 
 
@@ -74,6 +76,15 @@ ROWS = {
             "hunyuan": {"fresh_threshold": 5, "cluster_num": 32, "propagation_ratio": 0.01},
             "config": {"fresh_threshold": 5, "cluster_num": 10, "propagation_ratio": 0.0},
         },
+        is_placed=True,
+    ),
+    "ras": Row(
+        (Regions,),
+        (Where(Whole, FreshRows), Where(Velocity, FreshVelocity)),
+        about="Each step computes some image rows only, in all blocks, with kept keys and values "
+        "of the others, whose velocity is kept; rows are chosen by its deviation over channels.",
+        paper="RAS, arXiv 2502.10389",
+        presets={"30-steps": {"sample_ratio": 0.5, "error_reset_steps": (12, 22)}},
         is_placed=True,
     ),
 }

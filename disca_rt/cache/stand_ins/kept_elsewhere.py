@@ -134,11 +134,21 @@ def with_state(policy: Policy, state: str) -> Policy:
         raise ValueError(f"policy {policy.name}: state must be one of {[*STATES]}, got {state!r}")
     if state == "device":
         return policy
+    if _reads_in_place(policy):
+        raise ValueError(
+            f"policy {policy.name}: state must be device, for attention reads its keys in place, "
+            f"got {state!r}"
+        )
     fp8, on_host = "fp8" in state, "host" in state
     slots = tuple(
         Slot(site, KeptElsewhere(stand_in, fp8, on_host)) for site, stand_in in policy.slots
     )
     return replace(policy, slots=slots)
+
+
+def _reads_in_place(policy: Policy) -> bool:
+    """True where blocks read buffers themselves, keys and values."""
+    return any(hasattr(slot.stand_in, "keys") for slot in policy.slots)
 
 
 def smaller(policy: Policy) -> list[tuple[str, Policy]]:
@@ -150,6 +160,8 @@ def smaller(policy: Policy) -> list[tuple[str, Policy]]:
         if any(getattr(slot.stand_in, name, 0) > 0 for slot in policy.slots):
             slots = [Slot(site, _of_order_0(each, name)) for site, each in policy.slots]
             found.append((f"{name}=0", replace(policy, slots=tuple(slots))))
+    if _reads_in_place(policy):
+        return found
     return found + [(f"state={state}", with_state(policy, state)) for state in STATES[1:]]
 
 
