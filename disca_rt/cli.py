@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .commands import bench, decode, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .commands import (
+    bench,
+    decode,
+    evaluate,
+    flops,
+    generate,
+    inspect,
+    plan,
+    profile,
+    search,
+    train,
+    tune,
+)
 from .errors import OneLineWarning, first_line
 
 COMMANDS = {
@@ -26,6 +38,7 @@ COMMANDS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "search": search,
     "tune": tune,
     "bench": bench,
     "profile": profile,

@@ -22,10 +22,13 @@ from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
 
-POLICIES: dict[str, Row] = {
-    **whole_steps.ROWS,
-    **rows.ROWS,
+FAMILIES: dict[str, dict[str, Row]] = {
+    "step lists": whole_steps.ROWS,
+    "subsets of tokens": rows.ROWS,
 }
+"""The rows by what the methods are about."""
+
+POLICIES: dict[str, Row] = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
 
 class Named(NamedTuple):

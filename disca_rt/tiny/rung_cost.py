@@ -47,13 +47,15 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 
-def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:
-    """Time each rung: the median of `ROUNDS` clips, one at a time, rungs taking turns."""
-    rounds = [
+def seconds_per_clip(
+    rungs: Sequence[Rung], runtimes: Sequence[Runtime], rounds: int = ROUNDS
+) -> list[float]:
+    """Time each rung: the median of `rounds` clips, one at a time, rungs taking turns."""
+    turns = [
         [_seconds(rung, runtime) for rung, runtime in zip(rungs, runtimes, strict=True)]
-        for _ in range(ROUNDS)
+        for _ in range(rounds)
     ]
-    return [statistics.median(of_rung) for of_rung in zip(*rounds, strict=True)]
+    return [statistics.median(of_rung) for of_rung in zip(*turns, strict=True)]
 
 
 def _seconds(rung: Rung, runtime: Runtime) -> float:
