@@ -170,6 +170,8 @@ def _resumed(instructions: Sequence[Instruction], done: int, is_under: bool) -> 
         for each in instructions
         if each.start >= done or (each.do == Do.ENTER and each.start == 0)
     ]
+    if is_under:  # what ends there was kept or compared before the probe
+        left = [e for e in left if e.start > done or e.do not in (Do.KEEP, Do.CHECK)]
     lost = [each for each in instructions if each not in left and each.do != Do.RUN]
     if lost and not is_under:
         raise ValueError(
