@@ -21,10 +21,13 @@ from disca_rt.cache.stand_in import WHOLE, Moment
 from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
 from disca_rt.cache.stand_ins.clusters import kmeans
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.important_rows import ImportantRows
 from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
+from disca_rt.cache.stand_ins.linear_map import LinearMap
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import StepInputs
 from disca_rt.models.row_groups import layer_norm_modulate, take_rows
 from disca_rt.schedule import shifted
@@ -274,7 +277,7 @@ def test_a_file_of_other_names_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("method", ["toca", "duca", "clusca", "ras"])
+@pytest.mark.parametrize("method", ["toca", "duca", "clusca", "ras", "tokencache"])
 def test_one_step_and_two(method: str, steps: int) -> None:
     ours = sample(method, shifted(steps, 7.0))
     assert ours.full_steps == [*range(steps)][: 4 if method == "ras" else 1]
@@ -302,6 +305,7 @@ METHODS = (
     "duca:fresh_threshold=4,fresh_ratio=0.5",
     "clusca:fresh_threshold=3,cluster_num=3,propagation_ratio=0.1",
     "ras:scheduler_start_step=2,error_reset_steps=5,high_ratio=0.5",
+    "tokencache:fresh_threshold=3",
 )
 
 
@@ -423,3 +427,75 @@ def test_keys_are_kept_on_the_device_only() -> None:
     with pytest.raises(ValueError, match="state must be device, for attention reads its keys"):
         build_policy("ras:state=fp8", sketched(CONFIG))
     assert smaller(build_policy("ras", sketched(CONFIG))) == []
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_the_most_important_rows_are_computed(is_trained: bool, tmp_path: Path) -> None:
+    """Three rows of which one is computed at a step; rows not computed gain by waiting."""
+    options = {}
+    if is_trained:  # importance = the row's only number, by a network that is nearly linear
+        weights = {"w1": torch.full((1, 1), 1e3), "b1": torch.zeros(1)}
+        weights |= {"w2": torch.full((1, 1), 1e-3), "b2": torch.zeros(1)}
+        path = tmp_path / "networks.safetensors"
+        save_file({f"0.img_mlp.{key}": each for key, each in weights.items()}, path)
+        options = {"importance": str(path)}
+    stand_in = ImportantRows(0.34, **options)
+    at = Moment(None, None, None, (0, "img_mlp"))
+    kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    stand_in.keep(kept, torch.tensor([[[1.0], [5.0], [3.0]]]), at)
+    drawn = []
+
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        drawn.append(rows.item())
+        return torch.full((1, 1, 1), 100.0)
+
+    for _ in range(4):
+        value = stand_in.refresh(kept, compute, at)
+    # 5·1 > 3·1; then 3·2 > 5·1; 5·2 > 3·1 and 1·3; 3·2 > 5·1 and 1·4
+    assert drawn == [1, 2, 1, 2]
+    assert value.flatten().tolist() == [1.0, 100.0, 100.0]
+
+
+def test_a_linear_block_is_replaced_by_itself_and_others_by_the_nearest_map() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, noise = (torch.randn(2, 50, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    slope, intercept = torch.tensor([2.0, -1.0, 0.5, 0.0]), torch.tensor([1.0, 0.0, 3.0, -2.0])
+    y = x * slope + intercept + 0.1 * noise
+    kept = (torch.zeros(2, 2, 4),)
+    LinearMap().keep(kept, y, Moment(x, None, None))
+    for b in range(2):
+        for c in range(4):
+            columns = torch.stack([x[b, :, c], torch.ones(50, dtype=x.dtype)], 1)
+            wanted = torch.linalg.lstsq(columns, y[b, :, c : c + 1]).solution[:, 0]
+            torch.testing.assert_close(kept[0][b, :, c].double(), wanted, rtol=1e-4, atol=1e-5)
+    value = LinearMap().value(kept, Moment(x, None, None))
+    torch.testing.assert_close(value, x * slope + intercept, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.02, 0.3, float("inf")])
+def test_blocks_are_replaced_where_their_input_has_hardly_changed(bound: float) -> None:
+    """Against a loop over blocks that measures and decides as it goes."""
+    draw = Draw(None, (), None, shifted(6, 3.0), False, 1, 4)
+    built = models()
+    dit, latents, before = built.denoiser.dit, draw.latents, {}
+    (prepared,) = (dit.prepare(each, latents.shape) for each in draw.conditions)
+    maps, replaced = {}, 0
+    with torch.no_grad():
+        for step in draw.schedule:
+            tokens, context = dit.embed(latents, StepInputs(torch.tensor([step.t])), prepared)
+            for i, block in enumerate(dit.blocks):
+                old, before[i] = before.get(i), tokens
+                change = None if old is None else (tokens - old).square().sum() / old.square().sum()
+                if change is not None and change <= bound:
+                    tokens, replaced = LinearMap().value(maps[i], Moment(tokens, None, None)), 1
+                else:
+                    entering, tokens = tokens, run_blocks([block], tokens, context)
+                    maps[i] = (torch.zeros(1, 2, CONFIG.hidden),)
+                    LinearMap().keep(maps[i], tokens, Moment(entering, None, None))
+            velocity = dit.velocity(tokens, context, prepared)
+            latents = latents + velocity * (step.sigma_next - step.sigma)
+    assert bool(replaced) == (bound > 0)
+    captured = models(graphs=GraphRunner(CPU, record))
+    for each in (built, captured):
+        ours = sampled(each, draw, f"fastcache:bound={bound}", watched=True)
+        assert relative_error(ours, latents) <= 1e-4

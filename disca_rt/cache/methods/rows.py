@@ -7,11 +7,14 @@ from ...config import DiTConfig
 from ..placement import Velocity, Whole
 from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
+from ..rules.linear_blocks import LinearBlocks
 from ..rules.regions import Regions
 from ..site import Site
 from ..stand_ins.cluster_rows import ClusterRows, Forecast
 from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
+from ..stand_ins.important_rows import ImportantRows
+from ..stand_ins.linear_map import LinearMap
 from ..stand_ins.regions import FreshRows, FreshVelocity
 from ..stand_ins.reuse import Reuse
 
@@ -39,6 +42,14 @@ class LastDouble:
 
     def sites(self, config: DiTConfig) -> Sequence[Site]:
         return [Site("blocks", config.double - 1, config.double)]
+
+
+@dataclass(frozen=True)
+class EachBlock:
+    """Every block: the tokens after it; a slot for each."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("blocks", i, i + 1) for i in range(config.double + config.single)]
 
 
 _KEPT = Where(AllButDoubleMLPs, Expanded)
@@ -85,6 +96,23 @@ ROWS = {
         "of the others, whose velocity is kept; rows are chosen by its deviation over channels.",
         paper="RAS, arXiv 2502.10389",
         presets={"30-steps": {"sample_ratio": 0.5, "error_reset_steps": (12, 22)}},
+        is_placed=True,
+    ),
+    "tokencache": Row(
+        (SomeRows,),
+        (Where(AllButDoubleMLPs, Reuse), Where(DoubleMLPs, ImportantRows)),
+        about="As toca, but the rows of which most change is expected are computed anew. "
+        "Reconstructed: neither code nor weights are public.",
+        paper="TokenCache, arXiv 2409.18523",
+        is_placed=True,
+    ),
+    "fastcache": Row(
+        (LinearBlocks,),
+        (Where(EachBlock, LinearMap),),
+        about="A block whose input has hardly changed since the last step is replaced by a linear "
+        "map. Its other half, maps in place of tokens that stand still, is not built.",
+        paper="FastCache, arXiv 2505.20353",
+        presets={"chi-square": {"bound": 1.0}, "tight": {"bound": 0.01}},
         is_placed=True,
     ),
 }
