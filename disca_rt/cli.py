@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .commands import (
     bench,
+    caches,
     decode,
     evaluate,
     flops,
@@ -38,6 +39,7 @@ COMMANDS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "caches": caches,
     "search": search,
     "tune": tune,
     "bench": bench,

@@ -12,12 +12,17 @@ from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
+from disca_rt.cache.rules.dbcache import DBCache
+from disca_rt.cache.rules.first_block import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.late_taylor import LateTaylor
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -172,6 +177,7 @@ def draws(draw: st.DrawFn) -> Draw:
         "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
+    stand_ins += [DampedFoCa(OPS), LateTaylor(OPS, 2, first=2)]
     stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
     if level == "rows":
         stand_ins = [
@@ -194,6 +200,12 @@ def draws(draw: st.DrawFn) -> Draw:
     ]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
     rules += [SomeRows(draw(st.integers(1, 4)), draw(st.integers(1, 3)))] * 9 * (level == "rows")
+    rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
+    if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
+        site = tuple(each.site for each in middles(CONFIG, 1, 0))
+        stand_in = draw(st.sampled_from([Reuse(), Reuse("delta"), Taylor(OPS, 1)]))
+        separate = draw(st.booleans())
+        rules = [DBCache(CONFIG, 1, 0, threshold, 1, cfg_diff_compute_separate=separate)]
     return Draw(
         draw(st.sampled_from(rules)),
         site,

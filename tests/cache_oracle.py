@@ -11,7 +11,9 @@ from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
 from disca_rt.cache.stand_ins.drawn_rows import Expanded
+from disca_rt.cache.stand_ins.late_taylor import LateTaylor
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.models.dit import DiT, StepInputs
@@ -145,13 +147,16 @@ class Oracle:
             return value if stand_in.form == "output" else entering + (value - before)
         if isinstance(stand_in, Expanded):
             stand_in = stand_in.taylor
+        if isinstance(stand_in, DampedFoCa):
+            return damped_foca([(step, value) for step, value, _ in kept], self.step)
         if not isinstance(stand_in, Taylor):
             return stand_in.predictor(entering, kept[-1][1], context)
         factors: list[Tensor] = []
         before: int | None = None
         for step, value, _ in kept:
             newest = [value]
-            for factor in factors[: stand_in.order]:
+            first = stand_in.first if isinstance(stand_in, LateTaylor) else 0
+            for factor in factors[: stand_in.order] if step >= first else ():
                 newest.append((newest[-1] - factor) / (step - before))
             factors, before = newest, step
         distance = self.step - before
@@ -169,6 +174,21 @@ def hashed(seed: int, step: int, place: tuple[int, str], row: int) -> int:
         x %= 2**32
         x = (x ^ (x >> shift)) * factor
     return x % 2**32
+
+
+def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
+    """cache-dit's FoCa, step by step from the first kept value to step number `last`."""
+    computed, at = dict(kept), kept[0][0]
+    full, values = [kept[0][1]], [kept[0][1]]
+    for step in range(at + 1, last + 1):
+        if step in computed:
+            at, full = step, [*full, computed[step]]
+            values.append(computed[step])
+        elif len(full) > 1:
+            reach, weight = min(step - at, 3) / 2, min(1, 3 / (step - at))
+            slope = full[-1] - full[-2] + values[-1] - values[-2]
+            values.append(full[-1] + weight * reach * slope)
+    return values[-1]
 
 
 class Hook:

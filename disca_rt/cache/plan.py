@@ -120,6 +120,12 @@ class StepPlan(NamedTuple):
         return self.keeps() or any(Act.REFRESH in acts for acts in self.passes)
 
 
+def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ()) -> StepPlan:
+    """The plan of these acts: full where nothing stands in, otherwise predicted."""
+    stands = any(act in (Act.STAND_IN, Act.CHECK) for acts in passes for act in acts)
+    return StepPlan(passes, PREDICTED if stands else FULL, watch)
+
+
 class Ask(NamedTuple):
     """A rule's answer that it must see `probe` before it can plan the step.
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..cache.policies import FAMILIES
-from ..cache.row import Row
+from ..cache.described import methods_page
 from ..markdown import table_lines
 from ..tiny.statistics import ConfidenceInterval
 from ..units import byte_text
@@ -29,27 +28,8 @@ def page(rows: Mapping[str, Sequence[Summary]], facts: str) -> str:
     parts = ["# Cache methods under one judge", facts, EXPLAINED]
     for title, of_subject in rows.items():
         parts.append(f"## {title}\n\n" + _table(of_subject))
-    parts.append("## The methods\n\n" + methods())
+    parts.append("## The methods\n\n" + methods_page())
     return "\n".join(parts)
-
-
-def methods() -> str:
-    """What each method is, its options with their defaults, and its presets, by family."""
-    parts = []
-    for family, rows in FAMILIES.items():
-        lines = [f"### {family.capitalize()}\n", *map(_method, rows, rows.values())]
-        parts.append("\n".join(lines))
-    return "\n".join(parts)
-
-
-def _method(name: str, row: Row) -> str:
-    paper = f" ({row.paper})" if row.paper else ""
-    said = [f"- **`{name}`**{paper}: {row.about}"]
-    options = ", ".join(f"`{option}`" for option in (row.rule_types | row.slot_types))
-    said += [f"  Options: {options}."] if options else []
-    presets = ", ".join(f"`{name}:{preset}`" for preset in row.presets)
-    said += [f"  Presets: {presets}."] if presets else []
-    return "\n".join(said)
 
 
 def _table(rows: Sequence[Summary]) -> str:

@@ -73,6 +73,11 @@ class Deciding:
         answer = loop.rule.decide(loop.setting, self._step, dict(self._seen), moved.memory)
         asked = [answer.probe] if isinstance(answer, Ask) else _plan_of(answer).watch
         for probe in asked:
+            if probe.which_pass >= loop.setting.passes:
+                raise ValueError(
+                    f"policy {loop.policy.name}: which_pass of {probe} must be from 0 to "
+                    f"{loop.setting.passes - 1}, the passes of this sample"
+                )
             if probe not in loop.rule.probes:
                 raise ValueError(
                     f"policy {loop.policy.name} measures {probe}, which is none of the probes "
@@ -87,7 +92,7 @@ class Deciding:
         if under is not None:
             self._check(under)
             self._under[probe.which_pass] = under
-        key = "ask", probe, None if under is None else under.passes
+        key = "ask", probe, None if under is None else under.passes[probe.which_pass]
         tensors = self._with_numbers(() if under is None else under.given)
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
@@ -144,7 +149,7 @@ class Deciding:
     def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:
         """Probes that compare with the last kept step, and have not been measured in this one."""
         missing: dict[Stored, Probe] = {}
-        for probe in self._loop.rule.probes:
+        for probe in self._loop.policy.probes(self._loop.setting.passes):
             tensor = probe.stored
             if tensor and tensor.when == "kept" and tensor.is_renewed(plan):
                 missing.setdefault(tensor, probe)

@@ -111,7 +111,7 @@ class Denoiser:
         try:
             for slot in policy.slots:
                 slot.site.check(config, passes)
-            for probe in policy.rule.probes:
+            for probe in policy.probes(passes):
                 check_probe(probe, policy, config.double + config.single, passes)
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error

@@ -31,7 +31,7 @@ def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     """Buffers for samples of `shape`."""
     probes = {
         stored: tuple(spec.zeros() for spec in of_steps)
-        for stored, of_steps in looked_at(policy.rule.probes, shape)
+        for stored, of_steps in looked_at(policy.probes(len(shape.rows)), shape)
     }
     return SampleState(allocate(policy, shape), probes)
 

@@ -39,7 +39,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("teacaché", r"must be one of .*'disca', 'duca', 'full', .*, got 't"),
+        ("teacash", r"must be one of \['.*'disca', .*'full', .*'taylor'.*\], got 't"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
@@ -106,9 +106,17 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
         assert all(f"`{name}`" in documented for name in forms)
 
 
+NEEDED = {
+    "block-caching": "block-caching:curves=0.1",
+    "blockdance-ada": "blockdance-ada:rho=1,reuse=1",
+}
+"""Texts of policies that have an option without a default."""
+
+
 def test_every_row_builds() -> None:
     for name in POLICIES:
-        policy = build_policy(name, PARTS, step_list=(0,))
+        text = NEEDED.get(name, name)
+        policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name
-        assert policy == build_policy(name, PARTS, step_list=(0,))
-        assert hash(policy) == hash(build_policy(name, PARTS, step_list=(0,)))
+        assert policy == build_policy(text, PARTS, step_list=(0,))
+        assert hash(policy) == hash(build_policy(text, PARTS, step_list=(0,)))
