@@ -28,7 +28,9 @@ def options_of(row: Row) -> list[Option]:
         kinds = types_of(part)
         for name, field in fields_of(part).items():
             if name not in Parts._fields:
-                found.setdefault(name, Option(name, in_words(kinds[name]), _default(field)))
+                given = name in row.defaults
+                default = written(row.defaults[name]) if given else _default(field)
+                found.setdefault(name, Option(name, in_words(kinds[name]), default))
     if row.places:
         found[STATE] = Option(STATE, f"one of {', '.join(STATES)}", STATES[0])
     return list(found.values())

@@ -60,10 +60,18 @@ def check_int(name: str, value: Any, least: int, most: int | None = None) -> Non
         raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
 
 
-def check_number(name: str, value: Any, least: float) -> None:
-    """Raises ValueError unless `value` is a number of at least `least`; infinity is one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise ValueError(f"{name} must be a number of at least {least}, got {value!r}")
+def check_number(name: str, value: Any, least: float, most: float = float("inf")) -> None:
+    """Raises ValueError unless `value` is a number from `least` to `most`; infinity is one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        bounds = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
 
 
 def _value(name: str, key: str, text: str, kind: Any) -> Any:

@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import ranges, rows, whole_steps
+from .methods import ranges, rows, whole_step_deciders, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -24,6 +24,7 @@ STATE = "state"  # the option that says where and how a policy keeps its buffers
 
 FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
+    "whole steps": whole_step_deciders.ROWS,
     "ranges of blocks": ranges.ROWS,
     "subsets of tokens": rows.ROWS,
 }

@@ -53,21 +53,23 @@ class Row:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
     The first rule that has all the options given is taken. `about` says what the method is, `paper`
-    where it comes from. `presets` are named settings, options by name. `is_placed`: its rule plans
-    for its own slots, one by one, so that they go with it in a combination.
+    where it comes from. `defaults` are options by name where the method's differ from their fields'
+    own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
+    that they go with it in a combination.
     """
 
     rules: tuple[type[Rule], ...]
     places: tuple[Where, ...] = ()
     about: str = ""
     paper: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_placed: bool = False
 
     @property
     def follows_list(self) -> bool:
         """True where its full steps are a preset's step list, unless its own options say others."""
-        return self.rules[0] is Listed
+        return issubclass(self.rules[0], Listed)
 
     @property
     def rule_types(self) -> dict[str, Any]:
@@ -83,9 +85,9 @@ class Row:
         """The first rule that has all of `options`; ValueError says which options others need."""
         for rule in self.rules:
             known = _options_of(rule)
-            needed = {key for key, each in known.items() if _is_needed(each)}
+            needed = {key for key, each in known.items() if _is_needed(each)} - {*self.defaults}
             if options.keys() <= known.keys() and needed <= options.keys():
-                return _built(rule, options, parts)
+                return _built(rule, {**self.defaults, **options}, parts)
         ways = ", or ".join(_ways(rule) for rule in self.rules)
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
@@ -94,6 +96,7 @@ class Row:
     def slots(self, options: Mapping[str, Any], parts: Parts) -> tuple[Slot, ...]:
         """Its slots in a model."""
         slots: list[Slot] = []
+        options = {**self.defaults, **options}
         for placement, stand_in in self.places:
             sites = _built(placement, options, parts).sites(parts.config)
             built = _built(stand_in, options, parts)

@@ -45,6 +45,7 @@ class Deciding:
         self._loop, self._step, self._tensors, self._moved = loop, step, tensors, moved
         self._begun: dict[int, Begun] = {}
         self._under: dict[int, StepPlan] = {}  # by which blocks of a pass ran before a probe
+        self._probed: dict[int, int] = {}  # blocks of a pass that ran before a probe by no plan
         self._seen: dict[Probe, Measured] = {}
         self._now: dict[Probe, Tensor] = {}
 
@@ -66,6 +67,8 @@ class Deciding:
             loop.setting, self._step, answer, dict(self._seen), moved.memory
         )
         kept_at = kept_after(moved.kept_at, plan, self._step.index)
+        passes = range(loop.setting.passes)
+        plan = plan._replace(probed=tuple(map(self._probed.get, passes)))
         return plan, latents, Moved(memory, kept_at, self._commit(plan))
 
     def _decide(self) -> StepPlan | Ask | Draft:
@@ -93,11 +96,13 @@ class Deciding:
             self._check(under)
             self._under[probe.which_pass] = under
         key = "ask", probe, None if under is None else under.passes[probe.which_pass]
-        tensors = self._with_numbers(() if under is None else under.given)
+        tensors = self._with_numbers(under)
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
         if begun is not None:
             self._begun[probe.which_pass] = begun
+            if under is None:
+                self._probed[probe.which_pass] = begun.done
         self._see((probe,), (look,), self._now)
 
     def _draft(self, draft: Draft) -> _Drafted:
@@ -115,7 +120,7 @@ class Deciding:
         self._check(plan)
         if plan.keeps():
             plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
-        tensors = self._with_numbers(plan.given)
+        tensors = self._with_numbers(plan)
         outcome = self._loop.compute(plan, self._begun, tensors)
         self._see(plan.watch, outcome.looks, now)
         return outcome.latents
@@ -142,8 +147,8 @@ class Deciding:
                         "and the plan has another act for it; let it be the same"
                     )
 
-    def _with_numbers(self, given: tuple[float, ...]) -> StepTensors:
-        numbers = self._loop.numbers(self._step.index, self._moved, given)
+    def _with_numbers(self, plan: StepPlan | None) -> StepTensors:
+        numbers = self._loop.numbers(self._step.index, self._moved, plan)
         return self._tensors._replace(numbers=numbers)
 
     def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:

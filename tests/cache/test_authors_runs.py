@@ -8,8 +8,19 @@ import pytest
 from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
+SAME_NAMES = (
+    "teacache",
+    "magcache",
+    "easycache",
+    "dicache",
+    "teacache-1.5",
+    "taylorcache-1.5",
+    "deepcache-1.5",
+)
+
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "uncached": lambda options: "full",
+    **{name: lambda options, name=name: f"{name}:{joined(options)}" for name in SAME_NAMES},
     "firstblockcache": lambda options: f"fbcache:threshold={options['threshold']}",
     "dbcache": lambda options: f"dbcache:{joined(_calibrated(options))}",
     "profilingdit": lambda options: f"profilingdit:{joined(options)}",

@@ -170,8 +170,8 @@ def test_only_fresh_rows_are_computed_and_counted() -> None:
     forward = PassFlops(dit, (16, 33, 88, 88), 256)
     plans = policy.known_plans(Setting(tuple(shifted(50, 7.0)), 1, 2))
     assert [plan.label for plan in plans].count("full") == 10
-    full, some = (forward.planned(policy, plan.passes[0], 0) for plan in plans[:2])
-    none = forward.planned(policy, (Act.STAND_IN,) * 2, 0)
+    full, some = (forward.planned(policy, plan, 0) for plan in plans[:2])
+    none = forward.planned(policy, StepPlan(((Act.STAND_IN,) * 2,)), 0)
     fresh = sum(
         2 * int(0.1 * (1.5 - block / 27) * 0.4 * rows) * 8 * 3072**2
         for block in range(20)
@@ -419,7 +419,7 @@ def test_regions_cost_their_rows() -> None:
     plans = policy.known_plans(Setting(tuple(shifted(30, 7.0)), 1, 2))
     assert [plan.label for plan in plans].count("RAS") == 24
     forward = PassFlops(dit, (16, 33, 88, 88), 256)
-    full, some = (forward.planned(policy, plan.passes[0], 0) for plan in (plans[3], plans[4]))
+    full, some = (forward.planned(policy, plan, 0) for plan in (plans[3], plans[4]))
     assert some / full == pytest.approx((63_888 / 2 + 256) / (63_888 + 256), rel=2e-3)
 
 
