@@ -209,7 +209,7 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
-    has_probe = level != "branch" or start > 0
+    has_probe = level != "rows" and (level != "branch" or start > 0)
     rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
     if guided and isinstance(site, Site) and level in ("blocks", "branch"):
         rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe

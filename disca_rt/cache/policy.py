@@ -9,7 +9,7 @@ from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
-from .stand_in import StandIn
+from .stand_in import StandIn, refreshes
 
 
 class Slot(NamedTuple):
@@ -101,7 +101,7 @@ def check_plan(
 def _has_rows(slot: Slot) -> bool:
     """True where the stand-in can compute rows alone, and they do not depend on other rows."""
     is_mlp = all(name.endswith("mlp") for name in slot.site.names)
-    return slot.stand_in.refreshes and (slot.site.level != "branch" or is_mlp)
+    return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
 
 
 def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:

@@ -73,7 +73,6 @@ class StandIn(Protocol):
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
-    refreshes: bool  # True of a `RowStandIn`
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
@@ -99,6 +98,8 @@ class StandIn(Protocol):
 class RowStandIn(StandIn, Protocol):
     """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`."""
 
+    refreshes: bool  # True
+
     def row_count(self, place: Place, rows: int) -> int:
         """The number of rows of `rows` at `place` that it computes anew, for those who count."""
 
@@ -110,12 +111,16 @@ class RowStandIn(StandIn, Protocol):
         """
 
 
+def refreshes(stand_in: StandIn) -> bool:
+    """True of a `RowStandIn`; others need not say that they are none."""
+    return getattr(stand_in, "refreshes", False)
+
+
 class Numberless:
     """A base for stand-ins that need no scalars and run no network."""
 
     network: PredictorConfig | None = None
     reads_to_keep: bool = True
-    refreshes: bool = False
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

@@ -13,7 +13,7 @@ from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import SINGLE
-from ..cache.stand_in import WHOLE, Beside, Kept, Moment, Place
+from ..cache.stand_in import WHOLE, Beside, Kept, Moment, Place, refreshes
 from ..models.blocks import Branches, run_blocks
 from ..tokens import StepContext
 from .probes import sums
@@ -129,7 +129,7 @@ class SlotsOfPass(NamedTuple):
         """What keeps the keys and values of all rows, by block."""
         found: dict[int, Around] = {}
         for i, (act, (site, stand_in)) in enumerate(zip(self.acts, self.slots, strict=True)):
-            if act == Act.KEEP and site.level == "blocks" and stand_in.refreshes:
+            if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):
                 for block in range(site.start, site.stop):
                     kept = stand_in.keys(self.kept[i][WHOLE], block - site.start)
                     found[block] = partial(around, kept, context, None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ..policy import Policy, Slot
 from ..site import Level
-from ..stand_in import Kept, Moment, Place, StandIn, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandIn, TensorSpec, refreshes
 
 State = Literal["device", "fp8", "host", "fp8-host"]
 STATES: tuple[State, ...] = ("device", "fp8", "host", "fp8-host")
@@ -45,7 +45,7 @@ class KeptElsewhere:
 
     @property
     def refreshes(self) -> bool:
-        return self.stand_in.refreshes
+        return refreshes(self.stand_in)
 
     @property
     def network(self) -> PredictorConfig | None:
