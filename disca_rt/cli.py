@@ -18,6 +18,7 @@ from . import __version__
 from .commands import (
     bench,
     caches,
+    calibrate,
     decode,
     evaluate,
     flops,
@@ -39,6 +40,7 @@ COMMANDS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "caches": caches,
     "search": search,
     "tune": tune,

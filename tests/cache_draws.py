@@ -1,6 +1,9 @@
 """Draws of hypothesis over the seam of caches: rule, site, stand-in, schedule and guidance."""
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -9,6 +12,8 @@ from torch import Tensor
 
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
+from disca_rt.cache.branch_placements import pairs
+from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
@@ -106,6 +111,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
+        self.head = getattr(rule, "head", None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule
@@ -177,9 +183,11 @@ def draws(draw: st.DrawFn) -> Draw:
     level = draw(st.sampled_from(levels))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
+    branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES, PART)]
+    branches.append(branches[0]._replace(gated=True))
     site = {
         "blocks": Site("blocks", start, stop),
-        "branch": Site("branch", start, stop, draw(st.sampled_from([EVERY_BRANCH, NAMES]))),
+        "branch": draw(st.sampled_from(branches)),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
         "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
@@ -194,8 +202,10 @@ def draws(draw: st.DrawFn) -> Draw:
             DrawnRows(OPS, 0, CONFIG, draw(st.sampled_from(RATIOS)), draw(st.integers(0, 9)))
         ]
     stand_in = draw(st.sampled_from(stand_ins))
+    placed = draw(st.sampled_from(PLACED)) if level == "branch" and draw(st.booleans()) else None
     above = [Site("guidance")] * guided + [Site("velocity")]
-    if stand_in is not Learned and level in ("blocks", "branch") and draw(st.booleans()):
+    is_single = stand_in is not Learned and level in ("blocks", "branch") and not placed
+    if is_single and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
@@ -222,8 +232,13 @@ def draws(draw: st.DrawFn) -> Draw:
         stand_in = draw(st.sampled_from([Reuse(), Reuse("delta"), Taylor(OPS, 1)]))
         separate = draw(st.booleans())
         rules = [DBCache(CONFIG, 1, 0, threshold, 1, cfg_diff_compute_separate=separate)]
+        placed = None
+    rule = draw(st.sampled_from(rules))
+    if placed is not None:
+        policy = build_policy(placed.format(file=learned_file(steps)), Parts(CONFIG, OPS))
+        rule, site = policy.rule, tuple(slot.site for slot in policy.slots)
     return Draw(
-        draw(st.sampled_from(rules)),
+        rule,
         site,
         stand_in,
         shifted(steps, 3.0),
@@ -237,4 +252,30 @@ def draws(draw: st.DrawFn) -> Draw:
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
 MLPS = "img_mlp", "txt_mlp", "mlp"
 RATIOS = 0.0, 0.1, 0.5, 1.0
+PART = "txt_attn", "img_mlp", "mlp_part"
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind
+
+PLACED = (
+    "pab:mlp_timesteps=900,500,mlp_blocks=14,spatial_attention_timestep_skip_range=0,1001",
+    "feb-cache:interval=2,a=1.02,b=0.98",
+    "adacache:codebook=0.3:3,1.0:2,9.0:1",
+    "adacache:codebook=0.3:3,1.0:2,9.0:1,apply_moreg=true",
+    "l2c:gates={file},thres=0.5",
+    "lazydit:heads={file}",
+)
+"""Policies whose rules plan for slots of their own."""
+
+
+@cache
+def learned_file(steps: int) -> Path:
+    """Random gates and heads of BranchPairs' slots, which nobody learned."""
+    path = Path(_FOLDER.name) / f"{steps}.safetensors"
+    generator = torch.Generator().manual_seed(steps)
+    slots = sum(1 for _ in pairs(CONFIG))
+    gates = torch.rand(steps, slots, generator=generator)
+    heads = torch.randn(steps, slots, CONFIG.hidden, generator=generator)
+    write_gates(path, {"gates": gates, "heads": heads}, CONFIG, "drawn")
+    return path
+
+
+_FOLDER = TemporaryDirectory()

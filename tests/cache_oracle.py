@@ -21,11 +21,12 @@ from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.scaled_change import ScaledChange
+from disca_rt.models.blocks import Branch, Compute
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
-from disca_rt.tokens import StepContext
+from disca_rt.tokens import StepContext, Vector, groups, with_groups
 
 
 class Oracle:
@@ -53,7 +54,7 @@ class Oracle:
                 lambda x=latents, i=inputs: self.guided(x, i, prepared),
                 latents,
             )
-            latents = latents + velocity * (step.sigma_next - step.sigma)
+            latents = latents + velocity * (step.sigma_next - step.sigma) * plan.scale
             if prepared[0].first is not None:
                 latents[:, :, :1] = prepared[0].first.latents
         return latents
@@ -240,17 +241,21 @@ def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
 class Hook:
     """The slots on branches of one block."""
 
-    names = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "attn", "mlp", "total")
+    def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
+        self.oracle, self.number, self.index, self.context = oracle, number, index, context
+        self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
 
     def around(self, attention: Attention) -> Attention:
         return attention
 
-    def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
-        self.oracle, self.number, self.index, self.context = oracle, number, index, context
-
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
         if not branch_sites:
-            return compute()
+            return Branch(compute(), gate)
         place = self.index, name
-        return self.oracle.at(branch_sites[0], self.number, compute, None, self.context, place)
+        at = partial(self.oracle.at, branch_sites[0], self.number)
+        value = at(compute, None, self.context, place)
+        if branch_sites[0].gated:
+            old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
+            gate = with_groups(gate, old)
+        return Branch(value, gate)

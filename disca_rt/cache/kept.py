@@ -11,6 +11,13 @@ from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
 from .stand_in import WHOLE, Beside, Place, TensorSpec
 
+GATE_GROUPS = 2  # of rows: those of a clean first frame have a gate of their own
+
+
+def gate_of(place: Place) -> Place:
+    """The place of the gate `[B, 2, C]` that goes with a branch."""
+    return place[0], f"gate of {place[1]}"
+
 
 class SampleShape(NamedTuple):
     """The facts that the buffers of a sample depend on.
@@ -48,6 +55,9 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                 if name in site.names:
                     value = batch, rows[form.rows], form.width * config.hidden
                     yield (block, name), tokens._replace(shape=value)
+                    if site.gated:
+                        gates = batch, GATE_GROUPS, config.hidden
+                        yield gate_of((block, name)), tokens._replace(shape=gates)
     elif site.level == "guidance" and number == 1:
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
     elif site.level == "velocity" and number == 0:

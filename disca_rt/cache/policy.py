@@ -78,6 +78,7 @@ def check_plan(
             f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
             f"got {plan.passes}"
         )
+    standing = _standing(policy.slots, plan)
     for number, acts in enumerate(plan.passes):
         for slot, act in enumerate(acts):
             if act in (Act.STAND_IN, Act.CHECK, Act.REFRESH) and (number, slot) not in kept:
@@ -85,8 +86,8 @@ def check_plan(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
                 )
-            computes = act in (Act.KEEP, Act.CHECK, Act.REFRESH)
-            if computes and not _is_computed(policy.slots, plan, number, slot):
+            own, computes = policy.slots[slot].site, (Act.KEEP, Act.CHECK, Act.REFRESH)
+            if act in computes and not _is_computed(own, number, standing):
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} is to be kept or checked, but another "
                     "slot stands in for it; let that one run, or give this one RUN"
@@ -104,12 +105,17 @@ def _has_rows(slot: Slot) -> bool:
     return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
 
 
-def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:
-    """False where slots of whole passes, or of the same blocks, stand in for what `slot` is of."""
-    standing = [
-        {slots[i].site for i, act in enumerate(acts) if act == Act.STAND_IN} for acts in plan.passes
+def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:
+    """The sites above branches at which something stands in, in each pass."""
+    above = [i for i, slot in enumerate(slots) if slot.site.level != "branch"]
+    return [
+        {slots[i].site for i in above if acts[i] == Act.STAND_IN} if above else set()
+        for acts in plan.passes
     ]
-    own = slots[slot].site
+
+
+def _is_computed(own: Site, number: int, standing: list[set[Site]]) -> bool:
+    """False where slots of whole passes, or of the same blocks, stand in for what is at `own`."""
     if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
         return True
     is_skipped = any(site.level == "velocity" for site in standing[0]) or (

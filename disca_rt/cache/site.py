@@ -20,15 +20,26 @@ DOUBLE = {
     "img_mlp": BranchForm("img"),
     "txt_mlp": BranchForm("txt"),
 }
-SINGLE = {"attn": BranchForm("joint"), "mlp": BranchForm("joint", 4), "total": BranchForm("joint")}
-"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins."""
+SINGLE = {
+    "attn": BranchForm("joint"),
+    "mlp": BranchForm("joint", 4),
+    "total": BranchForm("joint"),
+    "attn_part": BranchForm("joint"),
+    "mlp_part": BranchForm("joint"),
+}
+"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins, their
+parts what each of them adds to it."""
+
+WITHIN = {"total": {*SINGLE}, "attn_part": {"attn"}, "mlp_part": {"mlp"}}
+"""The branches that others are made of."""
 
 
 class Site(NamedTuple):
     """A place of one of four levels.
 
     "blocks": the joint tokens after the blocks numbered `start` to `stop` - 1. "branch": in each of
-    these blocks, each branch of `names`, the tensor before its gate. "guidance": the velocity
+    these blocks, each branch of `names`, the tensor before its gate; where `gated`, its gate of
+    then goes with it, so that what is added to the tokens is as it was. "guidance": the velocity
     patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
     pass runs.
     """
@@ -37,17 +48,18 @@ class Site(NamedTuple):
     start: int = 0
     stop: int = 0
     names: tuple[str, ...] = ()
+    gated: bool = False
 
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
         return self.level == "branch" and self.start <= block < self.stop and name in self.names
 
     def shares_branch(self, other: "Site") -> bool:
-        """True where both have a branch in common, or one has a half of the other's `total`."""
+        """True where both have a branch in common, or one has what another's is made of."""
         if self.level != "branch" or other.level != "branch":
             return False
         ours, theirs = (
-            {*site.names, *(("attn", "mlp") if "total" in site.names else ())}
+            {*site.names}.union(*(WITHIN.get(name, ()) for name in site.names))
             for site in (self, other)
         )
         is_apart = self.stop <= other.start or other.stop <= self.start
@@ -67,6 +79,9 @@ class Site(NamedTuple):
         unknown = [name for name in self.names if name not in (*DOUBLE, *SINGLE)]
         if unknown:
             raise ValueError(f"a branch must be one of {[*DOUBLE, *SINGLE]}, got {unknown[0]!r}")
+        halves = [name for name in self.names if name in SINGLE and name != "total"]
+        if self.gated and halves:
+            raise ValueError(f"branch {halves[0]} has no gate of its own; let the site have total")
         here = {*(DOUBLE if self.start < dit.double else ())}
         here |= {*(SINGLE if self.stop > dit.double else ())}
         if self.level == "branch" and not here & {*self.names}:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..cache.kept import StateBytes, kept_bytes
 from ..cache.plan import Setting, StepPlan
-from ..cache.policies import resolve
 from ..cache.policy import Policy
 from ..pipeline.runtime import Runtime
 from ..schedule import preset
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import SHIFT
-from ..tiny.evaluate import NOISE_SEED, SIZE
+from ..tiny.evaluate import NOISE_SEED, SIZE, resolved
 from ..tiny.ladder import BASE, RESTRICTED, Rung, digests, load_rung
 from ..tiny.prompts import encode
 from ..tiny.rung_cost import passes, seconds_per_clip
@@ -131,7 +130,8 @@ class Embedded:
         return replace(self._rung, name=f"{self.name} {policy}", policy=policy)
 
     def _policy(self, policy: str) -> Policy:
-        return resolve(self._rung.schedule, policy, self._runtime.parts)[1]
+        rung = self._rung
+        return resolved(self._runtime, rung.schedule, policy, rung.guidance_scale)[1]
 
     def _text(self, number: int) -> tuple[int, ...]:
         """Text tokens of each pass; the empty prompt has one."""

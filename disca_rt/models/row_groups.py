@@ -75,6 +75,14 @@ def gate_residual_layer_norm_modulate(
     return _by_group(ops, op, (x, branch), (gate, shift, scale), out)
 
 
+def gate_rows(branch: Tensor, gate: Vector) -> Tensor:
+    """`gate·branch` of rows `[B, S, C]`, without an op of its own: only measurements need it."""
+    if isinstance(gate, Tensor):
+        return branch * gate[:, None]
+    of_groups = zip(branch.tensor_split(gate.starts, 1), gate.values.unbind(1), strict=True)
+    return torch.cat([rows * each[:, None] for rows, each in of_groups], dim=1)
+
+
 def _by_group(
     ops: Ops,
     compute: Callable[..., Sequence[Tensor]],

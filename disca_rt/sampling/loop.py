@@ -19,7 +19,7 @@ from ..instruments.stopwatch import Stopwatch
 from ..models.prepared import Prepared
 from ..schedule import Step
 from .deciding import Deciding, Moved
-from .guidance import StepTable
+from .guidance import StepTable, scaled
 from .passes import Begun
 from .sampler import Outcome, Sampler, StepTensors
 from .state import known_numbers, nothing_kept, numbers
@@ -57,7 +57,9 @@ class Loop:
         self.sampler, self.policy, self.rule = sampler, sampler.policy, sampler.policy.rule
         self.sharding, self._mark = sampler.forward.sharding, sampler.mark
         self.setting, self.table = setting, table
-        self._prepared, self._graphs = tuple(prepared), graphs
+        # Decisions of every block have more outcomes than a runner keeps captures.
+        is_captured = all(probe.of != "score" for probe in self.rule.probes)
+        self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
@@ -103,7 +105,7 @@ class Loop:
             ("trajectory", plans, self.sampler.key()),
             partial(self.sampler.trajectory, plans),
             latents,
-            self.table,
+            scaled(self.table, [plan.scale for plan in plans]),
             self._rows,
             bound=self._prepared,
             depends_on=self.sampler.depends_on,
@@ -120,7 +122,8 @@ class Loop:
             self.plans[step.index],
             None if self._rows is None else self._rows[step.index],
         )
-        latents = self.compute(plan, {}, StepTensors(latents, row, numbers)).latents
+        tensors = StepTensors(latents, row.scaled(plan.scale), numbers)
+        latents = self.compute(plan, {}, tensors).latents
         return plan, latents, moved  # nothing that moves on is asked for again
 
     def compute(self, plan: StepPlan, begun: dict[int, Begun], tensors: StepTensors) -> Outcome:

@@ -9,14 +9,19 @@ from torch import Tensor
 
 from ..attention.kept_keys import KeptKeys, Rows
 from ..attention.protocol import Attention
+from ..cache.kept import GATE_GROUPS, gate_of
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.site import SINGLE
+from ..cache.site import DOUBLE, SINGLE
 from ..cache.stand_in import WHOLE, Beside, Kept, Moment, Place, refreshes
-from ..models.blocks import Branches, run_blocks
-from ..tokens import StepContext
-from .probes import sums
+from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
+from ..models.row_groups import gate_rows
+from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
+from .probes import motion, sums
+
+BRANCHES = {**DOUBLE, **SINGLE}
+INTO = {*DOUBLE, "total", *PARTS}  # branches that end in a product, which may go into a buffer
 
 
 class Begun(NamedTuple):
@@ -36,9 +41,11 @@ class Begun(NamedTuple):
 class Looked:
     """Measurements of one pass: `tokens` after blocks by number, and its `patches`.
 
-    `probes` are those of slots, by slot; `sums` are theirs.
+    `probes` are those of slots, by slot; `sums` are theirs. `gather` gives the image rows of all
+    ranks.
     """
 
+    gather: Callable[[Tensor, TokenLayout], Tensor]
     probes: dict[int, tuple[Probe, ...]] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[Probe, Tensor] = field(default_factory=dict)
@@ -78,10 +85,12 @@ class SlotsOfPass(NamedTuple):
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
+        gates: tuple[Vector, Vector] | None = None,
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one.
 
-        Where rows can be computed alone, it takes their numbers.
+        Where rows can be computed alone, it takes their numbers. Probes see the value times the
+        first of `gates`, and the stand-in's times the second.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
         at = Moment(entering, context, self.numbers[slot], place, self.beside, self.number)
@@ -93,17 +102,57 @@ class SlotsOfPass(NamedTuple):
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
         is_joint = place == WHOLE or place[1] in SINGLE
         for probe in probes:
-            pair = sums(probe, value, instead, context if is_joint else None)
+            pair = self._sums(probe, value, instead, context, is_joint, gates)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
 
-    def out(self, slot: int | None) -> Tensor | None:
-        """The buffer in which the value of `slot` may be computed, if it is not looked at."""
-        if slot is None or slot in self.looked.probes:
+    def _sums(
+        self,
+        probe: Probe,
+        value: Tensor,
+        instead: Tensor,
+        context: StepContext | None,
+        is_joint: bool,
+        gates: tuple[Vector, Vector] | None,
+    ) -> Tensor:
+        """The two sums of a probe of a slot."""
+        if gates is not None:
+            value, instead = (
+                gate_rows(each, gate) for each, gate in zip((value, instead), gates, strict=True)
+            )
+        if probe.norm == "motion":
+            layout = context.layout
+            return motion(self.looked.gather(value[:, : layout.img_len], layout), layout)
+        return sums(probe, value, instead, context if is_joint else None)
+
+    def use_branch(
+        self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
+    ) -> Branch:
+        """A branch by the act of `slot`, with the gate that goes with it."""
+        out = self.out(slot, place) if place[1] in INTO else None
+        computed = compute if out is None else partial(compute, out=out)
+        if self.acts[slot] == Act.REFRESH:
+            computed = lambda rows: compute(rows=rows)  # noqa: E731
+        if not self.slots[slot].site.gated:
+            return Branch(self.use(slot, computed, None, context, place), gate)
+        act, stand_in = self.acts[slot], self.slots[slot].stand_in
+        kept, at = self.kept[slot][gate_of(place)], Moment(None, context, self.numbers[slot])
+        is_replaced = act in (Act.STAND_IN, Act.CHECK)
+        gates = None
+        if is_replaced or slot in self.looked.probes:
+            gates = gate, with_groups(gate, stand_in.value(kept, at))
+        value = self.use(slot, computed, None, context, place, gates)
+        if act == Act.KEEP:
+            stand_in.keep(kept, groups(gate, GATE_GROUPS), at)
+        return Branch(value, gates[1] if is_replaced else gate)
+
+    def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
+        """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""
+        if slot is None or slot in self.looked.probes or self.acts[slot] != Act.KEEP:
             return None
-        return self.slots[slot].stand_in.out(self.kept[slot][WHOLE])
+        return self.slots[slot].stand_in.out(self.kept[slot][place])
 
     def branches(self, blocks: int, context: StepContext) -> list[Branches | None] | None:
         """The replacements of branches in each of `blocks` blocks; None where there are none."""
@@ -118,7 +167,7 @@ class SlotsOfPass(NamedTuple):
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
-                if block < blocks:
+                if block < blocks and name in BRANCHES:
                     slots_of[block][name] = i
         return [
             BranchSlots(self, i, slots, context, keys.get(i)) if slots or i in keys else None
@@ -171,11 +220,11 @@ class BranchSlots:
     def around(self, attention: Attention) -> Attention:
         return attention if self._keys is None else self._keys(attention)
 
-    def __call__(self, name: str, compute: Callable[..., Tensor]) -> Tensor:
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
-            return compute()
+            return Branch(compute(), gate)
         place = self._block, name
-        return self._pass.use(self._slots[name], compute, None, self._context, place)
+        return self._pass.use_branch(self._slots[name], compute, gate, self._context, place)
 
 
 def run_middle(

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..models.row_groups import layer_norm_modulate
-from ..tokens import StepContext
+from ..tokens import StepContext, TokenLayout
 
 Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Elementwise `(numerator, denominator)` fp32 of a tensor and what it is compared with, fp32."""
@@ -37,13 +37,17 @@ def _over_ones(parts: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
     """Raises ValueError where a sample has no such tensor, or nothing to compare it with."""
-    allowed = {"slot": ("stand-in",), "patches": (*STORED, "conditional")}
+    allowed = {
+        "slot": ("stand-in",),
+        "patches": (*STORED, "conditional"),
+        "score": ("head",),
+    }
     against = allowed.get(probe.of, STORED)
     most = len(policy.slots) - 1 if probe.of == "slot" else blocks
     for name, value, known in (
         ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
         ("slot", probe.slot, (None, *range(len(policy.slots)))),
-        ("norm", probe.norm, tuple(NORMS)),
+        ("norm", probe.norm, (*NORMS, *["motion"] * (probe.of == "slot"))),
         ("against", probe.against, against),
         ("which_pass", probe.which_pass, range(passes)),
         ("block", probe.block, range(most + 1)),
@@ -65,6 +69,31 @@ def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None)
     return torch.stack([part.sum(dtype=torch.float64) for part in parts])
 
 
+def score(
+    block: nn.Module, is_mlp: bool, tokens: Tensor, context: StepContext, head: Tensor
+) -> Tensor:
+    """<head, z> summed over image rows, and their number, `[2]` fp64 (LazyDiT, arXiv 2412.12444).
+
+    z is `tokens [B, S, C]` as they would enter attention, or the MLP, of a block.
+    """
+    img = tokens[:, : context.layout.img_len]
+    entered = _modulated(block, img, context, is_mlp)
+    total = (entered.float() @ head.to(entered.device)).sum(dtype=torch.float64)
+    return torch.stack([total, total.new_tensor(img.shape[0] * img.shape[1])])
+
+
+def motion(rows: Tensor, layout: TokenLayout) -> Tensor:
+    """The change from frame to frame of image rows `[B, S_img, C]` of all ranks, `[2]` fp64.
+
+    Σ|a−b| over Σ|a| + Σ|b|, of all neighbouring frames a and b (AdaCache, arXiv 2411.02397).
+    """
+    frames = rows.float().unflatten(1, (layout.grid[0], -1))
+    later, sooner = frames[:, 1:], frames[:, :-1]
+    parts = (later - sooner).abs(), later.abs(), sooner.abs()
+    change, *sizes = (part.sum(dtype=torch.float64) for part in parts)
+    return torch.stack([change, sum(sizes)])
+
+
 def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
     """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
     layout = context.layout
@@ -80,7 +109,7 @@ def tensor_of_pass(
     """The tensor that a probe looks at in a pass; `tokens` are those after numbers of blocks."""
     img = context.layout.img_len
     if probe.of == "modulated":
-        return _modulated(dit, tokens[0][:, :img], context)
+        return _modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
     if probe.of == "image":
         return tokens[probe.block][:, :img]
     if probe.of == "residual":
@@ -88,9 +117,9 @@ def tensor_of_pass(
     return tokens[probe.block]
 
 
-def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:
-    """The image rows as the first block's attention sees them (TeaCache, arXiv 2411.19108)."""
-    block = dit.blocks[0]
-    mod = block.img_mod if isinstance(block, DoubleStreamBlock) else block.modulation
-    shift, scale = mod(context.vec)[:2]
-    return layer_norm_modulate(dit.ops, img, shift, scale)
+def _modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:
+    """Image rows as a block's attention, or its MLP, sees them."""
+    is_double = isinstance(block, DoubleStreamBlock)
+    mod = (block.img_mod if is_double else block.modulation)(context.vec)
+    shift, scale = mod[3:5] if is_double and is_mlp else mod[:2]
+    return layer_norm_modulate(block.ops, img, shift, scale)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..cache.plan import StepPlan
-from ..cache.policies import resolve
+from ..cache.policy import Policy
+from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
 from ..sampling.loop import StepEvent
-from ..schedule import Preset
+from ..schedule import Preset, Schedule
 from .clips import FRAMES, HEIGHT, WIDTH
 from .config import GUIDANCE_SCALE, SCHEDULE
 from .judge import judge
@@ -44,6 +45,20 @@ class JudgedClips(NamedTuple):
     plans: tuple[tuple[StepPlan, ...], ...]
 
 
+def resolved(
+    runtime: Runtime, schedule: Preset, policy: str, guidance_scale: float
+) -> tuple[Schedule, Policy]:
+    """Noise levels and policy of the clips, with options of a calibration that fits them."""
+    request = Request(
+        prompts=[""],
+        size=(FRAMES, HEIGHT, WIDTH),
+        schedule=schedule,
+        policy=policy,
+        guidance_scale=guidance_scale,
+    )
+    return runtime.resolved(request)
+
+
 def generate_and_judge(
     runtime: Runtime,
     prompts: Sequence[str],
@@ -59,7 +74,7 @@ def generate_and_judge(
     together. `first` is the place of the first prompt among all that are evaluated: it decides the
     noise.
     """
-    if resolve(schedule, policy, runtime.parts)[1].rule.probes:
+    if resolved(runtime, schedule, policy, guidance_scale)[1].rule.probes:
         batch = 1
     marks: list[JudgedClip] = []
     samples, plans = [], []

@@ -131,6 +131,17 @@ def sample_scene(
     return _sample_with(objects, generator, held_out)
 
 
+def training_prompts(count: int, seed: int) -> list[str]:
+    """Draw `count` prompts of scenes that are not held out; ValueError for fewer than one.
+
+    The same seed gives the same prompts, and a smaller count a prefix of them.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    return [sample_scene(generator, held_out=False).prompt for _ in range(count)]
+
+
 def held_out_prompts(count: int, seed: int) -> list[str]:
     """Draw `count` distinct prompts of held-out scenes, every fourth one with two objects.
 

@@ -13,7 +13,7 @@ from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime
 from ..work.flops import sample_flops
 from .codec import PixelUnshuffleCodec
-from .evaluate import NOISE_SEED, SIZE
+from .evaluate import NOISE_SEED, SIZE, resolved
 from .ladder import Rung
 from .prompts import encode
 
@@ -43,7 +43,7 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     latents = 1, *PixelUnshuffleCodec().latent_shape(**SIZE)
     prepared = runtime.dit.prepare(encode([PROMPT]), latents)
     shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config))
-    _, policy = resolve(rung.schedule, rung.policy, runtime.parts)
+    _, policy = resolved(runtime, rung.schedule, rung.policy, rung.guidance_scale)
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 

@@ -74,7 +74,9 @@ class PassFlops:
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, stands, some) for i in range(start, stop))
+                total += sum(
+                    self.block(i, _at(stands, i), _at(some, i)) for i in range(start, stop)
+                )
                 in_vain -= set(range(start, stop))
             elif do is Do.REFRESH:
                 rows = policy.slots[slot].stand_in.row_count(WHOLE, self._img)
@@ -124,20 +126,31 @@ class PassFlops:
         return total + (self._attention() if attends else 0)
 
     def _single(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
-        hidden, tokens = self._dit.hidden, self._img + self._txt
+        hidden, tokens, ratio = self._dit.hidden, self._img + self._txt, self._dit.mlp_ratio
         total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
-        total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
-        if not _is_replaced(stands, index, "mlp"):
-            fresh = _fresh_rows(some, (index, "mlp"), tokens)
-            total += _linear(fresh, hidden, self._dit.mlp_ratio * hidden)
-        return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
+        fresh = _fresh_rows(some, (index, "mlp"), tokens)
+        halves = (
+            ("attn", hidden, self._attention()),
+            ("mlp", ratio * hidden, _linear(fresh, hidden, ratio * hidden)),
+        )
+        for name, width, flops in halves:
+            if _is_replaced(stands, index, f"{name}_part"):
+                continue
+            total += _linear(tokens, width, hidden)
+            total += 0 if _is_replaced(stands, index, name) else flops
+        return total
 
     def _attention(self) -> int:
         """Q, K, V and both products of joint attention."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
         return _linear(tokens, hidden, 3 * hidden) + _attention(tokens, hidden)
+
+
+def _at(stands: Sequence[Slot], block: int) -> list[Slot]:
+    """Those of `stands` that are at a block."""
+    return [slot for slot in stands if slot.site.start <= block < slot.site.stop]
 
 
 def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:

@@ -9,6 +9,8 @@ from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
 SAME_NAMES = (
+    "fora",
+    "pab",
     "teacache",
     "magcache",
     "easycache",

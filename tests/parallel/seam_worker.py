@@ -74,6 +74,18 @@ def check_sums(alone: Models, shared: Models) -> None:
         for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
             for probe in probes:
                 assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND, (site, probe)
+    check_motion(alone, shared)
+
+
+def check_motion(alone: Models, shared: Models) -> None:
+    """Motion needs frames whole, which no rank has."""
+    probe = Probe("slot", "stand-in", "motion")
+    seen: list[list[dict]] = [[], []]
+    site = Site("branch", 0, 1, ("img_attn",), gated=True)
+    for each, notes in zip((alone, shared), seen, strict=True):
+        each.sample(Draw(Watching((probe,), notes), site, Reuse(), shifted(3, 3.0), False, 2, 0))
+    for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
+        assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND
 
 
 def check_rows(alone: Models, shared: Models) -> None:
