@@ -19,6 +19,7 @@ from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
+from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
@@ -31,6 +32,7 @@ from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
+from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
 from disca_rt.cache.stand_ins.fed import Fed
 from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.freqca import FreqCa
@@ -94,6 +96,20 @@ class Models(NamedTuple):
             )
         setting = Setting(tuple(draw.schedule), len(draw.conditions), len(policy.slots))
         return latents, plans if rule.probes else list(policy.known_plans(setting))
+
+
+def sampled(built: Models, draw: "Draw", text: str, watched: bool = False) -> Tensor:
+    """The latents of a draw's inputs by the policy that `text` describes."""
+    with torch.no_grad():
+        return built.denoiser.denoise(
+            draw.latents,
+            draw.conditions,
+            schedule=draw.schedule,
+            policy=build_policy(text, Parts(CONFIG, OPS)),
+            guidance=Guidance(None, SCALE if draw.guided else None),
+            stopwatch=Stopwatch(CPU),
+            on_step=(lambda event: None) if watched else None,
+        )
 
 
 class Remembering:
@@ -174,7 +190,8 @@ class Draw(NamedTuple):
 def draws(draw: st.DrawFn) -> Draw:
     guided = draw(st.booleans())
     steps = draw(st.integers(2, 6))
-    level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
+    levels = ["blocks", "branch", "velocity", "rows"] + ["guidance"] * guided
+    level = draw(st.sampled_from(levels))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
     branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES, PART)]
@@ -184,6 +201,7 @@ def draws(draw: st.DrawFn) -> Draw:
         "branch": draw(st.sampled_from(branches)),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
+        "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1), draw(forecasts())]
     stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
@@ -192,6 +210,10 @@ def draws(draw: st.DrawFn) -> Draw:
     stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
     stand_ins += [LessNoise()] * (level == "velocity")
     stand_ins += [Learned, Fed, draw(bands())] * (level == "blocks")
+    if level == "rows":
+        stand_ins = [
+            DrawnRows(OPS, 0, CONFIG, draw(st.sampled_from(RATIOS)), draw(st.integers(0, 9)))
+        ]
     stand_in = draw(st.sampled_from([each for each in stand_ins if fits(each, level)]))
     placed = draw(st.sampled_from(PLACED)) if level == "branch" and draw(st.booleans()) else None
     above = [Site("guidance")] * guided + [Site("velocity")]
@@ -210,12 +232,13 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
-    has_probe = level != "branch" or start > 0
+    has_probe = level != "rows" and (level != "branch" or start > 0)
     rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
     if guided and isinstance(site, Site) and level in ("blocks", "branch"):
         rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe
         rules += [MagCache(threshold, mag_ratios=(1.0, 0.9), mag_ratios_2=(0.7, 1.2))]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
+    rules += [SomeRows(draw(st.integers(1, 4)), draw(st.integers(1, 3)))] * 9 * (level == "rows")
     rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
     if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
         site = tuple(each.site for each in middles(CONFIG, 1, 0))
@@ -277,10 +300,12 @@ def bands(draw: st.DrawFn) -> FreqCa:
 
 
 def fits(stand_in: object, level: str) -> bool:
-    return level in stand_in.levels
+    return ("branch" if level == "rows" else level) in stand_in.levels
 
 
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+MLPS = "img_mlp", "txt_mlp", "mlp"
+RATIOS = 0.0, 0.1, 0.5, 1.0
 PART = "txt_attn", "img_mlp", "mlp_part"
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind
 

@@ -7,11 +7,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
+from disca_rt.cache.stand_ins.drawn_rows import Expanded
 from disca_rt.cache.stand_ins.fed import Fed
 from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands, patchify
 from disca_rt.cache.stand_ins.last_two import LastTwo
@@ -94,7 +96,7 @@ class Oracle:
         for index in range(start, stop):
             block = self.dit.blocks[index]
             tokens = materialise(
-                block((PendingSum(tokens),), context, Hook(self, number, index)), block.ops
+                block((PendingSum(tokens),), context, Hook(self, number, index, context)), block.ops
             )
         return tokens
 
@@ -127,13 +129,32 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        if act == Act.REFRESH:
+            kept[-1] = kept[-1][0], self.with_fresh(kept[-1][1], compute(), context, place), None
         self.given = self.plan.given_to(number)
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
+
+    def with_fresh(
+        self, value: Tensor, computed: Tensor, context: StepContext, place: tuple[int, str]
+    ) -> Tensor:
+        """`value` with those rows of `computed` that its stand-in draws."""
+        (stand_in,) = (each for site, each in self.policy.slots if site.has(*place))
+        first = context.layout.img_len if place[1].startswith("txt") else 0
+        rows = range(first, first + value.shape[1])
+        drawn = sorted(
+            range(value.shape[1]), key=lambda i: -hashed(stand_in.seed, self.step, place, rows[i])
+        )
+        value = value.clone()
+        for row in drawn[: stand_in.row_count(place, value.shape[1])]:
+            value[:, row] = computed[:, row]
+        return value
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, Expanded):
+            stand_in = stand_in.taylor
         if isinstance(stand_in, ScaledChange):
             _, value, before = kept[-1]
             return entering + (self.given[0] if self.given else 1.0) * (value - before)
@@ -215,12 +236,25 @@ class Oracle:
         return velocity - torch.fft.ifft2(spectrum).real
 
 
+def hashed(seed: int, step: int, place: tuple[int, str], row: int) -> int:
+    """A row's score, in Python's whole numbers (see `cache/row_draws.py`)."""
+    number = 1000 * place[0] + sum(place[1].encode())
+    x = seed * 0x9E3779B1 + step * 0x85EBCA6B + number * 0xC2B2AE35 + row * 0x27D4EB2F
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x %= 2**32
+        x = (x ^ (x >> shift)) * factor
+    return x % 2**32
+
+
 class Hook:
     """The slots on branches of one block."""
 
-    def __init__(self, oracle: Oracle, number: int, index: int) -> None:
-        self.oracle, self.number, self.index = oracle, number, index
+    def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
+        self.oracle, self.number, self.index, self.context = oracle, number, index, context
         self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
+
+    def around(self, attention: Attention) -> Attention:
+        return attention
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
@@ -228,7 +262,7 @@ class Hook:
             return Branch(compute(), gate)
         place = self.index, name
         at = partial(self.oracle.at, branch_sites[0], self.number)
-        value = at(compute, None, place=place)
+        value = at(compute, None, self.context, place)
         if branch_sites[0].gated:
             old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
             gate = with_groups(gate, old)

@@ -9,12 +9,7 @@ from ..config import DiTConfig
 from .plan import Probe, Stored
 from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
-from .stand_in import Kept, TensorSpec
-
-Place = tuple[int, str]
-"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
-
-WHOLE: Place = -1, ""
+from .stand_in import WHOLE, Beside, Place, TensorSpec
 
 GATE_GROUPS = 2  # of rows: those of a clean first frame have a gate of their own
 
@@ -71,8 +66,8 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
         yield WHOLE, shape.velocity()
 
 
-def allocate(policy: Policy, shape: SampleShape) -> tuple[tuple[dict[Place, Kept], ...], ...]:
-    """New buffers, zeros: `[pass][slot]`, by place."""
+def allocate(policy: Policy, shape: SampleShape) -> Beside:
+    """New buffers, zeros."""
     return tuple(
         tuple(
             {

@@ -17,6 +17,7 @@ class Act(IntEnum):
     KEEP = 1  # compute, and keep the result for later steps
     STAND_IN = 2  # compute nothing: the stand-in's value is used
     CHECK = 3  # compute for comparison with the stand-in's value, which is used
+    REFRESH = 4  # the kept value, some rows of which the stand-in computes anew and keeps
 
 
 class Probe(NamedTuple):
@@ -136,6 +137,10 @@ class StepPlan(NamedTuple):
     def keeps(self) -> bool:
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)
+
+    def changes(self) -> bool:
+        """True where any slot keeps something, or some rows of something."""
+        return self.keeps() or any(Act.REFRESH in acts for acts in self.passes)
 
 
 def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ()) -> StepPlan:

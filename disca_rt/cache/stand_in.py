@@ -1,5 +1,6 @@
 """The protocol of stand-ins: they keep tensors of a step and give a value in later ones."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,8 +37,16 @@ class TensorSpec(NamedTuple):
 Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
+Place = tuple[int, str]
+"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
 
-WHOLE = Whole()
+WHOLE: Place = -1, ""
+
+Beside = tuple[tuple[dict[Place, Kept], ...], ...]
+"""The buffers of all slots: `[pass][slot]`, by place."""
+
+
+ALL_HERE = Whole()
 
 
 class OtherPass(NamedTuple):
@@ -57,14 +66,18 @@ class Moment(NamedTuple):
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
     the device; None where it has none. `sharding` says which rows this rank has. `other` is for
-    stand-ins that read the other pass; None where there is none.
+    stand-ins that read the other pass; None where there is none. `beside` are the buffers of all
+    slots, for those of one method that share what they keep; `which_pass` is the pass's number.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
-    sharding: Sharding = WHOLE
+    sharding: Sharding = ALL_HERE
     other: OtherPass | None = None
+    place: Place = WHOLE
+    beside: Beside = ()
+    which_pass: int = 0
 
 
 class StandIn(Protocol):
@@ -98,6 +111,27 @@ class StandIn(Protocol):
 
     def value(self, kept: Kept, at: "Moment") -> Tensor:
         """The value in place of the computation."""
+
+
+class RowStandIn(StandIn, Protocol):
+    """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`."""
+
+    refreshes: bool  # True
+
+    def row_count(self, place: Place, rows: int) -> int:
+        """The number of rows of `rows` at `place` that it computes anew, for those who count."""
+
+    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+        """The value, of which some rows are computed anew and written into what is kept.
+
+        `compute(rows)` gives the values `[B, R, C]` of the rows numbered `rows [B, R]` of those at
+        this place on this rank; all of them for None.
+        """
+
+
+def refreshes(stand_in: StandIn) -> bool:
+    """True of a `RowStandIn`; others need not say that they are none."""
+    return getattr(stand_in, "refreshes", False)
 
 
 class Numberless:

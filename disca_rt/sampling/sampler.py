@@ -18,7 +18,7 @@ from ..models.prepared import Prepared
 from ..tokens import StepContext
 from .forward import Forward
 from .guidance import StepRow, StepTable
-from .passes import Begun, Looked, Other, SlotsOfPass, run_middle
+from .passes import Begun, Looked, SlotsOfPass, run_middle
 from .probes import score, sums, tensor_of_pass
 from .state import SampleState, number_counts
 
@@ -170,13 +170,17 @@ class Sampler:
         for probe in plan.watch:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts, kept = self.policy.acts_in(number, plan.passes[number]), self.state.slots[number]
-        other = 1 - number
-        of_other = (
-            Other(self.state.slots[other], prepared[other].lengths) if len(prepared) == 2 else None
+        acts = self.policy.acts_in(number, plan.passes[number])
+        return SlotsOfPass(
+            self.policy.slots,
+            acts,
+            number,
+            of_slots,
+            looked,
+            self.state.slots,
+            self.forward.sharding,
+            tuple(each.lengths for each in prepared),
         )
-        sharding = self.forward.sharding
-        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked, sharding, of_other)
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""

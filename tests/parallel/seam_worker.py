@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import CONFIG, OPS, Draw, Models, draws, models
+from cache_draws import CONFIG, OPS, Draw, Models, draws, models, sampled
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe, StepPlan
@@ -48,6 +48,7 @@ def main() -> None:
     check_sums(alone, shared)
     check_forecasts(alone, shared)
     check_placed(alone, shared)
+    check_rows(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -127,6 +128,18 @@ def check_placed(alone: Models, shared: Models) -> None:
             assert plans == decided, text
             assert relative_error(latents, expected) <= BOUND, text
             assert len({plan.passes for plan in plans}) > 1, text
+
+
+def check_rows(alone: Models, shared: Models) -> None:
+    """Subsets of rows are the same ones, and queries of some rows meet the keys of all ranks."""
+    for text in (
+        "toca:fresh_threshold=3,fresh_ratio=0.8",
+        "duca:fresh_threshold=4,fresh_ratio=0.8",
+        "ras:scheduler_start_step=2,error_reset_steps=5,sample_ratio=0.4,high_ratio=0.5",
+    ):
+        for begins in (False, True):
+            draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
+            assert relative_error(sampled(shared, draw, text), sampled(alone, draw, text)) <= BOUND
 
 
 if __name__ == "__main__":
