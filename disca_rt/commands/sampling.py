@@ -30,6 +30,7 @@ from .folder import (
     folder_request,
     load_folder,
 )
+from .ranks import FLAGS as RANK_FLAGS
 from .ranks import add_rank_arguments, check_partition, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     from ..pipeline.saved_conditioning import SavedConditioning
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the prompt, and the groups models, input, ranks and schedule."""
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, command: str, has_ranks: bool = True
+) -> None:
+    """Add the prompt, and the groups models, input, ranks (if `has_ranks`) and schedule."""
     parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
     add_folder_arguments(models)
@@ -80,7 +83,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
         help="where a policy measures, it decides on a batch as one, or on each sample by itself, "
         "one run after the other (default)",
     )
-    add_rank_arguments(parser, command)
+    if has_ranks:
+        add_rank_arguments(parser, command)
+    else:
+        parser.set_defaults(**dict.fromkeys(RANK_FLAGS))
     add_schedule_arguments(parser)
     add_calibration_argument(parser)
 

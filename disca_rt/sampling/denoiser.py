@@ -115,7 +115,8 @@ class Denoiser:
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
         return Loop(sampler, setting, table, prepared, self.graphs)
 
-    def _check(self, policy: Policy, passes: int) -> None:
+    def check(self, policy: Policy, passes: int) -> None:
+        """Raise ValueError where sites or probes of `policy` are none of this model's."""
         config = self.dit.config
         try:
             check_sites([slot.site for slot in policy.slots], config, passes)
@@ -148,7 +149,7 @@ class Denoiser:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""
         key, most = (policy, shape), 1 if self.graphs is None else self.max_states
         if key not in self._states:
-            self._check(policy, len(shape.rows))
+            self.check(policy, len(shape.rows))
             while len(self._states) >= most:  # they go before new buffers come
                 self._give_up(self._states.popitem(last=False)[1])
             with torch.inference_mode(False):  # what is made within it is not written outside
