@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from disca_rt.attention.protocol import Attention
 from disca_rt.conditioning import Conditioning
 from disca_rt.models.blocks import Branch as BranchAndGate
 from disca_rt.models.dit import DiT, StepInputs
@@ -28,6 +29,9 @@ class Written:
 
     def __init__(self, index: int, branch: Branch) -> None:
         self.index, self.branch = index, branch
+
+    def around(self, attention: Attention) -> Attention:
+        return attention
 
     def __call__(
         self, name: str, compute: Callable[[], Tensor], gate: Vector | None = None

@@ -139,7 +139,13 @@ def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool) -> None:
     beside = (({}, {}, {WHOLE: (tokens, torch.cat([labels, labels[:, :2]], 1), tokens)}),)
     numbers = torch.tensor([2.0, 2.0, 1.0, 3.0, 5.0])  # forecast: F + 3 slope; step 5
     layout = TokenLayout(7, None)
-    at = Moment(None, StepContext(tokens, tokens, tokens, layout), numbers, (1, "img_mlp"), beside)
+    at = Moment(
+        None,
+        StepContext(tokens, tokens, tokens, layout),
+        numbers,
+        place=(1, "img_mlp"),
+        beside=beside,
+    )
     before, seen = factors.clone(), []
 
     def compute(rows: torch.Tensor) -> torch.Tensor:
@@ -440,7 +446,7 @@ def test_the_most_important_rows_are_computed(is_trained: bool, tmp_path: Path) 
         save_file({f"0.img_mlp.{key}": each for key, each in weights.items()}, path)
         options = {"importance": str(path)}
     stand_in = ImportantRows(0.34, **options)
-    at = Moment(None, None, None, (0, "img_mlp"))
+    at = Moment(None, None, None, place=(0, "img_mlp"))
     kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
     stand_in.keep(kept, torch.tensor([[[1.0], [5.0], [3.0]]]), at)
     drawn = []

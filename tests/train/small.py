@@ -24,7 +24,6 @@ from disca_rt.train.distributed import World, attention_over, placed
 from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.initialise import fresh_dit
-from disca_rt.train.l2c import L2CStageConfig
 from disca_rt.train.loss_log import LossLog
 from disca_rt.train.meanflow import MeanFlowStageConfig
 from disca_rt.train.predictor import PredictorStageConfig
@@ -114,13 +113,11 @@ STAGES = {
     "cfg": CFGStageConfig,
     "meanflow": partial(MeanFlowStageConfig, derivative="finite-difference"),
     "predictor": partial(PredictorStageConfig, mse_steps=1, discriminator_width=8),
-    "cache": partial(L2CStageConfig, sampling_steps=4, l1=1e-3),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
     "meanflow": {"guidance_embed": True},
     "predictor": {"guidance_embed": True, "meanflow": True},
-    "cache": {"guidance_embed": False},
 }
 
 
