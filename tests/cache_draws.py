@@ -13,7 +13,7 @@ from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
-from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.site import DOUBLE, IN_BLOCKS, Site
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -142,23 +142,26 @@ class Draw(NamedTuple):
 def draws(draw: st.DrawFn) -> Draw:
     guided = draw(st.booleans())
     steps = draw(st.integers(2, 6))
-    level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
+    level = draw(
+        st.sampled_from(["blocks", "branch", "attention", "velocity"] + ["guidance"] * guided)
+    )
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
     site = {
         "blocks": Site("blocks", start, stop),
         "branch": Site("branch", start, stop, draw(st.sampled_from([EVERY_BRANCH, NAMES]))),
+        "attention": Site("attention", start, stop),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
-    stand_ins += [Reuse("delta")] * (level != "branch") + [Learned] * (level == "blocks")
+    stand_ins += [Reuse("delta")] * (level not in IN_BLOCKS) + [Learned] * (level == "blocks")
     stand_in = draw(st.sampled_from(stand_ins))
     above = [Site("guidance")] * guided + [Site("velocity")]
     if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
-    before = start if level in ("blocks", "branch") else 0
+    before = start if level in ("blocks", *IN_BLOCKS) else 0
     threshold = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0, float("inf")]))
     rules = [
         Listed((0, *sorted(later))),

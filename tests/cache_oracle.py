@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from disca_rt.attention.protocol import AttentionInputs
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
@@ -146,6 +147,8 @@ class Hook:
 
     def __init__(self, oracle: Oracle, number: int, index: int) -> None:
         self.oracle, self.number, self.index = oracle, number, index
+        attends = any(slot.site.attends(index) for slot in oracle.policy.slots)
+        self.instead = self.attend if attends else None
 
     def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
@@ -153,3 +156,7 @@ class Hook:
             return compute()
         place = self.index, name
         return self.oracle.at(branch_sites[0], self.number, compute, None, place=place)
+
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        compute = inputs.to_all_keys
+        return self.oracle.at(Site("attention"), self.number, compute, None, place=self.index)

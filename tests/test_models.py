@@ -180,6 +180,7 @@ class AllBranches:
     """Stands between a block and each of its branches."""
 
     names = (*DOUBLE, *SINGLE)
+    instead = None
 
 
 def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
@@ -234,7 +235,7 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
     expected = materialise(block(stream, context, Keep()), block.ops)
 
     class NeverAttends:
-        def begin(self, layout):
+        def begin(self, layout, instead):
             raise AssertionError("attention ran although its branches were replaced")
 
     attention, block.attention = block.attention, NeverAttends()

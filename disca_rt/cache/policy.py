@@ -96,10 +96,26 @@ def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int
     own = slots[slot].site
     if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
         return True
+    if own.level == "attention" and _is_attention_replaced(own, standing[number]):
+        return False
     is_skipped = any(site.level == "velocity" for site in standing[0]) or (
         number == 1 and any(site.level == "guidance" for site in standing[1])
     )
     return not is_skipped and not (own.level == "blocks" and own in standing[number])
+
+
+def _is_attention_replaced(own: Site, standing: set[Site]) -> bool:
+    """True where all that a block of `own` makes of its attention is replaced by `standing`."""
+    for block in range(own.start, own.stop):
+        names = {
+            name
+            for site in standing
+            for name in site.names
+            if site.level == "branch" and site.start <= block < site.stop
+        }
+        if {"img_attn", "txt_attn"} <= names or names & {"attn", "total"}:
+            return True
+    return False
 
 
 def kept_by(plan: StepPlan) -> set[tuple[int, int]]:

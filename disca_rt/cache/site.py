@@ -4,7 +4,8 @@ from typing import Literal, NamedTuple
 
 from ..config import DiTConfig
 
-Level = Literal["blocks", "branch", "guidance", "velocity"]
+Level = Literal["blocks", "branch", "attention", "guidance", "velocity"]
+IN_BLOCKS = "branch", "attention"  # levels within each of a range of blocks
 
 
 class BranchForm(NamedTuple):
@@ -25,12 +26,13 @@ SINGLE = {"attn": BranchForm("joint"), "mlp": BranchForm("joint", 4), "total": B
 
 
 class Site(NamedTuple):
-    """A place of one of four levels.
+    """A place of one of five levels.
 
     "blocks": the joint tokens after the blocks numbered `start` to `stop` - 1. "branch": in each of
-    these blocks, each branch of `names`, the tensor before its gate. "guidance": the velocity
-    patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
-    pass runs.
+    these blocks, each branch of `names`, the tensor before its gate. "attention": in each of these
+    blocks, the output of joint attention before its projection, for the heads at hand. "guidance":
+    the velocity patches of the unconditional pass. "velocity": the guided velocity in latent space,
+    for which no pass runs.
     """
 
     level: Level
@@ -41,6 +43,10 @@ class Site(NamedTuple):
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
         return self.level == "branch" and self.start <= block < self.stop and name in self.names
+
+    def attends(self, block: int) -> bool:
+        """True where the attention of block number `block` is of the site."""
+        return self.level == "attention" and self.start <= block < self.stop
 
     def shares_branch(self, other: "Site") -> bool:
         """True where both have a branch in common, or one has a half of the other's `total`."""

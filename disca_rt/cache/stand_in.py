@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..attention.protocol import AttentionInputs
 from ..config import PredictorConfig
 from ..tokens import StepContext
 from .site import Level
@@ -33,21 +34,34 @@ Kept = tuple[Tensor, ...]
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
 
-    `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
-    conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
-    conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none.
+    `entering` is what the computation would start from: tokens, no tensor (None) at "branch" and
+    "attention", the conditional pass's patches, latents. `context` is that of the pass, at
+    "guidance" of the conditional one, None at "velocity"; at "attention" its layout has the places
+    of all tokens. `numbers` are the stand-in's scalars of this step, fp32, on the device; None
+    where it has none. `attention` are the arguments of attention, at "attention".
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
+    attention: AttentionInputs | None = None
+
+
+class PairShares(NamedTuple):
+    """Shares of attention's pairs of query and key that a stand-in at "attention" computes.
+
+    `value` in place of all of them; `keep` beside all of them, where it keeps something.
+    """
+
+    value: float = 0.0
+    keep: float = 0.0
 
 
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
-    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "guidance"
+    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "attention"
+    `[B, S, H, D]` of all tokens (under ranks too) and this rank's heads, at "guidance"
     patches `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
     """
 
@@ -65,6 +79,9 @@ class StandIn(Protocol):
         `given` are the plan's, or none.
         """
 
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        """What it computes at "attention" of image tokens in `grid` (T, H, W) and `text` tokens."""
+
     def out(self, kept: Kept) -> Tensor | None:
         """A buffer in which the value to be kept may be computed, or None."""
 
@@ -76,7 +93,7 @@ class StandIn(Protocol):
 
 
 class Numberless:
-    """A base for stand-ins that need no scalars and run no network."""
+    """A base for stand-ins that need no scalars, run no network and attend to nothing."""
 
     network: PredictorConfig | None = None
 
@@ -85,3 +102,7 @@ class Numberless:
     ) -> tuple[float, ...]:
         """No scalars."""
         return ()
+
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        """No pairs."""
+        return PairShares()

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
+from ..attention.protocol import Attention, AttentionHandle, Instead, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector, of_text
 from .layers import MLP, HeadNorm, Modulation
@@ -28,6 +28,7 @@ class Branches(Protocol):
     """Stands between a block and its branches, the tensors before their gates."""
 
     names: Collection[str]  # the branches that it changes anything of
+    instead: Instead | None  # called in place of the attention backend
 
     def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """The branch `name`: `compute()`, or something in its place; then `compute` never runs."""
@@ -147,7 +148,7 @@ class DoubleStreamBlock(nn.Module):
         img_in, txt_in = (
             partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))
         )
-        joint = once(lambda: self._attend(img_in(), txt_in(), context))
+        joint = once(lambda: self._attend(img_in(), txt_in(), context, branches.instead))
         img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
         txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
         img = gate_residual(self.ops, img, img_attn, mods[0][2])
@@ -160,10 +161,12 @@ class DoubleStreamBlock(nn.Module):
     def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
         return layer_norm_modulate(self.ops, x, *shift_scale)
 
-    def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
+    def _attend(
+        self, img_in: Tensor, txt_in: Tensor, context: StepContext, instead: Instead | None = None
+    ) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = self.attention.begin(context.layout, instead)
         attention.put_v(self._project("v", img_in, txt_in))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
@@ -219,11 +222,20 @@ class SingleStreamBlock(nn.Module):
     ) -> Tensor:
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
             mlp = [branches("mlp", lambda: self._mlp(norm()))]
-            attn = branches("attn", lambda: self._attend(norm(), context, NoOverlap()))
+            attn = self._branch_attn(norm, context, branches, NoOverlap())
             return self._join_halves(attn, mlp)
         half = _MLPHalf(self._mlp, norm())
-        attn = branches("attn", lambda: self._attend(norm(), context, half))
+        attn = self._branch_attn(norm, context, branches, half)
         return self._join_halves(attn, half.finish())
+
+    def _branch_attn(
+        self,
+        norm: Callable[[], Tensor],
+        context: StepContext,
+        branches: Branches,
+        work: Overlap,
+    ) -> Tensor:
+        return branches("attn", lambda: self._attend(norm(), context, work, branches.instead))
 
     def _mlp(self, x: Tensor) -> Tensor:
         return self.ops.linear_gelu(x, self.linear1.rows["extra"])
@@ -232,10 +244,12 @@ class SingleStreamBlock(nn.Module):
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
         return self.ops.pair_linear(attn, mlp, self.linear2)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
+    def _attend(
+        self, x: Tensor, context: StepContext, work: Overlap, instead: Instead | None = None
+    ) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = self.attention.begin(context.layout, instead)
         attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))

@@ -100,7 +100,7 @@ class Denoiser:
                 "one those of the other"
             )
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
-        state = self.state(policy, self.shape(latent_shape, prepared))
+        state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
@@ -116,12 +116,21 @@ class Denoiser:
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error
 
-    def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
-        """The facts that the buffers of a sample depend on."""
+    def shape(
+        self, latent_shape: Sequence[int], prepared: Sequence[Prepared], policy: Policy
+    ) -> SampleShape:
+        """The facts that the buffers of a sample by `policy` depend on."""
         image = len(prepared[0].freqs_cos)
         rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
         placed = self.dit.config, self.dit.dtype, self.dit.device
-        return SampleShape(*placed, tuple(latent_shape), image, rows)
+        attended = None
+        if policy.slots_at("attention"):
+            heads = self.dit.config.heads
+            attended = tuple(
+                (each.tokens, self.sharding.heads(heads, image, each.tokens - image))
+                for each in prepared
+            )
+        return SampleShape(*placed, tuple(latent_shape), image, rows, attended)
 
     def state(self, policy: Policy, shape: SampleShape) -> SampleState:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..cache.kept import WHOLE, Place
+from ..attention.protocol import AttentionInputs, Instead
+from ..cache.kept import ATTENTION, WHOLE, Place
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.site import SINGLE
+from ..cache.site import IN_BLOCKS, SINGLE
 from ..cache.stand_in import Kept, Moment
 from ..models.blocks import Branches, run_blocks
 from ..tokens import StepContext
@@ -59,15 +61,16 @@ class SlotsOfPass(NamedTuple):
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
+        attention: AttentionInputs | None = None,
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one."""
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot])
+        at = Moment(entering, context, self.numbers[slot], attention)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
-        is_joint = place == WHOLE or place[1] in SINGLE
+        is_joint = place == WHOLE or place[1] in (*SINGLE, ATTENTION)
         for probe in probes:
             pair = sums(probe, value, instead, context if is_joint else None)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
@@ -86,15 +89,15 @@ class SlotsOfPass(NamedTuple):
         acting = [
             i
             for i, act in enumerate(self.acts)
-            if act != Act.RUN and self.slots[i].site.level == "branch"
+            if act != Act.RUN and self.slots[i].site.level in IN_BLOCKS
         ]
         if not acting:
             return None
-        slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
+        slots_of: list[dict[str, list[int]]] = [{} for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
                 if block < blocks:
-                    slots_of[block][name] = i
+                    slots_of[block].setdefault(name, []).append(i)
         return [
             BranchSlots(self, i, slots, context) if slots else None
             for i, slots in enumerate(slots_of)
@@ -102,19 +105,38 @@ class SlotsOfPass(NamedTuple):
 
 
 class BranchSlots:
-    """The slots that act on branches of one block."""
+    """The slots that act within one block: one on each branch, any number on its attention."""
 
     def __init__(
-        self, of_pass: SlotsOfPass, block: int, slots: dict[str, int], context: StepContext
+        self, of_pass: SlotsOfPass, block: int, slots: dict[str, list[int]], context: StepContext
     ) -> None:
-        self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
-        self.names = slots.keys()
+        self._pass, self._block, self._context = of_pass, block, context
+        self._attending = slots.pop(ATTENTION, [])
+        self._slots, self.names = slots, slots.keys()
+        self.instead: Instead | None = self._attend if self._attending else None
 
     def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self._slots:
             return compute()
-        place = self._block, name
-        return self._pass.use(self._slots[name], compute, None, self._context, place)
+        (slot,) = self._slots[name]
+        return self._pass.use(slot, compute, None, self._context, (self._block, name))
+
+    def _attend(self, inputs: AttentionInputs) -> Tensor:
+        """The first slot that stands in gives the output; then others may keep it."""
+        use = partial(
+            self._pass.use,
+            entering=None,
+            context=self._context._replace(layout=inputs.layout),
+            place=(self._block, ATTENTION),
+            attention=inputs,
+        )
+        acts = self._pass.acts
+        standing = [slot for slot in self._attending if acts[slot] == Act.STAND_IN]
+        value = use(standing[0], None) if standing else inputs.to_all_keys()
+        for slot in self._attending:
+            if slot not in standing:
+                value = use(slot, lambda v=value: v)
+        return value
 
 
 def run_middle(

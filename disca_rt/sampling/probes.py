@@ -66,12 +66,13 @@ def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None)
 
 
 def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
-    """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
+    """A mask of the rows of `tokens [B, S, ...]` that are no padding, ones after S; None: all."""
     layout = context.layout
     if layout.lengths is None or tokens.shape[1] <= layout.img_len:
         return None
     places = torch.arange(tokens.shape[1], device=tokens.device) + layout.start
-    return (places < layout.lengths[:, None])[:, :, None]
+    valid = places < layout.lengths[:, None]
+    return valid.reshape(*valid.shape, *(1,) * (tokens.dim() - 2))
 
 
 def tensor_of_pass(

@@ -4,6 +4,7 @@ Counts every matrix product and both products of attention, two operations per m
 elementwise work (a few per mille) is left out, as in the papers.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
+
+Acting = Sequence[tuple[Slot, Act]]
+"""Slots with their acts in a pass."""
 
 
 class StepFlops(NamedTuple):
@@ -55,19 +59,20 @@ class PassFlops:
 
     def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
+        self._grid = _grid(dit, latent_shape)
         self._groups = 1 + dit.token_replace  # of rows that are modulated alike
         self.ends = _embed_flops(dit, latent_shape, text) + _head_flops(dit, latent_shape)
 
     def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
         """FLOPs of pass `number` in which the policy's slots act so."""
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
-        stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
-        if any(slot.site.level in skips for slot in stands):
+        acting = list(zip(policy.slots, acts, strict=True))
+        if any(act == Act.STAND_IN and slot.site.level in skips for slot, act in acting):
             return 0
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, stands) for i in range(start, stop))
+                total += sum(self.block(i, acting) for i in range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
@@ -77,11 +82,11 @@ class PassFlops:
     def _blocks(self) -> int:
         return self._dit.double + self._dit.single
 
-    def block(self, index: int, stands: Sequence[Slot] = ()) -> int:
-        """FLOPs of a block without the branches that slots `stands` replace."""
+    def block(self, index: int, acting: Acting = ()) -> int:
+        """FLOPs of a block without what slots replace, with what they attend to themselves."""
         if index < self._dit.double:
-            return self._double(index, stands)
-        return self._single(index, stands)
+            return self._double(index, acting)
+        return self._single(index, acting)
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""
@@ -89,42 +94,59 @@ class PassFlops:
         block = self.block(self._dit.double if predictor.block_kind == "single" else 0)
         return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
 
-    def _double(self, index: int, stands: Sequence[Slot]) -> int:
+    def _double(self, index: int, acting: Acting) -> int:
         hidden = self._dit.hidden
         total, attends = _linear(self._groups + 1, hidden, 6 * hidden), False
         for stream, rows in (("img", self._img), ("txt", self._txt)):
-            if not _is_replaced(stands, index, f"{stream}_attn"):
+            if not _is_replaced(acting, index, f"{stream}_attn"):
                 total += _linear(rows, hidden, hidden)
                 attends = True
-            if not _is_replaced(stands, index, f"{stream}_mlp"):
+            if not _is_replaced(acting, index, f"{stream}_mlp"):
                 total += _linear(rows, hidden, 2 * self._dit.mlp_ratio * hidden)
-        return total + (self._attention() if attends else 0)
+        return total + (self._attention(index, acting) if attends else 0)
 
-    def _single(self, index: int, stands: Sequence[Slot]) -> int:
+    def _single(self, index: int, acting: Acting) -> int:
         hidden, tokens = self._dit.hidden, self._img + self._txt
         total = _linear(self._groups, hidden, 3 * hidden)
-        if _is_replaced(stands, index, "total"):
+        if _is_replaced(acting, index, "total"):
             return total
         total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
-        if not _is_replaced(stands, index, "mlp"):
+        if not _is_replaced(acting, index, "mlp"):
             total += _linear(tokens, hidden, self._dit.mlp_ratio * hidden)
-        return total + (0 if _is_replaced(stands, index, "attn") else self._attention())
+        if _is_replaced(acting, index, "attn"):
+            return total
+        return total + self._attention(index, acting)
 
-    def _attention(self) -> int:
-        """Q, K, V and both products of joint attention."""
+    def _attention(self, index: int, acting: Acting) -> int:
+        """Q, K, V and both products of joint attention, for the pairs that are computed."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
-        return _linear(tokens, hidden, 3 * hidden) + _attention(tokens, hidden)
+        products = round(self._pairs(index, acting) * _attention(tokens, hidden))
+        return _linear(tokens, hidden, 3 * hidden) + products
+
+    def _pairs(self, index: int, acting: Acting) -> float:
+        """The pairs of query and key that block `index` computes, over all there are."""
+        values, extra = [], 0.0
+        for (site, stand_in), act in acting:
+            if act != Act.RUN and site.attends(index):
+                value, keep = stand_in.pair_shares(self._grid, self._txt)
+                extra += {Act.KEEP: keep, Act.CHECK: value, Act.STAND_IN: 0.0}[act]
+                values += [value] * (act == Act.STAND_IN)
+        return (values[0] if values else 1.0) + extra
 
 
-def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:
-    return any(slot.site.has(block, branch) for slot in stands)
+def _is_replaced(acting: Acting, block: int, branch: str) -> bool:
+    return any(act == Act.STAND_IN and slot.site.has(block, branch) for slot, act in acting)
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:
     """Patches of latents (C, T, H, W)."""
+    return math.prod(_grid(dit, latent_shape))
+
+
+def _grid(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
     _, t, h, w = latent_shape
     p, q, r = dit.patch
-    return (t // p) * (h // q) * (w // r)
+    return t // p, h // q, w // r
 
 
 def _linear(rows: int, fan_in: int, fan_out: int) -> int:

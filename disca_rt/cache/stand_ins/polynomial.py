@@ -24,7 +24,7 @@ MAX_ORDER = 3  # of the fused ops
 class Taylor(Numberless):
     """`order` derivatives; fewer until as many more values have been kept."""
 
-    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "attention", "guidance", "velocity")
     ops: Ops
     order: int = 1
 
