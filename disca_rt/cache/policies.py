@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import whole_steps
+from .methods import attention, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -20,6 +20,7 @@ from .stand_in import StandIn
 
 POLICIES: dict[str, Row] = {
     **whole_steps.ROWS,
+    **attention.ROWS,
 }
 
 

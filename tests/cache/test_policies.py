@@ -39,7 +39,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("teacache", r"must be one of \['disca', 'full', 'hermite', 'reuse', 'taylor'\], got 't"),
+        ("nonsense", r"must be one of \[.*'disca', .*'taylor'.*\], got 'nonsense'"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),

@@ -7,10 +7,12 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import Draw, Models, draws, models
+from cache_draws import CONFIG, OPS, Draw, Models, draws, models
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.row import Parts
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
@@ -42,6 +44,7 @@ def main() -> None:
 
     check()
     check_sums(alone, shared)
+    check_attention(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -68,6 +71,21 @@ def check_sums(alone: Models, shared: Models) -> None:
         for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
             for probe in probes:
                 assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND, (site, probe)
+
+
+def check_attention(alone: Models, shared: Models) -> None:
+    """Stand-ins at attention see all tokens, and this rank's heads."""
+    for text in ATTENDING:
+        named = build_policy(text, Parts(CONFIG, OPS))
+        sites = tuple(slot.site for slot in named.slots)
+        (stand_in,) = {slot.stand_in for slot in named.slots}
+        draw = Draw(named.rule, sites, stand_in, shifted(5, 3.0), True, 2, 0)
+        latents, _ = shared.sample(draw)
+        expected, _ = alone.sample(draw)
+        assert relative_error(latents, expected) <= BOUND, text
+
+
+ATTENDING = ("chipmunk:small,top_keys=0.3,full_step_schedule=0,1,3,voxel_shape=1,1,2",)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Methods of sparse attention: some pairs of query and key, and a cache for the others."""
+
+from ..placement import JointAttention, WholeWhereSkipped
+from ..row import Row, Where
+from ..rules.chipmunk import SparseSteps
+from ..stand_ins.reuse import Reuse
+from ..stand_ins.sparse_delta import SparseDelta
+
+SKIPPED = 7, 11, *range(13, 16), *range(17, 20), *range(21, 24), *range(25, 28), 29, 31
+SKIPPED += (*range(33, 36), *range(37, 40), *range(41, 44))
+
+ROWS = {
+    "chipmunk": Row(
+        (SparseSteps,),
+        (Where(JointAttention, SparseDelta), Where(WholeWhereSkipped, Reuse)),
+        about="Attention to all keys at a few steps; at the others to the heaviest 5 % of each "
+        "group of queries and 1 % at random, plus what the rest added at the last full step. "
+        "With with-step-reuse half of the steps take the tokens of the step before instead.",
+        paper="Chipmunk, sandyresearch/chipmunk",
+        presets={
+            "with-step-reuse": {"skip_step_schedule": SKIPPED},
+            "small": {"voxel_shape": (1, 4, 4), "counts_multiple_of": 1},
+        },
+        is_placed=True,
+    ),
+}
