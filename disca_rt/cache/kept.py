@@ -1,11 +1,12 @@
 """Buffers of a policy for one sample, by slot and place, and the bytes that they take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 
 from ..config import DiTConfig
+from .plan import Probe, Stored
 from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
 from .stand_in import Kept, TensorSpec
@@ -86,12 +87,46 @@ def allocate(policy: Policy, shape: SampleShape) -> tuple[tuple[dict[Place, Kept
     )
 
 
-def kept_bytes(policy: Policy, shape: SampleShape) -> int:
-    """The bytes of what `allocate` makes, all passes together."""
-    return sum(
-        spec.nbytes
+class StateBytes(NamedTuple):
+    """The bytes of a sample's state, all passes together: on the device, and on the host."""
+
+    device: int
+    host: int
+
+
+def kept_bytes(policy: Policy, shape: SampleShape) -> StateBytes:
+    """The bytes of what `allocate` makes, and of what probes compare with."""
+    specs = [
+        spec
         for number in range(len(shape.rows))
         for site, stand_in in policy.slots
         for _, like in places(site, shape, number)
         for spec in stand_in.kept_specs(like)
-    )
+    ]
+    specs += [spec for _, of_steps in looked_at(policy.rule.probes, shape) for spec in of_steps]
+    on_host = sum(spec.nbytes for spec in specs if spec.device != shape.device)
+    return StateBytes(sum(spec.nbytes for spec in specs) - on_host, on_host)
+
+
+def looked_at(
+    probes: Iterable[Probe], shape: SampleShape
+) -> Iterator[tuple[Stored, list[TensorSpec]]]:
+    """The tensors that probes compare with, each as often as it is stored."""
+    found: dict[Stored, tuple[Probe, int]] = {}
+    for probe in probes:
+        if probe.stored is not None:
+            _, depth = found.get(probe.stored, (probe, 1))
+            found[probe.stored] = probe, max(depth, 1 + (probe.against == "before"))
+    for stored, (probe, depth) in found.items():
+        yield stored, [_of_probe(probe, shape)] * depth
+
+
+def _of_probe(probe: Probe, shape: SampleShape) -> TensorSpec:
+    if probe.of in ("latents", "velocity"):
+        return shape.velocity()
+    tokens = shape.tokens(probe.which_pass)
+    if probe.of == "patches":
+        patches = tokens.shape[0], shape.img_tokens, shape.config.patch_width
+        return tokens._replace(shape=patches)
+    rows = tokens.shape[1] if probe.of == "tokens" else shape.rows[probe.which_pass][0]
+    return tokens._replace(shape=(tokens.shape[0], rows, tokens.shape[2]))

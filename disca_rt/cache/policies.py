@@ -3,7 +3,8 @@
 A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
 two of them joined by "+": the rule of the first with the slots of the second, such as
 "teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
-sites stay, and the second's stand-in takes their places.
+sites stay, and the second's stand-in takes their places. All that keep something have the option
+`state`: in FP8, in the host's memory, or both.
 """
 
 import re
@@ -17,6 +18,9 @@ from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
 from .stand_in import StandIn
+from .stand_ins.kept_elsewhere import with_state
+
+STATE = "state"  # the option that says where and how a policy keeps its buffers
 
 POLICIES: dict[str, Row] = {
     **whole_steps.ROWS,
@@ -61,7 +65,8 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     named = read_policy(text)
     rule = _rule(named[0], parts, step_list)
     name = "+".join(each.name for each in named)
-    return Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+    policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+    return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
 def resolve(
@@ -84,7 +89,11 @@ def _read(text: str) -> Named:
         raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
     row = POLICIES[name]
     preset, rest = _preset(name, row, rest)
-    return Named(name, row, preset | read_options(name, rest, row.rule_types | row.slot_types))
+    return Named(name, row, preset | read_options(name, rest, row.rule_types | _slot_types(row)))
+
+
+def _slot_types(row: Row) -> dict[str, Any]:
+    return {**row.slot_types, **({STATE: str} if row.places else {})}
 
 
 def _preset(name: str, row: Row, text: str) -> tuple[dict[str, Any], str]:
@@ -105,7 +114,7 @@ def _check_combination(first: Named, second: Named) -> None:
     if not first.row.places or not second.row.places:
         nothing = (second if first.row.places else first).name
         raise ValueError(f"policy {nothing} stands in for nothing; join it with no other one")
-    for each, known in ((first, first.row.rule_types), (second, second.row.slot_types)):
+    for each, known in ((first, first.row.rule_types), (second, _slot_types(second.row))):
         other = [key for key in each.options if key not in known]
         if other and not (each is first and first.row.is_placed):
             part = "rule" if each is first else "stand-in"

@@ -12,19 +12,25 @@ from .site import Level
 
 
 class TensorSpec(NamedTuple):
-    """Shape, dtype and device of a tensor at a site."""
+    """Shape, dtype and device of a tensor at a site; on the host it may be pinned."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    is_pinned: bool = False
 
     @property
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    def empty(self) -> Tensor:
+        """A new tensor of this form, with anything in it."""
+        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
+
     def zeros(self) -> Tensor:
         """A new tensor of this form."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        placed = {"device": self.device, "pin_memory": self.is_pinned}
+        return torch.zeros(self.shape, dtype=self.dtype, **placed)
 
 
 Kept = tuple[Tensor, ...]
@@ -67,6 +73,7 @@ class StandIn(Protocol):
 
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
+    reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
@@ -96,6 +103,7 @@ class Numberless:
     """A base for stand-ins that need no scalars, run no network and attend to nothing."""
 
     network: PredictorConfig | None = None
+    reads_to_keep: bool = True
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

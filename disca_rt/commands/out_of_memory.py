@@ -21,7 +21,7 @@ from ..weights.checkpoint import open_checkpoint
 from ..weights.hub import resolve
 from ..weights.identify import identify
 from ..weights.load import own_dtype
-from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size
+from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size, smaller_caches
 
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
 
@@ -66,6 +66,7 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
         ways.append("--dtype bfloat16")
     if not need.fp8_weights and fits(need._replace(fp8_weights=True), room):
         ways.append("--fp8-weights")
+    ways += smaller_caches(need, room)
     ranks = fewest_ranks(need, room) if is_gpu else None
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
@@ -158,13 +159,15 @@ def show_size(runtime: Runtime, grid: tuple[int, int, int]) -> str:
 
 
 def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held: int = 0) -> None:
-    """Raise MemoryError where not even the weights fit, or on a CPU the whole sample.
+    """Raise MemoryError where not even weights and cache fit, or on a CPU the whole sample.
 
     There an allocation succeeds all the same, and the process is killed without a word later.
     """
     estimate, there = footprint(need), _room(device, held)
     is_gpu = device.type == "cuda"
-    if (estimate.weights if is_gpu else estimate.total) > there:
+    # On a GPU activations are an estimate; weights and cache are what they are.
+    certain = estimate.weights + estimate.cache if is_gpu else estimate.total + estimate.host
+    if certain > there:
         raise MemoryError(explanation(need, there, show_size, is_gpu))
 
 

@@ -88,7 +88,7 @@ class Subject:
         latents = self.conditioning.batch, *self.latent_shape
         prepared = [self.runtime.dit.prepare(each, latents) for each in self.passes]
         policy = self.resolved[1]
-        return kept_bytes(policy, self.runtime.denoiser.shape(latents, prepared, policy))
+        return kept_bytes(policy, self.runtime.denoiser.shape(latents, prepared, policy)).device
 
     def captured(self, graphs: GraphRunner) -> "Subject":
         """Subject of the same models, with its own buffers, which `graphs` captures and replays."""

@@ -11,7 +11,7 @@ import torch
 
 from ..instruments.capacity import capacity
 from ..units import byte_text
-from ..work.memory import Need, footprint
+from ..work.memory import Need, footprint, smaller_caches
 from .load import Options
 from .match import get_rules
 
@@ -113,6 +113,7 @@ class StageMemory:
             ways.insert(0, "--dtype bfloat16")
         if not self.need.fp8_weights:
             ways.insert(0, "--fp8-weights")
+        ways = smaller_caches(self.need, capacity(device)) + ways
         working = estimate.total - estimate.weights
         return StageNeed("denoise", "dit", device, estimate.weights, working, ", or ".join(ways))
 

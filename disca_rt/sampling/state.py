@@ -1,15 +1,14 @@
 """State of a sample between its steps: buffers on the device, and which steps filled them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..cache.kept import Place, SampleShape, allocate
+from ..cache.kept import Place, SampleShape, allocate, looked_at
 from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy
 from ..cache.remembered import remembered
-from ..cache.stand_in import Kept, TensorSpec
+from ..cache.stand_in import Kept
 
 
 @dataclass
@@ -31,31 +30,10 @@ class SampleState:
 def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     """Buffers for samples of `shape`."""
     probes = {
-        probe.stored: tuple(_looked_at(probe, shape).zeros() for _ in range(depth))
-        for probe, depth in depths(policy.rule.probes)
+        stored: tuple(spec.zeros() for spec in of_steps)
+        for stored, of_steps in looked_at(policy.rule.probes, shape)
     }
     return SampleState(allocate(policy, shape), probes)
-
-
-def depths(probes: Iterable[Probe]) -> list[tuple[Probe, int]]:
-    """A probe of each tensor that is stored, and the number of steps that are."""
-    found: dict[Stored, tuple[Probe, int]] = {}
-    for probe in probes:
-        if probe.stored is not None:
-            _, depth = found.get(probe.stored, (probe, 1))
-            found[probe.stored] = probe, max(depth, 1 + (probe.against == "before"))
-    return list(found.values())
-
-
-def _looked_at(probe: Probe, shape: SampleShape) -> TensorSpec:
-    if probe.of in ("latents", "velocity"):
-        return shape.velocity()
-    tokens = shape.tokens(probe.which_pass)
-    if probe.of == "patches":
-        patches = tokens.shape[0], shape.img_tokens, shape.config.patch_width
-        return tokens._replace(shape=patches)
-    rows = tokens.shape[1] if probe.of == "tokens" else shape.rows[probe.which_pass][0]
-    return tokens._replace(shape=(tokens.shape[0], rows, tokens.shape[2]))
 
 
 KeptAt = tuple[tuple[tuple[int, ...], ...], ...]

@@ -44,7 +44,7 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
     prepared = runtime.dit.prepare(encode([PROMPT]), latents)
     _, policy = resolve(rung.schedule, rung.policy, runtime.parts)
     shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config), policy)
-    return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape)}
+    return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 
 def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:

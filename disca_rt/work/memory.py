@@ -15,6 +15,7 @@ from ..cache.kept import SampleShape, kept_bytes
 from ..cache.policies import build_policy
 from ..cache.policy import Policy
 from ..cache.row import sketched
+from ..cache.stand_ins.kept_elsewhere import smaller
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
@@ -35,21 +36,24 @@ DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
 
 
 class Footprint(NamedTuple):
-    """Bytes on each device."""
+    """Bytes on each device, and those of the cache on its host."""
 
     weights: int
     cache: int
     activations: int
     graphs: int
+    host: int = 0
 
     @property
     def total(self) -> int:
-        return sum(self)
+        """The bytes on a device."""
+        return sum(self) - self.host
 
     def __str__(self) -> str:
-        parts = zip(self._fields, self, strict=True)
+        parts = zip(self._fields[:-1], self, strict=False)
         said = ", ".join(f"{name} {byte_text(size)}" for name, size in parts if size)
-        return f"{byte_text(self.total)} ({said})"
+        beside = f", and {byte_text(self.host)} of cache on the host" if self.host else ""
+        return f"{byte_text(self.total)} ({said}){beside}"
 
 
 class Need(NamedTuple):
@@ -88,9 +92,7 @@ def footprint(need: Need) -> Footprint:
     """
     shape = _shape(need)
     tensor = shape.tokens(0).nbytes
-    policy = need.policy
-    if isinstance(policy, str):
-        policy = build_policy(policy, sketched(need.dit), step_list=(0,))
+    kept = kept_bytes(policy_of(need), shape)
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
@@ -104,10 +106,30 @@ def footprint(need: Need) -> Footprint:
         activations += DECODED * need.dit.hidden**2 * need.itemsize
     return Footprint(
         weights=weights,
-        cache=kept_bytes(policy, shape),
+        cache=kept.device,
         activations=activations,
         graphs=activations if need.graphs else 0,
+        host=kept.host,
     )
+
+
+def policy_of(need: Need) -> Policy:
+    """The policy of a sample, built where it is a text."""
+    if isinstance(need.policy, Policy):
+        return need.policy
+    return build_policy(need.policy, sketched(need.dit), step_list=(0,))
+
+
+def smaller_caches(need: Need, capacity: int) -> list[str]:
+    """Options of the policy by which the sample fits; none where the cache is a small part."""
+    if footprint(need).cache < capacity // 10:
+        return []
+    policy = policy_of(need)
+    return [
+        f"option {option} of policy {policy.name}"
+        for option, variant in smaller(policy)
+        if fits(need._replace(policy=variant), capacity)
+    ]
 
 
 def _shape(need: Need) -> SampleShape:

@@ -20,6 +20,7 @@ class Learned(Numberless):
     """`predictor` is called as `(entering, kept, context)` and returns tokens `[B, S, C]`."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks",)
+    reads_to_keep: ClassVar[bool] = False
     predictor: Callable[[Tensor, Tensor, StepContext], Tensor]
 
     def __post_init__(self) -> None:

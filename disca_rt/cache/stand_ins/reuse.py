@@ -17,6 +17,7 @@ class Reuse(Numberless):
     """
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "attention", "guidance", "velocity")
+    reads_to_keep: ClassVar[bool] = False
     form: Literal["output", "delta"] = "output"
 
     def __post_init__(self) -> None:

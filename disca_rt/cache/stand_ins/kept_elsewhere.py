@@ -1,0 +1,140 @@
+"""A stand-in whose buffers take less of the device: in FP8, in the host's memory, or both.
+
+Each place's buffers are read into the model's dtype when they are used, and written back when
+something is kept, one place at a time.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...config import PredictorConfig
+from ..policy import Policy, Slot
+from ..site import Level
+from ..stand_in import Kept, Moment, PairShares, StandIn, TensorSpec
+
+State = Literal["device", "fp8", "host", "fp8-host"]
+STATES: tuple[State, ...] = ("device", "fp8", "host", "fp8-host")
+
+HOST = torch.device("cpu")
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max
+
+
+@dataclass(frozen=True)
+class KeptElsewhere:
+    """`stand_in` with buffers in FP8 (e4m3, a scale for each row) where `fp8`, and `on_host`.
+
+    FP8 rounds to 4 bits: relative errors of up to 6 % of a value, 2^-9 of its row's largest.
+    """
+
+    stand_in: StandIn
+    fp8: bool
+    on_host: bool
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.stand_in.levels
+
+    @property
+    def reads_to_keep(self) -> bool:
+        return self.stand_in.reads_to_keep
+
+    @property
+    def network(self) -> PredictorConfig | None:
+        return self.stand_in.network
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        """The FP8 values of each buffer and then their scales, or the buffer as it is."""
+        specs: list[TensorSpec] = []
+        for spec in self.stand_in.kept_specs(like):
+            if self.on_host:
+                spec = spec._replace(device=HOST, is_pinned=like.device.type == "cuda")
+            if self._is_coded(spec.dtype):
+                scales = spec._replace(shape=(*spec.shape[:-1], 1))
+                specs += [spec._replace(dtype=FP8), scales]
+            else:
+                specs.append(spec)
+        return tuple(specs)
+
+    def numbers(
+        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        return self.stand_in.numbers(kept_at, step, given)
+
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        return self.stand_in.pair_shares(grid, text)
+
+    def out(self, kept: Kept) -> Tensor | None:
+        """None: a value is computed on the device, in the model's dtype."""
+
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
+        if self.stand_in.reads_to_keep:
+            buffers = self._read(kept, value.device)
+        else:
+            like = TensorSpec(tuple(value.shape), value.dtype, value.device)
+            buffers = tuple(spec.empty() for spec in self.stand_in.kept_specs(like))
+        self.stand_in.keep(buffers, value, at)
+        rest = iter(kept)
+        for buffer in buffers:
+            for stored in self._coded(buffer):
+                next(rest).copy_(stored, non_blocking=True)
+
+    def _coded(self, buffer: Tensor) -> tuple[Tensor, ...]:
+        """A buffer as it is stored: its FP8 values and their scales, or itself."""
+        if not self._is_coded(buffer.dtype):
+            return (buffer,)
+        scales = (buffer.abs().amax(-1, keepdim=True).float() / LARGEST).to(buffer.dtype)
+        scales = scales.clamp(min=torch.finfo(buffer.dtype).tiny)  # of a row of zeros
+        values = (buffer.float() / scales.float()).clamp(-LARGEST, LARGEST)
+        return values.to(FP8), scales
+
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        like = at.entering if at.entering is not None else at.context.freqs_cos
+        return self.stand_in.value(self._read(kept, like.device), at)
+
+    def _is_coded(self, dtype: torch.dtype) -> bool:
+        return self.fp8 and dtype.is_floating_point
+
+    def _read(self, kept: Kept, device: torch.device) -> Kept:
+        """The stand-in's own buffers on `device`; scales have its dtype."""
+        rest = [buffer.to(device, non_blocking=True) for buffer in kept]
+        buffers = []
+        while rest:
+            buffer = rest.pop(0)
+            if buffer.dtype == FP8:
+                scales = rest.pop(0)
+                buffer = (buffer.float() * scales.float()).to(scales.dtype)
+            buffers.append(buffer)
+        return tuple(buffers)
+
+
+def with_state(policy: Policy, state: str) -> Policy:
+    """`policy` with its slots' buffers kept so; ValueError lists the known ways."""
+    if state not in STATES:
+        raise ValueError(f"policy {policy.name}: state must be one of {[*STATES]}, got {state!r}")
+    if state == "device":
+        return policy
+    fp8, on_host = "fp8" in state, "host" in state
+    slots = tuple(
+        Slot(site, KeptElsewhere(stand_in, fp8, on_host)) for site, stand_in in policy.slots
+    )
+    return replace(policy, slots=slots)
+
+
+def smaller(policy: Policy) -> list[tuple[str, Policy]]:
+    """Variants of `policy` that take less of the device, each with the option that makes it."""
+    if not policy.slots or any(isinstance(slot.stand_in, KeptElsewhere) for slot in policy.slots):
+        return []
+    found: list[tuple[str, Policy]] = []
+    for name in ("order", "max_order"):
+        if any(getattr(slot.stand_in, name, 0) > 0 for slot in policy.slots):
+            slots = [Slot(site, _of_order_0(each, name)) for site, each in policy.slots]
+            found.append((f"{name}=0", replace(policy, slots=tuple(slots))))
+    return found + [(f"state={state}", with_state(policy, state)) for state in STATES[1:]]
+
+
+def _of_order_0(stand_in: Any, name: str) -> StandIn:
+    return replace(stand_in, **{name: 0}) if getattr(stand_in, name, 0) else stand_in
