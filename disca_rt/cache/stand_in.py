@@ -44,13 +44,15 @@ class Moment(NamedTuple):
     "attention", the conditional pass's patches, latents. `context` is that of the pass, at
     "guidance" of the conditional one, None at "velocity"; at "attention" its layout has the places
     of all tokens. `numbers` are the stand-in's scalars of this step, fp32, on the device; None
-    where it has none. `attention` are the arguments of attention, at "attention".
+    where it has none. `attention` are the arguments of attention, at "attention". `conditional` are
+    the buffers of the same place in the conditional pass, if it has that place.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
     attention: AttentionInputs | None = None
+    conditional: Kept | None = None
 
 
 class PairShares(NamedTuple):

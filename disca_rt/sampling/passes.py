@@ -46,13 +46,17 @@ class Looked:
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of one pass: their acts, buffers by place, and scalars."""
+    """The slots of one pass: their acts, buffers by place, and scalars.
+
+    `conditional` are the buffers in the conditional pass, which may be this one.
+    """
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
     kept: tuple[dict[Place, Kept], ...]
     numbers: Sequence[Tensor | None]
     looked: Looked
+    conditional: tuple[dict[Place, Kept], ...]
 
     def use(
         self,
@@ -65,7 +69,8 @@ class SlotsOfPass(NamedTuple):
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one."""
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot], attention)
+        conditional = self.conditional[slot].get(place)
+        at = Moment(entering, context, self.numbers[slot], attention, conditional)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         value, probes = compute(), self.looked.probes.get(slot, ())

@@ -155,7 +155,8 @@ class Sampler:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
         acts, kept = plan.passes[number], self.state.slots[number]
-        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
+        conditional = self.state.slots[0]
+        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked, conditional)
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""

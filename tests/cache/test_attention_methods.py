@@ -1,6 +1,7 @@
 """Stand-ins at attention: against their formulas written out, under graphs, and what they count."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,13 @@ from torch import Tensor
 from cache_draws import CONFIG, CPU, OPS, SCALE, models
 from disca_rt.attention.masks import Window, pack, unpack
 from disca_rt.attention.protocol import AttentionInputs
+from disca_rt.cache.attention_plan import (
+    AttentionPlan,
+    compression_loss,
+    fit_plan,
+    read_plan,
+    write_plan,
+)
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
@@ -313,3 +321,127 @@ def test_attention_that_is_replaced_is_not_kept() -> None:
     plans[1] = StepPlan(((Act.STAND_IN, Act.KEEP),))
     with pytest.raises(ValueError, match="slot 1 of pass 0 is to be kept or checked"):
         check_plans(policy, setting, plans)
+
+
+WAYS = {
+    "f": "full_attn",
+    "o": "output_share",
+    "w": "residual_window_attn",
+    "F": "full_attn+cfg_attn_share",
+    "W": "residual_window_attn+cfg_attn_share",
+}
+
+
+def plan_file(path: Path, *steps: str) -> str:
+    ways = tuple(tuple(WAYS[each] for each in of_step) for of_step in steps)
+    write_plan(AttentionPlan(ways), path)
+    assert read_plan(path) == AttentionPlan(ways)
+    return f"ditfastattn:window_size=3,plan={path}"
+
+
+class DiTFastAttn:
+    """DiTFastAttn's formulas, by letters of `WAYS`."""
+
+    def __init__(self, *steps: str) -> None:
+        self.steps = steps
+        self.last: dict[tuple, Tensor] = {}
+        self.rest: dict[tuple, Tensor] = {}
+
+    def __call__(self, step: int, number: int, block: int, inputs: AttentionInputs) -> Tensor:
+        way, at = self.steps[step][block], (number, block)
+        if way == "o":
+            return self.last[at]
+        places = torch.arange(inputs.k.shape[1])
+        near = (places[:, None] - places).abs() <= 3
+        near |= (places >= IMG) | (places[:, None] >= IMG)
+        within = to_keys(inputs, near[None, None])
+        out = within + self.rest[at] if way in "wW" else inputs.to_all_keys()
+        if way in "FW" and number == 1:
+            text = inputs.to_all_keys()[:, IMG:]
+            out = torch.cat([self.last[0, block][:, :IMG], text], dim=1)
+        if way in "fF":
+            self.rest[at] = out - within
+        self.last[at] = out
+        return out
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes"), [(("ffff", "wofw", "woww", "fwwo"), 1), (("ffff", "FWwo", "wFoW"), 2)]
+)
+def test_ditfastattn_is_its_formulas(steps: tuple, passes: int, tmp_path: Path) -> None:
+    denoiser = models().denoiser
+    text = plan_file(tmp_path / "plan.json", *steps)
+    expected = written_out(denoiser.dit, DiTFastAttn(*steps), len(steps), passes)
+    found = sample(denoiser, text, len(steps), passes)
+    assert relative_error(found, expected) <= 1e-5
+    full = sample(denoiser, "full", len(steps), passes)
+    assert relative_error(expected, full) > 1e-4
+    captured = models(graphs=GraphRunner(CPU, record)).denoiser
+    for _ in range(2):
+        assert torch.equal(sample(captured, text, len(steps), passes), found)
+
+
+def test_ditfastattn_without_a_plan_attends_in_windows() -> None:
+    denoiser = models().denoiser
+    expected = written_out(denoiser.dit, DiTFastAttn("ffff", "wwww", "ffff"), 3)
+    found = sample(denoiser, "ditfastattn:window_size=3", 3)
+    assert relative_error(found, expected) <= 1e-5
+    assert relative_error(sample(denoiser, "ditfastattn", 3), sample(denoiser, "full", 3)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        (("ffff", "wwww"), "plan is of 2 steps, got 3; make one of as many"),
+        (("fff", "www", "fff"), "plan is of 3 blocks, and the model has 4"),
+        (("ffff", "FFFF", "ffff"), "needs classifier-free guidance, got one pass"),
+    ],
+)
+def test_a_plan_that_does_not_fit_says_why(steps: tuple, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=reason):
+        sample(models().denoiser, plan_file(tmp_path / "plan.json", *steps), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "cannot be read"),
+        ('{"ways": [["full_attn"], ["half_attn"]]}', "got 'half_attn'"),
+        ('{"ways": [["output_share"]]}', "must be full_attn in its first step"),
+        ('{"ways": [["full_attn"], []]}', "as many blocks in each step"),
+    ],
+)
+def test_a_file_that_is_no_plan_says_why(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        build_policy(f"ditfastattn:plan={tmp_path / 'plan.json'}", PARTS)
+
+
+class Costs:
+    """Outputs whose loss against full attention is the sum of the ways' costs; no model."""
+
+    def __init__(self, cost: dict[str, float]) -> None:
+        self.cost, self.advanced = cost, []
+
+    def output(self, step: int, ways: tuple[str, ...]) -> Tensor:
+        return torch.tensor([1.0 + sum(self.cost[way] for way in ways)])
+
+    def advance(self, step: int, ways: tuple[str, ...]) -> None:
+        self.advanced.append(ways)
+
+
+def test_a_plan_is_fitted_block_by_block_by_the_first_way_that_is_good_enough() -> None:
+    names = [WAYS[each] for each in "foWwF"]
+    trials = Costs(dict(zip(names, (0.0, 0.26, 0.16, 0.05, 0.5), strict=True)))
+    plan = fit_plan(trials, 3, 4, 0.6, loss=lambda a, b: (b - a).abs().item())
+    # Bounds 0.15, 0.3, 0.45 and 0.6: first only 0.05 is less, later the second way's 0.16 more.
+    assert plan.ways[0] == (names[0],) * 4
+    assert plan.ways[1] == plan.ways[2] == (names[3], names[2], names[2], names[2])
+    assert trials.advanced == list(plan.ways)
+
+
+def test_the_loss_of_a_plan_is_the_authors() -> None:
+    a, b = torch.tensor([1.0, 2.0, -1.0, -1e-6]), torch.tensor([1.5, 1.0, -2.0, 3.0])
+    expected = (0.5 / 1.5 + 1.0 / 2.0 + 1.0 / 1.0 + 1.0) / 4
+    assert compression_loss(a, b) == pytest.approx(expected, rel=1e-4)
+    assert compression_loss(torch.tensor([-2e-6]), torch.tensor([-1.0])) == 10.0

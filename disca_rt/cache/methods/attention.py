@@ -1,10 +1,13 @@
 """Methods of sparse attention: some pairs of query and key, and a cache for the others."""
 
+from ..attention_slots import ReusedOutputs, SharedBetweenPasses, Windows
 from ..placement import JointAttention, WholeWhereSkipped
 from ..row import Row, Where
 from ..rules.chipmunk import SparseSteps
+from ..rules.fast_attention import ByPlan, Windowed
 from ..stand_ins.reuse import Reuse
 from ..stand_ins.sparse_delta import SparseDelta
+from ..stand_ins.window import FromConditional, WindowResidual
 
 SKIPPED = 7, 11, *range(13, 16), *range(17, 20), *range(21, 24), *range(25, 28), 29, 31
 SKIPPED += (*range(33, 36), *range(37, 40), *range(41, 44))
@@ -21,6 +24,19 @@ ROWS = {
             "with-step-reuse": {"skip_step_schedule": SKIPPED},
             "small": {"voxel_shape": (1, 4, 4), "counts_multiple_of": 1},
         },
+        is_placed=True,
+    ),
+    "ditfastattn": Row(
+        (Windowed, ByPlan),
+        (
+            Where(ReusedOutputs, Reuse),
+            Where(Windows, WindowResidual),
+            Where(SharedBetweenPasses, FromConditional),
+        ),
+        about="Each block's attention in each step by a calibrated plan: in full, its last output, "
+        "a window of image keys plus what the rest added, or the conditional pass's. Without a "
+        "plan: windows, and full attention at every second step.",
+        paper="DiTFastAttn, arXiv 2406.08552",
         is_placed=True,
     ),
 }

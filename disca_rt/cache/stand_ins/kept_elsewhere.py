@@ -93,6 +93,8 @@ class KeptElsewhere:
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         like = at.entering if at.entering is not None else at.context.freqs_cos
+        if at.conditional is not None:
+            at = at._replace(conditional=self._read(at.conditional, like.device))
         return self.stand_in.value(self._read(kept, like.device), at)
 
     def _is_coded(self, dtype: torch.dtype) -> bool:
