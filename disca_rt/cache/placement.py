@@ -62,6 +62,14 @@ class Attentions:
 
 
 @dataclass(frozen=True)
+class EveryAttention:
+    """Joint attention of every block; one slot."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("attention", 0, config.double + config.single)]
+
+
+@dataclass(frozen=True)
 class JointAttention:
     """Joint attention of every block but the first `first_n_dense_layers`; one slot."""
 

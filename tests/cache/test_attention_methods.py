@@ -23,6 +23,7 @@ from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot, check_plans
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.head_masks import Checkerboard, HeadMasks
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.sparse_delta import _uniform
 from disca_rt.conditioning import Conditioning
@@ -31,6 +32,8 @@ from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.stream import PendingSum, materialise
+from disca_rt.parallel._native import Partition
+from disca_rt.parallel.sharded import check_heads_are_whole
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import Schedule, shifted
@@ -445,3 +448,76 @@ def test_the_loss_of_a_plan_is_the_authors() -> None:
     expected = (0.5 / 1.5 + 1.0 / 2.0 + 1.0 / 1.0 + 1.0) / 4
     assert compression_loss(a, b) == pytest.approx(expected, rel=1e-4)
     assert compression_loss(torch.tensor([-2e-6]), torch.tensor([-1.0])) == 10.0
+
+
+class RainFusion:
+    """RainFusion's masks, one head and sample at a time; every 12th image query is a sample."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold, self.found = threshold, set()
+
+    def __call__(self, step: int, number: int, block: int, inputs: AttentionInputs) -> Tensor:
+        if step == 0:
+            return inputs.to_all_keys()
+        batch, tokens, heads, width = inputs.q.shape
+        keys = torch.ones(batch, heads, tokens, tokens, dtype=torch.bool)
+        places = [(t, h, w) for t in range(GRID[0]) for h in range(GRID[1]) for w in range(GRID[2])]
+        space = torch.tensor([[a[0] == b[0] for b in places] for a in places])
+        time = torch.tensor(
+            [[abs(a[1] - b[1]) <= 1 and abs(a[2] - b[2]) <= 1 for b in places] for a in places]
+        )
+        board = torch.tensor([[sum(b) % 2 == 0 for b in places] for _ in places])
+        for b in range(batch):
+            valid = tokens if inputs.valid is None else int(inputs.valid[b].sum())
+            for h in range(heads):
+                recalls = {"space": 0.0, "time": 0.0}
+                for query in (0, 12, 24):
+                    weights = (inputs.k[b, :valid, h] @ inputs.q[b, query, h] / width**0.5).softmax(
+                        0
+                    )
+                    for name, mask in (("space", space), ("time", time)):
+                        share = weights[:IMG][mask[query]].sum() + weights[IMG:].sum()
+                        recalls[name] += float(share) / 3
+                best = max(recalls, key=recalls.get)
+                kind = best if recalls[best] >= self.threshold else "board"
+                self.found.add(kind)
+                keys[b, h, :IMG, :IMG] = {"space": space, "time": time, "board": board}[kind]
+        return to_keys(inputs, keys)
+
+
+def test_rainfusion_is_its_formulas() -> None:
+    denoiser = models().denoiser
+    written = RainFusion(0.4)
+    expected = written_out(denoiser.dit, written, 3)
+    assert written.found == {"space", "time", "board"}, "heads of all kinds"
+    text = "rainfusion:threshold=0.4,spatial_width=0,temporal_width=1,samples=3"
+    assert relative_error(sample(denoiser, text, 3), expected) <= 1e-5
+
+
+def test_heads_within_their_masks_attend_to_everything() -> None:
+    denoiser = models().denoiser
+    text = "rainfusion:threshold=0,spatial_width=9"
+    assert relative_error(sample(denoiser, text, 3), sample(denoiser, "full", 3)) <= 1e-5
+    textural = sample(denoiser, "rainfusion:threshold=inf", 3)
+    assert relative_error(textural, written_out(denoiser.dit, RainFusion(float("inf")), 3)) <= 1e-5
+
+
+def test_textural_heads_count_their_pairs() -> None:
+    grid, text = (3, 5, 3), 4
+    share = HeadMasks(samples=1).pair_shares(grid, text).value
+    keys = Checkerboard(grid, 49).keys(torch.arange(49))
+    assert share == pytest.approx(keys.double().mean().item() + 1 / 98)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "chunks", "got"), [(4, 1, "a ring of 2 and 1"), (1, 2, "a ring of 1 and 2")]
+)
+def test_heads_that_do_not_attend_to_all_keys_at_once_are_refused(
+    ranks: int, chunks: int, got: str
+) -> None:
+    shared = {"img_tokens": 8, "txt_tokens": 2, "heads": 2, "row_bytes": 256}
+    partition = Partition(
+        **shared, ranks=ranks, ranks_per_node=0, ulysses_degree=0, head_chunks=chunks
+    )
+    with pytest.raises(ValueError, match=got):
+        check_heads_are_whole(partition)

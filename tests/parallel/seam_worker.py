@@ -87,6 +87,7 @@ def check_attention(alone: Models, shared: Models) -> None:
 ATTENDING = (
     "chipmunk:small,top_keys=0.3,full_step_schedule=0,1,3,voxel_shape=1,1,2",
     "ditfastattn:window_size=1",
+    "rainfusion:threshold=0.7,spatial_width=0,temporal_width=0",
 )
 
 

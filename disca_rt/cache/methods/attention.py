@@ -1,10 +1,12 @@
 """Methods of sparse attention: some pairs of query and key, and a cache for the others."""
 
 from ..attention_slots import ReusedOutputs, SharedBetweenPasses, Windows
-from ..placement import JointAttention, WholeWhereSkipped
+from ..placement import EveryAttention, JointAttention, WholeWhereSkipped
 from ..row import Row, Where
+from ..rules.after_warm_up import AfterWarmUp
 from ..rules.chipmunk import SparseSteps
 from ..rules.fast_attention import ByPlan, Windowed
+from ..stand_ins.head_masks import HeadMasks
 from ..stand_ins.reuse import Reuse
 from ..stand_ins.sparse_delta import SparseDelta
 from ..stand_ins.window import FromConditional, WindowResidual
@@ -38,5 +40,13 @@ ROWS = {
         "plan: windows, and full attention at every second step.",
         paper="DiTFastAttn, arXiv 2406.08552",
         is_placed=True,
+    ),
+    "rainfusion": Row(
+        (AfterWarmUp,),
+        (Where(EveryAttention, HeadMasks),),
+        about="Each head attends to frames near it, to places near it, or to every second key, "
+        "whichever its own queries tell in every step. It keeps nothing; with another method's "
+        "rule, as in teacache+rainfusion, that one says which steps attend in full.",
+        paper="RainFusion, arXiv 2505.21036",
     ),
 }
