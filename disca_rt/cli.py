@@ -15,7 +15,21 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .commands import bench, decode, evaluate, flops, generate, inspect, plan, profile, train, tune
+from .commands import (
+    bench,
+    caches,
+    calibrate,
+    decode,
+    evaluate,
+    flops,
+    generate,
+    inspect,
+    plan,
+    profile,
+    search,
+    train,
+    tune,
+)
 from .errors import OneLineWarning, first_line
 
 COMMANDS = {
@@ -26,6 +40,9 @@ COMMANDS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "calibrate": calibrate,
+    "caches": caches,
+    "search": search,
     "tune": tune,
     "bench": bench,
     "profile": profile,

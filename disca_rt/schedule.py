@@ -88,11 +88,13 @@ class Preset(NamedTuple):
     """A way of sampling: noise levels, and which of its steps are full where a policy asks.
 
     `step_list` holds the indices of full steps; None: all are. `shift` made the noise levels.
+    `policy` is the one that it was made for, if any.
     """
 
     schedule: Schedule
     step_list: tuple[int, ...] | None = None
     shift: float | None = None
+    policy: str | None = None
 
     @property
     def steps(self) -> int:

@@ -11,12 +11,25 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.ranges import middles
+from disca_rt.cache.rules.dbcache import DBCache
+from disca_rt.cache.rules.dicache import DiCache
+from disca_rt.cache.rules.easycache import EasyCache
+from disca_rt.cache.rules.first_block import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
+from disca_rt.cache.rules.magcache import MagCache
+from disca_rt.cache.rules.teacache import TeaCache
 from disca_rt.cache.site import DOUBLE, IN_BLOCKS, Site
+from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
+from disca_rt.cache.stand_ins.aligned import Aligned
+from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
+from disca_rt.cache.stand_ins.late_taylor import LateTaylor
 from disca_rt.cache.stand_ins.learned import Learned
+from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.scaled_change import ScaledChange
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
@@ -155,7 +168,11 @@ def draws(draw: st.DrawFn) -> Draw:
         "velocity": Site("velocity"),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
-    stand_ins += [Reuse("delta")] * (level not in IN_BLOCKS) + [Learned] * (level == "blocks")
+    stand_ins += [DampedFoCa(OPS), LateTaylor(OPS, 2, first=2)]
+    stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
+    stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()]
+    stand_ins += [LessNoise(), Learned]
+    stand_ins = [each for each in stand_ins if level in each.levels]
     stand_in = draw(st.sampled_from(stand_ins))
     above = [Site("guidance")] * guided + [Site("velocity")]
     if stand_in is not Learned and level not in ("guidance", "velocity") and draw(st.booleans()):
@@ -171,7 +188,19 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("residual", "kept", block=before), threshold),
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
+    rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
+    has_probe = level != "branch" or start > 0
+    rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
+    if guided and isinstance(site, Site) and level in ("blocks", "branch"):
+        rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe
+        rules += [MagCache(threshold, mag_ratios=(1.0, 0.9), mag_ratios_2=(0.7, 1.2))]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
+    rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
+    if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
+        site = tuple(each.site for each in middles(CONFIG, 1, 0))
+        stand_in = draw(st.sampled_from([Reuse(), Reuse("delta"), Taylor(OPS, 1)]))
+        separate = draw(st.booleans())
+        rules = [DBCache(CONFIG, 1, 0, threshold, 1, cfg_diff_compute_separate=separate)]
     return Draw(
         draw(st.sampled_from(rules)),
         site,

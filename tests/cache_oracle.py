@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -11,8 +12,14 @@ from disca_rt.attention.protocol import AttentionInputs
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
+from disca_rt.cache.stand_ins.aligned import Aligned
+from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
+from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.scaled_change import ScaledChange
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
@@ -118,19 +125,34 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        self.given = self.plan.given_to(number)
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, ScaledChange):
+            _, value, before = kept[-1]
+            return entering + (self.given[0] if self.given else 1.0) * (value - before)
+        if isinstance(stand_in, Aligned):
+            changes = [value - before for _, value, before in (kept[-2:] * 2)[:2]]
+            gamma = self.given[0] if self.given else 1.0
+            return entering + changes[0] + gamma * (changes[1] - changes[0])
+        if isinstance(stand_in, AdamsBashforth):
+            return self.adams_bashforth(stand_in, {step: value for step, value, _ in kept})
+        if isinstance(stand_in, LessNoise):
+            return self.less_noise(stand_in, kept)
+        if isinstance(stand_in, DampedFoCa):
+            return damped_foca([(step, value) for step, value, _ in kept], self.step)
         if not isinstance(stand_in, Taylor):
             return stand_in.predictor(entering, kept[-1][1], context)
         factors: list[Tensor] = []
         before: int | None = None
         for step, value, _ in kept:
             newest = [value]
-            for factor in factors[: stand_in.order]:
+            first = stand_in.first if isinstance(stand_in, LateTaylor) else 0
+            for factor in factors[: stand_in.order] if step >= first else ():
                 newest.append((newest[-1] - factor) / (step - before))
             factors, before = newest, step
         distance = self.step - before
@@ -138,6 +160,50 @@ class Oracle:
             stand_in.basis(i, distance) / math.factorial(i) * factor
             for i, factor in enumerate(factors)
         )
+
+    def adams_bashforth(self, stand_in: AdamsBashforth, kept: dict[int, Tensor]) -> Tensor:
+        if not stand_in.recursive:
+            steps = [*kept][-stand_in.k :]
+            powers = torch.tensor([[step**i for i in range(len(steps))] for step in steps])
+            at = torch.tensor([float(self.step**i) for i in range(len(steps))])
+            weights = torch.linalg.solve(powers.T.double(), at.double())
+            return sum(weight * kept[step] for weight, step in zip(weights, steps, strict=True))
+        values: list[Tensor] = []
+        formulas = [(1,), (2, -1), (3, -3, 1)][: stand_in.k]
+        for step in range(min(kept), self.step + 1):
+            weights = formulas[min(len(values), len(formulas)) - 1]
+            predicted = sum(w * v for w, v in zip(weights, reversed(values), strict=False))
+            values.append(kept.get(step, predicted) if step < self.step else predicted)
+        return values[-1]
+
+    def less_noise(self, stand_in: LessNoise, kept: list) -> Tensor:
+        step, velocity, _ = kept[-1]
+        if len(kept) == 1:
+            return velocity
+        error = (kept[-2][1] - velocity) * stand_in.gamma ** (self.step - step)
+        spectrum = torch.fft.fft2(error)
+        for i, j in product(*map(range, error.shape[-2:])):
+            h, w = (
+                min(n, size - n) / size for n, size in zip((i, j), error.shape[-2:], strict=True)
+            )
+            is_low = max(h, w) <= stand_in.cutoff / 2  # 1/2 is the largest
+            spectrum[..., i, j] *= (self.given or (1, 0))[not is_low]
+        return velocity - torch.fft.ifft2(spectrum).real
+
+
+def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
+    """cache-dit's FoCa, step by step from the first kept value to step number `last`."""
+    computed, at = dict(kept), kept[0][0]
+    full, values = [kept[0][1]], [kept[0][1]]
+    for step in range(at + 1, last + 1):
+        if step in computed:
+            at, full = step, [*full, computed[step]]
+            values.append(computed[step])
+        elif len(full) > 1:
+            reach, weight = min(step - at, 3) / 2, min(1, 3 / (step - at))
+            slope = full[-1] - full[-2] + values[-1] - values[-2]
+            values.append(full[-1] + weight * reach * slope)
+    return values[-1]
 
 
 class Hook:

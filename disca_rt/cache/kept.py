@@ -103,7 +103,8 @@ def kept_bytes(policy: Policy, shape: SampleShape) -> StateBytes:
         for _, like in places(site, shape, number)
         for spec in stand_in.kept_specs(like)
     ]
-    specs += [spec for _, of_steps in looked_at(policy.rule.probes, shape) for spec in of_steps]
+    probes = policy.probes(len(shape.rows))
+    specs += [spec for _, of_steps in looked_at(probes, shape) for spec in of_steps]
     on_host = sum(spec.nbytes for spec in specs if spec.device != shape.device)
     return StateBytes(sum(spec.nbytes for spec in specs) - on_host, on_host)
 

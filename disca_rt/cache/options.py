@@ -60,11 +60,25 @@ def check_int(name: str, value: Any, least: int, most: int | None = None) -> Non
         raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
 
 
+def check_number(name: str, value: Any, least: float, most: float = float("inf")) -> None:
+    """Raises ValueError unless `value` is a number from `least` to `most`; infinity is one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        bounds = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
+
+
 def _value(name: str, key: str, text: str, kind: Any) -> Any:
     try:
         return _parsed(text, kind)
     except ValueError as error:
-        raise ValueError(f"policy {name}: {key} must be {_in_words(kind)}, got {text!r}") from error
+        raise ValueError(f"policy {name}: {key} must be {in_words(kind)}, got {text!r}") from error
 
 
 def _parsed(text: str, kind: Any) -> Any:
@@ -81,10 +95,11 @@ def _parsed(text: str, kind: Any) -> Any:
     return kind(text) if kind in (int, float) else text
 
 
-def _in_words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """What a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is tuple:
         return "numbers such as 0,1,2,5"
     if origin in (Union, UnionType):
-        return f"{_in_words(args[0])}, or none"
+        return f"{in_words(args[0])}, or none"
     return "true or false" if kind is bool else f"of type {kind.__name__}"

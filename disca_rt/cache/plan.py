@@ -1,12 +1,13 @@
 """The plan of one step, as a rule gives it and the sampler carries it out. Hashable: no tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from ..schedule import Step
 
 FULL, PREDICTED = "full", "predicted"  # the labels of today's plans
+PARTLY = "partly"  # one pass is computed, the other predicted
 
 
 class Act(IntEnum):
@@ -22,16 +23,19 @@ class Probe(NamedTuple):
     """A change that is measured on the device: how far a tensor is from an earlier one.
 
     `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
-    "tokens" (after `block` blocks), "residual" ("tokens" less those after `since` blocks, image
-    rows), "latents" (before the step), "patches" (of a pass), "velocity" (guided, in latent space)
-    or "slot" (the value that the slot numbered `block` computes under CHECK or KEEP).
+    "tokens" (after `block` blocks), "image" (their image rows), "residual" ("image" less those
+    after `since` blocks), "latents" (before the step), "patches" (of a pass), "velocity" (guided,
+    in latent space) or "slot" (the value that the slot numbered `block` computes under CHECK or
+    KEEP).
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
     that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
     for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
     of `sampling.probes.NORMS`. Tensors of one pass are those of pass number `which_pass`.
     """
 
-    of: Literal["modulated", "tokens", "residual", "latents", "patches", "velocity", "slot"]
+    of: Literal[
+        "modulated", "tokens", "image", "residual", "latents", "patches", "velocity", "slot"
+    ]
     against: Literal["previous", "kept", "before", "stand-in", "conditional"] = "previous"
     norm: str = "l1"
     block: int = 0
@@ -95,24 +99,38 @@ class StepPlan(NamedTuple):
     """The act of every slot in every pass: `passes[pass][slot]`.
 
     A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
-    are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device:
-    plans that differ in them alone share a graph. Reports count and time steps by their `label`; no
-    computation depends on it.
+    are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device,
+    and after them those of `given_by_pass[pass]`: plans that differ in them alone share a graph.
+    Reports count and time steps by their `label`; no computation depends on it. `probed`, which
+    the sampler notes and no rule gives, are the blocks of each pass that ran for probes before
+    there was a plan; None: the pass was not begun.
     """
 
     passes: tuple[tuple[Act, ...], ...]
     label: str = FULL
     watch: tuple[Probe, ...] = ()
     given: tuple[float, ...] = ()
+    given_by_pass: tuple[tuple[float, ...], ...] = ()
+    probed: tuple[int | None, ...] = ()
 
     @property
     def decisive(self) -> tuple[object, ...]:
         """All that decides the latents after the step: equal ones give the same."""
-        return self.passes, self.given
+        return self.passes, self.given, self.given_by_pass
+
+    def given_to(self, number: int) -> tuple[float, ...]:
+        """The scalars for the stand-ins of pass `number`."""
+        return self.given + (self.given_by_pass[number] if self.given_by_pass else ())
 
     def keeps(self) -> bool:
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)
+
+
+def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ()) -> StepPlan:
+    """The plan of these acts: full where nothing stands in, otherwise predicted."""
+    stands = any(act in (Act.STAND_IN, Act.CHECK) for acts in passes for act in acts)
+    return StepPlan(passes, PREDICTED if stands else FULL, watch)
 
 
 class Ask(NamedTuple):
@@ -148,6 +166,12 @@ class Setting(NamedTuple):
     def uniform(self, act: Act, label: str, watch: tuple[Probe, ...] = ()) -> StepPlan:
         """The plan with one act for every slot of every pass."""
         return StepPlan(((act,) * self.slots,) * self.passes, label, watch)
+
+    def by_pass(self, computes: Sequence[bool], watch: tuple[Probe, ...] = ()) -> StepPlan:
+        """The plan that computes and keeps everything in some passes, and stands in in others."""
+        kinds = {FULL if each else PREDICTED for each in computes}
+        acts = tuple((Act.KEEP if each else Act.STAND_IN,) * self.slots for each in computes)
+        return StepPlan(acts, kinds.pop() if len(kinds) == 1 else PARTLY, watch)
 
     @property
     def full(self) -> StepPlan:

@@ -11,21 +11,28 @@ import re
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
-from .methods import attention, whole_steps
+from .calibration import Uncalibrated
+from .methods import attention, ranges, whole_step_deciders, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
+from .rules.always import Always
 from .stand_in import StandIn
 from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
 
-POLICIES: dict[str, Row] = {
-    **whole_steps.ROWS,
-    **attention.ROWS,
+FAMILIES: dict[str, dict[str, Row]] = {
+    "step lists": whole_steps.ROWS,
+    "whole steps": whole_step_deciders.ROWS,
+    "ranges of blocks": ranges.ROWS,
+    "sparse attention": attention.ROWS,
 }
+"""The rows by what the methods are about."""
+
+POLICIES: dict[str, Row] = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
 
 class Named(NamedTuple):
@@ -56,6 +63,16 @@ def needs_step_list(text: str) -> bool:
     return first.row.follows_list and not first.of_rule
 
 
+def takes_calibration(text: str) -> bool:
+    """True where the policy of `text` takes options from a calibration, or all of it."""
+    return any(each.row.takes_calibration for each in read_policy(text))
+
+
+def tables_of(text: str) -> set[str]:
+    """The names of the tables of a calibration that the policy of `text` takes options from."""
+    return {table for each in read_policy(text) for table in each.row.tables}
+
+
 def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
     """The policy that `text` describes; its name is those of its parts.
 
@@ -67,6 +84,20 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     name = "+".join(each.name for each in named)
     policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
     return with_state(policy, named[-1].options.get(STATE, "device"))
+
+
+def sketch_policy(text: str, parts: Parts) -> Policy:
+    """The policy that `text` describes, for those who count what it keeps.
+
+    Where its rule lacks options that a calibration would give, it is a rule that watches nothing.
+    """
+    try:
+        return build_policy(text, parts, step_list=(0,))
+    except Uncalibrated:
+        named = read_policy(text)
+        slots = _slots(named, parts) if named[0].row.places else ()
+        policy = Policy("+".join(each.name for each in named), Always(), slots)
+        return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
 def resolve(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from .plan import Act, Setting, StepPlan
+from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
@@ -50,6 +50,10 @@ class Policy:
         if plans is not None:
             check_plans(self, setting, plans)
         return plans
+
+    def probes(self, passes: int) -> tuple[Probe, ...]:
+        """The probes of its rule in a sample of `passes` passes: none of a pass beyond."""
+        return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""

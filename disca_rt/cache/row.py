@@ -1,6 +1,8 @@
 """Rows of the table of policies: which rules, placements and stand-ins make up a method.
 
-Options are the fields of all three; one name may be a field of several, which then all get it.
+Options are the fields of all three; one name may be a field of several, which then all get it. A
+part with a class attribute `fitted_in` gets those that are left out from the calibration's table
+of that name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 from ..config import DiTConfig, PredictorConfig, predictor_config
 from ..kernels.ops import Ops
 from ..models.predictor import Predictor
+from .calibration import Calibration, Uncalibrated
 from .options import fields_of, types_of
 from .placement import Placement, Whole
 from .policy import Slot
@@ -31,6 +34,7 @@ class Parts(NamedTuple):
     config: DiTConfig
     ops: Ops | None = None
     predictor: Predictor | Sketch | None = None
+    calibration: Calibration | None = None
 
 
 def sketched(config: DiTConfig) -> Parts:
@@ -53,21 +57,37 @@ class Row:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
     The first rule that has all the options given is taken. `about` says what the method is, `paper`
-    where it comes from. `presets` are named settings, options by name. `is_placed`: its rule plans
-    for its own slots, one by one, so that they go with it in a combination.
+    where it comes from. `defaults` are options by name where the method's differ from their fields'
+    own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
+    that they go with it in a combination.
     """
 
     rules: tuple[type[Rule], ...]
     places: tuple[Where, ...] = ()
     about: str = ""
     paper: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_placed: bool = False
 
     @property
     def follows_list(self) -> bool:
         """True where its full steps are a preset's step list, unless its own options say others."""
-        return self.rules[0] is Listed
+        return issubclass(self.rules[0], Listed)
+
+    @property
+    def tables(self) -> set[str]:
+        """The names of the tables of a calibration that its parts take options from."""
+        return {table for part in self._parts if (table := _table(part)) is not None}
+
+    @property
+    def takes_calibration(self) -> bool:
+        """True where a part takes options from a calibration, or all of it."""
+        return bool(self.tables) or any("calibration" in fields_of(part) for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[type, ...]:
+        return (*self.rules, *(part for where in self.places for part in where))
 
     @property
     def rule_types(self) -> dict[str, Any]:
@@ -83,17 +103,22 @@ class Row:
         """The first rule that has all of `options`; ValueError says which options others need."""
         for rule in self.rules:
             known = _options_of(rule)
+            given = {**self.defaults, **_fitted(rule, parts), **options}
             needed = {key for key, each in known.items() if _is_needed(each)}
-            if options.keys() <= known.keys() and needed <= options.keys():
-                return _built(rule, options, parts)
+            if options.keys() <= known.keys() and needed <= given.keys():
+                return _built(rule, given, parts)
         ways = ", or ".join(_ways(rule) for rule in self.rules)
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
-        raise ValueError(f"policy {name} needs {ways}, got {got}{example}")
+        said = f"policy {name} needs {ways}, got {got}{example}"
+        if any(_table(rule) for rule in self.rules):
+            raise Uncalibrated(f"{said}; a calibration has them: disca-rt calibrate")
+        raise ValueError(said)
 
     def slots(self, options: Mapping[str, Any], parts: Parts) -> tuple[Slot, ...]:
         """Its slots in a model."""
         slots: list[Slot] = []
+        options = {**self.defaults, **options}
         for placement, stand_in in self.places:
             sites = _built(placement, options, parts).sites(parts.config)
             built = _built(stand_in, options, parts)
@@ -109,8 +134,20 @@ def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> t
 def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:
     """`part` with those of `options` that it has, and with the model's parts that it names."""
     known = fields_of(part)
-    given = {key: value for key, value in options.items() if key in known}
+    given = _fitted(part, parts) | {key: each for key, each in options.items() if key in known}
     return part(**given, **{key: getattr(parts, key) for key in known if key in Parts._fields})
+
+
+def _table(part: type) -> str | None:
+    return getattr(part, "fitted_in", None)
+
+
+def _fitted(part: type, parts: Parts) -> dict[str, Any]:
+    """The options of `part` in the calibration's table that it names."""
+    if parts.calibration is None:
+        return {}
+    table = parts.calibration.table(_table(part))
+    return {key: value for key, value in table.items() if key in _options_of(part)}
 
 
 def _options_of(part: type) -> dict[str, Any]:

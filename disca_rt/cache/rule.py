@@ -16,6 +16,7 @@ Memory = TypeVar("Memory")
 class Rule(Protocol[Memory]):
     """Plans each step of a sample. `probes`: all that it may ask for or watch.
 
+    Those of a pass that a sample does not have are left out there, and must not be asked for.
     Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
     """
 

@@ -87,7 +87,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the noise levels, the step list and the policy."""
     group = parser.add_argument_group("schedule")
-    group.add_argument("--preset", help="a schedule such as disca-n4 (an unknown name lists all)")
+    group.add_argument(
+        "--preset",
+        help="a schedule such as disca-n4 (an unknown name lists all), or a .json file of search",
+    )
     group.add_argument("--steps", type=int, help="number of Euler steps")
     group.add_argument("--shift", type=float, help="shift of the sigmas towards noise")
     group.add_argument("--sigmas", type=numbers, help="noise levels in place of these: 1,0.9,0.5")

@@ -13,6 +13,7 @@ from .arguments import (
     check_writable,
     given,
 )
+from .calibrations import add_calibration_argument, check_calibration
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .ranks import add_rank_arguments, check_ranks, joined_ranks
 
@@ -81,6 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     add_rank_arguments(parser, name)
     add_schedule_arguments(parser)
+    add_calibration_argument(parser)
 
 
 def interrupted(args: argparse.Namespace) -> str:
@@ -117,6 +119,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         get_ops(args.ops, device)
     get_backend(args.attention)
     check_schedule_arguments(args)
+    check_calibration(args)
     if args.predictor is not None and args.dit is None:
         raise ValueError("--predictor goes with --dit; without both the weights are random")
     if args.random and args.dit is not None:

@@ -10,6 +10,7 @@ import torch
 
 from ..attention.backends import settled
 from ..attention.local import LocalAttention
+from ..cache.policies import sketch_policy
 from ..conditioning import Conditioning
 from ..config import DiTConfig, predictor_config
 from ..graphs.runner import GraphRunner
@@ -30,6 +31,7 @@ from ..weights.checkpoint import open_checkpoint
 from ..weights.hub import resolve
 from ..weights.identify import identify
 from ..work.memory import Need, footprint
+from .calibrations import choose_calibrations, folders_beside, sketched_subject, sketched_with
 from .devices import choose_device, choose_dtype, choose_ops
 from .graphs import wants_graphs
 from .out_of_memory import explained, refuse_hopeless
@@ -111,13 +113,16 @@ def _need(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Need:
+    sides = latent_shape(workload)[1:]
+    policy = _policy(args, config, True)
+    parts = sketched_with(args, policy, sketched_subject(config, sides))
     return Need(
         dit=config,
         predictor=predictor_config(config),
-        size=latent_shape(workload)[1:],
+        size=sides,
         text=workload.tokens,
         itemsize=dtype.itemsize,
-        policy=_policy(args, config, True),
+        policy=sketch_policy(policy, parts),
         ops=chosen.ops,
         ranks=chosen.ranks,
         graphs=wants_graphs(args, device),
@@ -139,7 +144,8 @@ def show_size(workload: Workload, grid: tuple[int, int, int]) -> str:
 
 def _load(args: argparse.Namespace, built: dict[str, Any]) -> Runtime:
     files = (DIT, PREDICTOR) if args.dit is None else (args.dit, args.predictor)
-    return with_tiny_prompts(Runtime.load(*files, is_whole=False, **built))
+    calibration = choose_calibrations(args, *folders_beside(args))
+    return with_tiny_prompts(Runtime.load(*files, is_whole=False, calibration=calibration, **built))
 
 
 def _suite(

@@ -35,3 +35,13 @@ def choose_dtype(
 def choose_ops(name: str | None, device: torch.device) -> str:
     """Name of the ops; by default fused kernels on a GPU, PyTorch's operators on a CPU."""
     return name or ("triton" if device.type == "cuda" else "reference")
+
+
+def choose_workers(asked: int | None, device: torch.device) -> int:
+    """Number of processes to run in, more than one on a CPU only; ValueError for another."""
+    if asked is None:
+        return 1 if device.type == "cuda" else torch.get_num_threads()
+    if asked < 1 or (asked > 1 and device.type == "cuda"):
+        most = "1 on a GPU" if device.type == "cuda" else "at least 1"
+        raise ValueError(f"--workers must be {most}, got {asked}")
+    return asked

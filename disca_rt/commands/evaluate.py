@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..tiny.ladder import Rung
 
+from .evaluate_caches import add_arguments as add_cache_arguments
+from .evaluate_caches import judge_caches
+
 PROMPTS, QUICK_PROMPTS = 300, 8
 SHOWN = 6  # prompts on the picture sheet
 
@@ -36,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         type=int,
         help="processes that share the CPU's threads; default: one for each thread",
     )
+    add_cache_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,10 +53,14 @@ def run(args: argparse.Namespace) -> None:
     from ..tiny.run_ladder import LadderRun
     from ..tiny.workers import Workers
     from .arguments import check_writable
-    from .devices import choose_device
+    from .devices import choose_device, choose_workers
 
     if args.prompts is not None and args.quick:
         raise ValueError("give either --prompts or --quick")
+    if args.caches:
+        device = choose_device(args.device)
+        judge_caches(args, device, choose_workers(args.workers, device))
+        return
     count = args.prompts
     if count is None:
         count = QUICK_PROMPTS if args.quick else PROMPTS
@@ -64,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     folders, rungs = _rungs(args)
     ladder = LadderRun(folders, held_out_prompts(count, PROMPT_SEED), device, SHOWN)
     console = Console(stderr=True)
-    processes, started = _workers(args.workers, device), time.perf_counter()
+    processes, started = choose_workers(args.workers, device), time.perf_counter()
     with Workers(processes, folders, device) as workers:
         ladder.run(rungs, workers, lambda rung: console.print(f"{rung.name} ...", highlight=False))
     described = _described(count, device, processes, workers.threads)
@@ -104,18 +112,6 @@ def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
     return [args.ladder] if args.ladder else FOLDERS, [RUNGS[0], *rungs]
 
 
-def _workers(asked: int | None, device: Any) -> int:
-    """Number of processes to run in, more than one on a CPU only; ValueError for another."""
-    import torch
-
-    if asked is None:
-        return 1 if device.type == "cuda" else torch.get_num_threads()
-    if asked < 1 or (asked > 1 and device.type == "cuda"):
-        most = "1 on a GPU" if device.type == "cuda" else "at least 1"
-        raise ValueError(f"--workers must be {most}, got {asked}")
-    return asked
-
-
 def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[str, Any]:
     import torch
 
@@ -129,3 +125,10 @@ def _described(prompts: int, device: Any, processes: int, threads: int) -> dict[
         "threads": threads,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    """Say what is kept."""
+    if args.caches:
+        return f"what was judged is in {args.out}; the same command goes on"
+    return "nothing was written"

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import add_model_arguments, add_schedule_arguments, given
+from .calibrations import add_calibration_argument, check_calibration
 
 if TYPE_CHECKING:
     from ..config import DiTConfig
@@ -22,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--cfg", action="store_true", help="two passes per step: classifier-free guidance"
     )
     add_schedule_arguments(parser)
+    add_calibration_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--predictor-depth must be at least 1, got {depth}")
     step = step_flops(dit, predictor_config(dit, depth), latent_shape, text_tokens)
     unit, scale = ("TFLOP", 1e12) if step.full > 1e11 else ("GFLOP", 1e9)
-    counted = [_counted(case, dit, latent_shape, text_tokens) for case in _cases(args, dit)]
+    counted = [_counted(args, case, dit, latent_shape, text_tokens) for case in _cases(args, dit)]
     img = image_tokens(dit, latent_shape)
     table = Table(
         "sample", "full", "predicted", unit, "speed-up", title=f"{args.model}, {img} image tokens"
@@ -80,14 +82,17 @@ class Counted(NamedTuple):
 
 
 def _counted(
-    case: Case, dit: "DiTConfig", latent_shape: tuple[int, int, int, int], text_tokens: int
+    args: argparse.Namespace,
+    case: Case,
+    dit: "DiTConfig",
+    latent_shape: tuple[int, int, int, int],
+    text_tokens: int,
 ) -> Counted:
     from ..cache.plan import FULL, Setting
-    from ..cache.policies import resolve
-    from ..cache.row import sketched
     from ..work.flops import sample_flops
+    from .calibrations import resolve_sketch
 
-    schedule, policy = resolve(case.preset, case.policy, sketched(dit))
+    schedule, policy = resolve_sketch(args, case.preset, case.policy, dit, latent_shape[1:])
     plans = policy.known_plans(Setting(tuple(schedule), case.passes, len(policy.slots)))
     if plans is None:
         raise ValueError(
@@ -111,6 +116,7 @@ def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
 
     passes = 2 if args.cfg else 1
     check_schedule_arguments(args)
+    check_calibration(args)
     flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
     if given(args, flags):
         policy = choose_policy(args, has_predictor=False)

@@ -148,7 +148,11 @@ def _memory(
     facts = runtime.facts
     shape = facts.sizes.latent_shape(*request.size)
     size = shape[1:]
-    known = {"policy": request.policy, "ops": args.ops, "graphs": runtime.graphs is not None}
+    known = {
+        "policy": runtime.resolved(request)[1],
+        "ops": args.ops,
+        "graphs": runtime.graphs is not None,
+    }
     is_mixed = guidance_of(request, runtime.config).classifier_free is not None
     known |= {"passes": 1 + is_mixed, "ranks": 1 if ranks is None else ranks.size}
     need = denoise_need(facts.folder, facts.options, size, **known)

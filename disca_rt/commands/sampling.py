@@ -16,6 +16,13 @@ from .arguments import (
     prompt,
     video_size,
 )
+from .calibrations import (
+    add_calibration_argument,
+    check_calibration,
+    choose_calibrations,
+    folders_beside,
+    tell_calibration,
+)
 from .folder import (
     add_folder_arguments,
     check_folder_arguments,
@@ -69,6 +76,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
     add_rank_arguments(parser, command)
     add_schedule_arguments(parser)
+    add_calibration_argument(parser)
 
 
 def check_sampling_arguments(args: argparse.Namespace) -> None:
@@ -87,6 +95,7 @@ def check_sampling_arguments(args: argparse.Namespace) -> None:
         )
     check_folder_arguments(args)
     check_schedule_arguments(args)
+    check_calibration(args)
     check_ranks(args)
     if args.conditioning is not None:
         load_conditioning(args.conditioning)  # a few MB, read before a model of many GB is
@@ -126,7 +135,9 @@ def load_runtime(
         "fp8_weights": args.fp8_weights,
     }
     if args.model is not None:
-        return load_folder(args, ranks, built)
+        runtime = load_folder(args, ranks, built)
+        runtime.calibration = choose_calibrations(args, *folders_beside(args))
+        return runtime
     if args.dit is not None:
         dtype = choose_dtype(args.dtype, device)
         refuse_weights(args.dit, args.predictor, device, dtype, args.fp8_weights)
@@ -136,6 +147,7 @@ def load_runtime(
         is_whole=False,
         **built,
     )
+    runtime.calibration = choose_calibrations(args, *folders_beside(args))
     runtime = with_tiny_prompts(runtime)
     if args.no_guidance and runtime.config.guidance_embed:
         raise ValueError("--no-guidance: this model embeds its guidance; give --guidance-scale 1")
@@ -180,6 +192,8 @@ def sample_request(
     else:
         request = _saved_request(args, runtime, make, is_told)
     runtime.resolved(request)  # a wrong policy is refused before encoders are loaded
+    if is_told:
+        tell_calibration(runtime, request)
     is_slow = args.prompt is not None and args.model is not None
     with Bar("encoding", None, is_told and is_slow) as bar, explained_encoding(args):
         bar.begin()

@@ -5,6 +5,7 @@ import argparse
 from ..cache.policies import needs_step_list, read_policy
 from ..cache.rules.listed import check_step_list
 from ..config import DiTConfig
+from ..preset_file import read_preset
 from ..schedule import Preset, Schedule, from_timesteps, get_preset, shifted
 from ..tiny.config import SCHEDULE as TINY_SCHEDULE
 from ..tiny.config import takes_tiny_prompts
@@ -15,7 +16,7 @@ def check_schedule_arguments(args: argparse.Namespace) -> None:
     if args.policy is not None:
         read_policy(args.policy)
     if args.preset is not None:
-        get_preset(args.preset)
+        read_preset(args.preset)
     levels = [flag for flag in ("sigmas", "timesteps") if getattr(args, flag) is not None]
     if len(levels) > 1 or (levels and (args.steps is not None or args.shift is not None)):
         raise ValueError("give one of --sigmas, --timesteps, or --steps and --shift")
@@ -27,7 +28,9 @@ def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:
     """Policy that is named; else `disca` where a list, a preset or a predictor asks for it."""
     if args.policy is not None:
         return args.policy
-    named = None if args.preset is None else get_preset(args.preset)
+    named = None if args.preset is None else read_preset(args.preset)
+    if named is not None and named.policy is not None:
+        return named.policy
     is_cached = has_predictor if named is None else named.step_list is not None
     return "disca" if is_cached or args.step_list is not None else "full"
 
@@ -37,7 +40,7 @@ def choose_schedule(args: argparse.Namespace, default: Preset, policy: str) -> P
 
     `default` is the model's own. ValueError where a step list is missing or does not fit.
     """
-    base = default if args.preset is None else get_preset(args.preset)
+    base = default if args.preset is None else read_preset(args.preset)
     levels = _levels(args, base)
     if not needs_step_list(policy):
         if args.step_list is not None and ":" in policy:  # "full" is often one of several

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..cache.kept import kept_bytes
 from ..cache.plan import FULL, Act, Setting, StepPlan
-from ..cache.policies import resolve
 from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..models.dit import StepInputs
+from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
 from ..pipeline.sample import Sample
 from ..sampling.guidance import DEFAULT_GUIDANCE, Guidance
@@ -47,7 +47,14 @@ class Subject:
     @property
     def resolved(self) -> tuple[Schedule, Policy]:
         """Noise levels, and the policy as an object."""
-        return resolve(self.schedule, self.policy, self.runtime.parts)
+        request = Request(
+            schedule=self.schedule,
+            policy=self.policy,
+            conditioning=self.conditioning,
+            negative=self.negative,
+            latent_shape=self.latent_shape,
+        )
+        return self.runtime.resolved(request)
 
     @property
     def plans(self) -> tuple[StepPlan, ...] | None:

@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from ..cache.policies import resolve
+from ..cache.calibration import Calibrations, Subject, explained
+from ..cache.policies import resolve, takes_calibration
 from ..cache.policy import Policy
 from ..cache.row import Parts, Sketch
 from ..config import DiTConfig, predictor_config
@@ -46,6 +47,7 @@ from .load import Facts, Options, load_parts
 from .request import Request
 from .residency import Held, Part, is_absent, loaded
 from .sample import Busy, Closed, Sample
+from .subject import subject_of
 
 P = TypeVar("P", bound="Pipeline")
 
@@ -59,6 +61,8 @@ class Pipeline(Calls, DenoisingModels):
     text length: those of the last `max_states` of them stay, each with its captures. A state takes
     the policy's `cache_bytes` in each pass; DisCa's at 704x704x129 with the 13B model in bf16 is
     394 MB. Without `graphs` only the last one stays.
+
+    Policies take the options that a text leaves out from `calibration` where it fits the sample.
 
     Parts may be `Held`: loaded when they are first used, and freed when their stage ends. Then
     `facts` says what is known of the DiT before.
@@ -83,12 +87,14 @@ class Pipeline(Calls, DenoisingModels):
         graphs: GraphRunner | None = None,
         max_states: int = MAX_STATES,
         facts: Facts | None = None,
+        calibration: Calibrations | None = None,
     ) -> None:
         if max_states < 1:
             raise ValueError(f"max_states must be at least 1, got {max_states}")
         self.dit, self.predictor = dit, predictor
         self.codec, self.text_encoder = codec, text_encoder
         self.graphs, self.max_states = graphs, max_states
+        self.calibration = calibration
         if facts is None:
             check_fits(self.predictor, self.dit)
             facts = Facts(self.dit.config, place_of(self.dit), bool(fp8_linears(self.dit)))
@@ -104,6 +110,7 @@ class Pipeline(Calls, DenoisingModels):
         *,
         graphs: GraphRunner | None = None,
         max_states: int = MAX_STATES,
+        calibration: Calibrations | None = None,
         **options: Any,
     ) -> P:
         """Load a DiT, or a whole model, from a file, a folder or a Hub reference.
@@ -114,12 +121,14 @@ class Pipeline(Calls, DenoisingModels):
         file; ValueError for options that do not go together.
         """
         parts = load_parts(source, predictor, Options(**options))
-        return cls(**parts._asdict(), graphs=graphs, max_states=max_states)
+        chosen = {"graphs": graphs, "max_states": max_states, "calibration": calibration}
+        return cls(**parts._asdict(), **chosen)
 
     def twin(self: P, **changed: Any) -> P:
         """Pipeline of the same models, with buffers of its own; `changed` as when one is built."""
         parts = {"codec": self._codec, "text_encoder": self._text_encoder, "graphs": self.graphs}
         kept = {**parts, "max_states": self.max_states, "facts": self.facts}
+        kept["calibration"] = self.calibration
         return type(self)(self._dit, self._predictor, **{**kept, **changed})
 
     @property
@@ -236,7 +245,18 @@ class Pipeline(Calls, DenoisingModels):
 
     def resolved(self, request: Request) -> tuple[Schedule, Policy]:
         """Noise levels and policy of `request`; ValueError lists what a wrong one could be."""
-        return resolve(request.schedule, request.policy, self.parts)
+        is_text = isinstance(request.policy, str)
+        if self.calibration is None or not is_text or not takes_calibration(request.policy):
+            return resolve(request.schedule, request.policy, self.parts)
+        subject = self.subject(request)
+        parts = self.parts._replace(calibration=self.calibration.fitting(subject))
+        with explained(self.calibration, subject):
+            return resolve(request.schedule, request.policy, parts)
+
+    def subject(self, request: Request) -> Subject:
+        """The facts of a request's samples that a calibration must be of."""
+        sizes = self._codec.loaded or self.facts.sizes
+        return subject_of(request, self.facts, sizes, self._dit.loaded)
 
     def close(self) -> None:
         """Free models, states and captures; once is enough, and `Busy` while a sample runs."""

@@ -46,6 +46,7 @@ class Deciding:
         self._loop, self._step, self._tensors, self._moved = loop, step, tensors, moved
         self._begun: dict[int, Begun] = {}
         self._under: dict[int, StepPlan] = {}  # by which blocks of a pass ran before a probe
+        self._probed: dict[int, int] = {}  # blocks of a pass that ran before a probe by no plan
         self._seen: dict[Probe, Measured] = {}
         self._now: dict[Probe, Tensor] = {}
 
@@ -67,6 +68,8 @@ class Deciding:
             loop.setting, self._step, answer, dict(self._seen), moved.memory
         )
         kept_at = kept_after(moved.kept_at, plan, self._step.index)
+        passes = range(loop.setting.passes)
+        plan = plan._replace(probed=tuple(map(self._probed.get, passes)))
         return plan, latents, Moved(memory, kept_at, self._commit(plan))
 
     def _decide(self) -> StepPlan | Ask | Draft:
@@ -74,6 +77,11 @@ class Deciding:
         answer = loop.rule.decide(loop.setting, self._step, dict(self._seen), moved.memory)
         asked = [answer.probe] if isinstance(answer, Ask) else _plan_of(answer).watch
         for probe in asked:
+            if probe.which_pass >= loop.setting.passes:
+                raise ValueError(
+                    f"policy {loop.policy.name}: which_pass of {probe} must be from 0 to "
+                    f"{loop.setting.passes - 1}, the passes of this sample"
+                )
             if probe not in loop.rule.probes:
                 raise ValueError(
                     f"policy {loop.policy.name} measures {probe}, which is none of the probes "
@@ -88,12 +96,14 @@ class Deciding:
         if under is not None:
             self._check(under)
             self._under[probe.which_pass] = under
-        key = "ask", probe, None if under is None else under.passes
-        tensors = self._with_numbers(() if under is None else under.given)
+        key = "ask", probe, None if under is None else under.passes[probe.which_pass]
+        tensors = self._with_numbers(under)
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
         if begun is not None:
             self._begun[probe.which_pass] = begun
+            if under is None:
+                self._probed[probe.which_pass] = begun.done
         self._see((probe,), (look,), self._now)
 
     def _draft(self, draft: Draft) -> _Drafted:
@@ -111,7 +121,7 @@ class Deciding:
         self._check(plan)
         if plan.keeps():
             plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
-        tensors = self._with_numbers(plan.given)
+        tensors = self._with_numbers(plan)
         outcome = self._loop.compute(plan, self._begun, tensors)
         self._see(plan.watch, outcome.looks, now)
         return outcome.latents
@@ -138,14 +148,14 @@ class Deciding:
                         "and the plan has another act for it; let it be the same"
                     )
 
-    def _with_numbers(self, given: tuple[float, ...]) -> StepTensors:
-        numbers = self._loop.numbers(self._step.index, self._moved, given)
+    def _with_numbers(self, plan: StepPlan | None) -> StepTensors:
+        numbers = self._loop.numbers(self._step.index, self._moved, plan)
         return self._tensors._replace(numbers=numbers)
 
     def _kept_probes(self, plan: StepPlan) -> tuple[Probe, ...]:
         """Probes that compare with the last kept step, and have not been measured in this one."""
         missing: dict[Stored, Probe] = {}
-        for probe in self._loop.rule.probes:
+        for probe in self._loop.policy.probes(self._loop.setting.passes):
             tensor = probe.stored
             if tensor and tensor.when == "kept" and tensor.is_renewed(plan):
                 missing.setdefault(tensor, probe)

@@ -111,20 +111,23 @@ class Denoiser:
         try:
             for slot in policy.slots:
                 slot.site.check(config, passes)
-            for probe in policy.rule.probes:
+            for probe in policy.probes(passes):
                 check_probe(probe, policy, config.double + config.single, passes)
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error
 
     def shape(
-        self, latent_shape: Sequence[int], prepared: Sequence[Prepared], policy: Policy
+        self,
+        latent_shape: Sequence[int],
+        prepared: Sequence[Prepared],
+        policy: Policy | None = None,
     ) -> SampleShape:
-        """The facts that the buffers of a sample by `policy` depend on."""
+        """The facts that buffers of a sample depend on; of attention where `policy` needs them."""
         image = len(prepared[0].freqs_cos)
         rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
         placed = self.dit.config, self.dit.dtype, self.dit.device
         attended = None
-        if policy.slots_at("attention"):
+        if policy is not None and policy.slots_at("attention"):
             heads = self.dit.config.heads
             attended = tuple(
                 (each.tokens, self.sharding.heads(heads, image, each.tokens - image))

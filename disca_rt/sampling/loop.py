@@ -132,7 +132,7 @@ class Loop:
         """The inputs of step number `index` alone, as if every slot was kept at `kept_at`."""
         of_slots = (kept_at,) * len(self.policy.slots)
         moved = Moved(None, (of_slots,) * len(self._prepared), Counter())
-        return StepTensors(latents, self.table.row(index), self.numbers(index, moved, ()))
+        return StepTensors(latents, self.table.row(index), self.numbers(index, moved, None))
 
     def piece(self, key: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
         """A piece of a step, captured where there are graphs."""
@@ -153,7 +153,7 @@ class Loop:
             return None
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
-    def numbers(self, index: int, moved: Moved, given: tuple[float, ...]) -> Tensor | None:
+    def numbers(self, index: int, moved: Moved, plan: StepPlan | None) -> Tensor | None:
         """The slots' scalars of step number `index`, on the device; None where there are none."""
-        row = numbers(self.policy, moved.kept_at, index, given)
+        row = numbers(self.policy, moved.kept_at, index, plan)
         return torch.tensor(row, dtype=torch.float32, device=self._device) if row else None

@@ -82,6 +82,8 @@ def tensor_of_pass(
     img = context.layout.img_len
     if probe.of == "modulated":
         return _modulated(dit, tokens[0][:, :img], context)
+    if probe.of == "image":
+        return tokens[probe.block][:, :img]
     if probe.of == "residual":
         return tokens[probe.block][:, :img] - tokens[probe.since][:, :img]
     return tokens[probe.block]

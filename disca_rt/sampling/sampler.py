@@ -241,7 +241,7 @@ class _Step:
         notes = tuple(
             block
             for probe in self._plan.watch
-            if probe.which_pass == number and probe.of in ("tokens", "residual")
+            if probe.which_pass == number and probe.of in ("tokens", "image", "residual")
             for block in (probe.since, probe.block)
             if block
         )

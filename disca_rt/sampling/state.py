@@ -31,7 +31,7 @@ def new_state(policy: Policy, shape: SampleShape) -> SampleState:
     """Buffers for samples of `shape`."""
     probes = {
         stored: tuple(spec.zeros() for spec in of_steps)
-        for stored, of_steps in looked_at(policy.rule.probes, shape)
+        for stored, of_steps in looked_at(policy.probes(len(shape.rows)), shape)
     }
     return SampleState(allocate(policy, shape), probes)
 
@@ -61,20 +61,23 @@ def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[floa
     """The slots' scalars of every step, where all plans are known."""
     kept_at, rows = nothing_kept(policy, len(plans[0].passes)), []
     for index, plan in enumerate(plans):
-        rows.append(numbers(policy, kept_at, index, plan.given))
+        rows.append(numbers(policy, kept_at, index, plan))
         kept_at = kept_after(kept_at, plan, index)
     return rows
 
 
 def numbers(
-    policy: Policy, kept_at: KeptAt, step: int, given: tuple[float, ...] = ()
+    policy: Policy, kept_at: KeptAt, step: int, plan: StepPlan | None = None
 ) -> list[float]:
-    """The scalars of step number `step`: of all slots of the first pass, then of the next."""
+    """The scalars of step number `step`: of all slots of the first pass, then of the next.
+
+    `plan` is that of the step, if it is known.
+    """
     return [
-        number
-        for of_slots in kept_at
+        scalar
+        for number, of_slots in enumerate(kept_at)
         for slot, steps in zip(policy.slots, of_slots, strict=True)
-        for number in slot.stand_in.numbers(steps, step, given)
+        for scalar in slot.stand_in.numbers(steps, step, plan.given_to(number) if plan else ())
     ]
 
 

@@ -6,8 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache.plan import StepPlan
+from ..cache.policy import Policy
+from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
-from ..schedule import Preset
+from ..sampling.loop import StepEvent
+from ..schedule import Preset, Schedule
 from .clips import FRAMES, HEIGHT, WIDTH
 from .config import GUIDANCE_SCALE, SCHEDULE
 from .judge import judge
@@ -30,11 +34,29 @@ class JudgedClip(NamedTuple):
 
 
 class JudgedClips(NamedTuple):
-    """Clips of N prompts in order: `marks`, `latents [N, C, T, h, w]`, `video [N, 3, T, H, W]`."""
+    """Clips of N prompts in order: `marks`, `latents [N, C, T, h, w]`, `video [N, 3, T, H, W]`.
+
+    `plans` are those by which the steps of each clip ran.
+    """
 
     marks: tuple[JudgedClip, ...]
     latents: Tensor
     video: Tensor
+    plans: tuple[tuple[StepPlan, ...], ...]
+
+
+def resolved(
+    runtime: Runtime, schedule: Preset, policy: str, guidance_scale: float
+) -> tuple[Schedule, Policy]:
+    """Noise levels and policy of the clips, with options of a calibration that fits them."""
+    request = Request(
+        prompts=[""],
+        size=(FRAMES, HEIGHT, WIDTH),
+        schedule=schedule,
+        policy=policy,
+        guidance_scale=guidance_scale,
+    )
+    return runtime.resolved(request)
 
 
 def generate_and_judge(
@@ -48,12 +70,16 @@ def generate_and_judge(
 ) -> JudgedClips:
     """Generate and judge one clip per prompt; `batch` changes nothing but the speed.
 
-    `first` is the place of the first prompt among all that are evaluated: it decides the noise.
+    Prompts of a policy that decides by measuring are sampled one by one: a batch would decide
+    together. `first` is the place of the first prompt among all that are evaluated: it decides the
+    noise.
     """
+    if resolved(runtime, schedule, policy, guidance_scale)[1].rule.probes:
+        batch = 1
     marks: list[JudgedClip] = []
-    samples = []
+    samples, plans = [], []
     for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
+        part, events = prompts[start : start + batch], _Plans()
         sample = runtime.generate(
             part,
             **SIZE,
@@ -61,12 +87,24 @@ def generate_and_judge(
             policy=policy,
             guidance_scale=guidance_scale,
             seed=NOISE_SEED + first + start,
+            on_step=events,
         )
+        plans += [tuple(events.plans)] * len(part)
         samples.append(sample)
         marks += map(_marks, part, sample.video)
     latents = torch.cat([sample.latents.cpu() for sample in samples])
     video = torch.cat([sample.video.cpu() for sample in samples])
-    return JudgedClips(tuple(marks), latents, video)
+    return JudgedClips(tuple(marks), latents, video, tuple(plans))
+
+
+class _Plans:
+    """A callback that notes the plan of each step."""
+
+    def __init__(self) -> None:
+        self.plans: list[StepPlan] = []
+
+    def __call__(self, event: StepEvent) -> None:
+        self.plans.append(event.plan)
 
 
 def joined(parts: Sequence[JudgedClips]) -> JudgedClips:
@@ -75,6 +113,7 @@ def joined(parts: Sequence[JudgedClips]) -> JudgedClips:
         tuple(mark for part in parts for mark in part.marks),
         torch.cat([part.latents for part in parts]),
         torch.cat([part.video for part in parts]),
+        tuple(plans for part in parts for plans in part.plans),
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..calibration.places import search
 from ..pipeline.runtime import Runtime
 from ..schedule import PRESETS, Preset, preset
 from .config import GUIDANCE_SCALE, SHIFT
@@ -128,9 +129,13 @@ COMPARISONS = (
 
 
 def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runtime:
-    """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`."""
+    """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`.
+
+    Policies take options that are left out from calibrations beside the weights, or the user's.
+    """
     paths = rung_weights(rung, folders)
-    return with_tiny_prompts(Runtime.load(*paths, device=device, dtype=torch.float32))
+    options = {"device": device, "dtype": torch.float32, "calibration": search(*folders)}
+    return with_tiny_prompts(Runtime.load(*paths, **options))
 
 
 def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:

@@ -131,6 +131,17 @@ def sample_scene(
     return _sample_with(objects, generator, held_out)
 
 
+def training_prompts(count: int, seed: int) -> list[str]:
+    """Draw `count` prompts of scenes that are not held out; ValueError for fewer than one.
+
+    The same seed gives the same prompts, and a smaller count a prefix of them.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    return [sample_scene(generator, held_out=False).prompt for _ in range(count)]
+
+
 def held_out_prompts(count: int, seed: int) -> list[str]:
     """Draw `count` distinct prompts of held-out scenes, every fourth one with two objects.
 
@@ -149,6 +160,12 @@ def held_out_prompts(count: int, seed: int) -> list[str]:
         pairs[_sample_with(2, generator, held_out=True).prompt] = None
     single, double = (singles[index] for index in order), iter(pairs)
     return [next(double) if position % 4 == 3 else next(single) for position in range(count)]
+
+
+def calibration_prompts(count: int, seed: int) -> list[str]:
+    """Draw `count` prompts of scenes that are not held out; the same seed gives the same ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return [sample_scene(generator, held_out=False).prompt for _ in range(count)]
 
 
 def encode(prompts: Sequence[str]) -> Conditioning:

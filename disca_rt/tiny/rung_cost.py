@@ -13,7 +13,7 @@ from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime
 from ..work.flops import sample_flops
 from .codec import PixelUnshuffleCodec
-from .evaluate import NOISE_SEED, SIZE
+from .evaluate import NOISE_SEED, SIZE, resolved
 from .ladder import Rung
 from .prompts import encode
 
@@ -42,18 +42,20 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
         _one_clip(rung, runtime)
     latents = 1, *PixelUnshuffleCodec().latent_shape(**SIZE)
     prepared = runtime.dit.prepare(encode([PROMPT]), latents)
-    _, policy = resolve(rung.schedule, rung.policy, runtime.parts)
+    _, policy = resolved(runtime, rung.schedule, rung.policy, rung.guidance_scale)
     shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config), policy)
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 
-def seconds_per_clip(rungs: Sequence[Rung], runtimes: Sequence[Runtime]) -> list[float]:
-    """Time each rung: the median of `ROUNDS` clips, one at a time, rungs taking turns."""
-    rounds = [
+def seconds_per_clip(
+    rungs: Sequence[Rung], runtimes: Sequence[Runtime], rounds: int = ROUNDS
+) -> list[float]:
+    """Time each rung: the median of `rounds` clips, one at a time, rungs taking turns."""
+    turns = [
         [_seconds(rung, runtime) for rung, runtime in zip(rungs, runtimes, strict=True)]
-        for _ in range(ROUNDS)
+        for _ in range(rounds)
     ]
-    return [statistics.median(of_rung) for of_rung in zip(*rounds, strict=True)]
+    return [statistics.median(of_rung) for of_rung in zip(*turns, strict=True)]
 
 
 def _seconds(rung: Rung, runtime: Runtime) -> float:

@@ -46,16 +46,18 @@ class Workers:
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
-    def generate(self, rung: Rung, prompts: Sequence[str]) -> JudgedClips:
-        """Generate and judge one clip per prompt, in order; ChildProcessError if a worker dies."""
+    def generate(self, rung: Rung, prompts: Sequence[str], first: int = 0) -> JudgedClips:
+        """Generate and judge one clip per prompt, in order; ChildProcessError if a worker dies.
+
+        `first` is the place of the first prompt among all that are evaluated.
+        """
         if self._pool is None:
-            return _generate(rung, self._folders, self._device, prompts, 0)
+            return _generate(rung, self._folders, self._device, prompts, first)
         size = min(BATCH, -(-len(prompts) // self._count))  # of few prompts each has its share
+        parts = [(prompts[start : start + size], start) for start in range(0, len(prompts), size)]
         jobs = [
-            self._pool.submit(
-                _pickled, rung, self._folders, self._device, prompts[first : first + size], first
-            )
-            for first in range(0, len(prompts), size)
+            self._pool.submit(_pickled, rung, self._folders, self._device, part, first + start)
+            for part, start in parts
         ]
         try:
             return joined([pickle.loads(job.result()) for job in jobs])

@@ -48,9 +48,9 @@ def sample_flops(
     """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG."""
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
-        forward.planned(policy, acts, number)
+        forward.planned(policy, plan, number)
         for plan in plans
-        for number, (forward, acts) in enumerate(zip(passes, plan.passes, strict=True))
+        for number, forward in enumerate(passes)
     )
 
 
@@ -61,22 +61,26 @@ class PassFlops:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
         self._grid = _grid(dit, latent_shape)
         self._groups = 1 + dit.token_replace  # of rows that are modulated alike
-        self.ends = _embed_flops(dit, latent_shape, text) + _head_flops(dit, latent_shape)
+        self._embed = _embed_flops(dit, latent_shape, text)
+        self.ends = self._embed + _head_flops(dit, latent_shape)
 
-    def planned(self, policy: Policy, acts: tuple[Act, ...], number: int) -> int:
-        """FLOPs of pass `number` in which the policy's slots act so."""
+    def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
+        """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""
+        acts, probed = plan.passes[number], plan.probed[number] if plan.probed else None
+        in_vain = set(range(probed or 0))
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
         acting = list(zip(policy.slots, acts, strict=True))
         if any(act == Act.STAND_IN and slot.site.level in skips for slot, act in acting):
-            return 0
+            return 0 if probed is None else self._embed + sum(map(self.block, in_vain))
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
                 total += sum(self.block(i, acting) for i in range(start, stop))
+                in_vain -= set(range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
-        return total
+        return total + sum(map(self.block, in_vain))
 
     @property
     def _blocks(self) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..cache.kept import SampleShape, kept_bytes
-from ..cache.policies import build_policy
+from ..cache.policies import sketch_policy
 from ..cache.policy import Policy
 from ..cache.row import sketched
 from ..cache.stand_ins.kept_elsewhere import smaller
@@ -117,7 +117,7 @@ def policy_of(need: Need) -> Policy:
     """The policy of a sample, built where it is a text."""
     if isinstance(need.policy, Policy):
         return need.policy
-    return build_policy(need.policy, sketched(need.dit), step_list=(0,))
+    return sketch_policy(need.policy, sketched(need.dit))
 
 
 def smaller_caches(need: Need, capacity: int) -> list[str]:

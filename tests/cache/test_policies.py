@@ -1,5 +1,7 @@
 """The table of policies: their texts, their rules, and what they keep."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import POLICIES, build_policy, resolve
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts, sketched
+from disca_rt.cache.row import Parts, Row, everywhere, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site
@@ -39,7 +41,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("nonsense", r"must be one of \[.*'disca', .*'taylor'.*\], got 'nonsense'"),
+        ("teacash", r"must be one of \['.*'disca', .*'full', .*'taylor'.*\], got 't"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
@@ -81,6 +83,18 @@ def test_intervals_have_the_papers_counts(interval: int, warmup: int, count: int
     assert {b - a for a, b in zip(found[warmup - 1 :], found[warmup:], strict=False)} == {interval}
 
 
+def test_a_row_has_defaults_of_its_own_that_options_and_combinations_change() -> None:
+    row = Row((Listed,), everywhere(Reuse), defaults={"form": "delta", "step_list": (0, 3)})
+    with patch.dict(POLICIES, {"mine": row}):
+        assert build_policy("mine", PARTS).rule == Listed((0, 3))
+        assert build_policy("mine:step_list=0,2", PARTS).rule == Listed((0, 2))
+        assert build_policy("mine", PARTS).slots[0].stand_in == Reuse("delta")
+        assert build_policy("mine:form=output", PARTS).slots[0].stand_in == Reuse()
+        assert build_policy("mine+reuse", PARTS).slots[0].stand_in == Reuse()
+        mixed = build_policy("reuse:interval=2+mine", PARTS)
+        assert (mixed.rule, mixed.slots[0].stand_in) == (Interval(2), Reuse("delta"))
+
+
 def test_a_preset_is_the_default_of_policies_that_follow_a_list() -> None:
     published = get_preset("disca-n4")
     schedule, policy = resolve(published, "disca", PARTS)
@@ -106,9 +120,17 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
         assert all(f"`{name}`" in documented for name in forms)
 
 
+NEEDED = {
+    "block-caching": "block-caching:curves=0.1",
+    "blockdance-ada": "blockdance-ada:rho=1,reuse=1",
+}
+"""Texts of policies that have an option without a default."""
+
+
 def test_every_row_builds() -> None:
     for name in POLICIES:
-        policy = build_policy(name, PARTS, step_list=(0,))
+        text = NEEDED.get(name, name)
+        policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name
-        assert policy == build_policy(name, PARTS, step_list=(0,))
-        assert hash(policy) == hash(build_policy(name, PARTS, step_list=(0,)))
+        assert policy == build_policy(text, PARTS, step_list=(0,))
+        assert hash(policy) == hash(build_policy(text, PARTS, step_list=(0,)))

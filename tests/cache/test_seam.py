@@ -244,6 +244,55 @@ def test_scalars_of_a_plan_reach_stand_ins_and_are_no_part_of_a_capture(eager: M
     assert not torch.equal(plain, latents)
 
 
+def test_a_probe_of_image_rows_leaves_text_out(eager: Models) -> None:
+    """DiCache's: mean|p - p'| / mean|p'| of the image tokens after some blocks."""
+    image, joint = (Probe(of, block=2) for of in ("image", "tokens"))
+    seen: list[dict[Probe, float]] = []
+    tokens: list[torch.Tensor] = []
+
+    def note(block: torch.nn.Module, args: tuple) -> None:
+        tokens.append(materialise(args[0], OPS).double()[:, :8].clone())
+
+    hook = eager.denoiser.dit.single_blocks[0].register_forward_pre_hook(note)
+    rule = Watching((image, joint), seen)
+    eager.sample(Draw(rule, WHOLE, Reuse(), shifted(3, 3.0), False, 1, 0))
+    hook.remove()
+    pairs = zip(tokens[1:], tokens, strict=False)
+    wanted = [((now - before).abs().sum() / before.abs().sum()).item() for now, before in pairs]
+    assert [each[image] for each in seen[1:]] == pytest.approx(wanted, rel=1e-5)
+    assert all(each[image] != each[joint] for each in seen[1:])
+
+
+def test_each_pass_may_be_given_scalars_of_its_own(eager: Models) -> None:
+    @dataclass(frozen=True)
+    class Scaled(Reuse):
+        def numbers(self, kept_at, step, given):
+            return given[:2] or (1.0, 1.0)
+
+        def value(self, kept, at):
+            return kept[0] * at.numbers[0] * at.numbers[1]
+
+    @dataclass(frozen=True)
+    class Apart(Giving):
+        scalars: tuple = ((2.0,), (3.0,))
+
+        def decide(self, setting, step, seen, memory):
+            plan = super().decide(setting, step, seen, memory)
+            return plan._replace(given=(1.0,), given_by_pass=self.scalars)
+
+    kept = []
+    head = eager.denoiser.dit.head
+
+    def at_head(tokens: torch.Tensor, context: object) -> torch.Tensor:
+        kept.append(tokens.clone())
+        return head(tokens, context)
+
+    with patch.object(eager.denoiser.dit, "head", at_head):
+        eager.sample(Draw(Apart(), WHOLE, Scaled(), shifted(2, 3.0), True, 1, 0))
+    for first, then, scale in zip(kept[:2], kept[2:], (2.0, 3.0), strict=True):
+        assert torch.equal(then, first * scale)
+
+
 class Asks(Measuring):
     """Asks for a probe that it does not declare."""
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from disca_rt.cache.policy import Policy
+from disca_rt.cache.rules.always import Always
 from disca_rt.config import predictor_config
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.schedule import get_preset, preset
@@ -24,6 +26,9 @@ class Draughtsman:
 
     def __init__(self, reverse: bool = False) -> None:
         self.reverse, self.seeds = reverse, []
+
+    def resolved(self, request):
+        return request.schedule, Policy(request.policy, Always())
 
     def generate(self, prompts, *, seed, **arguments):
         self.seeds.append(seed)

@@ -41,3 +41,10 @@ class Reuse(Numberless):
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0] if self.form == "output" else at.entering + kept[0]
+
+
+@dataclass(frozen=True)
+class Change(Reuse):
+    """`Reuse` in the form "delta", unless told otherwise."""
+
+    form: Literal["output", "delta"] = "delta"

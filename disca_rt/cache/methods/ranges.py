@@ -1,0 +1,104 @@
+"""Methods that replace ranges of blocks, while the others run on fresh tokens."""
+
+from ..placements.ranges import (
+    AfterFirst,
+    BackAndFront,
+    EachBlock,
+    FrontHalf,
+    Inner,
+    Middles,
+    Prefix,
+    Prefixes,
+    Profiled,
+)
+from ..row import Row, everywhere
+from ..rules.dbcache import DBCache
+from ..rules.deepcache import DeepCache
+from ..rules.delta_dit import DeltaDiT
+from ..rules.first_block import FirstBlock
+from ..rules.foresight import Foresight
+from ..rules.key_steps import KeySteps
+from ..rules.late_groups import Chosen, LateGroups
+from ..rules.profiling_dit import ProfilingDiT
+from ..rules.refresh_table import RefreshTable
+from ..stand_ins.calibrated import Calibrated
+from ..stand_ins.reuse import Change, Reuse
+
+ROWS = {
+    "dbcache": Row(
+        (DBCache,),
+        everywhere(Calibrated, Middles),
+        about="The first blocks of each kind always run; where their residual has changed little, "
+        "the last change of the blocks behind them is used again, or forecast.",
+        paper="cache-dit 1.5.3, github.com/vipshop/cache-dit",
+        is_placed=True,
+    ),
+    "fbcache": Row(
+        (FirstBlock,),
+        everywhere(Change, AfterFirst),
+        about="The first block always runs; where its residual has changed little, the last change "
+        "of all blocks behind it is used again.",
+        paper="first_block_cache of diffusers 0.42.1, after ParaAttention",
+    ),
+    "foresight": Row(
+        (Foresight,),
+        everywhere(Reuse, Prefixes),
+        about="A warm-up tells how much each block's output changes. Later the output of the last "
+        "block that has changed less stands in for all blocks up to it. Keeps all blocks' outputs.",
+        paper="Foresight, github.com/STAR-Laboratory/foresight",
+        is_placed=True,
+    ),
+    "delta-dit": Row(
+        (DeltaDiT,),
+        everywhere(Change, BackAndFront),
+        about="Every N-th step is full; in the others the last change of the single blocks is "
+        "added instead (DisCa's setting), or that of back blocks early and of front blocks late.",
+        paper="Delta-DiT, arXiv 2406.01125; no code of its authors",
+        presets={"N5": {"interval": 5}, "N8": {"interval": 8}},
+        is_placed=True,
+    ),
+    "deepcache": Row(
+        (DeepCache,),
+        everywhere(Reuse, Inner),
+        about="Outer blocks always run; the output of the inner ones is used again between full "
+        "steps. A mapping of U-Net branches to a DiT, which has no skips.",
+        paper="DeepCache, arXiv 2312.00858, github.com/horseee/DeepCache",
+    ),
+    "fasterdiffusion": Row(
+        (KeySteps,),
+        everywhere(Reuse, FrontHalf),
+        about="The front half of the blocks runs at key steps only, which lie early; the back half "
+        "always. A mapping of a U-Net's encoder; added noise and batched steps are left out.",
+        paper="Faster Diffusion, arXiv 2312.09608, github.com/hutaiHang/Faster-Diffusion",
+        presets={"late-keys": {"key_steps": (0, 1, 2, 3, 5, 10, 15, 25, 35, 42, 48)}},
+    ),
+    "blockdance": Row(
+        (LateGroups,),
+        everywhere(Reuse, Prefix),
+        about="Early steps are full; later only every N-th one is, and in the others the output of "
+        "one block stands in for all blocks up to it.",
+        paper="BlockDance, arXiv 2503.15927, as MixCache ran it; no code of its authors",
+    ),
+    "blockdance-ada": Row(
+        (Chosen,),
+        everywhere(Reuse, Prefix),
+        about="As blockdance, with a list of later steps that is chosen for each sample.",
+        paper="BlockDance-Ada, arXiv 2503.15927; no code and no weights of its authors",
+    ),
+    "profilingdit": Row(
+        (ProfilingDiT,),
+        everywhere(Change, Profiled),
+        about="Ranges of blocks that attend to the background are replaced by their last change; "
+        "double and single blocks are computed in steps of their own.",
+        paper="ProfilingDiT, arXiv 2504.03140, github.com/GeekGuru123/ProfilingDiT",
+        is_placed=True,
+    ),
+    "block-caching": Row(
+        (RefreshTable,),
+        everywhere(Change, EachBlock),
+        about="Each block is replaced by its last change until its changes, as a calibration has "
+        "measured them, add up to too much. The paper's trained scale and shift are left out.",
+        paper="Block Caching, arXiv 2312.03209; no code of its authors",
+        is_placed=True,
+    ),
+}

@@ -1,0 +1,121 @@
+"""Methods that decide over whole steps: all blocks run, or one stand-in is used for all of them."""
+
+from typing import Any
+
+from ..placement import BeforeLast, Output, Velocity
+from ..row import LISTED_OR_INTERVAL, Row, everywhere
+from ..rules.dicache import DiCache
+from ..rules.early_late import EarlyLateInterval, EarlyLateListed
+from ..rules.easycache import EasyCache
+from ..rules.error_scaled import ErrorScaled
+from ..rules.magcache import MagCache
+from ..rules.middle import Middle
+from ..rules.proportional import Proportional
+from ..rules.teacache import TeaCache
+from ..stand_ins.adams_bashforth import AdamsBashforth
+from ..stand_ins.aligned import Aligned
+from ..stand_ins.less_noise import LessNoise
+from ..stand_ins.polynomial import Taylor
+from ..stand_ins.reuse import Reuse
+from ..stand_ins.scaled_change import ScaledChange
+
+RESIDUAL: dict[str, Any] = {"form": "delta"}  # what all blocks add to this step's own tokens
+
+# fmt: off
+JENGA = (
+    0, 1, 2, 3, 4, 7, 10, 13, 16, 19, 22, 25, 26, 29, 32, 35, 38, 41, 43, 45, 46, 47, 49,
+)
+# fmt: on
+
+MAG_PRESETS = {
+    f"{table}-{speed}": {"table": table, "thresh": thresh, "K": most}
+    for table in ("720p", "544p")
+    for speed, thresh, most in (("slow", 0.12, 4), ("fast", 0.24, 6))
+}
+
+ROWS = {
+    "ab-cache": Row(
+        LISTED_OR_INTERVAL,
+        everywhere(AdamsBashforth, Output),
+        about="The outputs of the last one, two or three steps, predicted ones too, combined as an "
+        "Adams-Bashforth step would. Reconstructed; at the velocity, or at the last hidden state.",
+        paper="AB-Cache, arXiv 2504.10540",
+    ),
+    "ertacache": Row(
+        (ErrorScaled,),
+        everywhere(ScaledChange),
+        about="All blocks' residual is reused outside a fixed list, each time scaled by how far a "
+        "table says it will have drifted. Reconstructed.",
+        paper="ERTACache, arXiv 2508.21091",
+    ),
+    "omnicache": Row(
+        (EarlyLateListed, EarlyLateInterval),
+        everywhere(LessNoise, Velocity),
+        about="The velocity is reused outside a fixed list, less the error that reuse had at the "
+        "last full step: its low frequencies early, its high ones late. Reconstructed.",
+        paper="OmniCache, arXiv 2508.16212",
+    ),
+    "teacache": Row(
+        (TeaCache,),
+        everywhere(Reuse),
+        about="All blocks' residual is reused until the changes of the first block's modulated "
+        "input, through a fitted polynomial, have added up to a threshold.",
+        paper="TeaCache, arXiv 2411.19108",
+        defaults=RESIDUAL,
+        presets={"slow": {"rel_l1_thresh": 0.1}, "fast": {"rel_l1_thresh": 0.15}},
+    ),
+    "magcache": Row(
+        (MagCache,),
+        everywhere(Reuse),
+        about="All blocks' residual is reused while a table of how its size changes from step to "
+        "step keeps the added-up error small. Full steps are known before the run.",
+        paper="MagCache, arXiv 2506.09045",
+        defaults=RESIDUAL,
+        presets=MAG_PRESETS,
+    ),
+    "easycache": Row(
+        (EasyCache,),
+        everywhere(Reuse, Velocity),
+        about="The difference between the velocity and the latents is reused, without any pass, "
+        "until the latents' changes, at the rate the velocity last followed them, add up.",
+        paper="EasyCache, arXiv 2507.02860",
+        defaults=RESIDUAL,
+    ),
+    "dicache": Row(
+        (DiCache,),
+        everywhere(Aligned),
+        about="The first blocks of every step are a probe; while its changes are small, the other "
+        "blocks' residual is taken from the last two full steps, as far along as the probe's is.",
+        paper="DiCache, arXiv 2508.17356",
+    ),
+    "jenga-steps": Row(
+        (Proportional,),
+        everywhere(Reuse),
+        about="All blocks' residual is reused outside a fixed list: 23 full steps of 50. The list "
+        "alone; Jenga's sparse attention and lower resolutions are no part of it.",
+        paper="Jenga, arXiv 2505.16864",
+        defaults={**RESIDUAL, "step_list": JENGA, "of_steps": 50},
+    ),
+    "teacache-1.5": Row(
+        (Middle,),
+        everywhere(Reuse),
+        about="HunyuanVideo 1.5's own teacache: the last hidden state again, outside a fixed list "
+        "of 25 full steps of 50. Nothing is measured.",
+        paper="HunyuanVideo 1.5 with AngelSlim, official code",
+    ),
+    "taylorcache-1.5": Row(
+        (Middle,),
+        everywhere(Taylor),
+        about="HunyuanVideo 1.5's own taylorcache: the last hidden state by a Taylor polynomial of "
+        "second order, outside a fixed list of 25 full steps of 50.",
+        paper="HunyuanVideo 1.5 with AngelSlim, official code",
+        defaults={"order": 2},
+    ),
+    "deepcache-1.5": Row(
+        (Middle,),
+        everywhere(Reuse, BeforeLast),
+        about="HunyuanVideo 1.5's own deepcache: the tokens before the last block again, and that "
+        "block on them, outside a fixed list of 25 full steps of 50.",
+        paper="HunyuanVideo 1.5 with AngelSlim, official code",
+    ),
+}

@@ -1,0 +1,117 @@
+"""The flag `--calibration`: a file, `none`, or what lies beside the model or in the cache."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..cache.calibration import Calibrations, Subject
+    from ..cache.policy import Policy
+    from ..cache.row import Parts
+    from ..config import DiTConfig
+    from ..pipeline.pipeline import Pipeline
+    from ..pipeline.request import Request
+    from ..schedule import Preset, Schedule
+
+NONE = "none"
+
+
+def add_calibration_argument(group: argparse._ActionsContainer) -> None:
+    """Add --calibration."""
+    group.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="tables that disca-rt calibrate fitted, for policies that need some; by default one "
+        "that fits, beside the model or in the user's cache folder; none: no table",
+    )
+
+
+def check_calibration(args: argparse.Namespace) -> None:
+    """Raise ValueError for a file that is no calibration, or a policy that takes nothing of it."""
+    from ..cache.policies import takes_calibration
+
+    if args.calibration in (None, NONE):
+        return
+    from ..calibration.file import read_calibration
+
+    read_calibration(Path(args.calibration))
+    if args.policy is None or not takes_calibration(args.policy):
+        raise ValueError(
+            f"policy {args.policy or 'of the schedule'} takes nothing from a calibration; leave "
+            "--calibration out"
+        )
+
+
+def choose_calibrations(args: argparse.Namespace, *beside: Path) -> "Calibrations | None":
+    """The calibration that is named, or those beside models in folders `beside`, and the user's."""
+    from ..calibration.places import search
+
+    if args.calibration == NONE:
+        return None
+    if args.calibration is None:
+        return search(*beside)
+    from ..calibration.file import read_calibration
+
+    return read_calibration(Path(args.calibration))
+
+
+def folders_beside(args: argparse.Namespace) -> list[Path]:
+    """The folders of the models that the flags name, as far as they are on this machine."""
+    named = [Path(each) for each in (args.dit, getattr(args, "model", None)) if each is not None]
+    return [each if each.is_dir() else each.parent for each in named if each.exists()]
+
+
+def tell_calibration(runtime: "Pipeline", request: "Request") -> None:
+    """Say which calibration the policy of a request takes options from, if any."""
+    from ..cache.policies import takes_calibration
+
+    if runtime.calibration is None or not takes_calibration(request.policy):
+        return
+    if found := runtime.calibration.fitting(runtime.subject(request)):
+        print(f"policy {request.policy}: options that are left out are of {found.source}")
+
+
+def resolve_sketch(
+    args: argparse.Namespace,
+    preset: "Preset",
+    policy: str,
+    config: "DiTConfig",
+    latents: tuple[int, int, int],
+) -> "tuple[Schedule, Policy]":
+    """Noise levels and policy of a sample that is counted, not run; see `sketched_with`."""
+    from ..cache.calibration import explained
+    from ..cache.policies import resolve, takes_calibration
+
+    found, subject = choose_calibrations(args), sketched_subject(config, latents, preset)
+    parts = sketched_with(args, policy, subject)
+    if found is None or not takes_calibration(policy):
+        return resolve(preset, policy, parts)
+    with explained(found, subject):
+        return resolve(preset, policy, parts)
+
+
+def sketched_with(args: argparse.Namespace, policy: str, subject: "Subject") -> "Parts":
+    """Parts of a model that is not there; with the calibration that `policy` takes some of."""
+    from ..cache.policies import takes_calibration
+    from ..cache.row import sketched
+
+    parts, found = sketched(subject.model), choose_calibrations(args)
+    if found is None or not takes_calibration(policy):
+        return parts
+    return parts._replace(calibration=found.fitting(subject))
+
+
+def sketched_subject(
+    config: "DiTConfig", latents: tuple[int, int, int], preset: "Preset | None" = None
+) -> "Subject":
+    """The facts that are known of a sample of a model that is not there.
+
+    The embedded model that ships is a distilled one of `TINY`'s sizes.
+    """
+    from ..cache.calibration import Subject
+    from ..tiny.config import TINY
+
+    if config == TINY:
+        config = replace(config, guidance_embed=True, meanflow=True)
+    return Subject(config, latents=latents, sigmas=preset and preset.schedule.sigmas)

@@ -1,0 +1,52 @@
+"""Methods in words: what `disca-rt caches` and the page of methods say."""
+
+import pytest
+
+from cache_draws import CONFIG, OPS
+from disca_rt.cache.described import methods_page, options_of, preset_text
+from disca_rt.cache.policies import FAMILIES, POLICIES, build_policy, read_policy
+from disca_rt.cache.row import Parts, sketched
+from disca_rt.cli import main
+
+PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
+
+
+def test_every_method_says_what_it_is() -> None:
+    page = methods_page()
+    for name, row in POLICIES.items():
+        assert row.about.endswith("."), name
+        assert f"- **`{name}`**" in page
+    assert sum(map(len, FAMILIES.values())) == len(POLICIES), "a name stands in one family"
+
+
+def test_told_defaults_are_what_an_option_takes() -> None:
+    """A default that is told, written down, is the policy without it."""
+    for name, row in POLICIES.items():
+        if row.follows_list:
+            continue
+        try:
+            plain = build_policy(name, PARTS)
+        except ValueError:  # it needs something that has no default
+            continue
+        for option in options_of(row):
+            if option.default is not None and option.name in row.slot_types:
+                assert build_policy(f"{name}:{option}", PARTS) == plain, f"{name}:{option}"
+
+
+def test_presets_are_the_options_that_are_told() -> None:
+    for name, row in POLICIES.items():
+        for preset, options in row.presets.items():
+            told = read_policy(f"{name}:{preset_text(options)}")
+            assert read_policy(f"{name}:{preset}") == told
+
+
+def test_the_command_lists_methods_and_tells_one(capsys: pytest.CaptureFixture) -> None:
+    assert main(["caches"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in POLICIES)
+    assert main(["caches", "hermite"]) == 0
+    told = capsys.readouterr().out
+    assert "contraction: of type float (default 0.5)" in told
+    assert "state: one of device, fp8, host, fp8-host (default device)" in told
+    assert main(["caches", "nothing"]) == 2
+    assert "a method must be one of" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""The judge: what it measures, what it writes down, and how it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from disca_rt.cache_judge.judging import Judging
+from disca_rt.cache_judge.page import page
+from disca_rt.cache_judge.picture import write_picture
+from disca_rt.cache_judge.record import Record
+from disca_rt.cache_judge.similarity import SAME, eight_bits, likeness, psnr, ssim
+from disca_rt.cache_judge.subject import UNCACHED
+from disca_rt.cache_judge.summary import Summary, frontier, summaries
+from made_up_subject import MadeUp
+
+POLICIES = ("reuse:interval=2", "reuse:interval=4", "reuse:interval=8", "taylor:interval=4")
+
+
+def judged(path: Path, subject: MadeUp) -> dict[str, Summary]:
+    Judging(subject, Record(path), lambda text: None).run(POLICIES)
+    return {row.policy: row for row in summaries(Record(path), subject.name)}
+
+
+def test_each_policy_is_measured_against_the_uncached_run(tmp_path: Path) -> None:
+    subject = MadeUp()
+    rows = judged(tmp_path / "caches.jsonl", subject)
+    assert [*rows] == [UNCACHED, *POLICIES]
+    assert rows[UNCACHED].full_steps == 8
+    assert rows[UNCACHED].psnr.mean == SAME
+    for policy in POLICIES:
+        row, errors = rows[policy], [subject.errors(policy, number)[-1] for number in range(3)]
+        assert row.l2_mean == pytest.approx(sum(errors) / 3)
+        assert row.l2_median == pytest.approx(sorted(errors)[1])
+        assert row.far == sum(error > 0.1 for error in errors) / 3
+        assert row.full_steps == pytest.approx(8 / row.speedup)
+        assert row.ratio == pytest.approx(1, abs=1e-6)
+        assert row.state_bytes == 1000
+    assert 4 < rows["reuse:interval=2"].full_steps < 5, "four steps without blocks are not free"
+
+
+def test_at_equal_cost_a_quarter_of_the_error_is_a_quarter(tmp_path: Path) -> None:
+    rows = judged(tmp_path / "caches.jsonl", MadeUp())
+    against = rows["taylor:interval=4"].against_reuse
+    assert against.mean == pytest.approx(0.25)
+    assert against.low <= against.mean <= against.high
+    assert rows["reuse:interval=4"].against_reuse is None
+
+
+def test_the_frontier_leaves_out_what_something_cheaper_is_as_near_as(tmp_path: Path) -> None:
+    rows = judged(tmp_path / "caches.jsonl", MadeUp())
+    best = [row.policy for row in frontier([*rows.values()])]
+    assert best == ["reuse:interval=8", "taylor:interval=4", "reuse:interval=2", "full"]
+
+
+def test_an_interrupted_judging_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole, path = MadeUp(), tmp_path / "caches.jsonl"
+    expected = judged(tmp_path / "other.jsonl", whole)
+    for stop_after in (2, 3, 4):
+        subject = MadeUp()
+        subject.stop_after = stop_after
+        with pytest.raises(KeyboardInterrupt):
+            judged(path, subject)
+    with path.open("a") as file:
+        file.write('{"kind": "clip", "cut o')
+    last = MadeUp()
+    assert judged(path, last) == expected
+    assert len(last.sampled) == len(whole.sampled) - 2 - 3 - 4
+    again = MadeUp()
+    assert judged(path, again) == expected
+    assert not again.sampled
+
+
+def test_a_record_of_other_facts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "caches.jsonl"
+    judged(path, MadeUp())
+    with pytest.raises(ValueError, match=r"was written with prompts 3, now it is 4; give another"):
+        judged(path, MadeUp(prompts=4))
+    assert [json.loads(line)["kind"] for line in path.read_text().splitlines()].count("cost") == 4
+
+
+def test_a_wrong_policy_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    subject = MadeUp()
+    judging = Judging(subject, Record(tmp_path / "caches.jsonl"), lambda text: None)
+    with pytest.raises(ValueError, match="interval must be a whole number"):
+        judging.run(("reuse:interval=2", "reuse:interval=0"))
+    assert not subject.sampled
+
+
+def test_page_and_picture(tmp_path: Path) -> None:
+    rows = {"made-up": [*judged(tmp_path / "caches.jsonl", MadeUp()).values()]}
+    text = page(rows, "facts")
+    assert "**`taylor:interval=4`**" in text
+    assert "| `reuse:interval=4` |" in text
+    assert "- **`disca`** (DisCa, arXiv 2602.05449): " in text
+    write_picture(tmp_path / "caches.png", rows)
+    assert (tmp_path / "caches.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_likeness_by_hand() -> None:
+    reference = torch.zeros(3, 2, 9, 8)
+    video = reference + 0.1
+    assert psnr(video, reference) == pytest.approx(20)
+    assert psnr(reference, reference) == SAME
+    # A constant difference leaves the means' term alone: C1 / (0.1² + C1).
+    assert ssim(video, reference) == pytest.approx(1e-4 / (0.01 + 1e-4))
+    torch.manual_seed(0)
+    a, b = torch.rand(3, 1, 7, 7).double(), torch.rand(3, 1, 7, 7).double()
+    mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
+    var_a, var_b = a.var((2, 3), correction=0), b.var((2, 3), correction=0)
+    both = ((a - mean_a[..., None, None]) * (b - mean_b[..., None, None])).mean((2, 3))
+    expected = (2 * mean_a * mean_b + 1e-4) * (2 * both + 9e-4)
+    expected /= (mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4)
+    assert ssim(a, b) == pytest.approx(expected.mean().item())
+
+
+def test_latents_that_are_not_finite_are_infinitely_far() -> None:
+    latents, frames = torch.ones(1, 1, 4, 4), torch.ones(3, 1, 8, 8)
+    broken = likeness(latents / 0, eight_bits(frames / 0 * 0), latents, eight_bits(frames))
+    assert broken.l2 == float("inf")
+    assert broken.psnr == 0
