@@ -50,6 +50,20 @@ def of_text(vector: Vector) -> Tensor:
     return vector if isinstance(vector, Tensor) else vector.values[:, -1]
 
 
+def groups(vector: Vector, count: int) -> Tensor:
+    """The values of `count` groups of rows, `[B, G, C]`; all the same where there are no groups."""
+    if isinstance(vector, Tensor):
+        return vector[:, None].expand(-1, count, -1)
+    return vector.values
+
+
+def with_groups(vector: Vector, values: Tensor) -> Vector:
+    """`vector` with the values `[B, G, C]` of its groups."""
+    if isinstance(vector, Tensor):
+        return values[:, 0]
+    return vector._replace(values=values)
+
+
 class StepContext(NamedTuple):
     """Inputs of all blocks of a step: `vec` of width C, rotary tables `[S_img, D/2]`, layout."""
 

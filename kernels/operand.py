@@ -51,15 +51,26 @@ class OperandOps:
             return F.gelu(linear(x), approximate="tanh")
         return self._kernels.linear_gelu(x, *dense)
 
-    def pair_linear(self, first: Tensor, second: Sequence[Tensor], linear: Operand) -> Tensor:
-        """`second` comes in pieces of rows, one or more, that together are as many as `first`'s."""
+    def pair_linear(
+        self,
+        first: Tensor,
+        second: Sequence[Tensor],
+        linear: Operand,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """`second` comes in pieces of rows, one or more, that together are as many as `first`'s.
+
+        `out`: preferred destination, may be ignored.
+        """
         dense = linear.dense()
         if dense is None:
             return linear(torch.cat([first, torch.cat([*second], dim=1)], dim=-1))
         if len(second) == 1:
-            return self._kernels.pair_linear(first, second[0], *dense)
+            return self._kernels.pair_linear(first, second[0], *dense, out=out)
         sizes = [piece.shape[1] for piece in second]
-        joint = self._kernels.buffer(first, (*first.shape[:2], linear.out_features))
+        joint = out
+        if joint is None:
+            joint = self._kernels.buffer(first, (*first.shape[:2], linear.out_features))
         outs = (None,) * len(sizes) if joint is None else joint.split(sizes, dim=1)
         parts = [
             self._kernels.pair_linear(*halves, *dense, out=out)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cache_draws import EVERY_BRANCH
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import resolve
+from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.interval import Interval
@@ -58,17 +59,69 @@ def test_table_4(paper_step, preset: str, passes: int, tflop: float) -> None:
     assert ours / 1e12 == pytest.approx(tflop, rel=TOLERANCE)
 
 
+FULL_STEP, PAB_STEP = 3945.52, 630.8  # TFLOP of the paper's, the second with attention reused
+PAPER_BASELINES = [  # full steps of 50, and what another step costs, of the paper's Table 4
+    ("delta-dit", 10, FULL_STEP * 20 / 60),
+    ("delta-dit", 7, FULL_STEP * 20 / 60),
+    ("pab", 10, PAB_STEP),
+    ("pab", 8, PAB_STEP),
+    ("teacache", 19.1, 0),
+    ("teacache", 10.3, 0),
+    ("fora", 20, 0),
+    ("fora", 9, 0),
+    ("taylorseer", 20, 0),
+    ("taylorseer", 11, 0),
+]
+SITES = {
+    "delta-dit": Site("blocks", 20, 60),
+    "pab": Site("branch", 0, 60, ("img_attn", "txt_attn", "attn")),
+    "teacache": Site("blocks", 0, 60),
+    "fora": Site("branch", 0, 60, EVERY_BRANCH),
+    "taylorseer": Site("branch", 0, 60, EVERY_BRANCH),
+}
+
+
+@pytest.mark.parametrize(("method", "full_steps", "tflop"), PAPER_BASELINES)
+def test_baselines_of_table_4(method: str, full_steps: float, tflop: float) -> None:
+    """At the counts that follow from its FLOPs; TeaCache's are means over prompts."""
+    full, cached = two_steps(SITES[method])
+    ours = full_steps * full + (50 - full_steps) * cached
+    paper = full_steps * FULL_STEP + (50 - full_steps) * tflop
+    assert ours / 1e12 == pytest.approx(paper, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("preset", "tflop"), [("disca-n5", 64_687), ("disca-n8", 58_058)])
+def test_presets_of_pab_cost_what_they_do_in_table_4(preset: str, tflop: float) -> None:
+    assert sampled(f"pab:{preset}") / 1e12 == pytest.approx(tflop, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("disca-n3", 20), ("disca-n6", 9)])
+def test_presets_of_fora_cost_what_they_do_in_table_4(preset: str, count: int) -> None:
+    assert sampled(f"fora:{preset}") / 1e12 == pytest.approx(count * FULL_STEP, rel=TOLERANCE)
+
+
+def sampled(text: str) -> int:
+    """FLOPs of 50 steps of the paper's size by the policy of a text."""
+    dit = MODELS["hunyuan-video-meanflow"]
+    policy = build_policy(text, sketched(dit))
+    plans = policy.known_plans(Setting(tuple(shifted(50, 7.0)), 1, len(policy.slots)))
+    return sample_flops(policy, plans, dit, (16, 33, 88, 88), (256,))
+
+
+def two_steps(site: Site) -> list[int]:
+    """FLOPs of a full step of the paper's size, and of one in which `site` is reused."""
+    policy = Policy("counted", Interval(2), (Slot(site, Reuse()),))
+    plans = policy.known_plans(Setting(tuple(shifted(2, 5.0)), 1, 1))
+    dit = MODELS["hunyuan-video-meanflow"]
+    return [sample_flops(policy, [plan], dit, (16, 33, 88, 88), (256,)) for plan in plans]
+
+
 def test_what_a_slot_replaces_is_not_counted(paper_step) -> None:
     """PAB as DisCa ran it: all joint attention reused, 630.8 of 3,945.5 TFLOP are left."""
-    dit, forward = MODELS["hunyuan-video-meanflow"], (16, 33, 88, 88)
-    attention = Site("branch", 0, 60, ("img_attn", "txt_attn", "attn"))
-    policy = Policy("pab", Interval(2), (Slot(attention, Reuse()),))
-    plans = policy.known_plans(Setting(tuple(shifted(2, 5.0)), 1, 1))
-    full, cached = (sample_flops(policy, [plan], dit, forward, (256,)) for plan in plans)
+    full, cached = two_steps(SITES["pab"])
     assert full == paper_step.full
-    assert cached / 1e12 == pytest.approx(630.8, rel=0.1)
-    front = Policy("delta-dit", Interval(2), (Slot(Site("blocks", 20, 60), Reuse("delta")),))
-    ranged = sample_flops(front, [plans[1]], dit, forward, (256,))
+    assert cached / 1e12 == pytest.approx(PAB_STEP, rel=0.005)
+    _, ranged = two_steps(SITES["delta-dit"])
     assert ranged / paper_step.full == pytest.approx(20 / 60, rel=0.01)
 
 

@@ -10,6 +10,7 @@ from disca_rt.cache.site import DOUBLE, SINGLE
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
+from disca_rt.models.blocks import Branch
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
 from disca_rt.models.stream import PendingSum, materialise
@@ -179,8 +180,10 @@ def test_time_r_is_averaged_in_1_0_and_summed_in_1_5(golden: Golden, dit: DiT) -
 class AllBranches:
     """Stands between a block and each of its branches."""
 
-    names = (*DOUBLE, *SINGLE)
-    instead = None
+    names = frozenset((*DOUBLE, *SINGLE))
+
+    def around(self, attention):
+        return attention
 
 
 def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
@@ -192,9 +195,9 @@ def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
         seen: list[str] = []
 
         class Seeing(AllBranches):
-            def __call__(self, name, compute, seen=seen):
+            def __call__(self, name, compute, gate=None, seen=seen):
                 seen.append(name)
-                return compute()
+                return Branch(compute(), gate)
 
         stream = (PendingSum(tokens),)
         hooked, plain = (
@@ -223,19 +226,19 @@ def test_a_hook_stands_in_for_a_branch_without_running_it(golden: Golden, dit: D
     kept: dict[str, Tensor] = {}
 
     class Keep(AllBranches):
-        def __call__(self, name, compute):
+        def __call__(self, name, compute, gate=None):
             kept[name] = compute()
-            return kept[name]
+            return Branch(kept[name], gate)
 
     class Replace(AllBranches):
-        def __call__(self, name, compute):
-            return kept[name]
+        def __call__(self, name, compute, gate=None):
+            return Branch(kept[name], gate)
 
     stream = (PendingSum(tokens),)
     expected = materialise(block(stream, context, Keep()), block.ops)
 
     class NeverAttends:
-        def begin(self, layout, instead):
+        def begin(self, layout):
             raise AssertionError("attention ran although its branches were replaced")
 
     attention, block.attention = block.attention, NeverAttends()

@@ -98,6 +98,45 @@ def test_pieces_of_rows_are_joined(ops: str, kind: Callable[[Linear], Linear]) -
     assert relative_error(whole, expected) <= EXACT
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", [LowRank, merged])
+def test_a_product_in_a_buffer_is_the_product(kind: Callable[[Linear], Linear], batch: int) -> None:
+    """Of whole rows, of a slice of a sample's, and of what halves of the inputs add to it."""
+    linear = kind(Linear(20, 6))
+    x = torch.randn(batch, 9, 20, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for given in (x, x[:, 2:7]):
+            out = torch.full((batch, given.shape[1], 6), float("nan"))
+            product = linear.into(given, out)
+            assert relative_error(product, linear(given)) <= EXACT
+            assert (product is out) == (kind is merged), "a linear that is not dense ignores it"
+            first, second = slice(8), slice(8, None)
+            shares = [
+                linear.share(given[..., columns], columns, is_second, torch.empty_like(out))
+                for is_second, columns in enumerate((first, second))
+            ]
+            assert relative_error(sum(shares), linear(given)) <= EXACT
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("ops", OPS)
+def test_a_pair_in_a_buffer_is_the_product(ops: str, pieces: int) -> None:
+    linear, pair_linear = Linear(20, 6), get_ops(ops, "cpu").pair_linear
+    first, second = torch.randn(2, 9, 8), torch.randn(2, 9, 12)
+    out = torch.full((2, 9, 6), float("nan"))
+    with torch.inference_mode():
+        product = pair_linear(first, second.tensor_split(pieces, dim=1), linear, out)
+        assert relative_error(product, linear(torch.cat([first, second], -1))) <= EXACT
+    assert (product is out) == (ops == "triton")
+
+
+def test_a_product_with_a_gradient_is_in_no_buffer() -> None:
+    linear, x = Linear(20, 6), torch.randn(1, 9, 20, requires_grad=True)
+    product = linear.into(x, torch.empty(1, 9, 6))
+    product.sum().backward()
+    assert relative_error(x.grad, linear.weight.sum(0).expand(1, 9, -1)) <= EXACT
+
+
 def test_a_linear_goes_with_its_last_reference() -> None:
     linear = qkv_linear(4)
     weight = weakref.ref(linear.weight)

@@ -88,3 +88,15 @@ class Attention(Protocol):
 
         `instead`, where given, is called in place of the backend.
         """
+
+
+class With:
+    """`attention`, with `instead` in place of its backend's call."""
+
+    def __init__(self, attention: Attention, instead: Instead) -> None:
+        self._attention, self._instead = attention, instead
+        self.local, self.sharding = attention.local, attention.sharding
+        self.prepare = attention.prepare
+
+    def begin(self, layout: TokenLayout) -> AttentionHandle:
+        return self._attention.begin(layout, self._instead)

@@ -38,7 +38,7 @@ def options_of(row: Row) -> list[Option]:
 
 def written(value: Any) -> str:
     """A value as an option takes it."""
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return str(value).lower()

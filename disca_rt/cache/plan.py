@@ -17,6 +17,7 @@ class Act(IntEnum):
     KEEP = 1  # compute, and keep the result for later steps
     STAND_IN = 2  # compute nothing: the stand-in's value is used
     CHECK = 3  # compute for comparison with the stand-in's value, which is used
+    REFRESH = 4  # the kept value, some rows of which the stand-in computes anew and keeps
 
 
 class Probe(NamedTuple):
@@ -25,18 +26,28 @@ class Probe(NamedTuple):
     `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
     "tokens" (after `block` blocks), "image" (their image rows), "residual" ("image" less those
     after `since` blocks), "latents" (before the step), "patches" (of a pass), "velocity" (guided,
-    in latent space) or "slot" (the value that the slot numbered `block` computes under CHECK or
-    KEEP).
+    in latent space), "slot" (the value that the slot numbered `block` computes under CHECK or KEEP)
+    or "score" (the mean over image rows of what the rule's linear head of `slot` makes of the
+    modulated input of that slot's branch, from the tokens after `block` blocks; against "head").
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
     that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
     for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
-    of `sampling.probes.NORMS`. Tensors of one pass are those of pass number `which_pass`.
+    of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to frame. Tensors of
+    one pass are those of pass number `which_pass`.
     """
 
     of: Literal[
-        "modulated", "tokens", "image", "residual", "latents", "patches", "velocity", "slot"
+        "modulated",
+        "tokens",
+        "image",
+        "residual",
+        "latents",
+        "patches",
+        "velocity",
+        "slot",
+        "score",
     ]
-    against: Literal["previous", "kept", "before", "stand-in", "conditional"] = "previous"
+    against: Literal["previous", "kept", "before", "stand-in", "conditional", "head"] = "previous"
     norm: str = "l1"
     block: int = 0
     which_pass: int = 0
@@ -100,10 +111,10 @@ class StepPlan(NamedTuple):
 
     A pass whose value a "guidance" or "velocity" slot stands in for does not run at all. `watch`
     are probes measured while the plan runs. `given` are scalars for the stand-ins, on the device,
-    and after them those of `given_by_pass[pass]`: plans that differ in them alone share a graph.
-    Reports count and time steps by their `label`; no computation depends on it. `probed`, which
-    the sampler notes and no rule gives, are the blocks of each pass that ran for probes before
-    there was a plan; None: the pass was not begun.
+    and after them those of `given_by_pass[pass]`; the step's velocity counts `scale` times. Plans
+    that differ in these alone share a graph. Reports count and time steps by their `label`; no
+    computation depends on it. `probed`, which the sampler notes and no rule gives, are the blocks
+    of each pass that ran for probes before there was a plan; None: the pass was not begun.
     """
 
     passes: tuple[tuple[Act, ...], ...]
@@ -111,12 +122,13 @@ class StepPlan(NamedTuple):
     watch: tuple[Probe, ...] = ()
     given: tuple[float, ...] = ()
     given_by_pass: tuple[tuple[float, ...], ...] = ()
+    scale: float = 1.0
     probed: tuple[int | None, ...] = ()
 
     @property
     def decisive(self) -> tuple[object, ...]:
         """All that decides the latents after the step: equal ones give the same."""
-        return self.passes, self.given, self.given_by_pass
+        return self.passes, self.given, self.given_by_pass, self.scale
 
     def given_to(self, number: int) -> tuple[float, ...]:
         """The scalars for the stand-ins of pass `number`."""
@@ -125,6 +137,10 @@ class StepPlan(NamedTuple):
     def keeps(self) -> bool:
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)
+
+    def changes(self) -> bool:
+        """True where any slot keeps something, or some rows of something."""
+        return self.keeps() or any(Act.REFRESH in acts for acts in self.passes)
 
 
 def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ()) -> StepPlan:
@@ -154,6 +170,19 @@ class Draft(NamedTuple):
 
 
 Answer = StepPlan | Ask | Draft
+
+
+def kept_before_use(computes: Sequence[bool], depth: int) -> list[Act]:
+    """A slot's act in each step, whose stand-in is made of the last `depth` values computed.
+
+    `computes` says which steps compute it. A value is kept where fewer than `depth` others follow
+    before a step that does not, so that nothing is kept that no step will use.
+    """
+    acts, since = [], depth
+    for is_computed in reversed(computes):
+        since = since + 1 if is_computed else 0
+        acts.append(Act.STAND_IN if not is_computed else Act.KEEP if since <= depth else Act.RUN)
+    return acts[::-1]
 
 
 class Setting(NamedTuple):

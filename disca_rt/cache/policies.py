@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
-from .methods import attention, ranges, whole_step_deciders, whole_steps
+from .methods import (
+    attention,
+    branches,
+    forecasts,
+    guidance,
+    ranges,
+    rows,
+    whole_step_deciders,
+    whole_steps,
+)
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -27,7 +36,11 @@ STATE = "state"  # the option that says where and how a policy keeps its buffers
 FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
     "whole steps": whole_step_deciders.ROWS,
+    "forecasts and drafts": forecasts.ROWS,
     "ranges of blocks": ranges.ROWS,
+    "guidance and several levels": guidance.ROWS,
+    "branches": branches.ROWS,
+    "subsets of tokens": rows.ROWS,
     "sparse attention": attention.ROWS,
 }
 """The rows by what the methods are about."""

@@ -9,7 +9,7 @@ from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
-from .stand_in import StandIn
+from .stand_in import StandIn, refreshes
 
 
 class Slot(NamedTuple):
@@ -52,8 +52,17 @@ class Policy:
         return plans
 
     def probes(self, passes: int) -> tuple[Probe, ...]:
-        """The probes of its rule in a sample of `passes` passes: none of a pass beyond."""
+        """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
+
+    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass `number`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, number) for site, _ in self.slots):
+            return acts
+        return tuple(
+            act if site.only_pass in (None, number) else Act.RUN
+            for act, (site, _) in zip(acts, self.slots, strict=True)
+        )
 
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""
@@ -78,26 +87,48 @@ def check_plan(
             f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
             f"got {plan.passes}"
         )
+    standing = _standing(policy.slots, plan)
     for number, acts in enumerate(plan.passes):
         for slot, act in enumerate(acts):
-            if act in (Act.STAND_IN, Act.CHECK) and (number, slot) not in kept:
+            if act in (Act.STAND_IN, Act.CHECK, Act.REFRESH) and (number, slot) not in kept:
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
                 )
-            if act in (Act.KEEP, Act.CHECK) and not _is_computed(policy.slots, plan, number, slot):
+            own, computes = policy.slots[slot].site, (Act.KEEP, Act.CHECK, Act.REFRESH)
+            if act in computes and not _is_computed(own, number, standing):
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} is to be kept or checked, but another "
                     "slot stands in for it; let that one run, or give this one RUN"
                 )
+            if act == Act.REFRESH and not _has_rows(policy.slots[slot]):
+                raise ValueError(
+                    f"{where}: slot {slot} is to compute some rows anew, and {policy.slots[slot]} "
+                    "cannot; use a stand-in of rows at branches of MLPs"
+                )
 
 
-def _is_computed(slots: tuple[Slot, ...], plan: StepPlan, number: int, slot: int) -> bool:
-    """False where slots of whole passes, or of the same blocks, stand in for what `slot` is of."""
-    standing = [
-        {slots[i].site for i, act in enumerate(acts) if act == Act.STAND_IN} for acts in plan.passes
+def _has_rows(slot: Slot) -> bool:
+    """True where the stand-in can compute rows alone, and they do not depend on other rows."""
+    is_mlp = all(name.endswith("mlp") for name in slot.site.names)
+    return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
+
+
+def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:
+    """The sites above branches at which something stands in, in each pass.
+
+    Those of branches too where a slot is at attention, of which branches are made.
+    """
+    has_attention = any(slot.site.level == "attention" for slot in slots)
+    above = [i for i, slot in enumerate(slots) if has_attention or slot.site.level != "branch"]
+    return [
+        {slots[i].site for i in above if acts[i] == Act.STAND_IN} if above else set()
+        for acts in plan.passes
     ]
-    own = slots[slot].site
+
+
+def _is_computed(own: Site, number: int, standing: list[set[Site]]) -> bool:
+    """False where slots of whole passes, or of the same blocks, stand in for what is at `own`."""
     if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
         return True
     if own.level == "attention" and _is_attention_replaced(own, standing[number]):
@@ -117,7 +148,7 @@ def _is_attention_replaced(own: Site, standing: set[Site]) -> bool:
             for name in site.names
             if site.level == "branch" and site.start <= block < site.stop
         }
-        if {"img_attn", "txt_attn"} <= names or names & {"attn", "total"}:
+        if {"img_attn", "txt_attn"} <= names or names & {"attn", "attn_part", "total"}:
             return True
     return False
 

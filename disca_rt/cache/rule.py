@@ -17,6 +17,7 @@ class Rule(Protocol[Memory]):
     """Plans each step of a sample. `probes`: all that it may ask for or watch.
 
     Those of a pass that a sample does not have are left out there, and must not be asked for.
+    One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it.
     Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
     """
 
@@ -47,6 +48,36 @@ def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
         memory = rule.remember(setting, step, plan, {}, memory)
         plans.append(plan)
     return tuple(plans)
+
+
+class Planned:
+    """A base for rules that plan all steps before the first one, in `plans`.
+
+    `plans(setting)` gives them in order; ValueError where options do not fit.
+    """
+
+    probes: tuple[Probe, ...] = ()
+
+    def start(self, setting: Setting) -> tuple[StepPlan, ...]:
+        """The plans of all steps."""
+        return self.plans(setting)
+
+    def decide(
+        self, setting: Setting, step: Step, seen: Seen, memory: tuple[StepPlan, ...]
+    ) -> StepPlan:
+        """The plan that was made for `step`."""
+        return memory[step.index]
+
+    def remember(
+        self,
+        setting: Setting,
+        step: Step,
+        plan: StepPlan,
+        seen: Seen,
+        memory: tuple[StepPlan, ...],
+    ) -> tuple[StepPlan, ...]:
+        """The same plans."""
+        return memory
 
 
 class Memoryless:

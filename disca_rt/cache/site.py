@@ -1,5 +1,6 @@
 """Sites: the places in a step where a stand-in may replace a computation. Pure data."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..config import DiTConfig
@@ -21,24 +22,45 @@ DOUBLE = {
     "img_mlp": BranchForm("img"),
     "txt_mlp": BranchForm("txt"),
 }
-SINGLE = {"attn": BranchForm("joint"), "mlp": BranchForm("joint", 4), "total": BranchForm("joint")}
-"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins."""
+SINGLE = {
+    "attn": BranchForm("joint"),
+    "mlp": BranchForm("joint", 4),
+    "total": BranchForm("joint"),
+    "attn_part": BranchForm("joint"),
+    "mlp_part": BranchForm("joint"),
+}
+"""The branches of both kinds of block; `attn` and `mlp` are the halves that `total` joins, their
+parts what each of them adds to it."""
+
+WITHIN = {"total": {*SINGLE}, "attn_part": {"attn"}, "mlp_part": {"mlp"}}
+"""The branches that others are made of."""
 
 
 class Site(NamedTuple):
     """A place of one of five levels.
 
     "blocks": the joint tokens after the blocks numbered `start` to `stop` - 1. "branch": in each of
-    these blocks, each branch of `names`, the tensor before its gate. "attention": in each of these
-    blocks, the output of joint attention before its projection, for the heads at hand. "guidance":
-    the velocity patches of the unconditional pass. "velocity": the guided velocity in latent space,
-    for which no pass runs.
+    these blocks, each branch of `names`, the tensor before its gate; where `gated`, its gate of
+    then goes with it, so that what is added to the tokens is as it was. "attention": in each of
+    these blocks, the output of joint attention before its projection, for the heads at hand.
+    "guidance": the velocity patches of the unconditional pass. "velocity": the guided velocity in
+    latent space, for which no pass runs.
+
+    A site of blocks, or within them, is in every pass, or in `only_pass`: in the other one nothing
+    is kept, and its acts there do nothing.
     """
 
     level: Level
     start: int = 0
     stop: int = 0
     names: tuple[str, ...] = ()
+    gated: bool = False
+    only_pass: int | None = None
+
+    def is_in(self, number: int) -> bool:
+        """True where pass `number` has the site's places."""
+        only = {"guidance": 1, "velocity": 0}.get(self.level, self.only_pass)
+        return only in (None, number)
 
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
@@ -49,21 +71,19 @@ class Site(NamedTuple):
         return self.level == "attention" and self.start <= block < self.stop
 
     def shares_branch(self, other: "Site") -> bool:
-        """True where both have a branch in common, or one has a half of the other's `total`."""
+        """True where both have a branch in common, or one has what another's is made of."""
         if self.level != "branch" or other.level != "branch":
             return False
         ours, theirs = (
-            {*site.names, *(("attn", "mlp") if "total" in site.names else ())}
+            {*site.names}.union(*(WITHIN.get(name, ()) for name in site.names))
             for site in (self, other)
         )
         is_apart = self.stop <= other.start or other.stop <= self.start
         return not is_apart and bool(ours & theirs)
 
-    def check(self, dit: DiTConfig, passes: int) -> None:
-        """Raises ValueError where a sample of `passes` passes has nothing at this site."""
+    def check(self, dit: DiTConfig) -> None:
+        """Raises ValueError where a model of these sizes has nothing at this site."""
         blocks = dit.double + dit.single
-        if self.level == "guidance" and passes != 2:
-            raise ValueError("a site at guidance needs classifier-free guidance, got one pass")
         if self.level in ("guidance", "velocity"):
             return
         if not 0 <= self.start < self.stop <= blocks:
@@ -73,12 +93,29 @@ class Site(NamedTuple):
         unknown = [name for name in self.names if name not in (*DOUBLE, *SINGLE)]
         if unknown:
             raise ValueError(f"a branch must be one of {[*DOUBLE, *SINGLE]}, got {unknown[0]!r}")
+        halves = [name for name in self.names if name in SINGLE and name != "total"]
+        if self.gated and halves:
+            raise ValueError(f"branch {halves[0]} has no gate of its own; let the site have total")
         here = {*(DOUBLE if self.start < dit.double else ())}
         here |= {*(SINGLE if self.stop > dit.double else ())}
         if self.level == "branch" and not here & {*self.names}:
             raise ValueError(
                 f"blocks {self.start} to {self.stop - 1} have none of the branches {self.names}"
             )
+
+
+def check_sites(sites: Sequence[Site], dit: DiTConfig, passes: int) -> None:
+    """Raises ValueError where a model has nothing at one of `sites`, or `passes` have none of all.
+
+    A site that no pass has is left out: what a method does at guidance, where there is one pass.
+    """
+    for site in sites:
+        site.check(dit)
+    if sites and not any(site.is_in(number) for site in sites for number in range(passes)):
+        raise ValueError(
+            "it acts on the unconditional pass alone, and there is one pass; give it "
+            "classifier-free guidance"
+        )
 
 
 def whole(dit: DiTConfig) -> Site:

@@ -5,33 +5,53 @@ same signature, so all blocks, a range of them or none can run. `branches` may p
 place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence, Set
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from ..attention.protocol import Attention, AttentionHandle, Instead, NoOverlap, Overlap
+from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector, of_text
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
-from .row_groups import gate_residual, layer_norm_modulate
+from .row_groups import layer_norm_modulate
 from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
 
 T = TypeVar("T")
+PARTS = "attn_part", "mlp_part"
+
 Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
+
+
+class Branch(NamedTuple):
+    """A branch before its gate, and the gate; None for the halves of a single-stream block."""
+
+    value: Tensor
+    gate: Vector | None
+
+
+Compute = Callable[..., Tensor]
+"""Computes a branch; `out`, where it takes one, is a preferred destination, may be ignored.
+
+That of an MLP may be given `rows [B, R]`, and then computes the rows that these number.
+"""
 
 
 class Branches(Protocol):
     """Stands between a block and its branches, the tensors before their gates."""
 
-    names: Collection[str]  # the branches that it changes anything of
-    instead: Instead | None  # called in place of the attention backend
+    names: Set[str]  # the branches that it changes anything of
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The branch `name`: `compute()`, or something in its place; then `compute` never runs."""
+    def around(self, attention: Attention) -> Attention:
+        """The attention that the block is to use in place of its own, or that itself."""
+
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
+        """The branch `name`: `compute()` and `gate`, or something in the place of either.
+
+        Where the value has another in its place, `compute` never runs.
+        """
 
 
 def norm_rope_for(
@@ -134,7 +154,7 @@ class DoubleStreamBlock(nn.Module):
         img_mod, txt_mod = mods
         img, img_in = add_norm(parts[0], *img_mod[:2], self.ops)
         txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops)
-        img_attn, txt_attn = self._attend(img_in, txt_in, context)
+        img_attn, txt_attn = self._attend(img_in, txt_in, context, self.attention)
         img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
         txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
         img_part = PendingSum(img, self.img_mlp(img_normed), img_mod[-1])
@@ -143,30 +163,41 @@ class DoubleStreamBlock(nn.Module):
     def _in_branches(
         self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext, branches: Branches
     ) -> Stream:
-        """Run the branches with every sum taken, so that replacing one also saves its norm."""
-        img, txt = (materialise((part,), self.ops) for part in parts)
-        img_in, txt_in = (
-            partial(self._norm, x, mod[:2]) for x, mod in ((img, mods[0]), (txt, mods[1]))
-        )
-        joint = once(lambda: self._attend(img_in(), txt_in(), context, branches.instead))
-        img_attn = branches("img_attn", lambda: self.img_attn_proj(joint()[0]))
-        txt_attn = branches("txt_attn", lambda: self.txt_attn_proj(joint()[1]))
-        img = gate_residual(self.ops, img, img_attn, mods[0][2])
-        txt = self.ops.gate_residual(txt, txt_attn, mods[1][2])
-        img_mlp = branches("img_mlp", lambda: self.img_mlp(self._norm(img, mods[0][3:5])))
-        txt_mlp = branches("txt_mlp", lambda: self.txt_mlp(self._norm(txt, mods[1][3:5])))
-        img = gate_residual(self.ops, img, img_mlp, mods[0][-1])
-        return PendingSum(img), PendingSum(self.ops.gate_residual(txt, txt_mlp, mods[1][-1]))
+        """Run the branches one by one; of a replaced one nothing is computed, its norm neither."""
+        img_mod, txt_mod = mods
+        img, txt = (self._entered(part, mod[:2]) for part, mod in zip(parts, mods, strict=True))
+        attention = branches.around(self.attention)
+        joint = once(lambda: self._attend(img.normed(), txt.normed(), context, attention))
+        img_proj, txt_proj = self.img_attn_proj, self.txt_attn_proj
+        img_attn = branches("img_attn", lambda out=None: img_proj.into(joint()[0], out), img_mod[2])
+        txt_attn = branches("txt_attn", lambda out=None: txt_proj.into(joint()[1], out), txt_mod[2])
+        img_2 = self._entered(PendingSum(img.sum(), *img_attn), img_mod[3:5])
+        txt_2 = self._entered(PendingSum(txt.sum(), *txt_attn), txt_mod[3:5])
+        img_mlp = branches("img_mlp", self._mlp(self.img_mlp, img_2, img_mod[3:5]), img_mod[-1])
+        txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt_2, txt_mod[3:5]), txt_mod[-1])
+        return PendingSum(img_2.sum(), *img_mlp), PendingSum(txt_2.sum(), *txt_mlp)
 
-    def _norm(self, x: Tensor, shift_scale: Mods) -> Tensor:
-        return layer_norm_modulate(self.ops, x, *shift_scale)
+    def _mlp(self, mlp: MLP, entered: "_Entered", shift_scale: Mods) -> Compute:
+        """The MLP of all rows, or of some."""
+
+        def compute(out: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return mlp(entered.normed(), out)
+            return mlp(layer_norm_modulate(self.ops, entered.sum(), *shift_scale, rows=rows))
+
+        return compute
+
+    def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
+        return _Entered(
+            lambda: add_norm(part, *shift_scale, self.ops), lambda: materialise((part,), self.ops)
+        )
 
     def _attend(
-        self, img_in: Tensor, txt_in: Tensor, context: StepContext, instead: Instead | None = None
+        self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
     ) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
-        attention = self.attention.begin(context.layout, instead)
+        attention = given.begin(context.layout)
         attention.put_v(self._project("v", img_in, txt_in))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
@@ -189,7 +220,8 @@ class DoubleStreamBlock(nn.Module):
 class SingleStreamBlock(nn.Module):
     """Attention and MLP in parallel over joint tokens (arXiv 2302.05442).
 
-    Branches: `attn` and `mlp` (before `linear2`) and `total` (after it).
+    Branches: `attn` and `mlp` (before `linear2`), `total` (after it), and `attn_part` and
+    `mlp_part`, what each half adds to `total`.
     """
 
     def __init__(
@@ -210,51 +242,99 @@ class SingleStreamBlock(nn.Module):
         if branches is None:
             x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)
-            attn = self._attend(normed, context, mlp)
+            attn = self._attend(normed, context, mlp, self.attention)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
-        x = materialise(stream, self.ops)
-        norm = once(lambda: layer_norm_modulate(self.ops, x, shift, scale))
-        total = branches("total", lambda: self._in_branches(norm, context, branches))
-        return (PendingSum(gate_residual(self.ops, x, total, gate)),)
+        joint = _Entered(
+            lambda: add_norm_joint(stream, shift, scale, self.ops),
+            lambda: materialise(stream, self.ops),
+        )
+
+        def norm(rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return joint.normed()
+            return layer_norm_modulate(self.ops, joint.sum(), shift, scale, rows=rows)
+
+        total = branches(
+            "total", lambda out=None: self._in_branches(norm, context, branches, out), gate
+        )
+        return (PendingSum(joint.sum(), *total),)
 
     def _in_branches(
-        self, norm: Callable[[], Tensor], context: StepContext, branches: Branches
-    ) -> Tensor:
-        if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
-            mlp = [branches("mlp", lambda: self._mlp(norm()))]
-            attn = self._branch_attn(norm, context, branches, NoOverlap())
-            return self._join_halves(attn, mlp)
-        half = _MLPHalf(self._mlp, norm())
-        attn = self._branch_attn(norm, context, branches, half)
-        return self._join_halves(attn, half.finish())
-
-    def _branch_attn(
         self,
-        norm: Callable[[], Tensor],
+        norm: Callable[..., Tensor],
         context: StepContext,
         branches: Branches,
-        work: Overlap,
+        out: Tensor | None,
     ) -> Tensor:
-        return branches("attn", lambda: self._attend(norm(), context, work, branches.instead))
+        """The `total` branch; `norm` gives all rows normalised, or those with given numbers."""
+        given = branches.around(self.attention)
+
+        def mlp() -> Tensor:
+            return branches("mlp", lambda rows=None: self._mlp(norm(rows))).value
+
+        def attn(work: Overlap) -> Tensor:
+            return branches("attn", lambda: self._attend(norm(), context, work, given)).value
+
+        if not branches.names.isdisjoint(PARTS):
+            return self._in_parts(lambda: attn(NoOverlap()), mlp, branches)
+        if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
+            half = mlp()
+            return self._join_halves(attn(NoOverlap()), [half], out)
+        pieces = _MLPHalf(self._mlp, norm())
+        return self._join_halves(attn(pieces), pieces.finish(), out)
+
+    def _in_parts(
+        self, attn: Callable[[], Tensor], mlp: Callable[[], Tensor], branches: Branches
+    ) -> Tensor:
+        """`linear2` as the sum of what each half adds to it, either of which may be replaced."""
+        width, share = self.linear2.out_features, self.linear2.share
+        of_attn, of_mlp = slice(width), slice(width, None)
+        mlp_part, _ = branches("mlp_part", lambda out=None: share(mlp(), of_mlp, True, out))
+        attn_part, _ = branches("attn_part", lambda out=None: share(attn(), of_attn, False, out))
+        return attn_part + mlp_part
 
     def _mlp(self, x: Tensor) -> Tensor:
         return self.ops.linear_gelu(x, self.linear1.rows["extra"])
 
-    def _join_halves(self, attn: Tensor, mlp: Sequence[Tensor]) -> Tensor:
-        """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
-        return self.ops.pair_linear(attn, mlp, self.linear2)
-
-    def _attend(
-        self, x: Tensor, context: StepContext, work: Overlap, instead: Instead | None = None
+    def _join_halves(
+        self, attn: Tensor, mlp: Sequence[Tensor], out: Tensor | None = None
     ) -> Tensor:
+        """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
+        return self.ops.pair_linear(attn, mlp, self.linear2, out)
+
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap, given: Attention) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
-        attention = self.attention.begin(context.layout, instead)
+        attention = given.begin(context.layout)
         attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))
         attention.put_q(norm_rope(self.linear1.rows["q"](x).unflatten(-1, heads), q_norm, q_norm))
         return attention.result(work)
+
+
+class _Entered:
+    """Rows at the start of a branch: their sum, and its norm where any branch reads that.
+
+    One op takes both (`add_norm`); where nothing reads the norm only the sum is taken (`add`).
+    """
+
+    def __init__(
+        self, add_norm: Callable[[], tuple[Tensor, ...]], add: Callable[[], Tensor]
+    ) -> None:
+        self._add_norm, self._add = add_norm, add
+        self._sum: Tensor | None = None
+        self._normed: Tensor | None = None
+
+    def normed(self) -> Tensor:
+        if self._normed is None:
+            self._sum, self._normed = self._add_norm()
+        return self._normed
+
+    def sum(self) -> Tensor:
+        if self._sum is None:
+            self._sum = self._add()
+        return self._sum
 
 
 class _MLPHalf:

@@ -91,8 +91,9 @@ class MLP(nn.Module):
         self.fc1 = Linear(hidden, ratio * hidden)
         self.fc2 = Linear(ratio * hidden, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ops.linear_gelu(x, self.fc1))
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`out`: preferred destination, may be ignored."""
+        return self.fc2.into(self.ops.linear_gelu(x, self.fc1), out)
 
 
 class ByT5Mapper(nn.Module):

@@ -41,6 +41,40 @@ class Linear(nn.Linear):
         """`weight·x + bias` of `rows`: `[..., K]` -> `[..., N]`."""
         return F.linear(x, *self.dense(rows))
 
+    def into(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """`weight·x + bias` of `x [B, S, K]`. `out`: preferred destination, may be ignored."""
+        dense = None if out is None or torch.is_grad_enabled() else self.dense()
+        return self(x) if dense is None else _product(x, *dense, out)
+
+    def share(
+        self, x: Tensor, columns: slice, with_bias: bool, out: Tensor | None = None
+    ) -> Tensor:
+        """What the inputs numbered `columns`, `x [B, S, k]`, add to `weight·x + bias`.
+
+        The shares of all inputs, one of them `with_bias`, are the product; `out` as of `into`.
+        """
+        dense = self.dense()
+        if dense is None:
+            start, stop, _ = columns.indices(self.in_features)
+            product = self(F.pad(x, (start, self.in_features - stop)))
+            return product if with_bias else product - self.bias
+        weight, bias = dense[0][:, columns], dense[1] if with_bias else None
+        return _product(x, weight, bias, None if torch.is_grad_enabled() else out)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """`weight·x + bias` of `x [B, S, K]`, in `out` where there is one."""
+    if out is None:
+        return F.linear(x, weight, bias)
+    whole = x.is_contiguous() and out.is_contiguous()  # as F.linear does it, to the bit
+    pairs = [(x.flatten(0, 1), out.flatten(0, 1))] if whole else zip(x, out, strict=True)
+    for rows, out_rows in pairs:
+        if bias is None:
+            torch.mm(rows, weight.T, out=out_rows)
+        else:
+            torch.addmm(bias, rows, weight.T, out=out_rows)
+    return out
+
 
 class Rows:
     """The operand of some `rows` of `linear`, which has to be kept by someone else.

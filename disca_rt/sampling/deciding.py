@@ -98,6 +98,9 @@ class Deciding:
             self._under[probe.which_pass] = under
         key = "ask", probe, None if under is None else under.passes[probe.which_pass]
         tensors = self._with_numbers(under)
+        if probe.of == "score":
+            head = loop.rule.head(self._step.index, probe.slot)
+            tensors = tensors._replace(head=head.to(tensors.latents.device))
         begun = self._begun.get(probe.which_pass)
         begun, look = loop.piece(key, partial(loop.sampler.ask, ask), begun, tensors)
         if begun is not None:
@@ -107,7 +110,7 @@ class Deciding:
         self._see((probe,), (look,), self._now)
 
     def _draft(self, draft: Draft) -> _Drafted:
-        if draft.plan.keeps():
+        if draft.plan.changes():
             raise ValueError(f"policy {self._loop.policy.name}: a draft must keep nothing")
         # The latents may be in memory that the draft's capture writes.
         self._tensors = self._tensors._replace(latents=self._tensors.latents.clone())
@@ -122,6 +125,7 @@ class Deciding:
         if plan.keeps():
             plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
         tensors = self._with_numbers(plan)
+        tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
         outcome = self._loop.compute(plan, self._begun, tensors)
         self._see(plan.watch, outcome.looks, now)
         return outcome.latents
@@ -183,6 +187,8 @@ class Deciding:
 
     def _is_whole(self, probe: Probe) -> bool:
         """True where every rank has the whole tensor that a probe looks at."""
+        if probe.norm == "motion":
+            return True
         if probe.of == "slot":
             return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
         return probe.of in ("latents", "patches", "velocity")

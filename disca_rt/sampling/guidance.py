@@ -1,5 +1,6 @@
 """Guidance of a sample, and the scalars that the model is fed at each step."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class StepRow(NamedTuple):
     inputs: StepInputs
     dt: Tensor
 
+    def scaled(self, scale: float) -> "StepRow":
+        """The same of a step in which the velocity counts `scale` times."""
+        return self if scale == 1 else self._replace(dt=self.dt * scale)
+
 
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
@@ -40,6 +45,14 @@ class StepTable(NamedTuple):
         """The scalars of step number `index`."""
         r = self.timesteps[index + 1] if self.has_r else None
         return StepRow(StepInputs(self.timesteps[index], r, self.guidance), self.dt[index])
+
+
+def scaled(table: StepTable, scales: Sequence[float]) -> StepTable:
+    """The same of steps in which the velocity counts so many times."""
+    if all(scale == 1 for scale in scales):
+        return table
+    factors = torch.tensor(scales, dtype=torch.float32, device=table.dt.device)
+    return table._replace(dt=table.dt * factors)
 
 
 def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> StepTable:

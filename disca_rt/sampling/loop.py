@@ -19,7 +19,7 @@ from ..instruments.stopwatch import Stopwatch
 from ..models.prepared import Prepared
 from ..schedule import Step
 from .deciding import Deciding, Moved
-from .guidance import StepTable
+from .guidance import StepTable, scaled
 from .passes import Begun
 from .sampler import Outcome, Sampler, StepTensors
 from .state import known_numbers, nothing_kept, numbers
@@ -29,18 +29,43 @@ class Cancelled(RuntimeError):
     """A sample was cancelled between two steps."""
 
 
+class Turn(NamedTuple):
+    """The place of a sample among `samples` of a batch that are run one after the other."""
+
+    sample: int = 0
+    samples: int = 1
+
+
+ALONE = Turn()  # of a sample, or a batch, that is run at once
+
+
 class StepEvent(NamedTuple):
-    """The argument of a callback after each step; `latents` are live: clone to keep them."""
+    """The argument of a callback after each step; `latents` are live: clone to keep them.
+
+    Where the samples of a batch are run one after the other, each has all `steps`, and the latents
+    are of sample number `turn.sample` alone.
+    """
 
     step: Step
     steps: int
     plan: StepPlan
     latents: Tensor
+    turn: Turn = ALONE
 
     @property
     def kind(self) -> str:
         """The label of the step's plan, such as "full" or "predicted"."""
         return self.plan.label
+
+    @property
+    def done(self) -> int:
+        """The steps that have ended, those of samples before this one included."""
+        return self.turn.sample * self.steps + self.step.index + 1
+
+    @property
+    def total(self) -> int:
+        """The steps of all samples that are run one after the other."""
+        return self.turn.samples * self.steps
 
 
 class Loop:
@@ -57,7 +82,9 @@ class Loop:
         self.sampler, self.policy, self.rule = sampler, sampler.policy, sampler.policy.rule
         self.sharding, self._mark = sampler.forward.sharding, sampler.mark
         self.setting, self.table = setting, table
-        self._prepared, self._graphs = tuple(prepared), graphs
+        # Decisions of every block have more outcomes than a runner keeps captures.
+        is_captured = all(probe.of != "score" for probe in self.rule.probes)
+        self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
@@ -68,6 +95,7 @@ class Loop:
         stopwatch: Stopwatch,
         on_step: Callable[[StepEvent], None] | None,
         cancel: threading.Event | None,
+        turn: Turn = ALONE,
     ) -> Tensor:
         """The clean latents. Raises `Cancelled` when `cancel` is set between steps.
 
@@ -82,13 +110,14 @@ class Loop:
         steps = len(self.setting.steps)
         for step in self.setting.steps:
             if cancel is not None and cancel.is_set():
-                raise Cancelled(f"cancelled before step {step.index} of {steps}")
+                of_sample = f", sample {turn.sample} of {turn.samples}" * (turn.samples > 1)
+                raise Cancelled(f"cancelled before step {step.index} of {steps}{of_sample}")
             started = stopwatch.start()
             with self._mark(f"step {step.index}"):
                 plan, latents, moved = self._step(step, latents, moved)
             stopwatch.stop(f"{plan.label} steps", started)
             if on_step is not None:
-                on_step(StepEvent(step, steps, plan, latents))
+                on_step(StepEvent(step, steps, plan, latents, turn))
         return latents if self._graphs is None else latents.clone()
 
     def _trajectory(
@@ -103,7 +132,7 @@ class Loop:
             ("trajectory", plans, self.sampler.key()),
             partial(self.sampler.trajectory, plans),
             latents,
-            self.table,
+            scaled(self.table, [plan.scale for plan in plans]),
             self._rows,
             bound=self._prepared,
             depends_on=self.sampler.depends_on,
@@ -120,7 +149,8 @@ class Loop:
             self.plans[step.index],
             None if self._rows is None else self._rows[step.index],
         )
-        latents = self.compute(plan, {}, StepTensors(latents, row, numbers)).latents
+        tensors = StepTensors(latents, row.scaled(plan.scale), numbers)
+        latents = self.compute(plan, {}, tensors).latents
         return plan, latents, moved  # nothing that moves on is asked for again
 
     def compute(self, plan: StepPlan, begun: dict[int, Begun], tensors: StepTensors) -> Outcome:

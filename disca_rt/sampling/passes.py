@@ -7,16 +7,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..attention.protocol import AttentionInputs, Instead
-from ..cache.kept import ATTENTION, WHOLE, Place
+from ..attention.kept_keys import KeptKeys, Rows
+from ..attention.protocol import Attention, AttentionInputs, With
+from ..cache.kept import GATE_GROUPS, gate_of
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.site import IN_BLOCKS, SINGLE
-from ..cache.stand_in import Kept, Moment
-from ..models.blocks import Branches, run_blocks
-from ..tokens import StepContext
-from .probes import sums
+from ..cache.site import DOUBLE, IN_BLOCKS, SINGLE
+from ..cache.stand_in import ATTENTION, WHOLE, Beside, Kept, Moment, OtherPass, Place, refreshes
+from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
+from ..models.row_groups import gate_rows
+from ..sharding import Sharding
+from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
+from .probes import motion, sums
+
+BRANCHES = {**DOUBLE, **SINGLE}
+INTO = {*DOUBLE, "total", *PARTS}  # branches that end in a product, which may go into a buffer
 
 
 class Begun(NamedTuple):
@@ -36,58 +42,141 @@ class Begun(NamedTuple):
 class Looked:
     """Measurements of one pass: `tokens` after blocks by number, and its `patches`.
 
-    `probes` are those of slots, by slot; `sums` are theirs.
+    `probes` are those of slots, by slot; `sums` are theirs. `gather` gives the image rows of all
+    ranks.
     """
 
+    gather: Callable[[Tensor, TokenLayout], Tensor]
     probes: dict[int, tuple[Probe, ...]] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[Probe, Tensor] = field(default_factory=dict)
     patches: Tensor | None = None
 
 
-class SlotsOfPass(NamedTuple):
-    """The slots of one pass: their acts, buffers by place, and scalars.
+Around = Callable[[Attention], Attention]
+"""Makes an attention of a block's own."""
 
-    `conditional` are the buffers in the conditional pass, which may be this one.
-    """
+
+def around(
+    kept: tuple[Tensor, Tensor], context: StepContext, rows: Rows | None, attention: Attention
+) -> Attention:
+    """`attention` with keys and values `kept`; `context` is that of all rows."""
+    return KeptKeys(attention, *kept, context.layout, rows)
+
+
+class SlotsOfPass(NamedTuple):
+    """The slots of pass `number`: their acts and scalars, and the buffers of all passes."""
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
-    kept: tuple[dict[Place, Kept], ...]
+    number: int
     numbers: Sequence[Tensor | None]
     looked: Looked
-    conditional: tuple[dict[Place, Kept], ...]
+    beside: Beside
+    sharding: Sharding
+    lengths: tuple[Tensor | None, ...] = ()  # image plus valid text tokens of each pass
+
+    @property
+    def kept(self) -> tuple[dict[Place, Kept], ...]:
+        """The buffers of each slot, by place."""
+        return self.beside[self.number]
 
     def use(
         self,
         slot: int,
-        compute: Callable[[], Tensor] | None,
+        compute: Callable[..., Tensor] | None,
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
+        gates: tuple[Vector, Vector] | None = None,
         attention: AttentionInputs | None = None,
     ) -> Tensor:
-        """The value at a place of `slot`, by its act; `compute` gives the computed one."""
+        """The value at a place of `slot`, by its act; `compute` gives the computed one.
+
+        Where rows can be computed alone, it takes their numbers. Probes see the value times the
+        first of `gates`, and the stand-in's times the second.
+        """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        conditional = self.conditional[slot].get(place)
-        at = Moment(entering, context, self.numbers[slot], attention, conditional)
+        at = Moment(
+            entering,
+            context,
+            self.numbers[slot],
+            self.sharding,
+            self._other(slot, place),
+            place,
+            self.beside,
+            self.number,
+            attention,
+        )
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
+        if act == Act.REFRESH:
+            return stand_in.refresh(kept, compute, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
-        is_joint = place == WHOLE or place[1] in (*SINGLE, ATTENTION)
         for probe in probes:
-            pair = sums(probe, value, instead, context if is_joint else None)
+            pair = self._sums(probe, value, instead, context, place, gates)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
 
-    def out(self, slot: int | None) -> Tensor | None:
-        """The buffer in which the value of `slot` may be computed, if it is not looked at."""
-        if slot is None or slot in self.looked.probes:
+    def _other(self, slot: int, place: Place) -> OtherPass | None:
+        if len(self.lengths) < 2 or not self.slots[slot].stand_in.reads_other_pass:
             return None
-        return self.slots[slot].stand_in.out(self.kept[slot][WHOLE])
+        other = 1 - self.number
+        return OtherPass(self.beside[other][slot][place], self.lengths[other])
+
+    def _sums(
+        self,
+        probe: Probe,
+        value: Tensor,
+        instead: Tensor,
+        context: StepContext | None,
+        place: Place,
+        gates: tuple[Vector, Vector] | None,
+    ) -> Tensor:
+        """The two sums of a probe of a slot."""
+        if gates is not None:
+            value, instead = (
+                gate_rows(each, gate) for each, gate in zip((value, instead), gates, strict=True)
+            )
+        if probe.norm == "motion":
+            layout = context.layout
+            return motion(self.looked.gather(value[:, : layout.img_len], layout), layout)
+        is_text = place[1].startswith("txt")
+        may_be_padded = place == WHOLE or place[1] in (*SINGLE, ATTENTION) or is_text
+        return sums(probe, value, instead, context if may_be_padded else None, is_text)
+
+    def use_branch(
+        self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
+    ) -> Branch:
+        """A branch by the act of `slot`, with the gate that goes with it."""
+        out = self.out(slot, place) if place[1] in INTO else None
+        computed = compute if out is None else partial(compute, out=out)
+        if self.acts[slot] == Act.REFRESH:
+            computed = lambda rows: compute(rows=rows)  # noqa: E731
+        if not self.slots[slot].site.gated:
+            return Branch(self.use(slot, computed, None, context, place), gate)
+        act, stand_in = self.acts[slot], self.slots[slot].stand_in
+        kept, at = (
+            self.kept[slot][gate_of(place)],
+            Moment(None, context, self.numbers[slot]),
+        )
+        is_replaced = act in (Act.STAND_IN, Act.CHECK)
+        gates = None
+        if is_replaced or slot in self.looked.probes:
+            gates = gate, with_groups(gate, stand_in.value(kept, at))
+        value = self.use(slot, computed, None, context, place, gates)
+        if act == Act.KEEP:
+            stand_in.keep(kept, groups(gate, GATE_GROUPS), at)
+        return Branch(value, gates[1] if is_replaced else gate)
+
+    def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
+        """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""
+        if slot is None or slot in self.looked.probes or self.acts[slot] != Act.KEEP:
+            return None
+        return self.slots[slot].stand_in.out(self.kept[slot][place])
 
     def branches(self, blocks: int, context: StepContext) -> list[Branches | None] | None:
         """The replacements of branches in each of `blocks` blocks; None where there are none."""
@@ -96,35 +185,77 @@ class SlotsOfPass(NamedTuple):
             for i, act in enumerate(self.acts)
             if act != Act.RUN and self.slots[i].site.level in IN_BLOCKS
         ]
-        if not acting:
+        keys = self._kept_keys(context)
+        if not acting and not keys:
             return None
-        slots_of: list[dict[str, list[int]]] = [{} for _ in range(blocks)]
+        slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
+        attending: list[list[int]] = [[] for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
-                if block < blocks:
-                    slots_of[block].setdefault(name, []).append(i)
+                if block < blocks and name in BRANCHES:
+                    slots_of[block][name] = i
+                elif block < blocks and name == ATTENTION:
+                    attending[block].append(i)
         return [
-            BranchSlots(self, i, slots, context) if slots else None
+            BranchSlots(self, i, slots, context, keys.get(i), attending[i])
+            if slots or attending[i] or i in keys
+            else None
             for i, slots in enumerate(slots_of)
         ]
 
+    def _kept_keys(self, context: StepContext) -> dict[int, Around]:
+        """What keeps the keys and values of all rows, by block."""
+        found: dict[int, Around] = {}
+        for i, (act, (site, stand_in)) in enumerate(zip(self.acts, self.slots, strict=True)):
+            if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):
+                for block in range(site.start, site.stop):
+                    kept = stand_in.keys(self.kept[i][WHOLE], block - site.start)
+                    found[block] = partial(around, kept, context, None)
+        return found
+
+    def run_rows(
+        self, slot: int, blocks: Sequence, tokens: Tensor, context: StepContext, rows: Rows
+    ) -> Tensor:
+        """The tokens `[B, R, C]` of some rows after the blocks of `slot`, with the others' keys."""
+        _, stand_in = self.slots[slot]
+        kept, layout = self.kept[slot][WHOLE], context.layout
+        img = rows.index[: len(rows.index) - (tokens.shape[1] - layout.img_len)]
+        own = context._replace(
+            freqs_cos=context.freqs_cos[img],
+            freqs_sin=context.freqs_sin[img],
+            layout=layout._replace(img_len=len(img)),
+        )
+        branches = [
+            BranchSlots(self, i, {}, own, partial(around, stand_in.keys(kept, i), context, rows))
+            for i in range(len(blocks))
+        ]
+        return run_blocks(blocks, tokens[:, rows.index], own, None, branches)
+
 
 class BranchSlots:
-    """The slots that act within one block: one on each branch, any number on its attention."""
+    """The slots that act on branches of one block or on its attention, and what keeps its keys."""
 
     def __init__(
-        self, of_pass: SlotsOfPass, block: int, slots: dict[str, list[int]], context: StepContext
+        self,
+        of_pass: SlotsOfPass,
+        block: int,
+        slots: dict[str, int],
+        context: StepContext,
+        keys: Around | None = None,
+        attending: Sequence[int] = (),
     ) -> None:
-        self._pass, self._block, self._context = of_pass, block, context
-        self._attending = slots.pop(ATTENTION, [])
-        self._slots, self.names = slots, slots.keys()
-        self.instead: Instead | None = self._attend if self._attending else None
+        self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
+        self._keys, self._attending, self.names = keys, attending, slots.keys()
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def around(self, attention: Attention) -> Attention:
+        attention = With(attention, self._attend) if self._attending else attention
+        return attention if self._keys is None else self._keys(attention)
+
+    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
-            return compute()
-        (slot,) = self._slots[name]
-        return self._pass.use(slot, compute, None, self._context, (self._block, name))
+            return Branch(compute(), gate)
+        place = self._block, name
+        return self._pass.use_branch(self._slots[name], compute, gate, self._context, place)
 
     def _attend(self, inputs: AttentionInputs) -> Tensor:
         """The first slot that stands in gives the output; then others may keep it."""
@@ -159,6 +290,9 @@ def run_middle(
             of_blocks = None if branches is None else branches[begin:stop]
             out = of_pass.out(slot)
             tokens = run_blocks(blocks[begin:stop], tokens, begun.context, out, of_blocks)
+        elif do is Do.REFRESH:
+            run = partial(of_pass.run_rows, slot, blocks[begin:stop], tokens, begun.context)
+            tokens = of_pass.use(slot, run, tokens, begun.context)
         elif do is Do.NOTE:
             of_pass.looked.tokens[begin] = tokens
         elif do is Do.ENTER:

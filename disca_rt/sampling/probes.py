@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
 from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..models.row_groups import layer_norm_modulate
-from ..tokens import StepContext
+from ..tokens import StepContext, TokenLayout
 
 Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Elementwise `(numerator, denominator)` fp32 of a tensor and what it is compared with, fp32."""
@@ -18,12 +18,17 @@ Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 NORMS: dict[str, Norm] = {
     "l1": lambda now, before: ((now - before).abs(), before.abs()),
     "l2": lambda now, before: ((now - before).square(), before.square()),
-    "relative": lambda now, before: _over_ones((now - before).abs() / (now.abs() + 1e-8)),
+    "relative": lambda now, before: _over_ones(_relative(now, before)),
+    "relative_squares": lambda now, before: _over_ones(_relative(now, before).square()),
     "size": lambda now, before: (now.abs(), before.abs()),
     "row_size": lambda now, before: _over_ones(_row_norms(now) / _row_norms(before)),
 }
-"""Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|; the mean over rows
-of |a|₂/|b|₂."""
+"""Σ|a−b| over Σ|b|; the same of squares; the means of |a−b|/|a| and of its square; Σ|a| over Σ|b|;
+the mean over rows of |a|₂/|b|₂."""
+
+
+def _relative(now: Tensor, before: Tensor) -> Tensor:
+    return (now - before).abs() / (now.abs() + 1e-8)
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -37,13 +42,17 @@ def _over_ones(parts: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
     """Raises ValueError where a sample has no such tensor, or nothing to compare it with."""
-    allowed = {"slot": ("stand-in",), "patches": (*STORED, "conditional")}
+    allowed = {
+        "slot": ("stand-in",),
+        "patches": (*STORED, "conditional"),
+        "score": ("head",),
+    }
     against = allowed.get(probe.of, STORED)
     most = len(policy.slots) - 1 if probe.of == "slot" else blocks
     for name, value, known in (
         ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
         ("slot", probe.slot, (None, *range(len(policy.slots)))),
-        ("norm", probe.norm, tuple(NORMS)),
+        ("norm", probe.norm, (*NORMS, *["motion"] * (probe.of == "slot"))),
         ("against", probe.against, against),
         ("which_pass", probe.which_pass, range(passes)),
         ("block", probe.block, range(most + 1)),
@@ -53,24 +62,52 @@ def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
             raise ValueError(f"{name} of {probe} must be {shown}, got {value!r}")
 
 
-def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None) -> Tensor:
+def sums(
+    probe: Probe, now: Tensor, before: Tensor, context: StepContext | None, is_text: bool = False
+) -> Tensor:
     """The two sums of a norm, `[2]` fp64, without padding rows where `context` tells of any.
 
-    `context` goes with tensors of all joint rows of this rank, or of its image rows.
+    `context` goes with tensors of all joint rows of this rank, of its image rows, or `is_text`.
     """
-    valid = None if context is None else _valid_rows(now, context)
+    valid = None if context is None else _valid_rows(now, context, is_text)
     parts = NORMS[probe.norm](now.float(), before.float())
     if valid is not None:
         parts = tuple(part * valid for part in parts)
     return torch.stack([part.sum(dtype=torch.float64) for part in parts])
 
 
-def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
+def score(
+    block: nn.Module, is_mlp: bool, tokens: Tensor, context: StepContext, head: Tensor
+) -> Tensor:
+    """<head, z> summed over image rows, and their number, `[2]` fp64 (LazyDiT, arXiv 2412.12444).
+
+    z is `tokens [B, S, C]` as they would enter attention, or the MLP, of a block.
+    """
+    img = tokens[:, : context.layout.img_len]
+    entered = _modulated(block, img, context, is_mlp)
+    total = (entered.float() @ head.to(entered.device)).sum(dtype=torch.float64)
+    return torch.stack([total, total.new_tensor(img.shape[0] * img.shape[1])])
+
+
+def motion(rows: Tensor, layout: TokenLayout) -> Tensor:
+    """The change from frame to frame of image rows `[B, S_img, C]` of all ranks, `[2]` fp64.
+
+    Σ|a−b| over Σ|a| + Σ|b|, of all neighbouring frames a and b (AdaCache, arXiv 2411.02397).
+    """
+    frames = rows.float().unflatten(1, (layout.grid[0], -1))
+    later, sooner = frames[:, 1:], frames[:, :-1]
+    parts = (later - sooner).abs(), later.abs(), sooner.abs()
+    change, *sizes = (part.sum(dtype=torch.float64) for part in parts)
+    return torch.stack([change, sum(sizes)])
+
+
+def _valid_rows(tokens: Tensor, context: StepContext, is_text: bool) -> Tensor | None:
     """A mask of the rows of `tokens [B, S, ...]` that are no padding, ones after S; None: all."""
     layout = context.layout
-    if layout.lengths is None or tokens.shape[1] <= layout.img_len:
+    if layout.lengths is None or (tokens.shape[1] <= layout.img_len and not is_text):
         return None
-    places = torch.arange(tokens.shape[1], device=tokens.device) + layout.start
+    first = layout.start + (layout.img_len if is_text else 0)
+    places = torch.arange(tokens.shape[1], device=tokens.device) + first
     valid = places < layout.lengths[:, None]
     return valid.reshape(*valid.shape, *(1,) * (tokens.dim() - 2))
 
@@ -81,7 +118,7 @@ def tensor_of_pass(
     """The tensor that a probe looks at in a pass; `tokens` are those after numbers of blocks."""
     img = context.layout.img_len
     if probe.of == "modulated":
-        return _modulated(dit, tokens[0][:, :img], context)
+        return _modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
     if probe.of == "image":
         return tokens[probe.block][:, :img]
     if probe.of == "residual":
@@ -89,9 +126,9 @@ def tensor_of_pass(
     return tokens[probe.block]
 
 
-def _modulated(dit: DiT, img: Tensor, context: StepContext) -> Tensor:
-    """The image rows as the first block's attention sees them (TeaCache, arXiv 2411.19108)."""
-    block = dit.blocks[0]
-    mod = block.img_mod if isinstance(block, DoubleStreamBlock) else block.modulation
-    shift, scale = mod(context.vec)[:2]
-    return layer_norm_modulate(dit.ops, img, shift, scale)
+def _modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:
+    """Image rows as a block's attention, or its MLP, sees them."""
+    is_double = isinstance(block, DoubleStreamBlock)
+    mod = (block.img_mod if is_double else block.modulation)(context.vec)
+    shift, scale = mod[3:5] if is_double and is_mlp else mod[:2]
+    return layer_norm_modulate(block.ops, img, shift, scale)

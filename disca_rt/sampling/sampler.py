@@ -19,7 +19,7 @@ from ..tokens import StepContext
 from .forward import Forward
 from .guidance import StepRow, StepTable
 from .passes import Begun, Looked, SlotsOfPass, run_middle
-from .probes import sums, tensor_of_pass
+from .probes import score, sums, tensor_of_pass
 from .state import SampleState, number_counts
 
 Mark = Callable[[str], AbstractContextManager]
@@ -32,11 +32,15 @@ def no_mark(name: str) -> AbstractContextManager:
 
 
 class StepTensors(NamedTuple):
-    """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none)."""
+    """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none).
+
+    `head [C]` is what a probe of a score applies.
+    """
 
     latents: Tensor
     row: StepRow
     numbers: Tensor | None
+    head: Tensor | None = None
 
 
 class Look(NamedTuple):
@@ -127,36 +131,56 @@ class Sampler:
         if probe.of == "latents":
             return None, self.compare(probe, tensors.latents, None)
         begun = begun or self.embed(probe.which_pass, tensors, prepared)
+        of_pass: SlotsOfPass | None = None
         if probe.of != "modulated" and probe.block < begun.done:
             raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
         if probe.block > begun.done:
             acts = StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
-            of_pass = self.slots_of_pass(probe.which_pass, under or acts, tensors.numbers)
+            plan = under or acts
+            of_pass = self.slots_of_pass(probe.which_pass, plan, tensors.numbers, prepared)
             notes = (probe.since,) if probe.since else ()
             tokens = run_middle(self._blocks[: probe.block], begun, of_pass, notes)
             begun = begun._replace(tokens=tokens, done=probe.block, is_under=under is not None)
             of_pass.looked.tokens[probe.block] = tokens
+        if probe.of == "score":
+            return begun, self._score(probe, begun, tensors.head)
+        if of_pass is not None:
             return begun, self.look_at_tokens(probe, begun, of_pass.looked.tokens)
         return begun, self.look_at_tokens(probe, begun, {begun.done: begun.tokens})
+
+    def _score(self, probe: Probe, begun: Begun, head: Tensor) -> Look:
+        """What `head` makes of the input of a slot's branch in the block that comes next."""
+        block, names = self._blocks[begun.done], self.policy.slots[probe.slot].site.names
+        return Look(score(block, "img_mlp" in names, begun.tokens, begun.context, head), None)
 
     def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
         """Pass `number` before its first block."""
         tokens, context = self.forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
         return Begun(tokens, tokens, context)
 
-    def slots_of_pass(self, number: int, plan: StepPlan, numbers: Tensor | None) -> SlotsOfPass:
+    def slots_of_pass(
+        self, number: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
+    ) -> SlotsOfPass:
         """The slots of pass `number` under `plan`."""
         of_slots: Sequence[Tensor | None] = (None,) * len(self._counts)
         if numbers is not None:
             start = number * sum(self._counts)
             of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
-        looked = Looked()
+        looked = Looked(self.forward.sharding.gather)
         for probe in plan.watch:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts, kept = plan.passes[number], self.state.slots[number]
-        conditional = self.state.slots[0]
-        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked, conditional)
+        acts = self.policy.acts_in(number, plan.passes[number])
+        return SlotsOfPass(
+            self.policy.slots,
+            acts,
+            number,
+            of_slots,
+            looked,
+            self.state.slots,
+            self.forward.sharding,
+            tuple(each.lengths for each in prepared),
+        )
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""
@@ -196,7 +220,9 @@ class _Step:
         self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
         self._tensors, self._prepared = tensors, prepared
         numbers = tensors.numbers
-        self._passes = [sampler.slots_of_pass(i, plan, numbers) for i in range(len(prepared))]
+        self._passes = [
+            sampler.slots_of_pass(i, plan, numbers, prepared) for i in range(len(prepared))
+        ]
 
     def velocity(self) -> Tensor:
         """The guided velocity `[B, C, T, H, W]` fp32 of passes that run."""

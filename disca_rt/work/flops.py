@@ -11,11 +11,9 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
+from ..cache.stand_in import WHOLE, PairShares, Place
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
-
-Acting = Sequence[tuple[Slot, Act]]
-"""Slots with their acts in a pass."""
 
 
 class StepFlops(NamedTuple):
@@ -66,17 +64,32 @@ class PassFlops:
 
     def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
         """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""
-        acts, probed = plan.passes[number], plan.probed[number] if plan.probed else None
+        acts = policy.acts_in(number, plan.passes[number])
+        probed = plan.probed[number] if plan.probed else None
         in_vain = set(range(probed or 0))
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
-        acting = list(zip(policy.slots, acts, strict=True))
-        if any(act == Act.STAND_IN and slot.site.level in skips for slot, act in acting):
+        stands, some = (
+            [slot for slot, act in zip(policy.slots, acts, strict=True) if act == kind]
+            for kind in (Act.STAND_IN, Act.REFRESH)
+        )
+        keeping = [
+            (slot, act)
+            for slot, act in zip(policy.slots, acts, strict=True)
+            if act in (Act.KEEP, Act.CHECK) and slot.site.level == "attention"
+        ]
+        if any(slot.site.level in skips for slot in stands):
             return 0 if probed is None else self._embed + sum(map(self.block, in_vain))
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, acting) for i in range(start, stop))
+                total += sum(
+                    self.block(i, _at(stands, i), _at(some, i)) + self._kept_pairs(i, keeping)
+                    for i in range(start, stop)
+                )
                 in_vain -= set(range(start, stop))
+            elif do is Do.REFRESH:
+                rows = policy.slots[slot].stand_in.row_count(WHOLE, self._img)
+                total += sum(self.some_rows(i, rows) for i in range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
@@ -86,11 +99,22 @@ class PassFlops:
     def _blocks(self) -> int:
         return self._dit.double + self._dit.single
 
-    def block(self, index: int, acting: Acting = ()) -> int:
-        """FLOPs of a block without what slots replace, with what they attend to themselves."""
+    def block(self, index: int, stands: Sequence[Slot] = (), some: Sequence[Slot] = ()) -> int:
+        """FLOPs of a block without the branches that slots `stands` replace.
+
+        Of those that slots `some` are at, only the rows count that these compute anew.
+        """
         if index < self._dit.double:
-            return self._double(index, acting)
-        return self._single(index, acting)
+            return self._double(index, stands, some)
+        return self._single(index, stands, some)
+
+    def some_rows(self, index: int, img: int) -> int:
+        """FLOPs of a block on `img` image rows and all text, which attend to all rows."""
+        hidden, rows, own = self._dit.hidden, self._img + self._txt, img + self._txt
+        is_double = index < self._dit.double
+        fixed = _linear(self._groups + is_double, hidden, 3 * (1 + is_double) * hidden)
+        by_row = self.block(index) - fixed - _attention(rows, hidden)
+        return fixed + by_row * own // rows + _attention(rows, hidden) * own // rows
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""
@@ -98,48 +122,70 @@ class PassFlops:
         block = self.block(self._dit.double if predictor.block_kind == "single" else 0)
         return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
 
-    def _double(self, index: int, acting: Acting) -> int:
+    def _double(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden = self._dit.hidden
         total, attends = _linear(self._groups + 1, hidden, 6 * hidden), False
         for stream, rows in (("img", self._img), ("txt", self._txt)):
-            if not _is_replaced(acting, index, f"{stream}_attn"):
+            if not _is_replaced(stands, index, f"{stream}_attn"):
                 total += _linear(rows, hidden, hidden)
                 attends = True
-            if not _is_replaced(acting, index, f"{stream}_mlp"):
-                total += _linear(rows, hidden, 2 * self._dit.mlp_ratio * hidden)
-        return total + (self._attention(index, acting) if attends else 0)
+            if not _is_replaced(stands, index, f"{stream}_mlp"):
+                fresh = _fresh_rows(some, (index, f"{stream}_mlp"), rows)
+                total += _linear(fresh, hidden, 2 * self._dit.mlp_ratio * hidden)
+        return total + (self._attention(index, stands) if attends else 0)
 
-    def _single(self, index: int, acting: Acting) -> int:
-        hidden, tokens = self._dit.hidden, self._img + self._txt
+    def _single(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
+        hidden, tokens, ratio = self._dit.hidden, self._img + self._txt, self._dit.mlp_ratio
         total = _linear(self._groups, hidden, 3 * hidden)
-        if _is_replaced(acting, index, "total"):
+        if _is_replaced(stands, index, "total"):
             return total
-        total += _linear(tokens, (1 + self._dit.mlp_ratio) * hidden, hidden)
-        if not _is_replaced(acting, index, "mlp"):
-            total += _linear(tokens, hidden, self._dit.mlp_ratio * hidden)
-        if _is_replaced(acting, index, "attn"):
-            return total
-        return total + self._attention(index, acting)
+        fresh = _fresh_rows(some, (index, "mlp"), tokens)
+        halves = (
+            ("attn", hidden, self._attention(index, stands)),
+            ("mlp", ratio * hidden, _linear(fresh, hidden, ratio * hidden)),
+        )
+        for name, width, flops in halves:
+            if _is_replaced(stands, index, f"{name}_part"):
+                continue
+            total += _linear(tokens, width, hidden)
+            total += 0 if _is_replaced(stands, index, name) else flops
+        return total
 
-    def _attention(self, index: int, acting: Acting) -> int:
+    def _attention(self, index: int, stands: Sequence[Slot]) -> int:
         """Q, K, V and both products of joint attention, for the pairs that are computed."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
-        products = round(self._pairs(index, acting) * _attention(tokens, hidden))
-        return _linear(tokens, hidden, 3 * hidden) + products
+        shares = (self._shares(slot).value for slot in stands if slot.site.attends(index))
+        products = next(shares, 1.0) * _attention(tokens, hidden)
+        return _linear(tokens, hidden, 3 * hidden) + round(products)
 
-    def _pairs(self, index: int, acting: Acting) -> float:
-        """The pairs of query and key that block `index` computes, over all there are."""
-        values, extra = [], 0.0
-        for (site, stand_in), act in acting:
-            if act != Act.RUN and site.attends(index):
-                value, keep = stand_in.pair_shares(self._grid, self._txt)
-                extra += {Act.KEEP: keep, Act.CHECK: value, Act.STAND_IN: 0.0}[act]
-                values += [value] * (act == Act.STAND_IN)
-        return (values[0] if values else 1.0) + extra
+    def _kept_pairs(self, index: int, keeping: Sequence[tuple[Slot, Act]]) -> int:
+        """The pairs that slots compute in block `index` to keep something, or to check."""
+        shares = [
+            self._shares(slot).keep if act == Act.KEEP else self._shares(slot).value
+            for slot, act in keeping
+            if slot.site.attends(index)
+        ]
+        return round(sum(shares) * _attention(self._img + self._txt, self._dit.hidden))
+
+    def _shares(self, slot: Slot) -> PairShares:
+        return slot.stand_in.pair_shares(self._grid, self._txt)
 
 
-def _is_replaced(acting: Acting, block: int, branch: str) -> bool:
-    return any(act == Act.STAND_IN and slot.site.has(block, branch) for slot, act in acting)
+def _at(stands: Sequence[Slot], block: int) -> list[Slot]:
+    """Those of `stands` that are at a block."""
+    return [slot for slot in stands if slot.site.start <= block < slot.site.stop]
+
+
+def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:
+    return any(slot.site.has(block, branch) for slot in stands)
+
+
+def _fresh_rows(some: Sequence[Slot], place: Place, rows: int) -> int:
+    """The rows of `rows` that are computed at a branch."""
+    for site, stand_in in some:
+        if site.has(*place):
+            return stand_in.row_count(place, rows)
+    return rows
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, models
 from disca_rt.attention.masks import Window, pack, unpack
-from disca_rt.attention.protocol import AttentionInputs
+from disca_rt.attention.protocol import Attention, AttentionInputs, With
 from disca_rt.cache.attention_plan import (
     AttentionPlan,
     compression_loss,
@@ -30,6 +30,7 @@ from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.models.blocks import Branch
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.parallel._native import Partition
@@ -37,6 +38,7 @@ from disca_rt.parallel.sharded import check_heads_are_whole
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import Schedule, shifted
+from disca_rt.tokens import Vector
 from disca_rt.work.flops import sample_flops
 from golden_vectors import relative_error
 from recorded import record
@@ -84,13 +86,18 @@ def sample(
 class Instead:
     """Stands in at the attention of one block, as a written-out loop has it."""
 
-    names = ()
+    names = frozenset()
 
     def __init__(self, instead: Callable[[AttentionInputs], Tensor]) -> None:
         self.instead = instead
 
-    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        return compute()
+    def around(self, attention: Attention) -> With:
+        return With(attention, self.instead)
+
+    def __call__(
+        self, name: str, compute: Callable[[], Tensor], gate: Vector | None = None
+    ) -> Branch:
+        return Branch(compute(), gate)
 
 
 @torch.no_grad()

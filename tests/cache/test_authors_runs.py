@@ -9,13 +9,21 @@ from authors_runs import load_run, names, sample
 from golden_vectors import relative_error
 
 SAME_NAMES = (
+    "fora",
+    "pab",
     "teacache",
     "magcache",
     "easycache",
     "dicache",
+    "fastercache",
     "teacache-1.5",
     "taylorcache-1.5",
     "deepcache-1.5",
+    "taylorseer",
+    "taylorseer-hidden",
+    "taylorseer-attention",
+    "taylorseer-lite",
+    "speca",
 )
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {

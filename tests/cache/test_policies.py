@@ -126,9 +126,11 @@ NEEDED = {
 }
 """Texts of policies that have an option without a default."""
 
+NEED_A_FILE = "l2c", "harmonica", "lazydit"
+
 
 def test_every_row_builds() -> None:
-    for name in POLICIES:
+    for name in POLICIES.keys() - NEED_A_FILE:
         text = NEEDED.get(name, name)
         policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name

@@ -64,6 +64,7 @@ class FromConditional(Numberless):
 
     levels: ClassVar[tuple[Level, ...]] = ("attention",)
     reads_to_keep: ClassVar[bool] = False
+    reads_other_pass: ClassVar[bool] = True
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return (like,)
@@ -80,4 +81,4 @@ class FromConditional(Numberless):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         (q, k, v, valid), img = at.attention[:4], at.attention.layout.img_len
         text = at.attention.backend(q[:, img:], k, v, valid)
-        return torch.cat([at.conditional[0][:, :img], text], dim=1)
+        return torch.cat([at.other.kept[0][:, :img], text], dim=1)
