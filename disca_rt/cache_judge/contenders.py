@@ -104,6 +104,9 @@ AS_PUBLISHED = (
     "fastercache",
     "feb-cache",
     "t-gate",
+    "chipmunk:small",
+    "ditfastattn",
+    "rainfusion",
 )
 
 COMBINED = (
