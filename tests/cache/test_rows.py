@@ -36,7 +36,7 @@ from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
 from recorded import record
 
-IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
+IMG, TXT = 75, 20  # rows of the model of the runs; text with its padding, of which 13 are valid
 DOUBLE, SINGLE = 4, 3
 
 
@@ -56,26 +56,32 @@ def test_the_authors_rows_give_the_authors_latents(name: str, tmp_path: Path) ->
 
 
 def _rows_by_place(run: Run) -> dict[str, torch.Tensor]:
-    """The rows of a run by step, block and branch; those that are padding here left out."""
-    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"]
-    found, at = {}, 0
-    for step, (block, branch, rows) in _draws(run):
-        count = int(torch.tensor(_share(run, block, branch)).clamp(0, 1) * rows)
-        own, at = drawn[at : at + count], at + count
-        if branch != "total":
-            found[f"{step}.{block}.{branch}"] = own[own < (IMG if branch == "img_mlp" else VALID)]
-    assert at == len(drawn)
-    return {key: rows.clone() for key, rows in found.items()}
+    """The rows of a run by step, block and branch, padding text among them.
+
+    They lie one draw after another; -1, and the draws of single blocks, may be there or not.
+    """
+    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"].flatten()
+    drawn, draws = drawn[drawn >= 0], list(_draws(run))
+    counts = [int(torch.tensor(_share(run, *place)).clamp(0, 1) * n) for _, place, n in draws]
+    if sum(counts) != len(drawn):
+        draws = [each for each in draws if each[1][1] != "total"]
+        counts = [int(torch.tensor(_share(run, *place)).clamp(0, 1) * n) for _, place, n in draws]
+    return {
+        f"{step}.{block}.{branch}": rows.clone()
+        for (step, (block, branch), _), rows in zip(draws, drawn.split(counts), strict=True)
+        if branch != "total"
+    }
 
 
-def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str, int]]]:
+def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str], int]]:
+    """Step, place and number of rows of each draw."""
     for step, kind in enumerate(run.facts["kinds"]):
         if kind == "ToCa":
             for block in range(DOUBLE):
-                yield step, (block, "img_mlp", IMG)
-                yield step, (block, "txt_mlp", TXT)
+                yield step, (block, "img_mlp"), IMG
+                yield step, (block, "txt_mlp"), TXT
             for block in range(SINGLE):
-                yield step, (block, "total", IMG + TXT)
+                yield step, (block, "total"), IMG + TXT
 
 
 def _share(run: Run, block: int, branch: str) -> float:
