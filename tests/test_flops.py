@@ -95,9 +95,24 @@ def test_presets_of_pab_cost_what_they_do_in_table_4(preset: str, tflop: float) 
     assert sampled(f"pab:{preset}") / 1e12 == pytest.approx(tflop, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(("preset", "count"), [("disca-n3", 20), ("disca-n6", 9)])
-def test_presets_of_fora_cost_what_they_do_in_table_4(preset: str, count: int) -> None:
-    assert sampled(f"fora:{preset}") / 1e12 == pytest.approx(count * FULL_STEP, rel=TOLERANCE)
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("fora:disca-n3", 20),
+        ("fora:disca-n6", 9),
+        ("taylorseer:disca-n3", 20),
+        ("taylorseer:disca-n6", 11),
+    ],
+)
+def test_presets_of_branches_cost_what_they_do_in_table_4(text: str, count: int) -> None:
+    assert sampled(text) / 1e12 == pytest.approx(count * FULL_STEP, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("N5", 10), ("N8", 7)])
+def test_presets_of_delta_dit_cost_what_they_do_in_table_4(preset: str, count: int) -> None:
+    """The 40 single blocks of 60 are left out in the other steps."""
+    paper = (count + (50 - count) / 3) * FULL_STEP
+    assert sampled(f"delta-dit:{preset}") / 1e12 == pytest.approx(paper, rel=TOLERANCE)
 
 
 def sampled(text: str) -> int:
