@@ -102,10 +102,11 @@ def _judge_embedded(args: argparse.Namespace, record: "Record") -> Sequence[str]
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
     prompts = held_out_prompts(count, PROMPT_SEED)
-    with Workers(choose_workers(args.workers, device), folders, device) as workers:
-        for name in names:
-            subject = Embedded(name, folders, prompts, workers)
-            policies = args.policies or (QUICK if args.quick else CONTENDERS)[name]
+    processes = choose_workers(args.workers, device)
+    with Workers(processes, folders, device, args.calibration) as workers:
+        subjects = [Embedded(name, folders, prompts, workers) for name in names]
+        for subject in subjects:
+            policies = args.policies or (QUICK if args.quick else CONTENDERS)[subject.name]
             Judging(subject, record, _tell).run(_chosen(args, policies))
     return names
 
