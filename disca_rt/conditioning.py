@@ -90,6 +90,10 @@ class Conditioning:
         rows = {name: t.expand(batch, *t.shape[1:]) for name, t in self.tensors().items()}
         return replace(self, **rows)
 
+    def rows(self, rows: slice) -> "Conditioning":
+        """The samples of a slice, as views."""
+        return replace(self, **{name: t[rows] for name, t in self.tensors().items()})
+
     def to(self, device: torch.device | str) -> "Conditioning":
         """Copy every tensor to `device`."""
         return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})

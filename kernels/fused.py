@@ -9,6 +9,7 @@ from typing import Any
 from .euler_step import euler_step as euler_step
 from .finite_differences import finite_differences as finite_differences
 from .forecast import forecast as forecast
+from .forecast_channels import forecast_channels as forecast_channels
 from .gate_residual import gate_residual as gate_residual
 from .gate_residual_layer_norm_modulate import (
     gate_residual_layer_norm_modulate as gate_residual_layer_norm_modulate,

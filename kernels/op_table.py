@@ -94,6 +94,10 @@ def _forecast_work(factors: Tensor, coefficients: Tensor) -> Work:
     return passes(count + 1, 2 * count - 1)(factors[0])
 
 
+def _channels_work(factors: Tensor, coefficients: Tensor) -> Work:
+    return _forecast_work(factors, coefficients) + Work(0, tensor_bytes(coefficients))
+
+
 OP_ROWS: dict[str, OpRow] = {
     "layer_norm": OpRow(passes(2, 8), lambda a: (a.txt(), *a.affine()), TOKEN_ROWS),
     "layer_norm_modulate": OpRow(passes(2, 8), lambda a: (a.tokens(), *a.vectors(2)), TOKEN_ROWS),
@@ -116,6 +120,7 @@ OP_ROWS: dict[str, OpRow] = {
         _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
+    "forecast_channels": OpRow(_channels_work, lambda a: (a.factors(), a.coefficients(3)), FLAT),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }

@@ -39,6 +39,7 @@ class Ops:
     euler_step = staticmethod(reference.euler_step)
     finite_differences = staticmethod(reference.finite_differences)
     forecast = staticmethod(reference.forecast)
+    forecast_channels = staticmethod(reference.forecast_channels)
 
     def __init__(self, **ops: Callable[..., Any]) -> None:
         """Take every op of `OP_NAMES`, under its name."""

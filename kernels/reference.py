@@ -182,3 +182,11 @@ def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
     for factor, coefficient in zip(factors[1:], coefficients[1:], strict=True):
         total = total + coefficient * factor.float()
     return total.to(factors.dtype)
+
+
+def forecast_channels(factors: Tensor, coefficients: Tensor) -> Tensor:
+    """`Σ coefficients[i]·factors[i]`, like `factors[0]`, with coefficients for each channel.
+
+    `factors [K, ..., C]`, `coefficients [K, C]` fp32.
+    """
+    return forecast(factors, coefficients)

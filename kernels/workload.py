@@ -131,6 +131,10 @@ class Arguments:
         s = self.shapes
         return self.tensor(3, s.batch, s.tokens, s.hidden)
 
+    def coefficients(self, count: int) -> Tensor:
+        """`count` fp32 scalars for each channel, `[count, C]`."""
+        return self.tensor(count, self.shapes.hidden, dtype=torch.float32)
+
     def numbers(self, count: int) -> Tensor:
         """`count` fp32 scalars on the device."""
         return self.tensor(count, dtype=torch.float32)

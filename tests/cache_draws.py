@@ -19,6 +19,7 @@ from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
+from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
@@ -30,13 +31,21 @@ from disca_rt.cache.rules.teacache import TeaCache
 from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
-from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
-from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
+from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.fed import Fed
+from disca_rt.cache.stand_ins.foca import FoCa
+from disca_rt.cache.stand_ins.freqca import FreqCa
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands
+from disca_rt.cache.stand_ins.half_taylor import HalfTaylor
+from disca_rt.cache.stand_ins.hyca import SOLVERS, HyCa
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.learned import Learned
 from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.scaled_change import ScaledChange
+from disca_rt.cache.stand_ins.taylorseer import HiCache, TaylorSeer
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
@@ -89,6 +98,20 @@ class Models(NamedTuple):
         return latents, plans if rule.probes else list(policy.known_plans(setting))
 
 
+def sampled(built: Models, draw: "Draw", text: str, watched: bool = False) -> Tensor:
+    """The latents of a draw's inputs by the policy that `text` describes."""
+    with torch.no_grad():
+        return built.denoiser.denoise(
+            draw.latents,
+            draw.conditions,
+            schedule=draw.schedule,
+            policy=build_policy(text, Parts(CONFIG, OPS)),
+            guidance=Guidance(None, SCALE if draw.guided else None),
+            stopwatch=Stopwatch(CPU),
+            on_step=(lambda event: None) if watched else None,
+        )
+
+
 class Remembering:
     """A rule, whose plans are noted down; equal where the rules are."""
 
@@ -129,10 +152,14 @@ class Draw(NamedTuple):
     batch: int
     seed: int
     begins: bool = False  # with a clean first frame
+    slots_of: tuple[Slot, ...] = ()  # of a policy, in place of `site` and `stand_in`
 
     def slots(self, predictor: torch.nn.Module) -> tuple[Slot, ...]:
+        if self.slots_of:
+            return self.slots_of
         sites = (self.site,) if isinstance(self.site, Site) else self.site
-        stand_in = Learned(predictor) if self.stand_in is Learned else self.stand_in
+        learned = {Learned: Learned(predictor), Fed: Fed(predictor, OPS)}
+        stand_in = learned.get(self.stand_in, self.stand_in)
         return tuple(Slot(site, stand_in) for site in sites)
 
     @property
@@ -163,7 +190,8 @@ class Draw(NamedTuple):
 def draws(draw: st.DrawFn) -> Draw:
     guided = draw(st.booleans())
     steps = draw(st.integers(2, 6))
-    level = draw(st.sampled_from(["blocks", "branch", "velocity"] + ["guidance"] * guided))
+    levels = ["blocks", "branch", "velocity", "rows"] + ["guidance"] * guided
+    level = draw(st.sampled_from(levels))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
     branches = [Site("branch", start, stop, names) for names in (EVERY_BRANCH, NAMES, PART)]
@@ -173,17 +201,24 @@ def draws(draw: st.DrawFn) -> Draw:
         "branch": draw(st.sampled_from(branches)),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
+        "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
     }[level]
-    stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1)]
-    stand_ins += [DampedFoCa(OPS), LateTaylor(OPS, 2, first=2)]
+    stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1), draw(forecasts())]
     stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
     stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()] * (level != "branch")
-    stand_ins += [LessNoise()] * (level == "velocity") + [Learned] * (level == "blocks")
-    stand_in = draw(st.sampled_from(stand_ins))
+    stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
+    stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
+    stand_ins += [LessNoise()] * (level == "velocity")
+    stand_ins += [Learned, Fed, draw(bands())] * (level == "blocks")
+    if level == "rows":
+        stand_ins = [
+            DrawnRows(OPS, 0, CONFIG, draw(st.sampled_from(RATIOS)), draw(st.integers(0, 9)))
+        ]
+    stand_in = draw(st.sampled_from([each for each in stand_ins if fits(each, level)]))
     placed = draw(st.sampled_from(PLACED)) if level == "branch" and draw(st.booleans()) else None
     above = [Site("guidance")] * guided + [Site("velocity")]
-    is_single = stand_in is not Learned and level not in ("guidance", "velocity") and not placed
-    if is_single and draw(st.booleans()):
+    is_below = level in ("blocks", "branch") and fits(stand_in, "velocity")
+    if is_below and not placed and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
     before = start if level in ("blocks", "branch") else 0
@@ -197,12 +232,13 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
-    has_probe = level != "branch" or start > 0
+    has_probe = level != "rows" and (level != "branch" or start > 0)
     rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
     if guided and isinstance(site, Site) and level in ("blocks", "branch"):
         rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe
         rules += [MagCache(threshold, mag_ratios=(1.0, 0.9), mag_ratios_2=(0.7, 1.2))]
     rules += [Verified(threshold)] * (level == "blocks" and isinstance(site, Site))
+    rules += [SomeRows(draw(st.integers(1, 4)), draw(st.integers(1, 3)))] * 9 * (level == "rows")
     rules += [FirstBlock(threshold, draw(st.booleans()))] * (level == "blocks")
     if draw(st.integers(0, 7)) == 0:  # a rule that plans for its own slots
         site = tuple(each.site for each in middles(CONFIG, 1, 0))
@@ -226,7 +262,50 @@ def draws(draw: st.DrawFn) -> Draw:
     )
 
 
+@st.composite
+def forecasts(draw: st.DrawFn) -> object:
+    """A stand-in that forecasts, with options of any kind."""
+    order, first = draw(st.integers(0, 3)), draw(st.integers(1, 4))
+    few = draw(st.lists(st.sampled_from([*SOLVERS]), min_size=4, max_size=4))
+    return draw(
+        st.sampled_from(
+            [
+                TaylorSeer(OPS, order, first, 2, "fixed"),
+                TaylorSeer(OPS, order, first),
+                HiCache(OPS, order, first, hicache_scale_factor=0.7),
+                HiCache(OPS, order, first, analytic_sigma=True),
+                DiffusersTaylor(OPS, order),
+                HalfTaylor(OPS),
+                FoCa(OPS),
+                FoCa(OPS, "cache-dit"),
+                HyCa(OPS, tuple(few)),
+            ]
+        )
+    )
+
+
+@st.composite
+def bands(draw: st.DrawFn) -> FreqCa:
+    """A forecast by bands, with options of any kind."""
+    order = draw(st.integers(0, 3))
+    return FreqCa(
+        OPS,
+        order,
+        draw(st.integers(0, order)),
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from(["hermite", "taylor"])),
+        draw(st.sampled_from(["FFT", "DCT", "None"])),
+        draw(st.sampled_from([0.1, 0.6, 1.0])),
+    )
+
+
+def fits(stand_in: object, level: str) -> bool:
+    return ("branch" if level == "rows" else level) in stand_in.levels
+
+
 NAMES = "img_attn", "txt_attn", "attn", "mlp"
+MLPS = "img_mlp", "txt_mlp", "mlp"
+RATIOS = 0.0, 0.1, 0.5, 1.0
 PART = "txt_attn", "img_mlp", "mlp_part"
 EVERY_BRANCH = (*DOUBLE, "total")  # all of a block of either kind
 

@@ -1,6 +1,5 @@
 """A sample under given plans, written out without the engine: the oracle of its results."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -8,15 +7,17 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from disca_rt.attention.protocol import Attention
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
-from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
-from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.drawn_rows import Expanded
+from disca_rt.cache.stand_ins.fed import Fed
+from disca_rt.cache.stand_ins.frequency_bands import FrequencyBands, patchify
+from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.less_noise import LessNoise
-from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.scaled_change import ScaledChange
 from disca_rt.models.blocks import Branch, Compute
@@ -25,6 +26,7 @@ from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Schedule
 from disca_rt.tokens import StepContext, Vector, groups, with_groups
+from forecast_oracle import FORECASTS, forecast
 
 
 class Oracle:
@@ -42,6 +44,7 @@ class Oracle:
         prepared: Sequence[Prepared],
         guidance: Tensor | None,
     ) -> Tensor:
+        self.grid = prepared[0].grid, self.dit.config.patch
         for step, plan in zip(schedule, plans, strict=True):
             self.step, self.plan = step.index, plan
             t, r = (torch.tensor([x] * len(latents)) for x in (step.t, step.r))
@@ -93,7 +96,7 @@ class Oracle:
         for index in range(start, stop):
             block = self.dit.blocks[index]
             tokens = materialise(
-                block((PendingSum(tokens),), context, Hook(self, number, index)), block.ops
+                block((PendingSum(tokens),), context, Hook(self, number, index, context)), block.ops
             )
         return tokens
 
@@ -126,13 +129,32 @@ class Oracle:
             return kept[-1][1]
         if act == Act.CHECK:
             compute()
+        if act == Act.REFRESH:
+            kept[-1] = kept[-1][0], self.with_fresh(kept[-1][1], compute(), context, place), None
         self.given = self.plan.given_to(number)
         return self.value(self.policy.slots[slots[0]].stand_in, kept, entering, context)
+
+    def with_fresh(
+        self, value: Tensor, computed: Tensor, context: StepContext, place: tuple[int, str]
+    ) -> Tensor:
+        """`value` with those rows of `computed` that its stand-in draws."""
+        (stand_in,) = (each for site, each in self.policy.slots if site.has(*place))
+        first = context.layout.img_len if place[1].startswith("txt") else 0
+        rows = range(first, first + value.shape[1])
+        drawn = sorted(
+            range(value.shape[1]), key=lambda i: -hashed(stand_in.seed, self.step, place, rows[i])
+        )
+        value = value.clone()
+        for row in drawn[: stand_in.row_count(place, value.shape[1])]:
+            value[:, row] = computed[:, row]
+        return value
 
     def value(self, stand_in, kept: list, entering: Tensor | None, context) -> Tensor:
         if isinstance(stand_in, Reuse):
             _, value, before = kept[-1]
             return value if stand_in.form == "output" else entering + (value - before)
+        if isinstance(stand_in, Expanded):
+            stand_in = stand_in.taylor
         if isinstance(stand_in, ScaledChange):
             _, value, before = kept[-1]
             return entering + (self.given[0] if self.given else 1.0) * (value - before)
@@ -144,23 +166,45 @@ class Oracle:
             return self.adams_bashforth(stand_in, {step: value for step, value, _ in kept})
         if isinstance(stand_in, LessNoise):
             return self.less_noise(stand_in, kept)
-        if isinstance(stand_in, DampedFoCa):
-            return damped_foca([(step, value) for step, value, _ in kept], self.step)
-        if not isinstance(stand_in, Taylor):
-            return stand_in.predictor(entering, kept[-1][1], context)
-        factors: list[Tensor] = []
-        before: int | None = None
-        for step, value, _ in kept:
-            newest = [value]
-            first = stand_in.first if isinstance(stand_in, LateTaylor) else 0
-            for factor in factors[: stand_in.order] if step >= first else ():
-                newest.append((newest[-1] - factor) / (step - before))
-            factors, before = newest, step
-        distance = self.step - before
-        return sum(
-            stand_in.basis(i, distance) / math.factorial(i) * factor
-            for i, factor in enumerate(factors)
+        if isinstance(stand_in, FrequencyBands):
+            return self.in_bands(stand_in, kept[-1], entering)
+        if isinstance(stand_in, LastTwo):
+            return self.from_last_two(stand_in, kept)
+        history = [(step, value) for step, value, _ in kept]
+        if isinstance(stand_in, Fed):
+            cached = forecast(stand_in.feed, history, self.step, context)
+            return stand_in.predictor(entering, cached, context)
+        if type(stand_in) in FORECASTS:
+            return forecast(stand_in, history, self.step, context)
+        return stand_in.predictor(entering, kept[-1][1], context)
+
+    def in_bands(self, stand_in: FrequencyBands, last: tuple, entering: Tensor) -> Tensor:
+        step, unconditional, conditional = last
+        spectra = [
+            torch.fft.fftshift(torch.fft.fft2(self.dit.ops.unpatchify(each, *self.grid)), (-2, -1))
+            for each in (entering, unconditional - conditional)
+        ]
+        height, width = spectra[0].shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        is_low = (y - height // 2) ** 2 + (x - width // 2) ** 2 <= (min(height, width) // 5) ** 2
+        low, high = (
+            alpha ** (self.step - step)
+            for alpha in (stand_in.alpha_low_frequency, stand_in.alpha_high_frequency)
         )
+        spectrum = spectra[0] + torch.where(is_low, low, high) * spectra[1]
+        velocity = torch.fft.ifft2(torch.fft.ifftshift(spectrum, (-2, -1))).real
+        return patchify(velocity, self.grid[1])
+
+    def from_last_two(self, stand_in: LastTwo, kept: list) -> Tensor:
+        """Both programs' cache of two outputs, step by step."""
+        computed, last = {step: value for step, value, _ in kept}, []
+        for step in range(kept[0][0], self.step + 1):
+            if step in computed:
+                last = [*last[-1:], computed[step]] if last else [computed[step]] * 2
+            value = last[1] + stand_in.attention_weight * (last[1] - last[0])
+            if step not in computed and stand_in.last_two == "all":
+                last = [last[1], value]
+        return value
 
     def adams_bashforth(self, stand_in: AdamsBashforth, kept: dict[int, Tensor]) -> Tensor:
         if not stand_in.recursive:
@@ -192,27 +236,25 @@ class Oracle:
         return velocity - torch.fft.ifft2(spectrum).real
 
 
-def damped_foca(kept: list[tuple[int, Tensor]], last: int) -> Tensor:
-    """cache-dit's FoCa, step by step from the first kept value to step number `last`."""
-    computed, at = dict(kept), kept[0][0]
-    full, values = [kept[0][1]], [kept[0][1]]
-    for step in range(at + 1, last + 1):
-        if step in computed:
-            at, full = step, [*full, computed[step]]
-            values.append(computed[step])
-        elif len(full) > 1:
-            reach, weight = min(step - at, 3) / 2, min(1, 3 / (step - at))
-            slope = full[-1] - full[-2] + values[-1] - values[-2]
-            values.append(full[-1] + weight * reach * slope)
-    return values[-1]
+def hashed(seed: int, step: int, place: tuple[int, str], row: int) -> int:
+    """A row's score, in Python's whole numbers (see `cache/row_draws.py`)."""
+    number = 1000 * place[0] + sum(place[1].encode())
+    x = seed * 0x9E3779B1 + step * 0x85EBCA6B + number * 0xC2B2AE35 + row * 0x27D4EB2F
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x %= 2**32
+        x = (x ^ (x >> shift)) * factor
+    return x % 2**32
 
 
 class Hook:
     """The slots on branches of one block."""
 
-    def __init__(self, oracle: Oracle, number: int, index: int) -> None:
-        self.oracle, self.number, self.index = oracle, number, index
+    def __init__(self, oracle: Oracle, number: int, index: int, context: StepContext) -> None:
+        self.oracle, self.number, self.index, self.context = oracle, number, index, context
         self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
+
+    def around(self, attention: Attention) -> Attention:
+        return attention
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]
@@ -220,7 +262,7 @@ class Hook:
             return Branch(compute(), gate)
         place = self.index, name
         at = partial(self.oracle.at, branch_sites[0], self.number)
-        value = at(compute, None, place=place)
+        value = at(compute, None, self.context, place)
         if branch_sites[0].gated:
             old = at(lambda: groups(gate, 2), None, place=(*place, "gate"))
             gate = with_groups(gate, old)

@@ -182,6 +182,9 @@ class AllBranches:
 
     names = frozenset((*DOUBLE, *SINGLE))
 
+    def around(self, attention):
+        return attention
+
 
 def test_a_hook_that_computes_changes_nothing_and_sees_every_branch(
     golden: Golden, dit: DiT

@@ -9,12 +9,7 @@ from ..config import DiTConfig
 from .plan import Probe, Stored
 from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
-from .stand_in import Kept, TensorSpec
-
-Place = tuple[int, str]
-"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
-
-WHOLE: Place = -1, ""
+from .stand_in import WHOLE, Beside, Place, TensorSpec
 
 GATE_GROUPS = 2  # of rows: those of a clean first frame have a gate of their own
 
@@ -49,6 +44,8 @@ class SampleShape(NamedTuple):
 
 def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place, TensorSpec]]:
     """The places of a site in pass `number`, with the form of the value at each."""
+    if not site.is_in(number):
+        return
     tokens, config = shape.tokens(number), shape.config
     batch, (img, txt) = shape.latents[0], shape.rows[number]
     if site.level == "blocks":
@@ -63,14 +60,14 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                     if site.gated:
                         gates = batch, GATE_GROUPS, config.hidden
                         yield gate_of((block, name)), tokens._replace(shape=gates)
-    elif site.level == "guidance" and number == 1:
+    elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
-    elif site.level == "velocity" and number == 0:
+    elif site.level == "velocity":
         yield WHOLE, shape.velocity()
 
 
-def allocate(policy: Policy, shape: SampleShape) -> tuple[tuple[dict[Place, Kept], ...], ...]:
-    """New buffers, zeros: `[pass][slot]`, by place."""
+def allocate(policy: Policy, shape: SampleShape) -> Beside:
+    """New buffers, zeros."""
     return tuple(
         tuple(
             {

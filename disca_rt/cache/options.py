@@ -85,7 +85,11 @@ def _parsed(text: str, kind: Any) -> Any:
     """`text` as a value of type `kind`; ValueError where it is none."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is tuple:
-        return () if text == "none" else tuple(_parsed(each.strip(), args[0]) for each in text.split(","))
+        return (
+            ()
+            if text == "none"
+            else tuple(_parsed(each.strip(), args[0]) for each in text.split(","))
+        )
     if origin in (Union, UnionType):  # X | None
         return None if text == "none" else _parsed(text, args[0])
     if kind is bool:

@@ -17,6 +17,7 @@ class Act(IntEnum):
     KEEP = 1  # compute, and keep the result for later steps
     STAND_IN = 2  # compute nothing: the stand-in's value is used
     CHECK = 3  # compute for comparison with the stand-in's value, which is used
+    REFRESH = 4  # the kept value, some rows of which the stand-in computes anew and keeps
 
 
 class Probe(NamedTuple):
@@ -137,6 +138,10 @@ class StepPlan(NamedTuple):
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)
 
+    def changes(self) -> bool:
+        """True where any slot keeps something, or some rows of something."""
+        return self.keeps() or any(Act.REFRESH in acts for acts in self.passes)
+
 
 def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ()) -> StepPlan:
     """The plan of these acts: full where nothing stands in, otherwise predicted."""
@@ -165,6 +170,19 @@ class Draft(NamedTuple):
 
 
 Answer = StepPlan | Ask | Draft
+
+
+def kept_before_use(computes: Sequence[bool], depth: int) -> list[Act]:
+    """A slot's act in each step, whose stand-in is made of the last `depth` values computed.
+
+    `computes` says which steps compute it. A value is kept where fewer than `depth` others follow
+    before a step that does not, so that nothing is kept that no step will use.
+    """
+    acts, since = [], depth
+    for is_computed in reversed(computes):
+        since = since + 1 if is_computed else 0
+        acts.append(Act.STAND_IN if not is_computed else Act.KEEP if since <= depth else Act.RUN)
+    return acts[::-1]
 
 
 class Setting(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
-from .methods import branches, ranges, whole_step_deciders, whole_steps
+from .methods import branches, forecasts, guidance, ranges, rows, whole_step_deciders, whole_steps
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -27,8 +27,11 @@ STATE = "state"  # the option that says where and how a policy keeps its buffers
 FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
     "whole steps": whole_step_deciders.ROWS,
+    "forecasts and drafts": forecasts.ROWS,
     "ranges of blocks": ranges.ROWS,
+    "guidance and several levels": guidance.ROWS,
     "branches": branches.ROWS,
+    "subsets of tokens": rows.ROWS,
 }
 """The rows by what the methods are about."""
 

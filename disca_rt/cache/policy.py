@@ -9,7 +9,7 @@ from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
 from .rule import Rule, known_plans
 from .site import Site
-from .stand_in import StandIn
+from .stand_in import StandIn, refreshes
 
 
 class Slot(NamedTuple):
@@ -52,8 +52,17 @@ class Policy:
         return plans
 
     def probes(self, passes: int) -> tuple[Probe, ...]:
-        """The probes of its rule in a sample of `passes` passes: none of a pass beyond."""
+        """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
+
+    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass `number`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, number) for site, _ in self.slots):
+            return acts
+        return tuple(
+            act if site.only_pass in (None, number) else Act.RUN
+            for act, (site, _) in zip(acts, self.slots, strict=True)
+        )
 
     def slots_at(self, *levels: str) -> list[int]:
         """Numbers of the slots at one of `levels`."""
@@ -81,17 +90,28 @@ def check_plan(
     standing = _standing(policy.slots, plan)
     for number, acts in enumerate(plan.passes):
         for slot, act in enumerate(acts):
-            if act in (Act.STAND_IN, Act.CHECK) and (number, slot) not in kept:
+            if act in (Act.STAND_IN, Act.CHECK, Act.REFRESH) and (number, slot) not in kept:
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"
                 )
-            own = policy.slots[slot].site
-            if act in (Act.KEEP, Act.CHECK) and not _is_computed(own, number, standing):
+            own, computes = policy.slots[slot].site, (Act.KEEP, Act.CHECK, Act.REFRESH)
+            if act in computes and not _is_computed(own, number, standing):
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} is to be kept or checked, but another "
                     "slot stands in for it; let that one run, or give this one RUN"
                 )
+            if act == Act.REFRESH and not _has_rows(policy.slots[slot]):
+                raise ValueError(
+                    f"{where}: slot {slot} is to compute some rows anew, and {policy.slots[slot]} "
+                    "cannot; use a stand-in of rows at branches of MLPs"
+                )
+
+
+def _has_rows(slot: Slot) -> bool:
+    """True where the stand-in can compute rows alone, and they do not depend on other rows."""
+    is_mlp = all(name.endswith("mlp") for name in slot.site.names)
+    return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
 
 
 def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:

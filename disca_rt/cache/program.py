@@ -21,7 +21,12 @@ class Do(Enum):
     KEEP = "keep the tokens as slot's value"
     CHECK = "compare the tokens with slot's stand-in, and go on with that"
     STAND_IN = "go on with slot's stand-in, at stop"
+    REFRESH = "run the blocks from start to stop on the rows that slot's stand-in chooses"
     NOTE = "remember the tokens for a probe"
+
+
+REPLACES = {Act.STAND_IN: Do.STAND_IN, Act.REFRESH: Do.REFRESH}
+"""Acts of a slot over blocks that do not run on all rows then."""
 
 
 class Instruction(NamedTuple):
@@ -66,7 +71,7 @@ def program(
         if jump is not None:
             stop = slots[jump].site.stop
             _refuse_inside(slots, active, notes, at, stop)
-            instructions.append(Instruction(Do.STAND_IN, at, stop, jump))
+            instructions.append(Instruction(REPLACES[active[jump]], at, stop, jump))
         elif at < blocks:
             stop = min(each for each in boundaries if each > at)
             instructions.append(Instruction(Do.RUN, at, stop, _destination(slots, active, stop)))
@@ -96,17 +101,17 @@ def _at_boundary(
     slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], at: int
 ) -> list[Instruction]:
     """Instructions on the tokens before block `at`: ranges end, then begin."""
-    ended = [i for i, act in active.items() if slots[i].site.stop == at and act != Act.STAND_IN]
+    ended = [i for i, act in active.items() if slots[i].site.stop == at and act not in REPLACES]
     does = {Act.KEEP: Do.KEEP, Act.CHECK: Do.CHECK}
     done = [Instruction(does[active[i]], at, at, i) for i in ended]
-    begun = [i for i, act in active.items() if slots[i].site.start == at and act != Act.STAND_IN]
+    begun = [i for i, act in active.items() if slots[i].site.start == at and act not in REPLACES]
     noted = [Instruction(Do.NOTE, at, at)] * (at in notes)
     return [*done, *noted, *(Instruction(Do.ENTER, at, at, i) for i in begun)]
 
 
 def _stand_in_at(slots: Sequence[Slot], active: dict[int, Act], at: int) -> int | None:
-    """The slot with the longest range that stands in from block `at`."""
-    here = [i for i, a in active.items() if a == Act.STAND_IN and slots[i].site.start == at]
+    """The slot with the longest range that stands in, or computes rows, from block `at`."""
+    here = [i for i, act in active.items() if act in REPLACES and slots[i].site.start == at]
     return max(here, key=lambda i: slots[i].site.stop, default=None)
 
 
@@ -120,7 +125,7 @@ def _refuse_inside(
     slots: Sequence[Slot], active: dict[int, Act], notes: Sequence[int], start: int, stop: int
 ) -> None:
     needed = {f"block {note} cannot be looked at": note for note in notes}
-    for i in (i for i, act in active.items() if act != Act.STAND_IN):
+    for i in (i for i, act in active.items() if act not in REPLACES):
         needed |= {f"slot {i} cannot be computed": slots[i].site.start}
         needed |= {f"slot {i} cannot be kept": slots[i].site.stop}
     for what, at in needed.items():
@@ -135,12 +140,15 @@ def _check_branches(
     slots: Sequence[Slot], acts: Sequence[Act], instructions: Sequence[Instruction], done: int
 ) -> None:
     """Raises ValueError where blocks do not run of which a slot is to keep branches."""
-    replaced = [(each.start, each.stop) for each in instructions if each.do == Do.STAND_IN]
+    stood_for, partial = (
+        [(each.start, each.stop) for each in instructions if each.do == do]
+        for do in (Do.STAND_IN, Do.REFRESH)
+    )
     for i, (slot, act) in enumerate(zip(slots, acts, strict=True)):
         if slot.site.level != "branch" or act == Act.RUN:
             continue
-        lost = [*replaced, (0, done)] if act != Act.STAND_IN else [(0, done)]
-        for start, stop in lost:
+        lost = stood_for if act != Act.STAND_IN else []
+        for start, stop in (*lost, *partial, (0, done)):
             if max(start, slot.site.start) < min(stop, slot.site.stop):
                 raise ValueError(
                     f"slot {i} acts on branches of blocks {slot.site.start} to "
@@ -152,7 +160,7 @@ def _check_branches(
 def _resumed(instructions: Sequence[Instruction], done: int, is_under: bool) -> Program:
     """The program that is left once blocks up to `done` have run for a probe."""
     is_replaced = any(
-        each.do == Do.STAND_IN and each.start == 0 and (each.stop > done or not is_under)
+        each.do in REPLACES.values() and each.start == 0 and (each.stop > done or not is_under)
         for each in instructions
     )
     if done == 0 or is_replaced:  # what has run is given up
@@ -162,6 +170,8 @@ def _resumed(instructions: Sequence[Instruction], done: int, is_under: bool) -> 
         for each in instructions
         if each.start >= done or (each.do == Do.ENTER and each.start == 0)
     ]
+    if is_under:  # what ends there was kept or compared before the probe
+        left = [e for e in left if e.start > done or e.do not in (Do.KEEP, Do.CHECK)]
     lost = [each for each in instructions if each not in left and each.do != Do.RUN]
     if lost and not is_under:
         raise ValueError(

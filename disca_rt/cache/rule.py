@@ -50,6 +50,36 @@ def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
     return tuple(plans)
 
 
+class Planned:
+    """A base for rules that plan all steps before the first one, in `plans`.
+
+    `plans(setting)` gives them in order; ValueError where options do not fit.
+    """
+
+    probes: tuple[Probe, ...] = ()
+
+    def start(self, setting: Setting) -> tuple[StepPlan, ...]:
+        """The plans of all steps."""
+        return self.plans(setting)
+
+    def decide(
+        self, setting: Setting, step: Step, seen: Seen, memory: tuple[StepPlan, ...]
+    ) -> StepPlan:
+        """The plan that was made for `step`."""
+        return memory[step.index]
+
+    def remember(
+        self,
+        setting: Setting,
+        step: Step,
+        plan: StepPlan,
+        seen: Seen,
+        memory: tuple[StepPlan, ...],
+    ) -> tuple[StepPlan, ...]:
+        """The same plans."""
+        return memory
+
+
 class Memoryless:
     """A base for rules whose plans depend on nothing but the step: they declare no probes."""
 

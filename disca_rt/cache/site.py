@@ -1,5 +1,6 @@
 """Sites: the places in a step where a stand-in may replace a computation. Pure data."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..config import DiTConfig
@@ -42,6 +43,9 @@ class Site(NamedTuple):
     then goes with it, so that what is added to the tokens is as it was. "guidance": the velocity
     patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
     pass runs.
+
+    A site of blocks or branches is in every pass, or in `only_pass`: in the other one nothing is
+    kept, and its acts there do nothing.
     """
 
     level: Level
@@ -49,6 +53,12 @@ class Site(NamedTuple):
     stop: int = 0
     names: tuple[str, ...] = ()
     gated: bool = False
+    only_pass: int | None = None
+
+    def is_in(self, number: int) -> bool:
+        """True where pass `number` has the site's places."""
+        only = {"guidance": 1, "velocity": 0}.get(self.level, self.only_pass)
+        return only in (None, number)
 
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
@@ -65,11 +75,9 @@ class Site(NamedTuple):
         is_apart = self.stop <= other.start or other.stop <= self.start
         return not is_apart and bool(ours & theirs)
 
-    def check(self, dit: DiTConfig, passes: int) -> None:
-        """Raises ValueError where a sample of `passes` passes has nothing at this site."""
+    def check(self, dit: DiTConfig) -> None:
+        """Raises ValueError where a model of these sizes has nothing at this site."""
         blocks = dit.double + dit.single
-        if self.level == "guidance" and passes != 2:
-            raise ValueError("a site at guidance needs classifier-free guidance, got one pass")
         if self.level in ("guidance", "velocity"):
             return
         if not 0 <= self.start < self.stop <= blocks:
@@ -88,6 +96,20 @@ class Site(NamedTuple):
             raise ValueError(
                 f"blocks {self.start} to {self.stop - 1} have none of the branches {self.names}"
             )
+
+
+def check_sites(sites: Sequence[Site], dit: DiTConfig, passes: int) -> None:
+    """Raises ValueError where a model has nothing at one of `sites`, or `passes` have none of all.
+
+    A site that no pass has is left out: what a method does at guidance, where there is one pass.
+    """
+    for site in sites:
+        site.check(dit)
+    if sites and not any(site.is_in(number) for site in sites for number in range(passes)):
+        raise ValueError(
+            "it acts on the unconditional pass alone, and there is one pass; give it "
+            "classifier-free guidance"
+        )
 
 
 def whole(dit: DiTConfig) -> Site:

@@ -1,11 +1,13 @@
 """The protocol of stand-ins: they keep tensors of a step and give a value in later ones."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import PredictorConfig
+from ..sharding import Sharding, Whole
 from ..tokens import StepContext
 from .site import Level
 
@@ -35,6 +37,27 @@ class TensorSpec(NamedTuple):
 Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
+Place = tuple[int, str]
+"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
+
+WHOLE: Place = -1, ""
+
+Beside = tuple[tuple[dict[Place, Kept], ...], ...]
+"""The buffers of all slots: `[pass][slot]`, by place."""
+
+
+ALL_HERE = Whole()
+
+
+class OtherPass(NamedTuple):
+    """The buffers of the same place in the other pass, for stand-ins that read them.
+
+    `lengths [B]` counts its image plus valid text tokens; None where nothing is padding.
+    """
+
+    kept: Kept
+    lengths: Tensor | None
+
 
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
@@ -42,12 +65,19 @@ class Moment(NamedTuple):
     `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
     conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
     conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none.
+    the device; None where it has none. `sharding` says which rows this rank has. `other` is for
+    stand-ins that read the other pass; None where there is none. `beside` are the buffers of all
+    slots, for those of one method that share what they keep; `which_pass` is the pass's number.
     """
 
     entering: Tensor | None
     context: StepContext | None
     numbers: Tensor | None
+    sharding: Sharding = ALL_HERE
+    other: OtherPass | None = None
+    place: Place = WHOLE
+    beside: Beside = ()
+    which_pass: int = 0
 
 
 class StandIn(Protocol):
@@ -60,6 +90,7 @@ class StandIn(Protocol):
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
+    reads_other_pass: bool  # True where `value` reads what the other pass kept
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
@@ -82,11 +113,33 @@ class StandIn(Protocol):
         """The value in place of the computation."""
 
 
+class RowStandIn(StandIn, Protocol):
+    """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`."""
+
+    refreshes: bool  # True
+
+    def row_count(self, place: Place, rows: int) -> int:
+        """The number of rows of `rows` at `place` that it computes anew, for those who count."""
+
+    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+        """The value, of which some rows are computed anew and written into what is kept.
+
+        `compute(rows)` gives the values `[B, R, C]` of the rows numbered `rows [B, R]` of those at
+        this place on this rank; all of them for None.
+        """
+
+
+def refreshes(stand_in: StandIn) -> bool:
+    """True of a `RowStandIn`; others need not say that they are none."""
+    return getattr(stand_in, "refreshes", False)
+
+
 class Numberless:
     """A base for stand-ins that need no scalars and run no network."""
 
     network: PredictorConfig | None = None
     reads_to_keep: bool = True
+    reads_other_pass: bool = False
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

@@ -4,6 +4,7 @@ Writes lines as it goes on, and leaves out what its record already has. Knows su
 protocol, no model.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
@@ -11,6 +12,7 @@ from .record import Line, Record
 from .similarity import likeness
 from .subject import UNCACHED, Clip, Subject
 
+QUIET = 30.0  # seconds, after which a clip that is done is told
 TIMED_TOGETHER = 8  # policies that take turns with the uncached run
 
 Told = Callable[[str], None]
@@ -42,15 +44,20 @@ class Judging:
         if not left:
             return
         self._tell(f"{subject.title}: {policy}, {left} prompts")
+        told = time.monotonic()
         for number, clip in enumerate(islice(subject.clips(policy, done), left), done):
             if policy == UNCACHED:
                 self._record.keep_reference(subject.name, number, clip.latents, clip.frames)
-            self._record.add(self._clip_line(policy, number, clip))
+            line = self._clip_line(policy, number, clip)
+            self._record.add(line)
+            if time.monotonic() > told + QUIET:
+                told = time.monotonic()
+                self._tell(f"{policy}: {number + 1} of {len(subject.prompts)}, L2 {line['l2']:.4f}")
 
     def _clip_line(self, policy: str, number: int, clip: Clip) -> Line:
         subject = self._subject
         reference = self._record.reference(subject.name, number)
-        like = likeness(clip.latents, clip.frames, reference["latents"], reference["frames"])
+        like = likeness(clip.latents, clip.frames, reference["latents"], reference.get("frames"))
         flops = subject.flops(policy, clip.plans, number)
         return {
             "kind": "clip",

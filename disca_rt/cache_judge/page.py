@@ -11,34 +11,44 @@ from .summary import Summary, frontier
 EXPLAINED = """\
 Every policy starts from the same noise and is compared with the same model's run without a cache.
 `full steps` are the full steps that cost as many FLOPs, counted on the plans that ran; `speed-up`
-is by FLOPs, `measured/that` the measured one over it (medians, one clip at a time, taking turns
-with the uncached run); `state` are the bytes that one clip's cache takes. PSNR and SSIM are of
-8-bit frames, L2 is the relative distance of the final latents: median, geometric mean, mean, and
-the share of clips beyond 0.1, in which something else is seen. `to reuse` is the geometric mean of
-the L2 over that of reusing the last hidden state at the same cost, prompt by prompt: below 1 is
-nearer. Brackets are 95 % bootstrap intervals over prompts. **Bold** rows are on the frontier:
-nothing cheaper is as near by PSNR.
+is by FLOPs, `measured/that` the measured one over it (medians, one clip at a time); `state` are the
+bytes that one clip's cache takes. PSNR and SSIM are of 8-bit frames, and left out where no VAE
+decodes; L2 is the relative distance of the final latents: median, geometric mean, mean, and the
+share of clips beyond 0.1, in which something else is seen. `to reuse` is the geometric mean of the
+L2 over that of reusing the last hidden state at the same cost, prompt by prompt: below 1 is nearer.
+Brackets are 95 % bootstrap intervals over prompts. **Bold** rows are on the frontier: nothing
+cheaper is as near by PSNR, or by L2 without it. Settings at which nothing was cached are not in the
+picture.
 """
 
 Cell = Callable[[Summary], str]
+DECODED = "PSNR", "SSIM"  # columns of what needs a VAE
+MANY = 20  # rows, beyond which the frontier's stand apart
 
 
 def page(rows: Mapping[str, Sequence[Summary]], facts: str) -> str:
     """The whole page; `rows` by the subject's title, `facts` says what ran where."""
     parts = ["# Cache methods under one judge", facts, EXPLAINED]
     for title, of_subject in rows.items():
-        parts.append(f"## {title}\n\n" + _table(of_subject))
+        parts.append(f"## {title}\n")
+        if len(of_subject) > MANY:
+            best = frontier(of_subject)
+            parts += ["The frontier:\n", _table(of_subject, best), "All policies:\n"]
+        parts.append(_table(of_subject, of_subject))
     parts.append("## The methods\n\n" + methods_page())
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Summary]) -> str:
+def _table(rows: Sequence[Summary], shown: Sequence[Summary]) -> str:
+    """The rows that are `shown`, those with most full steps first."""
     best = {row.policy for row in frontier(rows)}
     scores = [name for name in rows[0].scores] if rows else []
     columns = COLUMNS | {name: _score(name) for name in scores}
+    if all(row.psnr is None for row in rows):
+        columns = {name: cell for name, cell in columns.items() if name not in DECODED}
     body = [
         [_bold(f"`{row.policy}`", row.policy in best), *(cell(row) for cell in columns.values())]
-        for row in sorted(rows, key=lambda row: (-row.full_steps, row.policy))
+        for row in sorted(shown, key=lambda row: (-row.full_steps, row.policy))
     ]
     return "\n".join(table_lines(["policy", *columns], body)) + "\n"
 

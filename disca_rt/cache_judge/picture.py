@@ -1,68 +1,137 @@
-"""The picture of the judge: nearness against speed-up, a curve per method, the frontier drawn.
+"""The picture of the judge: nearness against speed-up, for each subject.
 
+A large panel has a curve for each family, its best settings, over the points of all methods; below
+it a panel for each family has a curve for each of its methods. The frontier of all is in each.
 Needs matplotlib, an optional extra.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-from .subject import UNCACHED
+from .similarity import SAME
 from .summary import Summary, frontier
 
+WIDTH, LARGE, SMALL = 16.0, 6.5, 3.6  # inches: of all, and heights of both kinds of panels
+ACROSS = 3  # panels of families
 MARKERS = "osD^v<>Ppx*hX"
-TICKS = 1, 2, 3, 4, 5, 6, 8, 10, 12, 16
+TICKS = 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20
+FAR_BELOW = 15.0  # dB under the frontier's last row, beyond which rows are out of sight
+APART = 0.015  # of the width, between points that are named
 
 
 def write_picture(path: Path, rows: Mapping[str, Sequence[Summary]]) -> None:
-    """Write a PNG with a panel for each subject, by its title."""
-    figure = Figure(figsize=(11, 6.5 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), squeeze=False)[:, 0]
-    families = sorted({row.family for of_subject in rows.values() for row in of_subject})
-    for axis, (title, of_subject) in zip(axes, rows.items(), strict=True):
-        _draw(axis, title, [row for row in of_subject if row.policy != UNCACHED], families)
-    figure.savefig(path, format="png", dpi=110)
+    """Write a PNG with panels for each subject, by its title.
+
+    Settings under which nothing was cached are left out: they are the uncached run again.
+    """
+    subjects = [(title, [r for r in each if r.nearness < SAME]) for title, each in rows.items()]
+    names = sorted({row.family for _, each in subjects for row in each})
+    colours = {name: colormaps["tab10"](number % 10) for number, name in enumerate(names)}
+    heights = [LARGE + SMALL * _down(each) for _, each in subjects]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(subjects), squeeze=False, height_ratios=heights)[:, 0]
+    for part, (title, each) in zip(parts, subjects, strict=True):
+        _draw_subject(part, title, each, colours)
+    figure.savefig(path, format="png", dpi=90)
 
 
-def _draw(axis: Axes, title: str, rows: Sequence[Summary], families: Sequence[str]) -> None:
-    best = frontier(rows)
-    axis.step(
-        [row.speedup for row in reversed(best)],
-        [row.psnr.mean for row in reversed(best)],
-        where="pre",
-        color="0.2",
-        linestyle="--",
-        linewidth=1,
-        label="frontier",
-    )
-    for family in families:
-        colour = colormaps["tab10"](families.index(family) % 10)
-        _draw_family(axis, [row for row in rows if row.family == family], colour)
-    for row in best:
+def _families(rows: Sequence[Summary]) -> dict[str, list[Summary]]:
+    names = sorted({row.family for row in rows})
+    return {name: [row for row in rows if row.family == name] for name in names}
+
+
+def _down(rows: Sequence[Summary]) -> int:
+    """The number of rows of small panels."""
+    return math.ceil(len(_families(rows)) / ACROSS)
+
+
+def _draw_subject(
+    part: SubFigure, title: str, rows: Sequence[Summary], colours: Mapping[str, object]
+) -> None:
+    large, *small = part.subfigures(1 + _down(rows), height_ratios=[LARGE, *[SMALL] * _down(rows)])
+    axis = large.subplots()
+    _draw_families(axis, rows, colours)
+    _finish(axis, rows, title)
+    axis.set_ylabel(f"{_measure(rows)} to the run without a cache, dB")
+    axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    _name_best(axis, rows)
+    panels = [axis for row in small for axis in row.subplots(1, ACROSS)]
+    families = _families(rows)
+    for axis, (family, of_family) in zip(panels, families.items(), strict=False):
+        _draw_methods(axis, of_family, rows)
+        _finish(axis, rows, family)
+        axis.title.set_color(colours[family])
+    for axis in panels[len(families) :]:
+        axis.set_axis_off()
+
+
+def _measure(rows: Sequence[Summary]) -> str:
+    return "latents' signal over error" if any(row.psnr is None for row in rows) else "PSNR"
+
+
+def _draw_families(axis: Axes, rows: Sequence[Summary], colours: Mapping[str, object]) -> None:
+    for family, of_family in _families(rows).items():
+        axis.plot(*_points(of_family), "o", color=colours[family], ms=3, alpha=0.5)
+        axis.plot(*_points(frontier(of_family)), color=colours[family], lw=1.8, label=family)
+    _draw_frontier(axis, rows)
+
+
+def _draw_methods(axis: Axes, of_family: Sequence[Summary], rows: Sequence[Summary]) -> None:
+    """The curve of each method, the best of its cheapest setting first in the legend."""
+    curves = {row.method: [] for row in sorted(of_family, key=lambda row: row.policy)}
+    for row in sorted(of_family, key=lambda row: row.speedup):
+        curves[row.method].append(row)
+    by_end = sorted(curves.items(), key=lambda item: -item[1][-1].nearness)
+    for number, (marker, (method, curve)) in enumerate(zip(cycle(MARKERS), by_end, strict=False)):
+        colour = colormaps["tab10"](number % 10)
+        axis.plot(*_points(curve), color=colour, marker=marker, ms=4, lw=1, label=method)
+    _draw_frontier(axis, rows)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _draw_frontier(axis: Axes, rows: Sequence[Summary]) -> None:
+    style = {"color": "0.2", "linestyle": "--", "linewidth": 1, "label": "frontier of all"}
+    axis.step(*_points(frontier(rows)[::-1]), where="pre", **style)
+
+
+def _points(rows: Sequence[Summary]) -> tuple[list[float], list[float]]:
+    return [row.speedup for row in rows], [row.nearness for row in rows]
+
+
+def _finish(axis: Axes, rows: Sequence[Summary], title: str) -> None:
+    """Axes that all panels of a subject share: those of rows that are not far below."""
+    axis.set(title=title, xlabel="speed-up by FLOPs", xscale="log")
+    if rows:
+        low, high = min(r.speedup for r in rows), max(r.speedup for r in rows)
+        axis.set_xlim(low / 1.05, high * 1.05)
+        top = max(row.nearness for row in rows) + 2
+        least = frontier(rows)[0].nearness - FAR_BELOW
+        axis.set_ylim(max(min(row.nearness for row in rows) - 1, least), top)
+        axis.set_xticks([tick for tick in TICKS if low / 1.05 <= tick <= high * 1.05], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(alpha=0.3)
+
+
+def _name_best(axis: Axes, rows: Sequence[Summary]) -> None:
+    """The methods of the frontier, above its points; not twice in a row, nor where it is tight."""
+    low, high = axis.get_xlim()
+    apart, last = (high / low) ** APART, None
+    for row in reversed(frontier(rows)):
+        if last and (last.method == row.method or row.speedup < last.speedup * apart):
+            continue
+        last = row
         axis.annotate(
             row.method,
-            (row.speedup, row.psnr.mean),
-            xytext=(4, 4),
+            (row.speedup, row.nearness),
+            xytext=(1, 4),
             textcoords="offset points",
-            fontsize=7,
+            rotation=35,
+            fontsize=8,
         )
-    axis.set(title=title, xlabel="speed-up by FLOPs", xscale="log")
-    axis.set_ylabel("PSNR to the run without a cache, dB")
-    most = max((row.speedup for row in rows), default=1)
-    axis.set_xticks([tick for tick in TICKS if tick <= 1.3 * most], minor=False)
-    axis.set_xticks([], minor=True)
-    axis.xaxis.set_major_formatter("{x:.0f}")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def _draw_family(axis: Axes, rows: Sequence[Summary], colour: object) -> None:
-    methods = sorted({row.method for row in rows})
-    for marker, method in zip(cycle(MARKERS), methods, strict=False):
-        curve = sorted((r for r in rows if r.method == method), key=lambda row: row.speedup)
-        points = [row.speedup for row in curve], [row.psnr.mean for row in curve]
-        axis.plot(*points, color=colour, marker=marker, ms=5, lw=0.8, label=method)

@@ -59,15 +59,19 @@ class Record:
             os.fsync(file.fileno())
         self.lines.append(line)
 
-    def keep_reference(self, subject: str, number: int, latents: Tensor, frames: Tensor) -> None:
+    def keep_reference(
+        self, subject: str, number: int, latents: Tensor, frames: Tensor | None
+    ) -> None:
         """Keep the sample without a cache."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"latents": latents.contiguous(), "frames": frames.contiguous()}
+        tensors = {"latents": latents.contiguous()}
+        if frames is not None:
+            tensors["frames"] = frames.contiguous()
         with whole(self._reference(subject, number)) as partial:
             save_file(tensors, partial)
 
     def reference(self, subject: str, number: int) -> Mapping[str, Tensor]:
-        """The sample without a cache: `latents`, and `frames` uint8."""
+        """The sample without a cache: `latents`, and `frames` uint8 where there are any."""
         return load_file(self._reference(subject, number))
 
     def _reference(self, subject: str, number: int) -> Path:

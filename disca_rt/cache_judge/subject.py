@@ -15,11 +15,12 @@ UNCACHED = "full"
 class Clip(NamedTuple):
     """One prompt's sample: latents `[C, T, h, w]`, frames `[3, T, H, W]` uint8, and its steps.
 
-    `scores` are marks that need no reference, in [0, 1]; empty where nobody gives any.
+    `frames` are None where nothing decodes latents. `scores` are marks that need no reference, in
+    [0, 1]; empty where nobody gives any.
     """
 
     latents: Tensor
-    frames: Tensor
+    frames: Tensor | None
     plans: tuple[StepPlan, ...]
     scores: dict[str, float]
 

@@ -25,7 +25,8 @@ class Summary(NamedTuple):
 
     `full_steps` are the full steps that cost as many FLOPs; `speedup` and `ratio` are by FLOPs, and
     measured over that. `against_reuse` is the geometric mean of the L2 over that of plain reuse at
-    the same cost, prompt by prompt: below 1 is nearer. None where it was not timed, or scored.
+    the same cost, prompt by prompt: below 1 is nearer. None where it was not timed, scored or
+    decoded.
     """
 
     subject: str
@@ -35,8 +36,8 @@ class Summary(NamedTuple):
     speedup: float
     ratio: float | None
     state_bytes: int | None
-    psnr: ConfidenceInterval
-    ssim: ConfidenceInterval
+    psnr: ConfidenceInterval | None
+    ssim: ConfidenceInterval | None
     l2_median: float
     l2_geometric: float
     l2_mean: float
@@ -48,6 +49,11 @@ class Summary(NamedTuple):
     def method(self) -> str:
         """The policy's name, without options."""
         return "+".join(part.name for part in read_policy(self.policy))
+
+    @property
+    def nearness(self) -> float:
+        """The mean PSNR; where nothing was decoded, the latents' signal over the error, in dB."""
+        return -20 * math.log10(self.l2_geometric) if self.psnr is None else self.psnr.mean
 
 
 def summaries(record: Record, subject: str) -> list[Summary]:
@@ -64,10 +70,10 @@ def summaries(record: Record, subject: str) -> list[Summary]:
 
 
 def frontier(rows: Sequence[Summary]) -> list[Summary]:
-    """The rows that no cheaper one is as near as, by PSNR, from the cheapest on."""
+    """The rows that no cheaper one is as near as, from the cheapest on."""
     best: list[Summary] = []
-    for row in sorted(rows, key=lambda row: (-row.speedup, -row.psnr.mean)):
-        if not best or row.psnr.mean > best[-1].psnr.mean:
+    for row in sorted(rows, key=lambda row: (-row.speedup, -row.nearness)):
+        if not best or row.nearness > best[-1].nearness:
             best.append(row)
     return best
 
@@ -97,8 +103,8 @@ def _summary(
         speedup=speedup,
         ratio=None if cost is None else cost["speedup"] / speedup,
         state_bytes=None if cost is None else cost["state_bytes"],
-        psnr=mean_interval([line["psnr"] for line in lines]),
-        ssim=mean_interval([line["ssim"] for line in lines]),
+        psnr=_interval(lines, "psnr"),
+        ssim=_interval(lines, "ssim"),
         l2_median=statistics.median(l2),
         l2_geometric=math.exp(statistics.fmean(map(math.log, l2))),
         l2_mean=statistics.fmean(l2),
@@ -154,6 +160,12 @@ def _by_policy(lines: Sequence[Line]) -> dict[str, list[Line]]:
     for line in lines:
         found.setdefault(line["policy"], []).append(line)
     return found
+
+
+def _interval(lines: Sequence[Line], name: str) -> ConfidenceInterval | None:
+    """The mean of what was measured of every clip; None where it was not."""
+    values = [line[name] for line in lines]
+    return None if None in values else mean_interval(values)
 
 
 def _l2(line: Line) -> float:

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..cache_judge.forecast import Forecast, total
 from ..cache_judge.judging import Judging
 from ..cache_judge.record import Record
 from ..cache_judge.subject import UNCACHED, Subject
@@ -40,10 +41,24 @@ class Search:
 
         `stand_ins` are policies that follow a step list, such as "taylor:order=1".
         """
-        counts = {each: self._full_steps(each) for each in stand_ins}
+        counts = self._counts(stand_ins)
         self._judging.sample(UNCACHED)
         found = [self._best(each, full, most) for each, full in counts.items()]
         return sorted(found, key=lambda one: (one.error, one.policy))
+
+    def forecast(self, stand_ins: Sequence[str], most: int) -> Forecast:
+        """The work of the whole search, nothing of it done yet; ValueError for a small budget."""
+        prompts, runs = len(self._subject.prompts), [(UNCACHED, len(self._subject.prompts))]
+        for each, full in self._counts(stand_ins).items():
+            runs += ((_listed(each, range(j + 1)), prompts) for j in range(self._steps - 1))
+            runs.append((_listed(each, range(full)), prompts * most))
+        return total(self._subject, runs)
+
+    def _counts(self, stand_ins: Sequence[str]) -> dict[str, int]:
+        """The most full steps of each stand-in, which are checked."""
+        for each in stand_ins:
+            self._subject.check(_listed(each, range(1)))
+        return {each: self._full_steps(each) for each in stand_ins}
 
     def _full_steps(self, stand_in: str) -> int:
         """The most full steps within the budget; ValueError where not even one is."""

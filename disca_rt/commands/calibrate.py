@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_writable, plain_text
+from .arguments import check_writable
 from .ranks import joined_ranks
+from .samples import prompts, read_prompts
 from .sampling import (
     add_sampling_arguments,
     check_sampling_arguments,
@@ -44,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     group = parser.add_argument_group("calibration")
     group.add_argument(
         "--prompts",
+        type=prompts,
         metavar="FILE",
         help=f"prompts, one a line; or a number of the embedded model's own, default {PROMPTS}",
     )
@@ -86,18 +88,12 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         return [args.prompt]
     if args.conditioning is not None:
         return []
-    asked = str(PROMPTS) if args.prompts is None else args.prompts
-    if asked.isascii() and asked.isdigit():
-        if args.model is not None:
-            raise ValueError("--prompts must be a file of prompts, one a line, for this model")
-        return training_prompts(int(asked), PROMPT_SEED)
-    path = Path(asked)
-    if not path.is_file():
-        raise ValueError(f"--prompts must be a file, or a number, got {asked!r}")
-    lines = [plain_text(line.strip()) for line in path.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"--prompts {path} has no prompts; write one a line")
-    return lines
+    asked = PROMPTS if args.prompts is None else args.prompts
+    if isinstance(asked, Path):
+        return read_prompts(asked)
+    if args.model is not None:
+        raise ValueError("--prompts must be a file of prompts, one a line, for this model")
+    return training_prompts(asked, PROMPT_SEED)
 
 
 def _calibrate(args: argparse.Namespace, prompts: list[str], ranks: "Ranks | None") -> None:
@@ -130,10 +126,11 @@ def _requests(
     if not prompts:
         return [sample_request(args, runtime, ranks, False)]
     requests = []
-    for number, prompt in enumerate(prompts):
-        args.prompt = prompt
-        request = sample_request(args, runtime, ranks, False)
-        requests.append(replace(request, seed=args.seed + number))
+    with runtime.keeping("text_encoder"):
+        for number, prompt in enumerate(prompts):
+            args.prompt = prompt
+            request = sample_request(args, runtime, ranks, False)
+            requests.append(replace(request, seed=args.seed + number))
     return requests
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ..tiny.ladder import Rung
 
 from .evaluate_caches import add_arguments as add_cache_arguments
-from .evaluate_caches import judge_caches
+from .evaluate_caches import judge_caches, refuse_cache_flags
+from .samples import prompts
 
 PROMPTS, QUICK_PROMPTS = 300, 8
 SHOWN = 6  # prompts on the picture sheet
@@ -23,23 +24,35 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="judge the embedded model at every step count and policy that the paper compares",
         description="Held-out prompts, fixed noise, paired intervals. Writes ladder.md, "
         "ladder.jsonl and ladder.png. Most of the ladder's weights are in the repository only; "
-        "--dit judges one checkpoint of your own instead, at 50 steps.",
+        "--dit judges one checkpoint of your own instead, at 50 steps. With --caches cache "
+        "methods are judged: on the embedded model or, with --model or --dit and prompts or "
+        "conditionings, on that one, by the flags that generate has.",
+        conflict_handler="resolve",  # flags of a sample with a meaning of their own here
     )
+    add_cache_arguments(parser, name)
     parser.add_argument("--ladder", type=Path, help="folder of all its weights")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
-    parser.add_argument("--prompts", type=int, help=f"how many; default {PROMPTS}")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_PROMPTS} prompts: a trial, not a result"
+        "--prompts",
+        type=prompts,
+        metavar="N|FILE",
+        help=f"how many of the embedded model's, default {PROMPTS}; or with --caches and --model a "
+        "file, one a line",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_PROMPTS} prompts: a trial, not a result; with --caches --model few methods",
     )
     parser.add_argument("--only", help="rungs whose names contain this; the first row always runs")
-    parser.add_argument("--dit", type=Path, help="a checkpoint to judge instead of the ladder")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--dit", help="a checkpoint to judge instead of the ladder; with --caches of any model"
+    )
     parser.add_argument(
         "--workers",
         type=int,
         help="processes that share the CPU's threads; default: one for each thread",
     )
-    add_cache_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,12 +68,12 @@ def run(args: argparse.Namespace) -> None:
     from .arguments import check_writable
     from .devices import choose_device, choose_workers
 
-    if args.prompts is not None and args.quick:
+    if args.prompts is not None and args.quick and not args.caches:
         raise ValueError("give either --prompts or --quick")
     if args.caches:
-        device = choose_device(args.device)
-        judge_caches(args, device, choose_workers(args.workers, device))
+        judge_caches(args)
         return
+    refuse_cache_flags(args)
     count = args.prompts
     if count is None:
         count = QUICK_PROMPTS if args.quick else PROMPTS
@@ -99,7 +112,8 @@ def _rungs(args: argparse.Namespace) -> tuple[Sequence[Path], list["Rung"]]:
     if args.dit is not None and (args.only is not None or args.ladder is not None):
         raise ValueError("--dit judges one checkpoint; leave out --only and --ladder")
     if args.dit is not None:
-        path = args.dit / "dit.safetensors" if args.dit.is_dir() else args.dit
+        path = Path(args.dit)
+        path = path / "dit.safetensors" if path.is_dir() else path
         if not path.is_file() or path.suffix != ".safetensors":
             raise ValueError(f"--dit must be a .safetensors file, or a folder with one, got {path}")
         return [path.parent], [Rung("50 steps", (1,), path.stem, SCHEDULE)]

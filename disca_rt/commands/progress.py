@@ -50,8 +50,8 @@ class Bar:
     def on_step(self, event: StepEvent) -> None:
         """Callback of a sample: shows the step that has ended, by its kind."""
         self._progress.start()
-        done = event.step.index + 1
-        self._progress.update(self._task, completed=done, description=f"{event.kind} step")
+        counts = {"completed": event.done, "total": event.total}
+        self._progress.update(self._task, **counts, description=f"{event.kind} step")
 
     def on_tile(self, done: int, total: int) -> None:
         """Callback of a decode: shows the tiles done."""

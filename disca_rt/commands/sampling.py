@@ -30,6 +30,7 @@ from .folder import (
     folder_request,
     load_folder,
 )
+from .ranks import FLAGS as RANK_FLAGS
 from .ranks import add_rank_arguments, check_partition, check_ranks, choose_attention
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     from ..pipeline.saved_conditioning import SavedConditioning
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the prompt, and the groups models, input, ranks and schedule."""
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, command: str, has_ranks: bool = True
+) -> None:
+    """Add the prompt, and the groups models, input, ranks (if `has_ranks`) and schedule."""
     parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
     models = parser.add_argument_group("models (files, folders or Hub references)")
     add_folder_arguments(models)
@@ -74,7 +77,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, command: str) -> Non
     )
     inputs.add_argument("--no-guidance", action="store_true", help="one conditional pass only")
     inputs.add_argument("--seed", type=int, default=0, help="of the initial noise")
-    add_rank_arguments(parser, command)
+    inputs.add_argument(
+        "--decide",
+        choices=("together", "per-sample"),
+        help="where a policy measures, it decides on a batch as one, or on each sample by itself, "
+        "one run after the other (default)",
+    )
+    if has_ranks:
+        add_rank_arguments(parser, command)
+    else:
+        parser.set_defaults(**dict.fromkeys(RANK_FLAGS))
     add_schedule_arguments(parser)
     add_calibration_argument(parser)
 
@@ -184,6 +196,7 @@ def sample_request(
         seed=args.seed,
         noise=args.noise,
         classifier_free_scale=scale,
+        decide=args.decide,
     )
     if args.prompt is not None and args.model is not None:
         request = folder_request(args, runtime, ranks, make, is_told)
@@ -209,9 +222,13 @@ def check_shares(
     """Raise ValueError, as `plan` words it, where ranks cannot share the tokens of a pass."""
     from ..pipeline.fit import latent_shape
 
+    rows = [slice(None)]
+    if runtime.decides_per_sample(request):
+        rows = [slice(i, i + 1) for i in range(request.conditioning.batch)]
+    shape = latent_shape(request)
     for conditioning in request.conditionings:
-        shape = latent_shape(request)
-        check_partition(args, ranks, runtime.config, shape, conditioning.tokens)
+        for row in rows:
+            check_partition(args, ranks, runtime.config, shape, conditioning.rows(row).tokens)
 
 
 def _prompt_request(

@@ -15,6 +15,7 @@ from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector, of_text
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
+from .row_groups import layer_norm_modulate
 from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
 
 T = TypeVar("T")
@@ -32,13 +33,19 @@ class Branch(NamedTuple):
 
 
 Compute = Callable[..., Tensor]
-"""Computes a branch; `out`, where it takes one, is a preferred destination, may be ignored."""
+"""Computes a branch; `out`, where it takes one, is a preferred destination, may be ignored.
+
+That of an MLP may be given `rows [B, R]`, and then computes the rows that these number.
+"""
 
 
 class Branches(Protocol):
     """Stands between a block and its branches, the tensors before their gates."""
 
     names: Set[str]  # the branches that it changes anything of
+
+    def around(self, attention: Attention) -> Attention:
+        """The attention that the block is to use in place of its own, or that itself."""
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         """The branch `name`: `compute()` and `gate`, or something in the place of either.
@@ -147,7 +154,7 @@ class DoubleStreamBlock(nn.Module):
         img_mod, txt_mod = mods
         img, img_in = add_norm(parts[0], *img_mod[:2], self.ops)
         txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops)
-        img_attn, txt_attn = self._attend(img_in, txt_in, context)
+        img_attn, txt_attn = self._attend(img_in, txt_in, context, self.attention)
         img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
         txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
         img_part = PendingSum(img, self.img_mlp(img_normed), img_mod[-1])
@@ -159,29 +166,38 @@ class DoubleStreamBlock(nn.Module):
         """Run the branches one by one; of a replaced one nothing is computed, its norm neither."""
         img_mod, txt_mod = mods
         img, txt = (self._entered(part, mod[:2]) for part, mod in zip(parts, mods, strict=True))
-        joint = once(lambda: self._attend(img.normed(), txt.normed(), context))
+        attention = branches.around(self.attention)
+        joint = once(lambda: self._attend(img.normed(), txt.normed(), context, attention))
         img_proj, txt_proj = self.img_attn_proj, self.txt_attn_proj
         img_attn = branches("img_attn", lambda out=None: img_proj.into(joint()[0], out), img_mod[2])
         txt_attn = branches("txt_attn", lambda out=None: txt_proj.into(joint()[1], out), txt_mod[2])
         img_2 = self._entered(PendingSum(img.sum(), *img_attn), img_mod[3:5])
         txt_2 = self._entered(PendingSum(txt.sum(), *txt_attn), txt_mod[3:5])
-        img_mlp = branches(
-            "img_mlp", lambda out=None: self.img_mlp(img_2.normed(), out), img_mod[-1]
-        )
-        txt_mlp = branches(
-            "txt_mlp", lambda out=None: self.txt_mlp(txt_2.normed(), out), txt_mod[-1]
-        )
+        img_mlp = branches("img_mlp", self._mlp(self.img_mlp, img_2, img_mod[3:5]), img_mod[-1])
+        txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt_2, txt_mod[3:5]), txt_mod[-1])
         return PendingSum(img_2.sum(), *img_mlp), PendingSum(txt_2.sum(), *txt_mlp)
+
+    def _mlp(self, mlp: MLP, entered: "_Entered", shift_scale: Mods) -> Compute:
+        """The MLP of all rows, or of some."""
+
+        def compute(out: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return mlp(entered.normed(), out)
+            return mlp(layer_norm_modulate(self.ops, entered.sum(), *shift_scale, rows=rows))
+
+        return compute
 
     def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
         return _Entered(
             lambda: add_norm(part, *shift_scale, self.ops), lambda: materialise((part,), self.ops)
         )
 
-    def _attend(self, img_in: Tensor, txt_in: Tensor, context: StepContext) -> tuple[Tensor, ...]:
+    def _attend(
+        self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
+    ) -> tuple[Tensor, ...]:
         k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
         q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = given.begin(context.layout)
         attention.put_v(self._project("v", img_in, txt_in))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
@@ -226,29 +242,38 @@ class SingleStreamBlock(nn.Module):
         if branches is None:
             x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)
-            attn = self._attend(normed, context, mlp)
+            attn = self._attend(normed, context, mlp, self.attention)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
         joint = _Entered(
             lambda: add_norm_joint(stream, shift, scale, self.ops),
             lambda: materialise(stream, self.ops),
         )
+
+        def norm(rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return joint.normed()
+            return layer_norm_modulate(self.ops, joint.sum(), shift, scale, rows=rows)
+
         total = branches(
-            "total", lambda out=None: self._in_branches(joint.normed, context, branches, out), gate
+            "total", lambda out=None: self._in_branches(norm, context, branches, out), gate
         )
         return (PendingSum(joint.sum(), *total),)
 
     def _in_branches(
         self,
-        norm: Callable[[], Tensor],
+        norm: Callable[..., Tensor],
         context: StepContext,
         branches: Branches,
         out: Tensor | None,
     ) -> Tensor:
+        """The `total` branch; `norm` gives all rows normalised, or those with given numbers."""
+        given = branches.around(self.attention)
+
         def mlp() -> Tensor:
-            return branches("mlp", lambda: self._mlp(norm())).value
+            return branches("mlp", lambda rows=None: self._mlp(norm(rows))).value
 
         def attn(work: Overlap) -> Tensor:
-            return branches("attn", lambda: self._attend(norm(), context, work)).value
+            return branches("attn", lambda: self._attend(norm(), context, work, given)).value
 
         if not branches.names.isdisjoint(PARTS):
             return self._in_parts(lambda: attn(NoOverlap()), mlp, branches)
@@ -277,10 +302,10 @@ class SingleStreamBlock(nn.Module):
         """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
         return self.ops.pair_linear(attn, mlp, self.linear2, out)
 
-    def _attend(self, x: Tensor, context: StepContext, work: Overlap) -> Tensor:
+    def _attend(self, x: Tensor, context: StepContext, work: Overlap, given: Attention) -> Tensor:
         heads = (self.heads, -1)
         q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
-        attention = self.attention.begin(context.layout)
+        attention = given.begin(context.layout)
         attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
         norm_rope = norm_rope_for(attention, context, self.ops)
         attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))

@@ -14,8 +14,17 @@ from ..kernels.ops import Ops
 from ..tokens import RowVectors, Vector
 
 
-def layer_norm_modulate(ops: Ops, x: Tensor, shift: Vector, scale: Vector) -> Tensor:
-    """`LayerNorm(x)·(1 + scale) + shift` of rows `x [B, S, C]`."""
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """The rows `[B, R, C]` of `x [B, S, C]` that `rows [B, R]` number."""
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
+
+
+def layer_norm_modulate(
+    ops: Ops, x: Tensor, shift: Vector, scale: Vector, rows: Tensor | None = None
+) -> Tensor:
+    """`LayerNorm(x)·(1 + scale) + shift` of rows `x [B, S, C]`, or those numbered `rows [B, R]`."""
+    if rows is not None:
+        return _of_some(ops, take_rows(x, rows), shift, scale, rows)
     if isinstance(shift, Tensor):
         return ops.layer_norm_modulate(x, shift, scale)
 
@@ -23,6 +32,18 @@ def layer_norm_modulate(ops: Ops, x: Tensor, shift: Vector, scale: Vector) -> Te
         return (ops.layer_norm_modulate(*args, out=out[0]),)
 
     return _by_group(ops, compute, (x,), (shift, scale), (None,))[0]
+
+
+def _of_some(ops: Ops, x: Tensor, shift: Vector, scale: Vector, rows: Tensor) -> Tensor:
+    """Modulated LayerNorm of rows `x [B, R, C]`, numbered `rows` among those of the vectors."""
+    if isinstance(shift, Tensor):
+        return ops.layer_norm_modulate(x, shift, scale)
+    groups = torch.zeros_like(rows)
+    for start in shift.starts:
+        groups = groups + (rows >= start)
+    # Rows of all groups are mixed, so that each row is a sample to the op.
+    each = (take_rows(vectors.values, groups).flatten(0, 1) for vectors in (shift, scale))
+    return ops.layer_norm_modulate(x.reshape(-1, 1, x.shape[2]), *each).reshape(x.shape)
 
 
 def gate_residual(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from torch import Tensor
 
@@ -45,11 +45,12 @@ from .host_settings import set_aside, warn_of_precision
 from .listeners import Listeners, StageName
 from .load import Facts, Options, load_parts
 from .request import Request
-from .residency import Held, Part, is_absent, loaded
+from .residency import Held, Part, is_absent, kept, loaded
 from .sample import Busy, Closed, Sample
 from .subject import subject_of
 
 P = TypeVar("P", bound="Pipeline")
+PartName = Literal["codec", "text_encoder"]
 
 
 class Pipeline(Calls, DenoisingModels):
@@ -227,6 +228,12 @@ class Pipeline(Calls, DenoisingModels):
         frames, height, width = codec.video_size(*latents[-3:])
         return frames - self.facts.lost_frames, height, width
 
+    @contextmanager
+    def keeping(self, *names: PartName) -> Iterator[None]:
+        """Keep parts, once they are loaded, from call to call while the context lasts."""
+        with kept(*(getattr(self, f"_{name}") for name in names)):
+            yield
+
     def conditioned(self, request: Request, stopwatch: Stopwatch | None = None) -> Request:
         """Encode the prompts of `request`, turn its size into latents, and check all of it.
 
@@ -257,6 +264,12 @@ class Pipeline(Calls, DenoisingModels):
         """The facts of a request's samples that a calibration must be of."""
         sizes = self._codec.loaded or self.facts.sizes
         return subject_of(request, self.facts, sizes, self._dit.loaded)
+
+    def decides_per_sample(self, request: Request) -> bool:
+        """True where each sample of a batch is run, and decided on, by itself."""
+        if request.decide is None:
+            return bool(self.resolved(request)[1].rule.probes)
+        return request.decide == "per-sample"
 
     def close(self) -> None:
         """Free models, states and captures; once is enough, and `Busy` while a sample runs."""
@@ -309,6 +322,7 @@ class Pipeline(Calls, DenoisingModels):
             stopwatch=stopwatch,
             on_step=listeners.on_step,
             cancel=listeners.cancel,
+            per_sample=self.decides_per_sample(request),
         )
         check_finite("result", latents, facts.place.dtype)
         return latents

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "classifier_free_scale": ((Real,), "a number"),
 }
 REQUIRED = "schedule", "policy", "seed"
+Decide = Literal["together", "per-sample"]
 SIDES = {"size": "(frames, height, width)", "latent_shape": "(C, T, H, W)"}
 
 
@@ -56,6 +57,12 @@ class Request:
     with prompts, `negative_prompt`, by default the empty one. `classifier_free_scale` asks for
     classifier-free guidance by name, also beside an embedded scale.
 
+    `decide` is for a batch under a policy that decides by what it measures. "per-sample" runs one
+    sample after the other, so that each is bit for bit what it is alone; it is the default with
+    such policies. "together" runs them in one batch, as the authors of most methods do: one
+    decision for all, so that a sample depends on which others are beside it. Policies whose plans
+    are known run together, unless "per-sample" is asked for.
+
     Raises ValueError naming the first field that contradicts another or is out of range.
     """
 
@@ -74,6 +81,7 @@ class Request:
     image_share: float | None = None
     guidance_scale: float | None = None
     classifier_free_scale: float | None = None
+    decide: Decide | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -91,6 +99,8 @@ class Request:
             raise ValueError(f"image_share must be from 0 to below 1, got {self.image_share}")
         if self.noise not in (None, *NOISE_RULES):
             raise ValueError(f"noise must be one of {sorted(NOISE_RULES)}, got {self.noise!r}")
+        if self.decide not in (None, *get_args(Decide)):
+            raise ValueError(f"decide must be one of {[*get_args(Decide)]}, got {self.decide!r}")
         given = [n for n in ("latents", "latent_shape", "size") if getattr(self, n) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"

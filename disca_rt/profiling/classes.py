@@ -13,7 +13,12 @@ ATTENTION, GEMM, CONVOLUTION, CACHE_OP = "attention", "GEMM", "convolution", "ca
 COLLECTIVE, COPY, OTHER, GAP = "collective", "copy", "other", "gap"
 
 # Of ops whose range is not called as their class is.
-CLASS_OF_OP = {"join_tokens": COPY, "finite_differences": CACHE_OP, "forecast": CACHE_OP}
+CLASS_OF_OP = {
+    "join_tokens": COPY,
+    "finite_differences": CACHE_OP,
+    "forecast": CACHE_OP,
+    "forecast_channels": CACHE_OP,
+}
 # The first that is found in the name of a PyTorch operator or of a kernel.
 PATTERNS = tuple(
     (re.compile(pattern, re.IGNORECASE), found)

@@ -109,7 +109,7 @@ class Deciding:
         self._see((probe,), (look,), self._now)
 
     def _draft(self, draft: Draft) -> _Drafted:
-        if draft.plan.keeps():
+        if draft.plan.changes():
             raise ValueError(f"policy {self._loop.policy.name}: a draft must keep nothing")
         # The latents may be in memory that the draft's capture writes.
         self._tensors = self._tensors._replace(latents=self._tensors.latents.clone())

@@ -16,6 +16,7 @@ from ..cache.kept import SampleShape
 from ..cache.plan import Setting
 from ..cache.policy import Policy
 from ..cache.remembered import forget
+from ..cache.site import check_sites
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
@@ -25,7 +26,7 @@ from ..schedule import Schedule
 from ..sharding import Sharding
 from .forward import Forward
 from .guidance import Guidance, step_table
-from .loop import Loop, StepEvent
+from .loop import Loop, StepEvent, Turn
 from .probes import check_probe
 from .sampler import Sampler, no_mark
 from .state import SampleState, new_state
@@ -73,17 +74,24 @@ class Denoiser:
         stopwatch: Stopwatch,
         on_step: Callable[[StepEvent], None] | None = None,
         cancel: threading.Event | None = None,
+        per_sample: bool = False,
     ) -> Tensor:
         """Clean latents from noise `latents [B, C, T, H, W]` fp32, of the same shape.
 
         `conditions`: one conditioning or, with `guidance.classifier_free`, the conditional and then
         the unconditional one. `on_step` is called after each step; `cancel`, once set, ends the
-        sample with `Cancelled` before the next one.
+        sample with `Cancelled` before the next one. `per_sample`: the samples are run one after the
+        other, each as if it was alone, so that a policy decides on each by itself.
         """
-        with stopwatch.stage("conditioning"):
-            prepared = [self.dit.prepare(each, latents.shape) for each in conditions]
-        loop = self.loop(latents.shape, prepared, schedule, policy, guidance)
-        return loop.run(latents, stopwatch, on_step, cancel)
+        rows = [slice(i, i + 1) for i in range(len(latents))] if per_sample else [slice(None)]
+        done = []
+        for number, row in enumerate(rows):
+            mine = latents[row]
+            with stopwatch.stage("conditioning"):
+                prepared = [self.dit.prepare(each.rows(row), mine.shape) for each in conditions]
+            loop = self.loop(mine.shape, prepared, schedule, policy, guidance)
+            done.append(loop.run(mine, stopwatch, on_step, cancel, Turn(number, len(rows))))
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def loop(
         self,
@@ -99,6 +107,7 @@ class Denoiser:
                 "first_frame_latents must be in both conditionings or in none; give the negative "
                 "one those of the other"
             )
+        self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
         state = self.state(policy, self.shape(latent_shape, prepared))
         scale = guidance.classifier_free
@@ -106,15 +115,28 @@ class Denoiser:
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
         return Loop(sampler, setting, table, prepared, self.graphs)
 
-    def _check(self, policy: Policy, passes: int) -> None:
+    def check(self, policy: Policy, passes: int) -> None:
+        """Raise ValueError where sites or probes of `policy` are none of this model's."""
         config = self.dit.config
         try:
-            for slot in policy.slots:
-                slot.site.check(config, passes)
+            check_sites([slot.site for slot in policy.slots], config, passes)
             for probe in policy.probes(passes):
                 check_probe(probe, policy, config.double + config.single, passes)
         except ValueError as error:
             raise ValueError(f"policy {policy.name}: {error}") from error
+
+    def _check_pairs(self, policy: Policy, prepared: Sequence[Prepared]) -> None:
+        """Raises ValueError where rows of both passes are paired that ranks share out unlike."""
+        tokens = {each.tokens for each in prepared}
+        if self.sharding.size == 1 or len(tokens) == 1:
+            return
+        if any(slot.stand_in.reads_other_pass for slot in policy.slots):
+            image = len(prepared[0].freqs_cos)
+            texts = " and ".join(str(each.tokens - image) for each in prepared)
+            raise ValueError(
+                f"policy {policy.name} pairs text rows of both passes, which ranks share out alike "
+                f"only where these are as many; got {texts}: use one rank, or texts of one length"
+            )
 
     def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
         """The facts that the buffers of a sample depend on."""
@@ -127,7 +149,7 @@ class Denoiser:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""
         key, most = (policy, shape), 1 if self.graphs is None else self.max_states
         if key not in self._states:
-            self._check(policy, len(shape.rows))
+            self.check(policy, len(shape.rows))
             while len(self._states) >= most:  # they go before new buffers come
                 self._give_up(self._states.popitem(last=False)[1])
             with torch.inference_mode(False):  # what is made within it is not written outside

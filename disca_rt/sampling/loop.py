@@ -29,18 +29,43 @@ class Cancelled(RuntimeError):
     """A sample was cancelled between two steps."""
 
 
+class Turn(NamedTuple):
+    """The place of a sample among `samples` of a batch that are run one after the other."""
+
+    sample: int = 0
+    samples: int = 1
+
+
+ALONE = Turn()  # of a sample, or a batch, that is run at once
+
+
 class StepEvent(NamedTuple):
-    """The argument of a callback after each step; `latents` are live: clone to keep them."""
+    """The argument of a callback after each step; `latents` are live: clone to keep them.
+
+    Where the samples of a batch are run one after the other, each has all `steps`, and the latents
+    are of sample number `turn.sample` alone.
+    """
 
     step: Step
     steps: int
     plan: StepPlan
     latents: Tensor
+    turn: Turn = ALONE
 
     @property
     def kind(self) -> str:
         """The label of the step's plan, such as "full" or "predicted"."""
         return self.plan.label
+
+    @property
+    def done(self) -> int:
+        """The steps that have ended, those of samples before this one included."""
+        return self.turn.sample * self.steps + self.step.index + 1
+
+    @property
+    def total(self) -> int:
+        """The steps of all samples that are run one after the other."""
+        return self.turn.samples * self.steps
 
 
 class Loop:
@@ -70,6 +95,7 @@ class Loop:
         stopwatch: Stopwatch,
         on_step: Callable[[StepEvent], None] | None,
         cancel: threading.Event | None,
+        turn: Turn = ALONE,
     ) -> Tensor:
         """The clean latents. Raises `Cancelled` when `cancel` is set between steps.
 
@@ -84,13 +110,14 @@ class Loop:
         steps = len(self.setting.steps)
         for step in self.setting.steps:
             if cancel is not None and cancel.is_set():
-                raise Cancelled(f"cancelled before step {step.index} of {steps}")
+                of_sample = f", sample {turn.sample} of {turn.samples}" * (turn.samples > 1)
+                raise Cancelled(f"cancelled before step {step.index} of {steps}{of_sample}")
             started = stopwatch.start()
             with self._mark(f"step {step.index}"):
                 plan, latents, moved = self._step(step, latents, moved)
             stopwatch.stop(f"{plan.label} steps", started)
             if on_step is not None:
-                on_step(StepEvent(step, steps, plan, latents))
+                on_step(StepEvent(step, steps, plan, latents, turn))
         return latents if self._graphs is None else latents.clone()
 
     def _trajectory(

@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..cache.kept import GATE_GROUPS, WHOLE, Place, gate_of
+from ..attention.kept_keys import KeptKeys, Rows
+from ..attention.protocol import Attention
+from ..cache.kept import GATE_GROUPS, gate_of
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, SINGLE
-from ..cache.stand_in import Kept, Moment
+from ..cache.stand_in import WHOLE, Beside, Kept, Moment, OtherPass, Place, refreshes
 from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
 from ..models.row_groups import gate_rows
+from ..sharding import Sharding
 from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
 from .probes import motion, sums
 
@@ -50,19 +53,38 @@ class Looked:
     patches: Tensor | None = None
 
 
+Around = Callable[[Attention], Attention]
+"""Makes an attention of a block's own."""
+
+
+def around(
+    kept: tuple[Tensor, Tensor], context: StepContext, rows: Rows | None, attention: Attention
+) -> Attention:
+    """`attention` with keys and values `kept`; `context` is that of all rows."""
+    return KeptKeys(attention, *kept, context.layout, rows)
+
+
 class SlotsOfPass(NamedTuple):
-    """The slots of one pass: their acts, buffers by place, and scalars."""
+    """The slots of pass `number`: their acts and scalars, and the buffers of all passes."""
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
-    kept: tuple[dict[Place, Kept], ...]
+    number: int
     numbers: Sequence[Tensor | None]
     looked: Looked
+    beside: Beside
+    sharding: Sharding
+    lengths: tuple[Tensor | None, ...] = ()  # image plus valid text tokens of each pass
+
+    @property
+    def kept(self) -> tuple[dict[Place, Kept], ...]:
+        """The buffers of each slot, by place."""
+        return self.beside[self.number]
 
     def use(
         self,
         slot: int,
-        compute: Callable[[], Tensor] | None,
+        compute: Callable[..., Tensor] | None,
         entering: Tensor | None,
         context: StepContext | None,
         place: Place = WHOLE,
@@ -70,21 +92,38 @@ class SlotsOfPass(NamedTuple):
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one.
 
-        Probes see it times the first of `gates`, and the stand-in's times the second.
+        Where rows can be computed alone, it takes their numbers. Probes see the value times the
+        first of `gates`, and the stand-in's times the second.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(entering, context, self.numbers[slot])
+        at = Moment(
+            entering,
+            context,
+            self.numbers[slot],
+            self.sharding,
+            self._other(slot, place),
+            place,
+            self.beside,
+            self.number,
+        )
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
+        if act == Act.REFRESH:
+            return stand_in.refresh(kept, compute, at)
         value, probes = compute(), self.looked.probes.get(slot, ())
         instead = stand_in.value(kept, at) if act == Act.CHECK or probes else None
-        is_joint = place == WHOLE or place[1] in SINGLE
         for probe in probes:
-            pair = self._sums(probe, value, instead, context, is_joint, gates)
+            pair = self._sums(probe, value, instead, context, place, gates)
             self.looked.sums[probe] = self.looked.sums.get(probe, 0) + pair  # of all its places
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
+
+    def _other(self, slot: int, place: Place) -> OtherPass | None:
+        if len(self.lengths) < 2 or not self.slots[slot].stand_in.reads_other_pass:
+            return None
+        other = 1 - self.number
+        return OtherPass(self.beside[other][slot][place], self.lengths[other])
 
     def _sums(
         self,
@@ -92,7 +131,7 @@ class SlotsOfPass(NamedTuple):
         value: Tensor,
         instead: Tensor,
         context: StepContext | None,
-        is_joint: bool,
+        place: Place,
         gates: tuple[Vector, Vector] | None,
     ) -> Tensor:
         """The two sums of a probe of a slot."""
@@ -103,7 +142,9 @@ class SlotsOfPass(NamedTuple):
         if probe.norm == "motion":
             layout = context.layout
             return motion(self.looked.gather(value[:, : layout.img_len], layout), layout)
-        return sums(probe, value, instead, context if is_joint else None)
+        is_text = place[1].startswith("txt")
+        may_be_padded = place == WHOLE or place[1] in SINGLE or is_text
+        return sums(probe, value, instead, context if may_be_padded else None, is_text)
 
     def use_branch(
         self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
@@ -111,10 +152,15 @@ class SlotsOfPass(NamedTuple):
         """A branch by the act of `slot`, with the gate that goes with it."""
         out = self.out(slot, place) if place[1] in INTO else None
         computed = compute if out is None else partial(compute, out=out)
+        if self.acts[slot] == Act.REFRESH:
+            computed = lambda rows: compute(rows=rows)  # noqa: E731
         if not self.slots[slot].site.gated:
             return Branch(self.use(slot, computed, None, context, place), gate)
         act, stand_in = self.acts[slot], self.slots[slot].stand_in
-        kept, at = self.kept[slot][gate_of(place)], Moment(None, context, self.numbers[slot])
+        kept, at = (
+            self.kept[slot][gate_of(place)],
+            Moment(None, context, self.numbers[slot]),
+        )
         is_replaced = act in (Act.STAND_IN, Act.CHECK)
         gates = None
         if is_replaced or slot in self.looked.probes:
@@ -137,7 +183,8 @@ class SlotsOfPass(NamedTuple):
             for i, act in enumerate(self.acts)
             if act != Act.RUN and self.slots[i].site.level == "branch"
         ]
-        if not acting:
+        keys = self._kept_keys(context)
+        if not acting and not keys:
             return None
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
         for i in acting:
@@ -145,19 +192,55 @@ class SlotsOfPass(NamedTuple):
                 if block < blocks and name in BRANCHES:
                     slots_of[block][name] = i
         return [
-            BranchSlots(self, i, slots, context) if slots else None
+            BranchSlots(self, i, slots, context, keys.get(i)) if slots or i in keys else None
             for i, slots in enumerate(slots_of)
         ]
 
+    def _kept_keys(self, context: StepContext) -> dict[int, Around]:
+        """What keeps the keys and values of all rows, by block."""
+        found: dict[int, Around] = {}
+        for i, (act, (site, stand_in)) in enumerate(zip(self.acts, self.slots, strict=True)):
+            if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):
+                for block in range(site.start, site.stop):
+                    kept = stand_in.keys(self.kept[i][WHOLE], block - site.start)
+                    found[block] = partial(around, kept, context, None)
+        return found
+
+    def run_rows(
+        self, slot: int, blocks: Sequence, tokens: Tensor, context: StepContext, rows: Rows
+    ) -> Tensor:
+        """The tokens `[B, R, C]` of some rows after the blocks of `slot`, with the others' keys."""
+        _, stand_in = self.slots[slot]
+        kept, layout = self.kept[slot][WHOLE], context.layout
+        img = rows.index[: len(rows.index) - (tokens.shape[1] - layout.img_len)]
+        own = context._replace(
+            freqs_cos=context.freqs_cos[img],
+            freqs_sin=context.freqs_sin[img],
+            layout=layout._replace(img_len=len(img)),
+        )
+        branches = [
+            BranchSlots(self, i, {}, own, partial(around, stand_in.keys(kept, i), context, rows))
+            for i in range(len(blocks))
+        ]
+        return run_blocks(blocks, tokens[:, rows.index], own, None, branches)
+
 
 class BranchSlots:
-    """The slots that act on branches of one block."""
+    """The slots that act on branches of one block, and what keeps its keys."""
 
     def __init__(
-        self, of_pass: SlotsOfPass, block: int, slots: dict[str, int], context: StepContext
+        self,
+        of_pass: SlotsOfPass,
+        block: int,
+        slots: dict[str, int],
+        context: StepContext,
+        keys: Around | None = None,
     ) -> None:
         self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
-        self.names = slots.keys()
+        self._keys, self.names = keys, slots.keys()
+
+    def around(self, attention: Attention) -> Attention:
+        return attention if self._keys is None else self._keys(attention)
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         if name not in self._slots:
@@ -181,6 +264,9 @@ def run_middle(
             of_blocks = None if branches is None else branches[begin:stop]
             out = of_pass.out(slot)
             tokens = run_blocks(blocks[begin:stop], tokens, begun.context, out, of_blocks)
+        elif do is Do.REFRESH:
+            run = partial(of_pass.run_rows, slot, blocks[begin:stop], tokens, begun.context)
+            tokens = of_pass.use(slot, run, tokens, begun.context)
         elif do is Do.NOTE:
             of_pass.looked.tokens[begin] = tokens
         elif do is Do.ENTER:

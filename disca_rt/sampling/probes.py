@@ -17,12 +17,17 @@ Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 NORMS: dict[str, Norm] = {
     "l1": lambda now, before: ((now - before).abs(), before.abs()),
     "l2": lambda now, before: ((now - before).square(), before.square()),
-    "relative": lambda now, before: _over_ones((now - before).abs() / (now.abs() + 1e-8)),
+    "relative": lambda now, before: _over_ones(_relative(now, before)),
+    "relative_squares": lambda now, before: _over_ones(_relative(now, before).square()),
     "size": lambda now, before: (now.abs(), before.abs()),
     "row_size": lambda now, before: _over_ones(_row_norms(now) / _row_norms(before)),
 }
-"""Σ|a−b| over Σ|b|; the same of squares; the mean of |a−b|/|a|; Σ|a| over Σ|b|; the mean over rows
-of |a|₂/|b|₂."""
+"""Σ|a−b| over Σ|b|; the same of squares; the means of |a−b|/|a| and of its square; Σ|a| over Σ|b|;
+the mean over rows of |a|₂/|b|₂."""
+
+
+def _relative(now: Tensor, before: Tensor) -> Tensor:
+    return (now - before).abs() / (now.abs() + 1e-8)
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -56,12 +61,14 @@ def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
             raise ValueError(f"{name} of {probe} must be {shown}, got {value!r}")
 
 
-def sums(probe: Probe, now: Tensor, before: Tensor, context: StepContext | None) -> Tensor:
+def sums(
+    probe: Probe, now: Tensor, before: Tensor, context: StepContext | None, is_text: bool = False
+) -> Tensor:
     """The two sums of a norm, `[2]` fp64, without padding rows where `context` tells of any.
 
-    `context` goes with tensors of all joint rows of this rank, or of its image rows.
+    `context` goes with tensors of all joint rows of this rank, of its image rows, or `is_text`.
     """
-    valid = None if context is None else _valid_rows(now, context)
+    valid = None if context is None else _valid_rows(now, context, is_text)
     parts = NORMS[probe.norm](now.float(), before.float())
     if valid is not None:
         parts = tuple(part * valid for part in parts)
@@ -93,12 +100,13 @@ def motion(rows: Tensor, layout: TokenLayout) -> Tensor:
     return torch.stack([change, sum(sizes)])
 
 
-def _valid_rows(tokens: Tensor, context: StepContext) -> Tensor | None:
+def _valid_rows(tokens: Tensor, context: StepContext, is_text: bool) -> Tensor | None:
     """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
     layout = context.layout
-    if layout.lengths is None or tokens.shape[1] <= layout.img_len:
+    if layout.lengths is None or (tokens.shape[1] <= layout.img_len and not is_text):
         return None
-    places = torch.arange(tokens.shape[1], device=tokens.device) + layout.start
+    first = layout.start + (layout.img_len if is_text else 0)
+    places = torch.arange(tokens.shape[1], device=tokens.device) + first
     return (places < layout.lengths[:, None])[:, :, None]
 
 

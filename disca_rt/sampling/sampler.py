@@ -136,7 +136,8 @@ class Sampler:
             raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
         if probe.block > begun.done:
             acts = StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
-            of_pass = self.slots_of_pass(probe.which_pass, under or acts, tensors.numbers)
+            plan = under or acts
+            of_pass = self.slots_of_pass(probe.which_pass, plan, tensors.numbers, prepared)
             notes = (probe.since,) if probe.since else ()
             tokens = run_middle(self._blocks[: probe.block], begun, of_pass, notes)
             begun = begun._replace(tokens=tokens, done=probe.block, is_under=under is not None)
@@ -157,7 +158,9 @@ class Sampler:
         tokens, context = self.forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
         return Begun(tokens, tokens, context)
 
-    def slots_of_pass(self, number: int, plan: StepPlan, numbers: Tensor | None) -> SlotsOfPass:
+    def slots_of_pass(
+        self, number: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
+    ) -> SlotsOfPass:
         """The slots of pass `number` under `plan`."""
         of_slots: Sequence[Tensor | None] = (None,) * len(self._counts)
         if numbers is not None:
@@ -167,8 +170,17 @@ class Sampler:
         for probe in plan.watch:
             if probe.of == "slot" and probe.which_pass == number:
                 looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts, kept = plan.passes[number], self.state.slots[number]
-        return SlotsOfPass(self.policy.slots, acts, kept, of_slots, looked)
+        acts = self.policy.acts_in(number, plan.passes[number])
+        return SlotsOfPass(
+            self.policy.slots,
+            acts,
+            number,
+            of_slots,
+            looked,
+            self.state.slots,
+            self.forward.sharding,
+            tuple(each.lengths for each in prepared),
+        )
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:
         """The measurement of a probe of a pass; `tokens` are those after numbers of blocks."""
@@ -208,7 +220,9 @@ class _Step:
         self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
         self._tensors, self._prepared = tensors, prepared
         numbers = tensors.numbers
-        self._passes = [sampler.slots_of_pass(i, plan, numbers) for i in range(len(prepared))]
+        self._passes = [
+            sampler.slots_of_pass(i, plan, numbers, prepared) for i in range(len(prepared))
+        ]
 
     def velocity(self) -> Tensor:
         """The guided velocity `[B, C, T, H, W]` fp32 of passes that run."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..cache.kept import Place, SampleShape, allocate, looked_at
+from ..cache.kept import SampleShape, allocate, looked_at
 from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy
 from ..cache.remembered import remembered
-from ..cache.stand_in import Kept
+from ..cache.stand_in import Beside
 
 
 @dataclass
@@ -19,7 +19,7 @@ class SampleState:
     where a probe asks for it.
     """
 
-    slots: tuple[tuple[dict[Place, Kept], ...], ...]
+    slots: Beside
     probes: dict[Stored, tuple[Tensor, ...]]
 
     def compared_with(self, probe: Probe) -> Tensor:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
+from ..cache.stand_in import WHOLE, Place
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -61,17 +62,26 @@ class PassFlops:
 
     def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
         """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""
-        acts, probed = plan.passes[number], plan.probed[number] if plan.probed else None
+        acts = policy.acts_in(number, plan.passes[number])
+        probed = plan.probed[number] if plan.probed else None
         in_vain = set(range(probed or 0))
         skips = {"velocity"} if number == 0 else {"velocity", "guidance"}
-        stands = [slot for slot, act in zip(policy.slots, acts, strict=True) if act == Act.STAND_IN]
+        stands, some = (
+            [slot for slot, act in zip(policy.slots, acts, strict=True) if act == kind]
+            for kind in (Act.STAND_IN, Act.REFRESH)
+        )
         if any(slot.site.level in skips for slot in stands):
             return 0 if probed is None else self._embed + sum(map(self.block, in_vain))
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
-                total += sum(self.block(i, _at(stands, i)) for i in range(start, stop))
+                total += sum(
+                    self.block(i, _at(stands, i), _at(some, i)) for i in range(start, stop)
+                )
                 in_vain -= set(range(start, stop))
+            elif do is Do.REFRESH:
+                rows = policy.slots[slot].stand_in.row_count(WHOLE, self._img)
+                total += sum(self.some_rows(i, rows) for i in range(start, stop))
             elif do in (Do.STAND_IN, Do.CHECK):
                 network = policy.slots[slot].stand_in.network
                 total += 0 if network is None else self.network(network)
@@ -81,11 +91,22 @@ class PassFlops:
     def _blocks(self) -> int:
         return self._dit.double + self._dit.single
 
-    def block(self, index: int, stands: Sequence[Slot] = ()) -> int:
-        """FLOPs of a block without the branches that slots `stands` replace."""
+    def block(self, index: int, stands: Sequence[Slot] = (), some: Sequence[Slot] = ()) -> int:
+        """FLOPs of a block without the branches that slots `stands` replace.
+
+        Of those that slots `some` are at, only the rows count that these compute anew.
+        """
         if index < self._dit.double:
-            return self._double(index, stands)
-        return self._single(index, stands)
+            return self._double(index, stands, some)
+        return self._single(index, stands, some)
+
+    def some_rows(self, index: int, img: int) -> int:
+        """FLOPs of a block on `img` image rows and all text, which attend to all rows."""
+        hidden, rows, own = self._dit.hidden, self._img + self._txt, img + self._txt
+        is_double = index < self._dit.double
+        fixed = _linear(self._groups + is_double, hidden, 3 * (1 + is_double) * hidden)
+        by_row = self.block(index) - fixed - _attention(rows, hidden)
+        return fixed + by_row * own // rows + _attention(rows, hidden) * own // rows
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""
@@ -93,7 +114,7 @@ class PassFlops:
         block = self.block(self._dit.double if predictor.block_kind == "single" else 0)
         return _linear(tokens, 3 * hidden, hidden) + predictor.depth * block
 
-    def _double(self, index: int, stands: Sequence[Slot]) -> int:
+    def _double(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden = self._dit.hidden
         total, attends = _linear(self._groups + 1, hidden, 6 * hidden), False
         for stream, rows in (("img", self._img), ("txt", self._txt)):
@@ -101,17 +122,19 @@ class PassFlops:
                 total += _linear(rows, hidden, hidden)
                 attends = True
             if not _is_replaced(stands, index, f"{stream}_mlp"):
-                total += _linear(rows, hidden, 2 * self._dit.mlp_ratio * hidden)
+                fresh = _fresh_rows(some, (index, f"{stream}_mlp"), rows)
+                total += _linear(fresh, hidden, 2 * self._dit.mlp_ratio * hidden)
         return total + (self._attention() if attends else 0)
 
-    def _single(self, index: int, stands: Sequence[Slot]) -> int:
+    def _single(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden, tokens, ratio = self._dit.hidden, self._img + self._txt, self._dit.mlp_ratio
         total = _linear(self._groups, hidden, 3 * hidden)
         if _is_replaced(stands, index, "total"):
             return total
+        fresh = _fresh_rows(some, (index, "mlp"), tokens)
         halves = (
             ("attn", hidden, self._attention()),
-            ("mlp", ratio * hidden, _linear(tokens, hidden, ratio * hidden)),
+            ("mlp", ratio * hidden, _linear(fresh, hidden, ratio * hidden)),
         )
         for name, width, flops in halves:
             if _is_replaced(stands, index, f"{name}_part"):
@@ -127,12 +150,20 @@ class PassFlops:
 
 
 def _at(stands: Sequence[Slot], block: int) -> list[Slot]:
-    """The slots that replace branches of a block."""
+    """Those of `stands` that are at a block."""
     return [slot for slot in stands if slot.site.start <= block < slot.site.stop]
 
 
 def _is_replaced(stands: Sequence[Slot], block: int, branch: str) -> bool:
     return any(slot.site.has(block, branch) for slot in stands)
+
+
+def _fresh_rows(some: Sequence[Slot], place: Place, rows: int) -> int:
+    """The rows of `rows` that are computed at a branch."""
+    for site, stand_in in some:
+        if site.has(*place):
+            return stand_in.row_count(place, rows)
+    return rows
 
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -15,9 +15,15 @@ SAME_NAMES = (
     "magcache",
     "easycache",
     "dicache",
+    "fastercache",
     "teacache-1.5",
     "taylorcache-1.5",
     "deepcache-1.5",
+    "taylorseer",
+    "taylorseer-hidden",
+    "taylorseer-attention",
+    "taylorseer-lite",
+    "speca",
 )
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -19,9 +19,9 @@ from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.deepcache import around
 from disca_rt.cache.stand_in import Moment, TensorSpec
-from disca_rt.cache.stand_ins.damped_foca import DampedFoCa
-from disca_rt.cache.stand_ins.late_taylor import LateTaylor
+from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.stand_ins.taylorseer import TaylorSeer
 from disca_rt.config import DiTConfig
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
@@ -179,10 +179,10 @@ def forecasts(stand_in, kept_at: Sequence[int]) -> list[torch.Tensor]:
 def test_calibrators_are_cache_dits(order: int | None, kept_at: tuple[int, ...]) -> None:
     module = "cache_dit.caching.cache_contexts.calibrators."
     if order is None:
-        theirs, ours = pytest.importorskip(module + "foca").FoCaState(), DampedFoCa(OPS)
+        theirs, ours = pytest.importorskip(module + "foca").FoCaState(), FoCa(OPS, "cache-dit")
     else:
         state = pytest.importorskip(module + "taylorseer").TaylorSeerState
-        theirs, ours = state(n_derivatives=order), LateTaylor(OPS, order, first=3)
+        theirs, ours = state(n_derivatives=order), TaylorSeer(OPS, order, first_enhance=4)
     for step, value in enumerate(forecasts(ours, kept_at)):
         if step:  # their state is made by the first update, after the step has begun
             theirs.mark_step_begin()
@@ -426,7 +426,7 @@ def test_delta_dit_counts_and_costs_are_discas() -> None:
         plans = policy.known_plans(setting(policy, 50))
         assert sum(plan.label == "full" for plan in plans) == full
         work = PassFlops(VIDEO_10, shape, 256)
-        each = [work.planned(policy, plan.passes[0], 0) for plan in plans]
+        each = [work.planned(policy, plan, 0) for plan in plans]
         assert each[1] == work.ends + sum(map(work.block, range(20)))
         assert sum(each) == full * each[0] + (50 - full) * each[1]
     tokens = SampleShape(VIDEO_10, torch.bfloat16, CPU, (1, *shape), 63888, ((63888, 256),))

@@ -351,6 +351,7 @@ class Early(Interval):
         (Asks(Probe("modulated"), 0.1), WHOLE, "none of the probes that its rule declares"),
         (Keeps(0.1), WHOLE, "a draft must keep nothing"),
         (Early(2), WHOLE, "step 0: slot 0 of pass 0 stands in before anything was kept"),
+        (Measuring(Probe("modulated", which_pass=1), 0.1), WHOLE, "which_pass of Probe"),
         (
             Measuring(Probe("residual", "kept", block=2), 9.0),
             Site("blocks", 1, 4),
@@ -448,13 +449,32 @@ def test_a_site_that_means_nothing_is_refused(sites: tuple, message: str, eager:
         eager.sample(draw)
 
 
+@pytest.mark.parametrize("stand_in", [Reuse(), Taylor(OPS, 1)])
+def test_a_slot_at_guidance_is_absent_where_there_is_one_pass(stand_in, eager: Models) -> None:
+    draw = Draw(Interval(2), WHOLE, stand_in, shifted(4, 3.0), False, 1, 0)
+    both = draw._replace(site=(WHOLE, Site("guidance")))
+    assert torch.equal(eager.sample(both)[0], eager.sample(draw)[0])
+
+
+def test_a_slot_of_one_pass_keeps_nothing_of_the_other(eager: Models) -> None:
+    first = BRANCHES._replace(only_pass=0)
+    acts = [StepPlan(((act,), (Act.RUN,))) for act in (Act.KEEP, Act.STAND_IN, Act.KEEP)]
+    draw = scripted([(), (), ()], acts, site=first, guided=True)
+    latents, plans = eager.sample(draw)
+    assert relative_error(latents, expected(eager, draw, plans)) <= 1e-4
+    state = next(reversed(eager.denoiser._states.values()))
+    assert [len(places) for (places,) in state.slots] == [10, 0]
+    uniform, plans = eager.sample(draw._replace(rule=Interval(2)))
+    assert plans[1].passes == ((Act.STAND_IN,),) * 2
+    assert torch.equal(uniform, latents), "in the other pass its acts do nothing"
+
+
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
         (Probe("tokens", "stand-in"), "against"),
         (Probe("slot"), "against"),
         (Probe("latents", norm="l3"), "norm"),
-        (Probe("modulated", which_pass=1), "which_pass"),
         (Probe("tokens", block=99), "block"),
     ],
 )

@@ -1,18 +1,24 @@
 """The judge: what it measures, what it writes down, and how it goes on."""
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from disca_rt.cache.policies import POLICIES as POLICY_ROWS
+from disca_rt.cache.stand_ins.kept_elsewhere import STATES
 from disca_rt.cache_judge.judging import Judging
 from disca_rt.cache_judge.page import page
 from disca_rt.cache_judge.picture import write_picture
 from disca_rt.cache_judge.record import Record
 from disca_rt.cache_judge.similarity import SAME, eight_bits, likeness, psnr, ssim
-from disca_rt.cache_judge.subject import UNCACHED
-from disca_rt.cache_judge.summary import Summary, frontier, summaries
+from disca_rt.cache_judge.subject import UNCACHED, Clip
+from disca_rt.cache_judge.summary import Summary, family_of, frontier, summaries
+from disca_rt.tiny.statistics import ConfidenceInterval
 from made_up_subject import MadeUp
 
 POLICIES = ("reuse:interval=2", "reuse:interval=4", "reuse:interval=8", "taylor:interval=4")
@@ -96,6 +102,77 @@ def test_page_and_picture(tmp_path: Path) -> None:
     assert "- **`disca`** (DisCa, arXiv 2602.05449): " in text
     write_picture(tmp_path / "caches.png", rows)
     assert (tmp_path / "caches.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def made_up_rows(methods: Sequence[str]) -> list[Summary]:
+    """Rows of methods at several strengths, each a bit farther than the one before it."""
+    one = ConfidenceInterval(1.0, 0.9, 1.1)
+    fields = {"subject": "s", "ratio": 0.98, "state_bytes": 1000, "ssim": one, "scores": {}}
+    fields |= {"l2_median": 0.1, "l2_geometric": 0.1, "l2_mean": 0.1, "far": 0.0}
+    return [
+        Summary(
+            policy=f"{method}:state={STATES[strength]}",
+            family=family_of(method),
+            full_steps=20 / speedup,
+            speedup=speedup,
+            psnr=ConfidenceInterval(psnr, psnr - 1, psnr + 1),
+            against_reuse=one,
+            **fields,
+        )
+        for number, method in enumerate(methods)
+        for strength in range(len(STATES))
+        for speedup in (1.5 + strength + number / 50,)
+        for psnr in (45 - 4 * strength - number / 3,)
+    ]
+
+
+def test_many_methods_get_a_panel_for_each_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), save(f, *a, **k)))
+    methods = [name for name, row in POLICY_ROWS.items() if row.places]
+    rows = made_up_rows(methods)
+    write_picture(tmp_path / "caches.png", {"made-up": rows})
+    large, *panels = [axis for axis in figures[0].axes if axis.axison]
+    families = {family_of(name) for name in methods}
+    assert {axis.get_title() for axis in panels} == families
+    told = [text.get_text() for text in large.get_legend().get_texts()]
+    assert {*told} == families | {"frontier of all"}
+    for axis in panels:
+        named = {text.get_text() for text in axis.get_legend().get_texts()} - {"frontier of all"}
+        assert named == {name for name in methods if family_of(name) == axis.get_title()}
+        assert axis.get_ylim() == large.get_ylim()
+    text = page({"made-up": rows}, "facts")
+    first, every = text.split("All policies:")
+    assert first.count("| **`") == len(frontier(rows)) == every.count("| **`")
+    assert every.count("| `") == len(rows) - len(frontier(rows))
+
+
+def test_frames_are_compared_a_few_at_a_time() -> None:
+    torch.manual_seed(0)
+    video, reference = (torch.randint(0, 256, (3, 11, 9, 8), dtype=torch.uint8) for _ in range(2))
+    each = [ssim(video[:, i : i + 1], reference[:, i : i + 1]) for i in range(11)]
+    assert ssim(video, reference) == pytest.approx(sum(each) / 11)
+    error = (video.double() / 255 - reference.double() / 255).square().mean()
+    assert psnr(video, reference) == pytest.approx(-10 * error.log10().item())
+
+
+def test_without_frames_nearness_is_of_latents(tmp_path: Path) -> None:
+    class Undecoded(MadeUp):
+        def clips(self, policy: str, first: int) -> Iterator[Clip]:
+            for clip in super().clips(policy, first):
+                yield clip._replace(frames=None)
+
+    rows = judged(tmp_path / "caches.jsonl", Undecoded())
+    row = rows["reuse:interval=4"]
+    assert row.psnr is None is row.ssim
+    assert row.nearness == pytest.approx(-20 * math.log10(row.l2_geometric))
+    best = [row.policy for row in frontier([*rows.values()])]
+    assert best == ["reuse:interval=8", "taylor:interval=4", "reuse:interval=2", "full"]
+    assert "PSNR |" not in page({"made-up": [*rows.values()]}, "facts")
+    write_picture(tmp_path / "caches.png", {"made-up": [*rows.values()]})
 
 
 def test_likeness_by_hand() -> None:

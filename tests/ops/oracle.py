@@ -83,6 +83,10 @@ def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
     return torch.einsum("k...,k->...", factors.double(), coefficients.double())
 
 
+def forecast_channels(factors: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.einsum("k...c,kc->...c", factors.double(), coefficients.double())
+
+
 def _normed(x: Tensor) -> Tensor:
     x = x.double()
     centred = x - x.mean(-1, keepdim=True)

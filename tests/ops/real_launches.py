@@ -51,6 +51,7 @@ def variants() -> Iterator[Launch]:
     made = {op: call() for op, call in calls(shapes, _on_meta).items()}
     latents, patches, _, *rest = made["euler_step"].args
     (factors, newest, _), forecast = made["finite_differences"].args, made["forecast"]
+    of_channels = made["forecast_channels"]
     yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
     for terms in (1, 2, 4):
         each = _on_meta(terms, *factors.shape[1:], dtype=factors.dtype)
@@ -58,6 +59,8 @@ def variants() -> Iterator[Launch]:
         differences = each, newest, next(numbers)
         yield from _launches(made["finite_differences"]._replace(args=differences), name)
         yield from _launches(forecast._replace(args=(each, next(numbers))), name)
+        table = _on_meta(terms, factors.shape[-1], dtype=torch.float32)
+        yield from _launches(of_channels._replace(args=(each, table)), name)
     for by_op in read_ops().values():
         yield from _measured(by_op)
 

@@ -35,6 +35,7 @@ BUDGETS = {
     "_euler_step_kernel": (48, 0),
     "_finite_differences_kernel": (48, 0),
     "_forecast_kernel": (48, 0),
+    "_forecast_channels_kernel": (64, 0),
 }
 # Loads narrower than 16 bytes that remain, by kernel or by op, and why; no stores are.
 NARROW_LOADS = {

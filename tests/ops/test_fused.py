@@ -279,6 +279,7 @@ def test_differences_and_forecasts(known: int, terms: int, dtype: torch.dtype) -
     assert_as_good_as_reference(ours, theirs, exact)
     coefficients = torch.tensor([1.0, 2.0, 2.0, 4 / 3][:terms], device=DEVICE)
     check("forecast", (factors, coefficients))
+    check("forecast_channels", (factors, make.tensor(terms, 40).float()))
 
 
 def test_results_go_where_they_are_welcome() -> None:

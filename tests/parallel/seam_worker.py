@@ -1,17 +1,21 @@
 """One rank of test_seam.py: drawn samples over all ranks are one rank's, decisions too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import Draw, Models, draws, models
+from cache_draws import CONFIG, OPS, Draw, Models, draws, models, sampled
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe, StepPlan
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.row import Parts
+from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
+from disca_rt.cache.stand_ins.freqca import FreqCa
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
@@ -42,6 +46,9 @@ def main() -> None:
 
     check()
     check_sums(alone, shared)
+    check_forecasts(alone, shared)
+    check_placed(alone, shared)
+    check_rows(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -85,6 +92,54 @@ def check_motion(alone: Models, shared: Models) -> None:
         each.sample(Draw(Watching((probe,), notes), site, Reuse(), shifted(3, 3.0), False, 2, 0))
     for one, all_of_them in zip(*(notes[1:] for notes in seen), strict=True):
         assert abs(all_of_them[probe] / one[probe] - 1) <= BOUND
+
+
+def check_forecasts(alone: Models, shared: Models) -> None:
+    """Bands of all tokens, and the verdicts about drafts, are one rank's."""
+    speca = build_policy("speca:min_taylor_steps=1,base_threshold=3", Parts(CONFIG, OPS))
+    branches = tuple(slot.site for slot in speca.slots)
+    for rule, site, stand_in in (
+        (Interval(3, 2), Site("blocks", 0, 4), FreqCa(OPS, first_enhance=1, cutoff_ratio=0.6)),
+        (Interval(3, 2), Site("blocks", 0, 4), FreqCa(OPS, 2, 1, 1, decompose_method="DCT")),
+        (speca.rule, branches, speca.slots[0].stand_in),
+        (replace(speca.rule, mode="rollback"), branches, speca.slots[0].stand_in),
+    ):
+        draw = Draw(rule, site, stand_in, shifted(8, 3.0), True, 2, 1)
+        (expected, decided), (latents, plans) = (each.sample(draw) for each in (alone, shared))
+        assert plans == decided, draw
+        assert relative_error(latents, expected) <= BOUND, draw
+
+
+PLACED = (
+    "fastercache:spatial_attention_timestep_skip_range=-1,990,"
+    "unconditional_batch_timestep_skip_range=-1,990",
+    "mixcache:theta=inf,d=0.3,0.7,I_cfg=0.5",
+    "t-gate:gate_step=4,sp_interval=2,fi_interval=2,warm_up=0",
+)
+
+
+def check_placed(alone: Models, shared: Models) -> None:
+    """Policies with slots of several levels, of one pass, and that read the other pass."""
+    for text in PLACED:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        for guided in (False, True):
+            draw = Draw(policy.rule, (), None, shifted(8, 3.0), guided, 2, 4, slots_of=policy.slots)
+            (latents, plans), (expected, decided) = shared.sample(draw), alone.sample(draw)
+            assert plans == decided, text
+            assert relative_error(latents, expected) <= BOUND, text
+            assert len({plan.passes for plan in plans}) > 1, text
+
+
+def check_rows(alone: Models, shared: Models) -> None:
+    """Subsets of rows are the same ones, and queries of some rows meet the keys of all ranks."""
+    for text in (
+        "toca:fresh_threshold=3,fresh_ratio=0.8",
+        "duca:fresh_threshold=4,fresh_ratio=0.8",
+        "ras:scheduler_start_step=2,error_reset_steps=5,sample_ratio=0.4,high_ratio=0.5",
+    ):
+        for begins in (False, True):
+            draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
+            assert relative_error(sampled(shared, draw, text), sampled(alone, draw, text)) <= BOUND
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """DBCache's stand-in (cache-dit 1.5.3): what enters plus a change, kept or forecast from kept ones.
 
 Its calibrators are cache-dit's own variants of TaylorSeer (derivatives of values from step 3 on
-alone) and of FoCa (`stand_ins/damped_foca.py`); they forecast the change of all rows.
+alone) and of FoCa (`stand_ins/foca.py`); they forecast the change of all rows.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, Numberless, StandIn, TensorSpec
-from .damped_foca import DampedFoCa
-from .late_taylor import LateTaylor
+from .foca import FoCa
 from .polynomial import MAX_ORDER
 from .reuse import Reuse
+from .taylorseer import TaylorSeer
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Calibrated(Numberless):
     def change(self) -> StandIn:
         """The stand-in of the change."""
         if self.calibrator == "foca":
-            return DampedFoCa(self.ops)
+            return FoCa(self.ops, "cache-dit")
         if self.calibrator is None and self.taylorseer_order is None:
             return Reuse()
         order = 1 if self.taylorseer_order is None else self.taylorseer_order
-        return LateTaylor(self.ops, order, first=3)
+        return TaylorSeer(self.ops, order, first_enhance=4)
 
     @property
     def reads_to_keep(self) -> bool:

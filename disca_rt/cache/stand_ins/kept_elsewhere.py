@@ -4,6 +4,7 @@ Each place's buffers are read into the model's dtype when they are used, and wri
 something is kept, one place at a time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ..policy import Policy, Slot
 from ..site import Level
-from ..stand_in import Kept, Moment, StandIn, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandIn, TensorSpec, refreshes
 
 State = Literal["device", "fp8", "host", "fp8-host"]
 STATES: tuple[State, ...] = ("device", "fp8", "host", "fp8-host")
@@ -41,6 +42,14 @@ class KeptElsewhere:
     @property
     def reads_to_keep(self) -> bool:
         return self.stand_in.reads_to_keep
+
+    @property
+    def reads_other_pass(self) -> bool:
+        return self.stand_in.reads_other_pass
+
+    @property
+    def refreshes(self) -> bool:
+        return refreshes(self.stand_in)
 
     @property
     def network(self) -> PredictorConfig | None:
@@ -74,6 +83,9 @@ class KeptElsewhere:
             like = TensorSpec(tuple(value.shape), value.dtype, value.device)
             buffers = tuple(spec.empty() for spec in self.stand_in.kept_specs(like))
         self.stand_in.keep(buffers, value, at)
+        self._write(buffers, kept)
+
+    def _write(self, buffers: Kept, kept: Kept) -> None:
         rest = iter(kept)
         for buffer in buffers:
             for stored in self._coded(buffer):
@@ -89,8 +101,19 @@ class KeptElsewhere:
         return values.to(FP8), scales
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        like = at.entering if at.entering is not None else at.context.freqs_cos
-        return self.stand_in.value(self._read(kept, like.device), at)
+        device = _device(at)
+        if at.other is not None:
+            at = at._replace(other=at.other._replace(kept=self._read(at.other.kept, device)))
+        return self.stand_in.value(self._read(kept, device), at)
+
+    def row_count(self, place: Place, rows: int) -> int:
+        return self.stand_in.row_count(place, rows)
+
+    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+        buffers = self._read(kept, _device(at))
+        value = self.stand_in.refresh(buffers, compute, at)
+        self._write(buffers, kept)
+        return value
 
     def _is_coded(self, dtype: torch.dtype) -> bool:
         return self.fp8 and dtype.is_floating_point
@@ -108,17 +131,31 @@ class KeptElsewhere:
         return tuple(buffers)
 
 
+def _device(at: Moment) -> torch.device:
+    return (at.entering if at.entering is not None else at.context.freqs_cos).device
+
+
 def with_state(policy: Policy, state: str) -> Policy:
     """`policy` with its slots' buffers kept so; ValueError lists the known ways."""
     if state not in STATES:
         raise ValueError(f"policy {policy.name}: state must be one of {[*STATES]}, got {state!r}")
     if state == "device":
         return policy
+    if _reads_in_place(policy):
+        raise ValueError(
+            f"policy {policy.name}: state must be device, for attention reads its keys in place, "
+            f"got {state!r}"
+        )
     fp8, on_host = "fp8" in state, "host" in state
     slots = tuple(
         Slot(site, KeptElsewhere(stand_in, fp8, on_host)) for site, stand_in in policy.slots
     )
     return replace(policy, slots=slots)
+
+
+def _reads_in_place(policy: Policy) -> bool:
+    """True where blocks read buffers themselves, keys and values."""
+    return any(hasattr(slot.stand_in, "keys") for slot in policy.slots)
 
 
 def smaller(policy: Policy) -> list[tuple[str, Policy]]:
@@ -130,6 +167,8 @@ def smaller(policy: Policy) -> list[tuple[str, Policy]]:
         if any(getattr(slot.stand_in, name, 0) > 0 for slot in policy.slots):
             slots = [Slot(site, _of_order_0(each, name)) for site, each in policy.slots]
             found.append((f"{name}=0", replace(policy, slots=tuple(slots))))
+    if _reads_in_place(policy):
+        return found
     return found + [(f"state={state}", with_state(policy, state)) for state in STATES[1:]]
 
 

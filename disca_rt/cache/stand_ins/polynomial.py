@@ -20,30 +20,42 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 MAX_ORDER = 3  # of the fused ops
 
 
-@dataclass(frozen=True)
-class Taylor(Numberless):
-    """`order` derivatives; fewer until as many more values have been kept."""
+class Differences(Numberless):
+    """A base for stand-ins whose value is Σ c_i·d_i, of divided differences of `orders` orders."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
     ops: Ops
-    order: int = 1
 
-    def __post_init__(self) -> None:
-        check_int("order", self.order, 0, MAX_ORDER)
+    @property
+    def orders(self) -> int:
+        """The highest order of the differences that are kept."""
+        raise NotImplementedError
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
-        return (like._replace(shape=(self.order + 1, *like.shape)),)
+        return (like._replace(shape=(self.orders + 1, *like.shape)),)
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
         """Steps since the last kept one, factors known once this one is kept, coefficients."""
-        known, terms = len(kept_at), self.order + 1
+        weights = self.weights(kept_at, step)
+        unknown = (0.0,) * (self.orders + 1 - len(weights))
+        known = self.known((*kept_at, step))
+        return (self.divisor(kept_at, step), float(known), *weights, *unknown)
+
+    def weights(self, kept_at: tuple[int, ...], step: int) -> tuple[float, ...]:
+        """c_i of the orders that are known after keeping at `kept_at`."""
         distance = step - kept_at[-1] if kept_at else 1  # of the first one nothing is made
-        coefficients = (
-            self.basis(i, distance) / math.factorial(i) if i < known else 0.0 for i in range(terms)
-        )
-        return (float(distance), float(min(known + 1, terms)), *coefficients)
+        known = self.known(kept_at)
+        return tuple(self.basis(i, distance) / math.factorial(i) for i in range(known))
+
+    def known(self, kept_at: tuple[int, ...]) -> int:
+        """The number of factors after keeping at the steps `kept_at`."""
+        return min(len(kept_at), self.orders + 1)
+
+    def divisor(self, kept_at: tuple[int, ...], step: int) -> float:
+        """The divisor of differences between a value kept at `step` and the one before."""
+        return float(step - kept_at[-1]) if kept_at else 1.0
 
     def basis(self, order: int, distance: int) -> float:
         """b_i(k) for `order` i and `distance` k: a derivative's weight, to be divided by i!."""
@@ -60,6 +72,21 @@ class Taylor(Numberless):
 
 
 @dataclass(frozen=True)
+class Taylor(Differences):
+    """`order` derivatives; fewer until as many more values have been kept."""
+
+    ops: Ops
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        check_int("order", self.order, 0, MAX_ORDER)
+
+    @property
+    def orders(self) -> int:
+        return self.order
+
+
+@dataclass(frozen=True)
 class Hermite(Taylor):
     """`contraction` is σ; of order 1 a forecast goes 2σ² as far as Taylor's."""
 
@@ -71,11 +98,11 @@ class Hermite(Taylor):
             raise ValueError(f"contraction must be above 0 and at most 1, got {self.contraction}")
 
     def basis(self, order: int, distance: int) -> float:
-        return self.contraction**order * _hermite(order, self.contraction * distance)
+        return self.contraction**order * hermite(order, self.contraction * distance)
 
 
-def _hermite(order: int, x: float) -> float:
-    """H_i(x) by its recurrence, H_{i+1} = 2x·H_i − 2i·H_{i−1}."""
+def hermite(order: int, x: float) -> float:
+    """H_i(x) of the physicists, by its recurrence, H_{i+1} = 2x·H_i − 2i·H_{i−1}."""
     before, value = 0.0, 1.0
     for i in range(order):
         before, value = value, 2 * x * value - 2 * i * before

@@ -1,6 +1,6 @@
 """Reuse: the value kept last, as it is or as a change of what enters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -48,3 +48,10 @@ class Change(Reuse):
     """`Reuse` in the form "delta", unless told otherwise."""
 
     form: Literal["output", "delta"] = "delta"
+
+
+@dataclass(frozen=True)
+class OnlyChange(Reuse):
+    """`Reuse` in the form "delta", where `form` is an option of the method's other slots."""
+
+    form: Literal["output", "delta"] = field(default="delta", init=False)

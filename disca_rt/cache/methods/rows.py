@@ -1,0 +1,118 @@
+"""Methods that compute a subset of the rows in a step, and keep the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...config import DiTConfig
+from ..placement import Velocity, Whole
+from ..row import Row, Where
+from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
+from ..rules.linear_blocks import LinearBlocks
+from ..rules.regions import Regions
+from ..site import Site
+from ..stand_ins.cluster_rows import ClusterRows, Forecast
+from ..stand_ins.clusters import Clusters
+from ..stand_ins.drawn_rows import DrawnRows, Expanded
+from ..stand_ins.important_rows import ImportantRows
+from ..stand_ins.linear_map import LinearMap
+from ..stand_ins.regions import FreshRows, FreshVelocity
+from ..stand_ins.reuse import Reuse
+
+
+@dataclass(frozen=True)
+class DoubleMLPs:
+    """The MLPs of the double blocks, image and text; one slot."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("branch", 0, config.double, ("img_mlp", "txt_mlp"))]
+
+
+@dataclass(frozen=True)
+class AllButDoubleMLPs:
+    """The other branches: attention of the double blocks, single blocks whole; one slot."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        names = "img_attn", "txt_attn", "total"
+        return [Site("branch", 0, config.double + config.single, names)]
+
+
+@dataclass(frozen=True)
+class LastDouble:
+    """The last double block: the tokens after it."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("blocks", config.double - 1, config.double)]
+
+
+@dataclass(frozen=True)
+class EachBlock:
+    """Every block: the tokens after it; a slot for each."""
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [Site("blocks", i, i + 1) for i in range(config.double + config.single)]
+
+
+_KEPT = Where(AllButDoubleMLPs, Expanded)
+
+ROWS = {
+    "toca": Row(
+        (SomeRows,),
+        (_KEPT, Where(DoubleMLPs, DrawnRows)),
+        about="Branches are kept between full steps, but some rows of the double blocks' MLPs are "
+        "computed anew at each step: drawn at random, as in the authors' code for HunyuanVideo.",
+        paper="ToCa, arXiv 2410.05317",
+        presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
+        is_placed=True,
+    ),
+    "duca": Row(
+        (SomeRowsOrNone,),
+        (_KEPT, Where(DoubleMLPs, DrawnRows), Where(Whole, Reuse)),
+        about="ToCa's steps, by turns with steps that compute no block and end with the tokens "
+        "that the step before ended with.",
+        paper="DuCa, arXiv 2412.18911",
+        presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
+        is_placed=True,
+    ),
+    "clusca": Row(
+        (RowOfEachCluster,),
+        (
+            Where(AllButDoubleMLPs, Forecast),
+            Where(DoubleMLPs, ClusterRows),
+            Where(LastDouble, Clusters),
+        ),
+        about="Branches are forecast, but a row of each cluster of alike tokens, drawn at random, "
+        "is computed anew in the double blocks' MLPs, and the others move a little towards it.",
+        paper="ClusCa, arXiv 2509.10312",
+        presets={
+            "hunyuan": {"fresh_threshold": 5, "cluster_num": 32, "propagation_ratio": 0.01},
+            "config": {"fresh_threshold": 5, "cluster_num": 10, "propagation_ratio": 0.0},
+        },
+        is_placed=True,
+    ),
+    "ras": Row(
+        (Regions,),
+        (Where(Whole, FreshRows), Where(Velocity, FreshVelocity)),
+        about="Each step computes some image rows only, in all blocks, with kept keys and values "
+        "of the others, whose velocity is kept; rows are chosen by its deviation over channels.",
+        paper="RAS, arXiv 2502.10389",
+        presets={"30-steps": {"sample_ratio": 0.5, "error_reset_steps": (12, 22)}},
+        is_placed=True,
+    ),
+    "tokencache": Row(
+        (SomeRows,),
+        (Where(AllButDoubleMLPs, Reuse), Where(DoubleMLPs, ImportantRows)),
+        about="As toca, but the rows of which most change is expected are computed anew. "
+        "Reconstructed: neither code nor weights are public.",
+        paper="TokenCache, arXiv 2409.18523",
+        is_placed=True,
+    ),
+    "fastcache": Row(
+        (LinearBlocks,),
+        (Where(EachBlock, LinearMap),),
+        about="A block whose input has hardly changed since the last step is replaced by a linear "
+        "map. Its other half, maps in place of tokens that stand still, is not built.",
+        paper="FastCache, arXiv 2505.20353",
+        presets={"chi-square": {"bound": 1.0}, "tight": {"bound": 0.01}},
+        is_placed=True,
+    ),
+}

@@ -1,0 +1,507 @@
+"""Methods that compute a subset of rows: against their authors' runs, and what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from authors_runs import FOLDER, Run, inputs, load_run, names, sample
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
+from disca_rt.attention.local import LocalAttention, LocalHandle
+from disca_rt.cache.plan import Act, Setting, StepPlan
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.policy import Policy, Slot
+from disca_rt.cache.row import sketched
+from disca_rt.cache.rules.between import SomeRows
+from disca_rt.cache.site import Site
+from disca_rt.cache.stand_in import WHOLE, Moment
+from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
+from disca_rt.cache.stand_ins.clusters import kmeans
+from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
+from disca_rt.cache.stand_ins.important_rows import ImportantRows
+from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
+from disca_rt.cache.stand_ins.linear_map import LinearMap
+from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.config import MODELS
+from disca_rt.graphs.runner import GraphRunner
+from disca_rt.models.blocks import run_blocks
+from disca_rt.models.dit import StepInputs
+from disca_rt.models.row_groups import layer_norm_modulate, take_rows
+from disca_rt.schedule import shifted
+from disca_rt.tokens import RowVectors, StepContext, TokenLayout
+from disca_rt.work.flops import PassFlops
+from golden_vectors import relative_error
+from recorded import record
+
+IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
+DOUBLE, SINGLE = 4, 3
+
+
+@pytest.mark.parametrize("name", [*names("toca"), *names("duca")])
+def test_the_authors_rows_give_the_authors_latents(name: str, tmp_path: Path) -> None:
+    run = load_run(name)
+    save_file(_rows_by_place(run), tmp_path / "rows.safetensors")
+    text = ",".join(f"{key}={value}" for key, value in run.options.items())
+    ours = sample(
+        f"{run.facts['method']}:{text},fresh_rows={tmp_path}/rows.safetensors", run.schedule
+    )
+    assert [plan.label for plan in ours.plans] == run.facts["kinds"]
+    assert ours.full_steps == run.facts["full_steps"]
+    assert relative_error(ours.latents, run.latents) <= 1e-4
+    drawn = sample(f"{run.facts['method']}:{text}", run.schedule)
+    assert 1e-3 < relative_error(drawn.latents, run.latents) < 0.1, "other rows, as many"
+
+
+def _rows_by_place(run: Run) -> dict[str, torch.Tensor]:
+    """The rows of a run by step, block and branch; those that are padding here left out."""
+    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"]
+    found, at = {}, 0
+    for step, (block, branch, rows) in _draws(run):
+        count = int(torch.tensor(_share(run, block, branch)).clamp(0, 1) * rows)
+        own, at = drawn[at : at + count], at + count
+        if branch != "total":
+            found[f"{step}.{block}.{branch}"] = own[own < (IMG if branch == "img_mlp" else VALID)]
+    assert at == len(drawn)
+    return {key: rows.clone() for key, rows in found.items()}
+
+
+def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str, int]]]:
+    for step, kind in enumerate(run.facts["kinds"]):
+        if kind == "ToCa":
+            for block in range(DOUBLE):
+                yield step, (block, "img_mlp", IMG)
+                yield step, (block, "txt_mlp", TXT)
+            for block in range(SINGLE):
+                yield step, (block, "total", IMG + TXT)
+
+
+def _share(run: Run, block: int, branch: str) -> float:
+    return run.options["fresh_ratio"] * (1 + 0.5 - block / 27) * (1.6 if branch == "total" else 0.4)
+
+
+@pytest.mark.parametrize("name", names("clusca"))
+def test_clusters_and_their_rows_are_the_authors(name: str, tmp_path: Path) -> None:
+    """K-means is run here, from the rows with which theirs began."""
+    run = load_run(name)
+    tensors = load_file(FOLDER / run.facts["file"])
+    drawn = iter(tensors[f"{name}.fresh_rows"])
+    rows = {
+        f"{step}.{block}.{branch}": next(drawn).clone()
+        for step, kind in enumerate(run.facts["kinds"])
+        if kind == "ClusCa"
+        for block in range(DOUBLE)
+        for branch in ("img_mlp", "txt_mlp")
+    }
+    rows |= {
+        f"0.{i}.centroids": each.clone() for i, each in enumerate(tensors[f"{name}.centroids"])
+    }
+    save_file(rows, tmp_path / "rows.safetensors")
+    text = "clusca:" + ",".join(f"{key}={value}" for key, value in run.options.items())
+    ours = sample(f"{text},fresh_rows={tmp_path}/rows.safetensors", run.schedule)
+    assert [plan.label for plan in ours.plans] == run.facts["kinds"]
+    assert relative_error(ours.latents, run.latents) <= 1e-4
+    drawn_here = sample(text, run.schedule)
+    assert 1e-3 < relative_error(drawn_here.latents, run.latents) < 0.1, "other rows, as many"
+
+
+def test_k_means_is_a_written_out_loop() -> None:
+    """Two samples, one of which settles early; padding is in no mean."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 40, 6, generator=generator)
+    x[0, 20:] += 9
+    weights = torch.ones(2, 40, 1)
+    weights[1, 35:] = 0
+    begin = torch.stack([x[0, [0, 39]], x[1, [3, 4]]])
+    found, labels = kmeans(x, begin, weights)
+    for sample_, centroids in enumerate(begin):
+        own = x[sample_]
+        for _ in range(10):
+            nearest = (own[:, None] - centroids).abs().sum(-1).argmin(1)
+            valid = weights[sample_, :, 0] > 0
+            means = torch.stack([own[(nearest == k) & valid].mean(0) for k in range(2)])
+            if torch.allclose(centroids, means, rtol=1e-4):
+                break
+            centroids = means
+        assert torch.equal(labels[sample_], nearest)
+        torch.testing.assert_close(found[sample_], centroids)
+
+
+@pytest.mark.parametrize("add_slope", [True, False])
+def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool) -> None:
+    stand_in = ClusterRows(OPS, 1, cluster_num=3, propagation_ratio=0.25, add_slope=add_slope)
+    generator = torch.Generator().manual_seed(2)
+    factors = torch.randn(2, 1, 7, 4, generator=generator)
+    labels = torch.tensor([[0, 0, 1, 1, 0, 1, 0]])  # cluster 2 has none, and draws row 0
+    tokens = torch.zeros(1, 9, 4)
+    beside = (({}, {}, {WHOLE: (tokens, torch.cat([labels, labels[:, :2]], 1), tokens)}),)
+    numbers = torch.tensor([2.0, 2.0, 1.0, 3.0, 5.0])  # forecast: F + 3 slope; step 5
+    layout = TokenLayout(7, None)
+    at = Moment(
+        None,
+        StepContext(tokens, tokens, tokens, layout),
+        numbers,
+        place=(1, "img_mlp"),
+        beside=beside,
+    )
+    before, seen = factors.clone(), []
+
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(rows[0])
+        return torch.full((1, 3, 4), 10.0) + rows[..., None]
+
+    value = stand_in.refresh((factors,), compute, at)[0]
+    (rows,) = seen
+    assert rows[2] == 0
+    assert [labels[0, row].item() for row in rows[:2]] == [0, 1]
+    slope = 3 * before[1, 0]
+    base = before[0, 0] + (0 if add_slope else slope)
+    for row in rows:
+        base[row] = 10.0 + row
+    means = {k: base[sorted({r.item() for r in rows if labels[0, r] == k})] for k in (0, 1)}
+    if len(means[0]) == 2:  # row 0, and the cluster's own
+        assert rows[0] != 0
+    expected = torch.stack(
+        [0.25 * means[k].mean(0) + 0.75 * base[i] for i, k in enumerate(labels[0].tolist())]
+    )
+    torch.testing.assert_close(value, expected + (slope if add_slope else 0))
+    assert torch.equal(factors[1], before[1]), "slopes stay"
+
+
+def test_only_fresh_rows_are_computed_and_counted() -> None:
+    dit = MODELS["hunyuan-video-meanflow"]
+    policy = build_policy("toca:hunyuan", sketched(dit))
+    forward = PassFlops(dit, (16, 33, 88, 88), 256)
+    plans = policy.known_plans(Setting(tuple(shifted(50, 7.0)), 1, 2))
+    assert [plan.label for plan in plans].count("full") == 10
+    full, some = (forward.planned(policy, plan, 0) for plan in plans[:2])
+    none = forward.planned(policy, StepPlan(((Act.STAND_IN,) * 2,)), 0)
+    fresh = sum(
+        2 * int(0.1 * (1.5 - block / 27) * 0.4 * rows) * 8 * 3072**2
+        for block in range(20)
+        for rows in (63_888, 256)
+    )
+    assert some - none == pytest.approx(fresh, rel=1e-3)
+    assert full > 60 * some
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_no_fresh_rows_are_reuse_and_all_are_the_mlp_itself(ratio: float) -> None:
+    """A share above 1 is cut to 1: ratio 1 of a single block's rows are all of them."""
+    eager = models()
+    kept, mlps = Site("branch", 0, 4, ("img_attn", "txt_attn", "attn")), Site("branch", 2, 4, MLP)
+    drawn = Draw(SomeRows(9), (kept, mlps), _drawn(ratio), shifted(4, 3.0), True, 2, 0)
+    if ratio:
+        other = drawn._replace(rule=Alternating(), site=kept, stand_in=Reuse())
+    else:
+        other = drawn._replace(rule=Alternating(), stand_in=Reuse())
+    assert relative_error(eager.sample(drawn)[0], eager.sample(other)[0]) <= 1e-6
+
+
+MLP = ("mlp",)
+
+
+def _drawn(ratio: float) -> DrawnRows:
+    return DrawnRows(OPS, 0, CONFIG, ratio)
+
+
+class Alternating(SomeRows):
+    """Full at step 0, then every slot stands in."""
+
+    def decide(self, setting, step, seen, memory):
+        return setting.predicted if step.index else setting.full
+
+
+def test_seeds_and_steps_draw_other_rows() -> None:
+    eager = models()
+    sites = Site("branch", 0, 4, ("txt_attn",)), Site("branch", 0, 4, ("img_mlp",))
+    draw = Draw(SomeRows(9), sites, _drawn(0.7), shifted(5, 3.0), False, 1, 0)
+    first, _ = eager.sample(draw)
+    assert torch.equal(eager.sample(draw)[0], first)
+    assert not torch.equal(
+        eager.sample(draw._replace(stand_in=replace(_drawn(0.7), seed=1)))[0], first
+    )
+
+
+def test_rows_of_several_groups_have_their_own_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 8, generator=generator)
+    vectors = [
+        RowVectors(torch.randn(2, 3, 8, generator=generator), (2, 5)),
+        RowVectors(torch.randn(2, 3, 8, generator=generator), (2, 5)),
+    ]
+    rows = torch.tensor([[8, 0, 4], [1, 2, 5]])
+    some = layer_norm_modulate(OPS, x, *vectors, rows=rows)
+    torch.testing.assert_close(some, take_rows(layer_norm_modulate(OPS, x, *vectors), rows))
+
+
+@pytest.mark.parametrize(
+    ("sites", "stand_in", "reason"),
+    [
+        ((Site("branch", 0, 4, ("attn",)),), _drawn(0.5), "use a stand-in of rows at branches of"),
+        ((Site("branch", 0, 4, ("mlp",)),), Reuse(), "is to compute some rows anew, and .* cannot"),
+    ],
+)
+def test_a_slot_without_rows_of_its_own_is_refused(
+    sites: tuple[Site, ...], stand_in: object, reason: str
+) -> None:
+    policy = Policy("mine", Refreshing(), tuple(Slot(site, stand_in) for site in sites))
+    with pytest.raises(ValueError, match=reason):
+        policy.known_plans(Setting(tuple(shifted(2, 3.0)), 1, 1))
+
+
+class Refreshing(SomeRows):
+    """Full at step 0, then its only slot computes some rows."""
+
+    def decide(self, setting, step, seen, memory):
+        return StepPlan(((Act.REFRESH,),)) if step.index else setting.full
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("fresh_ratio=1.1", "fresh_ratio must be from 0 to 1, got 1.1"),
+        ("fresh_threshold=0", "fresh_threshold must be a whole number at least 1, got 0"),
+        ("first_enhance=0", "first_enhance must be a whole number at least 1, got 0"),
+        ("max_order=4", "max_order must be a whole number from 0 to 3, got 4"),
+        ("fresh_rows=none.safetensors", "must be a safetensors file of row numbers, got 'none"),
+        ("cache_type=attention", "cache_type must be random"),
+    ],
+)
+def test_wrong_options(options: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(f"toca:{options}", sketched(CONFIG))
+
+
+def test_a_file_of_other_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.safetensors"
+    save_file({"rows": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="must hold tensors called"):
+        build_policy(f"toca:fresh_rows={path}", sketched(CONFIG))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("method", ["toca", "duca", "clusca", "ras", "tokencache"])
+def test_one_step_and_two(method: str, steps: int) -> None:
+    ours = sample(method, shifted(steps, 7.0))
+    assert ours.full_steps == [*range(steps)][: 4 if method == "ras" else 1]
+    assert ours.latents.shape == inputs()[1].shape
+    option = "sample_ratio=1" if method == "ras" else "fresh_threshold=1"
+    every = sample(f"{method}:{option}", shifted(steps, 7.0))
+    assert torch.equal(every.latents, sample("full", shifted(steps, 7.0)).latents)
+
+
+def test_rows_kept_elsewhere_are_those_kept_here() -> None:
+    eager = models()
+    sites = Site("branch", 0, 4, ("img_attn", "txt_attn", "attn")), Site("branch", 0, 4, DOUBLE_MLP)
+    draw = Draw(SomeRows(3), sites, _drawn(1.0), shifted(5, 3.0), True, 2, 0)
+    expected, _ = eager.sample(draw)
+    for fp8, on_host in ((False, True), (True, False)):
+        found, _ = eager.sample(draw._replace(stand_in=KeptElsewhere(_drawn(1.0), fp8, on_host)))
+        assert relative_error(found, expected) <= (0.05 if fp8 else 0)
+
+
+DOUBLE_MLP = "img_mlp", "txt_mlp"
+
+
+METHODS = (
+    "toca:fresh_threshold=3,fresh_ratio=0.5",
+    "duca:fresh_threshold=4,fresh_ratio=0.5",
+    "clusca:fresh_threshold=3,cluster_num=3,propagation_ratio=0.1",
+    "ras:scheduler_start_step=2,error_reset_steps=5,high_ratio=0.5",
+    "tokencache:fresh_threshold=3",
+)
+
+
+@pytest.mark.parametrize("text", METHODS)
+@pytest.mark.parametrize("begins", [False, True])
+def test_captured_samples_are_eager_ones(text: str, begins: bool) -> None:
+    eager, by_step, whole = (models(graphs=graphs) for graphs in (None, *_runners()))
+    for seed in range(3):
+        draw = Draw(None, (), None, shifted(7, 3.0), True, 2, seed, begins)
+        latents = sampled(eager, draw, text)
+        assert torch.equal(sampled(by_step, draw, text, watched=True), latents)
+        assert torch.equal(sampled(whole, draw, text), latents)
+    assert by_step.denoiser.graphs.captures > 0
+
+
+def _runners() -> tuple[GraphRunner, GraphRunner]:
+    return GraphRunner(CPU, record), GraphRunner(CPU, record)
+
+
+class Mixed(LocalAttention):
+    """Attention whose keys and values are, where `mask [S]` is false, those of the call before.
+
+    `kept` are those of each call of a forward, in order; all rows run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.mask: torch.Tensor | None = None
+        self.calls = 0
+
+    @property
+    def local(self) -> LocalAttention:
+        return LocalAttention()  # the refiner's
+
+    def begin(self, layout: TokenLayout) -> "Mixing":
+        return Mixing(self, layout)
+
+
+class Mixing(LocalHandle):
+    def __init__(self, mixed: Mixed, layout: TokenLayout) -> None:
+        super().__init__(mixed.backend, layout.lengths)
+        self.mixed = mixed
+
+    def result(self, overlap: object) -> torch.Tensor:
+        mixed, both = self.mixed, (self._k.clone(), self._v.clone())
+        if mixed.mask is not None:
+            old = mixed.kept[mixed.calls]
+            both = tuple(
+                torch.where(mixed.mask[:, None, None], new, before)
+                for new, before in zip(both, old, strict=True)
+            )
+        mixed.kept[mixed.calls : mixed.calls + 1] = [both]
+        mixed.calls += 1
+        self._k, self._v = both
+        return super().result(overlap)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("guided", [False, True])
+def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
+    """All rows run there, those dropped with keys that nobody reads; ratios 0.6 and 0.5 of 4."""
+    steps, start, reset = 9, 2, 5
+    text = f"ras:scheduler_start_step={start},error_reset_steps={reset},sample_ratio=0.4"
+    draw = Draw(None, (), None, shifted(steps, 3.0), guided, 2, 3, begins)
+    ours = sampled(models(), draw, text + ",high_ratio=0.5,scheduler_end_step=7")
+    attentions = [Mixed() for _ in draw.conditions]
+    denoisers = [models(attention=each).denoiser for each in attentions]
+    latents = draw.latents
+    drops, keep, velocity = torch.zeros(2, 4), torch.ones(2, 4, dtype=torch.bool), None
+    for step in draw.schedule:
+        index = step.index
+        is_partial = start <= index <= 7 and index != reset
+        fresh = keep.clone()
+        fresh[0] |= begins  # the clean frame's rows
+        rows = torch.cat([fresh.flatten(), torch.ones(3, dtype=torch.bool)])
+        for attention in attentions:
+            attention.calls, attention.mask = 0, rows if is_partial else None
+        new = _velocity(denoisers, draw, latents, step)
+        if is_partial:
+            pixels = keep.view(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+            new = torch.where(pixels, new, velocity)
+        velocity = new
+        latents = latents + velocity * (step.sigma_next - step.sigma)
+        if begins:
+            latents[:, :, :1] = draw.first_frame
+        if start <= index + 1 < 7 and index + 1 != reset:
+            deviation = velocity.std(1).mean(0)  # [T, H, W]
+            scores = torch.nn.functional.avg_pool2d(deviation, 2).flatten(1) * (0.1 * drops).exp()
+            order = scores.argsort(1)
+            keep = torch.ones(2, 4, dtype=torch.bool)
+            keep.scatter_(1, torch.cat([order[:, :1], order[:, -1:]], 1), False)
+            drops += ~keep
+    assert relative_error(ours, latents) <= 1e-4
+    assert relative_error(ours, sampled(models(), draw, "full")) > 1e-3
+
+
+def _velocity(denoisers: list, draw: Draw, latents: torch.Tensor, step: object) -> torch.Tensor:
+    found = []
+    for denoiser, condition in zip(denoisers, draw.conditions, strict=True):
+        with torch.no_grad():
+            prepared = denoiser.dit.prepare(condition, latents.shape)
+            inputs = StepInputs(torch.full((len(latents),), step.t))
+            found.append(denoiser.dit(latents, inputs, prepared))
+    return found[0] if len(found) == 1 else found[1] + SCALE * (found[0] - found[1])
+
+
+def test_regions_cost_their_rows() -> None:
+    dit = MODELS["hunyuan-video-meanflow"]
+    policy = build_policy("ras:30-steps", sketched(dit))
+    plans = policy.known_plans(Setting(tuple(shifted(30, 7.0)), 1, 2))
+    assert [plan.label for plan in plans].count("RAS") == 24
+    forward = PassFlops(dit, (16, 33, 88, 88), 256)
+    full, some = (forward.planned(policy, plan, 0) for plan in (plans[3], plans[4]))
+    assert some / full == pytest.approx((63_888 / 2 + 256) / (63_888 + 256), rel=2e-3)
+
+
+def test_keys_are_kept_on_the_device_only() -> None:
+    with pytest.raises(ValueError, match="state must be device, for attention reads its keys"):
+        build_policy("ras:state=fp8", sketched(CONFIG))
+    assert smaller(build_policy("ras", sketched(CONFIG))) == []
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_the_most_important_rows_are_computed(is_trained: bool, tmp_path: Path) -> None:
+    """Three rows of which one is computed at a step; rows not computed gain by waiting."""
+    options = {}
+    if is_trained:  # importance = the row's only number, by a network that is nearly linear
+        weights = {"w1": torch.full((1, 1), 1e3), "b1": torch.zeros(1)}
+        weights |= {"w2": torch.full((1, 1), 1e-3), "b2": torch.zeros(1)}
+        path = tmp_path / "networks.safetensors"
+        save_file({f"0.img_mlp.{key}": each for key, each in weights.items()}, path)
+        options = {"importance": str(path)}
+    stand_in = ImportantRows(0.34, **options)
+    at = Moment(None, None, None, place=(0, "img_mlp"))
+    kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    stand_in.keep(kept, torch.tensor([[[1.0], [5.0], [3.0]]]), at)
+    drawn = []
+
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        drawn.append(rows.item())
+        return torch.full((1, 1, 1), 100.0)
+
+    for _ in range(4):
+        value = stand_in.refresh(kept, compute, at)
+    # 5·1 > 3·1; then 3·2 > 5·1; 5·2 > 3·1 and 1·3; 3·2 > 5·1 and 1·4
+    assert drawn == [1, 2, 1, 2]
+    assert value.flatten().tolist() == [1.0, 100.0, 100.0]
+
+
+def test_a_linear_block_is_replaced_by_itself_and_others_by_the_nearest_map() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, noise = (torch.randn(2, 50, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    slope, intercept = torch.tensor([2.0, -1.0, 0.5, 0.0]), torch.tensor([1.0, 0.0, 3.0, -2.0])
+    y = x * slope + intercept + 0.1 * noise
+    kept = (torch.zeros(2, 2, 4),)
+    LinearMap().keep(kept, y, Moment(x, None, None))
+    for b in range(2):
+        for c in range(4):
+            columns = torch.stack([x[b, :, c], torch.ones(50, dtype=x.dtype)], 1)
+            wanted = torch.linalg.lstsq(columns, y[b, :, c : c + 1]).solution[:, 0]
+            torch.testing.assert_close(kept[0][b, :, c].double(), wanted, rtol=1e-4, atol=1e-5)
+    value = LinearMap().value(kept, Moment(x, None, None))
+    torch.testing.assert_close(value, x * slope + intercept, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.02, 0.3, float("inf")])
+def test_blocks_are_replaced_where_their_input_has_hardly_changed(bound: float) -> None:
+    """Against a loop over blocks that measures and decides as it goes."""
+    draw = Draw(None, (), None, shifted(6, 3.0), False, 1, 4)
+    built = models()
+    dit, latents, before = built.denoiser.dit, draw.latents, {}
+    (prepared,) = (dit.prepare(each, latents.shape) for each in draw.conditions)
+    maps, replaced = {}, 0
+    with torch.no_grad():
+        for step in draw.schedule:
+            tokens, context = dit.embed(latents, StepInputs(torch.tensor([step.t])), prepared)
+            for i, block in enumerate(dit.blocks):
+                old, before[i] = before.get(i), tokens
+                change = None if old is None else (tokens - old).square().sum() / old.square().sum()
+                if change is not None and change <= bound:
+                    tokens, replaced = LinearMap().value(maps[i], Moment(tokens, None, None)), 1
+                else:
+                    entering, tokens = tokens, run_blocks([block], tokens, context)
+                    maps[i] = (torch.zeros(1, 2, CONFIG.hidden),)
+                    LinearMap().keep(maps[i], tokens, Moment(entering, None, None))
+            velocity = dit.velocity(tokens, context, prepared)
+            latents = latents + velocity * (step.sigma_next - step.sigma)
+    assert bool(replaced) == (bound > 0)
+    captured = models(graphs=GraphRunner(CPU, record))
+    for each in (built, captured):
+        ours = sampled(each, draw, f"fastcache:bound={bound}", watched=True)
+        assert relative_error(ours, latents) <= 1e-4
