@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..attention.protocol import Attention
 from ..cache.branch_placements import pairs
 from ..conditioning import Conditioning
 from ..models.blocks import Branch, Compute
@@ -152,6 +153,9 @@ class _Mixed:
 
     def mix(self, cached: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         self._cached, self._weights = cached, weights
+
+    def around(self, attention: Attention) -> Attention:
+        return attention
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         value = compute()

@@ -113,7 +113,7 @@ def tiny_l2c(dit: str) -> L2CStageConfig:
 
 
 def tiny_harmonica(dit: str) -> HarmoniCaStageConfig:
-    run = replace(_TINY_CACHE_RUN, steps=60, batch=1, lr=0.1)
+    run = replace(_TINY_CACHE_RUN, steps=50, batch=1, lr=0.1)
     return HarmoniCaStageConfig(run, dit, **_TINY_SAMPLER, l1=2e-6)
 
 
