@@ -131,7 +131,7 @@ def _policies(args: argparse.Namespace, runtime: "Runtime", subject: "Whole") ->
 
     A preset's own policy comes first in it.
     """
-    from ..cache_judge.contenders import short_list
+    from ..cache_judge.short_list import short_list
     from ..preset_file import read_preset
 
     if args.policies:

@@ -101,13 +101,14 @@ def motion(rows: Tensor, layout: TokenLayout) -> Tensor:
 
 
 def _valid_rows(tokens: Tensor, context: StepContext, is_text: bool) -> Tensor | None:
-    """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
+    """A mask of the rows of `tokens [B, S, ...]` that are no padding, ones after S; None: all."""
     layout = context.layout
     if layout.lengths is None or (tokens.shape[1] <= layout.img_len and not is_text):
         return None
     first = layout.start + (layout.img_len if is_text else 0)
     places = torch.arange(tokens.shape[1], device=tokens.device) + first
-    return (places < layout.lengths[:, None])[:, :, None]
+    valid = places < layout.lengths[:, None]
+    return valid.reshape(*valid.shape, *(1,) * (tokens.dim() - 2))
 
 
 def tensor_of_pass(

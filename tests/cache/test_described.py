@@ -46,7 +46,7 @@ def test_the_command_lists_methods_and_tells_one(capsys: pytest.CaptureFixture) 
     assert all(f"  {name} " in listed for name in POLICIES)
     assert main(["caches", "hermite"]) == 0
     told = capsys.readouterr().out
-    assert "contraction: of type float (default 0.5)" in told
+    assert "contraction: a number (default 0.5)" in told
     assert "state: one of device, fp8, host, fp8-host (default device)" in told
     assert main(["caches", "nothing"]) == 2
     assert "a method must be one of" in capsys.readouterr().err

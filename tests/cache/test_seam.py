@@ -57,7 +57,7 @@ def test_a_sample_is_what_its_plans_say(eager: Models, draw: Draw) -> None:
     assert replanned == plans
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(draw=draws())
 def test_captured_samples_are_eager_ones(eager: Models, draw: Draw) -> None:
     by_step, whole = (models(graphs=GraphRunner(CPU, record)) for _ in range(2))

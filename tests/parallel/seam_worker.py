@@ -49,6 +49,7 @@ def main() -> None:
     check_forecasts(alone, shared)
     check_placed(alone, shared)
     check_rows(alone, shared)
+    check_attention(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -140,6 +141,22 @@ def check_rows(alone: Models, shared: Models) -> None:
         for begins in (False, True):
             draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
             assert relative_error(sampled(shared, draw, text), sampled(alone, draw, text)) <= BOUND
+
+
+def check_attention(alone: Models, shared: Models) -> None:
+    """Stand-ins at attention see all tokens, and this rank's heads."""
+    for text in ATTENDING:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        draw = Draw(policy.rule, (), None, shifted(5, 3.0), True, 2, 0, slots_of=policy.slots)
+        (latents, _), (expected, _) = shared.sample(draw), alone.sample(draw)
+        assert relative_error(latents, expected) <= BOUND, text
+
+
+ATTENDING = (
+    "chipmunk:small,top_keys=0.3,full_step_schedule=0,1,3,voxel_shape=1,1,2",
+    "ditfastattn:window_size=1",
+    "rainfusion:threshold=0.7,spatial_width=0,temporal_width=0",
+)
 
 
 if __name__ == "__main__":
