@@ -7,6 +7,7 @@ Options that are left out are those of the model's own calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 STEP_LISTS = {
     10: "0,1,2,5,9,11,13,15,17,19",
@@ -126,11 +127,23 @@ COMBINED_WITH_DISCA = (
     "speca+disca",
 )
 
+GATES = (
+    ("l2c", "gates={}/l2c.safetensors"),
+    ("harmonica", "gates={}/harmonica.safetensors"),
+    ("lazydit", "heads={}/lazydit.safetensors"),
+)
+"""Methods whose gates were trained for the distilled model, with their files."""
+
 NEEDS_GUIDANCE = "t-gate", "fastercache"
 COUNTS_50 = "teacache-1.5", "taylorcache-1.5", "deepcache-1.5"  # steps that are counted, not scaled
 
 
-def base() -> Iterator[str]:
+def contenders(subject: str, ladder: Path) -> tuple[str, ...]:
+    """The policies of "base" or "distilled"; folder `ladder` has what some of them have learned."""
+    return (*_base(),) if subject == "base" else (*_distilled(ladder / "caches"),)
+
+
+def _base() -> Iterator[str]:
     """The contenders of 50 steps with guidance."""
     yield from (f"reuse:interval={n}" for n in (5, 6, 8, 10, 12, 16))
     for name, option in INTERVALS.items():
@@ -141,8 +154,9 @@ def base() -> Iterator[str]:
     yield from COMBINED
 
 
-def distilled() -> Iterator[str]:
-    """The contenders of 20 steps without guidance, the learned predictor among them."""
+def _distilled(learned: Path) -> Iterator[str]:
+    """The contenders of 20 steps without guidance, those with something learned among them."""
+    yield from (f"{name}:{options}".format(learned) for name, options in GATES)
     yield from (f"{n}:step_list={steps}" for n in (*ON_LISTS, *LEARNED) for steps in _lists(n))
     yield from (f"{name}:{INTERVALS[name]}={n}" for name in NO_LISTS for n in (2, 4, 6))
     yield from _strengths()
@@ -161,8 +175,6 @@ def _strengths() -> Iterator[str]:
     for name, of_method in THRESHOLDS.items():
         yield from (f"{name}:{options}" if options else name for options in of_method)
 
-
-CONTENDERS: dict[str, tuple[str, ...]] = {"base": (*base(),), "distilled": (*distilled(),)}
 
 QUICK: dict[str, tuple[str, ...]] = {
     "base": ("reuse:interval=5", "reuse:interval=12", "taylor:interval=8"),

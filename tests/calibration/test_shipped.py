@@ -13,6 +13,7 @@ from disca_rt.cache_judge.embedded import SUBJECTS, Embedded
 from disca_rt.calibration.file import read_calibration
 from disca_rt.cli import main
 from disca_rt.commands.calibrate import PROMPT_SEED
+from disca_rt.commands.evaluate_caches import _calibrated
 from disca_rt.tiny.evaluate import calibration_of, resolved
 from disca_rt.tiny.ladder import load_rung
 from disca_rt.tiny.prompts import training_prompts
@@ -84,6 +85,12 @@ def test_the_judge_says_by_which_tables_it_judged(tmp_path: Path) -> None:
 
 
 def test_evaluate_takes_a_calibration(capsys, tmp_path: Path) -> None:
+    """Without one, methods that need it are left out of the whole set, and refused by name."""
+    subject = Embedded("distilled", FOLDERS, ["a red circle"], Workers(1, FOLDERS, CPU, "none"))
+    assert [*_calibrated(subject, ["ertacache", "magcache"])] == ["magcache"]
+    assert "ertacache is left out: policy ertacache needs" in capsys.readouterr().err.replace(
+        "\n", ""
+    )
     words = ["evaluate", "--caches", "--prompts", "2", "--subjects", "distilled", "--out"]
     judged = [*words, str(tmp_path), "--policy", "ertacache", "--workers", "1"]
     for given, reason in (("none", "a calibration has them"), ("absent.json", "is not a file")):
