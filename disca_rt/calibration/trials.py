@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cache.placement import prefix_stops
+from ..cache.placements.guidance import prefix_stops
 from ..cache.plan import Act, Setting, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.rules.always import Always

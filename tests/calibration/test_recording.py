@@ -10,7 +10,7 @@ from torch import Tensor
 
 from authors_runs import inputs, load_run, runtime
 from cache_draws import CONFIG, CPU, OPS, SCALE
-from disca_rt.cache.placement import prefix_stops
+from disca_rt.cache.placements.guidance import prefix_stops
 from disca_rt.cache.stand_in import Moment, TensorSpec
 from disca_rt.cache.stand_ins.hyca import SOLVERS, HyCa
 from disca_rt.calibration.record import record, with_noise
