@@ -115,7 +115,8 @@ class StandIn(Protocol):
     ) -> tuple[float, ...]:
         """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
 
-        `given` are the plan's, or none.
+        `given` are the plan's, or none: those of a rule whose `gives` is the stand-in's `takes`,
+        words for what the scalars are, "" where a class says none.
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:

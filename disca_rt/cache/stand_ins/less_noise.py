@@ -22,6 +22,7 @@ class LessNoise(Numberless):
     2508.16212, reconstructed: cutoff and gamma are choices); low ones where a rule gives none.
     """
 
+    takes = "bands"
     levels: ClassVar[tuple[Level, ...]] = ("velocity",)
     gamma: float = 0.9
     cutoff: float = 0.25

@@ -29,6 +29,7 @@ class Dropping(Numberless):
     Both numbers are cut to whole ones.
     """
 
+    takes = "choice"
     refreshes: ClassVar[bool] = True
     config: DiTConfig
     sample_ratio: float = 0.5
