@@ -3,6 +3,7 @@
 By subject: the base's 50 steps with guidance, where costs are in steps of two passes, and the
 distilled model's 20. Strengths are chosen for costs of 3 to 10 full steps where a method can be had
 so cheap on this model, whose attention is a small part; others are judged as they were published.
+Options that are left out are those of the model's own calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,12 +65,16 @@ INTERVALS: Mapping[str, str] = {
 NO_LISTS = tuple(name for name in INTERVALS if name not in ON_LISTS)
 
 THRESHOLDS: Mapping[str, Sequence[str]] = {
-    "teacache": ("rel_l1_thresh=0.3", "rel_l1_thresh=0.6", "rel_l1_thresh=1"),
+    "teacache": ("rel_l1_thresh=0.1", "rel_l1_thresh=0.2", "rel_l1_thresh=0.5"),
     "magcache": (
         "thresh=0.24,K=6",
-        "thresh=1,K=12,retention_ratio=0.1",
-        "thresh=2,K=20,retention_ratio=0.05",
+        "thresh=0.4,K=8,retention_ratio=0.1",
+        "thresh=1,K=12,retention_ratio=0.06",
     ),
+    "ertacache": ("threshold=0.15", "threshold=0.25", "threshold=0.4"),
+    "omnicache": ("full_steps=8",),
+    "block-caching": ("delta=0.4", "delta=0.7", "delta=1"),
+    "feb-cache": ("budget=0.3", "budget=0.6", "budget=1.2"),
     "easycache": ("thresh=0.3", "thresh=1", "thresh=4,ret_steps=2"),
     "dicache": (
         "rel_l1_thresh=0.1,ret_ratio=0.1",
@@ -103,7 +108,6 @@ AS_PUBLISHED = (
     "fasterdiffusion",
     "blockdance",
     "fastercache",
-    "feb-cache",
     "t-gate",
     "chipmunk:small",
     "ditfastattn",
@@ -111,14 +115,14 @@ AS_PUBLISHED = (
 )
 
 COMBINED = (
-    "teacache:rel_l1_thresh=0.6+taylor",
-    "teacache:rel_l1_thresh=0.6+half-taylor",
+    "teacache:rel_l1_thresh=0.2+taylor",
+    "teacache:rel_l1_thresh=0.2+half-taylor",
     "magcache:thresh=1,K=12,retention_ratio=0.1+half-taylor",
     "fbcache:threshold=0.4+taylor",
 )
 
 COMBINED_WITH_DISCA = (
-    "teacache:rel_l1_thresh=0.6+disca",
+    "teacache:rel_l1_thresh=0.2+disca",
     "magcache:thresh=1,K=12,retention_ratio=0.1+disca",
     "speca+disca",
 )

@@ -122,6 +122,7 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
 
 NEEDED = {
     "block-caching": "block-caching:curves=0.1",
+    "ertacache": "ertacache:step_list=0",
     "blockdance-ada": "blockdance-ada:rho=1,reuse=1",
 }
 """Texts of policies that have an option without a default."""

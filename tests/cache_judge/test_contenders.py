@@ -11,17 +11,24 @@ from disca_rt.cache.site import check_sites
 from disca_rt.cache_judge.contenders import QUICK, contenders
 from disca_rt.cache_judge.embedded import SUBJECTS
 from disca_rt.cache_judge.subject import UNCACHED
+from disca_rt.calibration.file import read_calibration
 from disca_rt.tiny.config import TINY
+from disca_rt.tiny.runtime import SHIPPED
 
 LADDER = Path(__file__).parents[2] / "ladder"
 PASSES = {"base": 2, "distilled": 1}
-NEED_A_TABLE = {"block-caching", "ertacache", "blockdance-ada"}
+CALIBRATIONS = {
+    "base": LADDER / "calibrations/base-50-steps.json",
+    "distilled": SHIPPED / "calibrations/restricted-meanflow-20-steps.json",
+}
+NEED_A_TABLE = {"blockdance-ada"}
 SAME_AS_ANOTHER = {"taylorseer-attention"}  # attention is too small a part of this model
 
 
 @pytest.mark.parametrize("subject", [*SUBJECTS])
 def test_every_contender_can_run(subject: str) -> None:
-    parts = Parts(TINY, OPS, sketched(TINY).predictor)
+    calibration = read_calibration(CALIBRATIONS[subject])
+    parts = Parts(TINY, OPS, sketched(TINY).predictor, calibration)
     every = contenders(subject, LADDER)
     for policy in {*every, *QUICK[subject]}:
         sites = [slot.site for slot in build_policy(policy, parts).slots]
