@@ -30,7 +30,7 @@ class Mixed(LocalAttention):
 
 class Mixing(LocalHandle):
     def __init__(self, mixed: Mixed, layout: TokenLayout) -> None:
-        super().__init__(mixed.backend, layout.lengths)
+        super().__init__(mixed.backend, layout, None)
         self.mixed = mixed
 
     def result(self, overlap: object) -> torch.Tensor:

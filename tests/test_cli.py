@@ -110,7 +110,7 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["generate", PROMPT, "--out", "video.avi"], "--out must end in .mp4"),
         (["generate", PROMPT, "--steps", "0"], "steps must be at least 1"),
         (["generate", PROMPT, "--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
-        (["generate", PROMPT, "--policy", "teacache"], "policy must be one of"),
+        (["generate", PROMPT, "--policy", "teecache"], "policy must be one of"),
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
         (["generate", PROMPT, "--step-list", "a,b"], "must be step indices with commas"),

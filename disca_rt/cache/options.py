@@ -1,11 +1,12 @@
 """Options of a policy as text: "name:option=value,..." and the types of their values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 BOOLS = {"true": True, "false": False}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def fields_of(part: type) -> dict[str, Any]:
@@ -84,26 +85,33 @@ def _value(name: str, key: str, text: str, kind: Any) -> Any:
 def _parsed(text: str, kind: Any) -> Any:
     """`text` as a value of type `kind`; ValueError where it is none."""
     origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return _chosen(text, args)
     if origin is tuple:
-        return (
-            ()
-            if text == "none"
-            else tuple(_parsed(each.strip(), args[0]) for each in text.split(","))
-        )
+        pieces = [] if text == "none" else text.split(",")
+        return tuple(_parsed(piece.strip(), args[0]) for piece in pieces)
     if origin in (Union, UnionType):  # X | None
         return None if text == "none" else _parsed(text, args[0])
     if kind is bool:
-        if text not in BOOLS:
-            raise ValueError(text)
-        return BOOLS[text]
+        return BOOLS[_chosen(text, [*BOOLS])]
     return kind(text) if kind in (int, float) else text
+
+
+def _chosen(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise ValueError(text)
+    return text
 
 
 def in_words(kind: Any) -> str:
     """What a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(args)
+    if origin is tuple and args[0] is str:
+        return "words, commas between them"
     if origin is tuple:
         return "numbers such as 0,1,2,5"
     if origin in (Union, UnionType):
         return f"{in_words(args[0])}, or none"
-    return "true or false" if kind is bool else f"of type {kind.__name__}"
+    return KINDS.get(kind) or f"of type {kind.__name__}"

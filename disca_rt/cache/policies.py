@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
-from .methods import branches, forecasts, guidance, ranges, rows, whole_step_deciders, whole_steps
+from .methods import (
+    attention,
+    branches,
+    forecasts,
+    guidance,
+    ranges,
+    rows,
+    whole_step_deciders,
+    whole_steps,
+)
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -32,6 +41,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
     "guidance and several levels": guidance.ROWS,
     "branches": branches.ROWS,
     "subsets of tokens": rows.ROWS,
+    "sparse attention": attention.ROWS,
 }
 """The rows by what the methods are about."""
 

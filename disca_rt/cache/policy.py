@@ -115,8 +115,12 @@ def _has_rows(slot: Slot) -> bool:
 
 
 def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:
-    """The sites above branches at which something stands in, in each pass."""
-    above = [i for i, slot in enumerate(slots) if slot.site.level != "branch"]
+    """The sites above branches at which something stands in, in each pass.
+
+    Those of branches too where a slot is at attention, of which branches are made.
+    """
+    has_attention = any(slot.site.level == "attention" for slot in slots)
+    above = [i for i, slot in enumerate(slots) if has_attention or slot.site.level != "branch"]
     return [
         {slots[i].site for i in above if acts[i] == Act.STAND_IN} if above else set()
         for acts in plan.passes
@@ -127,10 +131,26 @@ def _is_computed(own: Site, number: int, standing: list[set[Site]]) -> bool:
     """False where slots of whole passes, or of the same blocks, stand in for what is at `own`."""
     if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
         return True
+    if own.level == "attention" and _is_attention_replaced(own, standing[number]):
+        return False
     is_skipped = any(site.level == "velocity" for site in standing[0]) or (
         number == 1 and any(site.level == "guidance" for site in standing[1])
     )
     return not is_skipped and not (own.level == "blocks" and own in standing[number])
+
+
+def _is_attention_replaced(own: Site, standing: set[Site]) -> bool:
+    """True where all that a block of `own` makes of its attention is replaced by `standing`."""
+    for block in range(own.start, own.stop):
+        names = {
+            name
+            for site in standing
+            for name in site.names
+            if site.level == "branch" and site.start <= block < site.stop
+        }
+        if {"img_attn", "txt_attn"} <= names or names & {"attn", "attn_part", "total"}:
+            return True
+    return False
 
 
 def kept_by(plan: StepPlan) -> set[tuple[int, int]]:

@@ -82,7 +82,7 @@ def judge_caches(args: argparse.Namespace) -> None:
 
 
 def _judge_embedded(args: argparse.Namespace, record: "Record") -> Sequence[str]:
-    from ..cache_judge.contenders import CONTENDERS, QUICK
+    from ..cache_judge.contenders import QUICK, contenders
     from ..cache_judge.embedded import SUBJECTS, Embedded
     from ..cache_judge.judging import Judging
     from ..tiny.evaluate import PROMPT_SEED
@@ -105,7 +105,8 @@ def _judge_embedded(args: argparse.Namespace, record: "Record") -> Sequence[str]
     with Workers(choose_workers(args.workers, device), folders, device) as workers:
         for name in names:
             subject = Embedded(name, folders, prompts, workers)
-            policies = args.policies or (QUICK if args.quick else CONTENDERS)[name]
+            whole = QUICK[name] if args.quick else contenders(name, folders[0])
+            policies = args.policies or whole
             Judging(subject, record, _tell).run(_chosen(args, policies))
     return names
 
@@ -131,7 +132,7 @@ def _policies(args: argparse.Namespace, runtime: "Runtime", subject: "Whole") ->
 
     A preset's own policy comes first in it.
     """
-    from ..cache_judge.contenders import short_list
+    from ..cache_judge.short_list import short_list
     from ..preset_file import read_preset
 
     if args.policies:

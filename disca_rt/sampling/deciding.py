@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..cache.plan import Ask, Draft, Measured, Probe, StepPlan, Stored
 from ..cache.policy import check_plan
+from ..cache.site import IN_BLOCKS
 from ..schedule import Step
 from .passes import Begun
 from .sampler import Look, StepTensors
@@ -143,8 +144,8 @@ class Deciding:
             if begun is None or not begun.is_under:
                 continue
             for slot, (site, _) in enumerate(loop.policy.slots):
-                is_run = site.level in ("blocks", "branch") and site.start < begun.done
-                is_over = is_run and (site.level == "branch" or site.stop <= begun.done)
+                is_run = site.level in ("blocks", *IN_BLOCKS) and site.start < begun.done
+                is_over = is_run and (site.level in IN_BLOCKS or site.stop <= begun.done)
                 if is_over and plan.passes[number][slot] != under.passes[number][slot]:
                     raise ValueError(
                         f"policy {loop.policy.name}: slot {slot} acted in blocks before a probe, "

@@ -113,7 +113,7 @@ class Denoiser:
             )
         self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
-        state = self.state(policy, self.shape(latent_shape, prepared))
+        state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
@@ -134,7 +134,8 @@ class Denoiser:
         tokens = {each.tokens for each in prepared}
         if self.sharding.size == 1 or len(tokens) == 1:
             return
-        if any(slot.stand_in.reads_other_pass for slot in policy.slots):
+        slots = [slot for slot in policy.slots if slot.site.level != "attention"]  # all rows there
+        if any(slot.stand_in.reads_other_pass for slot in slots):
             image = len(prepared[0].freqs_cos)
             texts = " and ".join(str(each.tokens - image) for each in prepared)
             raise ValueError(
@@ -142,12 +143,24 @@ class Denoiser:
                 f"only where these are as many; got {texts}: use one rank, or texts of one length"
             )
 
-    def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
-        """The facts that the buffers of a sample depend on."""
+    def shape(
+        self,
+        latent_shape: Sequence[int],
+        prepared: Sequence[Prepared],
+        policy: Policy | None = None,
+    ) -> SampleShape:
+        """The facts that buffers of a sample depend on; of attention where `policy` needs them."""
         image = len(prepared[0].freqs_cos)
         rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
         placed = self.dit.config, self.dit.dtype, self.dit.device
-        return SampleShape(*placed, tuple(latent_shape), image, rows)
+        attended = None
+        if policy is not None and policy.slots_at("attention"):
+            heads = self.dit.config.heads
+            attended = tuple(
+                (each.tokens, self.sharding.heads(heads, image, each.tokens - image))
+                for each in prepared
+            )
+        return SampleShape(*placed, tuple(latent_shape), image, rows, attended)
 
     def state(self, policy: Policy, shape: SampleShape) -> SampleState:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""

@@ -42,8 +42,8 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
         _one_clip(rung, runtime)
     latents = 1, *PixelUnshuffleCodec().latent_shape(**SIZE)
     prepared = runtime.dit.prepare(encode([PROMPT]), latents)
-    shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config))
     _, policy = resolved(runtime, rung.schedule, rung.policy, rung.guidance_scale)
+    shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config), policy)
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 

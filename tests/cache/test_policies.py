@@ -44,7 +44,7 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
         ("teacash", r"must be one of \['.*'disca', .*'full', .*'taylor'.*\], got 't"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
-        ("taylor:order=two", "policy taylor: order must be of type int, got 'two'"),
+        ("taylor:order=two", "policy taylor: order must be a whole number, got 'two'"),
         ("taylor:step_list=0,x", "step_list must be numbers such as 0,1,2,5, got '0,x'"),
         ("taylor:5", "options must be option=value,..., got '5'"),
         ("taylor:order=4,interval=2", "order must be a whole number from 0 to 3, got 4"),

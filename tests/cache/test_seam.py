@@ -57,11 +57,11 @@ def test_a_sample_is_what_its_plans_say(eager: Models, draw: Draw) -> None:
     assert replanned == plans
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(draw=draws())
 def test_captured_samples_are_eager_ones(eager: Models, draw: Draw) -> None:
     by_step, whole = (models(graphs=GraphRunner(CPU, record)) for _ in range(2))
-    for seed in range(4):
+    for seed in range(3):  # a warm-up, a capture, a replay
         each = draw._replace(seed=draw.seed + seed)
         latents, plans = eager.sample(each)
         for captured, watched in ((by_step, True), (whole, False)):

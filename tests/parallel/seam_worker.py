@@ -50,6 +50,7 @@ def main() -> None:
     check_forecasts(alone, shared)
     check_placed(alone, shared)
     check_rows(alone, shared)
+    check_attention(alone, shared)
     check_edits(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
@@ -154,6 +155,22 @@ def check_edits(alone: Models, shared: Models) -> None:
             expected = edited(alone, draw, "edit:fresh_threshold=3", mask)
             latents = edited(shared, draw, "edit:fresh_threshold=3", mask)
             assert relative_error(latents, expected) <= BOUND
+
+
+def check_attention(alone: Models, shared: Models) -> None:
+    """Stand-ins at attention see all tokens, and this rank's heads."""
+    for text in ATTENDING:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        draw = Draw(policy.rule, (), None, shifted(5, 3.0), True, 2, 0, slots_of=policy.slots)
+        (latents, _), (expected, _) = shared.sample(draw), alone.sample(draw)
+        assert relative_error(latents, expected) <= BOUND, text
+
+
+ATTENDING = (
+    "chipmunk:small,top_keys=0.3,full_step_schedule=0,1,3,voxel_shape=1,1,2",
+    "ditfastattn:window_size=1",
+    "rainfusion:threshold=0.7,spatial_width=0,temporal_width=0",
+)
 
 
 if __name__ == "__main__":
