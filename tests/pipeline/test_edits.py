@@ -161,6 +161,32 @@ def test_the_page_s_example_runs(
     assert 0.3 < same.float().mean() < 0.9
 
 
+@pytest.mark.parametrize("name", ["hyvideo10", "hyvideo15"])
+def test_both_models_edit_a_saved_conditioning(name: str, golden: Path, tmp_path: Path) -> None:
+    """The file's noise settles the size; the mask is of that size in pixels, its right edge."""
+    folder, out = golden / name, tmp_path / "out.safetensors"
+    original = load_file(folder / "io.safetensors")["latents_restricted_meanflow"]
+    save_file({"latents": original}, tmp_path / "latents.safetensors")
+    side = 8 if name == "hyvideo10" else 16
+    mask = np.zeros([side * each for each in original.shape[3:]], np.uint8)
+    mask[:, -1] = 255
+    picture(tmp_path / "mask.png", mask)
+    flags = {
+        "dit": folder / "dit.safetensors",
+        "conditioning": folder / "io.safetensors",
+        "edit": tmp_path / "latents.safetensors",
+        "mask": tmp_path / "mask.png",
+        "mask-grow": 0,
+        "steps": 6,
+        "latents-out": out,
+        "dtype": "float32",
+    }
+    assert main(["generate", *(f"--{flag}={value}" for flag, value in flags.items())]) == 0
+    latents, edge = load_file(out)["latents"], 2 if name == "hyvideo10" else 1
+    assert torch.equal(latents[..., :-edge], original[..., :-edge])
+    assert not torch.isclose(latents[..., -edge:], original[..., -edge:]).all(1).any()
+
+
 @pytest.fixture
 def bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """`bad(*flags)`: why an edit of these is refused, in one line."""
