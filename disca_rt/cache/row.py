@@ -14,7 +14,8 @@ from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .calibration import Calibration, Uncalibrated
 from .options import fields_of, types_of
-from .placement import Placement, Whole
+from .placement import Placement
+from .placements.whole import Whole
 from .policy import Slot
 from .rule import Rule
 from .rules.interval import Interval

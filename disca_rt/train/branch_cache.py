@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..cache.branch_placements import pairs
 from ..cache.gate_file import write_gates
+from ..cache.placements.branches import pairs
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..models.dit import DiT

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.protocol import Attention
-from ..cache.branch_placements import pairs
+from ..cache.placements.branches import pairs
 from ..conditioning import Conditioning
 from ..models.blocks import Branch, Compute
 from ..models.dit import DiT

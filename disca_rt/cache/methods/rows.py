@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...config import DiTConfig
-from ..placement import Velocity, Whole
+from ..placements.whole import Velocity, Whole
 from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
 from ..rules.edit_steps import EditSteps

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..placement import BeforeLast, Output, Velocity
+from ..placements.whole import BeforeLast, Output, Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.dicache import DiCache
 from ..rules.early_late import EarlyLateInterval, EarlyLateListed

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...config import DiTConfig
 from ...schedule import Step
 from ..options import check_int
-from ..placement import prefix_stops
+from ..placements.guidance import prefix_stops
 from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
 
 STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
