@@ -22,6 +22,7 @@ from .rule import Rule
 from .rules.interval import Interval
 from .rules.listed import Listed
 from .stand_in import StandIn
+from .token_mask import TokenMask
 
 
 class Sketch(NamedTuple):
@@ -31,12 +32,13 @@ class Sketch(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Parts of a model that policies are built from, besides their options."""
+    """Parts of a model, and of a sample, that policies are built from, besides their options."""
 
     config: DiTConfig
     ops: Ops | None = None
     predictor: Predictor | Sketch | None = None
     calibration: Calibration | None = None
+    edit_mask: TokenMask | None = None
 
 
 def sketched(config: DiTConfig) -> Parts:

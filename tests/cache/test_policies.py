@@ -127,11 +127,12 @@ NEEDED = {
 }
 """Texts of policies that have an option without a default."""
 
-NEED_A_FILE = "l2c", "harmonica", "lazydit"
+NEED_MORE = "l2c", "harmonica", "lazydit", "edit"
+"""Policies that need a file, or a sample that edits a video."""
 
 
 def test_every_row_builds() -> None:
-    for name in POLICIES.keys() - NEED_A_FILE:
+    for name in POLICIES.keys() - NEED_MORE:
         text = NEEDED.get(name, name)
         policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name

@@ -21,6 +21,7 @@ class EarlyLateListed(Listed):
     (OmniCache, arXiv 2508.16212, reconstructed without its code: the split is a choice).
     """
 
+    gives = "bands"
     split: float = 0.5
 
     def __post_init__(self) -> None:
@@ -36,6 +37,7 @@ class EarlyLateListed(Listed):
 class EarlyLateInterval(Interval):
     """As `EarlyLateListed`, full in the first steps and then every `interval`-th."""
 
+    gives = "bands"
     split: float = 0.5
 
     def __post_init__(self) -> None:

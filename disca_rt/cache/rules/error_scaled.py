@@ -23,6 +23,7 @@ class ErrorScaled(Listed):
     A table of another length than the sample is read at the nearest steps. None: no correction.
     """
 
+    gives = "scale"
     error_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ class LessNoise(Numberless):
     none.
     """
 
+    takes = "bands"
     levels: ClassVar[tuple[Level, ...]] = ("velocity",)
     fitted_in: ClassVar[str] = "omnicache"
     gamma: tuple[float, ...] = (0.9,)
