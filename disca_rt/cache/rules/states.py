@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..options import check_factor
 from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
@@ -36,8 +37,8 @@ class States(Memoryless):
                 f"states must be of {[*COMPUTED]} and begin with 0, got "
                 f"{','.join(map(str, self.states))}"
             )
-        if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"a and b must be above 0, got {self.a} and {self.b}")
+        check_factor("a", self.a)
+        check_factor("b", self.b)
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1, got {self.interval}")
 
