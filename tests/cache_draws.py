@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
-from disca_rt.cache.branch_placements import pairs
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.placements.branches import pairs
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
@@ -118,7 +118,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
-        self.head = getattr(rule, "head", None)
+        self.head, self.gives = getattr(rule, "head", None), getattr(rule, "gives", "")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule

@@ -225,7 +225,9 @@ class Oracle:
         step, velocity, _ = kept[-1]
         if len(kept) == 1:
             return velocity
-        error = (kept[-2][1] - velocity) * stand_in.gamma ** (self.step - step)
+        error = kept[-2][1] - velocity
+        for each in range(step, self.step):
+            error = error * stand_in.gamma[each if len(stand_in.gamma) > 1 else 0]
         spectrum = torch.fft.fft2(error)
         for i, j in product(*map(range, error.shape[-2:])):
             h, w = (

@@ -86,6 +86,13 @@ def tables_of(text: str) -> set[str]:
     return {table for each in read_policy(text) for table in each.row.tables}
 
 
+def fitted_options(text: str, parts: Parts) -> list[str]:
+    """The options of the policy of `text` that come from the calibration among `parts`."""
+    named = read_policy(text)
+    of_rule = named[0].row.fitted_of_rule(named[0].of_rule, parts)
+    return sorted(of_rule | named[-1].row.fitted_of_slots(named[-1].options, parts))
+
+
 def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
     """The policy that `text` describes; its name is those of its parts.
 

@@ -71,6 +71,7 @@ class Moment(NamedTuple):
     fp32, on the device; None where it has none. `sharding` says which rows this rank has. `other`
     is for stand-ins that read the other pass; None where there is none. `beside` are the buffers of
     all slots, for those of one method that share what they keep; `which_pass` is the pass's number.
+    `edited [S_img]` uint8 says which of all image tokens an edit makes anew; None: there is none.
     """
 
     entering: Tensor | None
@@ -82,6 +83,7 @@ class Moment(NamedTuple):
     beside: Beside = ()
     which_pass: int = 0
     attention: AttentionInputs | None = None
+    edited: Tensor | None = None
 
 
 class PairShares(NamedTuple):
@@ -115,7 +117,8 @@ class StandIn(Protocol):
     ) -> tuple[float, ...]:
         """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
 
-        `given` are the plan's, or none.
+        `given` are the plan's, or none: those of a rule whose `gives` is the stand-in's `takes`,
+        words for what the scalars are, "" where a class says none.
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:

@@ -3,9 +3,11 @@
 By subject: the base's 50 steps with guidance, where costs are in steps of two passes, and the
 distilled model's 20. Strengths are chosen for costs of 3 to 10 full steps where a method can be had
 so cheap on this model, whose attention is a small part; others are judged as they were published.
+Options that are left out are those of the model's own calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 STEP_LISTS = {
     10: "0,1,2,5,9,11,13,15,17,19",
@@ -63,12 +65,16 @@ INTERVALS: Mapping[str, str] = {
 NO_LISTS = tuple(name for name in INTERVALS if name not in ON_LISTS)
 
 THRESHOLDS: Mapping[str, Sequence[str]] = {
-    "teacache": ("rel_l1_thresh=0.3", "rel_l1_thresh=0.6", "rel_l1_thresh=1"),
+    "teacache": ("rel_l1_thresh=0.1", "rel_l1_thresh=0.2", "rel_l1_thresh=0.5"),
     "magcache": (
         "thresh=0.24,K=6",
-        "thresh=1,K=12,retention_ratio=0.1",
-        "thresh=2,K=20,retention_ratio=0.05",
+        "thresh=0.4,K=8,retention_ratio=0.1",
+        "thresh=1,K=12,retention_ratio=0.06",
     ),
+    "ertacache": ("threshold=0.15", "threshold=0.25", "threshold=0.4"),
+    "omnicache": ("full_steps=8",),
+    "block-caching": ("delta=0.4", "delta=0.7", "delta=1"),
+    "feb-cache": ("budget=0.3", "budget=0.6", "budget=1.2"),
     "easycache": ("thresh=0.3", "thresh=1", "thresh=4,ret_steps=2"),
     "dicache": (
         "rel_l1_thresh=0.1,ret_ratio=0.1",
@@ -102,7 +108,6 @@ AS_PUBLISHED = (
     "fasterdiffusion",
     "blockdance",
     "fastercache",
-    "feb-cache",
     "t-gate",
     "chipmunk:small",
     "ditfastattn",
@@ -110,23 +115,35 @@ AS_PUBLISHED = (
 )
 
 COMBINED = (
-    "teacache:rel_l1_thresh=0.6+taylor",
-    "teacache:rel_l1_thresh=0.6+half-taylor",
+    "teacache:rel_l1_thresh=0.2+taylor",
+    "teacache:rel_l1_thresh=0.2+half-taylor",
     "magcache:thresh=1,K=12,retention_ratio=0.1+half-taylor",
     "fbcache:threshold=0.4+taylor",
 )
 
 COMBINED_WITH_DISCA = (
-    "teacache:rel_l1_thresh=0.6+disca",
+    "teacache:rel_l1_thresh=0.2+disca",
     "magcache:thresh=1,K=12,retention_ratio=0.1+disca",
     "speca+disca",
 )
+
+GATES = (
+    ("l2c", "gates={}/l2c.safetensors"),
+    ("harmonica", "gates={}/harmonica.safetensors"),
+    ("lazydit", "heads={}/lazydit.safetensors"),
+)
+"""Methods whose gates were trained for the distilled model, with their files."""
 
 NEEDS_GUIDANCE = "t-gate", "fastercache"
 COUNTS_50 = "teacache-1.5", "taylorcache-1.5", "deepcache-1.5"  # steps that are counted, not scaled
 
 
-def base() -> Iterator[str]:
+def contenders(subject: str, ladder: Path) -> tuple[str, ...]:
+    """The policies of "base" or "distilled"; folder `ladder` has what some of them have learned."""
+    return (*_base(),) if subject == "base" else (*_distilled(ladder / "caches"),)
+
+
+def _base() -> Iterator[str]:
     """The contenders of 50 steps with guidance."""
     yield from (f"reuse:interval={n}" for n in (5, 6, 8, 10, 12, 16))
     for name, option in INTERVALS.items():
@@ -137,8 +154,9 @@ def base() -> Iterator[str]:
     yield from COMBINED
 
 
-def distilled() -> Iterator[str]:
-    """The contenders of 20 steps without guidance, the learned predictor among them."""
+def _distilled(learned: Path) -> Iterator[str]:
+    """The contenders of 20 steps without guidance, those with something learned among them."""
+    yield from (f"{name}:{options}".format(learned) for name, options in GATES)
     yield from (f"{n}:step_list={steps}" for n in (*ON_LISTS, *LEARNED) for steps in _lists(n))
     yield from (f"{name}:{INTERVALS[name]}={n}" for name in NO_LISTS for n in (2, 4, 6))
     yield from _strengths()
@@ -157,8 +175,6 @@ def _strengths() -> Iterator[str]:
     for name, of_method in THRESHOLDS.items():
         yield from (f"{name}:{options}" if options else name for options in of_method)
 
-
-CONTENDERS: dict[str, tuple[str, ...]] = {"base": (*base(),), "distilled": (*distilled(),)}
 
 QUICK: dict[str, tuple[str, ...]] = {
     "base": ("reuse:interval=5", "reuse:interval=12", "taylor:interval=8"),

@@ -21,7 +21,7 @@ from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
 from ..models.dit import DiT
-from ..models.prepared import Prepared
+from ..models.prepared import Edit, Prepared
 from ..schedule import Schedule
 from ..sharding import Sharding
 from .forward import Forward
@@ -75,13 +75,15 @@ class Denoiser:
         on_step: Callable[[StepEvent], None] | None = None,
         cancel: threading.Event | None = None,
         per_sample: bool = False,
+        edit: Edit | None = None,
     ) -> Tensor:
         """Clean latents from noise `latents [B, C, T, H, W]` fp32, of the same shape.
 
         `conditions`: one conditioning or, with `guidance.classifier_free`, the conditional and then
         the unconditional one. `on_step` is called after each step; `cancel`, once set, ends the
         sample with `Cancelled` before the next one. `per_sample`: the samples are run one after the
-        other, each as if it was alone, so that a policy decides on each by itself.
+        other, each as if it was alone, so that a policy decides on each by itself. `edit`: the part
+        of a given video that is made anew; `latents` are those to begin with.
         """
         rows = [slice(i, i + 1) for i in range(len(latents))] if per_sample else [slice(None)]
         done = []
@@ -89,6 +91,8 @@ class Denoiser:
             mine = latents[row]
             with stopwatch.stage("conditioning"):
                 prepared = [self.dit.prepare(each.rows(row), mine.shape) for each in conditions]
+                if edit is not None:
+                    prepared[0] = prepared[0]._replace(edit=edit.of_samples(row))
             loop = self.loop(mine.shape, prepared, schedule, policy, guidance)
             done.append(loop.run(mine, stopwatch, on_step, cancel, Turn(number, len(rows))))
         return done[0] if len(done) == 1 else torch.cat(done)

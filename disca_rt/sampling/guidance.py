@@ -20,10 +20,14 @@ class Guidance(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """The scalars of one step: the model's, and `dt []`, its length, negative, fp32."""
+    """The scalars of one step: the model's, and fp32 `dt []`, its length, negative.
+
+    `sigma_next []` fp32 is the noise level after it.
+    """
 
     inputs: StepInputs
     dt: Tensor
+    sigma_next: Tensor
 
     def scaled(self, scale: float) -> "StepRow":
         """The same of a step in which the velocity counts `scale` times."""
@@ -33,18 +37,20 @@ class StepRow(NamedTuple):
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
 
-    `timesteps [steps + 1, B]`, `dt [steps]` fp32; `guidance [B]` or None.
+    `timesteps [steps + 1, B]`, `dt [steps]`, `sigma_next [steps]` fp32; `guidance [B]` or None.
     """
 
     timesteps: Tensor
     dt: Tensor
+    sigma_next: Tensor
     has_r: bool
     guidance: Tensor | None
 
     def row(self, index: int) -> StepRow:
         """The scalars of step number `index`."""
         r = self.timesteps[index + 1] if self.has_r else None
-        return StepRow(StepInputs(self.timesteps[index], r, self.guidance), self.dt[index])
+        inputs = StepInputs(self.timesteps[index], r, self.guidance)
+        return StepRow(inputs, self.dt[index], self.sigma_next[index])
 
 
 def scaled(table: StepTable, scales: Sequence[float]) -> StepTable:
@@ -61,9 +67,10 @@ def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> 
     timesteps = [step.t for step in steps] + [steps[-1].r]
     on_device = torch.tensor(timesteps, dtype=torch.float32, device=dit.device)
     lengths = [step.sigma_next - step.sigma for step in steps]
+    ends = [step.sigma_next for step in steps]
     return StepTable(
         on_device[:, None].expand(-1, batch),
-        torch.tensor(lengths, dtype=torch.float32, device=dit.device),
+        *(torch.tensor(each, dtype=torch.float32, device=dit.device) for each in (lengths, ends)),
         dit.config.meanflow,
         _guidance_input(guidance.embedded, batch, dit),
     )

@@ -65,7 +65,10 @@ def around(
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of pass `number`: their acts and scalars, and the buffers of all passes."""
+    """The slots of pass `number`: their acts and scalars, and the buffers of all passes.
+
+    `edited` are the rows of a sample's edit, None where it has none.
+    """
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
@@ -75,6 +78,7 @@ class SlotsOfPass(NamedTuple):
     beside: Beside
     sharding: Sharding
     lengths: tuple[Tensor | None, ...] = ()  # image plus valid text tokens of each pass
+    edited: Tensor | None = None
 
     @property
     def kept(self) -> tuple[dict[Place, Kept], ...]:
@@ -107,6 +111,7 @@ class SlotsOfPass(NamedTuple):
             self.beside,
             self.number,
             attention,
+            self.edited,
         )
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)

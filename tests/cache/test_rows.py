@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
-from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
-from disca_rt.attention.local import LocalAttention, LocalHandle
+from cache_draws import CONFIG, CPU, OPS, Draw, models, sampled
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
@@ -34,6 +33,7 @@ from disca_rt.schedule import shifted
 from disca_rt.tokens import RowVectors, StepContext, TokenLayout
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
+from mixed_attention import Mixed, velocity_of
 from recorded import record
 
 IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
@@ -331,45 +331,6 @@ def _runners() -> tuple[GraphRunner, GraphRunner]:
     return GraphRunner(CPU, record), GraphRunner(CPU, record)
 
 
-class Mixed(LocalAttention):
-    """Attention whose keys and values are, where `mask [S]` is false, those of the call before.
-
-    `kept` are those of each call of a forward, in order; all rows run.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.mask: torch.Tensor | None = None
-        self.calls = 0
-
-    @property
-    def local(self) -> LocalAttention:
-        return LocalAttention()  # the refiner's
-
-    def begin(self, layout: TokenLayout) -> "Mixing":
-        return Mixing(self, layout)
-
-
-class Mixing(LocalHandle):
-    def __init__(self, mixed: Mixed, layout: TokenLayout) -> None:
-        super().__init__(mixed.backend, layout.lengths)
-        self.mixed = mixed
-
-    def result(self, overlap: object) -> torch.Tensor:
-        mixed, both = self.mixed, (self._k.clone(), self._v.clone())
-        if mixed.mask is not None:
-            old = mixed.kept[mixed.calls]
-            both = tuple(
-                torch.where(mixed.mask[:, None, None], new, before)
-                for new, before in zip(both, old, strict=True)
-            )
-        mixed.kept[mixed.calls : mixed.calls + 1] = [both]
-        mixed.calls += 1
-        self._k, self._v = both
-        return super().result(overlap)
-
-
 @pytest.mark.parametrize("begins", [False, True])
 @pytest.mark.parametrize("guided", [False, True])
 def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
@@ -390,7 +351,7 @@ def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
         rows = torch.cat([fresh.flatten(), torch.ones(3, dtype=torch.bool)])
         for attention in attentions:
             attention.calls, attention.mask = 0, rows if is_partial else None
-        new = _velocity(denoisers, draw, latents, step)
+        new = velocity_of(denoisers, draw, latents, step)
         if is_partial:
             pixels = keep.view(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
             new = torch.where(pixels, new, velocity)
@@ -407,16 +368,6 @@ def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
             drops += ~keep
     assert relative_error(ours, latents) <= 1e-4
     assert relative_error(ours, sampled(models(), draw, "full")) > 1e-3
-
-
-def _velocity(denoisers: list, draw: Draw, latents: torch.Tensor, step: object) -> torch.Tensor:
-    found = []
-    for denoiser, condition in zip(denoisers, draw.conditions, strict=True):
-        with torch.no_grad():
-            prepared = denoiser.dit.prepare(condition, latents.shape)
-            inputs = StepInputs(torch.full((len(latents),), step.t))
-            found.append(denoiser.dit(latents, inputs, prepared))
-    return found[0] if len(found) == 1 else found[1] + SCALE * (found[0] - found[1])
 
 
 def test_regions_cost_their_rows() -> None:

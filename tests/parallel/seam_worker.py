@@ -20,6 +20,7 @@ from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.schedule import shifted
+from drawn_edits import MASK, edited
 from golden_vectors import relative_error
 
 BOUND = 1e-4  # a decision's sums are taken in another order, as are softmaxes of a ring
@@ -50,6 +51,7 @@ def main() -> None:
     check_placed(alone, shared)
     check_rows(alone, shared)
     check_attention(alone, shared)
+    check_edits(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -141,6 +143,18 @@ def check_rows(alone: Models, shared: Models) -> None:
         for begins in (False, True):
             draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
             assert relative_error(sampled(shared, draw, text), sampled(alone, draw, text)) <= BOUND
+
+
+def check_edits(alone: Models, shared: Models) -> None:
+    """Of three masks: one has no row on some ranks, and one has them all."""
+    one = torch.zeros_like(MASK)
+    one[1, 1, 1] = 1
+    for mask in (MASK, one, torch.ones_like(MASK)):
+        for begins in (False, True):
+            draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
+            expected = edited(alone, draw, "edit:fresh_threshold=3", mask)
+            latents = edited(shared, draw, "edit:fresh_threshold=3", mask)
+            assert relative_error(latents, expected) <= BOUND
 
 
 def check_attention(alone: Models, shared: Models) -> None:

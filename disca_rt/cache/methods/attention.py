@@ -1,7 +1,7 @@
 """Methods of sparse attention: some pairs of query and key, and a cache for the others."""
 
 from ..attention_slots import ReusedOutputs, SharedBetweenPasses, Windows
-from ..placement import EveryAttention, JointAttention, WholeWhereSkipped
+from ..placements.attention import EveryAttention, JointAttention, WholeWhereSkipped
 from ..row import Row, Where
 from ..rules.after_warm_up import AfterWarmUp
 from ..rules.chipmunk import SparseSteps

@@ -1,6 +1,7 @@
 """Methods that forecast what a step would compute from full steps, and that verify such drafts."""
 
-from ..placement import Attentions, BranchesOrHidden, EveryBranch, LastBlockApart, Velocity
+from ..placements.branches import Attentions, BranchesOrHidden, EveryBranch, LastBlockApart
+from ..placements.whole import Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.cache_interval import CacheInterval
 from ..rules.enhanced import Enhanced

@@ -26,6 +26,7 @@ class FrequencyBands(Numberless):
     applied. Factors compound over them in both programs; the paper applies each once.
     """
 
+    takes = "weights"
     levels: ClassVar[tuple[Level, ...]] = ("guidance",)
     reads_to_keep: ClassVar[bool] = False
     ops: Ops

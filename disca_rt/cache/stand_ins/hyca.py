@@ -69,9 +69,11 @@ SOLVERS: dict[str, Callable[[Distance], Weights]] = {
 class HyCa(Numberless):
     """`solvers` are names of `SOLVERS`, one a channel, or fewer that repeat over the channels.
 
-    Choice: without a table that was fitted, Taylor of order 1 for all channels.
+    A calibration has one for each channel, the same within a cluster of channels that move alike.
+    Choice: without one, Taylor of order 1 for all.
     """
 
+    fitted_in: ClassVar[str] = "hyca"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance")
     ops: Ops
     solvers: tuple[str, ...] = ("taylor-1",)

@@ -52,6 +52,10 @@ class KeptElsewhere:
         return refreshes(self.stand_in)
 
     @property
+    def takes(self) -> str:
+        return getattr(self.stand_in, "takes", "")
+
+    @property
     def network(self) -> PredictorConfig | None:
         return self.stand_in.network
 
