@@ -15,6 +15,7 @@ from torch import Tensor
 from .protocol import AttentionInputs
 
 SCORES = 2**26  # scores that are in memory at once: 256 MB in fp32
+PIECE = 64  # queries of a window that attend at once, to the keys that any of them does
 
 
 class Mask(Protocol):
@@ -46,19 +47,29 @@ class Window:
     img: int
     tokens: int
 
-    def keys(self, queries: Tensor) -> Tensor:
-        places = torch.arange(self.tokens, device=queries.device)
+    def keys(self, queries: Tensor, places: Tensor | None = None) -> Tensor:
+        """As in `Mask`; of the keys numbered `places` alone where these are given."""
+        if places is None:
+            places = torch.arange(self.tokens, device=queries.device)
         distance = (queries[:, None] - places).abs()
         is_text = (queries[:, None] >= self.img) | (places >= self.img)
         return ((distance <= self.reach) | is_text)[None, None]
 
     @property
     def share(self) -> float:
-        """The pairs that it has, over all."""
-        reach = min(self.reach, self.img - 1) if self.img else 0
-        near = self.img * (2 * reach + 1) - reach * (reach + 1)
-        text = self.tokens - self.img
-        return (near + 2 * text * self.img + text**2) / self.tokens**2
+        """The pairs that `attend_within` computes, over all."""
+        pairs = sum(len(queries) * sum(map(len, keys)) for queries, keys in self.spans())
+        return pairs / self.tokens**2
+
+    def spans(self) -> Iterator[tuple[range, tuple[range, ...]]]:
+        """Queries, `PIECE` or all of the text's, with the keys that any of them attends to."""
+        text = range(self.img, self.tokens)
+        for first in range(0, self.img, PIECE):
+            stop = min(first + PIECE, self.img)
+            near = range(max(0, first - self.reach), min(self.img, stop + self.reach))
+            yield range(first, stop), (near, text)
+        if text:
+            yield text, (range(self.tokens),)
 
 
 def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
@@ -71,6 +82,23 @@ def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
             keys = keys & inputs.valid[:, None, None]
         keys = keys.expand(-1, q.shape[1], -1, -1)
         part = F.scaled_dot_product_attention(q[:, :, queries], k, v, attn_mask=keys)
+        parts.append(part.transpose(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+def attend_within(inputs: AttentionInputs, window: Window) -> Tensor:
+    """As `attend`, without the keys that are in no query's window: work falls with the reach."""
+    q, k, v = (each.transpose(1, 2) for each in inputs[:3])
+    device, parts = q.device, []
+    for queries, ranges in window.spans():
+        places = torch.cat([torch.arange(r.start, r.stop, device=device) for r in ranges])
+        numbers = torch.arange(queries.start, queries.stop, device=device)
+        keys = window.keys(numbers, places)
+        if inputs.valid is not None:
+            keys = keys & inputs.valid[:, None, None, places]
+        near = (each[:, :, places] for each in (k, v))
+        mine = q[:, :, queries.start : queries.stop]
+        part = F.scaled_dot_product_attention(mine, *near, attn_mask=keys)
         parts.append(part.transpose(1, 2))
     return torch.cat(parts, dim=1)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, models
-from disca_rt.attention.masks import Window, pack, unpack
+from disca_rt.attention.masks import Window, attend, attend_within, pack, unpack
 from disca_rt.attention.protocol import Attention, AttentionInputs, With
 from disca_rt.cache.attention_plan import (
     AttentionPlan,
@@ -38,7 +40,7 @@ from disca_rt.parallel.sharded import check_heads_are_whole
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import Schedule, shifted
-from disca_rt.tokens import Vector
+from disca_rt.tokens import TokenLayout, Vector
 from disca_rt.work.flops import sample_flops
 from golden_vectors import relative_error
 from recorded import record
@@ -275,11 +277,30 @@ def test_attention_counts_the_pairs_that_are_computed() -> None:
     assert full - sample_flops(replaced, [acts[2]], dit, latents, (256,)) == products
 
 
-def test_a_window_counts_its_pairs() -> None:
-    for reach in (0, 1, 3, 100):
-        window = Window(reach, 9, 12)
-        keys = window.keys(torch.arange(12))
-        assert window.share == pytest.approx(keys.double().mean().item())
+@pytest.mark.parametrize("reach", [0, 1, 30, 64, 100, 1000])
+@pytest.mark.parametrize(("img", "text"), [(200, 7), (64, 0), (9, 3)])
+def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, text: int) -> None:
+    """Equal to attention under its mask, of the products that it counts and no others."""
+    generator, tokens = torch.Generator().manual_seed(5), img + text
+    q, k, v = (torch.randn(2, tokens, 2, 4, generator=generator) for _ in range(3))
+    valid = torch.ones(2, tokens, dtype=torch.bool)
+    valid[1, tokens - text // 2 :] = False
+    layout = TokenLayout(img, None, grid=(1, 1, img))
+    inputs = AttentionInputs(q, k, v, valid, layout, lambda *_: q)
+    window = Window(reach, img, tokens)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        found = attend_within(inputs, window)
+    assert relative_error(found, attend(inputs, window)) <= 1e-6
+    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 8
+    own = window.keys(torch.arange(tokens)).double().mean().item()
+    assert own <= window.share + 1e-9
+    assert window.share <= 1 + 1e-9
+
+
+def test_windows_of_a_large_grid_save_nearly_all_pairs() -> None:
+    window = Window(64, 63888, 64144)
+    share = (2 * 64 + 64 + 256) / 64144 + 256 / 64144
+    assert window.share == pytest.approx(share, rel=0.01)
 
 
 def test_what_is_kept_at_attention() -> None:
