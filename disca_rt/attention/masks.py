@@ -6,7 +6,8 @@ kernel that leaves out blocks of keys can take the same value. Knows no models a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,33 @@ class Mask(Protocol):
 
     def keys(self, queries: Tensor) -> Tensor:
         """`[B or 1, H or 1, Q, S]`, true for the keys of the queries numbered `queries [Q]`."""
+
+
+class Span(NamedTuple):
+    """Numbers of image queries, and of the keys outside which none of them attends to anything.
+
+    `is_whole`: they attend to all of these.
+    """
+
+    queries: Tensor
+    places: Tensor
+    is_whole: bool = False
+
+
+class SpanMask(Protocol):
+    """A mask of which much is empty in whole blocks, the same for all samples and heads.
+
+    Of `tokens` the first `img` are image; text attends, and is attended to, in any case. Hashable.
+    """
+
+    img: int
+    tokens: int
+
+    def keys(self, queries: Tensor, places: Tensor) -> Tensor:
+        """As in `Mask`, of the keys numbered `places`."""
+
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        """Each image query once, with its keys."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +86,15 @@ class Window:
     @property
     def share(self) -> float:
         """The pairs that `attend_within` computes, over all."""
-        pairs = sum(len(queries) * sum(map(len, keys)) for queries, keys in self.spans())
-        return pairs / self.tokens**2
+        return share_of(self)
 
-    def spans(self) -> Iterator[tuple[range, tuple[range, ...]]]:
-        """Queries, `PIECE` or all of the text's, with the keys that any of them attends to."""
-        text = range(self.img, self.tokens)
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        """`PIECE` image queries after the other."""
         for first in range(0, self.img, PIECE):
             stop = min(first + PIECE, self.img)
             near = range(max(0, first - self.reach), min(self.img, stop + self.reach))
-            yield range(first, stop), (near, text)
-        if text:
-            yield text, (range(self.tokens),)
+            places = (numbers(each, device) for each in (near, range(self.img, self.tokens)))
+            yield Span(numbers(range(first, stop), device), torch.cat([*places]))
 
 
 def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
@@ -86,21 +111,39 @@ def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def attend_within(inputs: AttentionInputs, window: Window) -> Tensor:
-    """As `attend`, without the keys that are in no query's window: work falls with the reach."""
+def attend_within(inputs: AttentionInputs, mask: SpanMask) -> Tensor:
+    """As `attend`, without the keys that no query of a span attends to."""
     q, k, v = (each.transpose(1, 2) for each in inputs[:3])
-    device, parts = q.device, []
-    for queries, ranges in window.spans():
-        places = torch.cat([torch.arange(r.start, r.stop, device=device) for r in ranges])
-        numbers = torch.arange(queries.start, queries.stop, device=device)
-        keys = window.keys(numbers, places)
+    out = torch.empty_like(inputs.q)
+    for queries, places, is_whole in all_spans(mask, q.device):
+        keys = None if is_whole else mask.keys(queries, places)
         if inputs.valid is not None:
-            keys = keys & inputs.valid[:, None, None, places]
-        near = (each[:, :, places] for each in (k, v))
-        mine = q[:, :, queries.start : queries.stop]
+            valid = inputs.valid[:, None, None, places]
+            keys = valid if keys is None else keys & valid
+        mine, *near = q[:, :, queries], k[:, :, places], v[:, :, places]
         part = F.scaled_dot_product_attention(mine, *near, attn_mask=keys)
-        parts.append(part.transpose(1, 2))
-    return torch.cat(parts, dim=1)
+        out[:, queries] = part.transpose(1, 2)
+    return out
+
+
+def all_spans(mask: SpanMask, device: torch.device) -> Iterator[Span]:
+    """Those of a mask, and that of the text, which attends to everything."""
+    yield from mask.spans(device)
+    if mask.img < mask.tokens:
+        text, everything = range(mask.img, mask.tokens), range(mask.tokens)
+        yield Span(numbers(text, device), numbers(everything, device), True)
+
+
+@lru_cache(maxsize=64)
+def share_of(mask: SpanMask) -> float:
+    """The pairs that `attend_within` computes, over all."""
+    spans = all_spans(mask, torch.device("cpu"))
+    return sum(len(each.queries) * len(each.places) for each in spans) / mask.tokens**2
+
+
+def numbers(of: range, device: torch.device) -> Tensor:
+    """The numbers of a range, `[N]` int64."""
+    return torch.arange(of.start, of.stop, device=device)
 
 
 def pieces(inputs: AttentionInputs, group: int = 1) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Stand-ins at attention: against their formulas written out, under graphs, and what they count."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot, check_plans
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_ins.head_masks import Checkerboard, HeadMasks
+from disca_rt.cache.stand_in import Moment
+from disca_rt.cache.stand_ins.head_masks import HeadMasks
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.sparse_delta import _uniform
 from disca_rt.conditioning import Conditioning
@@ -530,11 +532,23 @@ def test_heads_within_their_masks_attend_to_everything() -> None:
     assert relative_error(textural, written_out(denoiser.dit, RainFusion(float("inf")), 3)) <= 1e-5
 
 
-def test_textural_heads_count_their_pairs() -> None:
-    grid, text = (3, 5, 3), 4
-    share = HeadMasks(samples=1).pair_shares(grid, text).value
-    keys = Checkerboard(grid, 49).keys(torch.arange(49))
-    assert share == pytest.approx(keys.double().mean().item() + 1 / 98)
+@pytest.mark.parametrize("grid", [(3, 5, 3), (1, 4, 4), (6, 1, 2)])
+@pytest.mark.parametrize("text", [0, 4])
+def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, text: int) -> None:
+    """All three are computed for all heads, each equal to attention under it."""
+    img, heads = math.prod(grid), HeadMasks(samples=1, spatial_width=0, temporal_width=1)
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, img + text, 2, 4, generator=generator) for _ in range(3))
+    valid = torch.ones(2, img + text, dtype=torch.bool)
+    valid[1, img + text // 2 :] = False
+    layout = TokenLayout(img, None, grid=grid)
+    inputs = AttentionInputs(q, k, v, valid, layout, lambda *_: q)
+    for mask in heads._masks(grid, img + text):
+        assert relative_error(attend_within(inputs, mask), attend(inputs, mask)) <= 1e-6
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        heads.value((), Moment(None, None, None, attention=inputs))
+    share = heads.pair_shares(grid, text).value
+    assert counted.get_total_flops() == round(share * (img + text) ** 2 * 4 * 2 * 8)
 
 
 @pytest.mark.parametrize(
