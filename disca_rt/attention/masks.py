@@ -6,7 +6,8 @@ kernel that leaves out blocks of keys can take the same value. Knows no models a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from .protocol import AttentionInputs
 
 SCORES = 2**26  # scores that are in memory at once: 256 MB in fp32
+PIECE = 64  # queries of a window that attend at once, to the keys that any of them does
 
 
 class Mask(Protocol):
@@ -22,6 +24,33 @@ class Mask(Protocol):
 
     def keys(self, queries: Tensor) -> Tensor:
         """`[B or 1, H or 1, Q, S]`, true for the keys of the queries numbered `queries [Q]`."""
+
+
+class Span(NamedTuple):
+    """Numbers of image queries, and of the keys outside which none of them attends to anything.
+
+    `is_whole`: they attend to all of these.
+    """
+
+    queries: Tensor
+    places: Tensor
+    is_whole: bool = False
+
+
+class SpanMask(Protocol):
+    """A mask of which much is empty in whole blocks, the same for all samples and heads.
+
+    Of `tokens` the first `img` are image; text attends, and is attended to, in any case. Hashable.
+    """
+
+    img: int
+    tokens: int
+
+    def keys(self, queries: Tensor, places: Tensor) -> Tensor:
+        """As in `Mask`, of the keys numbered `places`."""
+
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        """Each image query once, with its keys."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +75,26 @@ class Window:
     img: int
     tokens: int
 
-    def keys(self, queries: Tensor) -> Tensor:
-        places = torch.arange(self.tokens, device=queries.device)
+    def keys(self, queries: Tensor, places: Tensor | None = None) -> Tensor:
+        """As in `Mask`; of the keys numbered `places` alone where these are given."""
+        if places is None:
+            places = torch.arange(self.tokens, device=queries.device)
         distance = (queries[:, None] - places).abs()
         is_text = (queries[:, None] >= self.img) | (places >= self.img)
         return ((distance <= self.reach) | is_text)[None, None]
 
     @property
     def share(self) -> float:
-        """The pairs that it has, over all."""
-        reach = min(self.reach, self.img - 1) if self.img else 0
-        near = self.img * (2 * reach + 1) - reach * (reach + 1)
-        text = self.tokens - self.img
-        return (near + 2 * text * self.img + text**2) / self.tokens**2
+        """The pairs that `attend_within` computes, over all."""
+        return share_of(self)
+
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        """`PIECE` image queries after the other."""
+        for first in range(0, self.img, PIECE):
+            stop = min(first + PIECE, self.img)
+            near = range(max(0, first - self.reach), min(self.img, stop + self.reach))
+            places = (numbers(each, device) for each in (near, range(self.img, self.tokens)))
+            yield Span(numbers(range(first, stop), device), torch.cat([*places]))
 
 
 def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
@@ -73,6 +109,41 @@ def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
         part = F.scaled_dot_product_attention(q[:, :, queries], k, v, attn_mask=keys)
         parts.append(part.transpose(1, 2))
     return torch.cat(parts, dim=1)
+
+
+def attend_within(inputs: AttentionInputs, mask: SpanMask) -> Tensor:
+    """As `attend`, without the keys that no query of a span attends to."""
+    q, k, v = (each.transpose(1, 2) for each in inputs[:3])
+    out = torch.empty_like(inputs.q)
+    for queries, places, is_whole in all_spans(mask, q.device):
+        keys = None if is_whole else mask.keys(queries, places)
+        if inputs.valid is not None:
+            valid = inputs.valid[:, None, None, places]
+            keys = valid if keys is None else keys & valid
+        mine, *near = q[:, :, queries], k[:, :, places], v[:, :, places]
+        part = F.scaled_dot_product_attention(mine, *near, attn_mask=keys)
+        out[:, queries] = part.transpose(1, 2)
+    return out
+
+
+def all_spans(mask: SpanMask, device: torch.device) -> Iterator[Span]:
+    """Those of a mask, and that of the text, which attends to everything."""
+    yield from mask.spans(device)
+    if mask.img < mask.tokens:
+        text, everything = range(mask.img, mask.tokens), range(mask.tokens)
+        yield Span(numbers(text, device), numbers(everything, device), True)
+
+
+@lru_cache(maxsize=64)
+def share_of(mask: SpanMask) -> float:
+    """The pairs that `attend_within` computes, over all."""
+    spans = all_spans(mask, torch.device("cpu"))
+    return sum(len(each.queries) * len(each.places) for each in spans) / mask.tokens**2
+
+
+def numbers(of: range, device: torch.device) -> Tensor:
+    """The numbers of a range, `[N]` int64."""
+    return torch.arange(of.start, of.stop, device=device)
 
 
 def pieces(inputs: AttentionInputs, group: int = 1) -> Iterator[Tensor]:

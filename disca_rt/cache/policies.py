@@ -194,6 +194,7 @@ def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
 
 def _only_stand_in(name: str, slots: tuple[Slot, ...]) -> StandIn:
     kinds = {slot.stand_in for slot in slots}
-    if len(kinds) > 1:
-        raise ValueError(f"policy {name} has several stand-ins; name one that has one, as taylor")
+    if len(kinds) != 1:
+        how_many = "several stand-ins" if kinds else "no stand-in in this model"
+        raise ValueError(f"policy {name} has {how_many}; name one that has one, as taylor")
     return kinds.pop()

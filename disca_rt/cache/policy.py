@@ -34,7 +34,8 @@ class Policy:
         for site, stand_in in self.slots:
             if site.level not in stand_in.levels:
                 raise ValueError(
-                    f"policy {self.name}: {stand_in} stands in at {', '.join(stand_in.levels)}, "
+                    f"policy {self.name}: {_kind(stand_in)} stands in at "
+                    f"{', '.join(stand_in.levels)}, "
                     f"not at {site.level}"
                 )
         for i, j in combinations(range(len(self.slots)), 2):
@@ -103,9 +104,15 @@ def check_plan(
                 )
             if act == Act.REFRESH and not _has_rows(policy.slots[slot]):
                 raise ValueError(
-                    f"{where}: slot {slot} is to compute some rows anew, and {policy.slots[slot]} "
+                    f"{where}: slot {slot} is to compute some rows anew, and its "
+                    f"{_kind(policy.slots[slot].stand_in)} at {policy.slots[slot].site.level} "
                     "cannot; use a stand-in of rows at branches of MLPs"
                 )
+
+
+def _kind(stand_in: StandIn) -> str:
+    """Its name in a message: a stand-in may hold a network, which is no word."""
+    return type(getattr(stand_in, "stand_in", stand_in)).__name__
 
 
 def _has_rows(slot: Slot) -> bool:

@@ -54,13 +54,15 @@ class Deciding:
         """Asks the rule until it answers with a plan; returns what `Loop._step` does."""
         loop, moved = self._loop, self._moved
         drafted: _Drafted | None = None
+        drafts: list[StepPlan] = []
         while not isinstance(answer := self._decide(), StepPlan):
             if isinstance(answer, Ask):
                 self._ask(answer)
             else:
                 drafted = self._draft(answer)
+                drafts.append(drafted.plan)
         if drafted is not None and drafted.plan.decisive == answer.decisive:
-            plan, latents = drafted.plan, drafted.latents
+            plan, latents = drafts.pop(), drafted.latents
             self._now |= drafted.now
         else:  # what was seen of a draft is nothing to compare with
             plan, latents = answer, self._compute(answer, self._now)
@@ -69,7 +71,8 @@ class Deciding:
         )
         kept_at = kept_after(moved.kept_at, plan, self._step.index)
         passes = range(loop.setting.passes)
-        plan = plan._replace(probed=tuple(map(self._probed.get, passes)))
+        probed = tuple(map(self._probed.get, passes))
+        plan = plan._replace(probed=probed, given_up=tuple(drafts))
         return plan, latents, Moved(memory, kept_at, self._commit(plan))
 
     def _decide(self) -> StepPlan | Ask | Draft:

@@ -43,11 +43,15 @@ def sample_flops(
     latent_shape: tuple[int, int, int, int],
     text_tokens: Sequence[int],
 ) -> int:
-    """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG."""
+    """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG.
+
+    Drafts that were given up count as well.
+    """
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
-        forward.planned(policy, plan, number)
+        forward.planned(policy, each, number)
         for plan in plans
+        for each in (plan, *plan.given_up)
         for number, forward in enumerate(passes)
     )
 

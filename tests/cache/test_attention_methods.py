@@ -1,14 +1,17 @@
 """Stand-ins at attention: against their formulas written out, under graphs, and what they count."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, models
-from disca_rt.attention.masks import Window, pack, unpack
+from disca_rt.attention.masks import Window, attend, attend_within, pack, unpack
 from disca_rt.attention.protocol import Attention, AttentionInputs, With
 from disca_rt.cache.attention_plan import (
     AttentionPlan,
@@ -23,7 +26,8 @@ from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot, check_plans
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_ins.head_masks import Checkerboard, HeadMasks
+from disca_rt.cache.stand_in import Moment
+from disca_rt.cache.stand_ins.head_masks import HeadMasks
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.sparse_delta import _uniform
 from disca_rt.conditioning import Conditioning
@@ -38,7 +42,7 @@ from disca_rt.parallel.sharded import check_heads_are_whole
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import Schedule, shifted
-from disca_rt.tokens import Vector
+from disca_rt.tokens import TokenLayout, Vector
 from disca_rt.work.flops import sample_flops
 from golden_vectors import relative_error
 from recorded import record
@@ -275,11 +279,30 @@ def test_attention_counts_the_pairs_that_are_computed() -> None:
     assert full - sample_flops(replaced, [acts[2]], dit, latents, (256,)) == products
 
 
-def test_a_window_counts_its_pairs() -> None:
-    for reach in (0, 1, 3, 100):
-        window = Window(reach, 9, 12)
-        keys = window.keys(torch.arange(12))
-        assert window.share == pytest.approx(keys.double().mean().item())
+@pytest.mark.parametrize("reach", [0, 1, 30, 64, 100, 1000])
+@pytest.mark.parametrize(("img", "text"), [(200, 7), (64, 0), (9, 3)])
+def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, text: int) -> None:
+    """Equal to attention under its mask, of the products that it counts and no others."""
+    generator, tokens = torch.Generator().manual_seed(5), img + text
+    q, k, v = (torch.randn(2, tokens, 2, 4, generator=generator) for _ in range(3))
+    valid = torch.ones(2, tokens, dtype=torch.bool)
+    valid[1, tokens - text // 2 :] = False
+    layout = TokenLayout(img, None, grid=(1, 1, img))
+    inputs = AttentionInputs(q, k, v, valid, layout, lambda *_: q)
+    window = Window(reach, img, tokens)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        found = attend_within(inputs, window)
+    assert relative_error(found, attend(inputs, window)) <= 1e-6
+    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 8
+    own = window.keys(torch.arange(tokens)).double().mean().item()
+    assert own <= window.share + 1e-9
+    assert window.share <= 1 + 1e-9
+
+
+def test_windows_of_a_large_grid_save_nearly_all_pairs() -> None:
+    window = Window(64, 63888, 64144)
+    share = (2 * 64 + 64 + 256) / 64144 + 256 / 64144
+    assert window.share == pytest.approx(share, rel=0.01)
 
 
 def test_what_is_kept_at_attention() -> None:
@@ -509,11 +532,23 @@ def test_heads_within_their_masks_attend_to_everything() -> None:
     assert relative_error(textural, written_out(denoiser.dit, RainFusion(float("inf")), 3)) <= 1e-5
 
 
-def test_textural_heads_count_their_pairs() -> None:
-    grid, text = (3, 5, 3), 4
-    share = HeadMasks(samples=1).pair_shares(grid, text).value
-    keys = Checkerboard(grid, 49).keys(torch.arange(49))
-    assert share == pytest.approx(keys.double().mean().item() + 1 / 98)
+@pytest.mark.parametrize("grid", [(3, 5, 3), (1, 4, 4), (6, 1, 2)])
+@pytest.mark.parametrize("text", [0, 4])
+def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, text: int) -> None:
+    """All three are computed for all heads, each equal to attention under it."""
+    img, heads = math.prod(grid), HeadMasks(samples=1, spatial_width=0, temporal_width=1)
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, img + text, 2, 4, generator=generator) for _ in range(3))
+    valid = torch.ones(2, img + text, dtype=torch.bool)
+    valid[1, img + text // 2 :] = False
+    layout = TokenLayout(img, None, grid=grid)
+    inputs = AttentionInputs(q, k, v, valid, layout, lambda *_: q)
+    for mask in heads._masks(grid, img + text):
+        assert relative_error(attend_within(inputs, mask), attend(inputs, mask)) <= 1e-6
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        heads.value((), Moment(None, None, None, attention=inputs))
+    share = heads.pair_shares(grid, text).value
+    assert counted.get_total_flops() == round(share * (img + text) ** 2 * 4 * 2 * 8)
 
 
 @pytest.mark.parametrize(

@@ -407,8 +407,8 @@ def test_the_most_important_rows_are_computed(is_trained: bool, tmp_path: Path) 
         save_file({f"0.img_mlp.{key}": each for key, each in weights.items()}, path)
         options = {"importance": str(path)}
     stand_in = ImportantRows(0.34, **options)
-    at = Moment(None, None, None, place=(0, "img_mlp"))
-    kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    at = Moment(None, None, torch.tensor(stand_in.numbers((), 0, ())), place=(0, "img_mlp"))
+    kept = torch.full((1, 3, 1), 9.0), torch.zeros(1, 3), torch.zeros(1, 3)  # of another sample
     stand_in.keep(kept, torch.tensor([[[1.0], [5.0], [3.0]]]), at)
     drawn = []
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ...schedule import Step
 from ..calibration import Uncalibrated
-from ..options import check_number
+from ..options import check_factor, check_number
 from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
@@ -58,8 +58,8 @@ class States(Memoryless):
                 f"states must be of {[*COMPUTED]} and begin with 0, got "
                 f"{','.join(map(str, self.states))}"
             )
-        if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"a and b must be above 0, got {self.a} and {self.b}")
+        check_factor("a", self.a)
+        check_factor("b", self.b)
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1, got {self.interval}")
         if len(self.attention_errors) != len(self.both_errors):

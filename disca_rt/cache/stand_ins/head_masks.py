@@ -3,13 +3,15 @@
 What a head is, is told from its queries in every step: nothing is kept.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...attention.masks import attend, scores
+from ...attention.masks import Span, attend_within, numbers, scores, share_of
 from ...attention.protocol import AttentionInputs
 from ...attention.tiles import Grid, coordinates
 from ..options import check_int
@@ -29,15 +31,38 @@ class Near:
     frames: int | None
     rows: int | None
 
-    def keys(self, queries: Tensor) -> Tensor:
-        img = self.grid[0] * self.grid[1] * self.grid[2]
-        found = queries.new_ones(len(queries), self.tokens, dtype=torch.bool)
-        reaches = self.frames, self.rows, self.rows
+    @property
+    def img(self) -> int:
+        return math.prod(self.grid)
+
+    def keys(self, queries: Tensor, places: Tensor | None = None) -> Tensor:
+        img = self.img
+        if places is None:
+            places = torch.arange(self.tokens, device=queries.device)
+        found = ((places >= img) | (queries >= img)[:, None]).clone()
+        near, reaches = torch.ones_like(found), (self.frames, self.rows, self.rows)
         for x, reach in zip(coordinates(self.grid, queries.device), reaches, strict=True):
             if reach is not None:
-                distance = (x[queries.clamp(max=img - 1)][:, None] - x).abs()
-                found[:, :img] &= distance <= reach
-        return (found | (queries >= img)[:, None])[None, None]
+                of_queries, of_keys = (x[each.clamp(max=img - 1)] for each in (queries, places))
+                near &= (of_queries[:, None] - of_keys).abs() <= reach
+        return (found | near)[None, None]
+
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        """Queries of one frame, of one row in all frames, or of one row of one frame."""
+        text = numbers(range(self.img, self.tokens), device)
+        frames, rows, _ = self.grid
+        for t in _middles(self.frames, frames):
+            for h in _middles(self.rows, rows):
+                queries = self._box(_around(t, 0, frames), _around(h, 0, rows), device)
+                near = _around(t, self.frames, frames), _around(h, self.rows, rows)
+                places = torch.cat([self._box(*near, device), text])
+                yield Span(queries, places, self.rows is None)
+
+    def _box(self, frames: range, rows: range, device: torch.device) -> Tensor:
+        """The tokens of some rows of some frames; made without waiting for the device."""
+        _, height, width = self.grid
+        first = numbers(frames, device)[:, None] * height * width
+        return (first + numbers(range(rows.start * width, rows.stop * width), device)).flatten()
 
 
 @dataclass(frozen=True)
@@ -47,11 +72,38 @@ class Checkerboard:
     grid: Grid
     tokens: int
 
-    def keys(self, queries: Tensor) -> Tensor:
-        t, h, w = coordinates(self.grid, queries.device)
+    @property
+    def img(self) -> int:
+        return math.prod(self.grid)
+
+    def keys(self, queries: Tensor, places: Tensor | None = None) -> Tensor:
         found = queries.new_ones(len(queries), self.tokens, dtype=torch.bool)
-        found[:, : len(t)] = (t + h + w) % 2 == 0
-        return (found | (queries >= len(t))[:, None])[None, None]
+        found[:, : self.img] = self._is_on(queries.device)
+        found |= (queries >= self.img)[:, None]
+        return (found if places is None else found[:, places])[None, None]
+
+    def spans(self, device: torch.device) -> Iterator[Span]:
+        text = numbers(range(self.img, self.tokens), device)
+        count = (self.img + 1) // 2  # known here, so that nothing waits for the device
+        on = self._is_on(device).byte().argsort(descending=True, stable=True)[:count]
+        places = torch.cat([on, text])
+        yield Span(numbers(range(self.img), device), places, True)
+
+    def _is_on(self, device: torch.device) -> Tensor:
+        t, h, w = coordinates(self.grid, device)
+        return (t + h + w) % 2 == 0
+
+
+def _middles(reach: int | None, side: int) -> Sequence[int | None]:
+    """What spans are around: each place of a side, or, where all is in reach, None."""
+    return [None] if reach is None else range(side)
+
+
+def _around(middle: int | None, reach: int | None, side: int) -> range:
+    """The places of a side within `reach` of `middle`."""
+    if middle is None or reach is None:
+        return range(side)
+    return range(max(0, middle - reach), min(side, middle + reach + 1))
 
 
 @dataclass(frozen=True)
@@ -83,14 +135,16 @@ class HeadMasks(Numberless):
         return ()
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
-        """As if all heads were textural, which computes most unless a mask is nearly everything.
-
-        What heads are is decided on the device; masks of space and time have fewer pairs.
-        """
+        """All three masks' of all heads: which one a head takes is decided on the device."""
         img = grid[0] * grid[1] * grid[2]
-        tokens = img + text
-        queried = min(self.samples, img) / (2 * tokens)  # one of attention's two products
-        return PairShares((img * ((img + 1) // 2 + text) + text * tokens) / tokens**2 + queried)
+        queried = min(self.samples, img) / (2 * (img + text))  # one of attention's two products
+        return PairShares(sum(map(share_of, self._masks(grid, img + text))) + queried)
+
+    def _masks(self, grid: Grid, tokens: int) -> tuple[Near, Near, Checkerboard]:
+        """Of space, of time, and of neither."""
+        spatial = Near(grid, tokens, self.spatial_width, None)
+        temporal = Near(grid, tokens, None, self.temporal_width)
+        return spatial, temporal, Checkerboard(grid, tokens)
 
     def out(self, kept: Kept) -> Tensor | None:
         """None: nothing is kept."""
@@ -100,15 +154,13 @@ class HeadMasks(Numberless):
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         inputs = at.attention
-        grid, tokens = inputs.layout.grid, inputs.k.shape[1]
-        spatial = Near(grid, tokens, self.spatial_width, None)
-        temporal = Near(grid, tokens, None, self.temporal_width)
+        spatial, temporal, board = self._masks(inputs.layout.grid, inputs.k.shape[1])
         in_space, in_time = self._recalls(inputs, (spatial, temporal))
         is_spatial = (in_space >= self.threshold) & (in_space >= in_time)
         is_temporal = (in_time >= self.threshold) & ~is_spatial
-        out = attend(inputs, Checkerboard(grid, tokens))
+        out = attend_within(inputs, board)
         for mask, heads in ((temporal, is_temporal), (spatial, is_spatial)):
-            out = torch.where(heads[:, None, :, None], attend(inputs, mask), out)
+            out = torch.where(heads[:, None, :, None], attend_within(inputs, mask), out)
         return out
 
     def _recalls(self, inputs: AttentionInputs, masks: tuple[Near, ...]) -> list[Tensor]:

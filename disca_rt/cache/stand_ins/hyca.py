@@ -118,7 +118,8 @@ class HyCa(Numberless):
         (factors,) = kept
         before = self._sum(factors, at.numbers[2 : 2 + 4 * len(self.solvers)])
         self.ops.finite_differences(factors[:ORDERS], value, at.numbers[:2])
-        factors[ORDERS].copy_(before)
+        # The first one takes its place: what an earlier sample left there is not to be read.
+        factors[ORDERS].copy_(torch.where(at.numbers[1] > 1, before, value))
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return self._sum(kept[0], at.numbers[2 + 4 * len(self.solvers) :])

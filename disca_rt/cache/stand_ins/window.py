@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...attention.masks import Window, attend
+from ...attention.masks import Window, attend_within
 from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, Numberless, PairShares, TensorSpec
@@ -51,7 +51,7 @@ class WindowResidual(Numberless):
     def _within(self, at: Moment) -> Tensor:
         inputs = at.attention
         window = Window(self.window_size, inputs.layout.img_len, inputs.k.shape[1])
-        return attend(inputs, window)
+        return attend_within(inputs, window)
 
 
 @dataclass(frozen=True)
