@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from math import inf, isnan
+from math import isnan
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -71,9 +71,9 @@ def check_number(name: str, value: Any, least: float, most: float = float("inf")
 
 
 def check_factor(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite number above 0."""
-    if not 0 < value < inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    """Raises ValueError unless `value` is above 0 and at most 10; large ones would overflow."""
+    if not 0 < value <= 10:
+        raise ValueError(f"{name} must be a number above 0 and at most 10, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -360,10 +360,10 @@ def test_noise_of_feb_cache_is_scaled_by_its_level(eager: Models) -> None:
 
 
 def test_states_of_feb_cache_within_a_budget() -> None:
-    """Attention's errors are 1 a step and those of both 2; NaN of the first step is not read."""
+    """Attention's errors are 1 a step and those of both 2; the first step's are not read."""
 
     def states(text: str) -> list[int]:
-        errors = ",".join(["nan", *["1"] * 5]), ",".join(["nan", *["2"] * 5])
+        errors = ",".join(["inf", *["1"] * 5]), ",".join(["inf", *["2"] * 5])
         options = f"attention_errors={errors[0]},both_errors={errors[1]}{text}"
         policy = build_policy(f"feb-cache:{options}", BIG)
         plans = policy.known_plans(Setting(tuple(shifted(6, 7.0)), 1, 2))

@@ -57,8 +57,9 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
         ("taylor:interval=2,step_list=0,1", "got interval and step_list"),
         ("reuse:step_list=1,2", "step_list must begin with 0"),
         ("reuse:step_list=0,2,2", "step_list must increase without repeats"),
-        ("feb-cache:a=inf", "a must be a finite number above 0, got inf"),
-        ("fastercache:alpha_low_frequency=0", "alpha_low_frequency must be a finite number above"),
+        ("adacache:codebook=nan:1", "codebook must be rising changes with rates such as"),
+        ("feb-cache:a=inf", "a must be a number above 0 and at most 10, got inf"),
+        ("fastercache:alpha_low_frequency=0", "alpha_low_frequency must be a number above 0"),
     ],
 )
 def test_a_wrong_text_says_what_is_right(text: str, reason: str) -> None:
@@ -153,6 +154,8 @@ def test_a_combination_that_means_nothing_is_one_line() -> None:
     only_double = PARTS._replace(config=replace(CONFIG, double=1, single=0))
     with pytest.raises(ValueError, match="profilingdit has no stand-in in this model"):
         build_policy("feb-cache+profilingdit", only_double)
+    with pytest.raises(ValueError, match="at least 3 blocks, got one of 1"):
+        build_policy("deepcache", only_double)
     with pytest.raises(ValueError, match="Learned stands in at blocks, not at branch") as told:
         build_policy("feb-cache+disca", PARTS._replace(predictor=models().predictor))
     assert "\n" not in str(told.value)

@@ -88,6 +88,8 @@ class Inner:
 
     def sites(self, config: DiTConfig) -> list[Site]:
         blocks = _blocks(config)
+        if blocks < 3:
+            raise ValueError(f"deepcache needs a model of at least 3 blocks, got one of {blocks}")
         check_int("cache_branch_id", self.cache_branch_id, 0, (blocks - 1) // 2 - 1)
         outer = self.cache_branch_id + 1
         return [Site("blocks", outer, blocks - outer)]
