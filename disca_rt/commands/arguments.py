@@ -99,7 +99,7 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--policy",
         help="how steps are cached: full, disca, teacache ... (disca-rt caches lists all), with a "
-        "preset or options such as taylor:order=2,interval=5; A+B is A's decision with B's stand-in",
+        "preset or options such as taylor:order=2,interval=5; A+B: how A decides, what B gives",
     )
 
 

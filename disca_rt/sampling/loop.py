@@ -86,6 +86,7 @@ class Loop:
         is_captured = all(probe.of != "score" for probe in self.rule.probes)
         self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
+        self._key = sampler.key()
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
 
@@ -129,7 +130,7 @@ class Loop:
     ) -> Tensor:
         started = stopwatch.start()
         latents = graphs.run(
-            ("trajectory", plans, self.sampler.key()),
+            ("trajectory", plans, self._key),
             partial(self.sampler.trajectory, plans),
             latents,
             scaled(self.table, [plan.scale for plan in plans]),
@@ -149,7 +150,8 @@ class Loop:
             self.plans[step.index],
             None if self._rows is None else self._rows[step.index],
         )
-        tensors = StepTensors(latents, row.scaled(plan.scale), numbers)
+        row = row if plan.scale == 1 else row.scaled(plan.scale)
+        tensors = StepTensors(latents, row, numbers)
         latents = self.compute(plan, {}, tensors).latents
         return plan, latents, moved  # nothing that moves on is asked for again
 
@@ -169,7 +171,7 @@ class Loop:
         if self._graphs is None:
             return compute(*inputs, self._prepared)
         return self._graphs.run(
-            (key, self.sampler.key()),
+            (key, self._key),
             compute,
             *inputs,
             bound=self._prepared,
