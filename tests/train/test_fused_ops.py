@@ -57,6 +57,8 @@ def test_a_step_is_that_of_the_reference_ops(name: str, tmp_path: Path) -> None:
     config = stage_config(name, tmp_path, SHALLOW)
     if name == "predictor":
         config = replace(config, depth=1)
+    if name == "harmonica":  # which weighs the samples of a batch together
+        config = replace(config, run=replace(config.run, batch=1))
     assert_alike(step(config, ops="triton"), step(config), bound=1e-5)
 
 
