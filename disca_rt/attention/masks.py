@@ -47,7 +47,7 @@ class SpanMask(Protocol):
     tokens: int
 
     def keys(self, queries: Tensor, places: Tensor) -> Tensor:
-        """As in `Mask`, of the keys numbered `places`."""
+        """Table of the keys that queries attend to, as `Mask.keys`, of those numbered `places`."""
 
     def spans(self, device: torch.device) -> Iterator[Span]:
         """Each image query once, with its keys."""
@@ -76,7 +76,7 @@ class Window:
     tokens: int
 
     def keys(self, queries: Tensor, places: Tensor | None = None) -> Tensor:
-        """As in `Mask`; of the keys numbered `places` alone where these are given."""
+        """Table of the keys that queries attend to, as `Mask.keys`, of `places` where given."""
         if places is None:
             places = torch.arange(self.tokens, device=queries.device)
         distance = (queries[:, None] - places).abs()
@@ -112,7 +112,7 @@ def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
 
 
 def attend_within(inputs: AttentionInputs, mask: SpanMask) -> Tensor:
-    """As `attend`, without the keys that no query of a span attends to."""
+    """The output `[B, S, H, D]` of `attend`, without keys that a span's queries skip."""
     q, k, v = (each.transpose(1, 2) for each in inputs[:3])
     out = torch.empty_like(inputs.q)
     for queries, places, is_whole in all_spans(mask, q.device):

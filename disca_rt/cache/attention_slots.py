@@ -16,7 +16,7 @@ class Kind(NamedTuple):
 
 
 KINDS = Kind(REUSE, "branch"), Kind(WINDOW, "attention"), Kind(SHARED, "attention")
-"""In the order of a policy's slots."""
+"""The kinds of slot, in the order of a policy's slots."""
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _chosen(text: str, known: Sequence[str]) -> str:
 
 
 def in_words(kind: Any) -> str:
-    """What a value of type `kind` must be."""
+    """Words that say what a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(args)

@@ -122,7 +122,7 @@ class StandIn(Protocol):
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
-        """What it computes at "attention" of image tokens in `grid` (T, H, W) and `text` tokens."""
+        """Shares of pairs computed at "attention", of `grid` (T, H, W) and `text` tokens."""
 
     def out(self, kept: Kept) -> Tensor | None:
         """A buffer in which the value to be kept may be computed, or None."""

@@ -27,7 +27,7 @@ class Count(NamedTuple):
 
 
 Counts = tuple[tuple[Count, ...], ...]
-"""By pass and slot."""
+"""The counts of each slot of each pass: `[pass][slot]`."""
 
 
 @dataclass(frozen=True)

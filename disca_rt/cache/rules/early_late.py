@@ -35,7 +35,7 @@ class EarlyLateListed(Listed):
 
 @dataclass(frozen=True)
 class EarlyLateInterval(Interval):
-    """As `EarlyLateListed`, full in the first steps and then every `interval`-th."""
+    """Full in the first steps and then every `interval`-th; bands as in `EarlyLateListed`."""
 
     gives = "bands"
     split: float = 0.5
@@ -51,7 +51,7 @@ class EarlyLateInterval(Interval):
 
 @dataclass(frozen=True)
 class EarlyLateBends(Memoryless):
-    """As `EarlyLateListed`, full at the `full_steps` steps at which the sampling path bends most.
+    """Full at the `full_steps` steps where the path bends most; bands as in `EarlyLateListed`.
 
     `curvature` is that of each step, |x_{s+1} − 2x_s + x_{s−1}| / |x_{s+1} − x_s|², as a
     calibration has it (a choice: OmniCache takes it in a space of fewer dimensions).

@@ -44,7 +44,7 @@ class Lazy(Memoryless):
             object.__setattr__(self, name, value)
 
     def start(self, setting: Setting) -> bool:
-        """Whether a step has been computed: none has."""
+        """False: no step has been computed yet. ValueError where the heads are of other steps."""
         self._file.check_steps(self.heads, len(setting.steps))
         return False
 

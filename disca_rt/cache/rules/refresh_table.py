@@ -9,7 +9,7 @@ from ..options import check_number
 from ..plan import Act, Seen, Setting, StepPlan, labelled
 
 Table = tuple[tuple[bool, ...], ...]
-"""By step and block: True where it is computed."""
+"""Blocks that are computed: `[step][block]`, True where one is."""
 
 
 @dataclass(frozen=True)

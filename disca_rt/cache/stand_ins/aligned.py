@@ -13,7 +13,7 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 @dataclass(frozen=True)
 class Aligned(Numberless):
-    """What enters plus r'' + γ·(r' − r''), r' and r'' the last two kept changes.
+    """The sum of what enters and r'' + γ·(r' − r''), r' and r'' the last two kept changes.
 
     γ is the first scalar of the plan ("dynamic cache trajectory alignment" of DiCache, arXiv
     2508.17356), 1 where a rule gives none; r' alone until there were two.
