@@ -7,7 +7,7 @@ from ..rules.after_warm_up import AfterWarmUp
 from ..rules.chipmunk import SparseSteps
 from ..rules.fast_attention import ByPlan, Windowed
 from ..stand_ins.head_masks import HeadMasks
-from ..stand_ins.reuse import Reuse
+from ..stand_ins.reuse import OnlyOutput, Reuse
 from ..stand_ins.sparse_delta import SparseDelta
 from ..stand_ins.window import FromConditional, WindowResidual
 
@@ -32,7 +32,7 @@ ROWS = {
     "ditfastattn": Row(
         (Windowed, ByPlan),
         (
-            Where(ReusedOutputs, Reuse),
+            Where(ReusedOutputs, OnlyOutput),
             Where(Windows, WindowResidual),
             Where(SharedBetweenPasses, FromConditional),
         ),

@@ -9,7 +9,7 @@ from ..rules.gated import Gated
 from ..rules.lazy import Lazy
 from ..rules.listed import Listed
 from ..rules.states import States
-from ..stand_ins.reuse import Reuse
+from ..stand_ins.reuse import OnlyOutput
 
 ALWAYS = (-1.0, 1001.0)  # a window that all noise levels are in
 FAST = "0.08:6", "0.16:5", "0.24:4", "0.32:3", "0.40:2", "1.0:1"
@@ -18,7 +18,7 @@ LONG = "0.03:12", "0.05:10", "0.07:8", "0.09:6", "0.11:4", "1.0:3"
 ROWS = {
     "fora": Row(
         (Fresh, Listed),
-        everywhere(Reuse, EveryBranch),
+        everywhere(OnlyOutput, EveryBranch),
         about="Reuses attention and MLP of every block, computed every fresh_threshold steps. "
         "The presets of DisCa's Table 4 are for 50 steps; of the 20 full ones there only the count "
         "is known, and the list is ours.",
@@ -30,7 +30,7 @@ ROWS = {
     ),
     "pab": Row(
         (Broadcast,),
-        everywhere(Reuse, Broadcasts),
+        everywhere(OnlyOutput, Broadcasts),
         about="Reuses attention outputs within a window of noise levels; all else is computed. As "
         "presets DisCa's setting, without a window, MixCache's, and Open-Sora's window and MLPs.",
         paper="PAB, arXiv 2408.12588",
@@ -54,7 +54,7 @@ ROWS = {
     ),
     "feb-cache": Row(
         (States,),
-        everywhere(Reuse, Kinds),
+        everywhere(OnlyOutput, Kinds),
         about="Reuses attention, MLPs or both of all blocks by a state of each step; the states "
         "are found by a search for each model, and none are published for video.",
         paper="FEB-Cache, arXiv 2503.07120",
@@ -62,28 +62,28 @@ ROWS = {
     ),
     "l2c": Row(
         (Gated,),
-        everywhere(Reuse, BranchPairs),
+        everywhere(OnlyOutput, BranchPairs),
         about="Reuses branches by learned gates of each step, trained on pairs of steps.",
         paper="Learning-to-Cache, arXiv 2406.01733",
         is_placed=True,
     ),
     "harmonica": Row(
         (Gated,),
-        everywhere(Reuse, BranchPairs),
+        everywhere(OnlyOutput, BranchPairs),
         about="Reuses branches by learned gates of each step, trained along whole samples.",
         paper="HarmoniCa, arXiv 2410.01723",
         is_placed=True,
     ),
     "lazydit": Row(
         (Lazy,),
-        everywhere(Reuse, BranchPairs),
+        everywhere(OnlyOutput, BranchPairs),
         about="Reuses a branch where a learned linear head says so of its input, step by step.",
         paper="LazyDiT, arXiv 2412.12444",
         is_placed=True,
     ),
     "adacache": Row(
         (AdaCache,),
-        everywhere(Reuse, GatedAround),
+        everywhere(OnlyOutput, GatedAround),
         about="Reuses what all branches add to the tokens, for as many steps as the change of one "
         "of them and its motion say. Presets: the authors' codebooks.",
         paper="AdaCache, arXiv 2411.02397",

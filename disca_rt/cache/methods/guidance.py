@@ -10,7 +10,7 @@ from ..stand_ins.conditional import Conditional
 from ..stand_ins.frequency_bands import FrequencyBands
 from ..stand_ins.last_two import LastTwo
 from ..stand_ins.mean_of_passes import MeanOfPasses
-from ..stand_ins.reuse import OnlyChange, Reuse
+from ..stand_ins.reuse import OnlyChange, OnlyOutput, Reuse
 
 ROWS = {
     "fastercache": Row(
@@ -43,7 +43,7 @@ ROWS = {
         (TGate,),
         (
             Where(TextBranches, MeanOfPasses),
-            Where(SelfAttentions, Reuse),
+            Where(SelfAttentions, OnlyOutput),
             Where(Unconditional, Conditional),
         ),
         about="A mapping, for a method of cross-attention: from a gate on the text rows of double "

@@ -18,7 +18,7 @@ from ..stand_ins.edited_rows import EditedRows
 from ..stand_ins.important_rows import ImportantRows
 from ..stand_ins.linear_map import LinearMap
 from ..stand_ins.regions import FreshRows, FreshVelocity
-from ..stand_ins.reuse import Reuse
+from ..stand_ins.reuse import OnlyOutput, Reuse
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ ROWS = {
     ),
     "tokencache": Row(
         (SomeRows,),
-        (Where(AllButDoubleMLPs, Reuse), Where(DoubleMLPs, ImportantRows)),
+        (Where(AllButDoubleMLPs, OnlyOutput), Where(DoubleMLPs, ImportantRows)),
         about="As toca, but the rows of which most change is expected are computed anew. "
         "Reconstructed: neither code nor weights are public.",
         paper="TokenCache, arXiv 2409.18523",

@@ -13,40 +13,36 @@ from .interval import Interval
 from .listed import Listed
 
 
+class _Bands:
+    """A base that gives stand-ins the weights of both bands; `split` is the subclass's option."""
+
+    gives = "bands"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("split", self.split, 0, 1)
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
+        plan = super().decide(setting, step, seen, memory)
+        return plan._replace(given=_bands(self.split, setting, step))
+
+
 @dataclass(frozen=True)
-class EarlyLateListed(Listed):
+class EarlyLateListed(_Bands, Listed):
     """Full at the indices in `step_list`; stand-ins are given the weights of both bands.
 
     In the first `split` of the steps these are (1, 0), low frequencies, later (0, 1), high ones
     (OmniCache, arXiv 2508.16212, reconstructed without its code: the split is a choice).
     """
 
-    gives = "bands"
     split: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("split", self.split, 0, 1)
-
-    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        plan = super().decide(setting, step, seen, memory)
-        return plan._replace(given=_bands(self.split, setting, step))
 
 
 @dataclass(frozen=True)
-class EarlyLateInterval(Interval):
+class EarlyLateInterval(_Bands, Interval):
     """Full in the first steps and then every `interval`-th; bands as in `EarlyLateListed`."""
 
-    gives = "bands"
     split: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("split", self.split, 0, 1)
-
-    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        plan = super().decide(setting, step, seen, memory)
-        return plan._replace(given=_bands(self.split, setting, step))
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class EarlyLateBends(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "omnicache"
+    gives = "bands"
     full_steps: int
     curvature: tuple[float, ...]
     split: float = 0.5

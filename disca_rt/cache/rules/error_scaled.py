@@ -47,6 +47,7 @@ class ErrorBelow(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "ertacache"
+    gives = ErrorScaled.gives
     errors: tuple[float, ...]
     scales: tuple[float, ...]
     threshold: float = 0.1

@@ -55,3 +55,10 @@ class OnlyChange(Reuse):
     """`Reuse` in the form "delta", where `form` is an option of the method's other slots."""
 
     form: Literal["output", "delta"] = field(default="delta", init=False)
+
+
+@dataclass(frozen=True)
+class OnlyOutput(Reuse):
+    """`Reuse` in the form "output", at branches and attention, which nothing enters."""
+
+    form: Literal["output", "delta"] = field(default="output", init=False)
