@@ -63,6 +63,19 @@ def test_what_a_policy_keeps(policy: str, tensors: int) -> None:
     assert estimate.cache == tensors * 64_144 * 3072 * 2
 
 
+@pytest.mark.parametrize(
+    ("policy", "measured"),
+    [
+        ("teacache", 63_888 * 3072 * 2),  # the first block's input, image rows
+        ("easycache", 3 * 16 * 33 * 88 * 88 * 4),  # latents of two kinds, and the velocity
+        ("magcache", 0),
+    ],
+)
+def test_what_is_measured_lives_until_the_step_ends(policy: str, measured: int) -> None:
+    more, plain = (footprint(NEED._replace(policy=each)).activations for each in (policy, "reuse"))
+    assert more - plain == measured
+
+
 @pytest.mark.parametrize("fp8_weights", [False, True])
 @pytest.mark.parametrize("ops", TENSORS)
 @pytest.mark.parametrize("layers", [(1, 2), (2, 1), (0, 2)])

@@ -1,6 +1,7 @@
 """Measures what rules ask for: sums over this rank's rows, on the device. Knows no rule."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise, repeat
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..models.row_groups import layer_norm_modulate
 from ..tokens import StepContext, TokenLayout
+
+AT_ONCE = 2**23  # elements: fp32 copies of 34 MB, which a GPU's cache holds, whatever is measured
 
 Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Elementwise `(numerator, denominator)` fp32 of a tensor and what it is compared with, fp32."""
@@ -70,7 +73,15 @@ def sums(
     `context` goes with tensors of all joint rows of this rank, of its image rows, or `is_text`.
     """
     valid = None if context is None else _valid_rows(now, context, is_text)
-    parts = NORMS[probe.norm](now.float(), before.float())
+    rows = max(1, AT_ONCE * now.shape[1] // max(1, now.numel()))
+    pieces = (each.split(rows, dim=1) for each in (now, before))
+    masks = repeat(None) if valid is None else valid.split(rows, dim=1)
+    norm = NORMS[probe.norm]
+    return sum(_sums(norm, *piece, mask) for *piece, mask in zip(*pieces, masks, strict=False))
+
+
+def _sums(norm: Norm, now: Tensor, before: Tensor, valid: Tensor | None) -> Tensor:
+    parts = norm(now.float(), before.float())
     if valid is not None:
         parts = tuple(part * valid for part in parts)
     return torch.stack([part.sum(dtype=torch.float64) for part in parts])
@@ -94,8 +105,13 @@ def motion(rows: Tensor, layout: TokenLayout) -> Tensor:
 
     Σ|a−b| over Σ|a| + Σ|b|, of all neighbouring frames a and b (AdaCache, arXiv 2411.02397).
     """
-    frames = rows.float().unflatten(1, (layout.grid[0], -1))
-    later, sooner = frames[:, 1:], frames[:, :-1]
+    frames = rows.unflatten(1, (layout.grid[0], -1)).unbind(1)
+    none = rows.new_zeros(2, dtype=torch.float64)
+    return sum((_motion(*pair) for pair in pairwise(frames)), none)
+
+
+def _motion(sooner: Tensor, later: Tensor) -> Tensor:
+    sooner, later = sooner.float(), later.float()
     parts = (later - sooner).abs(), later.abs(), sooner.abs()
     change, *sizes = (part.sum(dtype=torch.float64) for part in parts)
     return torch.stack([change, sum(sizes)])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..cache.kept import SampleShape, kept_bytes
+from ..cache.kept import SampleShape, kept_bytes, looked_at
 from ..cache.policies import sketch_policy
 from ..cache.policy import Policy
 from ..cache.row import sketched
@@ -92,7 +92,10 @@ def footprint(need: Need) -> Footprint:
     """
     shape = _shape(need)
     tensor = shape.tokens(0).nbytes
-    kept = kept_bytes(policy_of(need), shape)
+    policy = policy_of(need)
+    kept = kept_bytes(policy, shape)
+    # Tensors that later steps compare with live from where they are measured to the step's end.
+    measured = sum(spec[0].nbytes for _, spec in looked_at(policy.probes(need.passes), shape))
     channels, t, h, w = need.latent_shape
     # Latents, velocity and their successors in fp32, the rotary tables, and what goes in and out.
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
@@ -101,7 +104,7 @@ def footprint(need: Need) -> Footprint:
     weights = weight_bytes(need.dit, need.itemsize, need.fp8_weights)
     if need.predictor is not None:
         weights += weight_bytes(need.predictor, need.itemsize)
-    activations = TENSORS[need.ops] * tensor + whole
+    activations = TENSORS[need.ops] * tensor + whole + measured
     if need.fp8_weights:
         activations += DECODED * need.dit.hidden**2 * need.itemsize
     return Footprint(
