@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
-from ..tokens import StepContext, Vector, of_text
+from ..tokens import StepContext, Vector
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
 from .row_groups import layer_norm_modulate
@@ -144,7 +144,7 @@ class DoubleStreamBlock(nn.Module):
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        mods = self.img_mod(context.vec), self.txt_mod(of_text(context.vec))
+        mods = self.img_mod.of_step(context), self.txt_mod.of_step(context, of_text=True)
         parts = split_stream(stream, context.layout.img_len, self.ops)
         if branches is None:
             return self._whole(parts, mods, context)
@@ -238,7 +238,7 @@ class SingleStreamBlock(nn.Module):
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        shift, scale, gate = self.modulation(context.vec)
+        shift, scale, gate = self.modulation.of_step(context)
         if branches is None:
             x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)

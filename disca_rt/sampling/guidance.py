@@ -19,17 +19,6 @@ class Guidance(NamedTuple):
     classifier_free: float | None = None
 
 
-class StepRow(NamedTuple):
-    """The scalars of one step: the model's, and `dt []`, its length, negative, fp32."""
-
-    inputs: StepInputs
-    dt: Tensor
-
-    def scaled(self, scale: float) -> "StepRow":
-        """The same of a step in which the velocity counts `scale` times."""
-        return self if scale == 1 else self._replace(dt=self.dt * scale)
-
-
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
 
@@ -41,10 +30,16 @@ class StepTable(NamedTuple):
     has_r: bool
     guidance: Tensor | None
 
-    def row(self, index: int) -> StepRow:
-        """The scalars of step number `index`."""
-        r = self.timesteps[index + 1] if self.has_r else None
-        return StepRow(StepInputs(self.timesteps[index], r, self.guidance), self.dt[index])
+    @property
+    def steps(self) -> int:
+        return len(self.dt)
+
+    def inputs(self, first: int, count: int = 1) -> StepInputs:
+        """The model's scalars of `count` steps from number `first` on, as samples of one batch."""
+        stop = first + count
+        r = self.timesteps[first + 1 : stop + 1].flatten() if self.has_r else None
+        guidance = None if self.guidance is None else self.guidance.repeat(count)
+        return StepInputs(self.timesteps[first:stop].flatten(), r, guidance)
 
 
 def scaled(table: StepTable, scales: Sequence[float]) -> StepTable:
