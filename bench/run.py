@@ -22,7 +22,7 @@ from disca_rt.measure.record import Record, file_stem
 from disca_rt.measure.session import Session
 from disca_rt.measure.table import markdown
 
-from . import against_diffusers, embedded, host
+from . import against_diffusers, caches, embedded, host
 from .against_diffusers import EMBEDDED, MID_10, MID_15
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +37,8 @@ ON_CPU: dict[str, Build] = {
     "full-step-10": partial(against_diffusers.full_step, MID_10),
     "full-step-15": partial(against_diffusers.full_step, MID_15),
     "host": host.steps,
+    "caches-distilled": partial(caches.samples, "distilled"),
+    "caches-base": partial(caches.samples, "base"),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import against_diffusers, embedded, host, rivals
+from bench import against_diffusers, caches, embedded, host, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
@@ -64,6 +64,33 @@ def test_host() -> None:
     calls, *steps = one_sample(host.steps(replace(host.BIG, double=1, single=1)))
     assert len(steps) == 4
     assert {step.baseline for step in steps} == {calls.contender}
+
+
+def test_static_caches() -> None:
+    few = "fora:fresh_threshold=4", "disca:interval=4"
+    full, *cached = one_sample(caches.samples("distilled", few, (12, 1, 4, 4)))
+    assert [each.contender for each in cached] == [*few]
+    assert [each.goal * caches.OF_THEORY for each in cached] == [
+        pytest.approx(each.flops / full.flops) for each in cached
+    ]
+
+
+@pytest.mark.parametrize("name", caches.SUBJECTS)
+def test_static_caches_have_plans_before_a_run(name: str) -> None:
+    full = caches.subject(name, "full", (12, 1, 4, 4))
+    assert all(replace(full, policy=each).plans is not None for each in caches.methods(name))
+
+
+def test_where_the_time_of_a_cached_sample_goes() -> None:
+    full = caches.subject("distilled", "full", (12, 1, 4, 4))
+    row = caches.told(full, "reuse:interval=4", rounds=1)
+    cached = replace(full, policy="reuse:interval=4")
+    computed, reused = (cached.flops_of([plan]) for plan in cached.plans[:2])
+    assert row.cheap_flops == reused / computed
+    assert row.by_theory == pytest.approx(20 / (5 + 15 * row.cheap_flops))
+    assert min(row.actual, row.full, row.cheap) > 0
+    with pytest.raises(ValueError, match="policy teacache measures"):
+        caches.told(full, "teacache", rounds=1)
 
 
 def test_a_sample_has_the_flops_of_its_steps() -> None:
