@@ -165,12 +165,13 @@ def finite_differences(factors: Tensor, newest: Tensor, numbers: Tensor) -> None
     or 0 where it is not among the `known` first ones. `numbers [2]` fp32: distance and known.
     """
     distance, known = numbers.unbind()
+    *lower, last = factors.unbind()
     newer = newest
-    for order, factor in enumerate(factors):
-        older = factor.clone()
+    for order, factor in enumerate(lower):
+        difference = ((newer.float() - factor.float()) / distance).to(newest.dtype)
         factor.copy_(newer)
-        difference = ((newer.float() - older.float()) / distance).to(newest.dtype)
-        newer = torch.where(known > order + 1, difference, torch.zeros_like(difference))
+        newer = torch.where(known > order + 1, difference, 0.0)
+    last.copy_(newer)
 
 
 def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
@@ -178,6 +179,8 @@ def forecast(factors: Tensor, coefficients: Tensor) -> Tensor:
 
     `factors [K, ...]`, `coefficients [K]` fp32.
     """
+    if coefficients.ndim == 1 and coefficients.dtype == factors.dtype:  # in one pass over memory
+        return torch.mv(factors.flatten(1).T, coefficients).view(factors.shape[1:])
     total = coefficients[0] * factors[0].float()
     for factor, coefficient in zip(factors[1:], coefficients[1:], strict=True):
         total = total + coefficient * factor.float()
