@@ -464,6 +464,8 @@ def test_inspect_says_why_a_predictor_does_not_fit(capsys: pytest.CaptureFixture
         ("--preset disca-n4 --policy disca", ("11.89x",)),
         ("--preset disca-n4 --policy reuse", ("12.50x",)),
         ("--steps 20 --policy full --step-list 0,3", ("20 x 1",)),
+        ("--steps 50 --cfg --policy fora", ("one full step 7,810.75", "the cheapest of fora 0.36")),
+        ("--steps 50 --policy pab:disca-n5", ("the cheapest of pab 629.73 TFLOP (16.12%)",)),
     ],
 )
 def test_flops_counts(

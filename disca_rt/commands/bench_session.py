@@ -19,7 +19,7 @@ from ..measure.machine import this_machine
 from ..measure.memory import memory_by_source
 from ..measure.record import Record
 from ..measure.session import Session, with_stages
-from ..measure.suite import Suite
+from ..measure.suite import Suite, with_plans
 from .bench_subject import load_suite, placement, show_size
 from .out_of_memory import explained
 
@@ -106,6 +106,7 @@ def _explaining(
 def _finished(record: Record, suite: Suite, memory: dict[str, int]) -> Record:
     """Record with its stages and, for our own contenders, memory and busy time."""
     record = with_stages(record, suite.times)
+    record = with_plans(record, suite.subject, suite.ran.get(record.contender, ()))
     if record.contender not in suite.ours:
         return record
     captured = suite.captured.get(record.contender)

@@ -6,9 +6,11 @@ Knows no clock and no file.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from statistics import fmean
 from typing import NamedTuple
 
 from ..attention.backends import BACKENDS
+from ..cache.plan import FULL, StepPlan
 from ..config import predictor_config
 from ..graphs.runner import GraphRunner
 from ..pipeline.sample import Sample
@@ -16,6 +18,7 @@ from ..schedule import Preset
 from ..work.flops import StepFlops, image_tokens, step_flops
 from .harness import Comparison, Contender
 from .random_models import with_other
+from .record import Record
 from .rivals import EAGER, Rivals
 from .session import StageTimes
 from .steps import Steps, Subject, shortened
@@ -45,7 +48,8 @@ class Suite:
     """Comparisons of one subject; with `graphs`, which makes a runner, ours is captured as well.
 
     For the last comparison, by contender: `times` collects the stages of its samples, `shortly`
-    runs a short sample, `captured` are the graphs that it replays.
+    runs a short sample, `captured` are the graphs that it replays; `ran` are the plans of its
+    samples, where these depend on what is measured.
     """
 
     workload: Workload
@@ -55,6 +59,7 @@ class Suite:
     times: dict[str, list[StageTimes]] = field(default_factory=dict)
     shortly: dict[str, Callable[[], object]] = field(default_factory=dict)
     captured: dict[str, GraphRunner] = field(default_factory=dict)
+    ran: dict[str, list[list[StepPlan]]] = field(default_factory=dict)
 
     @property
     def flops(self) -> StepFlops:
@@ -68,7 +73,7 @@ class Suite:
 
     def comparison(self, benchmark: str) -> Comparison:
         """Comparison by its name in BENCHMARKS; rivals are built when they first run."""
-        for of_the_last in (self.times, self.shortly, self.captured):
+        for of_the_last in (self.times, self.shortly, self.captured, self.ran):
             of_the_last.clear()
         return {
             "full-step": self._full_step,
@@ -151,6 +156,8 @@ class Suite:
         steps, policy = self.subject.schedule.steps, self.subject.policy
         if policy == "full":
             return f"{steps} full steps"
+        if self.subject.plans is None:
+            return f"{policy}: {steps} steps, full ones as measured"
         full = self.subject.full_steps
         return f"{policy}: {full} full, {steps - full} predicted"
 
@@ -232,9 +239,14 @@ class Suite:
     ) -> Contender:
         kept = self.times[name] = []
         self.shortly[name] = short
+        measured = subject.plans is None
+        plans = self.ran[name] = []
 
         def run() -> None:
-            kept.append(sample().times)
+            mine: list[StepPlan] = []
+            seen = {"on_step": lambda event: mine.append(event.plan)} if measured else {}
+            kept.append(sample(**seen).times)
+            plans.append(mine)
 
         return Contender(name, run, subject.flops, warm_up=warm_up)
 
@@ -260,13 +272,38 @@ class Suite:
             "image tokens": image_tokens(dit, subject.latent_shape),
             "text tokens": subject.conditioning.tokens,
             "policy": subject.policy,
-            "schedule": f"{subject.full_steps} full of {subject.schedule.steps}",
+            "schedule": _schedule(subject),
             **({} if subject.negative is None else {"passes": len(subject.passes)}),
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
         count = few if self.is_long else usual
         return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, count)
+
+
+def with_plans(record: Record, subject: Subject, ran: Sequence[Sequence[StepPlan]]) -> Record:
+    """`record` by the plans that ran in its samples, where these are not known before."""
+    if not any(ran):
+        return record
+    counts = [sum(plan.label == FULL for plan in plans) for plans in ran]
+    flops = round(fmean(map(subject.flops_of, ran)))
+    share = flops / record.flops
+    few, many = min(counts), max(counts)
+    return replace(
+        record,
+        note=f"{few if few == many else f'{few} to {many}'} full steps of {len(ran[0])}, measured",
+        flops=flops,
+        gflops_per_s=record.gflops_per_s * share,
+        flop_ratio=None if record.flop_ratio is None else record.flop_ratio * share,
+        mfu=None if record.mfu is None else record.mfu * share,
+    )
+
+
+def _schedule(subject: Subject) -> str:
+    steps = subject.schedule.steps
+    if subject.plans is None:
+        return f"{steps} steps, full ones as measured"
+    return f"{subject.full_steps} full of {steps}"
 
 
 def twice(run: Callable[[], object]) -> Callable[[], None]:

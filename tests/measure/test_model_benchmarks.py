@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import recorded
-from disca_rt.cache.plan import FULL
+from disca_rt.cache.plan import FULL, StepPlan
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench_session import _chosen
 from disca_rt.config import MODELS, DiTConfig, predictor_config
@@ -21,14 +21,16 @@ from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.time_spans import union
 from disca_rt.kernels.workload import REAL
 from disca_rt.measure.diffusers_models import Unavailable, diffusers_model, diffusers_step
+from disca_rt.measure.harness import measure
 from disca_rt.measure.ladder import panels, titles, write_ladder
+from disca_rt.measure.machine import this_machine
 from disca_rt.measure.memory import memory_by_source
 from disca_rt.measure.random_models import random_runtime, with_other
 from disca_rt.measure.record import Record, read_records, write_records
 from disca_rt.measure.rivals import Rivals
 from disca_rt.measure.session import Session
 from disca_rt.measure.steps import Steps, Subject, shortened
-from disca_rt.measure.suite import Chosen, Suite
+from disca_rt.measure.suite import Chosen, Suite, with_plans
 from disca_rt.measure.workloads import (
     PRESETS,
     Workload,
@@ -168,6 +170,27 @@ def test_two_passes_are_twice_the_work() -> None:
     with torch.inference_mode():
         for contender in two.comparison("sample").contenders:
             contender.run()
+
+
+def test_a_policy_that_measures_counts_what_ran() -> None:
+    made = subject(SMALL_10, policy="easycache:thresh=0.5,ret_steps=1")
+    made = replace(made, schedule=preset(8, 5.0))
+    assert made.plans is None
+    suite = Suite(FEW, made, Chosen("reference", "sdpa"))
+    comparison = suite.comparison("sample")
+    assert comparison.shape["schedule"] == "8 steps, full ones as measured"
+    with torch.inference_mode():
+        baseline, record = measure(comparison, 2, this_machine(), 1)
+    assert record.contender.endswith(": 8 steps, full ones as measured")
+    plans: list[StepPlan] = []
+    made.sample(on_step=lambda event: plans.append(event.plan))
+    full = sum(plan.label == FULL for plan in plans)
+    assert 0 < full < 8, "the test needs steps of both kinds"
+    found = with_plans(record, made, suite.ran[record.contender])
+    assert found.flops == made.flops_of(plans) < record.flops
+    assert found.flop_ratio == pytest.approx(found.flops / baseline.flops)
+    assert found.note == f"{full} full steps of 8, measured"
+    assert with_plans(baseline, made, suite.ran[baseline.contender]) == baseline
 
 
 def test_rivals_guide_by_two_passes() -> None:
