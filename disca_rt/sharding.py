@@ -19,6 +19,12 @@ class Sharding(Protocol):
     def share(self, img_tokens: int, txt_tokens: int) -> tuple[int, int]:
         """Numbers of image and of text tokens of a sample that this rank has."""
 
+    def heads(self, heads: int, img_tokens: int, txt_tokens: int) -> int:
+        """The number of `heads` with which this rank attends to all tokens of a sample.
+
+        ValueError where it does not attend to all of them at once.
+        """
+
     def from_first_rank(self, latents: Tensor) -> Tensor:
         """The first rank's `latents`, whatever this rank gives."""
 
@@ -39,6 +45,9 @@ class Whole:
 
     def share(self, img_tokens: int, txt_tokens: int) -> tuple[int, int]:
         return img_tokens, txt_tokens
+
+    def heads(self, heads: int, img_tokens: int, txt_tokens: int) -> int:
+        return heads
 
     def from_first_rank(self, latents: Tensor) -> Tensor:
         return latents

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
-from disca_rt.cache.branch_placements import pairs
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.placements.branches import pairs
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
@@ -28,7 +28,7 @@ from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.magcache import MagCache
 from disca_rt.cache.rules.teacache import TeaCache
-from disca_rt.cache.site import DOUBLE, Site
+from disca_rt.cache.site import DOUBLE, IN_BLOCKS, Site
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth
 from disca_rt.cache.stand_ins.aligned import Aligned
 from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
@@ -118,7 +118,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
-        self.head = getattr(rule, "head", None)
+        self.head, self.gives = getattr(rule, "head", None), getattr(rule, "gives", "")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule
@@ -190,7 +190,7 @@ class Draw(NamedTuple):
 def draws(draw: st.DrawFn) -> Draw:
     guided = draw(st.booleans())
     steps = draw(st.integers(2, 6))
-    levels = ["blocks", "branch", "velocity", "rows"] + ["guidance"] * guided
+    levels = ["blocks", "branch", "attention", "velocity", "rows"] + ["guidance"] * guided
     level = draw(st.sampled_from(levels))
     start = draw(st.integers(0, BLOCKS - 1))
     stop = draw(st.integers(start + 1, BLOCKS))
@@ -199,13 +199,14 @@ def draws(draw: st.DrawFn) -> Draw:
     site = {
         "blocks": Site("blocks", start, stop),
         "branch": draw(st.sampled_from(branches)),
+        "attention": Site("attention", start, stop),
         "guidance": Site("guidance"),
         "velocity": Site("velocity"),
         "rows": (Site("branch", 0, BLOCKS, NAMES[:3]), Site("branch", 0, BLOCKS, MLPS)),
     }[level]
     stand_ins = [Reuse(), Taylor(OPS, draw(st.integers(0, 3))), Hermite(OPS, 1), draw(forecasts())]
     stand_ins += [AdamsBashforth(OPS, draw(st.integers(1, 3)), draw(st.booleans()))]
-    stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()] * (level != "branch")
+    stand_ins += [Reuse("delta"), Aligned(OPS), ScaledChange()] * (level not in IN_BLOCKS)
     stand_ins += [LastTwo(OPS, last_two=draw(st.sampled_from(["all", "computed"])))]
     stand_ins += [FrequencyBands(OPS, CONFIG)] * (level == "guidance")
     stand_ins += [LessNoise()] * (level == "velocity")
@@ -221,7 +222,7 @@ def draws(draw: st.DrawFn) -> Draw:
     if is_below and not placed and draw(st.booleans()):
         site = site, draw(st.sampled_from(above))
     later = draw(st.sets(st.integers(1, steps - 1)))
-    before = start if level in ("blocks", "branch") else 0
+    before = start if level in ("blocks", *IN_BLOCKS) else 0
     threshold = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0, float("inf")]))
     rules = [
         Listed((0, *sorted(later))),
@@ -232,7 +233,7 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
-    has_probe = level != "rows" and (level != "branch" or start > 0)
+    has_probe = level != "rows" and (level not in IN_BLOCKS or start > 0)
     rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
     if guided and isinstance(site, Site) and level in ("blocks", "branch"):
         rules += [DiCache(threshold, 0.0, max(before, 1), per_pass=True)] * has_probe

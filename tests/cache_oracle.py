@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from disca_rt.attention.protocol import Attention
+from disca_rt.attention.protocol import Attention, AttentionInputs, With
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.site import Site
@@ -225,7 +225,9 @@ class Oracle:
         step, velocity, _ = kept[-1]
         if len(kept) == 1:
             return velocity
-        error = (kept[-2][1] - velocity) * stand_in.gamma ** (self.step - step)
+        error = kept[-2][1] - velocity
+        for each in range(step, self.step):
+            error = error * stand_in.gamma[each if len(stand_in.gamma) > 1 else 0]
         spectrum = torch.fft.fft2(error)
         for i, j in product(*map(range, error.shape[-2:])):
             h, w = (
@@ -254,7 +256,12 @@ class Hook:
         self.names = {*(name for site, _ in oracle.policy.slots for name in site.names)}
 
     def around(self, attention: Attention) -> Attention:
-        return attention
+        attends = any(slot.site.attends(self.index) for slot in self.oracle.policy.slots)
+        return With(attention, self.attend) if attends else attention
+
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        compute = inputs.to_all_keys
+        return self.oracle.at(Site("attention"), self.number, compute, None, place=self.index)
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
         branch_sites = [s.site for s in self.oracle.policy.slots if s.site.has(self.index, name)]

@@ -11,14 +11,19 @@ from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import sketched
+from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig, get_model_config, predictor_config
+from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.kernels.ops import get_ops
+from disca_rt.measure.random_models import fill_randomly
 from disca_rt.models.build import build_dit, build_predictor
 from disca_rt.models.dit import StepInputs
+from disca_rt.sampling.denoiser import Denoiser
+from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import PRESETS, shifted
 from disca_rt.tiny.config import TINY
 from disca_rt.vae.sizes import SIZES
@@ -95,9 +100,24 @@ def test_presets_of_pab_cost_what_they_do_in_table_4(preset: str, tflop: float) 
     assert sampled(f"pab:{preset}") / 1e12 == pytest.approx(tflop, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(("preset", "count"), [("disca-n3", 20), ("disca-n6", 9)])
-def test_presets_of_fora_cost_what_they_do_in_table_4(preset: str, count: int) -> None:
-    assert sampled(f"fora:{preset}") / 1e12 == pytest.approx(count * FULL_STEP, rel=TOLERANCE)
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("fora:disca-n3", 20),
+        ("fora:disca-n6", 9),
+        ("taylorseer:disca-n3", 20),
+        ("taylorseer:disca-n6", 11),
+    ],
+)
+def test_presets_of_branches_cost_what_they_do_in_table_4(text: str, count: int) -> None:
+    assert sampled(text) / 1e12 == pytest.approx(count * FULL_STEP, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("N5", 10), ("N8", 7)])
+def test_presets_of_delta_dit_cost_what_they_do_in_table_4(preset: str, count: int) -> None:
+    """The 40 single blocks of 60 are left out in the other steps."""
+    paper = (count + (50 - count) / 3) * FULL_STEP
+    assert sampled(f"delta-dit:{preset}") / 1e12 == pytest.approx(paper, rel=TOLERANCE)
 
 
 def sampled(text: str) -> int:
@@ -155,6 +175,33 @@ def test_count_is_what_pytorch_counts(config: DiTConfig) -> None:
         dit.velocity(predictor(tokens, tokens, context), context, prepared)
     assert counted_full.get_total_flops() == pytest.approx(expected.full, rel=0.005)
     assert counted_predicted.get_total_flops() == pytest.approx(expected.predicted, rel=0.005)
+
+
+@pytest.mark.parametrize("stand_in", ["taylorseer-hidden:first_enhance=1", "disca-fed"])
+def test_drafts_that_are_given_up_are_counted(stand_in: str) -> None:
+    attention, ops = LocalAttention("math"), get_ops("reference")
+    dit = build_dit(TINY, ops=ops, attention=attention, device="cpu")
+    predictor = build_predictor(predictor_config(TINY), ops=ops, attention=attention, device="cpu")
+    for seed, module in enumerate((dit, predictor)):
+        fill_randomly(module, seed)
+    shape, plans = (TINY.in_channels, 2, 8, 8), []
+    conditioning, text_tokens = _conditioning(TINY, shape)
+    rejecting = "speca:mode=rollback,min_taylor_steps=1,base_threshold=0,min_threshold=0"
+    policy = build_policy(f"{rejecting}+{stand_in}", Parts(TINY, ops, predictor))
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        Denoiser(dit).denoise(
+            torch.randn(1, *shape),
+            [conditioning],
+            schedule=shifted(4, 3.0),
+            policy=policy,
+            guidance=Guidance(6.0 if TINY.guidance_embed else None, None),
+            stopwatch=Stopwatch(torch.device("cpu")),
+            on_step=lambda event: plans.append(event.plan),
+        )
+    assert [plan.label for plan in plans] == ["full"] * 4
+    assert [len(plan.given_up) for plan in plans] == [0, 1, 1, 1]
+    ours = sample_flops(policy, plans, TINY, shape, (text_tokens,))
+    assert ours == pytest.approx(counted.get_total_flops(), rel=0.005)
 
 
 def _conditioning(config: DiTConfig, latent_shape: tuple[int, ...]) -> tuple[Conditioning, int]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..sharding import Whole
 from ..tokens import TokenLayout
 from .backends import Backend, get_backend
-from .protocol import Overlap
+from .protocol import AttentionInputs, Instead, Overlap
 
 
 class LocalAttention:
@@ -23,17 +23,17 @@ class LocalAttention:
     def prepare(self, heads: int) -> None:
         """Do nothing: all heads are here."""
 
-    def begin(self, layout: TokenLayout) -> "LocalHandle":
-        return LocalHandle(self.backend, layout.lengths)
+    def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "LocalHandle":
+        return LocalHandle(self.backend, layout, instead)
 
 
 class LocalHandle:
-    """The three tensors of one attention; `result` calls the backend."""
+    """The three tensors of one attention; `result` calls the backend, or `instead`."""
 
     packing = None
 
-    def __init__(self, backend: Backend, lengths: Tensor | None) -> None:
-        self._backend, self._lengths = backend, lengths
+    def __init__(self, backend: Backend, layout: TokenLayout, instead: Instead | None) -> None:
+        self._backend, self._layout, self._instead = backend, layout, instead
 
     def put_v(self, v: Tensor) -> None:
         self._v = v
@@ -45,8 +45,11 @@ class LocalHandle:
         self._q = q
 
     def result(self, overlap: Overlap) -> Tensor:
-        valid = None
-        if self._lengths is not None:
+        valid, lengths = None, self._layout.lengths
+        if lengths is not None:
             places = torch.arange(self._k.shape[1], device=self._k.device)
-            valid = places < self._lengths[:, None]
-        return self._backend(self._q, self._k, self._v, valid).flatten(2)
+            valid = places < lengths[:, None]
+        if self._instead is None:
+            return self._backend(self._q, self._k, self._v, valid).flatten(2)
+        tensors = self._q, self._k, self._v, valid
+        return self._instead(AttentionInputs(*tensors, self._layout, self._backend)).flatten(2)

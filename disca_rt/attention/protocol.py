@@ -4,7 +4,8 @@ The staging lets an implementation start moving v while k and q are still being 
 the rest under work the block has anyway (`Overlap`). Knows tokens and heads, no models, no ranks.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -25,6 +26,29 @@ class NoOverlap:
 
     def advance(self) -> None:
         pass
+
+
+class AttentionInputs(NamedTuple):
+    """The arguments of one attention of the heads at hand, over all tokens of the sample.
+
+    `q, k, v [B, S, H, D]` are as they are attended, `valid [B, S]` tells keys from padding (None:
+    all), `layout` has the places of all tokens, and `backend` computes the attention to all keys.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    valid: Tensor | None
+    layout: TokenLayout
+    backend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    def to_all_keys(self) -> Tensor:
+        """The output `[B, S, H, D]` of attention to all keys."""
+        return self.backend(self.q, self.k, self.v, self.valid)
+
+
+Instead = Callable[[AttentionInputs], Tensor]
+"""Gives an attention's output `[B, S, H, D]` in place of the backend's call."""
 
 
 class AttentionHandle(Protocol):
@@ -59,5 +83,20 @@ class Attention(Protocol):
     def prepare(self, heads: int) -> None:
         """Get ready for models with `heads` heads, before their first forward."""
 
+    def begin(self, layout: TokenLayout, instead: Instead | None = None) -> AttentionHandle:
+        """Start one attention over tokens laid out so; padding is not attended to.
+
+        `instead`, where given, is called in place of the backend.
+        """
+
+
+class With:
+    """`attention`, with `instead` in place of its backend's call."""
+
+    def __init__(self, attention: Attention, instead: Instead) -> None:
+        self._attention, self._instead = attention, instead
+        self.local, self.sharding = attention.local, attention.sharding
+        self.prepare = attention.prepare
+
     def begin(self, layout: TokenLayout) -> AttentionHandle:
-        """Start one attention over tokens laid out so; padding is not attended to."""
+        return self._attention.begin(layout, self._instead)

@@ -7,6 +7,7 @@ user leaves out from the table of that name (`cache/row.py`). Knows no files.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -99,6 +100,11 @@ class Calibration:
     source: str = "a calibration"
     load: Callable[[str], Tensor] | None = field(default=None, repr=False)
 
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of its tables."""
+        return sha256(repr(self.tables).encode()).hexdigest()[:16]
+
     def table(self, name: str | None) -> Table:
         """The options of table `name`; none where there is no such table."""
         return self.tables.get(name, {}) if name is not None else {}
@@ -108,6 +114,10 @@ class Calibration:
         if self.load is None:
             raise Uncalibrated(f"{self.source} has no tensor {name}; calibrate with it again")
         return self.load(name)
+
+    def nearest(self, subject: Subject) -> "Calibration":
+        """This one."""
+        return self
 
     def why_not(self, subject: Subject) -> str:
         """A reason why options were not found."""
@@ -132,6 +142,9 @@ class Calibrations(Protocol):
 
         ValueError where one was named that does not fit.
         """
+
+    def nearest(self, subject: Subject) -> Calibration | None:
+        """The calibration that differs from `subject` in the fewest facts; None where none is."""
 
     def why_not(self, subject: Subject) -> str:
         """A reason why options were not found in it, for the user, or ""."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..atomic import write_whole
 from ..config import DiTConfig
-from .branch_placements import pairs
+from .placements.branches import pairs
 
 FORMAT, VERSION = "disca_rt branch gates", "1"
 SIZES = "family", "double", "single", "hidden"

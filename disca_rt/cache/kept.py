@@ -9,7 +9,7 @@ from ..config import DiTConfig
 from .plan import Probe, Stored
 from .policy import Policy
 from .site import DOUBLE, SINGLE, Site
-from .stand_in import WHOLE, Beside, Place, TensorSpec
+from .stand_in import ATTENTION, WHOLE, Beside, Place, TensorSpec
 
 GATE_GROUPS = 2  # of rows: those of a clean first frame have a gate of their own
 
@@ -23,6 +23,8 @@ class SampleShape(NamedTuple):
     """The facts that the buffers of a sample depend on.
 
     `rows` are this rank's (image, text) tokens in each pass, `latents` is `[B, C, T, H, W]`.
+    `attended` are the numbers of all tokens and of this rank's heads in an attention of each pass;
+    None where one rank has all rows and heads, or no slot is at attention.
     """
 
     config: DiTConfig
@@ -31,10 +33,18 @@ class SampleShape(NamedTuple):
     latents: tuple[int, ...]
     img_tokens: int
     rows: tuple[tuple[int, int], ...]
+    attended: tuple[tuple[int, int], ...] | None = None
 
     def tokens(self, number: int) -> TensorSpec:
         """The joint tokens `[B, S, C]` of this rank in pass `number`."""
         shape = self.latents[0], sum(self.rows[number]), self.config.hidden
+        return TensorSpec(shape, self.dtype, self.device)
+
+    def attention(self, number: int) -> TensorSpec:
+        """The output `[B, S, H, D]` of an attention in pass `number`: all tokens, heads at hand."""
+        whole = sum(self.rows[number]), self.config.heads
+        tokens, heads = whole if self.attended is None else self.attended[number]
+        shape = self.latents[0], tokens, heads, self.config.head_dim
         return TensorSpec(shape, self.dtype, self.device)
 
     def velocity(self) -> TensorSpec:
@@ -60,6 +70,9 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                     if site.gated:
                         gates = batch, GATE_GROUPS, config.hidden
                         yield gate_of((block, name)), tokens._replace(shape=gates)
+    elif site.level == "attention":
+        for block in range(site.start, site.stop):
+            yield (block, ATTENTION), shape.attention(number)
     elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
     elif site.level == "velocity":

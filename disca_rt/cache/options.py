@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from math import isnan
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -69,6 +70,12 @@ def check_number(name: str, value: Any, least: float, most: float = float("inf")
         raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
 
 
+def check_factor(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is above 0 and at most 10; large ones would overflow."""
+    if not 0 < value <= 10:
+        raise ValueError(f"{name} must be a number above 0 and at most 10, got {value!r}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -94,7 +101,17 @@ def _parsed(text: str, kind: Any) -> Any:
         return None if text == "none" else _parsed(text, args[0])
     if kind is bool:
         return BOOLS[_chosen(text, [*BOOLS])]
-    return kind(text) if kind in (int, float) else text
+    if kind is float:
+        return _number(text)
+    return int(text) if kind is int else text
+
+
+def _number(text: str) -> float:
+    """The number in `text`; infinity is one, NaN none: no comparison with it means anything."""
+    number = float(text)
+    if isnan(number):
+        raise ValueError(text)
+    return number
 
 
 def _chosen(text: str, known: Sequence[str]) -> str:

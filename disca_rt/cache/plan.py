@@ -115,6 +115,7 @@ class StepPlan(NamedTuple):
     that differ in these alone share a graph. Reports count and time steps by their `label`; no
     computation depends on it. `probed`, which the sampler notes and no rule gives, are the blocks
     of each pass that ran for probes before there was a plan; None: the pass was not begun.
+    `given_up`, noted likewise, are the drafts that ran before it in vain.
     """
 
     passes: tuple[tuple[Act, ...], ...]
@@ -124,6 +125,7 @@ class StepPlan(NamedTuple):
     given_by_pass: tuple[tuple[float, ...], ...] = ()
     scale: float = 1.0
     probed: tuple[int | None, ...] = ()
+    given_up: "tuple[StepPlan, ...]" = ()
 
     @property
     def decisive(self) -> tuple[object, ...]:

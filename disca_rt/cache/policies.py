@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
-from .methods import branches, forecasts, guidance, ranges, rows, whole_step_deciders, whole_steps
+from .methods import (
+    attention,
+    branches,
+    forecasts,
+    guidance,
+    ranges,
+    rows,
+    whole_step_deciders,
+    whole_steps,
+)
 from .options import read_options
 from .plan import Setting
 from .policy import Policy, Slot
@@ -32,6 +41,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
     "guidance and several levels": guidance.ROWS,
     "branches": branches.ROWS,
     "subsets of tokens": rows.ROWS,
+    "sparse attention": attention.ROWS,
 }
 """The rows by what the methods are about."""
 
@@ -74,6 +84,13 @@ def takes_calibration(text: str) -> bool:
 def tables_of(text: str) -> set[str]:
     """The names of the tables of a calibration that the policy of `text` takes options from."""
     return {table for each in read_policy(text) for table in each.row.tables}
+
+
+def fitted_options(text: str, parts: Parts) -> list[str]:
+    """The options of the policy of `text` that come from the calibration among `parts`."""
+    named = read_policy(text)
+    of_rule = named[0].row.fitted_of_rule(named[0].of_rule, parts)
+    return sorted(of_rule | named[-1].row.fitted_of_slots(named[-1].options, parts))
 
 
 def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
@@ -177,6 +194,7 @@ def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
 
 def _only_stand_in(name: str, slots: tuple[Slot, ...]) -> StandIn:
     kinds = {slot.stand_in for slot in slots}
-    if len(kinds) > 1:
-        raise ValueError(f"policy {name} has several stand-ins; name one that has one, as taylor")
+    if len(kinds) != 1:
+        how_many = "several stand-ins" if kinds else "no stand-in in this model"
+        raise ValueError(f"policy {name} has {how_many}; name one that has one, as taylor")
     return kinds.pop()

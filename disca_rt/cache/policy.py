@@ -34,7 +34,8 @@ class Policy:
         for site, stand_in in self.slots:
             if site.level not in stand_in.levels:
                 raise ValueError(
-                    f"policy {self.name}: {stand_in} stands in at {', '.join(stand_in.levels)}, "
+                    f"policy {self.name}: {_kind(stand_in)} stands in at "
+                    f"{', '.join(stand_in.levels)}, "
                     f"not at {site.level}"
                 )
         for i, j in combinations(range(len(self.slots)), 2):
@@ -103,9 +104,15 @@ def check_plan(
                 )
             if act == Act.REFRESH and not _has_rows(policy.slots[slot]):
                 raise ValueError(
-                    f"{where}: slot {slot} is to compute some rows anew, and {policy.slots[slot]} "
+                    f"{where}: slot {slot} is to compute some rows anew, and its "
+                    f"{_kind(policy.slots[slot].stand_in)} at {policy.slots[slot].site.level} "
                     "cannot; use a stand-in of rows at branches of MLPs"
                 )
+
+
+def _kind(stand_in: StandIn) -> str:
+    """Its name in a message: a stand-in may hold a network, which is no word."""
+    return type(getattr(stand_in, "stand_in", stand_in)).__name__
 
 
 def _has_rows(slot: Slot) -> bool:
@@ -115,8 +122,12 @@ def _has_rows(slot: Slot) -> bool:
 
 
 def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:
-    """The sites above branches at which something stands in, in each pass."""
-    above = [i for i, slot in enumerate(slots) if slot.site.level != "branch"]
+    """The sites above branches at which something stands in, in each pass.
+
+    Those of branches too where a slot is at attention, of which branches are made.
+    """
+    has_attention = any(slot.site.level == "attention" for slot in slots)
+    above = [i for i, slot in enumerate(slots) if has_attention or slot.site.level != "branch"]
     return [
         {slots[i].site for i in above if acts[i] == Act.STAND_IN} if above else set()
         for acts in plan.passes
@@ -127,10 +138,26 @@ def _is_computed(own: Site, number: int, standing: list[set[Site]]) -> bool:
     """False where slots of whole passes, or of the same blocks, stand in for what is at `own`."""
     if own.level == ("guidance" if number == 0 else "velocity"):  # which this pass does not have
         return True
+    if own.level == "attention" and _is_attention_replaced(own, standing[number]):
+        return False
     is_skipped = any(site.level == "velocity" for site in standing[0]) or (
         number == 1 and any(site.level == "guidance" for site in standing[1])
     )
     return not is_skipped and not (own.level == "blocks" and own in standing[number])
+
+
+def _is_attention_replaced(own: Site, standing: set[Site]) -> bool:
+    """True where all that a block of `own` makes of its attention is replaced by `standing`."""
+    for block in range(own.start, own.stop):
+        names = {
+            name
+            for site in standing
+            for name in site.names
+            if site.level == "branch" and site.start <= block < site.stop
+        }
+        if {"img_attn", "txt_attn"} <= names or names & {"attn", "attn_part", "total"}:
+            return True
+    return False
 
 
 def kept_by(plan: StepPlan) -> set[tuple[int, int]]:

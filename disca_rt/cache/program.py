@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .plan import Act
 from .policy import Slot
 from .remembered import remembered
+from .site import IN_BLOCKS
 
 
 class Do(Enum):
@@ -145,13 +146,13 @@ def _check_branches(
         for do in (Do.STAND_IN, Do.REFRESH)
     )
     for i, (slot, act) in enumerate(zip(slots, acts, strict=True)):
-        if slot.site.level != "branch" or act == Act.RUN:
+        if slot.site.level not in IN_BLOCKS or act == Act.RUN:
             continue
         lost = stood_for if act != Act.STAND_IN else []
         for start, stop in (*lost, *partial, (0, done)):
             if max(start, slot.site.start) < min(stop, slot.site.stop):
                 raise ValueError(
-                    f"slot {i} acts on branches of blocks {slot.site.start} to "
+                    f"slot {i} acts within blocks {slot.site.start} to "
                     f"{slot.site.stop - 1}, of which {start} to {stop - 1} do not run under it; "
                     "let its range begin after them"
                 )

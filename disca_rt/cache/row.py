@@ -2,7 +2,8 @@
 
 Options are the fields of all three; one name may be a field of several, which then all get it. A
 part with a class attribute `fitted_in` gets those that are left out from the calibration's table
-of that name.
+of that name; none of them where one is given of those that its `fitted_unless` names, which say
+otherwise what the table does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .calibration import Calibration, Uncalibrated
 from .options import fields_of, types_of
-from .placement import Placement, Whole
+from .placement import Placement
+from .placements.whole import Whole
 from .policy import Slot
 from .rule import Rule
 from .rules.interval import Interval
 from .rules.listed import Listed
 from .stand_in import StandIn
+from .token_mask import TokenMask
 
 
 class Sketch(NamedTuple):
@@ -29,12 +32,13 @@ class Sketch(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Parts of a model that policies are built from, besides their options."""
+    """Parts of a model, and of a sample, that policies are built from, besides their options."""
 
     config: DiTConfig
     ops: Ops | None = None
     predictor: Predictor | Sketch | None = None
     calibration: Calibration | None = None
+    edit_mask: TokenMask | None = None
 
 
 def sketched(config: DiTConfig) -> Parts:
@@ -101,12 +105,9 @@ class Row:
 
     def rule(self, name: str, options: Mapping[str, Any], parts: Parts) -> Rule:
         """The first rule that has all of `options`; ValueError says which options others need."""
-        for rule in self.rules:
-            known = _options_of(rule)
-            given = {**self.defaults, **_fitted(rule, parts), **options}
-            needed = {key for key, each in known.items() if _is_needed(each)}
-            if options.keys() <= known.keys() and needed <= given.keys():
-                return _built(rule, given, parts)
+        rule = self._rule_for(options, parts)
+        if rule is not None:
+            return _built(rule, self._given(rule, options, parts), parts)
         ways = ", or ".join(_ways(rule) for rule in self.rules)
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
@@ -118,12 +119,36 @@ class Row:
     def slots(self, options: Mapping[str, Any], parts: Parts) -> tuple[Slot, ...]:
         """Its slots in a model."""
         slots: list[Slot] = []
-        options = {**self.defaults, **options}
-        for placement, stand_in in self.places:
-            sites = _built(placement, options, parts).sites(parts.config)
-            built = _built(stand_in, options, parts)
-            slots += (Slot(site, built) for site in sites)
+        for where in self.places:
+            placement, stand_in = (
+                _built(part, self._given(part, options, parts), parts) for part in where
+            )
+            slots += (Slot(site, stand_in) for site in placement.sites(parts.config))
         return tuple(slots)
+
+    def fitted_of_rule(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
+        """The rule's options that come from the calibration where `options` are given."""
+        rule = self._rule_for(options, parts)
+        return set() if rule is None else _fitted(rule, options, parts).keys() - options.keys()
+
+    def fitted_of_slots(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
+        """The options of placements and stand-ins that come from the calibration."""
+        fitted = (_fitted(part, options, parts) for where in self.places for part in where)
+        return {key for each in fitted for key in each} - options.keys()
+
+    def _rule_for(self, options: Mapping[str, Any], parts: Parts) -> type[Rule] | None:
+        """The first rule that has all of `options`, and all that it needs."""
+        for rule in self.rules:
+            known = _options_of(rule)
+            needed = {key for key, each in known.items() if _is_needed(each)}
+            given = self._given(rule, options, parts)
+            if options.keys() <= known.keys() and needed <= given.keys():
+                return rule
+        return None
+
+    def _given(self, part: type, options: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+        """The user's options over those of the table, and these over the method's defaults."""
+        return {**self.defaults, **_fitted(part, options, parts), **options}
 
 
 def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> tuple[Where, ...]:
@@ -134,7 +159,7 @@ def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> t
 def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:
     """`part` with those of `options` that it has, and with the model's parts that it names."""
     known = fields_of(part)
-    given = _fitted(part, parts) | {key: each for key, each in options.items() if key in known}
+    given = {key: each for key, each in options.items() if key in known}
     return part(**given, **{key: getattr(parts, key) for key in known if key in Parts._fields})
 
 
@@ -142,9 +167,9 @@ def _table(part: type) -> str | None:
     return getattr(part, "fitted_in", None)
 
 
-def _fitted(part: type, parts: Parts) -> dict[str, Any]:
-    """The options of `part` in the calibration's table that it names."""
-    if parts.calibration is None:
+def _fitted(part: type, options: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """The options of `part` in the calibration's table that it names, beside the user's."""
+    if parts.calibration is None or options.keys() & {*getattr(part, "fitted_unless", ())}:
         return {}
     table = parts.calibration.table(_table(part))
     return {key: value for key, value in table.items() if key in _options_of(part)}

@@ -96,9 +96,10 @@ def share_of(at: Moment, count: int) -> Share:
 class GivenRows:
     """Rows from a safetensors file: tensors `[R]` of row numbers, called "step.block.branch".
 
-    Rows are those of the branch: of image, of text, or joint. Numbers for a step are those of all
-    its places in the order of `places`, each filled up to the most that any step has: by -1 - r for
-    a row r that is to be left alone.
+    Rows are those of the branch: of image, of text, or joint. Padding rows of text, which exist in
+    the authors' models but not here, may be among them; a place without a tensor has none. Numbers
+    for a step are those of all its places in the order of `places`, each filled up by -1 to the
+    most that any step has.
     """
 
     def __init__(self, path: str) -> None:
@@ -113,8 +114,7 @@ class GivenRows:
         numbers: list[float] = []
         for place, (_, most) in self._spans.items():
             rows = self._rows.get((step, place), ())
-            others = (r for r in range(most + len(rows)) if r not in rows)
-            numbers += [*rows, *(-1 - next(others) for _ in range(most - len(rows)))]
+            numbers += [*rows, *(-1,) * (most - len(rows))]
         return tuple(map(float, numbers))
 
     def count(self, place: Place) -> int:
@@ -129,8 +129,8 @@ class GivenRows:
     def mask(self, place: Place, numbers: Tensor, total: int) -> Tensor:
         """A mask `[total]` as of `drawn`, from the numbers of a step on the device."""
         rows = self.rows(place, numbers)
-        mask = torch.zeros(total, dtype=torch.uint8, device=numbers.device)
-        return mask.scatter_(0, torch.where(rows < 0, -1 - rows, rows), (rows >= 0).byte())
+        mask = torch.zeros(total + 1, dtype=torch.uint8, device=numbers.device)  # the last: no row
+        return mask.index_fill_(0, rows.where((rows >= 0) & (rows < total), total), 1)[:total]
 
     def _most(self, place: Place) -> int:
         return max(len(rows) for (_, where), rows in self._rows.items() if where == place)

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from ..config import DiTConfig
 
-Level = Literal["blocks", "branch", "guidance", "velocity"]
+Level = Literal["blocks", "branch", "attention", "guidance", "velocity"]
+IN_BLOCKS = "branch", "attention"  # levels within each of a range of blocks
 
 
 class BranchForm(NamedTuple):
@@ -36,16 +37,17 @@ WITHIN = {"total": {*SINGLE}, "attn_part": {"attn"}, "mlp_part": {"mlp"}}
 
 
 class Site(NamedTuple):
-    """A place of one of four levels.
+    """A place of one of five levels.
 
     "blocks": the joint tokens after the blocks numbered `start` to `stop` - 1. "branch": in each of
     these blocks, each branch of `names`, the tensor before its gate; where `gated`, its gate of
-    then goes with it, so that what is added to the tokens is as it was. "guidance": the velocity
-    patches of the unconditional pass. "velocity": the guided velocity in latent space, for which no
-    pass runs.
+    then goes with it, so that what is added to the tokens is as it was. "attention": in each of
+    these blocks, the output of joint attention before its projection, for the heads at hand.
+    "guidance": the velocity patches of the unconditional pass. "velocity": the guided velocity in
+    latent space, for which no pass runs.
 
-    A site of blocks or branches is in every pass, or in `only_pass`: in the other one nothing is
-    kept, and its acts there do nothing.
+    A site of blocks, or within them, is in every pass, or in `only_pass`: in the other one nothing
+    is kept, and its acts there do nothing.
     """
 
     level: Level
@@ -63,6 +65,10 @@ class Site(NamedTuple):
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
         return self.level == "branch" and self.start <= block < self.stop and name in self.names
+
+    def attends(self, block: int) -> bool:
+        """True where the attention of block number `block` is of the site."""
+        return self.level == "attention" and self.start <= block < self.stop
 
     def shares_branch(self, other: "Site") -> bool:
         """True where both have a branch in common, or one has what another's is made of."""

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..attention.protocol import AttentionInputs
 from ..config import PredictorConfig
 from ..sharding import Sharding, Whole
 from ..tokens import StepContext
@@ -38,9 +39,10 @@ Kept = tuple[Tensor, ...]
 """Buffers of one place, written in place: their addresses stay, so that a graph may hold them."""
 
 Place = tuple[int, str]
-"""A block and a branch of it; `WHOLE` of a slot that is no branch's."""
+"""A block, and a branch of it or `ATTENTION`; `WHOLE` of a slot that is in no block."""
 
 WHOLE: Place = -1, ""
+ATTENTION = "attention"
 
 Beside = tuple[tuple[dict[Place, Kept], ...], ...]
 """The buffers of all slots: `[pass][slot]`, by place."""
@@ -62,12 +64,14 @@ class OtherPass(NamedTuple):
 class Moment(NamedTuple):
     """The arguments of a stand-in at one place of one step.
 
-    `entering` is what the computation would start from: tokens, no tensor (None) at "branch", the
-    conditional pass's patches, latents. `context` is that of the pass, at "guidance" of the
-    conditional one, None at "velocity". `numbers` are the stand-in's scalars of this step, fp32, on
-    the device; None where it has none. `sharding` says which rows this rank has. `other` is for
-    stand-ins that read the other pass; None where there is none. `beside` are the buffers of all
-    slots, for those of one method that share what they keep; `which_pass` is the pass's number.
+    `entering` is what the computation would start from: tokens, no tensor (None) at "branch" and
+    "attention", the conditional pass's patches, latents. `context` is that of the pass, at
+    "guidance" of the conditional one, None at "velocity"; at "attention" its layout has the places
+    of all tokens, and `attention` the arguments. `numbers` are the stand-in's scalars of this step,
+    fp32, on the device; None where it has none. `sharding` says which rows this rank has. `other`
+    is for stand-ins that read the other pass; None where there is none. `beside` are the buffers of
+    all slots, for those of one method that share what they keep; `which_pass` is the pass's number.
+    `edited [S_img]` uint8 says which of all image tokens an edit makes anew; None: there is none.
     """
 
     entering: Tensor | None
@@ -78,13 +82,26 @@ class Moment(NamedTuple):
     place: Place = WHOLE
     beside: Beside = ()
     which_pass: int = 0
+    attention: AttentionInputs | None = None
+    edited: Tensor | None = None
+
+
+class PairShares(NamedTuple):
+    """Shares of attention's pairs of query and key that a stand-in at "attention" computes.
+
+    `value` in place of all of them; `keep` beside all of them, where it keeps something.
+    """
+
+    value: float = 0.0
+    keep: float = 0.0
 
 
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
-    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "guidance"
-    patches `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
+    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "attention"
+    `[B, S, H, D]` of all tokens (under ranks too) and this rank's heads, at "guidance" patches
+    `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
     """
 
     levels: tuple[Level, ...]
@@ -100,8 +117,12 @@ class StandIn(Protocol):
     ) -> tuple[float, ...]:
         """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
 
-        `given` are the plan's, or none.
+        `given` are the plan's, or none: those of a rule whose `gives` is the stand-in's `takes`,
+        words for what the scalars are, "" where a class says none.
         """
+
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        """What it computes at "attention" of image tokens in `grid` (T, H, W) and `text` tokens."""
 
     def out(self, kept: Kept) -> Tensor | None:
         """A buffer in which the value to be kept may be computed, or None."""
@@ -135,7 +156,7 @@ def refreshes(stand_in: StandIn) -> bool:
 
 
 class Numberless:
-    """A base for stand-ins that need no scalars and run no network."""
+    """A base for stand-ins that need no scalars, run no network and attend to nothing."""
 
     network: PredictorConfig | None = None
     reads_to_keep: bool = True
@@ -146,3 +167,7 @@ class Numberless:
     ) -> tuple[float, ...]:
         """No scalars."""
         return ()
+
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        """No pairs."""
+        return PairShares()

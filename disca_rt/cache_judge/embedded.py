@@ -15,7 +15,7 @@ from ..pipeline.runtime import Runtime
 from ..schedule import preset
 from ..tiny.codec import PixelUnshuffleCodec
 from ..tiny.config import SHIFT
-from ..tiny.evaluate import NOISE_SEED, SIZE, resolved
+from ..tiny.evaluate import NOISE_SEED, SIZE, calibration_of, resolved
 from ..tiny.ladder import BASE, RESTRICTED, Rung, digests, load_rung
 from ..tiny.prompts import encode
 from ..tiny.rung_cost import passes, seconds_per_clip
@@ -46,6 +46,7 @@ class Embedded:
         self._rung, self._folders, self._workers = rung, tuple(folders), workers
         self._traces: dict[int, list[Tensor]] = {}
         self.steps = rung.schedule.steps
+        found = calibration_of(self._runtime, rung.schedule, rung.guidance_scale)
         self._latents = PixelUnshuffleCodec().latent_shape(**SIZE)
         self.facts = {
             "subject": name,
@@ -53,6 +54,7 @@ class Embedded:
             "steps": rung.schedule.steps,
             "seed": NOISE_SEED,
             "weights": digests([rung], folders),
+            "calibration": found and found.digest,
         }
 
     def check(self, policy: str) -> None:
@@ -124,7 +126,8 @@ class Embedded:
 
     @cached_property
     def _runtime(self) -> Runtime:
-        return load_rung(self._rung, self._folders, torch.device("cpu"))
+        device, calibration = torch.device("cpu"), self._workers.calibration
+        return load_rung(self._rung, self._folders, device, calibration)
 
     def _with(self, policy: str) -> Rung:
         return replace(self._rung, name=f"{self.name} {policy}", policy=policy)

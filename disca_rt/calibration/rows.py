@@ -1,11 +1,13 @@
 """Sampled rows of the hidden state, reduced to the numbers that fits need. Pure functions."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ..cache.stand_ins.hyca import SOLVERS, Distance, Weights
+
 INTERVAL = 3  # steps between those that forecasts are made from; a choice
-SOLVERS = "reuse", "taylor-1", "taylor-2", "foca"
-"""Forecasts of a channel. Adams-Bashforth of order 2 is "taylor-1" where steps are even."""
 
 
 def residual_numbers(residuals: Tensor) -> dict[str, Tensor]:
@@ -39,22 +41,33 @@ def channel_numbers(hidden: Tensor) -> dict[str, Tensor]:
 
 
 def _errors(paths: Tensor) -> Tensor:
-    """Mean squared errors of each solver `[solvers, C]`, over all steps between kept ones."""
-    errors = []
-    for now in range(2 * INTERVAL, len(paths), INTERVAL):
-        kept = [paths[now - back * INTERVAL] for back in range(3)]
-        for ahead in range(1, min(INTERVAL, len(paths) - now)):
-            true = paths[now + ahead]
-            errors.append([(each - true).square().mean(0) for each in forecasts(kept, ahead)])
-    return torch.stack([torch.stack(each) for each in errors]).mean(0)
+    """Mean squared errors `[solvers, C]` of HyCa's solvers, where three values were kept."""
+    return torch.stack([_errors_of(weights, paths) for weights in SOLVERS.values()])
 
 
-def forecasts(kept: list[Tensor], ahead: int) -> list[Tensor]:
-    """The value `ahead` steps on by each of `SOLVERS`, from the last three kept, newest first."""
-    f0, before, oldest = kept
-    f1 = (f0 - before) / INTERVAL
-    f2 = (f1 - (before - oldest) / INTERVAL) / INTERVAL
-    taylor = f0 + ahead * f1
-    predicted = 4 / 3 * f0 - 1 / 3 * before + 2 / 3 * ahead * f1  # FoCa's, then Heun's correction
-    corrected = f0 + (ahead * f1 + predicted - f0) / 2
-    return [f0, taylor, taylor + ahead**2 / 2 * f2, corrected]
+def _errors_of(weights: Callable[[Distance], Weights], paths: Tensor) -> Tensor:
+    """Those of one solver `[C]`, over the steps between kept ones."""
+    kept: list[Tensor] = []
+    before, errors = paths[0], []  # the value of the step before the last kept one
+
+    def forecast(step: int) -> Tensor:
+        if not step % INTERVAL:
+            return kept[0]
+        at = Distance(step % INTERVAL, INTERVAL, len(kept))
+        terms = zip(weights(at), (*_differences(kept), before), strict=True)
+        return sum(weight * term for weight, term in terms)
+
+    for step, value in enumerate(paths):
+        if step % INTERVAL == 0:
+            before = forecast(step - 1) if kept else value
+            kept = [value, *kept[:2]]
+        elif len(kept) == 3:
+            errors.append((forecast(step) - value).square().mean(0))
+    return torch.stack(errors).mean(0)
+
+
+def _differences(kept: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The divided differences of order 0, 1 and 2, newest value first; 0 where too few are kept."""
+    f0, f1, f2 = (*kept, *(kept[-1],) * (3 - len(kept)))
+    first, before = (f0 - f1) / INTERVAL, (f1 - f2) / INTERVAL
+    return f0, first, (first - before) / INTERVAL

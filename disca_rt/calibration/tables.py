@@ -5,26 +5,25 @@ or more steps than there were, is left out. DiTFastAttn's plan is greedy over ou
 with its own sparse attention, and comes as one more row here where that is recorded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .fits.branch_table import fit_branch_table, median_budget
+from ..cache.stand_ins.hyca import SOLVERS
 from .fits.clusters import descriptors, fit_clusters, fit_solvers
 from .fits.curves import fit_curve
 from .fits.linear_maps import fit_linear_map
 from .fits.magnitudes import fit_magnitudes
 from .fits.polynomial import fit_polynomial
-from .fits.reuse_list import fit_reuse_list, fit_scales
+from .fits.scales import fit_scales
 from .fits.settled import fit_impacts, fit_theta
 from .fits.trajectory import fit_curvature, fit_gamma
 from .records import Records
-from .rows import SOLVERS
 
-THRESHOLD = 0.1  # of ERTACache's list; the paper's lambda is not known, a choice
+DIGITS = 6
 
 Values = dict[str, Any]
 
@@ -50,85 +49,68 @@ def _magcache(records: Records) -> Values:
 
 
 def _block_caching(records: Records) -> Values:
-    """Changes of the blocks at every step, of step 0 first; and curves of each branch.
-
-    Both are of the conditional pass.
-    """
-    blocks = [name.rsplit("/", 1)[1] for name in records.names("block/l1/0/")]
-    curves = [_curve(records, "block", each) for each in blocks]
-    branches = [name.removeprefix("branch/l1/0/") for name in records.names("branch/l1/0/")]
-    return {
-        "curves": tuple(change for step in zip(*curves, strict=True) for change in step),
-        "branches": tuple(each.replace("/", ".") for each in branches),
-        "branch_curves": tuple(_curve(records, "branch", each) for each in branches),
-    }
-
-
-def _curve(records: Records, of: str, place: str) -> tuple[float, ...]:
-    changes, sizes = (records.numerators(f"{of}/{norm}/0/{place}") for norm in ("l1", "size"))
-    return fit_curve(changes, sizes)
+    """Changes of the conditional pass's blocks at every step, those of step 0 first."""
+    curves = []
+    for name in records.names("block/l1/0/"):
+        block = name.rsplit("/", 1)[1]
+        sums = (records.numerators(f"block/{norm}/0/{block}") for norm in ("l1", "size"))
+        curves.append(fit_curve(*sums))
+    return {"curves": _short(change for step in zip(*curves, strict=True) for change in step)}
 
 
 def _mixcache(records: Records) -> Values:
-    """theta, and the impacts I of each mode: constants of step and cfg, by step of blocks."""
+    """theta, and the impacts I of each mode: constants of step and cfg, of blocks step by step."""
     values: Values = {"theta": fit_theta(records.ratios("velocity/l1"))}
-    for name in records.names("impacts/"):
-        impacts, mode = fit_impacts(records.stack(name)), name.removeprefix("impacts/")
-        if mode in ("step", "cfg"):
-            values[f"impact_{mode}"] = float(np.mean(impacts[1:]))
-        else:
-            values.setdefault("impact_depths", [])
-            values.setdefault("impact_blocks", [])
-            values["impact_depths"].append(int(mode.removeprefix("block ")))
-            values["impact_blocks"].append(impacts)
-    lists = "impact_depths", "impact_blocks"
-    return values | {key: tuple(values[key]) for key in lists if key in values}
+    for mode in ("step", "cfg"):
+        if records.has(name := f"impacts/{mode}"):
+            values[f"I_{mode}"] = float(np.mean(fit_impacts(records.stack(name))[1:]))
+    blocks = [fit_impacts(records.stack(each)) for each in records.names("impacts/block ")]
+    if blocks:
+        values["I_block"] = _short(impact for step in zip(*blocks, strict=True) for impact in step)
+    return values
 
 
 def _hyca(records: Records) -> Values:
-    """The cluster of each channel, and each cluster's solver."""
+    """The solver of each channel, that of its cluster."""
     clusters = fit_clusters(descriptors(records.mean("channels/moves")))
-    solvers = fit_solvers(records.mean("channels/errors"), clusters, SOLVERS)
-    return {"clusters": tuple(clusters.tolist()), "solvers": solvers}
+    solvers = fit_solvers(records.mean("channels/errors"), clusters, tuple(SOLVERS))
+    return {"solvers": tuple(solvers[cluster] for cluster in clusters)}
 
 
 def _feb_cache(records: Records) -> Values:
-    """The state of each step, and the errors that it was made from."""
-    attention, both = (records.mean(f"branches/{each}") for each in ("attention", "both"))
-    return {
-        "states": fit_branch_table(attention, both, median_budget(both)),
-        "attention_errors": (0.0, *attention[1:].tolist()),
-        "both_errors": (0.0, *both[1:].tolist()),
-    }
+    """Errors of the output of each step where branches are those of the step before."""
+    errors = {each: records.mean(f"branches/{each}")[1:] for each in ("attention", "both")}
+    return {f"{name}_errors": _short([0.0, *each]) for name, each in errors.items()}
 
 
 def _ertacache(records: Records) -> Values:
-    """The list at a threshold of 0.1, the scales of its reused steps, and all errors."""
+    """The error and the scale of each step against each before it: (1, 0), (2, 0), (2, 1), ..."""
+    later = np.tril_indices(len(records.of_prompts[0]["residual/size"]), -1)
     errors = records.sum("residual/pairs") / records.sum("residual/size")[None, :]
-    steps = fit_reuse_list(errors, THRESHOLD)
     return {
-        "step_list": steps,
-        "error_scale": fit_scales(records.sum("residual/products"), steps),
-        "errors": tuple(map(tuple, errors.tolist())),
+        "errors": _short(errors[later]),
+        "scales": _short(fit_scales(records.sum("residual/products"))[later]),
     }
 
 
 def _omnicache(records: Records) -> Values:
-    """Curvature by step; the mean gamma from 0 to 1, and that of each step."""
-    gamma = fit_gamma(records.sum("path/products"))
-    return {
-        "curvature": fit_curvature(records.stack("path/curvature")),
-        "gamma": min(max(float(np.mean(gamma[1:-1] or (1.0,))), 0.0), 1.0),
-        "gammas": gamma,
-    }
+    """Curvature and gamma by step; gamma from 0 to 1 (a choice: an error does not grow)."""
+    gamma = np.clip(fit_gamma(records.sum("path/products")), 0, 1)
+    curvature = fit_curvature(records.stack("path/curvature"))
+    return {"curvature": _short(curvature), "gamma": _short(gamma)}
 
 
 def _changes(records: Records) -> Values:
     """Relative changes that belong to no method: of the output, and of guidance, by step."""
-    values = {"velocity": (0.0, *records.ratios("velocity/l1").mean(0)[1:].tolist())}
+    values = {"velocity": _short([0.0, *records.ratios("velocity/l1").mean(0)[1:]])}
     if records.passes == 2:
-        values["guidance"] = tuple(records.ratios("guidance/l1").mean(0).tolist())
+        values["guidance"] = _short(records.ratios("guidance/l1").mean(0))
     return values
+
+
+def _short(numbers: Iterable[float]) -> tuple[float, ...]:
+    """`numbers` to six digits: files of many are smaller, and a sum of prompts is no more exact."""
+    return tuple(float(f"{each:.{DIGITS}g}") for each in numbers)
 
 
 FITS: dict[str, Fit] = {

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache.placements.guidance import prefix_stops
 from ..cache.plan import Act, Setting, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.rules.always import Always
@@ -22,9 +23,6 @@ from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..sampling.loop import Loop
 from .noisy import Noisy
-
-BLOCKS = 1 / 6, 1 / 3, 1 / 2
-"""Depths of MixCache's blocks 10, 20 and 30 of 60, for models of any depth (a choice)."""
 
 
 class Trial(NamedTuple):
@@ -63,11 +61,10 @@ def branch_trials(config: DiTConfig) -> Trials:
 
 def impact_trials(config: DiTConfig, passes: int) -> Trials:
     """Noise of the size of a cache's error, at each level that MixCache reuses."""
-    last = config.double + config.single
-    depths = [max(1, round(part * last)) for part in BLOCKS]
     sites = [("step", Site("velocity"))]
     sites += [("cfg", Site("guidance"))] * (passes == 2)
-    sites += [(f"block {stop}", Site("blocks", 0, stop)) for stop in dict.fromkeys(depths)]
+    stops = prefix_stops(None, config)
+    sites += [(f"block {stop - 1}", Site("blocks", 0, stop)) for stop in stops]
     slots = tuple(Slot(site, Noisy(site.level == "guidance")) for _, site in sites)
     trials = tuple(Trial(name, (i,)) for i, (name, _) in enumerate(sites))
     return Trials("impacts", slots, trials, after=True)

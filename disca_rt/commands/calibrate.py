@@ -116,7 +116,7 @@ def _calibrate(args: argparse.Namespace, prompts: list[str], ranks: "Ranks | Non
         if is_first:
             _tell(session, budget)
             args.kept = f"what was recorded is in {store.folder}; the same command goes on"
-        _record(args, session, out, is_first)
+        _record(args, session, prompts, out, is_first)
 
 
 def _requests(
@@ -168,7 +168,9 @@ def _tell(session: "Session", budget: int) -> None:
         print(f"trials of {name} are left out: they do not fit; more ranks would help")
 
 
-def _record(args: argparse.Namespace, session: "Session", out: Path, is_first: bool) -> None:
+def _record(
+    args: argparse.Namespace, session: "Session", prompts: list[str], out: Path, is_first: bool
+) -> None:
     """Record, fit and write; the first rank writes."""
     from ..calibration.file import write_calibration
     from ..calibration.tables import fit_tables
@@ -181,23 +183,23 @@ def _record(args: argparse.Namespace, session: "Session", out: Path, is_first: b
     tables = fit_tables(records)
     if not tables.values:
         raise ValueError("nothing can be fitted to a sample of one step; give more --steps")
-    written = write_calibration(out, session.subject, tables, _made(args, session))
+    written = write_calibration(out, session.subject, tables, _made(args, session, prompts))
     args.kept = None
     shutil.rmtree(session.store.folder, ignore_errors=True)
     print(f"tables: {', '.join(tables.values)}")
     print(f"wrote {', '.join(map(str, written))}")
 
 
-def _made(args: argparse.Namespace, session: "Session") -> dict[str, Any]:
-    """What a calibration was made from, for people."""
+def _made(args: argparse.Namespace, session: "Session", prompts: list[str]) -> dict[str, Any]:
+    """What a calibration was made from, for people; of a saved conditioning no text is known."""
     import torch
 
     from .. import __version__
 
-    texts = "\n".join(str(each.prompts) for each in session.requests)
+    texts = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
     return {
         "prompts": len(session.requests),
-        "prompts_sha256": hashlib.sha256(texts.encode()).hexdigest()[:16],
+        "prompts_sha256": texts if prompts else None,
         "seed": args.seed,
         "dtype": str(session.pipeline.facts.place.dtype).removeprefix("torch."),
         "disca_rt": __version__,

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..pipeline.request import Request
     from ..schedule import Preset, Schedule
 
-NONE = "none"
-
 
 def add_calibration_argument(group: argparse._ActionsContainer) -> None:
     """Add --calibration."""
@@ -30,6 +28,7 @@ def add_calibration_argument(group: argparse._ActionsContainer) -> None:
 def check_calibration(args: argparse.Namespace) -> None:
     """Raise ValueError for a file that is no calibration, or a policy that takes nothing of it."""
     from ..cache.policies import takes_calibration
+    from ..calibration.places import NONE
 
     if args.calibration in (None, NONE):
         return
@@ -45,31 +44,41 @@ def check_calibration(args: argparse.Namespace) -> None:
 
 def choose_calibrations(args: argparse.Namespace, *beside: Path) -> "Calibrations | None":
     """The calibration that is named, or those beside models in folders `beside`, and the user's."""
-    from ..calibration.places import search
+    from ..calibration.places import choose
 
-    if args.calibration == NONE:
-        return None
-    if args.calibration is None:
-        return search(*beside)
-    from ..calibration.file import read_calibration
-
-    return read_calibration(Path(args.calibration))
+    return choose(args.calibration, *beside)
 
 
 def folders_beside(args: argparse.Namespace) -> list[Path]:
-    """The folders of the models that the flags name, as far as they are on this machine."""
-    named = [Path(each) for each in (args.dit, getattr(args, "model", None)) if each is not None]
+    """The folders of the models that the flags name, as far as they are on this machine.
+
+    That of the embedded model where they name none, or its sizes.
+    """
+    from ..tiny.runtime import SHIPPED
+
+    flags = (getattr(args, name, None) for name in ("dit", "model"))
+    named = [Path(each) for each in flags if each is not None]
+    if not named or named == [Path("tiny")]:
+        return [SHIPPED]
     return [each if each.is_dir() else each.parent for each in named if each.exists()]
 
 
 def tell_calibration(runtime: "Pipeline", request: "Request") -> None:
-    """Say which calibration the policy of a request takes options from, if any."""
-    from ..cache.policies import takes_calibration
+    """Say which options of a request's policy a calibration gives, or why the nearest does not."""
+    from ..cache.policies import fitted_options, takes_calibration
 
-    if runtime.calibration is None or not takes_calibration(request.policy):
+    source = runtime.calibration
+    if source is None or not takes_calibration(request.policy):
         return
-    if found := runtime.calibration.fitting(runtime.subject(request)):
-        print(f"policy {request.policy}: options that are left out are of {found.source}")
+    subject = runtime.subject(request)
+    fitting, nearest = source.fitting(subject), source.nearest(subject)
+    parts = runtime.parts._replace(calibration=fitting or nearest)
+    if not (options := ", ".join(fitted_options(request.policy, parts))):
+        return
+    if fitting is not None:
+        print(f"policy {request.policy}: {options} of {fitting.source}")
+    else:
+        print(f"policy {request.policy} goes without {options}: {source.why_not(subject)}")
 
 
 def resolve_sketch(
@@ -83,7 +92,8 @@ def resolve_sketch(
     from ..cache.calibration import explained
     from ..cache.policies import resolve, takes_calibration
 
-    found, subject = choose_calibrations(args), sketched_subject(config, latents, preset)
+    found = choose_calibrations(args, *folders_beside(args))
+    subject = sketched_subject(config, latents, preset)
     parts = sketched_with(args, policy, subject)
     if found is None or not takes_calibration(policy):
         return resolve(preset, policy, parts)
@@ -96,7 +106,7 @@ def sketched_with(args: argparse.Namespace, policy: str, subject: "Subject") -> 
     from ..cache.policies import takes_calibration
     from ..cache.row import sketched
 
-    parts, found = sketched(subject.model), choose_calibrations(args)
+    parts, found = sketched(subject.model), choose_calibrations(args, *folders_beside(args))
     if found is None or not takes_calibration(policy):
         return parts
     return parts._replace(calibration=found.fitting(subject))

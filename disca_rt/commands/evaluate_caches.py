@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from .judged_model import (
 )
 
 if TYPE_CHECKING:
+    from ..cache_judge.embedded import Embedded
     from ..cache_judge.record import Record
     from ..cache_judge.summary import Summary
     from ..cache_judge.whole import Whole
@@ -82,7 +83,7 @@ def judge_caches(args: argparse.Namespace) -> None:
 
 
 def _judge_embedded(args: argparse.Namespace, record: "Record") -> Sequence[str]:
-    from ..cache_judge.contenders import CONTENDERS, QUICK
+    from ..cache_judge.contenders import QUICK, contenders
     from ..cache_judge.embedded import SUBJECTS, Embedded
     from ..cache_judge.judging import Judging
     from ..tiny.evaluate import PROMPT_SEED
@@ -102,12 +103,30 @@ def _judge_embedded(args: argparse.Namespace, record: "Record") -> Sequence[str]
     if count < 2:
         raise ValueError(f"--prompts must be at least 2, for an interval, got {args.prompts}")
     prompts = held_out_prompts(count, PROMPT_SEED)
-    with Workers(choose_workers(args.workers, device), folders, device) as workers:
-        for name in names:
-            subject = Embedded(name, folders, prompts, workers)
-            policies = args.policies or (QUICK if args.quick else CONTENDERS)[name]
-            Judging(subject, record, _tell).run(_chosen(args, policies))
+    processes = choose_workers(args.workers, device)
+    with Workers(processes, folders, device, args.calibration) as workers:
+        subjects = [Embedded(name, folders, prompts, workers) for name in names]
+        for subject in subjects:
+            name = subject.name
+            whole = QUICK[name] if args.quick else contenders(name, folders[0])
+            policies = _chosen(args, args.policies or whole)
+            if args.policies is None:
+                policies = list(_calibrated(subject, policies))
+            Judging(subject, record, _tell).run(policies)
     return names
+
+
+def _calibrated(subject: "Embedded", policies: Sequence[str]) -> Iterator[str]:
+    """Those of `policies` that lack no options of a calibration; the others are told of."""
+    from ..cache.calibration import Uncalibrated
+
+    for policy in policies:
+        try:
+            subject.check(policy)
+        except Uncalibrated as error:
+            _tell(f"{policy} is left out: {error}")
+        else:
+            yield policy
 
 
 def _judge_model(args: argparse.Namespace, record: "Record") -> Sequence[str]:
@@ -131,7 +150,7 @@ def _policies(args: argparse.Namespace, runtime: "Runtime", subject: "Whole") ->
 
     A preset's own policy comes first in it.
     """
-    from ..cache_judge.contenders import short_list
+    from ..cache_judge.short_list import short_list
     from ..preset_file import read_preset
 
     if args.policies:

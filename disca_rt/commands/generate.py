@@ -12,6 +12,7 @@ from .decode import (
     tell_of_preview,
     video_files,
 )
+from .edits import add_edit_arguments, check_edit, edit_fields
 from .graphs import add_graphs_argument, check_graphs, wants_graphs
 from .kept_latents import kept_latents, save_latents
 from .ranks import joined_ranks
@@ -44,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "'a small red circle moving left on a black background'.",
     )
     add_sampling_arguments(parser, name)
+    add_edit_arguments(parser)
     add_graphs_argument(parser)
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
     outs = args.out, args.latents_out, args.frames_out
     if args.prompt is not None and all(out is None for out in outs):
         args.out = DEFAULT_OUT
+    check_edit(args)
     check_sampling_arguments(args)
     check_graphs(args)
     _check_outputs(args)
@@ -87,8 +90,8 @@ def _generate(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     runtime = load_runtime(args, ranks, graphs=graphs)
     if _is_video(args):
         _check_codec(args, runtime)
-    stopwatch = Stopwatch(device)
-    request = sample_request(args, runtime, ranks, is_first, stopwatch)
+    stopwatch, edit = Stopwatch(device), edit_fields(args, runtime)
+    request = sample_request(args, runtime, ranks, is_first, stopwatch, edit)
     sample = _sample(args, runtime, request, 1 if ranks is None else ranks.size, is_first)
     written = [] if args.latents_out is None else [args.latents_out]
     times = added(stopwatch.times(), sample.times)

@@ -44,7 +44,7 @@ def is_model_asked_for(args: argparse.Namespace) -> bool:
     """True where a model is named; ValueError for its flags without one."""
     if args.model is not None or args.dit is not None:
         return True
-    for flag in flags_given(args, but=("device", "policy")):
+    for flag in flags_given(args, but=("device", "policy", "calibration")):
         raise ValueError(f"{flag} goes with --model or --dit; the embedded model has its settings")
     return False
 
@@ -152,7 +152,7 @@ def _calibration(runtime: "Runtime", request: "Request") -> str | None:
     if runtime.calibration is None:
         return None
     found = runtime.calibration.fitting(runtime.subject(request))
-    return found and sha256(repr(found.tables).encode()).hexdigest()[:16]
+    return found and found.digest
 
 
 def _check_alike(requests: "Sequence[Request]") -> None:

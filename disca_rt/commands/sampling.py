@@ -5,7 +5,8 @@ What is done with a sample is the commands' own.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from .arguments import (
     ATTENTION_HELP,
@@ -34,7 +35,7 @@ from .ranks import FLAGS as RANK_FLAGS
 from .ranks import add_rank_arguments, check_partition, check_ranks, choose_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..pipeline.saved_conditioning import SavedConditioning
+
+NO_FIELDS: "Mapping[str, Any]" = MappingProxyType({})
 
 
 def add_sampling_arguments(
@@ -172,11 +175,12 @@ def sample_request(
     ranks: "Ranks | None",
     is_told: bool,
     stopwatch: "Stopwatch | None" = None,
+    more: "Mapping[str, Any]" = NO_FIELDS,
 ) -> "Request":
     """Request of the flags, encoded and checked against `runtime` and `ranks`.
 
-    What encoding takes is added to `stopwatch`. With `is_told`, what a file holds and the model has
-    no use for is said on stdout.
+    `more` are fields of it besides those of the flags here. What encoding takes is added to
+    `stopwatch`. With `is_told`, what a file holds and the model has no use for is said on stdout.
     """
     from functools import partial
 
@@ -197,6 +201,7 @@ def sample_request(
         noise=args.noise,
         classifier_free_scale=scale,
         decide=args.decide,
+        **more,
     )
     if args.prompt is not None and args.model is not None:
         request = folder_request(args, runtime, ranks, make, is_told)

@@ -81,7 +81,7 @@ def _search_embedded(args: argparse.Namespace) -> None:
     from ..cache_judge.record import Record
     from ..cache_search.search import Search
     from ..tiny.ladder import FOLDERS
-    from ..tiny.prompts import calibration_prompts
+    from ..tiny.prompts import training_prompts
     from ..tiny.workers import Workers
     from .devices import choose_device, choose_workers
 
@@ -91,8 +91,9 @@ def _search_embedded(args: argparse.Namespace) -> None:
     rung, device = SUBJECTS[name], choose_device(args.device)
     policies = _policies(args, rung.predictor is not None)
     folders = [args.ladder] if args.ladder else FOLDERS
-    prompts = calibration_prompts(PROMPTS if args.prompts is None else args.prompts, PROMPT_SEED)
-    with Workers(choose_workers(args.workers, device), folders, device) as workers:
+    prompts = training_prompts(PROMPTS if args.prompts is None else args.prompts, PROMPT_SEED)
+    processes = choose_workers(args.workers, device)
+    with Workers(processes, folders, device, args.calibration) as workers:
         subject = Embedded(name, folders, prompts, workers)
         search = Search(subject, Record(args.out / FILES[0]), args.budget, _tell)
         _write(args, search.run(policies, args.lists), rung.schedule)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..train.data import SampleSource
     from ..train.distributed import World
 
-STAGES = "base", "cfg", "meanflow", "predictor"
+STAGES = "base", "cfg", "meanflow", "predictor", "cache"
+METHODS = "l2c", "harmonica", "lazydit"
+OWN_FLAGS = ("restriction", "derivative", "sampling_steps", "shift", "guidance", "l1", "rho")
 RUN_FLAGS = (
     "steps",
     "batch",
@@ -35,29 +37,36 @@ DRY_RUN_MODELS = {
     "cfg": "hunyuan-video-cfgdistill",
     "meanflow": "hunyuan-video-meanflow",
     "predictor": "hunyuan-video-meanflow",
+    "cache": "hunyuan-video-meanflow",
 }
 
 
 def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     parser = subparsers.add_parser(
         name,
-        help="train a base model, distil it, or make its predictor",
+        help="train a base model, distil it, or make its predictor or gates of a cache",
         description="base: flow matching. cfg: classifier-free guidance into one pass. meanflow: "
-        "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). The same "
-        "flags again resume a run; under torchrun it is sharded over the ranks.",
+        "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). cache: "
+        "gates or heads of a cache method (--method), for any model. The same flags again resume "
+        "a run; under torchrun it is sharded over the ranks.",
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument(
         "--preset", default="tiny", help="tiny (default), or hunyuan-video (13B; not base)"
     )
     parser.add_argument(
-        "--from", dest="source", help="start of base, teacher of cfg and meanflow, DiT of predictor"
+        "--from",
+        dest="source",
+        help="start of base, teacher of cfg and meanflow, DiT of predictor and cache",
     )
+    parser.add_argument("--method", choices=METHODS, help="what is learned (cache)")
     parser.add_argument("--out", type=Path, help="folder of the run: weights, checkpoints, losses")
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="folder of pre-encoded shards (.safetensors)")
     data.add_argument(
-        "--unconditional", type=Path, help="saved conditioning of the empty prompt (base, cfg)"
+        "--unconditional",
+        type=Path,
+        help="saved conditioning of the empty prompt (base, cfg, cache)",
     )
     settings = parser.add_argument_group("settings (default: the preset's)")
     settings.add_argument("--steps", type=int, help="optimizer steps")
@@ -79,6 +88,11 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--restriction", type=float, help="R of Restricted MeanFlow; 1: MeanFlow")
     settings.add_argument("--derivative", help="jvp, or finite-difference (meanflow)")
     settings.add_argument("--no-gan", action="store_true", help="squared error only (predictor)")
+    settings.add_argument("--sampling-steps", type=int, help="of the sampler (cache)")
+    settings.add_argument("--shift", type=float, help="of the sampler's time (all but cfg)")
+    settings.add_argument("--guidance", type=float, help="scale of the sampler (cache)")
+    settings.add_argument("--l1", type=float, help="weight of the gates' sum (l2c, harmonica)")
+    settings.add_argument("--rho", type=float, help="weight of the mean score (lazydit)")
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
@@ -113,10 +127,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.out is None:
         raise ValueError("give the folder of the run with --out")
+    config = _config(args, args.source)
     for name in (RUN_NAME, *LOG_NAMES, WEIGHTS_NAME.get(args.stage, DIT_NAME)):
         check_writable("--out", args.out / name, Path(name).suffix)
     check_ranks(args, ["timeout"])
-    config = _config(args, args.source)
     data, unconditional = _data(args, config.run.seed)
     timeout = TIMEOUT if args.timeout is None else timedelta(seconds=args.timeout)
     device = choose_device(args.device)
@@ -133,15 +147,26 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
     """Choose the preset and apply the flags to it; ValueError names a flag that it cannot take."""
     from ..train.presets import training_config
 
-    config = training_config(args.stage, args.preset, source)
-    own = given(args, ("restriction", "derivative"))
+    config = training_config(_stage(args), args.preset, source)
+    own = given(args, OWN_FLAGS)
     if args.no_gan:
         own["adversarial"] = False
     for name in own:
         if not hasattr(config, name):
-            flag = "--no-gan" if name == "adversarial" else f"--{name}"
-            raise ValueError(f"{flag} is nothing that stage {args.stage} has")
+            flag = "--no-gan" if name == "adversarial" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} is nothing that stage {_stage(args)} has")
     return replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
+
+
+def _stage(args: argparse.Namespace) -> str:
+    """The stage's name among the presets: that of cache has its method in it."""
+    if args.stage != "cache":
+        if args.method is not None:
+            raise ValueError(f"--method is nothing that stage {args.stage} has")
+        return args.stage
+    if args.method is None:
+        raise ValueError(f"stage cache needs --method, one of {', '.join(METHODS)}")
+    return f"cache {args.method}"
 
 
 def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditioning | None"]:
@@ -153,7 +178,7 @@ def _data(args: argparse.Namespace, seed: int) -> tuple["SampleSource", "Conditi
     from ..tiny.training_clips import TrainingClips, unconditional
     from ..train.latent_shards import LatentShards
 
-    if args.unconditional is not None and args.stage not in ("base", "cfg"):
+    if args.unconditional is not None and args.stage not in ("base", "cfg", "cache"):
         raise ValueError(f"--unconditional is nothing that stage {args.stage} has")
     is_tiny = args.preset.startswith("tiny")
     if args.data is None and not is_tiny:

@@ -94,7 +94,8 @@ class Subject:
         """Bytes that the policy keeps on this rank, all passes together."""
         latents = self.conditioning.batch, *self.latent_shape
         prepared = [self.runtime.dit.prepare(each, latents) for each in self.passes]
-        return kept_bytes(self.resolved[1], self.runtime.denoiser.shape(latents, prepared)).device
+        policy = self.resolved[1]
+        return kept_bytes(policy, self.runtime.denoiser.shape(latents, prepared, policy)).device
 
     def captured(self, graphs: GraphRunner) -> "Subject":
         """Subject of the same models, with its own buffers, which `graphs` captures and replays."""

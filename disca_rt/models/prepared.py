@@ -41,6 +41,31 @@ class FirstFrame(NamedTuple):
         return torch.cat([self.latents, latents[:, :, 1:]], dim=2)
 
 
+class Edit(NamedTuple):
+    """A video of which a part is made anew: the rest follows it at every noise level.
+
+    `original` are its latents and `noise` the sample's, both `[B, C, T, H, W]` fp32; `cells
+    [T, H, W]` are true where latents are made anew, `rows [S_img]` uint8 are 1 where a token is.
+    """
+
+    original: Tensor
+    noise: Tensor
+    cells: Tensor
+    rows: Tensor
+
+    def at(self, sigma: Tensor | float) -> Tensor:
+        """The original at a noise level, (1 - sigma)·original + sigma·noise: exact at 0 and 1."""
+        return self.original.lerp(self.noise, sigma)
+
+    def hold(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """`latents [B, C, T, H, W]` at a noise level, the original's where nothing is made anew."""
+        return torch.where(self.cells, latents, self.at(sigma))
+
+    def of_samples(self, rows: slice) -> "Edit":
+        """The edit of some samples of the batch."""
+        return self._replace(original=self.original[rows], noise=self.noise[rows])
+
+
 class Prepared(NamedTuple):
     """A sample's conditioning as the steps use it; the same at every step.
 
@@ -48,7 +73,8 @@ class Prepared(NamedTuple):
     embedded `text_states_2`; `condition_tokens [B, L', C]` embedded vision and byT5 tokens (1.5);
     `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None
     counts image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is
-    (T, H, W) in patches; `first` is None unless the sample begins with a given frame.
+    (T, H, W) in patches; `first` is None unless the sample begins with a given frame, `edit` unless
+    it changes a part of a given video.
     """
 
     text_states: Tensor
@@ -62,6 +88,7 @@ class Prepared(NamedTuple):
     freqs_sin: Tensor
     grid: tuple[int, int, int]
     first: FirstFrame | None = None
+    edit: Edit | None = None
 
     def repeated(self, count: int) -> "Prepared":
         """What the `timed` part of a step reads, `count` times over: as many steps at once."""

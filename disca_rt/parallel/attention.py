@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..attention.local import LocalAttention
 from ..attention.partial import merge
-from ..attention.protocol import Overlap
+from ..attention.protocol import AttentionInputs, Instead, Overlap
 from ..graphs.between import between_graphs
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
 from ._native import Partition, Scheduler, Slot
 from .differentiable import DifferentiableScheduler
-from .sharded import Sharded
+from .sharded import Sharded, check_heads_are_whole
 from .topology import Topology
 
 
@@ -66,8 +66,8 @@ class UlyssesAttention:
         self._release()
         self.topology.close()
 
-    def begin(self, layout: TokenLayout) -> "UlyssesHandle":
-        return UlyssesHandle(self, layout)
+    def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "UlyssesHandle":
+        return UlyssesHandle(self, layout, instead)
 
     def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
         """Partition of tokens with this `layout`; see `Topology.partition`."""
@@ -116,12 +116,16 @@ class UlyssesAttention:
 class UlyssesHandle:
     """One attention whose tokens are on their way."""
 
-    def __init__(self, attention: UlyssesAttention, layout: TokenLayout) -> None:
-        self._attention, self._layout = attention, layout
+    def __init__(
+        self, attention: UlyssesAttention, layout: TokenLayout, instead: Instead | None
+    ) -> None:
+        self._attention, self._layout, self._instead = attention, layout, instead
         self.packing: Packing | None = None
 
     def put_v(self, v: Tensor) -> None:
         self._scheduler = self._chosen_scheduler(v)
+        if self._instead is not None:
+            check_heads_are_whole(self._scheduler.partition)
         self._origins = self._attention.origins(self._scheduler.partition)
         self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
         between_graphs(self._scheduler.send, Slot.V, v)
@@ -164,7 +168,11 @@ class UlyssesHandle:
 
     def _attend(self, chunk: int) -> Tensor:
         q, k, v = between_graphs(_each, self._scheduler.receive, (Slot.Q, Slot.K, Slot.V), chunk)
-        return self._attention.local.backend(q, k, v, self._valid[0])
+        backend = self._attention.local.backend
+        if self._instead is None:
+            return backend(q, k, v, self._valid[0])
+        layout = self._layout._replace(img_len=self._layout.whole[0], whole=None, start=0)
+        return self._instead(AttentionInputs(q, k, v, self._valid[0], layout, backend))
 
     def _attend_round(self, chunk: int) -> Tensor:
         """Attend to every group's keys; the next group's arrive during the attention to these."""

@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 
 from ..graphs.between import between_graphs
 from ..tokens import RowVectors, StepContext, TokenLayout
+from ._native import Partition
 from .topology import Topology
 
 # PyTorch 2.13's names; 2.11 has those that 2.13 warns of.
@@ -26,6 +27,11 @@ class Sharded:
     def share(self, img_tokens: int, txt_tokens: int) -> tuple[int, int]:
         shard = self._topology.shard(img_tokens, txt_tokens)
         return len(shard.img), len(shard.txt)
+
+    def heads(self, heads: int, img_tokens: int, txt_tokens: int) -> int:
+        partition = self._topology.partition(img_tokens, txt_tokens, heads)
+        check_heads_are_whole(partition)
+        return len(partition.heads(self._topology.rank))
 
     def from_first_rank(self, latents: Tensor) -> Tensor:
         latents = latents.clone()
@@ -61,6 +67,16 @@ class Sharded:
     def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
         with self._topology.collective("patches of all ranks"):
             return _Gather.apply(rows, counts, self._topology.world)
+
+
+def check_heads_are_whole(partition: Partition) -> None:
+    """Raises ValueError unless each rank attends with its heads at once, to all keys."""
+    if partition.ring_degree > 1 or partition.chunks > 1:
+        raise ValueError(
+            "a policy that stands in at attention needs all keys of a rank's heads at once: no "
+            f"ring of ranks and --head-chunks 1, got a ring of {partition.ring_degree} and "
+            f"{partition.chunks} chunks"
+        )
 
 
 class _Gather(Function):

@@ -42,7 +42,7 @@ class Calls:
             fields["size"] = (frames, height, width)
         has_predictor = self.parts.predictor is not None
         fields = fields_of(self.facts, has_predictor, fields)
-        if all(fields.get(name) is None for name in ("size", "latent_shape", "latents")):
+        if all(fields.get(name) is None for name in ("size", "latent_shape", "latents", "edit")):
             raise ValueError("a DiT alone has no size of its own: give frames, height and width")
         request = Request(prompts=texts, **fields)
         return self.run(request, on_step=on_step, cancel=cancel)

@@ -20,10 +20,12 @@ def fields_of(facts: Facts, has_predictor: bool, given: dict[str, Any]) -> dict[
         return given
     settings, fields = facts.folder.settings, dict(given)
     if fields.get("policy") is None:
-        fields["policy"] = "disca" if has_predictor else "full"
+        usual = "disca" if has_predictor else "full"
+        fields["policy"] = usual if fields.get("edit") is None else "edit"
     if fields.get("schedule") is None:
         fields["schedule"] = settings.schedule()
-    if not any(fields.get(name) is not None for name in ("size", "latent_shape", "latents")):
+    sized = "size", "latent_shape", "latents", "edit"
+    if all(fields.get(name) is None for name in sized):
         fields["size"] = default_size(facts, fields.get("image"))
     names = "guidance_scale", "classifier_free_scale"
     named, mixing = (fields.pop(name, None) for name in names)

@@ -8,6 +8,7 @@ sample at a time: a server has one for each that it runs at once.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -17,6 +18,7 @@ from ..cache.calibration import Calibrations, Subject, explained
 from ..cache.policies import resolve, takes_calibration
 from ..cache.policy import Policy
 from ..cache.row import Parts, Sketch
+from ..cache.token_mask import TokenMask
 from ..config import DiTConfig, predictor_config
 from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner
@@ -29,9 +31,11 @@ from ..sampling.loop import StepEvent
 from ..schedule import Schedule
 from ..vae.codec import Codec, OnTile
 from ..vae.preview import Preview, fit_preview
+from ..vae.sizes import VideoSizes
 from .calls import Calls
 from .decode import Decoding
 from .denoising_models import DenoisingModels
+from .edits import edit_mask_of, edit_of
 from .encode import Encoding
 from .fit import (
     check_finite,
@@ -224,8 +228,7 @@ class Pipeline(Calls, DenoisingModels):
 
     def size_of(self, latents: Sequence[int]) -> tuple[int, int, int]:
         """Size (frames, height, width) of the video of latents of shape (..., T, H, W)."""
-        codec = self._codec.loaded or self.facts.sizes
-        frames, height, width = codec.video_size(*latents[-3:])
+        frames, height, width = self._sizes.video_size(*latents[-3:])
         return frames - self.facts.lost_frames, height, width
 
     @contextmanager
@@ -253,17 +256,24 @@ class Pipeline(Calls, DenoisingModels):
     def resolved(self, request: Request) -> tuple[Schedule, Policy]:
         """Noise levels and policy of `request`; ValueError lists what a wrong one could be."""
         is_text = isinstance(request.policy, str)
+        parts = self.parts._replace(edit_mask=self._edit_mask(request))
         if self.calibration is None or not is_text or not takes_calibration(request.policy):
-            return resolve(request.schedule, request.policy, self.parts)
+            return resolve(request.schedule, request.policy, parts)
         subject = self.subject(request)
-        parts = self.parts._replace(calibration=self.calibration.fitting(subject))
+        parts = parts._replace(calibration=self.calibration.fitting(subject))
         with explained(self.calibration, subject):
             return resolve(request.schedule, request.policy, parts)
 
     def subject(self, request: Request) -> Subject:
         """The facts of a request's samples that a calibration must be of."""
-        sizes = self._codec.loaded or self.facts.sizes
-        return subject_of(request, self.facts, sizes, self._dit.loaded)
+        return subject_of(request, self.facts, self._sizes, self._dit.loaded)
+
+    def _edit_mask(self, request: Request) -> TokenMask | None:
+        return edit_mask_of(request, self.facts, self._sizes)
+
+    @property
+    def _sizes(self) -> Codec | VideoSizes:
+        return self._codec.loaded or self.facts.sizes
 
     def decides_per_sample(self, request: Request) -> bool:
         """True where each sample of a batch is run, and decided on, by itself."""
@@ -305,16 +315,22 @@ class Pipeline(Calls, DenoisingModels):
             self._busy.release()
 
     def _conditioned(self, request: Request, stopwatch: Stopwatch) -> Request:
+        if request.edit is not None:
+            request = replace(request, mask=self._edit_mask(request))
         return Encoding(self.facts, self._text_encoder, self._codec).conditioned(request, stopwatch)
 
     def _denoised(self, request: Request, stopwatch: Stopwatch, listeners: Listeners) -> Tensor:
         schedule, policy = self.resolved(request)
         facts, batch = self.facts, request.conditioning.batch
+        place = facts.place.device
         noise = noise_of(request, batch, facts.rules.noise, facts.config, facts.place)
         if share := image_share(request, facts.rules, facts.config):
             noise = request.conditioning.mixed_into(noise, share)
+        noise, edit = self.denoiser.sharding.from_first_rank(noise.to(place)), None
+        if request.edit is not None:
+            edit = edit_of(request, noise, self.config)
         latents = self.denoiser.denoise(
-            self.denoiser.sharding.from_first_rank(noise.to(facts.place.device)),
+            noise if edit is None else edit.at(schedule.sigmas[0]),
             request.conditionings,
             schedule=schedule,
             policy=policy,
@@ -323,6 +339,7 @@ class Pipeline(Calls, DenoisingModels):
             on_step=listeners.on_step,
             cancel=listeners.cancel,
             per_sample=self.decides_per_sample(request),
+            edit=edit,
         )
         check_finite("result", latents, facts.place.dtype)
         return latents

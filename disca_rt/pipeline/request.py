@@ -6,9 +6,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from torch import Tensor
 
+from ..cache.options import check_int
 from ..cache.policy import Policy
+from ..cache.token_mask import TokenMask
 from ..conditioning import Conditioning
 from ..schedule import Preset, Schedule
 from .noise import NOISE_RULES, NoiseRule
@@ -24,6 +27,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "conditioning": ((Conditioning,), "a Conditioning"),
     "negative": ((Conditioning,), "a Conditioning"),
     "latents": ((Tensor,), "a tensor"),
+    "edit": ((Tensor,), "a tensor"),
+    "mask": ((Tensor, str, Path, TokenMask), "a tensor, or a file or folder"),
     "seed": ((Integral, Sequence), "a whole number, or one a sample"),
     "image_share": ((Real,), "a number"),
     "guidance_scale": ((Real,), "a number"),
@@ -51,6 +56,14 @@ class Request:
     `image`, a picture or its file, becomes the first frame; it goes with prompts, and with models
     that make videos from images. It is resized and cut to the video's size. `image_share` of its
     latents is mixed into the noise, for a steadier video; the authors of 1.0 suggest 0.001.
+
+    `edit` are the clean latents `[B, C, T, H, W]` of a video to be changed where `mask` is white,
+    by the prompts or the conditioning: the rest of them comes out as it was, bit for bit. The mask
+    is a picture, a video or a folder of frames of the video's size, or such pixels as a tensor
+    `[F, H, W]` or `[H, W]`, white above half of 1, or of 255 where they are uint8. It is widened to
+    whole tokens, and by `mask_grow` more to each side.
+    Without a size the video's is taken. Noise levels that begin below 1 begin with the original
+    noised so far. Policy "edit" computes the rows of the mask alone between full steps.
 
     `guidance_scale` is the embedded scale where the model takes one (default 6.0), else that of
     classifier-free guidance, which needs the negative side: `negative` (then by default 6.0) or,
@@ -82,9 +95,13 @@ class Request:
     guidance_scale: float | None = None
     classifier_free_scale: float | None = None
     decide: Decide | None = None
+    edit: Tensor | None = None
+    mask: Tensor | str | Path | TokenMask | None = None
+    mask_grow: int = 1
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        self._check_edit()
         if (self.prompts is None) == (self.conditioning is None):
             raise ValueError("give either prompts or a conditioning, not both and not neither")
         if self.prompts is not None:
@@ -110,6 +127,24 @@ class Request:
             if scale is not None and not 0 <= scale < float("inf"):
                 raise ValueError(f"{name} must be a finite number from 0, got {scale}")
         self.seeds(1 if isinstance(self.seed, Integral) else len(self.seed))
+
+    def _check_edit(self) -> None:
+        """Check `edit` and what goes with it; its size is the sample's where none is given."""
+        check_int("mask_grow", self.mask_grow, 0)
+        if (self.edit is None) != (self.mask is None):
+            given, missing = ("mask", "edit") if self.edit is None else ("edit", "mask")
+            raise ValueError(f"{given} goes with {missing}: give both, or neither")
+        if self.edit is None:
+            return
+        if self.edit.ndim != 5 or not self.edit.is_floating_point() or not self.edit.numel():
+            kind = str(self.edit.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"edit must be latents, floats [B, C, T, H, W], got {kind} {[*self.edit.shape]}"
+            )
+        if not torch.isfinite(self.edit).all():
+            raise ValueError("edit has values that are not finite; give the latents of a video")
+        if all(each is None for each in (self.latents, self.latent_shape, self.size)):
+            object.__setattr__(self, "latent_shape", tuple(self.edit.shape[1:]))
 
     def _check_kinds(self) -> None:
         for name, (types, wanted) in KINDS.items():

@@ -31,7 +31,7 @@ def subject_of(
     return Subject(
         model=facts.config,
         weights=weights_digest(dit) if has_weights else None,
-        latents=_sides(request, sizes),
+        latents=sides_of(request, sizes),
         sigmas=preset.schedule.sigmas,
         scales=(guidance.embedded, guidance.classifier_free),
     )
@@ -55,7 +55,8 @@ def weights_digest(dit: DiT) -> str | None:
     return _DIGESTS[dit]
 
 
-def _sides(request: Request, sizes: Codec | VideoSizes) -> tuple[int, int, int]:
+def sides_of(request: Request, sizes: Codec | VideoSizes) -> tuple[int, int, int]:
+    """The latents (T, H, W) of a request's samples."""
     if request.size is not None:
         shape = sizes.latent_shape(*request.size)
     else:

@@ -18,10 +18,14 @@ ROWS, STEPS = 1024, 16  # of text, and of steps at once: from there on more is o
 
 
 class StepRow(NamedTuple):
-    """One step as its pieces read it: `timed` of each pass, its length `dt []`, negative, fp32."""
+    """One step as its pieces read it: `timed` of each pass, and fp32 `dt []`, its length, negative.
+
+    `sigma_next []` fp32 is the noise level after it.
+    """
 
     timed: tuple[Timed, ...]
     dt: Tensor
+    sigma_next: Tensor
 
     def scaled(self, scale: float) -> "StepRow":
         """The same of a step in which the velocity counts `scale` times."""
@@ -48,9 +52,10 @@ class Ahead:
         return self._rows[index - first]
 
     def _compute(self, first: int) -> tuple[StepRow, ...]:
-        dt = self._table.dt[first : first + self._at_once].unbind()
+        here = slice(first, first + self._at_once)
+        dt, sigma_next = self._table.dt[here].unbind(), self._table.sigma_next[here].unbind()
         of_passes = (self._timed(each, first, len(dt)) for each in self._prepared)
-        return tuple(map(StepRow, zip(*of_passes, strict=True), dt))
+        return tuple(map(StepRow, zip(*of_passes, strict=True), dt, sigma_next))
 
     def _timed(self, prepared: Prepared, first: int, count: int) -> Sequence[Timed]:
         """The steps of one pass from number `first` on."""

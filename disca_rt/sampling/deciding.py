@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..cache.plan import Ask, Draft, Measured, Probe, StepPlan, Stored
 from ..cache.policy import check_plan
+from ..cache.site import IN_BLOCKS
 from ..schedule import Step
 from .passes import Begun
 from .sampler import Look, StepTensors
@@ -53,13 +54,15 @@ class Deciding:
         """Asks the rule until it answers with a plan; returns what `Loop._step` does."""
         loop, moved = self._loop, self._moved
         drafted: _Drafted | None = None
+        drafts: list[StepPlan] = []
         while not isinstance(answer := self._decide(), StepPlan):
             if isinstance(answer, Ask):
                 self._ask(answer)
             else:
                 drafted = self._draft(answer)
+                drafts.append(drafted.plan)
         if drafted is not None and drafted.plan.decisive == answer.decisive:
-            plan, latents = drafted.plan, drafted.latents
+            plan, latents = drafts.pop(), drafted.latents
             self._now |= drafted.now
         else:  # what was seen of a draft is nothing to compare with
             plan, latents = answer, self._compute(answer, self._now)
@@ -68,7 +71,8 @@ class Deciding:
         )
         kept_at = kept_after(moved.kept_at, plan, self._step.index)
         passes = range(loop.setting.passes)
-        plan = plan._replace(probed=tuple(map(self._probed.get, passes)))
+        probed = tuple(map(self._probed.get, passes))
+        plan = plan._replace(probed=probed, given_up=tuple(drafts))
         return plan, latents, Moved(memory, kept_at, self._commit(plan))
 
     def _decide(self) -> StepPlan | Ask | Draft:
@@ -143,8 +147,8 @@ class Deciding:
             if begun is None or not begun.is_under:
                 continue
             for slot, (site, _) in enumerate(loop.policy.slots):
-                is_run = site.level in ("blocks", "branch") and site.start < begun.done
-                is_over = is_run and (site.level == "branch" or site.stop <= begun.done)
+                is_run = site.level in ("blocks", *IN_BLOCKS) and site.start < begun.done
+                is_over = is_run and (site.level in IN_BLOCKS or site.stop <= begun.done)
                 if is_over and plan.passes[number][slot] != under.passes[number][slot]:
                     raise ValueError(
                         f"policy {loop.policy.name}: slot {slot} acted in blocks before a probe, "

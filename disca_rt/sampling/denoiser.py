@@ -21,7 +21,7 @@ from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
 from ..models.dit import DiT
-from ..models.prepared import Prepared
+from ..models.prepared import Edit, Prepared
 from ..schedule import Schedule
 from ..sharding import Sharding
 from .forward import Forward
@@ -75,13 +75,15 @@ class Denoiser:
         on_step: Callable[[StepEvent], None] | None = None,
         cancel: threading.Event | None = None,
         per_sample: bool = False,
+        edit: Edit | None = None,
     ) -> Tensor:
         """Clean latents from noise `latents [B, C, T, H, W]` fp32, of the same shape.
 
         `conditions`: one conditioning or, with `guidance.classifier_free`, the conditional and then
         the unconditional one. `on_step` is called after each step; `cancel`, once set, ends the
         sample with `Cancelled` before the next one. `per_sample`: the samples are run one after the
-        other, each as if it was alone, so that a policy decides on each by itself.
+        other, each as if it was alone, so that a policy decides on each by itself. `edit`: the part
+        of a given video that is made anew; `latents` are those to begin with.
         """
         rows = [slice(i, i + 1) for i in range(len(latents))] if per_sample else [slice(None)]
         done = []
@@ -89,6 +91,8 @@ class Denoiser:
             mine = latents[row]
             with stopwatch.stage("conditioning"):
                 prepared = [self.dit.prepare(each.rows(row), mine.shape) for each in conditions]
+                if edit is not None:
+                    prepared[0] = prepared[0]._replace(edit=edit.of_samples(row))
             loop = self.loop(mine.shape, prepared, schedule, policy, guidance)
             done.append(loop.run(mine, stopwatch, on_step, cancel, Turn(number, len(rows))))
         return done[0] if len(done) == 1 else torch.cat(done)
@@ -109,7 +113,7 @@ class Denoiser:
             )
         self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
-        state = self.state(policy, self.shape(latent_shape, prepared))
+        state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
         table = step_table(schedule, guidance, latent_shape[0], self.dit)
@@ -130,7 +134,8 @@ class Denoiser:
         tokens = {each.tokens for each in prepared}
         if self.sharding.size == 1 or len(tokens) == 1:
             return
-        if any(slot.stand_in.reads_other_pass for slot in policy.slots):
+        slots = [slot for slot in policy.slots if slot.site.level != "attention"]  # all rows there
+        if any(slot.stand_in.reads_other_pass for slot in slots):
             image = len(prepared[0].freqs_cos)
             texts = " and ".join(str(each.tokens - image) for each in prepared)
             raise ValueError(
@@ -138,12 +143,24 @@ class Denoiser:
                 f"only where these are as many; got {texts}: use one rank, or texts of one length"
             )
 
-    def shape(self, latent_shape: Sequence[int], prepared: Sequence[Prepared]) -> SampleShape:
-        """The facts that the buffers of a sample depend on."""
+    def shape(
+        self,
+        latent_shape: Sequence[int],
+        prepared: Sequence[Prepared],
+        policy: Policy | None = None,
+    ) -> SampleShape:
+        """The facts that buffers of a sample depend on; of attention where `policy` needs them."""
         image = len(prepared[0].freqs_cos)
         rows = tuple(self.sharding.share(image, each.tokens - image) for each in prepared)
         placed = self.dit.config, self.dit.dtype, self.dit.device
-        return SampleShape(*placed, tuple(latent_shape), image, rows)
+        attended = None
+        if policy is not None and policy.slots_at("attention"):
+            heads = self.dit.config.heads
+            attended = tuple(
+                (each.tokens, self.sharding.heads(heads, image, each.tokens - image))
+                for each in prepared
+            )
+        return SampleShape(*placed, tuple(latent_shape), image, rows, attended)
 
     def state(self, policy: Policy, shape: SampleShape) -> SampleState:
         """Buffers for a sample: those of an earlier one of the same shape, if still here."""

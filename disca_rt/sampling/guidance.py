@@ -22,11 +22,12 @@ class Guidance(NamedTuple):
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
 
-    `timesteps [steps + 1, B]`, `dt [steps]` fp32; `guidance [B]` or None.
+    `timesteps [steps + 1, B]`, `dt [steps]`, `sigma_next [steps]` fp32; `guidance [B]` or None.
     """
 
     timesteps: Tensor
     dt: Tensor
+    sigma_next: Tensor
     has_r: bool
     guidance: Tensor | None
 
@@ -56,9 +57,10 @@ def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> 
     timesteps = [step.t for step in steps] + [steps[-1].r]
     on_device = torch.tensor(timesteps, dtype=torch.float32, device=dit.device)
     lengths = [step.sigma_next - step.sigma for step in steps]
+    ends = [step.sigma_next for step in steps]
     return StepTable(
         on_device[:, None].expand(-1, batch),
-        torch.tensor(lengths, dtype=torch.float32, device=dit.device),
+        *(torch.tensor(each, dtype=torch.float32, device=dit.device) for each in (lengths, ends)),
         dit.config.meanflow,
         _guidance_input(guidance.embedded, batch, dit),
     )

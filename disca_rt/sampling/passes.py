@@ -8,13 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..attention.kept_keys import KeptKeys, Rows
-from ..attention.protocol import Attention
+from ..attention.protocol import Attention, AttentionInputs, With
 from ..cache.kept import GATE_GROUPS, gate_of
 from ..cache.plan import Act, Probe
 from ..cache.policy import Slot
 from ..cache.program import Do, program
-from ..cache.site import DOUBLE, SINGLE
-from ..cache.stand_in import WHOLE, Beside, Kept, Moment, OtherPass, Place, refreshes
+from ..cache.site import DOUBLE, IN_BLOCKS, SINGLE
+from ..cache.stand_in import ATTENTION, WHOLE, Beside, Kept, Moment, OtherPass, Place, refreshes
 from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
 from ..models.row_groups import gate_rows
 from ..sharding import Sharding
@@ -65,7 +65,10 @@ def around(
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of pass `number`: their acts and scalars, and the buffers of all passes."""
+    """The slots of pass `number`: their acts and scalars, and the buffers of all passes.
+
+    `edited` are the rows of a sample's edit, None where it has none.
+    """
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
@@ -75,6 +78,7 @@ class SlotsOfPass(NamedTuple):
     beside: Beside
     sharding: Sharding
     lengths: tuple[Tensor | None, ...] = ()  # image plus valid text tokens of each pass
+    edited: Tensor | None = None
 
     @property
     def kept(self) -> tuple[dict[Place, Kept], ...]:
@@ -89,6 +93,7 @@ class SlotsOfPass(NamedTuple):
         context: StepContext | None,
         place: Place = WHOLE,
         gates: tuple[Vector, Vector] | None = None,
+        attention: AttentionInputs | None = None,
     ) -> Tensor:
         """The value at a place of `slot`, by its act; `compute` gives the computed one.
 
@@ -105,6 +110,8 @@ class SlotsOfPass(NamedTuple):
             place,
             self.beside,
             self.number,
+            attention,
+            self.edited,
         )
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
@@ -143,7 +150,7 @@ class SlotsOfPass(NamedTuple):
             layout = context.layout
             return motion(self.looked.gather(value[:, : layout.img_len], layout), layout)
         is_text = place[1].startswith("txt")
-        may_be_padded = place == WHOLE or place[1] in SINGLE or is_text
+        may_be_padded = place == WHOLE or place[1] in (*SINGLE, ATTENTION) or is_text
         return sums(probe, value, instead, context if may_be_padded else None, is_text)
 
     def use_branch(
@@ -183,18 +190,23 @@ class SlotsOfPass(NamedTuple):
         acting = [
             i
             for i, act in enumerate(self.acts)
-            if act != Act.RUN and self.slots[i].site.level == "branch"
+            if act != Act.RUN and self.slots[i].site.level in IN_BLOCKS
         ]
         keys = self._kept_keys(context)
         if not acting and not keys:
             return None
         slots_of: list[dict[str, int]] = [{} for _ in range(blocks)]
+        attending: list[list[int]] = [[] for _ in range(blocks)]
         for i in acting:
             for block, name in self.kept[i]:
                 if block < blocks and name in BRANCHES:
                     slots_of[block][name] = i
+                elif block < blocks and name == ATTENTION:
+                    attending[block].append(i)
         return [
-            BranchSlots(self, i, slots, context, keys.get(i)) if slots or i in keys else None
+            BranchSlots(self, i, slots, context, keys.get(i), attending[i])
+            if slots or attending[i] or i in keys
+            else None
             for i, slots in enumerate(slots_of)
         ]
 
@@ -228,7 +240,7 @@ class SlotsOfPass(NamedTuple):
 
 
 class BranchSlots:
-    """The slots that act on branches of one block, and what keeps its keys."""
+    """The slots that act on branches of one block or on its attention, and what keeps its keys."""
 
     def __init__(
         self,
@@ -237,11 +249,13 @@ class BranchSlots:
         slots: dict[str, int],
         context: StepContext,
         keys: Around | None = None,
+        attending: Sequence[int] = (),
     ) -> None:
         self._pass, self._block, self._slots, self._context = of_pass, block, slots, context
-        self._keys, self.names = keys, slots.keys()
+        self._keys, self._attending, self.names = keys, attending, slots.keys()
 
     def around(self, attention: Attention) -> Attention:
+        attention = With(attention, self._attend) if self._attending else attention
         return attention if self._keys is None else self._keys(attention)
 
     def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
@@ -249,6 +263,23 @@ class BranchSlots:
             return Branch(compute(), gate)
         place = self._block, name
         return self._pass.use_branch(self._slots[name], compute, gate, self._context, place)
+
+    def _attend(self, inputs: AttentionInputs) -> Tensor:
+        """The first slot that stands in gives the output; then others may keep it."""
+        use = partial(
+            self._pass.use,
+            entering=None,
+            context=self._context._replace(layout=inputs.layout),
+            place=(self._block, ATTENTION),
+            attention=inputs,
+        )
+        acts = self._pass.acts
+        standing = [slot for slot in self._attending if acts[slot] == Act.STAND_IN]
+        value = use(standing[0], None) if standing else inputs.to_all_keys()
+        for slot in self._attending:
+            if slot not in standing:
+                value = use(slot, lambda v=value: v)
+        return value
 
 
 def run_middle(

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
-from ..models.blocks import DoubleStreamBlock
 from ..models.dit import DiT
 from ..models.row_groups import layer_norm_modulate
 from ..tokens import StepContext, TokenLayout
@@ -95,7 +94,7 @@ def score(
     z is `tokens [B, S, C]` as they would enter attention, or the MLP, of a block.
     """
     img = tokens[:, : context.layout.img_len]
-    entered = _modulated(block, img, context, is_mlp)
+    entered = modulated(block, img, context, is_mlp)
     total = (entered.float() @ head.to(entered.device)).sum(dtype=torch.float64)
     return torch.stack([total, total.new_tensor(img.shape[0] * img.shape[1])])
 
@@ -118,13 +117,14 @@ def _motion(sooner: Tensor, later: Tensor) -> Tensor:
 
 
 def _valid_rows(tokens: Tensor, context: StepContext, is_text: bool) -> Tensor | None:
-    """A mask `[B, S, 1]` of the rows of `tokens [B, S, C]` that are no padding; None: all."""
+    """A mask of the rows of `tokens [B, S, ...]` that are no padding, ones after S; None: all."""
     layout = context.layout
     if layout.lengths is None or (tokens.shape[1] <= layout.img_len and not is_text):
         return None
     first = layout.start + (layout.img_len if is_text else 0)
     places = torch.arange(tokens.shape[1], device=tokens.device) + first
-    return (places < layout.lengths[:, None])[:, :, None]
+    valid = places < layout.lengths[:, None]
+    return valid.reshape(*valid.shape, *(1,) * (tokens.dim() - 2))
 
 
 def tensor_of_pass(
@@ -133,7 +133,7 @@ def tensor_of_pass(
     """The tensor that a probe looks at in a pass; `tokens` are those after numbers of blocks."""
     img = context.layout.img_len
     if probe.of == "modulated":
-        return _modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
+        return modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
     if probe.of == "image":
         return tokens[probe.block][:, :img]
     if probe.of == "residual":
@@ -141,9 +141,9 @@ def tensor_of_pass(
     return tokens[probe.block]
 
 
-def _modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:
+def modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:
     """Image rows as a block's attention, or its MLP, sees them."""
-    is_double = isinstance(block, DoubleStreamBlock)
+    is_double = hasattr(block, "img_mod")  # which may be wrapped, for training
     mod = (block.img_mod if is_double else block.modulation).of_step(context)
     shift, scale = mod[3:5] if is_double and is_mlp else mod[:2]
     return layer_norm_modulate(block.ops, img, shift, scale)

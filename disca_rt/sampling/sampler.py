@@ -103,6 +103,8 @@ class Sampler:
             latents = self._euler(tensors.latents, patches, tensors.row.dt, prepared)
         if prepared[0].first is not None:
             latents = prepared[0].first.hold(latents)
+        if prepared[0].edit is not None:
+            latents = prepared[0].edit.hold(latents, tensors.row.sigma_next)
         return Outcome(latents, tuple(step.look(probe, velocity) for probe in plan.watch))
 
     def trajectory(
@@ -183,6 +185,7 @@ class Sampler:
             self.state.slots,
             self.forward.sharding,
             tuple(each.lengths for each in prepared),
+            prepared[0].edit and prepared[0].edit.rows,
         )
 
     def look_at_tokens(self, probe: Probe, begun: Begun, tokens: Mapping[int, Tensor]) -> Look:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..cache.kept import SampleShape, allocate, looked_at
 from ..cache.plan import Act, Probe, StepPlan, Stored
-from ..cache.policy import Policy
+from ..cache.policy import Policy, Slot
 from ..cache.remembered import remembered
 from ..cache.stand_in import Beside
 
@@ -77,8 +77,15 @@ def numbers(
         scalar
         for number, of_slots in enumerate(kept_at)
         for slot, steps in zip(policy.slots, of_slots, strict=True)
-        for scalar in slot.stand_in.numbers(steps, step, plan.given_to(number) if plan else ())
+        for scalar in slot.stand_in.numbers(steps, step, _given(policy, slot, plan, number))
     ]
+
+
+def _given(policy: Policy, slot: Slot, plan: StepPlan | None, number: int) -> tuple[float, ...]:
+    """The plan's scalars for a slot in pass `number`: none where they are of another kind."""
+    gives = getattr(policy.rule, "gives", "")
+    is_meant = plan is not None and getattr(slot.stand_in, "takes", "") == gives
+    return plan.given_to(number) if is_meant else ()
 
 
 @remembered(maxsize=64)

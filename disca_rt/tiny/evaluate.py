@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache.calibration import Calibration
 from ..cache.plan import StepPlan
 from ..cache.policy import Policy
 from ..pipeline.request import Request
@@ -49,14 +50,26 @@ def resolved(
     runtime: Runtime, schedule: Preset, policy: str, guidance_scale: float
 ) -> tuple[Schedule, Policy]:
     """Noise levels and policy of the clips, with options of a calibration that fits them."""
-    request = Request(
+    return runtime.resolved(_request(schedule, policy, guidance_scale))
+
+
+def calibration_of(runtime: Runtime, schedule: Preset, guidance_scale: float) -> Calibration | None:
+    """The calibration that policies of the clips take options from; ValueError as `fitting`."""
+    if runtime.calibration is None:
+        return None
+    asked = _request(schedule, "full", guidance_scale)
+    return runtime.calibration.fitting(runtime.subject(asked))
+
+
+def _request(schedule: Preset, policy: str, guidance_scale: float) -> Request:
+    """A request of a clip, but for its prompt."""
+    return Request(
         prompts=[""],
         size=(FRAMES, HEIGHT, WIDTH),
         schedule=schedule,
         policy=policy,
         guidance_scale=guidance_scale,
     )
-    return runtime.resolved(request)
 
 
 def generate_and_judge(

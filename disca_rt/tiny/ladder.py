@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..calibration.places import search
+from ..calibration.places import choose
 from ..pipeline.runtime import Runtime
 from ..schedule import PRESETS, Preset, preset
 from .config import GUIDANCE_SCALE, SHIFT
@@ -128,14 +128,18 @@ COMPARISONS = (
 )
 
 
-def load_rung(rung: Rung, folders: Sequence[Path], device: torch.device) -> Runtime:
+def load_rung(
+    rung: Rung, folders: Sequence[Path], device: torch.device, calibration: str | None = None
+) -> Runtime:
     """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`.
 
-    Policies take options that are left out from calibrations beside the weights, or the user's.
+    Policies take options that are left out from file `calibration`; for None from calibrations
+    beside the weights, or the user's; for "none" from nowhere.
     """
     paths = rung_weights(rung, folders)
-    options = {"device": device, "dtype": torch.float32, "calibration": search(*folders)}
-    return with_tiny_prompts(Runtime.load(*paths, **options))
+    runtime = Runtime.load(*paths, device=device, dtype=torch.float32)
+    runtime.calibration = choose(calibration, *folders)
+    return with_tiny_prompts(runtime)
 
 
 def rung_weights(rung: Rung, folders: Sequence[Path]) -> list[Path]:

@@ -162,12 +162,6 @@ def held_out_prompts(count: int, seed: int) -> list[str]:
     return [next(double) if position % 4 == 3 else next(single) for position in range(count)]
 
 
-def calibration_prompts(count: int, seed: int) -> list[str]:
-    """Draw `count` prompts of scenes that are not held out; the same seed gives the same ones."""
-    generator = torch.Generator().manual_seed(seed)
-    return [sample_scene(generator, held_out=False).prompt for _ in range(count)]
-
-
 def encode(prompts: Sequence[str]) -> Conditioning:
     """Encode prompts, in fp32; "" is the unconditional prompt. ValueError for an illegal prompt.
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
-from .evaluate import JudgedClips, relative_l2
+from ..pipeline.runtime import Runtime
+from .evaluate import JudgedClips, calibration_of, relative_l2
 from .ladder import COMPARISONS, TEACHER, WORK_TABLE, Rung, load_rung, rung_weights
 from .prompts import encode
 from .rung_cost import memory, passes, rung_flops, seconds_per_clip
@@ -50,7 +50,7 @@ class LadderRun:
             runtime = load_rung(rung, self.folders, self.device)
             used = memory(rung, runtime)
             self._keep(rung, workers.generate(rung, self.prompts))
-            rows.append(self._row(rung, runtime.config) | used)
+            rows.append(self._row(rung, runtime) | used)
         for rung, row in zip(rungs, rows, strict=True):
             self._measure_distances(rung)
             row["speedup_theoretical"] = rows[0]["gflop"] / row["gflop"]
@@ -67,8 +67,9 @@ class LadderRun:
             for mark in generated.marks
         ]
 
-    def _row(self, rung: Rung, config: DiTConfig) -> dict[str, Any]:
-        schedule, times = rung.schedule, passes(config)
+    def _row(self, rung: Rung, runtime: Runtime) -> dict[str, Any]:
+        schedule, config, times = rung.schedule, runtime.config, passes(runtime.config)
+        calibration = calibration_of(runtime, schedule, rung.guidance_scale)
         full = schedule.full_steps
         return {
             "kind": "rung",
@@ -76,7 +77,7 @@ class LadderRun:
             "tables": list(rung.tables),
             "full_steps": full * times,
             "predicted_steps": (schedule.steps - full) * times,
-            "gflop": rung_flops(rung, config, self._text_tokens) / 1e9,
+            "gflop": rung_flops(rung, config, self._text_tokens, calibration) / 1e9,
         }
 
     def _measure_speed(self, rungs: Sequence[Rung], rows: Sequence[dict[str, Any]]) -> None:

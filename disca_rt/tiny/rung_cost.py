@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
+from ..cache.calibration import Calibration
 from ..cache.kept import kept_bytes
 from ..cache.plan import Setting
 from ..cache.policies import resolve
@@ -26,10 +27,16 @@ def passes(config: DiTConfig) -> int:
     return 1 if config.guidance_embed else 2
 
 
-def rung_flops(rung: Rung, config: DiTConfig, text_tokens: int) -> int:
-    """Count the FLOPs of one clip whose prompt has `text_tokens`; the empty prompt has one."""
+def rung_flops(
+    rung: Rung, config: DiTConfig, text_tokens: int, calibration: Calibration | None = None
+) -> int:
+    """Count the FLOPs of one clip whose prompt has `text_tokens`; the empty prompt has one.
+
+    The rung's policy takes options that are left out from `calibration`.
+    """
     shape = PixelUnshuffleCodec().latent_shape(**SIZE)
-    schedule, policy = resolve(rung.schedule, rung.policy, sketched(config))
+    parts = sketched(config)._replace(calibration=calibration)
+    schedule, policy = resolve(rung.schedule, rung.policy, parts)
     text = (text_tokens, 1)[: passes(config)]
     plans = policy.known_plans(Setting(tuple(schedule), len(text), len(policy.slots)))
     return sample_flops(policy, plans, config, shape, text)
@@ -42,8 +49,8 @@ def memory(rung: Rung, runtime: Runtime) -> dict[str, int]:
         _one_clip(rung, runtime)
     latents = 1, *PixelUnshuffleCodec().latent_shape(**SIZE)
     prepared = runtime.dit.prepare(encode([PROMPT]), latents)
-    shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config))
     _, policy = resolved(runtime, rung.schedule, rung.policy, rung.guidance_scale)
+    shape = runtime.denoiser.shape(latents, [prepared] * passes(runtime.config), policy)
     return {"peak_bytes": peak.peak, "cache_bytes": kept_bytes(policy, shape).device}
 
 

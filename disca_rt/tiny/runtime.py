@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..calibration.places import search
 from ..conditioning import Conditioning
 from ..pipeline.runtime import Runtime
 from .codec import PixelUnshuffleCodec
@@ -50,5 +51,9 @@ def with_tiny_prompts(runtime: Runtime) -> Runtime:
 
 
 def load_tiny(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Runtime:
-    """Load the distilled model and the predictor that ship with the package."""
-    return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, device=device, dtype=dtype))
+    """Load the distilled model and the predictor that ship with the package.
+
+    Policies take options that are left out from calibrations beside it, or the user's.
+    """
+    placed = {"device": device, "dtype": dtype, "calibration": search(SHIPPED)}
+    return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, **placed))

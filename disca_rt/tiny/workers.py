@@ -23,12 +23,19 @@ from .ladder import Rung, load_rung
 class Workers:
     """Processes for `generate`, ended with the `with` block; a `count` of one is this process.
 
-    `threads` is the number of PyTorch's threads in each.
+    `threads` is the number of PyTorch's threads in each; `calibration` as `load_rung` has it.
     """
 
-    def __init__(self, count: int, folders: Sequence[Path], device: torch.device) -> None:
+    def __init__(
+        self,
+        count: int,
+        folders: Sequence[Path],
+        device: torch.device,
+        calibration: str | None = None,
+    ) -> None:
         self.threads = max(1, torch.get_num_threads() // count)
-        self._count, self._folders, self._device = count, tuple(folders), device
+        self._count, self.calibration = count, calibration
+        self._models = tuple(folders), device, calibration
         self._pool = None
         if count > 1:
             self._pool = ProcessPoolExecutor(
@@ -52,11 +59,11 @@ class Workers:
         `first` is the place of the first prompt among all that are evaluated.
         """
         if self._pool is None:
-            return _generate(rung, self._folders, self._device, prompts, first)
+            return _generate(rung, self._models, prompts, first)
         size = min(BATCH, -(-len(prompts) // self._count))  # of few prompts each has its share
         parts = [(prompts[start : start + size], start) for start in range(0, len(prompts), size)]
         jobs = [
-            self._pool.submit(_pickled, rung, self._folders, self._device, part, first + start)
+            self._pool.submit(_pickled, rung, self._models, part, first + start)
             for part, start in parts
         ]
         try:
@@ -79,13 +86,12 @@ def _pickled(*arguments: Any) -> bytes:
 
 def _generate(
     rung: Rung,
-    folders: tuple[Path, ...],
-    device: torch.device,
+    models: tuple[tuple[Path, ...], torch.device, str | None],
     prompts: Sequence[str],
     first: int,
 ) -> JudgedClips:
     return generate_and_judge(
-        _loaded(rung, folders, device),
+        _loaded(rung, *models),
         prompts,
         rung.schedule,
         rung.policy,

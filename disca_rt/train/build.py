@@ -12,10 +12,14 @@ from ..config import predictor_config
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..weights.load import load_dit
+from .branch_cache import CacheStage, CacheStageConfig
 from .cfg_distill import CFGStage, CFGStageConfig
 from .config import RunConfig
 from .flow_matching import BaseStage, BaseStageConfig
+from .harmonica import HarmoniCaStage, HarmoniCaStageConfig
 from .initialise import deepened, fresh_dit, fresh_predictor, with_guidance, with_r
+from .l2c import L2CStage, L2CStageConfig
+from .lazydit import LazyDiTStage, LazyDiTStageConfig
 from .meanflow import MeanFlowStage, MeanFlowStageConfig
 from .predictor import PredictorStage, PredictorStageConfig
 from .stage import Stage
@@ -29,9 +33,9 @@ def build_stage(
 ) -> Stage:
     """Build the stage that `config` describes, on the CPU.
 
-    `unconditional`: the empty prompt's conditioning (batch 1), for the base and cfg stages.
-    `attention` goes to all models; None: local. `device` is where they will train: ValueError where
-    the run's ops do not run there.
+    `unconditional`: the empty prompt's conditioning (batch 1), for base and cfg, and for cache
+    where the model embeds no guidance. `attention` goes to all models; None: local. `device` is
+    where they will train: ValueError where the run's ops do not run there.
     """
     return _build(config, _BuildInputs(unconditional, attention, get_ops(config.run.ops, device)))
 
@@ -85,6 +89,20 @@ def _predictor(config: PredictorStageConfig, given: _BuildInputs) -> Stage:
     dit = _frozen(config.dit, config.run, given)
     sizes = predictor_config(dit.config, config.depth)
     return PredictorStage(config, fresh_predictor(sizes, config.run.seed, **given.seams), dit)
+
+
+_CACHE_STAGES: dict[type[CacheStageConfig], type[CacheStage]] = {
+    L2CStageConfig: L2CStage,
+    HarmoniCaStageConfig: HarmoniCaStage,
+    LazyDiTStageConfig: LazyDiTStage,
+}
+
+
+@_build.register
+def _cache(config: CacheStageConfig, given: _BuildInputs) -> Stage:
+    dit = _frozen(config.dit, config.run, given)
+    unconditional = None if dit.config.guidance_embed else _needed(given.unconditional)
+    return _CACHE_STAGES[type(config)](config, dit, unconditional)
 
 
 def _fp32(source: str) -> DiT:

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
+from ..models.blocks import Branches
 from ..models.dit import DiT
 from ..models.stream import PendingSum, Stream, materialise
 from ..parallel.ranks import Ranks, is_launched, joined
@@ -166,14 +167,17 @@ def _checkpoint_blocks(module: nn.Module) -> None:
             blocks[index] = checkpoint_wrapper(block, checkpoint_fn=_recomputed)
 
 
-def _recomputed(block: nn.Module, stream: Stream, context: StepContext) -> Stream:
+def _recomputed(
+    block: nn.Module, stream: Stream, context: StepContext, branches: Branches | None = None
+) -> Stream:
     """Run a block so that only its input is kept for the backward.
 
     Pending sums of its output are taken: else the next block would keep two tensors.
     """
 
     def settled(stream: Stream, context: StepContext) -> Stream:
-        return tuple(PendingSum(materialise((part,), block.ops)) for part in block(stream, context))
+        after = block(stream, context) if branches is None else block(stream, context, branches)
+        return tuple(PendingSum(materialise((part,), block.ops)) for part in after)
 
     return checkpoint(settled, stream, context, use_reentrant=False)
 

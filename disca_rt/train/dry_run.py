@@ -13,7 +13,9 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..models.build import build_dit, build_predictor
 from ..work.flops import image_tokens, step_flops
+from .branch_cache import CacheStageConfig, count_slots
 from .discriminator import SCALES, Discriminator
+from .harmonica import HarmoniCaStageConfig
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
@@ -26,6 +28,7 @@ FP32 = 4  # bytes
 KEPT_PER_BLOCK = 22
 KEPT_PER_FROZEN_BLOCK = 12
 KEPT_AT_THE_ENDS = 6
+WORKING_BLOCK = 17  # of a frozen block that is computed again, its branches mixed (measured)
 # A head of the discriminator keeps what two convolutions and two LeakyReLUs make, `width` wide.
 LAYERS_PER_HEAD = 4
 PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of the first
@@ -63,7 +66,7 @@ def estimate(
     """Estimate a step of `config` on `dit`, FSDP over `ranks`; `latent_shape` is (C, T, H, W)."""
     if text_tokens < 1:
         raise ValueError(f"text tokens must be at least 1, got {text_tokens}")
-    run, passes = config.run, dit_passes(config)
+    run, passes = config.run, dit_passes(config, dit)
     micro = run.rank_batch(ranks) // run.micro_batches(ranks)
     tokens = image_tokens(dit, latent_shape) + text_tokens
     depth = config.depth if isinstance(config, PredictorStageConfig) else 0
@@ -84,8 +87,15 @@ def estimate(
     )
 
 
-def dit_passes(config: StageConfig) -> DiTPasses:
-    """Count a stage's DiT forwards per sample; those of an adversarial step, where it has any."""
+def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
+    """Count a stage's DiT forwards per sample; those of an adversarial step, where it has any.
+
+    HarmoniCa's lambdas, which few steps compute, are left out.
+    """
+    if isinstance(config, CacheStageConfig):
+        pairs = config.sampling_steps - 1 if isinstance(config, HarmoniCaStageConfig) else 1
+        each = _passes_per_step(dit)
+        return DiTPasses(plain=each * (1 + pairs), through=each * pairs)
     if isinstance(config, PredictorStageConfig):
         return DiTPasses(plain=3, through=1) if config.adversarial else DiTPasses(plain=2)
     if isinstance(config, MeanFlowStageConfig):
@@ -95,12 +105,19 @@ def dit_passes(config: StageConfig) -> DiTPasses:
     return DiTPasses(plain=2 if has_teacher else 0, trained=1)
 
 
+def _passes_per_step(dit: DiTConfig) -> int:
+    """Count the passes of a sampler's step: two under classifier-free guidance."""
+    return 1 if dit.guidance_embed else 2
+
+
 def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     model = build_dit(dit)
     whole = _parameters(model)
     largest = max(map(_parameters, model.blocks))
     if isinstance(config, PredictorStageConfig):
         frozen, trained = whole, _parameters(build_predictor(predictor_config(dit, config.depth)))
+    elif isinstance(config, CacheStageConfig):
+        frozen, trained = whole, config.sampling_steps * count_slots(dit)
     else:
         frozen, trained = (whole if hasattr(config, "teacher") else 0), whole
     compute = config.run.dtype.itemsize
@@ -114,7 +131,8 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     rows = {name: -(-size // ranks) for name, size in shared.items()}
     gathered = 2 * compute * largest if ranks > 1 else 0  # a block, and the next one under way
     rows["gathered blocks"] = gathered
-    if dit_passes(config).through:  # on every rank: weights, gradients, AdamW's two moments
+    if isinstance(config, PredictorStageConfig) and config.adversarial:
+        # On every rank: weights, gradients, AdamW's two moments.
         rows["discriminator"] = 4 * FP32 * _discriminator(config, dit)
     return rows
 
@@ -136,8 +154,10 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
 
     Of the exact jvp neither tangents nor the S x S matrices of its plain attention are counted.
     """
-    run, passes, blocks = config.run, dit_passes(config), dit.double + dit.single
+    run, passes, blocks = config.run, dit_passes(config, dit), dit.double + dit.single
     tensor = -(-tokens * dit.hidden * run.dtype.itemsize // run.sequence_parallel)
+    if isinstance(config, CacheStageConfig):
+        return tensor * _cache_tensors(config, dit)
     trained, through = blocks * passes.trained, blocks * passes.through
     if isinstance(config, PredictorStageConfig):
         trained += config.depth
@@ -148,6 +168,18 @@ def _activations(config: StageConfig, dit: DiTConfig, tokens: int) -> int:
         return tensor * kept + adversarial.features + working
     kept = KEPT_AT_THE_ENDS + KEPT_PER_BLOCK * trained + KEPT_PER_FROZEN_BLOCK * through
     return tensor * kept + adversarial.features + adversarial.all_depths
+
+
+def _cache_tensors(config: CacheStageConfig, dit: DiTConfig) -> int:
+    """Count the tensors of S x C at the peak of a step with a cache; one step's graph is held.
+
+    Of each branch what is cached, what is computed and what is kept for the next step.
+    """
+    passes, blocks = _passes_per_step(dit), dit.double + dit.single
+    branches = 2 * dit.double + dit.single  # of a double-stream block attentions and MLPs
+    if config.run.activation_checkpointing:  # what is computed is computed again
+        return KEPT_AT_THE_ENDS + passes * (blocks + 2 * branches) + WORKING_BLOCK
+    return KEPT_AT_THE_ENDS + passes * (KEPT_PER_FROZEN_BLOCK * blocks + 3 * branches)
 
 
 class AdversarialBytes(NamedTuple):

@@ -2,21 +2,27 @@
 
 "hunyuan-video" has the paper's settings (arXiv 2602.05449 §6.1, 13B), but for where a predictor
 begins and how fast its fusions learn. "tiny" is the embedded model on two CPU cores, and
-"tiny-images" what goes before it.
+"tiny-images" what goes before it. What is learned for a cache begins with its authors' settings.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..tiny.config import SCHEDULE, TINY
+from ..tiny.config import GUIDANCE_SCALE, SCHEDULE, SHIFT, TINY
+from .branch_cache import CacheStageConfig
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
 from .flow_matching import BaseStageConfig
+from .harmonica import HarmoniCaStageConfig
+from .l2c import L2CStageConfig
+from .lazydit import LazyDiTStageConfig
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig
 
-StageConfig = BaseStageConfig | CFGStageConfig | MeanFlowStageConfig | PredictorStageConfig
+StageConfig = (
+    BaseStageConfig | CFGStageConfig | MeanFlowStageConfig | PredictorStageConfig | CacheStageConfig
+)
 
 _TINY_RUN = RunConfig(steps=3_000, batch=8, lr=1e-3, muon_lr=2e-3, bf16=True, decay_steps=2_000)
 _PAPER_RUN = RunConfig(
@@ -82,12 +88,63 @@ def paper_predictor(dit: str) -> PredictorStageConfig:
     return PredictorStageConfig(replace(_PAPER_RUN, steps=1_500, lr=1e-4), dit)
 
 
+# The authors' Adam: without warm-up, clipping or an average of what is learned.
+_CACHE_RUN = RunConfig(
+    steps=10_000,
+    batch=64,
+    micro_batch=1,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    warmup_steps=0,
+    clip=1e9,
+    ema=0.0,
+    bf16=True,
+    activation_checkpointing=True,
+)
+_TINY_CACHE_RUN = replace(
+    _CACHE_RUN, steps=400, batch=4, micro_batch=None, bf16=False, activation_checkpointing=False
+)
+_TINY_SAMPLER = {"sampling_steps": 20, "shift": SHIFT, "guidance": GUIDANCE_SCALE}
+
+
+def tiny_l2c(dit: str) -> L2CStageConfig:
+    run = replace(_TINY_CACHE_RUN, lr=2e-2)
+    return L2CStageConfig(run, dit, **_TINY_SAMPLER, l1=2e-3)
+
+
+def tiny_harmonica(dit: str) -> HarmoniCaStageConfig:
+    run = replace(_TINY_CACHE_RUN, steps=50, batch=1, lr=0.1)
+    return HarmoniCaStageConfig(run, dit, **_TINY_SAMPLER, l1=2e-6)
+
+
+def tiny_lazydit(dit: str) -> LazyDiTStageConfig:
+    run = replace(_TINY_CACHE_RUN, steps=200, lr=1e-2)
+    return LazyDiTStageConfig(run, dit, **_TINY_SAMPLER)
+
+
+def paper_l2c(dit: str) -> L2CStageConfig:
+    return L2CStageConfig(_CACHE_RUN, dit)
+
+
+def paper_harmonica(dit: str) -> HarmoniCaStageConfig:
+    run = replace(_CACHE_RUN, steps=2_000, batch=1, lr=1e-2)  # a batch is one forward
+    return HarmoniCaStageConfig(run, dit)
+
+
+def paper_lazydit(dit: str) -> LazyDiTStageConfig:
+    return LazyDiTStageConfig(replace(_CACHE_RUN, steps=500, lr=1e-2), dit)
+
+
 PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "base": {"tiny-images": tiny_images, "tiny": tiny_base},
     "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
     "meanflow": {"tiny": tiny_meanflow, "hunyuan-video": paper_meanflow},
     "predictor": {"tiny": tiny_predictor, "hunyuan-video": paper_predictor},
+    "cache l2c": {"tiny": tiny_l2c, "hunyuan-video": paper_l2c},
+    "cache harmonica": {"tiny": tiny_harmonica, "hunyuan-video": paper_harmonica},
+    "cache lazydit": {"tiny": tiny_lazydit, "hunyuan-video": paper_lazydit},
 }
+"""Presets by stage; those of what is learned for a cache by its method, too."""
 
 
 def training_config(stage: str, preset: str, source: str | None) -> Any:

@@ -5,6 +5,7 @@ teachers, flows or discriminators, and a stage nothing of ranks, files or time.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..conditioning import Conditioning
 from ..config import DiTConfig
+from ..weights.save import save_safetensors
 from .data import Batch
 from .draws import Draws
 from .optimizers import make_optimizers
@@ -33,7 +35,7 @@ class Stage(Protocol):
     `config` is the stage's own, whose `run` says how it trains. `exported` names the trained module
     whose weights are the result; `dit_config` has the sizes of the DiT that it is, or belongs to.
     `unconditional`, the empty prompt's conditioning of batch 1, is None where the stage never
-    leaves prompts out.
+    leaves prompts out. The result is gathered and written in the dtype `written_as`.
     """
 
     config: Any
@@ -42,6 +44,7 @@ class Stage(Protocol):
     exported: str
     dit_config: DiTConfig
     unconditional: Conditioning | None = None
+    written_as: torch.dtype = torch.bfloat16
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Make the optimizers of the trained modules, once these are where they train.
@@ -49,6 +52,13 @@ class Stage(Protocol):
         By default the exported module is the only one.
         """
         return make_optimizers(self.trained[self.exported], self.config.run)
+
+    def write(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the result, made of the exported module's averaged `weights`, to `path`.
+
+        By default these are it, in the official key layout.
+        """
+        save_safetensors(path, weights, self.written_as, self.dit_config)
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Loss:
         """Compute the mean loss of a batch; one `backward` gives every trained module gradients."""

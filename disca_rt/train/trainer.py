@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..weights.save import save_safetensors
 from .checkpoint import TrainState, has_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import SampleReader, SampleSource, check_conditioning, make_reader, read_batch
@@ -27,7 +26,8 @@ from .optimizers import set_lr
 from .run_file import RUN_NAME, check_same_run, describe_run, write_run
 from .stage import Stage
 
-WEIGHTS_NAME = {"predictor": "predictor.safetensors"}  # by what is exported; the rest are DiTs
+# By what is exported; the rest are DiTs.
+WEIGHTS_NAME = {"predictor": "predictor.safetensors", "cache": "gates.safetensors"}
 DIT_NAME = "dit.safetensors"
 
 
@@ -53,8 +53,8 @@ def train(
 
     `stage` comes from `distributed.placed`; `config` is its complete config, whose `run` says how.
     It is written to `run.json` with what the data says of itself, and a folder with another run's
-    checkpoint is refused. `folder` gets checkpoints, `loss.jsonl`, `loss.png` and the weights, in
-    the official key layout, bf16. Raises ValueError naming a sample that the model cannot learn
+    checkpoint is refused. `folder` gets checkpoints, `loss.jsonl`, `loss.png` and the weights, as
+    the stage writes them. Raises ValueError naming a sample that the model cannot learn
     from, FloatingPointError at a loss or a gradient that is not finite; the last checkpoint stays.
     """
     run: RunConfig = config.run
@@ -189,9 +189,9 @@ class _Trainer:
             for name, tensor in self.state.ema.items():
                 whole = _whole(tensor)
                 if self.world.is_first:
-                    weights[name] = whole.to("cpu", torch.bfloat16)
+                    weights[name] = whole.to("cpu", self.state.stage.written_as)
         if self.log is not None:
-            save_safetensors(self.weights, weights, torch.bfloat16, self.state.stage.dit_config)
+            self.state.stage.write(self.weights, weights)
             self.log.draw()
 
 

@@ -4,13 +4,14 @@ Counts every matrix product and both products of attention, two operations per m
 elementwise work (a few per mille) is left out, as in the papers.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
-from ..cache.stand_in import WHOLE, Place
+from ..cache.stand_in import WHOLE, PairShares, Place
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -42,11 +43,15 @@ def sample_flops(
     latent_shape: tuple[int, int, int, int],
     text_tokens: Sequence[int],
 ) -> int:
-    """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG."""
+    """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG.
+
+    Drafts that were given up count as well.
+    """
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
-        forward.planned(policy, plan, number)
+        forward.planned(policy, each, number)
         for plan in plans
+        for each in (plan, *plan.given_up)
         for number, forward in enumerate(passes)
     )
 
@@ -56,6 +61,7 @@ class PassFlops:
 
     def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
+        self._grid = _grid(dit, latent_shape)
         self._groups = 1 + dit.token_replace  # of rows that are modulated alike
         self._embed = _embed_flops(dit, latent_shape, text)
         self.ends = self._embed + _head_flops(dit, latent_shape)
@@ -70,13 +76,19 @@ class PassFlops:
             [slot for slot, act in zip(policy.slots, acts, strict=True) if act == kind]
             for kind in (Act.STAND_IN, Act.REFRESH)
         )
+        keeping = [
+            (slot, act)
+            for slot, act in zip(policy.slots, acts, strict=True)
+            if act in (Act.KEEP, Act.CHECK) and slot.site.level == "attention"
+        ]
         if any(slot.site.level in skips for slot in stands):
             return 0 if probed is None else self._embed + sum(map(self.block, in_vain))
         total = self.ends
         for do, start, stop, slot in program(policy.slots, acts, self._blocks).instructions:
             if do is Do.RUN:
                 total += sum(
-                    self.block(i, _at(stands, i), _at(some, i)) for i in range(start, stop)
+                    self.block(i, _at(stands, i), _at(some, i)) + self._kept_pairs(i, keeping)
+                    for i in range(start, stop)
                 )
                 in_vain -= set(range(start, stop))
             elif do is Do.REFRESH:
@@ -124,7 +136,7 @@ class PassFlops:
             if not _is_replaced(stands, index, f"{stream}_mlp"):
                 fresh = _fresh_rows(some, (index, f"{stream}_mlp"), rows)
                 total += _linear(fresh, hidden, 2 * self._dit.mlp_ratio * hidden)
-        return total + (self._attention() if attends else 0)
+        return total + (self._attention(index, stands) if attends else 0)
 
     def _single(self, index: int, stands: Sequence[Slot], some: Sequence[Slot]) -> int:
         hidden, tokens, ratio = self._dit.hidden, self._img + self._txt, self._dit.mlp_ratio
@@ -133,7 +145,7 @@ class PassFlops:
             return total
         fresh = _fresh_rows(some, (index, "mlp"), tokens)
         halves = (
-            ("attn", hidden, self._attention()),
+            ("attn", hidden, self._attention(index, stands)),
             ("mlp", ratio * hidden, _linear(fresh, hidden, ratio * hidden)),
         )
         for name, width, flops in halves:
@@ -143,10 +155,24 @@ class PassFlops:
             total += 0 if _is_replaced(stands, index, name) else flops
         return total
 
-    def _attention(self) -> int:
-        """Q, K, V and both products of joint attention."""
+    def _attention(self, index: int, stands: Sequence[Slot]) -> int:
+        """Q, K, V and both products of joint attention, for the pairs that are computed."""
         tokens, hidden = self._img + self._txt, self._dit.hidden
-        return _linear(tokens, hidden, 3 * hidden) + _attention(tokens, hidden)
+        shares = (self._shares(slot).value for slot in stands if slot.site.attends(index))
+        products = next(shares, 1.0) * _attention(tokens, hidden)
+        return _linear(tokens, hidden, 3 * hidden) + round(products)
+
+    def _kept_pairs(self, index: int, keeping: Sequence[tuple[Slot, Act]]) -> int:
+        """The pairs that slots compute in block `index` to keep something, or to check."""
+        shares = [
+            self._shares(slot).keep if act == Act.KEEP else self._shares(slot).value
+            for slot, act in keeping
+            if slot.site.attends(index)
+        ]
+        return round(sum(shares) * _attention(self._img + self._txt, self._dit.hidden))
+
+    def _shares(self, slot: Slot) -> PairShares:
+        return slot.stand_in.pair_shares(self._grid, self._txt)
 
 
 def _at(stands: Sequence[Slot], block: int) -> list[Slot]:
@@ -168,9 +194,13 @@ def _fresh_rows(some: Sequence[Slot], place: Place, rows: int) -> int:
 
 def image_tokens(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:
     """Patches of latents (C, T, H, W)."""
+    return math.prod(_grid(dit, latent_shape))
+
+
+def _grid(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
     _, t, h, w = latent_shape
     p, q, r = dit.patch
-    return (t // p) * (h // q) * (w // r)
+    return t // p, h // q, w // r
 
 
 def _linear(rows: int, fan_in: int, fan_out: int) -> int:

@@ -142,7 +142,10 @@ def _shape(need: Need) -> SampleShape:
     rows = (min(img, share), share - min(img, share))
     latents = need.batch, *need.latent_shape
     placed = need.dit, DTYPES[need.itemsize], torch.device("meta")
-    return SampleShape(*placed, latents, img, (rows,) * need.passes)
+    attended = (img + need.text, -(-need.dit.heads // need.ranks))
+    return SampleShape(
+        *placed, latents, img, (rows,) * need.passes, attended=(attended,) * need.passes
+    )
 
 
 def fits(need: Need, capacity: int) -> bool:

@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, models
 from cache_oracle import Oracle
+from disca_rt.cache.calibration import Uncalibrated
 from disca_rt.cache.gate_file import FORMAT, write_gates
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.rules.states import COMPUTED
 from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
@@ -355,6 +357,25 @@ def test_noise_of_feb_cache_is_scaled_by_its_level(eager: Models) -> None:
         again = draw._replace(seed=seed)
         for watched in (False, True):
             assert torch.equal(captured.sample(again, watched)[0], eager.sample(again)[0])
+
+
+def test_states_of_feb_cache_within_a_budget() -> None:
+    """Attention's errors are 1 a step and those of both 2; the first step's are not read."""
+
+    def states(text: str) -> list[int]:
+        errors = ",".join(["inf", *["1"] * 5]), ",".join(["inf", *["2"] * 5])
+        options = f"attention_errors={errors[0]},both_errors={errors[1]}{text}"
+        policy = build_policy(f"feb-cache:{options}", BIG)
+        plans = policy.known_plans(Setting(tuple(shifted(6, 7.0)), 1, 2))
+        state = {computed: number for number, computed in COMPUTED.items()}
+        return [state[tuple(act == KEEP for act in plan.passes[0])] for plan in plans]
+
+    assert states(",budget=2") == [0, 2, 1, 0, 2, 1]
+    assert states("") == states(",budget=2"), "the median"
+    assert states(",budget=0") == [0] * 6
+    assert states(",budget=inf") == [0, 2, 2, 2, 2, 2]
+    with pytest.raises(Uncalibrated, match="budget needs attention_errors"):
+        build_policy("feb-cache:budget=1", BIG)
 
 
 def test_states_of_feb_cache(eager: Models) -> None:

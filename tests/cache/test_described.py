@@ -1,12 +1,21 @@
 """Methods in words: what `disca-rt caches` and the page of methods say."""
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
 from cache_draws import CONFIG, OPS
 from disca_rt.cache.described import methods_page, options_of, preset_text
+from disca_rt.cache.options import check_int
+from disca_rt.cache.plan import Seen, Setting, StepPlan
 from disca_rt.cache.policies import FAMILIES, POLICIES, build_policy, read_policy
-from disca_rt.cache.row import Parts, sketched
+from disca_rt.cache.row import Parts, Row, everywhere, sketched
+from disca_rt.cache.rule import Memoryless
+from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cli import main
+from disca_rt.schedule import Step, shifted
 
 PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
 
@@ -50,3 +59,37 @@ def test_the_command_lists_methods_and_tells_one(capsys: pytest.CaptureFixture) 
     assert "state: one of device, fp8, host, fp8-host (default device)" in told
     assert main(["caches", "nothing"]) == 2
     assert "a method must be one of" in capsys.readouterr().err
+
+
+DOCS = Path(__file__).parents[2]
+
+
+def test_the_page_of_methods_is_current() -> None:
+    page = (DOCS / "docs" / "caches.md").read_text()
+    assert page.endswith("## The methods\n\n" + methods_page()), (
+        "write methods_page() into it again"
+    )
+
+
+def test_the_example_of_a_method_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {
+        "dataclass": dataclass,
+        "Memoryless": Memoryless,
+        "check_int": check_int,
+        "Setting": Setting,
+        "Step": Step,
+        "Seen": Seen,
+        "StepPlan": StepPlan,
+        "POLICIES": POLICIES,
+        "Row": Row,
+        "everywhere": everywhere,
+        "Reuse": Reuse,
+    }
+    monkeypatch.setitem(POLICIES, "alternate", POLICIES["reuse"])  # removed afterwards
+    exec(example, names)
+    policy = build_policy("alternate:every=3", PARTS)
+    plans = policy.known_plans(Setting(tuple(shifted(7, 3.0)), 1, 1))
+    assert [index for index, plan in enumerate(plans) if plan.label == "full"] == [0, 3, 6]
+    assert policy.slots[0].stand_in == Reuse("delta")

@@ -56,10 +56,12 @@ def full_steps(text: str, steps: int) -> list[int]:
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        ("taylorseer:disca-n3", 19),
+        ("taylorseer:disca-n3", 20),
+        ("taylorseer:fresh_threshold=3,first_enhance=3,force_last=true", 19),
         ("taylorseer:disca-n6", 11),
         ("taylorseer", 10),
         ("taylorseer:fresh_threshold=3,first_enhance=3", 18),
+        ("taylorseer:fresh_threshold=6,first_enhance=3", 10),
         ("hicache", 10),
         ("freqca", 10),
         ("freqca:interval=9", 8),

@@ -1,11 +1,12 @@
 """The table of policies: their texts, their rules, and what they keep."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from cache_draws import CONFIG, OPS
+from cache_draws import CONFIG, OPS, models
 from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import POLICIES, build_policy, resolve
@@ -56,6 +57,9 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
         ("taylor:interval=2,step_list=0,1", "got interval and step_list"),
         ("reuse:step_list=1,2", "step_list must begin with 0"),
         ("reuse:step_list=0,2,2", "step_list must increase without repeats"),
+        ("adacache:codebook=nan:1", "codebook must be rising changes with rates such as"),
+        ("feb-cache:a=inf", "a must be a number above 0 and at most 10, got inf"),
+        ("fastercache:alpha_low_frequency=0", "alpha_low_frequency must be a number above 0"),
     ],
 )
 def test_a_wrong_text_says_what_is_right(text: str, reason: str) -> None:
@@ -122,15 +126,43 @@ def test_every_branch_of_the_blocks_has_a_form() -> None:
 
 NEEDED = {
     "block-caching": "block-caching:curves=0.1",
+    "ertacache": "ertacache:step_list=0",
     "blockdance-ada": "blockdance-ada:rho=1,reuse=1",
 }
 """Texts of policies that have an option without a default."""
 
-NEED_A_FILE = "l2c", "harmonica", "lazydit"
+NEED_MORE = "l2c", "harmonica", "lazydit", "edit"
+"""Policies that need a file, or a sample that edits a video."""
+
+
+NUMBERS = [
+    (name, option)
+    for name, row in POLICIES.items()
+    for option, kind in (row.rule_types | row.slot_types).items()
+    if "float" in str(kind)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_no_option_is_not_a_number(name: str, option: str) -> None:
+    """A threshold of NaN would be neither above nor below anything."""
+    with pytest.raises(ValueError, match=f"policy {name}: {option} must be .*, got 'nan'"):
+        build_policy(f"{name}:{option}=nan", PARTS)
+
+
+def test_a_combination_that_means_nothing_is_one_line() -> None:
+    only_double = PARTS._replace(config=replace(CONFIG, double=1, single=0))
+    with pytest.raises(ValueError, match="profilingdit has no stand-in in this model"):
+        build_policy("feb-cache+profilingdit", only_double)
+    with pytest.raises(ValueError, match="at least 3 blocks, got one of 1"):
+        build_policy("deepcache", only_double)
+    with pytest.raises(ValueError, match="Learned stands in at blocks, not at branch") as told:
+        build_policy("feb-cache+disca", PARTS._replace(predictor=models().predictor))
+    assert "\n" not in str(told.value)
 
 
 def test_every_row_builds() -> None:
-    for name in POLICIES.keys() - NEED_A_FILE:
+    for name in POLICIES.keys() - NEED_MORE:
         text = NEEDED.get(name, name)
         policy = build_policy(text, PARTS, step_list=(0,))
         assert policy.name == name

@@ -58,6 +58,8 @@ def decided(rule: DBCache, facts: Setting, changes: Sequence[Sequence[float]]) -
             assert answer.probe not in seen
             seen[answer.probe] = Measured(row[index], 1.0)
         assert isinstance(answer, StepPlan)
+        for probe in rule.probes:  # as a sampler measures them where something is kept
+            seen.setdefault(probe, Measured(row[probe.which_pass * facts.slots + probe.slot], 1.0))
         memory = rule.remember(facts, step, answer, seen, memory)
         for index, act in enumerate(itertools.chain(*answer.passes)):
             computed[index] += [step.index] if act == Act.KEEP else []
@@ -74,6 +76,7 @@ OPTIONS = [
     {"max_cached_steps": 5},
     {"max_continuous_cached_steps": 2, "residual_diff_threshold": 0.15},
     {"max_accumulated_residual_diff_threshold": 0.7},
+    {"max_accumulated_residual_diff_threshold": 0.9, "max_warmup_steps": 8, "max_cached_steps": 4},
     {"steps_computation_mask": (1, 1, 0, 0, 0, 1, 0, 0)},
     {"steps_computation_mask": (1, 1, 0, 0, 0, 1, 0, 0), "steps_computation_policy": "static"},
     {"steps_computation_mask": (1, 0), "max_continuous_cached_steps": 3},

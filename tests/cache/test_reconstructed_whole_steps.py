@@ -5,16 +5,13 @@ import torch
 
 from cache_draws import BLOCKS, CONFIG, CPU, OPS, SCALE, Draw, Models, models
 from cache_oracle import Oracle
+from disca_rt.cache.calibration import Uncalibrated
 from disca_rt.cache.plan import Setting, StepPlan
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.policy import Policy
+from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import Parts, sketched
-from disca_rt.cache.rules.early_late import (
-    EarlyLateInterval,
-    EarlyLateListed,
-    straightest_steps,
-)
-from disca_rt.cache.rules.error_scaled import ErrorScaled, error_scales, reusable_steps
+from disca_rt.cache.rules.early_late import EarlyLateBends, EarlyLateInterval, EarlyLateListed
+from disca_rt.cache.rules.error_scaled import ErrorBelow, ErrorScaled
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import Moment, StandIn, TensorSpec
@@ -29,6 +26,7 @@ from recorded import record
 
 PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
 WHOLE, VELOCITY = Site("blocks", 0, BLOCKS), Site("velocity")
+SLOTS = (Slot(WHOLE, ScaledChange()),)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +46,12 @@ DRAWS = {
     for stand_in in [AdamsBashforth(OPS, k, recursive)]
 } | {
     "ertacache": (ErrorScaled((0, 1, 4), (0.0, 0.1, -0.2, 0.3)), WHOLE, ScaledChange()),
-    "omnicache": (EarlyLateInterval(3), VELOCITY, LessNoise(0.8, 0.5)),
-    "omnicache, all low": (EarlyLateListed((0, 2, 3), split=1.0), VELOCITY, LessNoise(0.8, 1.0)),
+    "omnicache": (EarlyLateInterval(3), VELOCITY, LessNoise((0.8,), 0.5)),
+    "omnicache, all low": (
+        EarlyLateListed((0, 2, 3), split=1.0),
+        VELOCITY,
+        LessNoise((1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 1.0),
+    ),
 }
 
 
@@ -102,24 +104,36 @@ def moment(stand_in: StandIn, kept_at: tuple[int, ...], step: int) -> Moment:
     return Moment(torch.zeros(()), None, torch.tensor(stand_in.numbers(kept_at, step, ())))
 
 
-def test_ertacache_scales_come_from_products_and_lists_from_changes() -> None:
-    residuals = torch.tensor([[1.0, 0.0], [1.1, 0.3], [2.0, 2.0], [1.0, 1.0]])
-    full = (0, 2)
-    products = (residuals @ residuals.T).tolist()
-    fitted = error_scales(products, full)
-    for step, row in enumerate(residuals):
-        last = residuals[max(j for j in full if j <= step)]
-        wanted = torch.linalg.lstsq(last[:, None], (row - last)[:, None]).solution.item()
-        assert fitted[step] == pytest.approx(wanted, abs=1e-6)
-    changes = [[0, 0, 0, 0], [0.1, 0, 0, 0], [0.4, 0.3, 0, 0], [0.2, 0.9, 0.1, 0]]
-    assert reusable_steps(changes, 0.25) == (0, 2)
-    assert reusable_steps(changes, 0.0) == (0, 1, 2, 3)
-    assert reusable_steps(changes, float("inf")) == (0,)
+def test_ertacache_reuses_while_the_error_is_small_and_scales_it() -> None:
+    """Steps at 0, 0.05, 0.3, ...: their distances are the errors; scales say which pair it was."""
+    at = (0.0, 0.05, 0.3, 0.35, 0.38, 0.6)
+    pairs = [(s, j) for s in range(6) for j in range(s)]
+    errors = tuple(abs(at[s] - at[j]) for s, j in pairs)
+    scales = tuple(s + j / 10 for s, j in pairs)
+
+    def given(threshold: float) -> list[float | None]:
+        plans = Policy("drawn", ErrorBelow(errors, scales, threshold), SLOTS).known_plans(
+            Setting(tuple(shifted(6, 7.0)), 1, 1)
+        )
+        return [None if plan.label == "full" else plan.given[0] - 1 for plan in plans]
+
+    assert given(0.1) == [None, pytest.approx(1.0), None, *map(pytest.approx, (3.2, 4.2)), None]
+    assert given(0.0) == [None] * 6
+    assert given(float("inf")) == [None, *map(pytest.approx, (1.0, 2.0, 3.0, 4.0, 5.0))]
+    with pytest.raises(ValueError, match="each pair of 5 steps, 10 in all, got 15"):
+        ErrorBelow(errors, scales).start(Setting(tuple(shifted(5, 7.0)), 1, 1))
 
 
 def test_omnicache_computes_where_the_path_bends() -> None:
-    assert straightest_steps([9.0, 1.0, 5.0, 2.0, 5.0], 3) == (0, 2, 4)
-    assert straightest_steps([0.0, 1.0], 1) == (0,)
+    def full(curvature: tuple[float, ...], count: int) -> list[int]:
+        setting = Setting(tuple(shifted(len(curvature), 7.0)), 1, 1)
+        plans = Policy("drawn", EarlyLateBends(count, curvature), SLOTS).known_plans(setting)
+        return [i for i, plan in enumerate(plans) if plan.label == "full"]
+
+    assert full((0.0, 1.0, 5.0, 2.0, 5.0), 3) == [0, 2, 4]
+    assert full((0.0, 1.0), 1) == [0]
+    with pytest.raises(ValueError, match="full_steps must be a whole number from 1 to 2, got 3"):
+        full((0.0, 1.0), 3)
 
 
 def test_texts_reach_rules_and_slots() -> None:
@@ -129,10 +143,11 @@ def test_texts_reach_rules_and_slots() -> None:
     assert build_policy("ab-cache:interval=2", PARTS).slots[0].site == VELOCITY
     erta = build_policy("ertacache:step_list=0,2,error_scale=0,0.1,0.2", PARTS)
     assert erta.rule == ErrorScaled((0, 2), (0.0, 0.1, 0.2))
-    assert build_policy("ertacache", PARTS, step_list=(0, 1)).rule == ErrorScaled((0, 1))
+    with pytest.raises(Uncalibrated, match=r"ertacache needs errors and scales.*or step_list"):
+        build_policy("ertacache", PARTS, step_list=(0, 1))  # a list of a schedule's
     omni = build_policy("omnicache:interval=3,split=0.7,gamma=0.5,cutoff=0.1", PARTS)
     assert omni.rule == EarlyLateInterval(3, 1, 0.7)
-    assert omni.slots[0].stand_in == LessNoise(0.5, 0.1)
+    assert omni.slots[0].stand_in == LessNoise((0.5,), 0.1)
     setting = Setting(tuple(shifted(4, 7.0)), 1, 1)
     given = [
         plan.given for plan in build_policy("omnicache:interval=3", PARTS).known_plans(setting)
@@ -153,7 +168,7 @@ def test_texts_reach_rules_and_slots() -> None:
             "ertacache:step_list=0,error_scale=-2",
             "each of error_scale must be a number of at least -1",
         ),
-        ("ertacache:error_scale=0", r"ertacache needs step_list \(error_scale\), got error_scale"),
+        ("ertacache:error_scale=0", r"or step_list \(error_scale\), got error_scale"),
     ],
 )
 def test_a_wrong_option_says_what_is_right(text: str, reason: str) -> None:

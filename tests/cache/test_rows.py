@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
-from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
-from disca_rt.attention.local import LocalAttention, LocalHandle
+from cache_draws import CONFIG, CPU, OPS, Draw, models, sampled
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
@@ -34,9 +33,10 @@ from disca_rt.schedule import shifted
 from disca_rt.tokens import RowVectors, StepContext, TokenLayout
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
+from mixed_attention import Mixed, velocity_of
 from recorded import record
 
-IMG, TXT, VALID = 75, 20, 13  # rows of the model of the runs; text with its padding, and without
+IMG, TXT = 75, 20  # rows of the model of the runs; text with its padding, of which 13 are valid
 DOUBLE, SINGLE = 4, 3
 
 
@@ -56,26 +56,32 @@ def test_the_authors_rows_give_the_authors_latents(name: str, tmp_path: Path) ->
 
 
 def _rows_by_place(run: Run) -> dict[str, torch.Tensor]:
-    """The rows of a run by step, block and branch; those that are padding here left out."""
-    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"]
-    found, at = {}, 0
-    for step, (block, branch, rows) in _draws(run):
-        count = int(torch.tensor(_share(run, block, branch)).clamp(0, 1) * rows)
-        own, at = drawn[at : at + count], at + count
-        if branch != "total":
-            found[f"{step}.{block}.{branch}"] = own[own < (IMG if branch == "img_mlp" else VALID)]
-    assert at == len(drawn)
-    return {key: rows.clone() for key, rows in found.items()}
+    """The rows of a run by step, block and branch, padding text among them.
+
+    They lie one draw after another; -1, and the draws of single blocks, may be there or not.
+    """
+    drawn = load_file(FOLDER / run.facts["file"])[f"{run.facts['name']}.fresh_rows"].flatten()
+    drawn, draws = drawn[drawn >= 0], list(_draws(run))
+    counts = [int(torch.tensor(_share(run, *place)).clamp(0, 1) * n) for _, place, n in draws]
+    if sum(counts) != len(drawn):
+        draws = [each for each in draws if each[1][1] != "total"]
+        counts = [int(torch.tensor(_share(run, *place)).clamp(0, 1) * n) for _, place, n in draws]
+    return {
+        f"{step}.{block}.{branch}": rows.clone()
+        for (step, (block, branch), _), rows in zip(draws, drawn.split(counts), strict=True)
+        if branch != "total"
+    }
 
 
-def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str, int]]]:
+def _draws(run: Run) -> Iterator[tuple[int, tuple[int, str], int]]:
+    """Step, place and number of rows of each draw."""
     for step, kind in enumerate(run.facts["kinds"]):
         if kind == "ToCa":
             for block in range(DOUBLE):
-                yield step, (block, "img_mlp", IMG)
-                yield step, (block, "txt_mlp", TXT)
+                yield step, (block, "img_mlp"), IMG
+                yield step, (block, "txt_mlp"), TXT
             for block in range(SINGLE):
-                yield step, (block, "total", IMG + TXT)
+                yield step, (block, "total"), IMG + TXT
 
 
 def _share(run: Run, block: int, branch: str) -> float:
@@ -129,9 +135,12 @@ def test_k_means_is_a_written_out_loop() -> None:
         torch.testing.assert_close(found[sample_], centroids)
 
 
+@pytest.mark.parametrize("speaks", ["sum", "mean"])
 @pytest.mark.parametrize("add_slope", [True, False])
-def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool) -> None:
-    stand_in = ClusterRows(OPS, 1, cluster_num=3, propagation_ratio=0.25, add_slope=add_slope)
+def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool, speaks: str) -> None:
+    stand_in = ClusterRows(
+        OPS, 1, cluster_num=3, propagation_ratio=0.25, add_slope=add_slope, speaks=speaks
+    )
     generator = torch.Generator().manual_seed(2)
     factors = torch.randn(2, 1, 7, 4, generator=generator)
     labels = torch.tensor([[0, 0, 1, 1, 0, 1, 0]])  # cluster 2 has none, and draws row 0
@@ -160,11 +169,12 @@ def test_a_cluster_moves_towards_its_fresh_row(add_slope: bool) -> None:
     base = before[0, 0] + (0 if add_slope else slope)
     for row in rows:
         base[row] = 10.0 + row
-    means = {k: base[sorted({r.item() for r in rows if labels[0, r] == k})] for k in (0, 1)}
-    if len(means[0]) == 2:  # row 0, and the cluster's own
-        assert rows[0] != 0
+    assert rows[0] != 0, "of cluster 0 there are row 0 and its own"
+    said = {k: base[[r.item() for r in rows if labels[0, r] == k]].sum(0) for k in (0, 1)}
+    if speaks == "mean":
+        said[0] /= 2
     expected = torch.stack(
-        [0.25 * means[k].mean(0) + 0.75 * base[i] for i, k in enumerate(labels[0].tolist())]
+        [0.25 * said[k] + 0.75 * base[i] for i, k in enumerate(labels[0].tolist())]
     )
     torch.testing.assert_close(value, expected + (slope if add_slope else 0))
     assert torch.equal(factors[1], before[1]), "slopes stay"
@@ -331,45 +341,6 @@ def _runners() -> tuple[GraphRunner, GraphRunner]:
     return GraphRunner(CPU, record), GraphRunner(CPU, record)
 
 
-class Mixed(LocalAttention):
-    """Attention whose keys and values are, where `mask [S]` is false, those of the call before.
-
-    `kept` are those of each call of a forward, in order; all rows run.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.mask: torch.Tensor | None = None
-        self.calls = 0
-
-    @property
-    def local(self) -> LocalAttention:
-        return LocalAttention()  # the refiner's
-
-    def begin(self, layout: TokenLayout) -> "Mixing":
-        return Mixing(self, layout)
-
-
-class Mixing(LocalHandle):
-    def __init__(self, mixed: Mixed, layout: TokenLayout) -> None:
-        super().__init__(mixed.backend, layout.lengths)
-        self.mixed = mixed
-
-    def result(self, overlap: object) -> torch.Tensor:
-        mixed, both = self.mixed, (self._k.clone(), self._v.clone())
-        if mixed.mask is not None:
-            old = mixed.kept[mixed.calls]
-            both = tuple(
-                torch.where(mixed.mask[:, None, None], new, before)
-                for new, before in zip(both, old, strict=True)
-            )
-        mixed.kept[mixed.calls : mixed.calls + 1] = [both]
-        mixed.calls += 1
-        self._k, self._v = both
-        return super().result(overlap)
-
-
 @pytest.mark.parametrize("begins", [False, True])
 @pytest.mark.parametrize("guided", [False, True])
 def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
@@ -390,7 +361,7 @@ def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
         rows = torch.cat([fresh.flatten(), torch.ones(3, dtype=torch.bool)])
         for attention in attentions:
             attention.calls, attention.mask = 0, rows if is_partial else None
-        new = _velocity(denoisers, draw, latents, step)
+        new = velocity_of(denoisers, draw, latents, step)
         if is_partial:
             pixels = keep.view(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
             new = torch.where(pixels, new, velocity)
@@ -407,16 +378,6 @@ def test_regions_are_a_written_out_loop(begins: bool, guided: bool) -> None:
             drops += ~keep
     assert relative_error(ours, latents) <= 1e-4
     assert relative_error(ours, sampled(models(), draw, "full")) > 1e-3
-
-
-def _velocity(denoisers: list, draw: Draw, latents: torch.Tensor, step: object) -> torch.Tensor:
-    found = []
-    for denoiser, condition in zip(denoisers, draw.conditions, strict=True):
-        with torch.no_grad():
-            prepared = denoiser.dit.prepare(condition, latents.shape)
-            inputs = StepInputs(torch.full((len(latents),), step.t))
-            found.append(denoiser.dit(latents, inputs, prepared))
-    return found[0] if len(found) == 1 else found[1] + SCALE * (found[0] - found[1])
 
 
 def test_regions_cost_their_rows() -> None:
@@ -446,8 +407,8 @@ def test_the_most_important_rows_are_computed(is_trained: bool, tmp_path: Path) 
         save_file({f"0.img_mlp.{key}": each for key, each in weights.items()}, path)
         options = {"importance": str(path)}
     stand_in = ImportantRows(0.34, **options)
-    at = Moment(None, None, None, place=(0, "img_mlp"))
-    kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    at = Moment(None, None, torch.tensor(stand_in.numbers((), 0, ())), place=(0, "img_mlp"))
+    kept = torch.full((1, 3, 1), 9.0), torch.zeros(1, 3), torch.zeros(1, 3)  # of another sample
     stand_in.keep(kept, torch.tensor([[[1.0], [5.0], [3.0]]]), at)
     drawn = []
 

@@ -1,41 +1,24 @@
 """`disca-rt calibrate`, and the commands that find what it wrote."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from disca_rt.cache import policies
-from disca_rt.cache.plan import Seen, Setting, StepPlan
-from disca_rt.cache.row import Row, everywhere
-from disca_rt.cache.rule import Memoryless
-from disca_rt.cache.stand_ins.reuse import Reuse
+from disca_rt.cache.policies import build_policy
+from disca_rt.cache.row import Parts
 from disca_rt.calibration import record as recording
 from disca_rt.calibration.file import read_calibration
 from disca_rt.cli import main
-from disca_rt.schedule import Step
 from disca_rt.tiny.prompts import is_held_out, parse, training_prompts
 
 SMALL = ["--steps", "4", "--size", "16x16x2"]
 PROMPT = "a red circle moving left"
-
-
-@dataclass(frozen=True)
-class Fitted(Memoryless):
-    """Follows the list of ERTACache's table, and never a preset's."""
-
-    fitted_in: ClassVar[str] = "ertacache"
-    step_list: tuple[int, ...]
-
-    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        return setting.full if step.index in self.step_list else setting.predicted
+LOOSE = "ertacache:threshold=10"
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(policies.POLICIES, "fitted", Row((Fitted,), everywhere(Reuse)))
 
 
 def calibrate(*words: str) -> int:
@@ -48,18 +31,25 @@ def test_a_calibration_is_found_by_what_it_is_of(capsys, tmp_path: Path) -> None
     assert "1 prompts, 1 recording runs and 2 of trials each: 3 samples" in told
     (path,) = (tmp_path / "cache/disca-rt/calibrations").iterdir()
     assert str(path) in told
-    steps = read_calibration(path).tables["ertacache"]["step_list"]
+    found = read_calibration(path)
+    policy = build_policy(LOOSE, Parts(found.subject.model, calibration=found))
+    steps = policy.rule.listed.step_list
     out = ["--latents-out", str(tmp_path / "x.safetensors")]
-    assert main(["generate", PROMPT, *SMALL, "--policy", "fitted", *out]) == 0
-    assert f"options that are left out are of calibration {path}" in capsys.readouterr().out
-    tiny = ["--model", "tiny", "--policy", "fitted", *SMALL, "--shift", "5"]
+    assert main(["generate", PROMPT, *SMALL, "--policy", LOOSE, *out]) == 0
+    assert f"policy {LOOSE}: errors, scales of calibration {path}\n" in capsys.readouterr().out
+    tiny = ["--model", "tiny", "--policy", LOOSE, *SMALL, "--shift", "5"]
     assert main(["flops", *tiny]) == 0
     assert f"{len(steps)} x 1" in capsys.readouterr().out
-    assert main(["generate", PROMPT, *SMALL, "--policy", "fitted", "--calibration", "none", *out])
+    assert main(["generate", PROMPT, *SMALL, "--policy", LOOSE, "--calibration", "none", *out])
     assert "disca-rt calibrate" in capsys.readouterr().err
     more = ["--steps", "5", "--size", "16x16x2"]
-    assert main(["generate", PROMPT, *more, "--policy", "fitted", *out]) == 2
-    assert "is of steps 4, not 5" in capsys.readouterr().err
+    assert main(["generate", PROMPT, *more, "--policy", LOOSE, *out]) == 2
+    assert f"{path} is of steps 4, not 5" in capsys.readouterr().err
+    for words in (["magcache"], ["magcache:table=720p"]):
+        assert main(["generate", PROMPT, *more, "--policy", *words, *out]) == 0
+        told = capsys.readouterr().out
+        said = f"policy magcache goes without mag_ratios: calibration {path} is of steps 4, not 5"
+        assert (said in told) == (words == ["magcache"])
 
 
 def test_a_named_calibration_is_used_or_refused(capsys, tmp_path: Path) -> None:
@@ -67,12 +57,15 @@ def test_a_named_calibration_is_used_or_refused(capsys, tmp_path: Path) -> None:
     assert calibrate("--out", str(path)) == 0
     assert [each.name for each in tmp_path.iterdir()] == ["c.json"], "the recording is gone"
     named = ["--calibration", str(path), "--latents-out", str(tmp_path / "x.safetensors")]
-    assert main(["generate", PROMPT, *SMALL, "--policy", "fitted", *named]) == 0
+    assert main(["generate", PROMPT, *SMALL, "--policy", "ertacache", *named]) == 0
     capsys.readouterr()
     for words, reason in (
-        ([*SMALL, "--policy", "fitted", "--shift", "7"], "shift 5, not 7"),
-        ([*SMALL, "--policy", "fitted", "--guidance-scale", "2"], "scales 4xnone, not 2xnone"),
-        (["--steps", "4", "--policy", "fitted", "--size", "32x16x2"], "latents 2x8x8, not 2x8x16"),
+        ([*SMALL, "--policy", "ertacache", "--shift", "7"], "shift 5, not 7"),
+        ([*SMALL, "--policy", LOOSE, "--guidance-scale", "2"], "scales 4xnone, not 2xnone"),
+        (
+            ["--steps", "4", "--policy", "ertacache", "--size", "32x16x2"],
+            "latents 2x8x8, not 2x8x16",
+        ),
         ([*SMALL, "--policy", "full"], "policy full takes nothing from a calibration"),
     ):
         assert main(["generate", PROMPT, *words, *named]) == 2

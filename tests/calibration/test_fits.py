@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from disca_rt.calibration.fits.branch_table import fit_branch_table, median_budget
 from disca_rt.calibration.fits.clusters import descriptors, fit_clusters, fit_solvers
 from disca_rt.calibration.fits.curves import fit_curve
 from disca_rt.calibration.fits.linear_maps import chi_square_bound, fit_linear_map
 from disca_rt.calibration.fits.magnitudes import fit_magnitudes
 from disca_rt.calibration.fits.polynomial import fit_polynomial
-from disca_rt.calibration.fits.reuse_list import fit_reuse_list, fit_scales
+from disca_rt.calibration.fits.scales import fit_scales
 from disca_rt.calibration.fits.settled import fit_impacts, fit_theta
 from disca_rt.calibration.fits.trajectory import fit_curvature, fit_gamma
 
@@ -58,18 +57,12 @@ def test_theta_is_the_mean_after_changes_have_settled() -> None:
     assert fit_impacts(np.array([[NAN, 1.0], [NAN, 3.0]])) == (0.0, 2.0)
 
 
-def test_a_step_is_reused_while_it_is_near_the_last_full_one() -> None:
-    at = np.array([0.0, 0.05, 0.3, 0.35, 0.38, 0.6])
-    errors = np.abs(at[:, None] - at[None])
-    assert fit_reuse_list(errors, 0.1) == (0, 2, 5)
-    assert fit_reuse_list(errors, 0.0) == tuple(range(6))
-    assert fit_reuse_list(errors, float("inf")) == (0,)
-
-
-def test_scales_take_the_residual_of_the_last_full_step_to_the_reused_one() -> None:
-    r = np.array([[1.0, 2.0], [1.1, 2.2], [3.0, 0.0], [1.5, 7.0]])
-    scales = fit_scales(r @ r.T, (0, 2))
-    assert scales == pytest.approx((0.0, 0.1, 0.0, -0.5))
+def test_scales_take_the_residual_of_one_step_to_that_of_another() -> None:
+    r = np.array([[1.0, 2.0], [1.1, 2.2], [3.0, 0.0], [1.5, 7.0], [0.0, 0.0]])
+    scales = fit_scales(r @ r.T)
+    assert scales[1, 0] == pytest.approx(0.1)
+    assert scales[3, 2] == pytest.approx(-0.5)
+    assert scales[2, 4] == 0
 
 
 def test_gamma_carries_the_noise_of_a_cache_to_the_next_step() -> None:
@@ -78,15 +71,6 @@ def test_gamma_carries_the_noise_of_a_cache_to_the_next_step() -> None:
     assert fit_gamma(v @ v.T) == pytest.approx((1.0, 0.5, 0.5, 0.5, 1.0))
     assert fit_gamma(np.ones((3, 3))) == (1.0, 1.0, 1.0)
     assert fit_curvature(np.array([[NAN, 1.0], [NAN, 2.0]])) == (0.0, 1.5)
-
-
-def test_a_branch_table_reuses_until_errors_add_up_to_the_budget() -> None:
-    attention, both = np.array([NAN, 1, 1, 1, 1, 1]), np.array([NAN, 2, 2, 2, 2, 2])
-    assert fit_branch_table(attention, both, 2.0) == (0, 2, 1, 0, 2, 1)
-    assert fit_branch_table(attention, both, 0.0) == (0,) * 6
-    assert fit_branch_table(attention, both, float("inf")) == (0, 2, 2, 2, 2, 2)
-    assert median_budget(both) == 2.0
-    assert median_budget(both[:1]) == 0.0
 
 
 def test_channels_that_move_alike_are_one_cluster() -> None:

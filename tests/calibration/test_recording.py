@@ -10,6 +10,9 @@ from torch import Tensor
 
 from authors_runs import inputs, load_run, runtime
 from cache_draws import CONFIG, CPU, OPS, SCALE
+from disca_rt.cache.placements.guidance import prefix_stops
+from disca_rt.cache.stand_in import Moment, TensorSpec
+from disca_rt.cache.stand_ins.hyca import SOLVERS, HyCa
 from disca_rt.calibration.record import record, with_noise
 from disca_rt.calibration.rows import INTERVAL, channel_numbers, residual_numbers
 from disca_rt.calibration.runs import plan_runs, run_bytes, sampled_places
@@ -223,7 +226,8 @@ def test_the_impact_of_a_step_is_that_of_noise_on_its_output(model: Runtime, rec
     """Noise of deviation d on v: D1 is d·sqrt(2/pi) / mean|v|, and d that of v's last change."""
     _, written = recorded
     impacts = run_trials(model, with_noise(model, request()), impact_trials(CONFIG, 2))
-    assert set(impacts) == {"impacts/step", "impacts/cfg", "impacts/block 1", "impacts/block 2"}
+    blocks = {f"impacts/block {stop - 1}" for stop in prefix_stops(None, CONFIG)}
+    assert set(impacts) == {"impacts/step", "impacts/cfg", *blocks}
     v = written["velocity"]
     for step in range(1, STEPS):
         expected = (v[step] - v[step - 1]).std() * (2 / torch.pi) ** 0.5 / v[step].abs().mean()
@@ -236,14 +240,33 @@ def test_a_channel_that_moves_in_a_line_is_forecast_by_taylor() -> None:
     line, square = 2 * steps, 0.1 * steps**2
     hidden = torch.stack([line, square, torch.ones(12)], dim=1)[:, None, None]
     numbers = channel_numbers(hidden)
-    reuse, first, second, _ = numbers["channels/errors"]
+    errors = dict(zip(SOLVERS, numbers["channels/errors"], strict=True))
+    reuse, first, second = (errors[name] for name in ("reuse", "taylor-1", "taylor-2"))
     assert reuse[0] == pytest.approx(4 * (1 + 4) / 2)
     assert first[0] == pytest.approx(0, abs=1e-12)
     assert second[1] < first[1] < reuse[1]
-    assert numbers["channels/errors"][:, 2].tolist() == pytest.approx([0] * 4, abs=1e-12)
+    assert numbers["channels/errors"][:, 2].tolist() == pytest.approx([0] * 5, abs=1e-12)
     assert numbers["channels/moves"][:, 0].tolist() == pytest.approx([2, 0])
     assert "channels/errors" not in channel_numbers(hidden[: 2 * INTERVAL + 1])
     assert channel_numbers(hidden[:2]) == {}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_errors_of_a_solver_are_those_of_its_stand_in(name: str) -> None:
+    """HyCa keeps every third step of a random path, and stands in at the others."""
+    paths = torch.randn(13, 1, 5, 4, generator=torch.Generator().manual_seed(3))
+    stand_in = HyCa(OPS, (name,))
+    (spec,) = stand_in.kept_specs(TensorSpec((1, 5, 4), torch.float32, CPU))
+    kept, kept_at, errors = (spec.zeros(),), (), []
+    for step, value in enumerate(paths):
+        at = Moment(None, None, torch.tensor(stand_in.numbers(kept_at, step, ())))
+        if step % INTERVAL == 0:
+            stand_in.keep(kept, value, at)
+            kept_at = (*kept_at, step)
+        elif len(kept_at) > 2:
+            errors.append((stand_in.value(kept, at) - value).square().mean((0, 1)))
+    found = channel_numbers(paths.double())["channels/errors"][[*SOLVERS].index(name)]
+    assert found.tolist() == pytest.approx(torch.stack(errors).mean(0).tolist(), rel=1e-4)
 
 
 def test_residuals_of_pairs() -> None:

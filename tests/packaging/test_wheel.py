@@ -29,7 +29,8 @@ def package_files(source: Path) -> set[str]:
     """Files of the tree that belong into the wheel, by their names in it."""
     python = {p.relative_to(source).as_posix() for p in (source / "disca_rt").rglob("*.py")}
     kernels = {f"disca_rt/kernels/{p.name}" for p in (source / "kernels").iterdir() if p.is_file()}
-    weights = {f"{WEIGHTS}/{p.name}" for p in (source / WEIGHTS).glob("*")}
+    beside = (p for p in (source / WEIGHTS).rglob("*") if p.is_file())
+    weights = {p.relative_to(source).as_posix() for p in beside}
     page = {f"disca_rt/profiling/{name}" for name in ("page.html", "timeline.js")}
     return python | kernels | weights | page | {NATIVE}
 

@@ -20,6 +20,7 @@ from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.parallel.attention import UlyssesAttention
 from disca_rt.parallel.topology import Topology
 from disca_rt.schedule import shifted
+from drawn_edits import MASK, edited
 from golden_vectors import relative_error
 
 BOUND = 1e-4  # a decision's sums are taken in another order, as are softmaxes of a ring
@@ -49,6 +50,8 @@ def main() -> None:
     check_forecasts(alone, shared)
     check_placed(alone, shared)
     check_rows(alone, shared)
+    check_attention(alone, shared)
+    check_edits(alone, shared)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -140,6 +143,34 @@ def check_rows(alone: Models, shared: Models) -> None:
         for begins in (False, True):
             draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
             assert relative_error(sampled(shared, draw, text), sampled(alone, draw, text)) <= BOUND
+
+
+def check_edits(alone: Models, shared: Models) -> None:
+    """Of three masks: one has no row on some ranks, and one has them all."""
+    one = torch.zeros_like(MASK)
+    one[1, 1, 1] = 1
+    for mask in (MASK, one, torch.ones_like(MASK)):
+        for begins in (False, True):
+            draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)
+            expected = edited(alone, draw, "edit:fresh_threshold=3", mask)
+            latents = edited(shared, draw, "edit:fresh_threshold=3", mask)
+            assert relative_error(latents, expected) <= BOUND
+
+
+def check_attention(alone: Models, shared: Models) -> None:
+    """Stand-ins at attention see all tokens, and this rank's heads."""
+    for text in ATTENDING:
+        policy = build_policy(text, Parts(CONFIG, OPS))
+        draw = Draw(policy.rule, (), None, shifted(5, 3.0), True, 2, 0, slots_of=policy.slots)
+        (latents, _), (expected, _) = shared.sample(draw), alone.sample(draw)
+        assert relative_error(latents, expected) <= BOUND, text
+
+
+ATTENDING = (
+    "chipmunk:small,top_keys=0.3,full_step_schedule=0,1,3,voxel_shape=1,1,2",
+    "ditfastattn:window_size=1",
+    "rainfusion:threshold=0.7,spatial_width=0,temporal_width=0",
+)
 
 
 if __name__ == "__main__":

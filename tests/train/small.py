@@ -23,7 +23,10 @@ from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.distributed import World, attention_over, placed
 from disca_rt.train.draws import Draws, draw
 from disca_rt.train.flow_matching import BaseStageConfig
+from disca_rt.train.harmonica import HarmoniCaStageConfig
 from disca_rt.train.initialise import fresh_dit
+from disca_rt.train.l2c import L2CStageConfig
+from disca_rt.train.lazydit import LazyDiTStageConfig
 from disca_rt.train.loss_log import LossLog
 from disca_rt.train.meanflow import MeanFlowStageConfig
 from disca_rt.train.predictor import PredictorStageConfig
@@ -113,11 +116,17 @@ STAGES = {
     "cfg": CFGStageConfig,
     "meanflow": partial(MeanFlowStageConfig, derivative="finite-difference"),
     "predictor": partial(PredictorStageConfig, mse_steps=1, discriminator_width=8),
+    "l2c": partial(L2CStageConfig, sampling_steps=4, l1=1e-3),
+    "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
+    "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
     "meanflow": {"guidance_embed": True},
     "predictor": {"guidance_embed": True, "meanflow": True},
+    "l2c": {"guidance_embed": False},
+    "harmonica": {"guidance_embed": True, "meanflow": True},
+    "lazydit": {"guidance_embed": True},
 }
 
 
@@ -127,6 +136,9 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
         return BaseStageConfig(RUN, sizes, **changes)
     start = randomised(replace(sizes, **STARTS_FROM[name]))
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
+
+
+CACHE = "l2c", "harmonica", "lazydit"  # the methods of stage cache, which train no model
 
 
 class Stopped(Exception):

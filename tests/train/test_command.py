@@ -6,10 +6,11 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import FileSystemWriter
 
 from disca_rt.cli import main
+from disca_rt.commands.train import METHODS
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train import checkpoint, presets
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
@@ -83,6 +84,11 @@ OUT = "--out", "x"
         (["base", *OUT, "--text-tokens", "9"], "--text-tokens is of a dry run; add --dry"),
         (["meanflow", *OUT, "--from", "y", "--unconditional", "z"], "--unconditional is nothing"),
         (["predictor", *OUT, "--preset", "hunyuan-video", "--from", "y"], "preset hunyuan-video n"),
+        (["cache", *OUT, "--from", "y"], "stage cache needs --method, one of l2c, harmonica, lazy"),
+        (["cache", *OUT, "--method", "l2c"], "stage cache l2c needs the weights it starts from"),
+        (["base", *OUT, "--method", "l2c"], "--method is nothing that stage base has"),
+        (["cache", *OUT, "--method", "l2c", "--from", "y", "--rho", "1"], "--rho is nothing that"),
+        (["cfg", *OUT, "--from", "y", "--sampling-steps", "9"], "--sampling-steps is nothing that"),
     ],
 )
 def test_refusals_are_one_line(
@@ -95,6 +101,25 @@ def test_refusals_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert message in refusal(["train", *flags], capsys)
     assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_gates_are_trained_for_the_sampler_that_is_named(tmp_path: Path) -> None:
+    dit = saved(randomised(SMALL), tmp_path / "dit.safetensors")
+    out, sampler = tmp_path / "run", ["--sampling-steps", "3", "--shift", "2", "--guidance", "5"]
+    flags = ["--method", "l2c", "--from", dit, "--out", str(out), "--l1", "0.5", "--steps", "1"]
+    assert main(["train", "cache", *flags, *sampler]) == 0
+    described = json.loads((out / "run.json").read_text())
+    expected = {"sampling_steps": 3, "shift": 2.0, "guidance": 5.0, "l1": 0.5}
+    assert {name: described[name] for name in expected} == expected
+    assert described["stage"] == "L2CStageConfig"
+    assert load_file(out / "gates.safetensors")["gates"].shape == (3, 5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dry_run_of_a_cache_method(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--method", method, "--preset", "hunyuan-video", "--batch", "1"]
+    assert main(["train", "cache", *flags, "--dry-run", "--ranks", "1"]) == 0
+    assert "64,144 tokens per sample" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_the_13b_predictor_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from disca_rt.train.draws import draw
 from disca_rt.train.dry_run import estimate
 from disca_rt.train.presets import paper_predictor
 from disca_rt.train.stage import Stage
-from train.small import ALONE, RUN, SMALL, STAGES, stage_config
+from train.small import ALONE, CACHE, RUN, SMALL, STAGES, stage_config
 
 LATENTS = 12, 5, 12, 16
 
@@ -87,7 +87,13 @@ def test_the_13b_discriminator_is_whole_on_every_rank() -> None:
 
 
 WIDE = replace(SMALL, hidden=64, heads=4, double=2, single=2)
-MEASURED = ("cfg", {}), ("meanflow", {}), ("predictor", {}), ("predictor", {"adversarial": False})
+MEASURED = (
+    ("cfg", {}),
+    ("meanflow", {}),
+    ("predictor", {}),
+    ("predictor", {"adversarial": False}),
+    *((name, {}) for name in CACHE),
+)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -15,12 +15,14 @@ import pytest
 from safetensors.torch import load_file
 
 from disca_rt.train import distributed
+from disca_rt.train.trainer import DIT_NAME, WEIGHTS_NAME
 from parallel.launch import forked, passes, pids_of_ranks
 from refusal import refusal
 from train.rank_worker import SHORT
-from train.small import STAGES, run, stage_config
+from train.small import CACHE, STAGES, run, stage_config
 
 WORKER = Path(__file__).with_name("rank_worker.py")
+WEIGHTS = WEIGHTS_NAME | dict.fromkeys(CACHE, WEIGHTS_NAME["cache"])
 UNDER_WAY = "forward and backward|mean over the ranks|optimizer step"
 RUNS = {2: ["plain", "bf16", "shared", "resumed"], 4: ["shared by two"]}
 """Variants by the number of ranks, which start once for all variants."""
@@ -61,7 +63,7 @@ def test_ranks_have_the_losses_of_one(
                 assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), (variant, name)
         for name in losses.keys() - {"predictor"}:
             ours, theirs = (
-                load_file(each / name / "dit.safetensors")
+                load_file(each / name / WEIGHTS.get(name, DIT_NAME))
                 for each in (folder / variant, folder_of_one)
             )
             assert ours.keys() == theirs.keys()

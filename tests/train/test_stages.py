@@ -20,6 +20,7 @@ from disca_rt.train.meanflow import MeanFlowStageConfig, draw_point
 from disca_rt.train.optimizers import make_optimizers
 from disca_rt.train.stage import Stage
 from train.small import (
+    CACHE,
     CFG,
     MEANFLOW,
     RUN,
@@ -111,7 +112,8 @@ def test_gradients_reach_what_is_trained_and_nothing_else(
         sizes, empty = SMALL_15, conditioning_15(1)
         draws = draw(0, range(2), (4, 2, 4, 4), strata=2)
         batch = Batch(draws.noise.flip(0), conditioning_15(2))
-    stage = build_stage(stage_config(name, tmp_path, sizes, **changes), empty)
+    config = stage_config(name, tmp_path, sizes, **changes)
+    stage = build_stage(replace(config, run=replace(RUN, batch=2)), empty)
     disturbed(stage.trained)
     loss = stage.loss(batch, draws, step=10)
     assert torch.isfinite(torch.stack(list(loss.terms.values()))).all()
@@ -123,7 +125,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(
     assert all(p.grad is None for p in stage.frozen.parameters())
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in CACHE])
 def test_a_stage_learns_one_batch(name: str, tmp_path: Path) -> None:
     config = replace(stage_config(name, tmp_path), run=replace(RUN, lr=3e-3))
     if name == "predictor":
@@ -160,7 +162,7 @@ def test_muon_has_the_matrices_of_blocks() -> None:
     assert len(adamw.param_groups[0]["params"]) + len(matrices) == len(names)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in CACHE])
 def test_weights_of_the_wrong_variant_are_refused(name: str, tmp_path: Path) -> None:
     role = {"base": "model", "predictor": "dit"}.get(name, "teacher")
     wrong = CFG if name == "predictor" else MEANFLOW
@@ -197,7 +199,7 @@ def test_a_base_run_starts_from_shallower_weights(tmp_path: Path) -> None:
         stage(single=2)
 
 
-@pytest.mark.parametrize("name", ["base", "cfg"])
+@pytest.mark.parametrize("name", ["base", "cfg", "l2c"])
 def test_stages_that_empty_prompts_need_the_empty_prompt(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--unconditional"):
         build_stage(stage_config(name, tmp_path), None)

@@ -60,7 +60,7 @@ def _losses(log: str) -> list[float]:
     return [json.loads(line)["loss"] for line in log.splitlines()]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "harmonica"])
 def test_micro_batches_change_no_loss(stage: str, tmp_path: Path) -> None:
     config = stage_config(stage, tmp_path)
     _, whole = run(config, tmp_path / "whole")

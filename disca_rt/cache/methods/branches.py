@@ -1,7 +1,6 @@
 """Methods that reuse branches: tables and rules say which are computed at a step."""
 
-from ..branch_placements import BranchPairs, Broadcasts, GatedAround, Kinds
-from ..placement import EveryBranch
+from ..placements.branches import BranchPairs, Broadcasts, EveryBranch, GatedAround, Kinds
 from ..row import Row, everywhere
 from ..rules.adacache import AdaCache
 from ..rules.broadcast import Broadcast

@@ -1,6 +1,7 @@
 """Methods that forecast what a step would compute from full steps, and that verify such drafts."""
 
-from ..placement import Attentions, BranchesOrHidden, EveryBranch, LastBlockApart, Velocity
+from ..placements.branches import Attentions, BranchesOrHidden, EveryBranch, LastBlockApart
+from ..placements.whole import Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.cache_interval import CacheInterval
 from ..rules.enhanced import Enhanced
@@ -23,11 +24,12 @@ ROWS = {
         everywhere(TaylorSeer, EveryBranch),
         about=(
             "Every branch of every block is forecast, before its gate, by a Taylor polynomial over "
-            "the step index; norms, modulations and gates are computed anew."
+            "the step index; norms, modulations and gates are computed anew. The presets have the "
+            "20 and 11 full steps of 50 of DisCa's Table 4; which ones they are is our choice."
         ),
         paper="TaylorSeer, arXiv 2503.06923; Shenyi-Z/TaylorSeer, TaylorSeer-HunyuanVideo",
         presets={
-            "disca-n3": {"fresh_threshold": 3, "first_enhance": 3, "force_last": True},
+            "disca-n3": {"fresh_threshold": 3, "first_enhance": 4, "force_last": True},
             "disca-n6": {"fresh_threshold": 6, "first_enhance": 3, "force_last": True},
         },
     ),

@@ -1,13 +1,7 @@
 """Methods that act at guidance, and those that select among several levels of a step."""
 
-from ..placement import (
-    ConditionalAttentions,
-    Prefixes,
-    SelfAttentions,
-    TextBranches,
-    Unconditional,
-    Velocity,
-)
+from ..placements.guidance import ConditionalAttentions, Prefixes, SelfAttentions, TextBranches
+from ..placements.whole import Unconditional, Velocity
 from ..row import Row, Where
 from ..rules.faster_cache import FasterCache, FasterCacheOf50
 from ..rules.mixcache import MixCache

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...config import DiTConfig
-from ..placement import Velocity, Whole
+from ..placements.whole import Velocity, Whole
 from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
+from ..rules.edit_steps import EditSteps
 from ..rules.linear_blocks import LinearBlocks
 from ..rules.regions import Regions
 from ..site import Site
 from ..stand_ins.cluster_rows import ClusterRows, Forecast
 from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
+from ..stand_ins.edited_rows import EditedRows
 from ..stand_ins.important_rows import ImportantRows
 from ..stand_ins.linear_map import LinearMap
 from ..stand_ins.regions import FreshRows, FreshVelocity
@@ -96,6 +98,14 @@ ROWS = {
         "of the others, whose velocity is kept; rows are chosen by its deviation over channels.",
         paper="RAS, arXiv 2502.10389",
         presets={"30-steps": {"sample_ratio": 0.5, "error_reset_steps": (12, 22)}},
+        is_placed=True,
+    ),
+    "edit": Row(
+        (EditSteps,),
+        (Where(Whole, EditedRows),),
+        about="A part of a given video is made anew, and steps compute its rows only, in all "
+        "blocks, with kept keys and values of the others: goes with generate --edit --mask.",
+        paper="FISEdit, arXiv 2305.17423; EEdit, arXiv 2503.10270",
         is_placed=True,
     ),
     "tokencache": Row(

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ..placement import BeforeLast, Output, Velocity
+from ..placements.whole import BeforeLast, Output, Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.dicache import DiCache
-from ..rules.early_late import EarlyLateInterval, EarlyLateListed
+from ..rules.early_late import EarlyLateBends, EarlyLateInterval, EarlyLateListed
 from ..rules.easycache import EasyCache
-from ..rules.error_scaled import ErrorScaled
+from ..rules.error_scaled import ErrorBelow, ErrorScaled
 from ..rules.magcache import MagCache
 from ..rules.middle import Middle
 from ..rules.proportional import Proportional
@@ -42,14 +42,15 @@ ROWS = {
         paper="AB-Cache, arXiv 2504.10540",
     ),
     "ertacache": Row(
-        (ErrorScaled,),
+        (ErrorBelow, ErrorScaled),
         everywhere(ScaledChange),
-        about="All blocks' residual is reused outside a fixed list, each time scaled by how far a "
-        "table says it will have drifted. Reconstructed.",
+        about="All blocks' residual is reused outside a fixed list, one's own or where a "
+        "calibration has its error below a threshold, each time scaled by how far it will have "
+        "drifted. Reconstructed.",
         paper="ERTACache, arXiv 2508.21091",
     ),
     "omnicache": Row(
-        (EarlyLateListed, EarlyLateInterval),
+        (EarlyLateListed, EarlyLateInterval, EarlyLateBends),
         everywhere(LessNoise, Velocity),
         about="The velocity is reused outside a fixed list, less the error that reuse had at the "
         "last full step: its low frequencies early, its high ones late. Reconstructed.",

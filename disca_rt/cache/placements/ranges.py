@@ -19,7 +19,8 @@ class Middles:
     """Each kind of blocks without its first Fn and its last Bn ones (DBCache); a slot for each.
 
     A kind that has no more blocks than these always runs whole, which is our choice: cache-dit
-    refuses it. Fn None: 8, its default, or 1 in a model whose kinds have no more blocks (choice).
+    refuses an Fn above their number, and runs blocks twice where Fn + Bn is above it. Fn None: 8,
+    its default, or 1 in a model whose kinds have no more blocks (choice).
     """
 
     Fn_compute_blocks: int | None = None
@@ -87,6 +88,8 @@ class Inner:
 
     def sites(self, config: DiTConfig) -> list[Site]:
         blocks = _blocks(config)
+        if blocks < 3:
+            raise ValueError(f"deepcache needs a model of at least 3 blocks, got one of {blocks}")
         check_int("cache_branch_id", self.cache_branch_id, 0, (blocks - 1) // 2 - 1)
         outer = self.cache_branch_id + 1
         return [Site("blocks", outer, blocks - outer)]

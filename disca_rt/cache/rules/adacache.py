@@ -94,7 +94,7 @@ def _read(codebook: tuple[str, ...]) -> list[tuple[float, int]]:
     except ValueError:
         book = []
     limits = [limit for limit, _ in book]
-    if not book or limits != sorted({*limits}):
+    if not book or limits != sorted({*limits}) or any(map(isnan, limits)):
         raise ValueError(
             "codebook must be rising changes with rates such as 0.08:3,0.16:2,1.0:1, "
             f"got {','.join(codebook)}"

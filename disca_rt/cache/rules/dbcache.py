@@ -23,7 +23,7 @@ class Count(NamedTuple):
     has_kept: bool = False
     cached: int = 0
     row: int = 0
-    total: float = 0.0  # of the changes that were measured
+    total: float = 0.0  # of the changes that were compared with the threshold
 
 
 Counts = tuple[tuple[Count, ...], ...]
@@ -37,10 +37,11 @@ class DBCache:
     A slot stands in where the change is below `residual_diff_threshold` (1 or more: always, 0 or
     less: never). It is computed at every `warmup_interval`-th of the first `max_warmup_steps`;
     after `max_cached_steps` or `max_continuous_cached_steps` stand-ins (-1: no bound); and once
-    changes have added up to `max_accumulated_residual_diff_threshold`. `steps_computation_mask` has
-    a 1 where all is computed, and takes the place of the warm-up; `steps_computation_policy`
-    "static": elsewhere stand-ins, without a look; "dynamic": by the threshold. The unconditional
-    pass decides for itself, unless `cfg_diff_compute_separate` is false.
+    the changes that were compared with the threshold, those of other steps left out, have added up
+    to `max_accumulated_residual_diff_threshold`. `steps_computation_mask` has a 1 where all is
+    computed, and takes the place of the warm-up; `steps_computation_policy` "static": elsewhere
+    stand-ins, without a look; "dynamic": by the threshold. The unconditional pass decides for
+    itself, unless `cfg_diff_compute_separate` is false.
     """
 
     config: DiTConfig
@@ -115,11 +116,19 @@ class DBCache:
     ) -> Counts:
         return tuple(
             tuple(
-                _counted(count, act, seen.get(self._probe(number, slot)))
+                _counted(count, act, self._compared(step.index, count, seen, number, slot))
                 for slot, (count, act) in enumerate(zip(counts, acts, strict=True))
             )
             for number, (counts, acts) in enumerate(zip(memory, plan.passes, strict=True))
         )
+
+    def _compared(
+        self, step: int, count: Count, seen: Seen, number: int, slot: int
+    ) -> Measured | None:
+        """The change that was compared with the threshold; None where nothing was."""
+        if self._is_forced(step) or self._is_spent(count):
+            return None
+        return seen.get(self._probe(number, slot))
 
     def _act(self, step: int, count: Count, seen: Seen, number: int, slot: int) -> Act | Probe:
         """The act of a slot, or the probe that must be seen first."""
@@ -174,7 +183,7 @@ def _under(
 
 
 def _counted(count: Count, act: Act, seen: Measured | None) -> Count:
-    """The history after a step; a change that was measured for it counts in any case."""
+    """The history after a step; a change that was compared counts, whatever came of it."""
     total = count.total
     if seen is not None and seen.ratio > 0:
         total += seen.ratio

@@ -43,6 +43,7 @@ class DiCache:
     γ, for both (choice); with `per_pass` each does for itself.
     """
 
+    gives = "gamma"
     rel_l1_thresh: float = 0.1
     ret_ratio: float = 0.2
     probe_depth: int = 1

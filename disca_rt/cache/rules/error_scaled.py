@@ -1,10 +1,14 @@
-"""ERTACache's rule: a fixed list, and how far the residual will have drifted at other steps."""
+"""ERTACache's rules: a list, and how far the residual will have drifted at other steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 from ...schedule import Step
 from ..options import check_number
 from ..plan import Seen, Setting, StepPlan
+from ..rule import Memoryless
 from .listed import Listed
 from .nearest import nearest
 
@@ -19,6 +23,7 @@ class ErrorScaled(Listed):
     A table of another length than the sample is read at the nearest steps. None: no correction.
     """
 
+    gives = "scale"
     error_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -32,25 +37,63 @@ class ErrorScaled(Listed):
         return plan._replace(given=(1.0 + scales[step.index],))
 
 
-def reusable_steps(changes: list[list[float]], threshold: float) -> tuple[int, ...]:
-    """The full steps of a list made greedily: a step is reused while its change is small.
+@dataclass(frozen=True)
+class ErrorBelow(Memoryless):
+    """`ErrorScaled` by a calibration: reuse while the residual's error is below `threshold`.
 
-    `changes[s][j]` is the profiled mean|r_s − r_j| / mean|r_j| of step s against an earlier step j.
+    For each step s and each j < s, in the order (1, 0), (2, 0), (2, 1), ...: `errors` are
+    mean|r_s − r_j| / mean|r_j|, and `scales` the k for which k·r_j is nearest to r_s − r_j by least
+    squares. The list is greedy, and the threshold a choice: the paper's is not known.
+    """
+
+    fitted_in: ClassVar[str] = "ertacache"
+    errors: tuple[float, ...]
+    scales: tuple[float, ...]
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, 0)
+        if len(self.errors) != len(self.scales):
+            raise ValueError("errors and scales must be as many, one for each pair of steps")
+
+    @cached_property
+    def listed(self) -> ErrorScaled:
+        """The list, and the scale of each step."""
+        full = reusable_steps(_by_step(self.errors), self.threshold)
+        scales = [(), *_by_step(self.scales)]
+        kept = [max(each for each in full if each <= step) for step in range(len(scales))]
+        found = (0.0 if j == s else scales[s][j] for s, j in enumerate(kept))
+        return ErrorScaled(full, tuple(found))
+
+    def start(self, setting: Setting) -> None:
+        pairs = len(setting.steps) * (len(setting.steps) - 1) // 2
+        if len(self.errors) != pairs:
+            raise ValueError(
+                f"errors must be a number for each pair of {len(setting.steps)} steps, {pairs} in "
+                f"all, got {len(self.errors)}"
+            )
+
+    def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
+        return self.listed.decide(setting, step, seen, memory)
+
+
+def _by_step(pairs: Sequence[float]) -> list[Sequence[float]]:
+    """The numbers of step 1, of step 2, ..., each those against the steps before it."""
+    rows, start = [], 0
+    while start < len(pairs):
+        count = len(rows) + 1
+        rows.append(pairs[start : start + count])
+        start += count
+    return rows
+
+
+def reusable_steps(errors: Sequence[Sequence[float]], threshold: float) -> tuple[int, ...]:
+    """The full steps of a list made greedily: a step is reused while its error is small.
+
+    `errors[s - 1][j]` is that of step s against an earlier step j.
     """
     full = [0]
-    for step in range(1, len(changes)):
-        if not changes[step][full[-1]] < threshold:
+    for step, row in enumerate(errors, 1):
+        if not row[full[-1]] < threshold:
             full.append(step)
     return tuple(full)
-
-
-def error_scales(products: list[list[float]], step_list: tuple[int, ...]) -> tuple[float, ...]:
-    """k_s of each step by least squares: ⟨r_s − r_j, r_j⟩ / ⟨r_j, r_j⟩, j its last full step.
-
-    `products[s][j]` is ⟨r_s, r_j⟩, summed over the prompts of a calibration.
-    """
-    scales = []
-    for step, row in enumerate(products):
-        last = max(full for full in step_list if full <= step)
-        scales.append(row[last] / products[last][last] - 1)
-    return tuple(scales)

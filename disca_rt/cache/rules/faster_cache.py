@@ -28,6 +28,8 @@ class Open(NamedTuple):
 class _TwoLists(Planned):
     """A base: `opened(step, steps)` says what may be skipped in a step."""
 
+    gives = "weights"
+
     def plans(self, setting: Setting) -> tuple[StepPlan, ...]:
         steps = len(setting.steps)
         opened = [self.opened(step, steps) for step in setting.steps]

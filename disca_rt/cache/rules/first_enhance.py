@@ -1,6 +1,7 @@
 """The rule of TaylorSeer (arXiv 2503.06923): some first steps are full, then one an interval.
 
-Published counts that no interval gives (DisCa's 19 and 11 of 50) come of a full last step.
+A count that no interval gives comes of a full last step: of 50 R(3, 3) has 18 and 19, R(6, 3) 10
+and 11. DisCa's Table 4 has 20 and 11; 20 are R(3, 4) with the last step (choice).
 """
 
 from dataclasses import dataclass

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ...config import DiTConfig
 from ...schedule import Step
-from ..branch_placements import pairs
 from ..gate_file import GateFile, read_gates
+from ..placements.branches import pairs
 from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan
 from ..rule import Memoryless
 from .states import label_of

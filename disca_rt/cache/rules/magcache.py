@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...schedule import Step
 from ..options import check_choice, check_int, check_number
@@ -22,14 +22,16 @@ class MagCache:
     full step on, a = Π g and e = Σ |1 − a|; a step is reused while e ≤ `thresh`, at most `K` in a
     row (MagCache, arXiv 2506.09045, by the authors' code; the first step is full in any case).
 
-    `mag_ratios` is a table of one's own, one number a step, 1 first; otherwise `table` names one of
-    those published for HunyuanVideo 1.0 at 50 steps, "720p" or "544p". A table of another length
-    than the sample is read at the nearest steps. No table is published for HunyuanVideo 1.5: the
-    1.0 one is taken there (choice). `mag_ratios_2` is the unconditional pass's table; without it
-    both passes follow one (choice). `rounding` of the first steps: "down" as the authors, "nearest"
-    as diffusers.
+    `mag_ratios` is a table of one's own, one number a step, 1 first: given, or of a calibration,
+    which a `table` that is named overrules. Without it `table` is one of those published for
+    HunyuanVideo 1.0 at 50 steps, "720p" or "544p". A table of another length than the sample is
+    read at the nearest steps. No table is published for HunyuanVideo 1.5: the 1.0 one is taken
+    there (choice). `mag_ratios_2` is the unconditional pass's table; without it both passes follow
+    one (choice). `rounding` of the first steps: "down" as the authors, "nearest" as diffusers.
     """
 
+    fitted_in: ClassVar[str] = "magcache"
+    fitted_unless: ClassVar[tuple[str, ...]] = ("table", "mag_ratios")
     thresh: float = 0.24
     K: int = 6
     retention_ratio: float = 0.2

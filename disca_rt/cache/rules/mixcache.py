@@ -7,12 +7,12 @@ begins with the tokens that were kept after one of its blocks. A mode is numbere
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...config import DiTConfig
 from ...schedule import Step
 from ..options import check_int
-from ..placement import prefix_stops
+from ..placements.guidance import prefix_stops
 from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
 
 STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
@@ -46,12 +46,16 @@ class MixCache:
     that mode, of "cfg" full ones, of a block those in which the conditional pass runs from its
     first block on, which keep its tokens as well (choice).
 
-    I is a mode's impact on the result. Values are unpublished: `I_cfg` is 10 times `I_step`, as the
-    paper has it, and `I_block` is as large as `I_step` (choice). `I_block` is one number, one for
-    each of `blocks`, or one for each of them in each step, step by step. `blocks` are numbers of
-    blocks after which tokens are kept: by default 10, 20 and 30 of 60, in proportion.
+    I is a mode's impact on the result. Values are unpublished, and a calibration has the model's
+    own; without one `I_cfg` is 10 times `I_step`, as the paper has it, and `I_block` is as large as
+    `I_step` (choice). Where `blocks` or `I_block` are given, nothing is of a calibration. `I_block`
+    is one number, one for each of `blocks`, or one for each of them in each step, step by step.
+    `blocks` are numbers of blocks after which tokens are kept: by default 10, 20 and 30 of 60, in
+    proportion.
     """
 
+    fitted_in: ClassVar[str] = "mixcache"
+    fitted_unless: ClassVar[tuple[str, ...]] = ("blocks", "I_block")
     config: DiTConfig
     theta: float = 0.1
     d: tuple[float, ...] = (0.05, 0.1)

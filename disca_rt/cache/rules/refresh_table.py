@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...schedule import Step
 from ..options import check_number
@@ -17,20 +18,16 @@ class RefreshTable:
 
     `curves` are the relative changes |C_s − C_(s−1)|₁/|C_s|₁ of each block's residual C from the
     step before, block by block for every step s (those of the first are not read), as a
-    calibration measures them.
+    calibration measures them; those of the conditional pass are for both (choice).
     """
 
+    fitted_in: ClassVar[str] = "block-caching"
+    curves: tuple[float, ...]
     delta: float = 0.2
-    curves: tuple[float, ...] | None = None
     probes = ()
 
     def __post_init__(self) -> None:
         check_number("delta", self.delta, 0)
-        if self.curves is None:
-            raise ValueError(
-                "policy block-caching needs curves, the blocks' changes at every step; measure "
-                "them on a few prompts (disca-rt calibrate), or give curves=..."
-            )
         if not all(change >= 0 for change in self.curves):
             raise ValueError("curves must be numbers of at least 0")
 

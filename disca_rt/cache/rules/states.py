@@ -1,13 +1,25 @@
 """The rule of FEB-Cache: a state for each step says which kinds of branch are computed."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 from ...schedule import Step
+from ..calibration import Uncalibrated
+from ..options import check_factor, check_number
 from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
 PARTIAL = "partial"
-COMPUTED = {0: (True, True), 1: (False, True), 2: (False, False), 3: (True, False)}
+COMPUTE, ATTENTION, BOTH, MLP = range(4)  # states: what is reused
+COMPUTED = {
+    COMPUTE: (True, True),
+    ATTENTION: (False, True),
+    BOTH: (False, False),
+    MLP: (True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -16,15 +28,25 @@ class States(Memoryless):
 
     0: both are computed, 1: attention is reused, 2: both are, as in the authors' code; 3: the MLP
     is reused and attention computed, which the paper has early and the code nowhere. `states` has
-    one for each step. Without any: choice of ours after the paper, by thirds of the steps: 0 at
-    every `interval`-th step; between those 3 in the first third, 2 in the second, 1 in the last.
+    one for each step. Without any those of a calibration are taken, whose `attention_errors` and
+    `both_errors` are the errors of a step's output where these branches are those of the step
+    before: as much is reused as keeps what adds up within `budget`, the median of `both_errors` by
+    default (choice: the paper searches by the final error and gives no bound). Without one, or with
+    an `interval`: choice of ours after the paper, by thirds of the steps: 0 at every `interval`-th
+    step; between those 3 in the first third, 2 in the second, 1 in the last.
+
     The model's output counts `a` times where 1000·sigma is above `T0`, `b` times elsewhere: the
     paper's scaling of the predicted noise, of which no values are published; the code divides the
     output of all steps by delta, 1/`a` = 1/`b`. Choice: here the output is a velocity.
     """
 
+    fitted_in: ClassVar[str] = "feb-cache"
+    fitted_unless: ClassVar[tuple[str, ...]] = ("states", "interval")
     states: tuple[int, ...] = ()
     interval: int = 3
+    budget: float | None = None
+    attention_errors: tuple[float, ...] = ()
+    both_errors: tuple[float, ...] = ()
     a: float = 1.0
     b: float = 1.0
     T0: float = 500.0
@@ -36,16 +58,27 @@ class States(Memoryless):
                 f"states must be of {[*COMPUTED]} and begin with 0, got "
                 f"{','.join(map(str, self.states))}"
             )
-        if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"a and b must be above 0, got {self.a} and {self.b}")
+        check_factor("a", self.a)
+        check_factor("b", self.b)
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1, got {self.interval}")
+        if len(self.attention_errors) != len(self.both_errors):
+            raise ValueError("attention_errors and both_errors must be as many")
+        if self.budget is not None:
+            check_number("budget", self.budget, 0)
+            if not self.both_errors:
+                raise Uncalibrated(
+                    "budget needs attention_errors and both_errors; a calibration has them: "
+                    "disca-rt calibrate"
+                )
 
     def start(self, setting: Setting) -> None:
-        if self.states and len(self.states) != len(setting.steps):
-            raise ValueError(
-                f"states must be as many as steps, {len(setting.steps)}, got {len(self.states)}"
-            )
+        for name in ("states", "attention_errors"):
+            given = len(getattr(self, name))
+            if given not in (0, len(setting.steps)):
+                raise ValueError(
+                    f"{name} must be as many as steps, {len(setting.steps)}, got {given}"
+                )
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         computed = COMPUTED[self._state(setting, step)]
@@ -54,10 +87,42 @@ class States(Memoryless):
         return StepPlan((acts,) * setting.passes, label_of(acts), scale=scale)
 
     def _state(self, setting: Setting, step: Step) -> int:
-        if self.states:
-            return self.states[step.index]
+        if known := self.states or self._within_budget:
+            return known[step.index]
         third = 3 * step.index // len(setting.steps)
         return 0 if step.index % self.interval == 0 else (3, 2, 1)[third]
+
+    @cached_property
+    def _within_budget(self) -> tuple[int, ...]:
+        """The states by a calibration's errors; none without."""
+        if not self.both_errors:
+            return ()
+        median = statistics.median(self.both_errors[1:] or (0.0,))
+        budget = median if self.budget is None else self.budget
+        return states_within(self.attention_errors, self.both_errors, budget)
+
+
+def states_within(
+    attention: Sequence[float], both: Sequence[float], budget: float
+) -> tuple[int, ...]:
+    """The state of each step: the one that saves most while errors since it was computed add up.
+
+    Errors of steps since a branch was computed add up to at most `budget`; those of step 0 are not
+    read.
+    """
+    states, since_attention, since_both = [COMPUTE], 0.0, 0.0
+    for of_attention, of_both in zip(attention[1:], both[1:], strict=True):
+        since_attention += of_attention
+        since_both += of_both
+        if since_both <= budget:
+            states.append(BOTH)
+        elif since_attention <= budget:
+            states.append(ATTENTION)
+            since_both = since_attention  # the attention is still the old one
+        else:
+            states.append(COMPUTE)
+            since_attention = since_both = 0.0
+    return tuple(states)
 
 
 def label_of(acts: tuple[Act, ...]) -> str:

@@ -1,6 +1,7 @@
 """TeaCache's rule: full once the estimated changes of the output have added up to a threshold."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...schedule import Step
 from ..options import check_number
@@ -16,13 +17,14 @@ class TeaCache:
     z = mean|m − m'| / mean|m'| of the first block's modulated input m and that of the step before,
     image rows (TeaCache, arXiv 2411.19108, eq. 4 to 6, and the authors' code for HunyuanVideo).
     The first and the last step are full in any case. p has the `coefficients`, highest power first:
-    by default those published for HunyuanVideo 1.0 with 50 steps. For other models, HunyuanVideo
-    1.5 among them, none are published; the same ones are taken there (choice).
+    those of a calibration, or else those published for HunyuanVideo 1.0 with 50 steps. For other
+    models, HunyuanVideo 1.5 among them, none are published; the same ones are taken there (choice).
 
     With classifier-free guidance the conditional pass decides for both (choice); with `per_pass`
     each decides for itself, as in the authors' code for Wan.
     """
 
+    fitted_in: ClassVar[str] = "teacache"
     rel_l1_thresh: float = 0.15
     coefficients: tuple[float, ...] = PUBLISHED
     per_pass: bool = False

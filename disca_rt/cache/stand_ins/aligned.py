@@ -19,6 +19,7 @@ class Aligned(Numberless):
     2508.17356), 1 where a rule gives none; r' alone until there were two.
     """
 
+    takes = "gamma"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "guidance", "velocity")
     ops: Ops
 

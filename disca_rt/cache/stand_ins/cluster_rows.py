@@ -7,14 +7,14 @@ random, goes through each double block's MLP; every other row of the cluster mov
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.row_groups import take_rows
-from ..options import check_int
+from ..options import check_choice, check_int
 from ..row_draws import given_rows, scores
 from ..stand_in import WHOLE, Kept, Moment, Place
 from .drawn_rows import Expanded
@@ -36,14 +36,16 @@ class ClusterRows(Forecast):
 
     Where the code departs from the paper: the slopes of the forecast are added to fresh rows too
     (followed; not with `add_slope` false). A cluster without rows draws row 0 (followed). Several
-    rows of one cluster, as that makes them, count as their sum (here their mean). The text's kept
-    rows are overwritten by the image's fresh ones (here by the text's).
+    rows of one cluster, as that makes them, count as their sum (followed; as their mean with
+    `speaks` "mean"). The text's kept rows are overwritten by the image's fresh ones (here by the
+    text's).
     """
 
     refreshes: ClassVar[bool] = True
     cluster_num: int = 32
     propagation_ratio: float = 0.01
     add_slope: bool = True
+    speaks: Literal["sum", "mean"] = "sum"
     seed: int = 0
     fresh_rows: str | None = None
 
@@ -53,6 +55,7 @@ class ClusterRows(Forecast):
         check_int("seed", self.seed, 0, 2**31 - 1)
         if not 0 <= self.propagation_ratio <= 1:
             raise ValueError(f"propagation_ratio must be from 0 to 1, got {self.propagation_ratio}")
+        check_choice("speaks", self.speaks, ("sum", "mean"))
         if self.fresh_rows is not None:
             given_rows(self.fresh_rows)
 
@@ -97,12 +100,14 @@ class ClusterRows(Forecast):
         return best & ((1 << ROW_BITS) - 1)
 
     def _propagated(self, target: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-        """Every row moved towards the mean of its cluster's fresh rows."""
+        """Every row moved towards what its cluster's fresh rows speak for."""
         is_of = F.one_hot(labels.gather(1, rows), self.cluster_num).to(target.dtype)
+        said = is_of.transpose(1, 2) @ take_rows(target, rows)
         counts = is_of.sum(1)[..., None]
-        means = (is_of.transpose(1, 2) @ take_rows(target, rows)) / counts.clamp(min=1)
+        if self.speaks == "mean":
+            said = said / counts.clamp(min=1)
         ratio = self.propagation_ratio * take_rows(counts.clamp(max=1), labels)
-        return target + ratio * (take_rows(means, labels) - target)
+        return target + ratio * (take_rows(said, labels) - target)
 
 
 def _wide(rows: Tensor, like: Tensor) -> Tensor:

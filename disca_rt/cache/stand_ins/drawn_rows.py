@@ -66,7 +66,9 @@ class DrawnRows(Expanded):
     """`fresh_ratio` of the rows are drawn by a hash of `seed`, step, place and row.
 
     They are the same in all samples of a batch (a choice), and over any number of ranks.
-    `fresh_rows` is a file that gives them instead: see `row_draws.GivenRows`.
+    `fresh_rows` is a safetensors file that gives them instead: a tensor `[R]` of row numbers for
+    each draw, called "step.block.branch" such as "6.0.img_mlp", and "6.0.txt_mlp" counted from the
+    first text row (`row_draws.GivenRows`).
     """
 
     refreshes: ClassVar[bool] = True

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from ...kernels.ops import Ops
@@ -45,8 +46,9 @@ class FoCa(Numberless):
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
-        """Coefficients of the step before, for what is kept at this one, and of this step."""
-        return (*self.weights(kept_at, step - 1), *self.weights(kept_at, step))
+        """Coefficients of the step before, for what is kept at this one, and of this step; and
+        whether nothing is kept yet."""
+        return *self.weights(kept_at, step - 1), *self.weights(kept_at, step), float(not kept_at)
 
     def weights(self, kept_at: tuple[int, ...], step: int) -> Weights:
         """Coefficients of the value of `step`, after keeping at `kept_at`."""
@@ -62,13 +64,15 @@ class FoCa(Numberless):
 
     def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
         (buffers,) = kept
+        is_first = at.numbers[6] > 0
         before = self.ops.forecast(buffers, at.numbers[:3])
-        buffers[1].copy_(buffers[0])
+        # The first one takes all places: what an earlier sample left there is not to be read.
+        buffers[1].copy_(torch.where(is_first, value, buffers[0]))
         buffers[0].copy_(value)
-        buffers[2].copy_(before)
+        buffers[2].copy_(torch.where(is_first, value, before))
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(kept[0], at.numbers[3:])
+        return self.ops.forecast(kept[0], at.numbers[3:6])
 
 
 def forecasts_of(variant: str, gap: int) -> Iterator[Weights]:

@@ -82,6 +82,8 @@ class FreqCa(Differences):
         before = plain[-1].clone()
         self.ops.finite_differences(plain, value, at.numbers[:2])
         change = torch.sub(plain[-1], before, out=before).div_(at.numbers[0])
+        # Before there are enough values it is none: of what an earlier sample left nothing is made.
+        change.copy_(torch.where(at.numbers[1] > self.min_order + 1, change, 0))
         self._remove_low_band(change, at)
         self.ops.finite_differences(filtered, change, at.numbers[2:4])
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...config import DiTConfig
 from ...kernels.ops import Ops
+from ..options import check_factor
 from ..site import Level
 from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
@@ -25,12 +26,17 @@ class FrequencyBands(Numberless):
     applied. Factors compound over them in both programs; the paper applies each once.
     """
 
+    takes = "weights"
     levels: ClassVar[tuple[Level, ...]] = ("guidance",)
     reads_to_keep: ClassVar[bool] = False
     ops: Ops
     config: DiTConfig
     alpha_low_frequency: float = 1.1
     alpha_high_frequency: float = 1.1
+
+    def __post_init__(self) -> None:
+        for name in ("alpha_low_frequency", "alpha_high_frequency"):
+            check_factor(name, getattr(self, name))
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The two bands in fp32."""

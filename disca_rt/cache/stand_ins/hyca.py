@@ -69,9 +69,11 @@ SOLVERS: dict[str, Callable[[Distance], Weights]] = {
 class HyCa(Numberless):
     """`solvers` are names of `SOLVERS`, one a channel, or fewer that repeat over the channels.
 
-    Choice: without a table that was fitted, Taylor of order 1 for all channels.
+    A calibration has one for each channel, the same within a cluster of channels that move alike.
+    Choice: without one, Taylor of order 1 for all.
     """
 
+    fitted_in: ClassVar[str] = "hyca"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance")
     ops: Ops
     solvers: tuple[str, ...] = ("taylor-1",)
@@ -116,7 +118,8 @@ class HyCa(Numberless):
         (factors,) = kept
         before = self._sum(factors, at.numbers[2 : 2 + 4 * len(self.solvers)])
         self.ops.finite_differences(factors[:ORDERS], value, at.numbers[:2])
-        factors[ORDERS].copy_(before)
+        # The first one takes its place: what an earlier sample left there is not to be read.
+        factors[ORDERS].copy_(torch.where(at.numbers[1] > 1, before, value))
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return self._sum(kept[0], at.numbers[2 + 4 * len(self.solvers) :])

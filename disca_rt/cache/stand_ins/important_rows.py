@@ -45,6 +45,12 @@ class ImportantRows(Numberless):
         of_row = like._replace(shape=like.shape[:2], dtype=torch.float32)
         return like, of_row, of_row
 
+    def numbers(
+        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        """Whether nothing is kept yet."""
+        return (float(not kept_at),)
+
     def row_count(self, place: Place, rows: int) -> int:
         return int(self.fresh_ratio * rows)
 
@@ -53,7 +59,9 @@ class ImportantRows(Numberless):
 
     def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
         buffer, importance, age = kept
-        importance.copy_(self._importance(buffer, value, at.place))
+        # Before the first one nothing was: what an earlier sample left there is not to be read.
+        before = torch.where(at.numbers[0] > 0, torch.zeros_like(buffer), buffer)
+        importance.copy_(self._importance(before, value, at.place))
         buffer.copy_(value)
         age.zero_()
 

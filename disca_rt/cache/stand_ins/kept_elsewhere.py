@@ -14,7 +14,7 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ..policy import Policy, Slot
 from ..site import Level
-from ..stand_in import Kept, Moment, Place, StandIn, TensorSpec, refreshes
+from ..stand_in import Kept, Moment, PairShares, Place, StandIn, TensorSpec, refreshes
 
 State = Literal["device", "fp8", "host", "fp8-host"]
 STATES: tuple[State, ...] = ("device", "fp8", "host", "fp8-host")
@@ -52,6 +52,10 @@ class KeptElsewhere:
         return refreshes(self.stand_in)
 
     @property
+    def takes(self) -> str:
+        return getattr(self.stand_in, "takes", "")
+
+    @property
     def network(self) -> PredictorConfig | None:
         return self.stand_in.network
 
@@ -72,6 +76,9 @@ class KeptElsewhere:
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
         return self.stand_in.numbers(kept_at, step, given)
+
+    def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
+        return self.stand_in.pair_shares(grid, text)
 
     def out(self, kept: Kept) -> Tensor | None:
         """None: a value is computed on the device, in the model's dtype."""

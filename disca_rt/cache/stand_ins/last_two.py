@@ -25,6 +25,7 @@ class LastTwo(Numberless):
     linear in the step (choice), of computed outputs alone.
     """
 
+    takes = "weights"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
     ops: Ops
     attention_weight: float | None = 0.5

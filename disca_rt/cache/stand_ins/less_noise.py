@@ -1,5 +1,6 @@
 """OmniCache's stand-in: the velocity kept last, less a band of the error that reuse has shown."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,21 +14,27 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 @dataclass(frozen=True)
 class LessNoise(Numberless):
-    """v_j − γ^q·band(e), q steps after the last full one.
+    """v_j − Π γ·band(e) at step s, the product over the steps from j, the last full one, to s − 1.
 
-    e = v_j' − v_j is the error of reuse as seen at the last full step j, of the one j' before it
-    (choice), 0 until there were two. It loses `gamma` a step, the same at all of them (choice; the
-    paper fits one a step). A band holds the frequencies of each frame within `cutoff` of the
-    largest, or the others, by the plan's two scalars, which weigh them (OmniCache, arXiv
-    2508.16212, reconstructed: cutoff and gamma are choices); low ones where a rule gives none.
+    e = v_j' − v_j is the error of reuse as seen at j, of the full step j' before it (choice), 0
+    until there were two. `gamma` is what is left of it after each step: a number a step, as a
+    calibration has them, or one for all (choice: 0.9). A band holds the frequencies of each frame
+    within `cutoff` of the largest, or the others, by the plan's two scalars, which weigh them
+    (OmniCache, arXiv 2508.16212, reconstructed: cutoff is a choice); low ones where a rule gives
+    none.
     """
 
+    takes = "bands"
     levels: ClassVar[tuple[Level, ...]] = ("velocity",)
-    gamma: float = 0.9
+    fitted_in: ClassVar[str] = "omnicache"
+    gamma: tuple[float, ...] = (0.9,)
     cutoff: float = 0.25
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 0, 1)
+        if not self.gamma:
+            raise ValueError("gamma must be one number, or one a step, got none")
+        for each in self.gamma:
+            check_number("gamma", each, 0, 1)
         check_number("cutoff", self.cutoff, 0, 1)
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
@@ -38,8 +45,16 @@ class LessNoise(Numberless):
     ) -> tuple[float, ...]:
         """The weights of the low and the high band, and whether nothing is kept yet."""
         low, high = given[:2] or (1.0, 0.0)
-        left = self.gamma ** (step - kept_at[-1]) if len(kept_at) > 1 else 0.0
+        left = self._left(kept_at[-1], step) if len(kept_at) > 1 else 0.0
         return low * left, high * left, float(not kept_at)
+
+    def _left(self, kept_at: int, step: int) -> float:
+        """The share of the error that is left at `step`; ValueError for too few gammas."""
+        if len(self.gamma) == 1:
+            return self.gamma[0] ** (step - kept_at)
+        if step > len(self.gamma):
+            raise ValueError(f"gamma must be one number, or one a step, got {len(self.gamma)}")
+        return math.prod(self.gamma[kept_at:step])
 
     def out(self, kept: Kept) -> Tensor | None:
         """None: the error needs the new value beside the old one."""

@@ -23,7 +23,7 @@ MAX_ORDER = 3  # of the fused ops
 class Differences(Numberless):
     """A base for stand-ins whose value is Σ c_i·d_i, of divided differences of `orders` orders."""
 
-    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "attention", "guidance", "velocity")
     ops: Ops
 
     @property

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...attention.kept_keys import Rows
 from ...config import DiTConfig
-from ...tokens import RowVectors, TokenLayout
+from ...tokens import TokenLayout
 from ..site import Level
 from ..stand_in import WHOLE, Kept, Moment, Numberless, Place, TensorSpec
+from .rows_of_blocks import RowsOfBlocks
 
 VELOCITY = 1  # the number of the slot that chooses, in the method's row
 
@@ -29,6 +29,7 @@ class Dropping(Numberless):
     Both numbers are cut to whole ones.
     """
 
+    takes = "choice"
     refreshes: ClassVar[bool] = True
     config: DiTConfig
     sample_ratio: float = 0.5
@@ -118,53 +119,17 @@ class FreshVelocity(Dropping):
 
 
 @dataclass(frozen=True)
-class FreshRows(Dropping):
-    """All blocks on the chosen image rows and all text, with kept keys and values of the others.
-
-    Keeps the last tokens, and keys and values of every block. Rows of a clean first frame are all
-    computed, for they are modulated apart.
-    """
-
-    levels: ClassVar[tuple[Level, ...]] = ("blocks",)
-
-    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
-        return (like,) * (1 + 2 * (self.config.double + self.config.single))
-
-    def keys(self, kept: Kept, block: int) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, S, C]` of a block, counted from the first of the site."""
-        return kept[1 + 2 * block], kept[2 + 2 * block]
+class FreshRows(Dropping, RowsOfBlocks):
+    """All blocks on the rows that the velocity's slot has chosen, and all text."""
 
     def row_count(self, place: Place, rows: int) -> int:
         return rows - sum(self.dropped(rows))
 
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
+    def chosen(self, at: Moment) -> Tensor:
+        return at.beside[0][VELOCITY][WHOLE][2].flatten()
 
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:
-            kept[0].copy_(value)
-
-    def value(self, kept: Kept, at: Moment) -> Tensor:
-        return kept[0]
-
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
-        rows = self._rows(at, kept[0].shape[1])
-        return kept[0].index_copy_(1, rows.index, compute(rows))
-
-    def _rows(self, at: Moment, count: int) -> Rows:
-        """The joint rows of this rank that the velocity's slot has chosen, in order, and text."""
-        layout, vec = at.context.layout, at.context.vec
-        img = layout.img_len
-        clean = vec.starts[-1] if isinstance(vec, RowVectors) else 0
-        mask = at.beside[0][VELOCITY][WHOLE][2].flatten()[layout.start :][:img].clone()
-        mask[:clean] = 1
-        index = mask.topk(self._room(layout, clean)).indices.sort().values
-        text = torch.arange(img, count, device=index.device)
-        is_meant = torch.cat([mask[index] > 0, torch.ones_like(text, dtype=torch.bool)])
-        return Rows(torch.cat([index, text]), is_meant)
-
-    def _room(self, layout: TokenLayout, clean: int) -> int:
-        """The most image rows that may be chosen of a rank's; fixed, and exact on one rank."""
+    def room(self, layout: TokenLayout, clean: int) -> int:
+        """The most image rows that may be chosen of a rank's; exact on one rank."""
         frames, height, width = layout.grid
         rows = height * width
         fresh = rows - sum(self.dropped(rows))

@@ -13,10 +13,10 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 class Reuse(Numberless):
     """The kept value again (`form` "output"), or what enters plus the kept change ("delta").
 
-    "delta" is not for branches: nothing enters one that its value could be a change of.
+    "delta" is not for branches and attention: nothing enters that a value could be a change of.
     """
 
-    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
+    levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "attention", "guidance", "velocity")
     reads_to_keep: ClassVar[bool] = False
     form: Literal["output", "delta"] = "output"
 

@@ -13,6 +13,7 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 class ScaledChange(Numberless):
     """What enters plus c·r, r the change kept last and c the first scalar of the plan, or 1."""
 
+    takes = "scale"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "guidance", "velocity")
     reads_to_keep: ClassVar[bool] = False
 

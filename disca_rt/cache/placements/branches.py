@@ -1,15 +1,58 @@
 """Placements on branches: which of them are one slot, that is, are computed or reused together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from ..config import DiTConfig
-from .site import DOUBLE, Site
+from ...config import DiTConfig
+from ..site import DOUBLE, SINGLE, Site
+from .whole import Whole
 
 ATTENTIONS = "img_attn", "txt_attn", "attn"
 MLPS = "img_mlp", "txt_mlp", "mlp_part"
 KINDS = "transformer_blocks", "single_transformer_blocks"
 OPEN_SORA_BLOCKS = 28
+
+
+@dataclass(frozen=True)
+class EveryBranch:
+    """Every branch of every block, of single blocks attention and MLP together; one slot."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("branch", 0, config.double + config.single, (*DOUBLE, "total"))]
+
+
+@dataclass(frozen=True)
+class Attentions:
+    """The attention outputs of every block; one slot."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        names = tuple(name for name in (*DOUBLE, *SINGLE) if name.endswith("attn"))
+        return [Site("branch", 0, config.double + config.single, names)]
+
+
+@dataclass(frozen=True)
+class BranchesOrHidden:
+    """Every branch, or with `features` "hidden" the tokens after the last block; one slot."""
+
+    features: Literal["branches", "hidden"] = "branches"
+
+    def __post_init__(self) -> None:
+        if self.features not in ("branches", "hidden"):
+            raise ValueError(f"features must be branches or hidden, got {self.features!r}")
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return (EveryBranch() if self.features == "branches" else Whole()).sites(config)
+
+
+@dataclass(frozen=True)
+class LastBlockApart:
+    """Every branch of the last block, then those of all blocks before it; two slots, or one."""
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        last, names = config.double + config.single - 1, (*DOUBLE, "total")
+        before = [Site("branch", 0, last, names)] * (last > 0)
+        return [Site("branch", last, last + 1, names), *before]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""Methods of sparse attention: some pairs of query and key, and a cache for the others."""
+
+from ..attention_slots import ReusedOutputs, SharedBetweenPasses, Windows
+from ..placements.attention import EveryAttention, JointAttention, WholeWhereSkipped
+from ..row import Row, Where
+from ..rules.after_warm_up import AfterWarmUp
+from ..rules.chipmunk import SparseSteps
+from ..rules.fast_attention import ByPlan, Windowed
+from ..stand_ins.head_masks import HeadMasks
+from ..stand_ins.reuse import Reuse
+from ..stand_ins.sparse_delta import SparseDelta
+from ..stand_ins.window import FromConditional, WindowResidual
+
+SKIPPED = 7, 11, *range(13, 16), *range(17, 20), *range(21, 24), *range(25, 28), 29, 31
+SKIPPED += (*range(33, 36), *range(37, 40), *range(41, 44))
+
+ROWS = {
+    "chipmunk": Row(
+        (SparseSteps,),
+        (Where(JointAttention, SparseDelta), Where(WholeWhereSkipped, Reuse)),
+        about="Attention to all keys at a few steps; at the others to the heaviest 5 % of each "
+        "group of queries and 1 % at random, plus what the rest added at the last full step. "
+        "With with-step-reuse half of the steps take the tokens of the step before instead.",
+        paper="Chipmunk, sandyresearch/chipmunk",
+        presets={
+            "with-step-reuse": {"skip_step_schedule": SKIPPED},
+            "small": {"voxel_shape": (1, 4, 4), "counts_multiple_of": 1},
+        },
+        is_placed=True,
+    ),
+    "ditfastattn": Row(
+        (Windowed, ByPlan),
+        (
+            Where(ReusedOutputs, Reuse),
+            Where(Windows, WindowResidual),
+            Where(SharedBetweenPasses, FromConditional),
+        ),
+        about="Each block's attention in each step by a calibrated plan: in full, its last output, "
+        "a window of image keys plus what the rest added, or the conditional pass's. Without a "
+        "plan: windows, and full attention at every second step.",
+        paper="DiTFastAttn, arXiv 2406.08552",
+        is_placed=True,
+    ),
+    "rainfusion": Row(
+        (AfterWarmUp,),
+        (Where(EveryAttention, HeadMasks),),
+        about="Each head attends to frames near it, to places near it, or to every second key, "
+        "whichever its own queries tell in every step. It keeps nothing; with another method's "
+        "rule, as in teacache+rainfusion, that one says which steps attend in full.",
+        paper="RainFusion, arXiv 2505.21036",
+    ),
+}
