@@ -8,6 +8,7 @@ of a step. Here steps in advance are samples of one batch, as many as stay few r
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..models.dit import DiT, Timed
@@ -18,18 +19,29 @@ ROWS, STEPS = 1024, 16  # of text, and of steps at once: from there on more is o
 
 
 class StepRow(NamedTuple):
-    """One step as its pieces read it: `timed` of each pass, and fp32 `dt []`, its length, negative.
+    """One step as its pieces read it: `timed` of each pass, and two scalars, fp32.
 
-    `sigma_next []` fp32 is the noise level after it.
+    They are one tensor, since a replayed step copies each of its inputs.
     """
 
     timed: tuple[Timed, ...]
-    dt: Tensor
-    sigma_next: Tensor
+    scalars: Tensor
+
+    @property
+    def dt(self) -> Tensor:
+        """The step's length, negative."""
+        return self.scalars[0]
+
+    @property
+    def sigma_next(self) -> Tensor:
+        """The noise level after it."""
+        return self.scalars[1]
 
     def scaled(self, scale: float) -> "StepRow":
         """The same of a step in which the velocity counts `scale` times."""
-        return self if scale == 1 else self._replace(dt=self.dt * scale)
+        if scale == 1:
+            return self
+        return self._replace(scalars=torch.stack([self.dt * scale, self.sigma_next]))
 
 
 class Ahead:
@@ -53,9 +65,9 @@ class Ahead:
 
     def _compute(self, first: int) -> tuple[StepRow, ...]:
         here = slice(first, first + self._at_once)
-        dt, sigma_next = self._table.dt[here].unbind(), self._table.sigma_next[here].unbind()
-        of_passes = (self._timed(each, first, len(dt)) for each in self._prepared)
-        return tuple(map(StepRow, zip(*of_passes, strict=True), dt, sigma_next))
+        scalars = torch.stack([self._table.dt[here], self._table.sigma_next[here]], dim=1).unbind()
+        of_passes = (self._timed(each, first, len(scalars)) for each in self._prepared)
+        return tuple(map(StepRow, zip(*of_passes, strict=True), scalars))
 
     def _timed(self, prepared: Prepared, first: int, count: int) -> Sequence[Timed]:
         """The steps of one pass from number `first` on."""

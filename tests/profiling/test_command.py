@@ -44,7 +44,7 @@ def test_shares_of_each_kind_of_step_add_up(folder: Path) -> None:
         assert sum(shares.values()) - shares["all"] == pytest.approx(1)
         assert {"GEMM", "attention", "rms_norm_rope", "head", "euler_step", "gap"} <= set(shares)
     named = {(line["kind"], line["class"]): line for line in lines}
-    assert named["full", "cache op"]["gb_per_s"] > 0
+    assert ("full", "cache op") not in named, "the last block writes into the buffer"
     assert named["predicted", "fuse_cached"]["calls"] > 0
     assert ("full", "fuse_cached") not in named
     gemm = named["full", "GEMM"]
@@ -102,7 +102,7 @@ def test_the_table_reads_as_markdown(folder: Path) -> None:
         (["a red dog moving left"], "dog"),
         (["--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
         (["--device", "tpu"], "--device must be"),
-        (["--policy", "teacache"], "policy must be one of"),
+        (["--policy", "tea-cache"], "policy must be one of"),
         (["--ops", "cutlass"], "ops must be one of"),
         (["--attention", "fa9"], "attention backend must be one of"),
         (["--nvtx-only"], "give --device cuda"),
