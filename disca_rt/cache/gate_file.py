@@ -10,8 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..atomic import write_whole
@@ -39,6 +37,8 @@ class GateFile(NamedTuple):
 
 def read_gates(path: str, kind: str, config: DiTConfig) -> GateFile:
     """The "gates" or the "heads" (`kind`) in a file for a model of these sizes; else ValueError."""
+    from safetensors import SafetensorError, safe_open  # a package that a bench does without
+
     try:
         with safe_open(Path(path), "pt") as file:
             metadata, names = file.metadata() or {}, [*file.keys()]
@@ -59,6 +59,8 @@ def read_gates(path: str, kind: str, config: DiTConfig) -> GateFile:
 
 def write_gates(path: Path, tensors: Mapping[str, Tensor], config: DiTConfig, method: str) -> None:
     """A file of the "gates" or "heads" that `method` learned for a model of these sizes."""
+    from safetensors.torch import save_file  # a package that a bench does without
+
     sizes = {name: str(getattr(config, name)) for name in SIZES}
     about = {"format": FORMAT, "version": VERSION, "method": method} | sizes
     learned = {kind: tensor.float().contiguous() for kind, tensor in tensors.items()}

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .options import check_int
@@ -141,6 +139,9 @@ given_rows = lru_cache(maxsize=8)(GivenRows)
 
 def _read(path: str) -> Mapping[tuple[int, Place], tuple[int, ...]]:
     """Row numbers by step and place."""
+    from safetensors import SafetensorError  # a package that a bench does without
+    from safetensors.torch import load_file
+
     if not Path(path).is_file():
         raise ValueError(f"fresh_rows must be a safetensors file of row numbers, got {path!r}")
     try:

@@ -98,8 +98,8 @@ def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--step-list", type=step_list, help="indices of the full steps: 0,2,5")
     group.add_argument(
         "--policy",
-        help="how steps are cached: disca, full, reuse, taylor, hermite; with options such as "
-        "taylor:order=2,interval=5",
+        help="how steps are cached: full, disca, teacache ... (disca-rt caches lists all), with a "
+        "preset or options such as taylor:order=2,interval=5; A+B: how A decides, what B gives",
     )
 
 

@@ -4,15 +4,17 @@ Knows no models: sizes are given.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..cache.token_mask import TokenMask
 from ..errors import first_line
-from .images import read_image
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WHITE = 128  # of 255: pixels of at least this grey are made anew
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -24,6 +26,8 @@ def read_mask(source: str | Path) -> Tensor:
     `source` is a picture, a video, or a folder of frames, whose names give their order. ValueError
     names what cannot be read.
     """
+    import numpy as np  # a package that a bench does without
+
     path = Path(source)
     if path.is_dir():
         frames = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURES)
@@ -41,14 +45,18 @@ def read_mask(source: str | Path) -> Tensor:
     return torch.from_numpy(np.stack(grey) >= WHITE)
 
 
-def _of_picture(path: Path) -> np.ndarray:
+def _of_picture(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    from .images import read_image
+
     try:
         return np.asarray(read_image(path).convert("L"))
     except ValueError as error:
         raise ValueError(f"mask: {error}") from error
 
 
-def _of_video(path: Path) -> list[np.ndarray]:
+def _of_video(path: Path) -> "list[np.ndarray]":
     import av
 
     try:

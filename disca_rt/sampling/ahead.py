@@ -8,7 +8,6 @@ of a step. Here steps in advance are samples of one batch, as many as stay few r
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..models.dit import DiT, Timed
@@ -19,29 +18,25 @@ ROWS, STEPS = 1024, 16  # of text, and of steps at once: from there on more is o
 
 
 class StepRow(NamedTuple):
-    """One step as its pieces read it: `timed` of each pass, and two scalars, fp32.
+    """One step as its pieces read it: `timed` of each pass, and fp32 `dt []`, its length, negative.
 
-    They are one tensor, since a replayed step copies each of its inputs.
+    `sigma_next []` fp32 is the noise level after it, where something is held at it.
     """
 
     timed: tuple[Timed, ...]
-    scalars: Tensor
+    times: tuple[Tensor, ...]
 
     @property
     def dt(self) -> Tensor:
-        """The step's length, negative."""
-        return self.scalars[0]
+        return self.times[0]
 
     @property
     def sigma_next(self) -> Tensor:
-        """The noise level after it."""
-        return self.scalars[1]
+        return self.times[1]
 
     def scaled(self, scale: float) -> "StepRow":
         """The same of a step in which the velocity counts `scale` times."""
-        if scale == 1:
-            return self
-        return self._replace(scalars=torch.stack([self.dt * scale, self.sigma_next]))
+        return self._replace(times=(self.dt * scale, *self.times[1:]))
 
 
 class Ahead:
@@ -64,10 +59,11 @@ class Ahead:
         return self._rows[index - first]
 
     def _compute(self, first: int) -> tuple[StepRow, ...]:
-        here = slice(first, first + self._at_once)
-        scalars = torch.stack([self._table.dt[here], self._table.sigma_next[here]], dim=1).unbind()
-        of_passes = (self._timed(each, first, len(scalars)) for each in self._prepared)
-        return tuple(map(StepRow, zip(*of_passes, strict=True), scalars))
+        given = (self._table.dt, self._table.sigma_next)
+        times = [each[first : first + self._at_once].unbind() for each in given if each is not None]
+        of_passes = (self._timed(each, first, len(times[0])) for each in self._prepared)
+        steps = zip(*of_passes, strict=True), zip(*times, strict=True)
+        return tuple(map(StepRow, *steps))
 
     def _timed(self, prepared: Prepared, first: int, count: int) -> Sequence[Timed]:
         """The steps of one pass from number `first` on."""

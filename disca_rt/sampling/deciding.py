@@ -128,7 +128,8 @@ class Deciding:
         if plan.keeps():
             plan = plan._replace(watch=plan.watch + self._kept_probes(plan))
         tensors = self._with_numbers(plan)
-        tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
+        if plan.scale != 1:
+            tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
         outcome = self._loop.compute(plan, self._begun, tensors)
         self._see(plan.watch, outcome.looks, now)
         return outcome.latents

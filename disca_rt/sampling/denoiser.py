@@ -116,7 +116,8 @@ class Denoiser:
         state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
-        table = step_table(schedule, guidance, latent_shape[0], self.dit)
+        is_edit = prepared[0].edit is not None
+        table = step_table(schedule, guidance, latent_shape[0], self.dit, is_edit)
         return Loop(sampler, setting, table, prepared, self.graphs)
 
     def check(self, policy: Policy, passes: int) -> None:

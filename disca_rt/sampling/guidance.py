@@ -22,12 +22,13 @@ class Guidance(NamedTuple):
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
 
-    `timesteps [steps + 1, B]`, `dt [steps]`, `sigma_next [steps]` fp32; `guidance [B]` or None.
+    `timesteps [steps + 1, B]`, `dt [steps]`, and `sigma_next [steps]` or None, fp32; `guidance [B]`
+    or None.
     """
 
     timesteps: Tensor
     dt: Tensor
-    sigma_next: Tensor
+    sigma_next: Tensor | None
     has_r: bool
     guidance: Tensor | None
 
@@ -51,16 +52,19 @@ def scaled(table: StepTable, scales: Sequence[float]) -> StepTable:
     return table._replace(dt=table.dt * factors)
 
 
-def step_table(schedule: Schedule, guidance: Guidance, batch: int, dit: DiT) -> StepTable:
-    """The table of a sample of `batch` rows."""
+def step_table(
+    schedule: Schedule, guidance: Guidance, batch: int, dit: DiT, is_edit: bool = False
+) -> StepTable:
+    """The table of a sample of `batch` rows, with the levels that an edit is held at."""
     steps = list(schedule)
     timesteps = [step.t for step in steps] + [steps[-1].r]
     on_device = torch.tensor(timesteps, dtype=torch.float32, device=dit.device)
     lengths = [step.sigma_next - step.sigma for step in steps]
-    ends = [step.sigma_next for step in steps]
+    ends = [step.sigma_next for step in steps] if is_edit else None
     return StepTable(
         on_device[:, None].expand(-1, batch),
-        *(torch.tensor(each, dtype=torch.float32, device=dit.device) for each in (lengths, ends)),
+        torch.tensor(lengths, dtype=torch.float32, device=dit.device),
+        None if ends is None else torch.tensor(ends, dtype=torch.float32, device=dit.device),
         dit.config.meanflow,
         _guidance_input(guidance.embedded, batch, dit),
     )

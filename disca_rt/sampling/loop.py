@@ -88,6 +88,7 @@ class Loop:
         self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
         self._ahead = Ahead(sampler.forward.dit, table, self._prepared)
+        self._key = sampler.key()
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
 
@@ -131,7 +132,7 @@ class Loop:
     ) -> Tensor:
         started = stopwatch.start()
         latents = graphs.run(
-            ("trajectory", plans, self.sampler.key()),
+            ("trajectory", plans, self._key),
             partial(self.sampler.trajectory, plans),
             latents,
             scaled(self.table, [plan.scale for plan in plans]),
@@ -171,7 +172,7 @@ class Loop:
         if self._graphs is None:
             return compute(*inputs, self._prepared)
         return self._graphs.run(
-            (key, self.sampler.key()),
+            (key, self._key),
             compute,
             *inputs,
             bound=self._prepared,

@@ -562,7 +562,7 @@ def test_cache_dit_computes_the_full_steps_of_every_sample(config: DiTConfig) ->
         (["--dit", "d.safetensors", "--random"], "give either --dit or --random"),
         (["--attention", "fa9"], "attention backend must be one of"),
         (["--ops", "cutlass"], "ops must be one of"),
-        (["--policy", "teacache"], "policy must be one of"),
+        (["--policy", "teecache"], "policy must be one of"),
         (["--preset", "fast"], "preset must be one of"),
         (["--device", "tpu"], "--device must be"),
         (["--dtype", "fp8"], "--dtype must be one of"),

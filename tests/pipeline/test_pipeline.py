@@ -124,7 +124,7 @@ def test_a_request_that_does_not_fit_runs_no_model(golden: Golden, pipeline: Pip
     stages: list[str] = []
     unbatched = replace(golden.conditioning, text_mask=golden.conditioning.text_mask[0])
     for fields, message in (
-        ({"policy": "teacache"}, "policy must be one of"),
+        ({"policy": "teecache"}, "policy must be one of"),
         ({"conditioning": unbatched}, r"text_mask must be \[1, 16\], got \[16\]"),
         ({"latents": golden.io["latents"][0]}, r"latents must be \[1, 4, T, H, W\], got \[4, 3"),
         ({"latents": None, "latent_shape": (4, 8, 12)}, r"latent_shape must be \(4, T, H, W\)"),

@@ -102,7 +102,7 @@ def test_the_table_reads_as_markdown(folder: Path) -> None:
         (["a red dog moving left"], "dog"),
         (["--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
         (["--device", "tpu"], "--device must be"),
-        (["--policy", "tea-cache"], "policy must be one of"),
+        (["--policy", "teecache"], "policy must be one of"),
         (["--ops", "cutlass"], "ops must be one of"),
         (["--attention", "fa9"], "attention backend must be one of"),
         (["--nvtx-only"], "give --device cuda"),

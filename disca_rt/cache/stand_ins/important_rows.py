@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..site import Level
@@ -90,4 +89,6 @@ class ImportantRows(Numberless):
 @lru_cache(maxsize=4)
 def _networks(path: str, device: torch.device) -> dict[str, Tensor]:
     """The tensors of a file, fp32 on `device`."""
+    from safetensors.torch import load_file  # a package that a bench does without
+
     return {key: each.float().to(device) for key, each in load_file(path).items()}
