@@ -65,9 +65,13 @@ def with_groups(vector: Vector, values: Tensor) -> Vector:
 
 
 class StepContext(NamedTuple):
-    """Inputs of all blocks of a step: `vec` of width C, rotary tables `[S_img, D/2]`, layout."""
+    """Inputs of all blocks of a step: `vec` of width C, rotary tables `[S_img, D/2]`, layout.
+
+    `modulations [B, N]` is what the DiT's own blocks make of `vec`, where that has been computed.
+    """
 
     vec: Vector
     freqs_cos: Tensor
     freqs_sin: Tensor
     layout: TokenLayout
+    modulations: Tensor | None = None

@@ -3,8 +3,8 @@
 This file is the specification of the fused kernels, the path on a CPU and the oracle of the tests.
 It knows nothing about models, ranks or caches. Shapes: `B` batch, `S` tokens, `C` hidden width,
 `H` heads, `D` head width. `shift`, `scale` and `gate` are per sample, `[B, C]`. Callers use only
-what an op returns: `out=` is a hint for implementations that write in place, ignored here because
-in-place writes break autograd and forward mode.
+what an op returns: `out=` is a hint for implementations that write in place, ignored here where
+gradients are on, because in-place writes break autograd and forward mode.
 """
 
 import torch
@@ -19,6 +19,11 @@ NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """Memory for `out=` of the ops that follow, or None where ops return tensors of their own."""
     return None
+
+
+def _unless_grad(out: Tensor | None) -> Tensor | None:
+    """`out`, or None where a gradient may be taken."""
+    return None if torch.is_grad_enabled() else out
 
 
 def join_tokens(*parts: Tensor, out: Tensor | None = None) -> Tensor:
@@ -52,8 +57,8 @@ def layer_norm_modulate(
 
 
 def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = None) -> Tensor:
-    """`x + gate·branch` for `x, branch [B, S, C]`."""
-    return torch.addcmul(x, branch, gate[:, None])
+    """`x + gate·branch` for `x, branch [B, S, C]`; `out` may be `x`."""
+    return torch.addcmul(x, branch, gate[:, None], out=_unless_grad(out))
 
 
 def gate_residual_layer_norm_modulate(
@@ -115,7 +120,8 @@ def pair_linear(
     `first [B, S, K]`, `second [B, S, M]`, `weight [N, K + M]`, `bias [N]` -> `[B, S, N]`.
     """
     weight_first, weight_second = weight.split([first.shape[-1], second.shape[-1]], dim=1)
-    return F.linear(first, weight_first, bias) + F.linear(second, weight_second)
+    parts = F.linear(first, weight_first, bias), F.linear(second, weight_second)
+    return torch.add(*parts, out=_unless_grad(out))
 
 
 def fuse_cached(current: Tensor, cached: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from disca_rt.cache.site import DOUBLE, SINGLE
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
-from disca_rt.models.blocks import Branch
+from disca_rt.models.blocks import Branch, run_blocks
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
 from disca_rt.models.stream import PendingSum, materialise
@@ -280,3 +280,33 @@ def test_config_refuses_axes_that_do_not_add_up() -> None:
         DiTConfig(rope=(16, 56, 50))
     with pytest.raises(ValueError, match="heads must divide hidden"):
         DiTConfig(heads=23)
+
+
+@torch.no_grad()
+def test_blocks_that_add_kept_branches_leave_their_input(golden: Golden, dit: DiT) -> None:
+    """Their sums are taken in place, but not in the tokens that they were given."""
+    latents = golden.io["latents"]
+    prepared = dit.prepare(golden.conditioning, latents.shape)
+    tokens, context = dit.embed(latents, golden.step_inputs(2), prepared)
+    rows = {"img": context.layout.img_len, "joint": tokens.shape[1]}
+    rows["txt"] = rows["joint"] - rows["img"]
+
+    class Kept:
+        """Something in the place of every branch."""
+
+        names = frozenset((*DOUBLE, "total"))
+
+        def around(self, attention):
+            return attention
+
+        def __call__(self, name, compute, gate=None):
+            kept = {**DOUBLE, **SINGLE}[name]
+            return Branch(torch.full_like(tokens[:, : rows[kept.rows]], len(name)), gate)
+
+    before = tokens.clone()
+    found = run_blocks(dit.blocks, tokens, context, None, [Kept()] * len(dit.blocks))
+    assert torch.equal(tokens, before)
+    stream = before
+    for block in dit.blocks:
+        stream = materialise(block((PendingSum(stream),), context, Kept()), block.ops)
+    assert torch.equal(found, stream)

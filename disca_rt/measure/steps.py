@@ -163,14 +163,14 @@ class Steps:
 
     def scalars(self, index: int | None = None) -> StepInputs:
         """Timestep, r and guidance of step number `index`, by default the first full one."""
-        return self._loop.table.row(self._full if index is None else index).inputs
+        return self._loop.table.inputs(self._full if index is None else index)
 
     def euler(self, velocities: Sequence[Tensor]) -> Tensor:
         """Latents after a step whose passes gave velocities [1, C, T, H, W]: guidance, Euler."""
         velocity = velocities[-1].float()
         if len(velocities) == 2:
             velocity = velocity + DEFAULT_GUIDANCE * (velocities[0].float() - velocity)
-        return self._latents + velocity * self._loop.table.row(self._full).dt
+        return self._latents + velocity * self._loop.table.dt[self._full]
 
     def _run(self, index: int, kept_at: tuple[int, ...]) -> Tensor:
         tensors = self._loop.tensors(index, self._latents, kept_at)

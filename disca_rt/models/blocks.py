@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
-from ..tokens import StepContext, Vector, of_text
+from ..tokens import StepContext, Vector
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
 from .row_groups import layer_norm_modulate
@@ -144,7 +144,7 @@ class DoubleStreamBlock(nn.Module):
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        mods = self.img_mod(context.vec), self.txt_mod(of_text(context.vec))
+        mods = self.img_mod.of_step(context), self.txt_mod.of_step(context, of_text=True)
         parts = split_stream(stream, context.layout.img_len, self.ops)
         if branches is None:
             return self._whole(parts, mods, context)
@@ -171,11 +171,11 @@ class DoubleStreamBlock(nn.Module):
         img_proj, txt_proj = self.img_attn_proj, self.txt_attn_proj
         img_attn = branches("img_attn", lambda out=None: img_proj.into(joint()[0], out), img_mod[2])
         txt_attn = branches("txt_attn", lambda out=None: txt_proj.into(joint()[1], out), txt_mod[2])
-        img_2 = self._entered(PendingSum(img.sum(), *img_attn), img_mod[3:5])
-        txt_2 = self._entered(PendingSum(txt.sum(), *txt_attn), txt_mod[3:5])
+        img_2 = self._entered(img.plus(img_attn), img_mod[3:5])
+        txt_2 = self._entered(txt.plus(txt_attn), txt_mod[3:5])
         img_mlp = branches("img_mlp", self._mlp(self.img_mlp, img_2, img_mod[3:5]), img_mod[-1])
         txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt_2, txt_mod[3:5]), txt_mod[-1])
-        return PendingSum(img_2.sum(), *img_mlp), PendingSum(txt_2.sum(), *txt_mlp)
+        return img_2.plus(img_mlp), txt_2.plus(txt_mlp)
 
     def _mlp(self, mlp: MLP, entered: "_Entered", shift_scale: Mods) -> Compute:
         """The MLP of all rows, or of some."""
@@ -189,7 +189,9 @@ class DoubleStreamBlock(nn.Module):
 
     def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
         return _Entered(
-            lambda: add_norm(part, *shift_scale, self.ops), lambda: materialise((part,), self.ops)
+            lambda: add_norm(part, *shift_scale, self.ops),
+            lambda: materialise((part,), self.ops),
+            is_new=part.branch is not None or part.spare,
         )
 
     def _attend(
@@ -238,7 +240,7 @@ class SingleStreamBlock(nn.Module):
     def forward(
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
-        shift, scale, gate = self.modulation(context.vec)
+        shift, scale, gate = self.modulation.of_step(context)
         if branches is None:
             x, normed = add_norm_joint(stream, shift, scale, self.ops)
             mlp = _MLPHalf(self._mlp, normed)
@@ -247,6 +249,7 @@ class SingleStreamBlock(nn.Module):
         joint = _Entered(
             lambda: add_norm_joint(stream, shift, scale, self.ops),
             lambda: materialise(stream, self.ops),
+            is_new=stream[0].branch is not None or stream[0].spare,
         )
 
         def norm(rows: Tensor | None = None) -> Tensor:
@@ -257,7 +260,7 @@ class SingleStreamBlock(nn.Module):
         total = branches(
             "total", lambda out=None: self._in_branches(norm, context, branches, out), gate
         )
-        return (PendingSum(joint.sum(), *total),)
+        return (joint.plus(total),)
 
     def _in_branches(
         self,
@@ -317,12 +320,13 @@ class _Entered:
     """Rows at the start of a branch: their sum, and its norm where any branch reads that.
 
     One op takes both (`add_norm`); where nothing reads the norm only the sum is taken (`add`).
+    `is_new` tells that the sum is a tensor of its own, and not what entered the blocks.
     """
 
     def __init__(
-        self, add_norm: Callable[[], tuple[Tensor, ...]], add: Callable[[], Tensor]
+        self, add_norm: Callable[[], tuple[Tensor, ...]], add: Callable[[], Tensor], is_new: bool
     ) -> None:
-        self._add_norm, self._add = add_norm, add
+        self._add_norm, self._add, self._is_new = add_norm, add, is_new
         self._sum: Tensor | None = None
         self._normed: Tensor | None = None
 
@@ -335,6 +339,10 @@ class _Entered:
         if self._sum is None:
             self._sum = self._add()
         return self._sum
+
+    def plus(self, branch: Branch) -> PendingSum:
+        """The sum, and a branch to be added to it."""
+        return PendingSum(self.sum(), *branch, self._is_new)
 
 
 class _MLPHalf:

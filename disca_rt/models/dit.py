@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention.protocol import Attention
 from ..conditioning import Conditioning
 from ..config import DiTConfig
 from ..kernels.ops import Ops
-from ..tokens import RowVectors, StepContext, TokenLayout, of_text
+from ..tokens import RowVectors, StepContext, TokenLayout, Vector, of_text
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
-from .layers import FinalLayer, MLPEmbedder, PatchEmbed, TimestepEmbedder
+from .layers import FinalLayer, MLPEmbedder, Modulation, PatchEmbed, TimestepEmbedder
 from .prepared import Prepared
 from .token_refiner import TokenRefiner
 
@@ -32,6 +33,18 @@ class StepInputs(NamedTuple):
     timestep: Tensor
     timestep_r: Tensor | None = None
     guidance: Tensor | None = None
+
+
+class Timed(NamedTuple):
+    """The part of a step that its scalars and a conditioning decide, whatever the latents are.
+
+    `vec [B, C]` is the modulation vector, `text [B, L, C]` the refined text states, `modulations
+    [B, N]` what all blocks make of `vec`; without it each block computes its own.
+    """
+
+    vec: Tensor
+    text: Tensor
+    modulations: Tensor | None = None
 
 
 class DiT(nn.Module, ABC):
@@ -60,6 +73,7 @@ class DiT(nn.Module, ABC):
                 SingleStreamBlock(ops, attention, hidden, heads, config.mlp_ratio)
                 for _ in range(config.single)
             )
+        self._modulations = _placed(self.blocks)
         p, q, r = config.patch
         self.final_layer = FinalLayer(ops, hidden, config.in_channels * p * q * r)
 
@@ -85,8 +99,18 @@ class DiT(nn.Module, ABC):
         """The vector `[B, C]` of all rows but those of a clean first frame."""
 
     @abstractmethod
-    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
-        """Text tokens `[B, L, C]`, valid ones in front."""
+    def text_tokens(self, refined: Tensor, prepared: Prepared) -> Tensor:
+        """Text tokens `[B, L', C]`, valid ones in front, of refined text states `[B, L, C]`."""
+
+    def timed(self, step: StepInputs, prepared: Prepared) -> Timed:
+        """The part of a step that does not depend on the latents."""
+        self._check_step(step)
+        text = self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
+        return Timed(self.modulation_vector(step, prepared), text)
+
+    def modulations(self, vec: Tensor) -> Tensor:
+        """`vec [B, C]` -> `[B, N]`, the modulations of all blocks one after another."""
+        return torch.cat([each.linear(F.silu(vec)) for each in self._modulations], dim=-1)
 
     def embed(
         self, latents: Tensor, step: StepInputs, prepared: Prepared
@@ -95,18 +119,24 @@ class DiT(nn.Module, ABC):
 
         A clean first frame takes the place of that of `latents`.
         """
-        self._check_step(step)
-        vec = self.modulation_vector(step, prepared)
+        return self.embed_timed(latents, self.timed(step, prepared), prepared)
+
+    def embed_timed(
+        self, latents: Tensor, timed: Timed, prepared: Prepared
+    ) -> tuple[Tensor, StepContext]:
+        """`embed` of a step whose `timed` part has been computed."""
+        vec: Vector = timed.vec
         if prepared.first is not None:
             latents = prepared.first.hold(latents)
             rows = prepared.grid[1] * prepared.grid[2]
-            vec = RowVectors(torch.stack([prepared.first.vec, vec], dim=1), (rows,))
+            vec = RowVectors(torch.stack([prepared.first.vec, timed.vec], dim=1), (rows,))
         latents = latents.to(self.dtype)
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
-        tokens = torch.cat([self.img_in(latents), self.text_tokens(step, prepared)], dim=1)
+        tokens = torch.cat([self.img_in(latents), self.text_tokens(timed.text, prepared)], dim=1)
         layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths, grid=prepared.grid)
-        return tokens, StepContext(vec, prepared.freqs_cos, prepared.freqs_sin, layout)
+        rope = prepared.freqs_cos, prepared.freqs_sin
+        return tokens, StepContext(vec, *rope, layout, timed.modulations)
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:
         """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` of the image rows at hand."""
@@ -146,3 +176,12 @@ class DiT(nn.Module, ABC):
             if needed != (getattr(step, name) is not None):
                 verb = "needs" if needed else "does not take"
                 raise ValueError(f"this {self.config.variant} model {verb} {name}")
+
+
+def _placed(blocks: Sequence[nn.Module]) -> tuple[Modulation, ...]:
+    """The modulations of `blocks`, each with its place among all of them."""
+    found = [each for block in blocks for each in block.children() if isinstance(each, Modulation)]
+    at = 0
+    for each in found:
+        each.place = slice(at, at := at + each.linear.out_features)
+    return tuple(found)

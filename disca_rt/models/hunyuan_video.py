@@ -52,5 +52,5 @@ class HunyuanVideo(DiT):
             vec = vec + self.guidance_in(step.guidance)
         return vec
 
-    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
-        return self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
+    def text_tokens(self, refined: Tensor, prepared: Prepared) -> Tensor:
+        return refined

@@ -74,11 +74,9 @@ class HunyuanVideo15(DiT):
             vec = vec + self.time_r_in(step.timestep_r)  # a sum here, an average in 1.0
         return vec
 
-    def text_tokens(self, step: StepInputs, prepared: Prepared) -> Tensor:
-        txt = self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
-        txt = torch.cat(
-            [prepared.condition_tokens, txt + self.cond_type_embedding.weight[LLM]], dim=1
-        )
+    def text_tokens(self, refined: Tensor, prepared: Prepared) -> Tensor:
+        llm = refined + self.cond_type_embedding.weight[LLM]
+        txt = torch.cat([prepared.condition_tokens, llm], dim=1)
         if prepared.order is None:
             return txt
         return txt.gather(1, prepared.order[:, :, None].expand(-1, -1, txt.shape[-1]))

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.ops import Ops
-from ..tokens import Vector
+from ..tokens import StepContext, Vector
+from ..tokens import of_text as text_vector
 from .linear import Linear
 
 TIMESTEP_FREQUENCIES = 256
@@ -60,7 +61,12 @@ class PatchEmbed(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN: a vector -> `factor` vectors of the same rows (shift, scale, gate, …)."""
+    """adaLN: a vector -> `factor` vectors of the same rows (shift, scale, gate, …).
+
+    `place` says where its result is among those of all blocks of a DiT, which gives it one.
+    """
+
+    place: slice | None = None
 
     def __init__(self, hidden: int, factor: int) -> None:
         super().__init__()
@@ -72,6 +78,12 @@ class Modulation(nn.Module):
             return self.linear(F.silu(vec)).chunk(self.factor, dim=-1)
         chunks = self.linear(F.silu(vec.values)).chunk(self.factor, dim=-1)
         return tuple(vec._replace(values=each) for each in chunks)
+
+    def of_step(self, context: StepContext, of_text: bool = False) -> tuple[Vector, ...]:
+        """The vectors of a step for all rows, or `of_text`; taken from the context if there."""
+        if context.modulations is not None and self.place is not None:
+            return context.modulations[:, self.place].chunk(self.factor, dim=-1)
+        return self(text_vector(context.vec) if of_text else context.vec)
 
 
 class HeadNorm(nn.Module):

@@ -90,6 +90,14 @@ class Prepared(NamedTuple):
     first: FirstFrame | None = None
     edit: Edit | None = None
 
+    def repeated(self, count: int) -> "Prepared":
+        """What the `timed` part of a step reads, `count` times over: as many steps at once."""
+        text, lengths, pooled = (
+            None if each is None else each.repeat(count, *[1] * (each.ndim - 1))
+            for each in (self.text_states, self.text_lengths, self.pooled)
+        )
+        return self._replace(text_states=text, text_lengths=lengths, pooled=pooled)
+
     @property
     def tokens(self) -> int:
         """Joint tokens per sample: image, then text with the padding that is left."""

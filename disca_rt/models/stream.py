@@ -6,6 +6,7 @@ tensors instead of the sum lets one op do both, whatever block comes next. Knows
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
@@ -16,12 +17,14 @@ from .row_groups import gate_residual, gate_residual_layer_norm_modulate, layer_
 class PendingSum(NamedTuple):
     """Rows `x [B, S_i, C]`, to which `gate` · `branch` is yet to be added, if there is one.
 
-    With image and text apart, either both have a branch or none has.
+    With image and text apart, either both have a branch or none has. The sum may be written into
+    `x` where that is `spare`: a sum of these blocks, which nothing else reads.
     """
 
     x: Tensor
     branch: Tensor | None = None
     gate: Vector | None = None
+    spare: bool = False
 
 
 Stream = tuple[PendingSum, ...]
@@ -52,7 +55,7 @@ def add_norm(part: PendingSum, shift: Vector, scale: Vector, ops: Ops) -> tuple[
     """Take the sum of a part and its modulated LayerNorm, with which a block begins."""
     if part.branch is None:
         return part.x, layer_norm_modulate(ops, part.x, shift, scale)
-    return gate_residual_layer_norm_modulate(ops, *part, shift, scale)
+    return gate_residual_layer_norm_modulate(ops, *part[:3], shift, scale)
 
 
 def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
@@ -65,7 +68,7 @@ def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tu
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     vectors = (shift, scale), (of_text(shift), of_text(scale))
     entered = [
-        gate_residual_layer_norm_modulate(ops, *part, *each, out=out)
+        gate_residual_layer_norm_modulate(ops, *part[:3], *each, out=out)
         for part, each, out in zip(stream, vectors, rows, strict=True)
     ]
     x, normed = (
@@ -78,7 +81,9 @@ def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tu
 def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:
     if part.branch is None:
         return part.x
-    return gate_residual(ops, *part, out=out)
+    if out is None and part.spare and not torch.is_grad_enabled():
+        out = part.x
+    return gate_residual(ops, *part[:3], out=out)
 
 
 def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:

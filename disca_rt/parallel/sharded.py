@@ -53,11 +53,11 @@ class Sharded:
         joint = slice(shard.img.start + shard.txt.start, shard.img.stop + shard.txt.stop)
         layout = context.layout._replace(img_len=len(shard.img), whole=whole, start=joint.start)
         vec = context.vec
-        return tokens[:, joint], StepContext(
-            vec.of_share(shard.img) if isinstance(vec, RowVectors) else vec,
-            context.freqs_cos[img],
-            context.freqs_sin[img],
-            layout,
+        return tokens[:, joint], context._replace(
+            vec=vec.of_share(shard.img) if isinstance(vec, RowVectors) else vec,
+            freqs_cos=context.freqs_cos[img],
+            freqs_sin=context.freqs_sin[img],
+            layout=layout,
         )
 
     def gather(self, rows: Tensor, layout: TokenLayout) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..models.dit import DiT, StepInputs
+from ..models.dit import DiT, StepInputs, Timed
 from ..models.prepared import Prepared
 from ..sharding import Sharding
 from ..tokens import StepContext
@@ -28,6 +28,12 @@ class Forward(NamedTuple):
     ) -> tuple[Tensor, StepContext]:
         """Latents `[B, C, T, H, W]` -> this rank's joint tokens `[B, S, C]`, and their context."""
         return self.sharding.take(*self.dit.embed(latents, step, prepared))
+
+    def embed_timed(
+        self, latents: Tensor, timed: Timed, prepared: Prepared
+    ) -> tuple[Tensor, StepContext]:
+        """`embed` of a step whose `timed` part has been computed."""
+        return self.sharding.take(*self.dit.embed_timed(latents, timed, prepared))
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:
         """This rank's joint tokens -> all velocity patches `[B, S_img, C·p·q·r]`."""

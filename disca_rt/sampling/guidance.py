@@ -19,28 +19,6 @@ class Guidance(NamedTuple):
     classifier_free: float | None = None
 
 
-class StepRow(NamedTuple):
-    """The scalars of one step: the model's, and fp32 `dt []`, its length, negative.
-
-    `sigma_next []` fp32 is the noise level after it, where something is held at it.
-    """
-
-    inputs: StepInputs
-    times: tuple[Tensor, ...]
-
-    @property
-    def dt(self) -> Tensor:
-        return self.times[0]
-
-    @property
-    def sigma_next(self) -> Tensor:
-        return self.times[1]
-
-    def scaled(self, scale: float) -> "StepRow":
-        """The same of a step in which the velocity counts `scale` times."""
-        return self._replace(times=(self.dt * scale, *self.times[1:]))
-
-
 class StepTable(NamedTuple):
     """The scalars of every step, on the device before the first one: no step waits for the host.
 
@@ -54,13 +32,16 @@ class StepTable(NamedTuple):
     has_r: bool
     guidance: Tensor | None
 
-    def row(self, index: int) -> StepRow:
-        """The scalars of step number `index`."""
-        r = self.timesteps[index + 1] if self.has_r else None
-        inputs = StepInputs(self.timesteps[index], r, self.guidance)
-        if self.sigma_next is None:
-            return StepRow(inputs, (self.dt[index],))
-        return StepRow(inputs, (self.dt[index], self.sigma_next[index]))
+    @property
+    def steps(self) -> int:
+        return len(self.dt)
+
+    def inputs(self, first: int, count: int = 1) -> StepInputs:
+        """The model's scalars of `count` steps from number `first` on, as samples of one batch."""
+        stop = first + count
+        r = self.timesteps[first + 1 : stop + 1].flatten() if self.has_r else None
+        guidance = None if self.guidance is None else self.guidance.repeat(count)
+        return StepInputs(self.timesteps[first:stop].flatten(), r, guidance)
 
 
 def scaled(table: StepTable, scales: Sequence[float]) -> StepTable:

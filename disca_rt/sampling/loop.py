@@ -18,6 +18,7 @@ from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import Stopwatch
 from ..models.prepared import Prepared
 from ..schedule import Step
+from .ahead import Ahead
 from .deciding import Deciding, Moved
 from .guidance import StepTable, scaled
 from .passes import Begun
@@ -86,6 +87,7 @@ class Loop:
         is_captured = all(probe.of != "score" for probe in self.rule.probes)
         self._prepared, self._graphs = tuple(prepared), graphs if is_captured else None
         self._device = table.dt.device
+        self._ahead = Ahead(sampler.forward.dit, table, self._prepared)
         self._key = sampler.key()
         self.plans = self.policy.known_plans(setting)
         self._rows = None if self.plans is None else self._known_numbers(self.plans)
@@ -143,7 +145,7 @@ class Loop:
 
     def _step(self, step: Step, latents: Tensor, moved: Moved) -> tuple[StepPlan, Tensor, Moved]:
         """The plan of a step, the latents after it, and what moves on."""
-        row = self.table.row(step.index)
+        row = self._ahead.row(step.index)
         if self.plans is None:
             return Deciding(self, step, StepTensors(latents, row, None), moved).run()
         plan, numbers = (
@@ -151,20 +153,19 @@ class Loop:
             None if self._rows is None else self._rows[step.index],
         )
         row = row if plan.scale == 1 else row.scaled(plan.scale)
-        tensors = StepTensors(latents, row, numbers)
-        latents = self.compute(plan, {}, tensors).latents
+        latents = self.compute(plan, {}, StepTensors(latents, row, numbers)).latents
         return plan, latents, moved  # nothing that moves on is asked for again
 
     def compute(self, plan: StepPlan, begun: dict[int, Begun], tensors: StepTensors) -> Outcome:
         """A step by `plan`, captured where there are graphs; `begun` are passes under way."""
-        key = plan.passes, plan.watch, tuple(sorted(begun))
+        key = plan.passes, plan.watch, tuple(sorted(begun)) if begun else ()
         return self.piece(key, partial(self.sampler.run, plan), begun, tensors)
 
     def tensors(self, index: int, latents: Tensor, kept_at: tuple[int, ...]) -> StepTensors:
         """The inputs of step number `index` alone, as if every slot was kept at `kept_at`."""
         of_slots = (kept_at,) * len(self.policy.slots)
         moved = Moved(None, (of_slots,) * len(self._prepared), Counter())
-        return StepTensors(latents, self.table.row(index), self.numbers(index, moved, None))
+        return StepTensors(latents, self._ahead.row(index), self.numbers(index, moved, None))
 
     def piece(self, key: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
         """A piece of a step, captured where there are graphs."""

@@ -157,6 +157,8 @@ class SlotsOfPass(NamedTuple):
         self, slot: int, compute: Compute, gate: Vector, context: StepContext, place: Place
     ) -> Branch:
         """A branch by the act of `slot`, with the gate that goes with it."""
+        if self.acts[slot] == Act.STAND_IN and not self.slots[slot].site.gated:
+            return Branch(self.use(slot, None, None, context, place), gate)
         out = self.out(slot, place) if place[1] in INTO else None
         computed = compute if out is None else partial(compute, out=out)
         if self.acts[slot] == Act.REFRESH:

@@ -144,6 +144,6 @@ def tensor_of_pass(
 def modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:
     """Image rows as a block's attention, or its MLP, sees them."""
     is_double = hasattr(block, "img_mod")  # which may be wrapped, for training
-    mod = (block.img_mod if is_double else block.modulation)(context.vec)
+    mod = (block.img_mod if is_double else block.modulation).of_step(context)
     shift, scale = mod[3:5] if is_double and is_mlp else mod[:2]
     return layer_norm_modulate(block.ops, img, shift, scale)

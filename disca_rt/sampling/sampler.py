@@ -16,8 +16,9 @@ from ..cache.plan import Act, Ask, Probe, StepPlan
 from ..cache.policy import Policy
 from ..models.prepared import Prepared
 from ..tokens import StepContext
+from .ahead import Ahead, StepRow
 from .forward import Forward
-from .guidance import StepRow, StepTable
+from .guidance import StepTable
 from .passes import Begun, Looked, SlotsOfPass, run_middle
 from .probes import score, sums, tensor_of_pass
 from .state import SampleState, number_counts
@@ -115,9 +116,10 @@ class Sampler:
         prepared: Sequence[Prepared],
     ) -> Tensor:
         """The latents after all steps; `numbers` has the slots' scalars of each."""
+        ahead = Ahead(self._dit, table, prepared)
         for i, plan in enumerate(plans):
             row = None if numbers is None else numbers[i]
-            tensors = StepTensors(latents, table.row(i), row)
+            tensors = StepTensors(latents, ahead.row(i), row)
             latents = self.run(plan, {}, tensors, prepared).latents
         return latents
 
@@ -157,7 +159,8 @@ class Sampler:
 
     def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
         """Pass `number` before its first block."""
-        tokens, context = self.forward.embed(tensors.latents, tensors.row.inputs, prepared[number])
+        timed = tensors.row.timed[number]
+        tokens, context = self.forward.embed_timed(tensors.latents, timed, prepared[number])
         return Begun(tokens, tokens, context)
 
     def slots_of_pass(

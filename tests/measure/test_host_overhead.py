@@ -21,7 +21,7 @@ from disca_rt.config import predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.launch import launch_config
 from disca_rt.measure.random_models import random_runtime
-from disca_rt.measure.steps import Subject
+from disca_rt.measure.steps import Steps, Subject
 from disca_rt.measure.workloads import Workload, random_conditioning
 from disca_rt.schedule import preset
 from recorded import record
@@ -130,6 +130,35 @@ def calls_of_a_step(subject: Subject, on_step: Callable[[Any], None] | None) -> 
 
     four = sample(4, 4)
     return Counts((sample(8, 8) - four) / 4, (sample(8, 4) - four) / 4)
+
+
+class Reused(NamedTuple):
+    """Counts of a step in which every branch is replaced."""
+
+    operators: int
+    calls: int
+
+
+@pytest.mark.parametrize(
+    ("policy", "per_branch", "calls"),
+    [("fora:fresh_threshold=2", 1, (124, 32)), ("taylorseer:fresh_threshold=2", 2, (140, 36))],
+)
+def test_a_block_of_reused_branches_costs_one_pass_a_branch(
+    policy: str, per_branch: int, calls: tuple[int, int]
+) -> None:
+    """One operator adds a branch to the tokens, one forecasts it; modulations are there."""
+
+    def reused(*blocks: int) -> Reused:
+        steps = Steps(replace(sampling(*blocks), policy=policy, schedule=preset(2, 5.0)))
+        steps.full()
+        steps.predicted()
+        return Reused(operators(steps.predicted), own_calls(steps.predicted))
+
+    two, double, single = reused(2, 2), reused(3, 2), reused(2, 3)
+    assert double.operators - two.operators == 4 * per_branch
+    assert single.operators - two.operators == per_branch
+    assert double.calls - two.calls <= calls[0]
+    assert single.calls - two.calls <= calls[1]
 
 
 def ignore(event: object) -> None:

@@ -285,16 +285,17 @@ def test_guidance_is_cast_before_it_is_multiplied(
     golden = load_golden("hyvideo10")
     runtime = Runtime.load(golden.dit, golden.predictor, dtype=dtype)
     fed = []
-    embed = runtime.dit.embed
+    timed = runtime.dit.timed
 
-    def spy(latents, step, prepared):
-        fed.append(step)
-        return embed(latents, step, prepared)
+    def spy(steps, prepared):
+        fed.append(steps)
+        return timed(steps, prepared)
 
-    monkeypatch.setattr(runtime.dit, "embed", spy)
+    monkeypatch.setattr(runtime.dit, "timed", spy)
     sample(runtime, golden)
-    assert {step.guidance.item() for step in fed} == {expected}
-    assert [step.timestep_r.item() for step in fed] == [*(s.r for s in DISCA.schedule)]
+    assert {each for steps in fed for each in steps.guidance.tolist()} == {expected}
+    told = [each for steps in fed for each in steps.timestep_r.tolist()]
+    assert told == [*(s.r for s in DISCA.schedule)]
 
 
 def test_states_of_inference_mode_serve_outside_of_it() -> None:

@@ -44,7 +44,7 @@ def test_shares_of_each_kind_of_step_add_up(folder: Path) -> None:
         assert sum(shares.values()) - shares["all"] == pytest.approx(1)
         assert {"GEMM", "attention", "rms_norm_rope", "head", "euler_step", "gap"} <= set(shares)
     named = {(line["kind"], line["class"]): line for line in lines}
-    assert named["full", "cache op"]["gb_per_s"] > 0
+    assert ("full", "cache op") not in named, "the last block writes into the buffer"
     assert named["predicted", "fuse_cached"]["calls"] > 0
     assert ("full", "fuse_cached") not in named
     gemm = named["full", "GEMM"]
