@@ -12,6 +12,7 @@ from ..config import predictor_config
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..weights.load import load_dit
+from .blockdance_ada import BlockDanceAdaStage, BlockDanceAdaStageConfig
 from .branch_cache import CacheStage, CacheStageConfig
 from .cfg_distill import CFGStage, CFGStageConfig
 from .config import RunConfig
@@ -95,6 +96,7 @@ _CACHE_STAGES: dict[type[CacheStageConfig], type[CacheStage]] = {
     L2CStageConfig: L2CStage,
     HarmoniCaStageConfig: HarmoniCaStage,
     LazyDiTStageConfig: LazyDiTStage,
+    BlockDanceAdaStageConfig: BlockDanceAdaStage,
 }
 
 

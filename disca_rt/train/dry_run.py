@@ -13,6 +13,7 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..models.build import build_dit, build_predictor
 from ..work.flops import image_tokens, step_flops
+from .blockdance_ada import BlockDanceAdaStageConfig, Decisions
 from .branch_cache import CacheStageConfig, count_slots
 from .discriminator import SCALES, Discriminator
 from .harmonica import HarmoniCaStageConfig
@@ -28,7 +29,7 @@ FP32 = 4  # bytes
 KEPT_PER_BLOCK = 22
 KEPT_PER_FROZEN_BLOCK = 12
 KEPT_AT_THE_ENDS = 6
-WORKING_BLOCK = 17  # of a frozen block that is computed again, its branches mixed (measured)
+WORKING_BLOCK = 17  # of a frozen block without a graph, or computed again and mixed (measured)
 # A head of the discriminator keeps what two convolutions and two LeakyReLUs make, `width` wide.
 LAYERS_PER_HEAD = 4
 PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of the first
@@ -92,6 +93,10 @@ def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
 
     HarmoniCa's lambdas, which few steps compute, are left out.
     """
+    if isinstance(config, BlockDanceAdaStageConfig):
+        first = config.first_steps
+        steps = first + (config.rollouts + 1) * (config.sampling_steps - first)
+        return DiTPasses(plain=_passes_per_step(dit) * steps)
     if isinstance(config, CacheStageConfig):
         pairs = config.sampling_steps - 1 if isinstance(config, HarmoniCaStageConfig) else 1
         each = _passes_per_step(dit)
@@ -116,6 +121,8 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     largest = max(map(_parameters, model.blocks))
     if isinstance(config, PredictorStageConfig):
         frozen, trained = whole, _parameters(build_predictor(predictor_config(dit, config.depth)))
+    elif isinstance(config, BlockDanceAdaStageConfig):
+        frozen, trained = whole, _parameters(Decisions(config, dit))
     elif isinstance(config, CacheStageConfig):
         frozen, trained = whole, config.sampling_steps * count_slots(dit)
     else:
@@ -176,6 +183,10 @@ def _cache_tensors(config: CacheStageConfig, dit: DiTConfig) -> int:
     Of each branch what is cached, what is computed and what is kept for the next step.
     """
     passes, blocks = _passes_per_step(dit), dit.double + dit.single
+    if isinstance(
+        config, BlockDanceAdaStageConfig
+    ):  # no graph; of each draw what is kept, old and new
+        return (config.rollouts + 1) * (WORKING_BLOCK + 2 * passes)
     branches = 2 * dit.double + dit.single  # of a double-stream block attentions and MLPs
     if config.run.activation_checkpointing:  # what is computed is computed again
         return KEPT_AT_THE_ENDS + passes * (blocks + 2 * branches) + WORKING_BLOCK

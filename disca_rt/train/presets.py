@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..tiny.config import GUIDANCE_SCALE, SCHEDULE, SHIFT, TINY
+from .blockdance_ada import BlockDanceAdaStageConfig
 from .branch_cache import CacheStageConfig
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
@@ -122,6 +123,11 @@ def tiny_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(run, dit, **_TINY_SAMPLER)
 
 
+def tiny_blockdance_ada(dit: str) -> BlockDanceAdaStageConfig:
+    run = replace(_TINY_CACHE_RUN, steps=50, batch=2, lr=2e-2)
+    return BlockDanceAdaStageConfig(run, dit, **_TINY_SAMPLER, lambda_q=4.0)
+
+
 def paper_l2c(dit: str) -> L2CStageConfig:
     return L2CStageConfig(_CACHE_RUN, dit)
 
@@ -135,6 +141,10 @@ def paper_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(replace(_CACHE_RUN, steps=500, lr=1e-2), dit)
 
 
+def paper_blockdance_ada(dit: str) -> BlockDanceAdaStageConfig:
+    return BlockDanceAdaStageConfig(replace(_CACHE_RUN, steps=2_000, batch=16), dit)
+
+
 PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "base": {"tiny-images": tiny_images, "tiny": tiny_base},
     "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
@@ -143,6 +153,7 @@ PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "cache l2c": {"tiny": tiny_l2c, "hunyuan-video": paper_l2c},
     "cache harmonica": {"tiny": tiny_harmonica, "hunyuan-video": paper_harmonica},
     "cache lazydit": {"tiny": tiny_lazydit, "hunyuan-video": paper_lazydit},
+    "cache blockdance-ada": {"tiny": tiny_blockdance_ada, "hunyuan-video": paper_blockdance_ada},
 }
 """Presets by stage; those of what is learned for a cache by its method, too."""
 

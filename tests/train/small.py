@@ -16,6 +16,7 @@ from disca_rt.config import DiTConfig
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
+from disca_rt.train.blockdance_ada import BlockDanceAdaStageConfig
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
 from disca_rt.train.config import RunConfig
@@ -119,6 +120,7 @@ STAGES = {
     "l2c": partial(L2CStageConfig, sampling_steps=4, l1=1e-3),
     "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
+    "blockdance-ada": partial(BlockDanceAdaStageConfig, sampling_steps=4, rollouts=2),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -127,6 +129,7 @@ STARTS_FROM = {
     "l2c": {"guidance_embed": False},
     "harmonica": {"guidance_embed": True, "meanflow": True},
     "lazydit": {"guidance_embed": True},
+    "blockdance-ada": {"guidance_embed": False},
 }
 
 
@@ -138,7 +141,8 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 
-CACHE = "l2c", "harmonica", "lazydit"  # the methods of stage cache, which train no model
+CACHE = "l2c", "harmonica", "lazydit", "blockdance-ada"
+"""The methods of stage cache, which train no model."""
 
 
 class Stopped(Exception):

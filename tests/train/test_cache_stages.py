@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from train.small import (
 )
 
 STEPS, SCALE = 5, 4.0
+GATED = [name for name in CACHE if name != "blockdance-ada"]
 SLOTS = count_slots(SMALL)
 
 
@@ -177,7 +179,7 @@ def test_l2cs_loss_is_error_plus_gates(tmp_path: Path) -> None:
     assert all_but < 0.01 * loss.terms["mse"].item(), "where all is computed there is no error"
 
 
-@pytest.mark.parametrize("name", CACHE)
+@pytest.mark.parametrize("name", GATED)
 def test_gradients_are_slopes_of_the_loss(name: str, tmp_path: Path) -> None:
     """Of the last step, which no later one depends on, by differences."""
     of = stage(name, tmp_path)
@@ -267,13 +269,13 @@ def test_what_a_run_writes_is_what_its_policy_takes(name: str, tmp_path: Path) -
     config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
     path, terms = run(config, tmp_path / "run")
     assert path.name == "gates.safetensors"
-    (kind,) = load_file(path)
+    option = "net" if name == "blockdance-ada" else next(iter(load_file(path)))
     dit = build_stage(config, unconditional()).student.dit
     batch, draws = batch_and_draws(1)
-    _, plans = by_the_runtime(dit, f"{name}:{kind}={path}", draws.noise, batch.conditioning)
+    _, plans = by_the_runtime(dit, f"{name}:{option}={path}", draws.noise, batch.conditioning)
     assert len(plans) == STEPS
     computed = [all(act is Act.KEEP for act in plan.passes[0]) for plan in plans]
-    if name != "harmonica":
+    if name in ("l2c", "lazydit"):
         assert computed[::2] == [True] * 3, "even steps are full"
     assert computed[0]
     assert all(0 <= each["computed"] <= 1 for each in terms)
@@ -304,6 +306,76 @@ def test_the_weight_decides_how_much_is_computed(
     assert shares[1] == 0
 
 
+@pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])
+def test_rewards_are_those_of_samples_by_the_policy(sizes: DiTConfig, tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, sizes, **SAMPLER, rho=2, lambda_q=3.0)
+    (batch, draws), computes = batch_and_draws(1), torch.tensor([[1, 0, 0], [0, 1, 1]]).bool()
+    begun, _ = of._begun(batch.conditioning, draws.noise)
+    rewards, quality = of._rewards(batch.conditioning, begun, computes[None])
+    sample = partial(by_the_runtime, of.student.dit)
+    full, _ = sample("full", draws.noise, batch.conditioning)
+    for row, u in enumerate(computes):
+        reuse = ",".join(str(1 - each) for each in u.int().tolist())
+        policy = f"blockdance-ada:rho=2,reuse={reuse}"
+        latents, _ = sample(policy, draws.noise, batch.conditioning)
+        distance = ((latents - full).norm() / full.norm()).item()
+        assert distance > 1e-3
+        assert quality[0, row].item() == pytest.approx(1 - distance, abs=1e-5)
+        saved = 1 - u.float().mean().item()
+        assert rewards[0, row].item() == pytest.approx(saved + 3 * (1 - distance), abs=1e-4)
+
+
+def test_the_policy_gradient_is_reward_over_that_of_other_draws(tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, **SAMPLER, rho=2, rollouts=4)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    rewards, given = torch.tensor([[1.0, 2, 4, 9], [3.0, 3, 3, 3]]), []
+
+    def told(conditioning: Conditioning, begun: Any, computes: Tensor) -> tuple[Tensor, Tensor]:
+        given.append(computes.double())
+        return rewards, rewards
+
+    of._rewards = told
+    of.loss(batch, draws, 0).total.backward()
+    (u,) = given
+    over = rewards - (rewards.sum(1, keepdim=True) - rewards) / 3
+    expected = -(over[:, :, None] * (u - 0.5)).sum((0, 1)) / 8  # m is one half at the beginning
+    slope = of.trained["cache"].out_bias.grad
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-6)
+    assert 0 < u.mean() < 1
+
+
+def test_draws_belong_to_samples_and_no_rank_has_others(tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, **SAMPLER)
+    _, draws = batch_and_draws(2)
+    both = of._uniform(draws, 3)
+    one = [of._uniform(type(draws)(*(each[i : i + 1] for each in draws)), 3) for i in range(2)]
+    assert torch.equal(both, torch.cat(one))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_the_network_learns_to_reuse_where_that_costs_nothing(tmp_path: Path) -> None:
+    """With steps whose reuse is told to be worth something, and others that cost more."""
+    of = stage("blockdance-ada", tmp_path, **SAMPLER, rho=2)
+    of.trained.requires_grad_(True)
+    worth = torch.tensor([1.0, -1.0, 1.0])
+
+    def told(conditioning: Conditioning, begun: Any, computes: Tensor) -> tuple[Tensor, Tensor]:
+        rewards = ((~computes).float() * worth).sum(2)
+        return rewards, rewards
+
+    of._rewards = told
+    optimizer = torch.optim.Adam(of.trained.parameters(), lr=5e-2)
+    for step in range(30):
+        batch, draws = batch_and_draws(2)
+        draws = draws._replace(interval=(draws.interval + step * 0.01) % 1)
+        loss = of.loss(batch, draws, step)
+        loss.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.terms["computed"].item() == pytest.approx(1 / 3, abs=0.15)
+
+
 def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
     of = stage("harmonica", tmp_path)
     batch, draws = batch_and_draws(1)
@@ -320,6 +392,9 @@ def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
         ("harmonica", {"lambda_c": 0}, "lambda_c must be a positive number, got 0"),
         ("lazydit", {"rho": 0.0}, "rho must be a positive number, got 0.0"),
         ("lazydit", {"run": replace(RUN, sequence_parallel=2)}, "sequence_parallel must be 1 for"),
+        ("blockdance-ada", {"lambda_q": 0.0}, "lambda_q must be a positive number, got 0.0"),
+        ("blockdance-ada", {"rollouts": 1}, "rollouts must be at least 2, got 1"),
+        ("blockdance-ada", {"rho": 4}, "rho must be from 1 to 3, below the sampler's steps, got 4"),
         ("l2c", {"run": replace(RUN, compile=True)}, "compile does not go with stage cache"),
     ],
 )

@@ -12,6 +12,7 @@ from ..placements.ranges import (
     Profiled,
 )
 from ..row import Row, everywhere
+from ..rules.by_network import ByNetwork
 from ..rules.dbcache import DBCache
 from ..rules.deepcache import DeepCache
 from ..rules.delta_dit import DeltaDiT
@@ -80,9 +81,10 @@ ROWS = {
         paper="BlockDance, arXiv 2503.15927, as MixCache ran it; no code of its authors",
     ),
     "blockdance-ada": Row(
-        (Chosen,),
+        (Chosen, ByNetwork),
         everywhere(Reuse, Prefix),
-        about="As blockdance, with a list of later steps that is chosen for each sample.",
+        about="As blockdance, but a small network chooses each sample's later steps once the early "
+        "ones have run: trained by disca-rt train cache, or a list that is given.",
         paper="BlockDance-Ada, arXiv 2503.15927; no code and no weights of its authors",
     ),
     "profilingdit": Row(
