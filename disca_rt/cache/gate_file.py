@@ -1,8 +1,9 @@
 """Files of what methods learn for their cache: gates, linear heads, a network that decides.
 
 A safetensors file of "gates" `[steps, slots]`, values in [0, 1] of which 1 computes (L2C,
-HarmoniCa), of "heads" `[steps, slots, C]` (LazyDiT), or of the weights of a `Network`
-(BlockDance-Ada), fp32. Slots are those of `BranchPairs`. The metadata say for which model it is.
+HarmoniCa), of "heads" `[steps, slots, C]` (LazyDiT), of the weights of a `Network`
+(BlockDance-Ada), or of an `Adjustment` (Block Caching), fp32. Slots are those of `BranchPairs`. The
+metadata say for which model it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ class GateFile(NamedTuple):
 
     def check_steps(self, path: str, steps: int) -> None:
         """Raises ValueError where the file at `path` is not for `steps` steps."""
-        _check_steps(path, len(self.tensor), steps)
+        check_steps(path, len(self.tensor), steps)
 
 
 class NetworkFile(NamedTuple):
@@ -41,7 +42,19 @@ class NetworkFile(NamedTuple):
 
     def check_steps(self, path: str, steps: int) -> None:
         """Raises ValueError where the file at `path` is not for `steps` steps."""
-        _check_steps(path, self.rho + self.network.later, steps)
+        check_steps(path, self.rho + self.network.later, steps)
+
+
+class Adjustment(NamedTuple):
+    """Block Caching's numbers: `scale` and `shift` `[steps, blocks, C]`, and a digest of them.
+
+    `computed[step][block]` says of a step's blocks which are not replaced.
+    """
+
+    computed: tuple[tuple[bool, ...], ...]
+    scale: Tensor
+    shift: Tensor
+    digest: str
 
 
 def read_gates(path: str, kind: str, config: DiTConfig) -> GateFile:
@@ -62,6 +75,23 @@ def read_network(path: str, config: DiTConfig) -> NetworkFile:
             got = [*learned[name].shape]
             raise ValueError(f"{name} of {path} must be {[*wanted]} for this model, got {got}")
     return NetworkFile(network_of(learned), int(rho), _digest(learned, rho))
+
+
+def read_adjustment(path: str, config: DiTConfig) -> Adjustment:
+    """The adjustment in a file for a model of these sizes; else ValueError."""
+    kinds = "computed", "scale", "shift"
+    learned, _ = _read(path, "scales and shifts", kinds, config)
+    computed = learned["computed"] > 0.5
+    blocks, steps = config.double + config.single, len(computed)
+    for kind in kinds:
+        wanted = [steps, blocks, *[config.hidden] * (kind != "computed")]
+        if [*learned[kind].shape] != wanted or not steps:
+            got = [*learned[kind].shape]
+            raise ValueError(f"{kind} of {path} must be {wanted} for this model, got {got}")
+    if not computed[0].all():
+        raise ValueError(f"computed of {path} must be 1 in the first step: nothing is kept before")
+    rows = tuple(map(tuple, computed.tolist()))
+    return Adjustment(rows, learned["scale"], learned["shift"], _digest(learned))
 
 
 def write_gates(
@@ -115,7 +145,8 @@ def _digest(learned: Mapping[str, Tensor], more: str = "") -> str:
     return digest.hexdigest()
 
 
-def _check_steps(path: str, found: int, steps: int) -> None:
+def check_steps(path: str, found: int, steps: int) -> None:
+    """Raises ValueError where the file at `path`, of `found` steps, is not for `steps`."""
     if found != steps:
         raise ValueError(
             f"{path} is for {found} steps, got {steps}; sample with as many, or give a file for "

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..train.distributed import World
 
 STAGES = "base", "cfg", "meanflow", "predictor", "cache"
-METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada"
+METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
 OWN_FLAGS = (
     "restriction",
     "derivative",
@@ -26,6 +26,7 @@ OWN_FLAGS = (
     "l1",
     "rho",
     "lambda_q",
+    "delta",
 )
 RUN_FLAGS = (
     "steps",
@@ -105,6 +106,12 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument(
         "--lambda-q", type=float, help="weight of a sample's quality (blockdance-ada)"
     )
+    settings.add_argument(
+        "--delta", type=float, help="of the policy, whose replaced blocks learn (block-caching)"
+    )
+    settings.add_argument(
+        "--calibration", type=Path, help="the calibration that has the policy's curves (same)"
+    )
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
@@ -167,7 +174,25 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
         if not hasattr(config, name):
             flag = "--no-gan" if name == "adversarial" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} is nothing that stage {_stage(args)} has")
-    return replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
+    config = replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
+    return config if args.calibration is None else _with_curves(config, args)
+
+
+def _with_curves(config: Any, args: argparse.Namespace) -> Any:
+    """Take the curves of a calibration; ValueError where it is of another sampler."""
+    from ..cache.calibration import Subject
+    from ..calibration.file import read_calibration
+    from ..schedule import shifted
+
+    if not hasattr(config, "curves"):
+        raise ValueError(f"--calibration is nothing that stage {_stage(args)} has")
+    found = read_calibration(args.calibration)
+    model, scale = found.subject.model, config.guidance
+    scales = (scale, None) if model.guidance_embed else (None, scale)
+    sigmas = shifted(config.sampling_steps, config.shift).sigmas
+    found.fitting(Subject(model, sigmas=sigmas, scales=scales))
+    curves = found.table("block-caching").get("curves", ())
+    return replace(config, curves=curves)
 
 
 def _stage(args: argparse.Namespace) -> str:

@@ -16,6 +16,7 @@ from disca_rt.config import DiTConfig
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
+from disca_rt.train.block_caching import BlockCachingStageConfig
 from disca_rt.train.blockdance_ada import BlockDanceAdaStageConfig
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
@@ -112,6 +113,9 @@ def same_weights(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
+CURVES = (0.0,) * 4 + (0.3, 0.9, 0.3, 0.9) * 3
+"""Of four blocks: with a delta of 0.5 the first and third stand still in every second step."""
+
 STAGES = {
     "base": BaseStageConfig,
     "cfg": CFGStageConfig,
@@ -121,6 +125,7 @@ STAGES = {
     "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
     "blockdance-ada": partial(BlockDanceAdaStageConfig, sampling_steps=4, rollouts=2),
+    "block-caching": partial(BlockCachingStageConfig, sampling_steps=4, curves=CURVES, delta=0.5),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -130,6 +135,7 @@ STARTS_FROM = {
     "harmonica": {"guidance_embed": True, "meanflow": True},
     "lazydit": {"guidance_embed": True},
     "blockdance-ada": {"guidance_embed": False},
+    "block-caching": {"guidance_embed": True},
 }
 
 
@@ -141,7 +147,7 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 
-CACHE = "l2c", "harmonica", "lazydit", "blockdance-ada"
+CACHE = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
 """The methods of stage cache, which train no model."""
 
 

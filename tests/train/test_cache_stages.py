@@ -32,6 +32,7 @@ from golden_vectors import relative_error
 from train.small import (
     CACHE,
     CFG,
+    CURVES,
     MEANFLOW,
     RUN,
     SMALL,
@@ -44,7 +45,8 @@ from train.small import (
 )
 
 STEPS, SCALE = 5, 4.0
-GATED = [name for name in CACHE if name != "blockdance-ada"]
+GATED = "l2c", "harmonica", "lazydit"
+OPTIONS = {"lazydit": "heads", "blockdance-ada": "net", "block-caching": "scale_shift"}
 SLOTS = count_slots(SMALL)
 
 
@@ -267,12 +269,15 @@ def test_harmonica_keeps_what_is_cached_where_a_gate_is_at_most_the_threshold(
 def test_what_a_run_writes_is_what_its_policy_takes(name: str, tmp_path: Path) -> None:
     config = stage_config(name, tmp_path)
     config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
+    if name == "block-caching":
+        config = replace(config, curves=CURVES + CURVES[-4:])
     path, terms = run(config, tmp_path / "run")
     assert path.name == "gates.safetensors"
-    option = "net" if name == "blockdance-ada" else next(iter(load_file(path)))
     dit = build_stage(config, unconditional()).student.dit
     batch, draws = batch_and_draws(1)
-    _, plans = by_the_runtime(dit, f"{name}:{option}={path}", draws.noise, batch.conditioning)
+    _, plans = by_the_runtime(
+        dit, f"{name}:{OPTIONS.get(name, 'gates')}={path}", draws.noise, batch.conditioning
+    )
     assert len(plans) == STEPS
     computed = [all(act is Act.KEEP for act in plan.passes[0]) for plan in plans]
     if name in ("l2c", "lazydit"):
@@ -376,6 +381,79 @@ def test_the_network_learns_to_reuse_where_that_costs_nothing(tmp_path: Path) ->
     assert loss.terms["computed"].item() == pytest.approx(1 / 3, abs=0.15)
 
 
+def adjusted_file(path: Path, sizes: DiTConfig) -> None:
+    """Write random scales and shifts for a table of five steps of four blocks."""
+    numbers = torch.Generator().manual_seed(0)
+    shape = STEPS, 4, sizes.hidden
+    computed = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]])
+    scale = 1 + 0.3 * torch.randn(shape, generator=numbers)
+    shift = 0.3 * torch.randn(shape, generator=numbers)
+    tensors = {"computed": computed, "scale": scale, "shift": shift}
+    write_gates(path, tensors, sizes, "block-caching")
+
+
+@pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])
+def test_the_adjusted_student_samples_as_the_policy_does(sizes: DiTConfig, tmp_path: Path) -> None:
+    """Its velocities along the policy's latents are the policy's, with numbers of a file."""
+    path = tmp_path / "adjusted.safetensors"
+    adjusted_file(path, sizes)
+    curves = CURVES + CURVES[-4:]
+    of = stage("block-caching", tmp_path, sizes, **SAMPLER, curves=curves)
+    learned = load_file(path)
+    of.table = tuple(map(tuple, (learned["computed"] > 0).tolist()))
+    batch, draws = batch_and_draws(1)
+    prepared = of.student.prepare(batch.conditioning, batch.latents.shape)
+    numbers = torch.stack([learned["scale"], learned["shift"]])
+    latents, changes = draws.noise, tuple((None,) * 4 for _ in prepared)
+    with torch.no_grad():
+        for index, computed in enumerate(of.table):
+            point = of.point(latents, torch.tensor([index]))
+            velocity, changes = of._step(point, prepared, computed, numbers[:, index], changes)
+            latents = stepped_on(point, velocity, point.r)
+    sample = partial(by_the_runtime, of.student.dit)
+    policy = f"block-caching:scale_shift={path}"
+    theirs, plans = sample(policy, draws.noise, batch.conditioning)
+    assert relative_error(latents, theirs) <= 1e-5
+    for plan, row in zip(plans, of.table, strict=True):
+        assert [act is Act.KEEP for act in plan.passes[0]] == [*row]
+    full, _ = sample("full", draws.noise, batch.conditioning)
+    assert relative_error(theirs, full) > 1e-3
+
+
+def test_the_error_of_replaced_blocks_falls(tmp_path: Path) -> None:
+    of = stage("block-caching", tmp_path)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    optimizer, losses = torch.optim.Adam(of.trained.parameters(), lr=3e-2), []
+    for step in range(25):
+        loss = of.loss(batch, draws, step)
+        losses.append(loss.terms["loss"].item())
+        loss.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_slopes_of_scales_and_shifts_are_those_of_the_loss(tmp_path: Path) -> None:
+    """Of the last step, which no later one depends on, by differences."""
+    of = stage("block-caching", tmp_path)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    of.loss(batch, draws, 0).total.backward()
+    for name in ("scale", "shift"):
+        parameter = getattr(of.trained["cache"], name)
+        block = of.table[3].index(False)
+        place = 3, block, int(parameter.grad[3, block].abs().argmax())
+        slope, losses, change = parameter.grad[place].item(), [], 0.02
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter[place] += sign * change
+            losses.append(of.loss(batch, draws, 0).terms["loss"].item())
+            with torch.no_grad():
+                parameter[place] -= sign * change
+        assert slope == pytest.approx((losses[0] - losses[1]) / (2 * change), rel=0.03)
+
+
 def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
     of = stage("harmonica", tmp_path)
     batch, draws = batch_and_draws(1)
@@ -392,6 +470,7 @@ def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
         ("harmonica", {"lambda_c": 0}, "lambda_c must be a positive number, got 0"),
         ("lazydit", {"rho": 0.0}, "rho must be a positive number, got 0.0"),
         ("lazydit", {"run": replace(RUN, sequence_parallel=2)}, "sequence_parallel must be 1 for"),
+        ("block-caching", {"delta": 0.0}, "delta must be a positive number, got 0.0"),
         ("blockdance-ada", {"lambda_q": 0.0}, "lambda_q must be a positive number, got 0.0"),
         ("blockdance-ada", {"rollouts": 1}, "rollouts must be at least 2, got 1"),
         ("blockdance-ada", {"rho": 4}, "rho must be from 1 to 3, below the sampler's steps, got 4"),

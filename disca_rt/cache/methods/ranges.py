@@ -21,9 +21,10 @@ from ..rules.foresight import Foresight
 from ..rules.key_steps import KeySteps
 from ..rules.late_groups import Chosen, LateGroups
 from ..rules.profiling_dit import ProfilingDiT
-from ..rules.refresh_table import RefreshTable
+from ..rules.refresh_table import RefreshTable, TrainedTable
 from ..stand_ins.calibrated import Calibrated
 from ..stand_ins.reuse import Change, Reuse
+from ..stand_ins.scaled_shifted import ScaledShifted
 
 ROWS = {
     "dbcache": Row(
@@ -96,10 +97,11 @@ ROWS = {
         is_placed=True,
     ),
     "block-caching": Row(
-        (RefreshTable,),
-        everywhere(Change, EachBlock),
+        (RefreshTable, TrainedTable),
+        everywhere(ScaledShifted, EachBlock),
         about="Each block is replaced by its last change until its changes, as a calibration has "
-        "measured them, add up to too much. The paper's trained scale and shift are left out.",
+        "measured them, add up to too much; with scale_shift, a file of disca-rt train cache, by a "
+        "trained scale and shift of it.",
         paper="Block Caching, arXiv 2312.03209; no code of its authors",
         is_placed=True,
     ),
