@@ -115,7 +115,8 @@ class BlockDanceAdaStage(CacheStage):
         likely = -F.binary_cross_entropy_with_logits(
             spread, computes.float(), reduction="none"
         ).sum(2)
-        total = -((rewards - others) * likely).mean()
+        gradient = -((rewards - others) * likely).mean()
+        total = gradient - gradient.detach() - rewards.mean()
         terms = {
             "loss": -rewards.mean(),
             "quality": quality.mean(),

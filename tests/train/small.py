@@ -113,8 +113,10 @@ def same_weights(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
-CURVES = (0.0,) * 4 + (0.3, 0.9, 0.3, 0.9) * 3
-"""Of four blocks: with a delta of 0.5 the first and third stand still in every second step."""
+def resting(blocks: int, steps: int) -> tuple[float, ...]:
+    """Give changes by which, with a delta of 0.5, every second block rests in every second step."""
+    return (0.0,) * blocks + ((0.3, 0.9) * blocks)[:blocks] * (steps - 1)
+
 
 STAGES = {
     "base": BaseStageConfig,
@@ -125,7 +127,7 @@ STAGES = {
     "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
     "blockdance-ada": partial(BlockDanceAdaStageConfig, sampling_steps=4, rollouts=2),
-    "block-caching": partial(BlockCachingStageConfig, sampling_steps=4, curves=CURVES, delta=0.5),
+    "block-caching": partial(BlockCachingStageConfig, sampling_steps=4, delta=0.5),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -144,6 +146,8 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     if name == "base":
         return BaseStageConfig(RUN, sizes, **changes)
     start = randomised(replace(sizes, **STARTS_FROM[name]))
+    if name == "block-caching":
+        changes = {"curves": resting(sizes.double + sizes.single, 4)} | changes
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 

@@ -32,13 +32,13 @@ from golden_vectors import relative_error
 from train.small import (
     CACHE,
     CFG,
-    CURVES,
     MEANFLOW,
     RUN,
     SMALL,
     STAGES,
     batch_and_draws,
     randomised,
+    resting,
     run,
     saved,
     stage_config,
@@ -270,7 +270,7 @@ def test_what_a_run_writes_is_what_its_policy_takes(name: str, tmp_path: Path) -
     config = stage_config(name, tmp_path)
     config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
     if name == "block-caching":
-        config = replace(config, curves=CURVES + CURVES[-4:])
+        config = replace(config, curves=resting(4, STEPS))
     path, terms = run(config, tmp_path / "run")
     assert path.name == "gates.safetensors"
     dit = build_stage(config, unconditional()).student.dit
@@ -397,8 +397,7 @@ def test_the_adjusted_student_samples_as_the_policy_does(sizes: DiTConfig, tmp_p
     """Its velocities along the policy's latents are the policy's, with numbers of a file."""
     path = tmp_path / "adjusted.safetensors"
     adjusted_file(path, sizes)
-    curves = CURVES + CURVES[-4:]
-    of = stage("block-caching", tmp_path, sizes, **SAMPLER, curves=curves)
+    of = stage("block-caching", tmp_path, sizes, **SAMPLER, curves=resting(4, STEPS))
     learned = load_file(path)
     of.table = tuple(map(tuple, (learned["computed"] > 0).tolist()))
     batch, draws = batch_and_draws(1)
@@ -452,6 +451,15 @@ def test_slopes_of_scales_and_shifts_are_those_of_the_loss(tmp_path: Path) -> No
             with torch.no_grad():
                 parameter[place] -= sign * change
         assert slope == pytest.approx((losses[0] - losses[1]) / (2 * change), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [((), "got none; give --calibration FILE"), ((0.1,) * 7, "16 in all, got 7")],
+)
+def test_curves_that_make_no_table_are_refused(given: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage("block-caching", tmp_path, curves=given)
 
 
 def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
