@@ -36,6 +36,7 @@ from disca_rt.models.dit import StepInputs
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
+from disca_rt.sampling.state import known_numbers
 from disca_rt.schedule import shifted
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
@@ -411,6 +412,18 @@ def test_block_caching_scales_and_shifts_a_blocks_change(
 def test_an_adjustment_goes_with_its_table(text: str, message: str, adjusted: Path) -> None:
     with pytest.raises(ValueError, match=message):
         build_policy(f"block-caching:{text.format(adjusted)}", Parts(SMALL, OPS))
+
+
+def test_an_adjustment_goes_with_other_rules_up_to_its_last_step(
+    adjusted: Path, small: Denoiser
+) -> None:
+    text = f"reuse:interval=3+block-caching:scale_shift={adjusted}"
+    latents, plans = sampled(small, text)
+    assert latents.isfinite().all()
+    assert [plan.label for plan in plans[:3]] == ["full", "predicted", "predicted"]
+    policy = build_policy(text, Parts(SMALL, OPS))
+    with pytest.raises(ValueError, match="is for 12 steps, got 13; sample with as many"):
+        known_numbers(policy, policy.known_plans(setting(policy, 13)))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...config import DiTConfig
-from ..gate_file import read_adjustment
+from ..gate_file import check_steps, read_adjustment
 from ..site import Site
 from ..stand_in import Kept, Moment
 from .reuse import Change
@@ -24,6 +24,7 @@ class ScaledShifted(Change):
     config: DiTConfig | None = None
     scale_shift: str | None = None
     digest: str = field(init=False, default="")
+    steps: int = field(init=False, default=0, repr=False)
     block: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -32,7 +33,9 @@ class ScaledShifted(Change):
             return
         if self.form != "delta":
             raise ValueError(f"scale_shift goes with form=delta, got {self.form}; drop one")
-        object.__setattr__(self, "digest", read_adjustment(self.scale_shift, self.config).digest)
+        file = read_adjustment(self.scale_shift, self.config)
+        object.__setattr__(self, "digest", file.digest)
+        object.__setattr__(self, "steps", len(file.computed))
 
     def at_site(self, site: Site) -> "ScaledShifted":
         """The stand-in for the block of `site`; without a file one is for all."""
@@ -46,7 +49,11 @@ class ScaledShifted(Change):
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
         """The step's number, by which a row of the file is taken."""
-        return () if self.scale_shift is None else (float(step),)
+        if self.scale_shift is None:
+            return ()
+        if step >= self.steps:  # under a rule that is not its own
+            check_steps(self.scale_shift, self.steps, step + 1)
+        return (float(step),)
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         if self.scale_shift is None:
