@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
+from disca_rt.cache.decision_network import shapes
 from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.placements.branches import pairs
 from disca_rt.cache.plan import Probe, Setting, StepPlan
@@ -20,6 +21,7 @@ from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
+from disca_rt.cache.rules.by_network import ByNetwork
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
@@ -119,6 +121,7 @@ class Remembering:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
         self.head, self.gives = getattr(rule, "head", None), getattr(rule, "gives", "")
+        self.network = getattr(rule, "network", None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule
@@ -232,6 +235,7 @@ def draws(draw: st.DrawFn) -> Draw:
         Measuring(Probe("residual", "kept", block=before), threshold),
         Measuring(Probe("tokens", "previous", block=before), threshold),
     ]
+    rules += [ByNetwork(CONFIG, str(learned_network(steps)))]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]
     has_probe = level != "rows" and (level not in IN_BLOCKS or start > 0)
     rules += [DiCache(threshold, 0.0, max(before, 1))] * has_probe
@@ -330,6 +334,19 @@ def learned_file(steps: int) -> Path:
     gates = torch.rand(steps, slots, generator=generator)
     heads = torch.randn(steps, slots, CONFIG.hidden, generator=generator)
     write_gates(path, {"gates": gates, "heads": heads}, CONFIG, "drawn")
+    return path
+
+
+@cache
+def learned_network(steps: int, rho: int = 1) -> Path:
+    """A random network of BlockDance-Ada's, which nobody trained, for the steps after `rho`."""
+    path = Path(_FOLDER.name) / f"network-{steps}-{rho}.safetensors"
+    generator = torch.Generator().manual_seed(steps)
+    weights = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in shapes(CONFIG, steps - rho)._asdict().items()
+    }
+    write_gates(path, weights, CONFIG, "blockdance-ada", {"rho": str(rho)})
     return path
 
 

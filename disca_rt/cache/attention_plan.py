@@ -15,6 +15,8 @@ from ..atomic import write_whole
 FULL, REUSE, WINDOW, SHARED = "full_attn", "output_share", "residual_window_attn", "cfg_attn_share"
 CANDIDATES = REUSE, f"{WINDOW}+{SHARED}", WINDOW, f"{FULL}+{SHARED}"
 WAYS = FULL, *CANDIDATES
+MOST_CAREFUL = *CANDIDATES, FULL
+"""All ways, those that save most first."""
 
 
 class AttentionPlan(NamedTuple):
@@ -53,9 +55,14 @@ def read_plan(path: str | Path) -> AttentionPlan:
     return plan
 
 
-def as_plan(plan: str | AttentionPlan) -> AttentionPlan:
-    """The plan of a file, or itself."""
-    return plan if isinstance(plan, AttentionPlan) else read_plan(plan)
+def as_plan(plan: str | AttentionPlan | tuple[tuple[str, ...], ...]) -> AttentionPlan:
+    """The plan of a file, or of a calibration's ways by step and block, or itself."""
+    if isinstance(plan, str):
+        return read_plan(plan)
+    if not isinstance(plan, AttentionPlan):
+        plan = AttentionPlan(plan)
+        check_plan(plan)
+    return plan
 
 
 def write_plan(plan: AttentionPlan, path: str | Path) -> None:

@@ -1,7 +1,7 @@
 """The slots of DiTFastAttn's plans: for each way of attention in a plan, one in each block."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ..config import DiTConfig
 from .attention_plan import REUSE, SHARED, WINDOW, as_plan
@@ -21,8 +21,13 @@ KINDS = Kind(REUSE, "branch"), Kind(WINDOW, "attention"), Kind(SHARED, "attentio
 
 @dataclass(frozen=True)
 class _OfPlan:
-    """Slots of one kind, one for each block; with no plan one window slot for all of them."""
+    """Slots of one kind, one for each block; with no plan one window slot for all of them.
 
+    An `interval` says that there is no plan.
+    """
+
+    fitted_in: ClassVar[str] = "ditfastattn"
+    fitted_unless: ClassVar[tuple[str, ...]] = ("interval",)
     plan: str | None = None  # a path; the plan itself once built
 
     def __post_init__(self) -> None:

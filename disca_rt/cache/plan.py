@@ -28,7 +28,9 @@ class Probe(NamedTuple):
     after `since` blocks), "latents" (before the step), "patches" (of a pass), "velocity" (guided,
     in latent space), "slot" (the value that the slot numbered `block` computes under CHECK or KEEP)
     or "score" (the mean over image rows of what the rule's linear head of `slot` makes of the
-    modulated input of that slot's branch, from the tokens after `block` blocks; against "head").
+    modulated input of that slot's branch, from the tokens after `block` blocks; against "head")
+    or "choice" (the mean over samples of output number `block` of the rule's network, which sees
+    the latents after the step and the first pass's text; against "network").
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
     that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
     for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
@@ -46,8 +48,11 @@ class Probe(NamedTuple):
         "velocity",
         "slot",
         "score",
+        "choice",
     ]
-    against: Literal["previous", "kept", "before", "stand-in", "conditional", "head"] = "previous"
+    against: Literal["previous", "kept", "before", "stand-in", "conditional", "head", "network"] = (
+        "previous"
+    )
     norm: str = "l1"
     block: int = 0
     which_pass: int = 0

@@ -90,7 +90,8 @@ def fitted_options(text: str, parts: Parts) -> list[str]:
     """The options of the policy of `text` that come from the calibration among `parts`."""
     named = read_policy(text)
     of_rule = named[0].row.fitted_of_rule(named[0].of_rule, parts)
-    return sorted(of_rule | named[-1].row.fitted_of_slots(named[-1].options, parts))
+    of_slots = named[-1].row.fitted_of_slots(named[-1].options, _parts_for_slots(named, parts))
+    return sorted(of_rule | of_slots)
 
 
 def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = None) -> Policy:
@@ -185,11 +186,20 @@ def _rule(named: Named, parts: Parts, step_list: tuple[int, ...] | None) -> Rule
 def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
     """The slots of the only part, or of both: see the head of this file."""
     first, last = named[0], named[-1]
-    slots = last.row.slots(last.options, parts)
+    slots = last.row.slots(last.options, _parts_for_slots(named, parts))
     if last is first or not first.row.is_placed:
         return slots
     stand_in = _only_stand_in(last.name, slots)
     return tuple(Slot(site, stand_in) for site, _ in first.row.slots(first.options, parts))
+
+
+def _parts_for_slots(named: tuple[Named, ...], parts: Parts) -> Parts:
+    """The parts that slots are built from.
+
+    A calibration's placements are planned for by the method's own rule: another's has none of them.
+    """
+    is_planned = named[-1] is named[0] or not named[-1].row.is_placed
+    return parts if is_planned else parts._replace(calibration=None)
 
 
 def _only_stand_in(name: str, slots: tuple[Slot, ...]) -> StandIn:

@@ -21,6 +21,7 @@ from .policy import Slot
 from .rule import Rule
 from .rules.interval import Interval
 from .rules.listed import Listed
+from .site import Site
 from .stand_in import StandIn
 from .token_mask import TokenMask
 
@@ -123,7 +124,7 @@ class Row:
             placement, stand_in = (
                 _built(part, self._given(part, options, parts), parts) for part in where
             )
-            slots += (Slot(site, stand_in) for site in placement.sites(parts.config))
+            slots += (Slot(s, _bound(stand_in, s)) for s in placement.sites(parts.config))
         return tuple(slots)
 
     def fitted_of_rule(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
@@ -154,6 +155,12 @@ class Row:
 def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> tuple[Where, ...]:
     """One stand-in at one placement."""
     return (Where(placement, stand_in),)
+
+
+def _bound(stand_in: StandIn, site: Site) -> StandIn:
+    """The stand-in for `site`: its own, where it has one for each (`at_site`)."""
+    at_site = getattr(stand_in, "at_site", None)
+    return stand_in if at_site is None else at_site(site)
 
 
 def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:

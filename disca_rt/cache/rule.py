@@ -17,7 +17,8 @@ class Rule(Protocol[Memory]):
     """Plans each step of a sample. `probes`: all that it may ask for or watch.
 
     Those of a pass that a sample does not have are left out there, and must not be asked for.
-    One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it.
+    One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it;
+    one with probes of a "choice" has `network`, a `decision_network.Network`, and only watches it.
     Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
     """
 

@@ -111,6 +111,8 @@ class Terms(NamedTuple):
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
+    One that has `at_site(site)` is asked by it for the stand-in of each site.
+
     Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "attention"
     `[B, S, H, D]` of all tokens (under ranks too) and this rank's heads, at "guidance" patches
     `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.

@@ -131,8 +131,9 @@ GATES = (
     ("l2c", "gates={}/l2c.safetensors"),
     ("harmonica", "gates={}/harmonica.safetensors"),
     ("lazydit", "heads={}/lazydit.safetensors"),
+    ("blockdance-ada", "net={}/blockdance-ada.safetensors"),
 )
-"""Methods whose gates were trained for the distilled model, with their files."""
+"""Methods whose gates, heads or network were trained for the distilled model, with their files."""
 
 NEEDS_GUIDANCE = "t-gate", "fastercache"
 COUNTS_50 = "teacache-1.5", "taylorcache-1.5", "deepcache-1.5"  # steps that are counted, not scaled

@@ -8,6 +8,8 @@ from ..cache.kept import SampleShape, kept_bytes
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..sampling.denoiser import current_device
+from .attention_plan import NAME as ATTENTION
+from .attention_plan import attention_policy, run_attention
 from .record import Numbers, record, with_noise
 from .records import Records
 from .runs import Run, plan_runs
@@ -31,8 +33,9 @@ class Session:
     """A recording of `requests`, whose prompts are encoded, into `store`.
 
     `budget` bytes are there for what it keeps on the device; `has_maps`: FastCache's normal
-    equations are recorded too. `left_out` says which trials do not fit. The models stay in memory
-    while it is used (`Pipeline.keeping_models`).
+    equations are recorded too. With an `attention` threshold so is DiTFastAttn's plan. `left_out`
+    says which trials do not fit. The models stay in memory while it is used
+    (`Pipeline.keeping_models`).
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Session:
         store: Store,
         budget: int,
         has_maps: bool = False,
+        attention: float | None = None,
     ) -> None:
         self.pipeline, self.store = pipeline, store
         self.requests = [with_noise(pipeline, each) for each in requests]
@@ -53,11 +57,18 @@ class Session:
         trials = branch_trials(shape.config), impact_trials(shape.config, len(shape.rows))
         self.trials = [each for each in trials if kept_bytes(each.policy, shape).device <= budget]
         self.left_out = [each.name for each in trials if each not in self.trials]
+        self.attention = attention
+        if attention is not None:
+            policy = attention_policy(shape.config, len(shape.rows))
+            if kept_bytes(policy, shape).device > budget:
+                self.attention = None
+                self.left_out.append(ATTENTION)
 
     @property
     def samples(self) -> int:
         """The number of samples that are recorded."""
-        return len(self.requests) * (len(self.runs) + len(self.trials))
+        of_one = len(self.runs) + len(self.trials) + (self.attention is not None)
+        return len(self.requests) * of_one
 
     def record(
         self,
@@ -92,6 +103,9 @@ class Session:
             for trials in self.trials:
                 tried = partial(self._tried, request, trials)
                 yield Piece(prompt, trials.name, trials.name, request, tried)
+            if self.attention is not None:
+                content = f"{ATTENTION} {self.attention}"
+                yield Piece(prompt, ATTENTION, content, request, partial(self._planned, request))
 
     def _recorded(self, request: Request, run: Run, on_step: OnStep) -> Numbers:
         return record(self.pipeline, request, run, lambda event: on_step())
@@ -99,6 +113,10 @@ class Session:
     def _tried(self, request: Request, trials: Trials, on_step: OnStep) -> Numbers:
         with current_device(self.pipeline.facts.place.device):
             return run_trials(self.pipeline, request, trials, lambda index: on_step())
+
+    def _planned(self, request: Request, on_step: OnStep) -> Numbers:
+        with current_device(self.pipeline.facts.place.device):
+            return run_attention(self.pipeline, request, self.attention, lambda index: on_step())
 
     def _check(self) -> None:
         """Raises ValueError where requests are of several samples, or a batch of them."""

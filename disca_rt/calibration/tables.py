@@ -1,8 +1,7 @@
 """The tables that a recording is fitted to, by the names that rules and stand-ins have for them.
 
 A table's keys are options of the parts that name it. One that needs numbers that were not recorded,
-or more steps than there were, is left out. DiTFastAttn's plan is greedy over outputs of the model
-with its own sparse attention, and comes as one more row here where that is recorded.
+or more steps than there were, is left out.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cache.attention_plan import MOST_CAREFUL
 from ..cache.stand_ins.hyca import SOLVERS
+from .attention_plan import WAYS as ATTENTION_WAYS
 from .fits.clusters import descriptors, fit_clusters, fit_solvers
 from .fits.curves import fit_curve
 from .fits.linear_maps import fit_linear_map
@@ -100,6 +101,15 @@ def _omnicache(records: Records) -> Values:
     return {"curvature": _short(curvature), "gamma": _short(gamma)}
 
 
+def _ditfastattn(records: Records) -> Values:
+    """The plan that is good enough for every prompt, each of which has its own.
+
+    Choice: of a step and block the most careful way of all prompts.
+    """
+    ways = records.stack(ATTENTION_WAYS).max(0).astype(int)
+    return {"plan": tuple(tuple(MOST_CAREFUL[way] for way in of_step) for of_step in ways)}
+
+
 def _changes(records: Records) -> Values:
     """Relative changes that belong to no method: of the output, and of guidance, by step."""
     values = {"velocity": _short([0.0, *records.ratios("velocity/l1").mean(0)[1:]])}
@@ -122,6 +132,7 @@ FITS: dict[str, Fit] = {
     "feb-cache": Fit("branches/both", _feb_cache),
     "ertacache": Fit("residual/pairs", _ertacache),
     "omnicache": Fit("path/products", _omnicache),
+    "ditfastattn": Fit(ATTENTION_WAYS, _ditfastattn),
     "changes": Fit("velocity/l1", _changes),
 }
 

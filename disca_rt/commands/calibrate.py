@@ -60,6 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         action="store_true",
         help="fit a linear map to each block, too, for FastCache: large for a large model",
     )
+    group.add_argument(
+        "--attention-plan",
+        type=float,
+        metavar="DELTA",
+        help="plan each block's attention, too, for DiTFastAttn, by the change of a step's output "
+        "that is allowed; takes several steps for each block and step",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("calibrate computes every step; leave --policy and --step-list out")
     if args.memory is not None and not args.memory > 0:
         raise ValueError(f"--memory must be above 0, got {args.memory:g}")
+    if args.attention_plan is not None and not 0 < args.attention_plan < float("inf"):
+        raise ValueError(f"--attention-plan must be above 0, got {args.attention_plan:g}")
     if args.out is not None:
         check_writable("--out", args.out, ".json")
     args.policy = "full"
@@ -112,7 +121,7 @@ def _calibrate(args: argparse.Namespace, prompts: list[str], ranks: "Ranks | Non
         check_writable("--out", out, ".json")
         store = Store(out.with_suffix(".recording"))
         budget = _budget(args, runtime, requests[0], 1 if ranks is None else ranks.size)
-        session = Session(runtime, requests, store, budget, args.maps)
+        session = Session(runtime, requests, store, budget, args.maps, args.attention_plan)
         if is_first:
             _tell(session, budget)
             args.kept = f"what was recorded is in {store.folder}; the same command goes on"
@@ -201,6 +210,7 @@ def _made(args: argparse.Namespace, session: "Session", prompts: list[str]) -> d
         "prompts": len(session.requests),
         "prompts_sha256": texts if prompts else None,
         "seed": args.seed,
+        **({} if session.attention is None else {"attention_plan": session.attention}),
         "dtype": str(session.pipeline.facts.place.dtype).removeprefix("torch."),
         "disca_rt": __version__,
         "torch": torch.__version__.split("+")[0],

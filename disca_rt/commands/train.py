@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from ..train.distributed import World
 
 STAGES = "base", "cfg", "meanflow", "predictor", "cache"
-METHODS = "l2c", "harmonica", "lazydit"
-OWN_FLAGS = ("restriction", "derivative", "sampling_steps", "shift", "guidance", "l1", "rho")
+METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
+OWN_FLAGS = (
+    "restriction",
+    "derivative",
+    "sampling_steps",
+    "shift",
+    "guidance",
+    "l1",
+    "rho",
+    "lambda_q",
+    "delta",
+)
 RUN_FLAGS = (
     "steps",
     "batch",
@@ -47,8 +57,8 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="train a base model, distil it, or make its predictor or gates of a cache",
         description="base: flow matching. cfg: classifier-free guidance into one pass. meanflow: "
         "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). cache: "
-        "gates or heads of a cache method (--method), for any model. The same flags again resume "
-        "a run; under torchrun it is sharded over the ranks.",
+        "gates, heads or a network of a cache method (--method), for any model. The same flags "
+        "again resume a run; under torchrun it is sharded over the ranks.",
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument(
@@ -93,6 +103,15 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--guidance", type=float, help="scale of the sampler (cache)")
     settings.add_argument("--l1", type=float, help="weight of the gates' sum (l2c, harmonica)")
     settings.add_argument("--rho", type=float, help="weight of the mean score (lazydit)")
+    settings.add_argument(
+        "--lambda-q", type=float, help="weight of a sample's quality (blockdance-ada)"
+    )
+    settings.add_argument(
+        "--delta", type=float, help="of the policy, whose replaced blocks learn (block-caching)"
+    )
+    settings.add_argument(
+        "--calibration", type=Path, help="the calibration that has the policy's curves (same)"
+    )
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
@@ -155,7 +174,25 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
         if not hasattr(config, name):
             flag = "--no-gan" if name == "adversarial" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} is nothing that stage {_stage(args)} has")
-    return replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
+    config = replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
+    return config if args.calibration is None else _with_curves(config, args)
+
+
+def _with_curves(config: Any, args: argparse.Namespace) -> Any:
+    """Take the curves of a calibration; ValueError where it is of another sampler."""
+    from ..cache.calibration import Subject
+    from ..calibration.file import read_calibration
+    from ..schedule import shifted
+
+    if not hasattr(config, "curves"):
+        raise ValueError(f"--calibration is nothing that stage {_stage(args)} has")
+    found = read_calibration(args.calibration)
+    model, scale = found.subject.model, config.guidance
+    scales = (scale, None) if model.guidance_embed else (None, scale)
+    sigmas = shifted(config.sampling_steps, config.shift).sigmas
+    found.fitting(Subject(model, sigmas=sigmas, scales=scales))
+    curves = found.table("block-caching").get("curves", ())
+    return replace(config, curves=curves)
 
 
 def _stage(args: argparse.Namespace) -> str:

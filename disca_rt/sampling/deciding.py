@@ -130,6 +130,9 @@ class Deciding:
         tensors = self._with_numbers(plan)
         if plan.scale != 1:
             tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
+        if any(probe.of == "choice" for probe in plan.watch):
+            network = self._loop.rule.network.to(tensors.latents.device)
+            tensors = tensors._replace(network=network)
         outcome = self._loop.compute(plan, self._begun, tensors)
         self._see(plan.watch, outcome.looks, now)
         return outcome.latents
@@ -195,7 +198,7 @@ class Deciding:
             return True
         if probe.of == "slot":
             return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
-        return probe.of in ("latents", "patches", "velocity")
+        return probe.of in ("latents", "patches", "velocity", "choice")
 
     def _is_compared(self, probe: Probe) -> bool:
         """True where there is something to compare with."""

@@ -6,9 +6,12 @@ from itertools import pairwise, repeat
 import torch
 from torch import Tensor, nn
 
+from ..cache.decision_network import Network
+from ..cache.decision_network import features as features_of
 from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
 from ..models.dit import DiT
+from ..models.prepared import Prepared
 from ..models.row_groups import layer_norm_modulate
 from ..tokens import StepContext, TokenLayout
 
@@ -48,9 +51,10 @@ def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
         "slot": ("stand-in",),
         "patches": (*STORED, "conditional"),
         "score": ("head",),
+        "choice": ("network",),
     }
     against = allowed.get(probe.of, STORED)
-    most = len(policy.slots) - 1 if probe.of == "slot" else blocks
+    most = {"slot": len(policy.slots) - 1, "choice": probe.block}.get(probe.of, blocks)
     for name, value, known in (
         ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
         ("slot", probe.slot, (None, *range(len(policy.slots)))),
@@ -97,6 +101,13 @@ def score(
     entered = modulated(block, img, context, is_mlp)
     total = (entered.float() @ head.to(entered.device)).sum(dtype=torch.float64)
     return torch.stack([total, total.new_tensor(img.shape[0] * img.shape[1])])
+
+
+def choices(network: Network, latents: Tensor, prepared: Prepared) -> Tensor:
+    """Each output of `network` summed over samples, and their number, `[outputs, 2]` fp64."""
+    features = features_of(latents, prepared.text_states, prepared.text_lengths)
+    total = network(features).sum(0, dtype=torch.float64)
+    return torch.stack([total, torch.full_like(total, len(latents))], dim=1)
 
 
 def motion(rows: Tensor, layout: TokenLayout) -> Tensor:

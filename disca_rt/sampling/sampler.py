@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache.decision_network import Network
 from ..cache.plan import Act, Ask, Probe, StepPlan
 from ..cache.policy import Policy
 from ..models.prepared import Prepared
@@ -20,7 +21,7 @@ from .ahead import Ahead, StepRow
 from .forward import Forward
 from .guidance import StepTable
 from .passes import Begun, Looked, SlotsOfPass, run_middle
-from .probes import score, sums, tensor_of_pass
+from .probes import choices, score, sums, tensor_of_pass
 from .state import SampleState, number_counts
 
 Mark = Callable[[str], AbstractContextManager]
@@ -35,13 +36,14 @@ def no_mark(name: str) -> AbstractContextManager:
 class StepTensors(NamedTuple):
     """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none).
 
-    `head [C]` is what a probe of a score applies.
+    `head [C]` is what a probe of a score applies, `network` what one of a choice does.
     """
 
     latents: Tensor
     row: StepRow
     numbers: Tensor | None
     head: Tensor | None = None
+    network: Network | None = None
 
 
 class Look(NamedTuple):
@@ -105,7 +107,8 @@ class Sampler:
             latents = prepared[0].first.hold(latents)
         if prepared[0].edit is not None:
             latents = prepared[0].edit.hold(latents, tensors.row.sigma_next)
-        return Outcome(latents, tuple(step.look(probe, velocity) for probe in plan.watch))
+        looks = tuple(step.look(probe, velocity, latents) for probe in plan.watch)
+        return Outcome(latents, looks)
 
     def trajectory(
         self,
@@ -225,6 +228,7 @@ class _Step:
     ) -> None:
         self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
         self._tensors, self._prepared = tensors, prepared
+        self._chosen: Tensor | None = None
         numbers = tensors.numbers
         self._passes = [
             sampler.slots_of_pass(i, plan, numbers, prepared) for i in range(len(prepared))
@@ -282,9 +286,11 @@ class _Step:
         of_pass.looked.patches = sampler.forward.head(tokens, begun.context)
         return of_pass.looked.patches
 
-    def look(self, probe: Probe, velocity: Tensor | None) -> Look:
-        """The measurement of a probe that the plan watches."""
+    def look(self, probe: Probe, velocity: Tensor | None, after: Tensor) -> Look:
+        """The measurement of a probe that is watched; `after` are the latents after the step."""
         sampler, looked = self._sampler, self._passes[probe.which_pass].looked
+        if probe.of == "choice":
+            return Look(self._choices(after)[probe.block], None)
         if probe.of in ("velocity", "latents"):
             now = velocity if probe.of == "velocity" else self._tensors.latents
             return sampler.compare(probe, now, None)
@@ -300,3 +306,9 @@ class _Step:
             return sampler.compare(probe, looked.patches, None)
         begun = self._begun[probe.which_pass]
         return sampler.look_at_tokens(probe, begun, looked.tokens)
+
+    def _choices(self, after: Tensor) -> Tensor:
+        """The sums of all probes of a choice, computed once."""
+        if self._chosen is None:
+            self._chosen = choices(self._tensors.network, after, self._prepared[0])
+        return self._chosen

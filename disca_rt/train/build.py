@@ -12,6 +12,8 @@ from ..config import predictor_config
 from ..kernels.ops import Ops, get_ops
 from ..models.dit import DiT
 from ..weights.load import load_dit
+from .block_caching import BlockCachingStage, BlockCachingStageConfig
+from .blockdance_ada import BlockDanceAdaStage, BlockDanceAdaStageConfig
 from .branch_cache import CacheStage, CacheStageConfig
 from .cfg_distill import CFGStage, CFGStageConfig
 from .config import RunConfig
@@ -95,6 +97,8 @@ _CACHE_STAGES: dict[type[CacheStageConfig], type[CacheStage]] = {
     L2CStageConfig: L2CStage,
     HarmoniCaStageConfig: HarmoniCaStage,
     LazyDiTStageConfig: LazyDiTStage,
+    BlockDanceAdaStageConfig: BlockDanceAdaStage,
+    BlockCachingStageConfig: BlockCachingStage,
 }
 
 

@@ -82,7 +82,7 @@ class CachedStudent:
 
     def velocity(self, point: Point, prepared: list[Prepared]) -> Tensor:
         """Velocity of a step that computes everything and keeps nothing."""
-        return self._guided([velocity(self.dit, point, each) for each in prepared])
+        return self.guided([velocity(self.dit, point, each) for each in prepared])
 
     def step(
         self,
@@ -98,7 +98,7 @@ class CachedStudent:
             before = cached[number] if cached else None
             done.append(self._pass(point, each, weigh if number == 0 else None, before, weights))
         velocities, kept = zip(*done, strict=True)
-        return Stepped(self._guided(list(velocities)), tuple(kept))
+        return Stepped(self.guided(list(velocities)), tuple(kept))
 
     def _pass(
         self,
@@ -131,7 +131,8 @@ class CachedStudent:
             weights |= dict.fromkeys(slot.names, weigh(slot, entered)[:, None, None])
         return weights
 
-    def _guided(self, velocities: list[Tensor]) -> Tensor:
+    def guided(self, velocities: list[Tensor]) -> Tensor:
+        """Mix the velocities of the passes."""
         if len(velocities) == 1:
             return velocities[0]
         conditional, unconditional = velocities

@@ -13,6 +13,8 @@ from torch import nn
 from ..config import DiTConfig, predictor_config
 from ..models.build import build_dit, build_predictor
 from ..work.flops import image_tokens, step_flops
+from .block_caching import BlockCachingStageConfig
+from .blockdance_ada import BlockDanceAdaStageConfig, Decisions
 from .branch_cache import CacheStageConfig, count_slots
 from .discriminator import SCALES, Discriminator
 from .harmonica import HarmoniCaStageConfig
@@ -27,8 +29,9 @@ FP32 = 4  # bytes
 # (11.2 and 12.3). What embedding, fusion, head and loss keep (5.0; of a predictor 6.2).
 KEPT_PER_BLOCK = 22
 KEPT_PER_FROZEN_BLOCK = 12
+KEPT_PER_WHOLE_BLOCK = 15  # of a frozen block between whole tokens, and its change (measured)
 KEPT_AT_THE_ENDS = 6
-WORKING_BLOCK = 17  # of a frozen block that is computed again, its branches mixed (measured)
+WORKING_BLOCK = 17  # of a frozen block without a graph, or computed again and mixed (measured)
 # A head of the discriminator keeps what two convolutions and two LeakyReLUs make, `width` wide.
 LAYERS_PER_HEAD = 4
 PYRAMID = sum(scale**-2 for scale in SCALES)  # places of all scales by those of the first
@@ -40,9 +43,9 @@ class DiTPasses(NamedTuple):
     `plain` need none, `trained` those of weights, `through` only those of their inputs.
     """
 
-    plain: int = 0
-    trained: int = 0
-    through: int = 0
+    plain: float = 0
+    trained: float = 0
+    through: float = 0
 
 
 class StepEstimate(NamedTuple):
@@ -82,7 +85,7 @@ def estimate(
             **_weights(config, dit, ranks),
             "activations": micro * _activations(config, dit, tokens),
         },
-        flops=run.batch * per_sample,
+        flops=round(run.batch * per_sample),
         tokens=tokens,
     )
 
@@ -92,6 +95,14 @@ def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
 
     HarmoniCa's lambdas, which few steps compute, are left out.
     """
+    if isinstance(config, BlockDanceAdaStageConfig):
+        first = config.first_steps
+        steps = first + (config.rollouts + 1) * (config.sampling_steps - first)
+        return DiTPasses(plain=_passes_per_step(dit) * steps)
+    if isinstance(config, BlockCachingStageConfig):
+        shares = _replaced_steps(config, dit)
+        each = _passes_per_step(dit)
+        return DiTPasses(plain=each * config.sampling_steps, through=each * sum(shares))
     if isinstance(config, CacheStageConfig):
         pairs = config.sampling_steps - 1 if isinstance(config, HarmoniCaStageConfig) else 1
         each = _passes_per_step(dit)
@@ -105,6 +116,14 @@ def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
     return DiTPasses(plain=2 if has_teacher else 0, trained=1)
 
 
+def _replaced_steps(config: BlockCachingStageConfig, dit: DiTConfig) -> list[float]:
+    """List the share of computed blocks of each step that replaces some; all, of no curves."""
+    if not config.curves:
+        return [1.0] * (config.sampling_steps - 1)
+    table = config.table(dit.double + dit.single)
+    return [sum(row) / len(row) for row in table if not all(row)]
+
+
 def _passes_per_step(dit: DiTConfig) -> int:
     """Count the passes of a sampler's step: two under classifier-free guidance."""
     return 1 if dit.guidance_embed else 2
@@ -116,6 +135,11 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     largest = max(map(_parameters, model.blocks))
     if isinstance(config, PredictorStageConfig):
         frozen, trained = whole, _parameters(build_predictor(predictor_config(dit, config.depth)))
+    elif isinstance(config, BlockDanceAdaStageConfig):
+        frozen, trained = whole, _parameters(Decisions(config, dit))
+    elif isinstance(config, BlockCachingStageConfig):
+        numbers = config.sampling_steps * (dit.double + dit.single) * dit.hidden
+        frozen, trained = whole, 2 * numbers
     elif isinstance(config, CacheStageConfig):
         frozen, trained = whole, config.sampling_steps * count_slots(dit)
     else:
@@ -176,6 +200,15 @@ def _cache_tensors(config: CacheStageConfig, dit: DiTConfig) -> int:
     Of each branch what is cached, what is computed and what is kept for the next step.
     """
     passes, blocks = _passes_per_step(dit), dit.double + dit.single
+    if isinstance(
+        config, BlockDanceAdaStageConfig
+    ):  # no graph; of each draw what is kept, old and new
+        return (config.rollouts + 1) * (WORKING_BLOCK + 2 * passes)
+    if isinstance(config, BlockCachingStageConfig):  # of each block its changes, old and new
+        if config.run.activation_checkpointing:
+            return KEPT_AT_THE_ENDS + passes * 2 * blocks + WORKING_BLOCK
+        computed = round(blocks * max(_replaced_steps(config, dit), default=0))
+        return KEPT_AT_THE_ENDS + passes * (3 * blocks + KEPT_PER_WHOLE_BLOCK * computed)
     branches = 2 * dit.double + dit.single  # of a double-stream block attentions and MLPs
     if config.run.activation_checkpointing:  # what is computed is computed again
         return KEPT_AT_THE_ENDS + passes * (blocks + 2 * branches) + WORKING_BLOCK

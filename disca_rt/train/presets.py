@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..tiny.config import GUIDANCE_SCALE, SCHEDULE, SHIFT, TINY
+from .block_caching import BlockCachingStageConfig
+from .blockdance_ada import BlockDanceAdaStageConfig
 from .branch_cache import CacheStageConfig
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
@@ -122,6 +124,17 @@ def tiny_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(run, dit, **_TINY_SAMPLER)
 
 
+def tiny_blockdance_ada(dit: str) -> BlockDanceAdaStageConfig:
+    # Fast rates settle on the first list that is good by chance.
+    run = replace(_TINY_CACHE_RUN, steps=50, batch=1, lr=5e-3)
+    return BlockDanceAdaStageConfig(run, dit, **_TINY_SAMPLER, lambda_q=6.0, rollouts=10)
+
+
+def tiny_block_caching(dit: str) -> BlockCachingStageConfig:
+    run = replace(_TINY_CACHE_RUN, steps=50, batch=1, lr=1e-2)
+    return BlockCachingStageConfig(run, dit, **_TINY_SAMPLER, delta=0.4)
+
+
 def paper_l2c(dit: str) -> L2CStageConfig:
     return L2CStageConfig(_CACHE_RUN, dit)
 
@@ -135,6 +148,14 @@ def paper_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(replace(_CACHE_RUN, steps=500, lr=1e-2), dit)
 
 
+def paper_blockdance_ada(dit: str) -> BlockDanceAdaStageConfig:
+    return BlockDanceAdaStageConfig(replace(_CACHE_RUN, steps=2_000, batch=16), dit)
+
+
+def paper_block_caching(dit: str) -> BlockCachingStageConfig:
+    return BlockCachingStageConfig(replace(_CACHE_RUN, steps=500, batch=16), dit)
+
+
 PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "base": {"tiny-images": tiny_images, "tiny": tiny_base},
     "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
@@ -143,6 +164,8 @@ PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "cache l2c": {"tiny": tiny_l2c, "hunyuan-video": paper_l2c},
     "cache harmonica": {"tiny": tiny_harmonica, "hunyuan-video": paper_harmonica},
     "cache lazydit": {"tiny": tiny_lazydit, "hunyuan-video": paper_lazydit},
+    "cache block-caching": {"tiny": tiny_block_caching, "hunyuan-video": paper_block_caching},
+    "cache blockdance-ada": {"tiny": tiny_blockdance_ada, "hunyuan-video": paper_blockdance_ada},
 }
 """Presets by stage; those of what is learned for a cache by its method, too."""
 

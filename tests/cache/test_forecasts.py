@@ -28,6 +28,7 @@ from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere
 from disca_rt.cache.stand_ins.low_modes import LowModes
 from disca_rt.cache.stand_ins.polynomial import Differences, Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Change, OnlyChange, OnlyOutput, Reuse
+from disca_rt.cache.stand_ins.scaled_shifted import ScaledShifted
 from disca_rt.cache.stand_ins.taylorseer import HiCache, TaylorSeer
 from disca_rt.config import MODELS
 from disca_rt.sampling.probes import sums
@@ -412,6 +413,7 @@ LATE = (
     FreqCa(OPS),
     Change(),
     OnlyChange(),
+    ScaledShifted(),
 )
 """Stand-ins whose value may be a sum of what they keep, one of each class."""
 

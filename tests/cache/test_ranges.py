@@ -3,13 +3,16 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cache_draws import CONFIG, CPU, SCALE, Draw, models
+from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.methods.ranges import ROWS as RANGES
 from disca_rt.cache.plan import Act, Ask, Measured, Setting, StepPlan
@@ -27,11 +30,13 @@ from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.kernels.ops import get_ops
 from disca_rt.measure.random_models import fill_randomly
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.build import build_dit
 from disca_rt.models.dit import StepInputs
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance
+from disca_rt.sampling.state import known_numbers
 from disca_rt.schedule import shifted
 from disca_rt.work.flops import PassFlops
 from golden_vectors import relative_error
@@ -344,6 +349,105 @@ def test_block_caching_refreshes_a_block_before_its_changes_are_too_large(small:
 
     hand = ByHand(small, [(block, block + 1) for block in range(7)], True)
     assert relative_error(latents, hand.sample(acts)) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def adjusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random scales and shifts of each step, block and channel, for a random table."""
+    numbers = torch.Generator().manual_seed(0)
+    shape = STEPS, 7, SMALL.hidden
+    computed = torch.rand(STEPS, 7, generator=numbers) > 0.5
+    computed[0] = True
+    scale, shift = (0.2 * torch.randn(shape, generator=numbers) for _ in range(2))
+    tensors = {"computed": computed, "scale": 1 + scale, "shift": shift}
+    path = tmp_path_factory.mktemp("adjusted") / "adjusted.safetensors"
+    write_gates(path, tensors, SMALL, "block-caching")
+    return path
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_block_caching_scales_and_shifts_a_blocks_change(
+    guided: bool, adjusted: Path, small: Denoiser
+) -> None:
+    latents, plans = sampled(small, f"block-caching:scale_shift={adjusted}", guided)
+    learned, dit = load_file(adjusted), small.dit
+    table = learned["computed"] > 0
+    assert [[act is Act.KEEP for act in plan.passes[0]] for plan in plans] == table.tolist()
+    by_hand, changes = DRAW.latents, {}
+    with torch.no_grad():
+        conditions = DRAW._replace(guided=guided).conditions
+        prepared = [dit.prepare(each, by_hand.shape) for each in conditions]
+        for step in DRAW.schedule:
+            t, velocities = torch.tensor([step.t] * 2), []
+            for number, each in enumerate(prepared):
+                tokens, context = dit.embed(by_hand, StepInputs(t, None, None), each)
+                for block, module in enumerate(dit.blocks):
+                    before, place = tokens, (number, block)
+                    if table[step.index, block]:
+                        tokens = run_blocks([module], tokens, context)
+                        changes[place] = tokens - before
+                    else:
+                        scale, shift = (learned[n][step.index, block] for n in ("scale", "shift"))
+                        tokens = before + scale * changes[place] + shift
+                velocities.append(dit.velocity(tokens, context, each))
+            velocity = velocities[0]
+            if guided:
+                velocity = velocities[1] + SCALE * (velocities[0] - velocities[1])
+            by_hand = by_hand + velocity * (step.sigma_next - step.sigma)
+    assert relative_error(latents, by_hand) <= 1e-5
+    dit = Denoiser(small.dit, GraphRunner(CPU, record))
+    for _ in range(3):
+        captured, _ = sampled(dit, f"block-caching:scale_shift={adjusted}", guided)
+        assert relative_error(captured, latents) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scale_shift={},delta=0.3", r"needs curves \(delta\), or scale_shift, got"),
+        ("scale_shift={},form=output", "scale_shift goes with form=delta, got output; drop one"),
+        ("scale_shift=nowhere", "nowhere cannot be read as a file of scales and shifts"),
+    ],
+)
+def test_an_adjustment_goes_with_its_table(text: str, message: str, adjusted: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_policy(f"block-caching:{text.format(adjusted)}", Parts(SMALL, OPS))
+
+
+def test_an_adjustment_goes_with_other_rules_up_to_its_last_step(
+    adjusted: Path, small: Denoiser
+) -> None:
+    text = f"reuse:interval=3+block-caching:scale_shift={adjusted}"
+    latents, plans = sampled(small, text)
+    assert latents.isfinite().all()
+    assert [plan.label for plan in plans[:3]] == ["full", "predicted", "predicted"]
+    policy = build_policy(text, Parts(SMALL, OPS))
+    with pytest.raises(ValueError, match="is for 12 steps, got 13; sample with as many"):
+        known_numbers(policy, policy.known_plans(setting(policy, 13)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("steps", "is for 5 steps, got 12; sample with as many"),
+        ("first", "must be 1 in the first step: nothing is kept before"),
+        ("width", r"shift of .* must be \[12, 7, 32\] for this model, got \[12, 7, 8\]"),
+    ],
+)
+def test_an_adjustment_of_another_model_is_refused(
+    wrong: str, message: str, adjusted: Path, tmp_path: Path, small: Denoiser
+) -> None:
+    learned = load_file(adjusted)
+    if wrong == "steps":
+        learned = {name: each[:5] for name, each in learned.items()}
+    elif wrong == "first":
+        learned["computed"][0, 3] = 0
+    else:
+        learned["shift"] = learned["shift"][:, :, :8]
+    path = tmp_path / "other.safetensors"
+    write_gates(path, learned, SMALL, "block-caching")
+    with pytest.raises(ValueError, match=message):
+        sampled(small, f"block-caching:scale_shift={path}")
 
 
 @pytest.mark.parametrize(

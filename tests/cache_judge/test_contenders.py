@@ -22,7 +22,7 @@ CALIBRATIONS = {
     "base": LADDER / "calibrations/base-50-steps.json",
     "distilled": SHIPPED / "calibrations/restricted-meanflow-20-steps.json",
 }
-NEED_MORE = {"blockdance-ada", "edit"}  # a list for each sample, a video to edit and a mask
+NEED_MORE = {"edit"}  # a video to edit and a mask
 SAME_AS_ANOTHER = {"taylorseer-attention"}  # attention is too small a part of this model
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 
-from cache_draws import CONFIG, OPS, Draw, Models, draws, models, sampled
+from cache_draws import CONFIG, OPS, Draw, Models, draws, learned_network, models, sampled
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
 from disca_rt.cache.plan import Probe, StepPlan
@@ -122,8 +122,8 @@ PLACED = (
 
 
 def check_placed(alone: Models, shared: Models) -> None:
-    """Policies with slots of several levels, of one pass, and that read the other pass."""
-    for text in PLACED:
+    """Policies with slots of several levels, of one pass, that read the other pass or latents."""
+    for text in (*PLACED, f"blockdance-ada:net={learned_network(8, 2)}"):
         policy = build_policy(text, Parts(CONFIG, OPS))
         for guided in (False, True):
             draw = Draw(policy.rule, (), None, shifted(8, 3.0), guided, 2, 4, slots_of=policy.slots)

@@ -24,9 +24,9 @@ SHORT = {"steps": 2}  # the predictor's second step is adversarial
 BF16 = {"bf16": True, "activation_checkpointing": True, "micro_batch": 1}
 SHARED = {"sequence_parallel": 2, "activation_checkpointing": True}
 VARIANTS = {
-    "plain": (SHORT, ["base", "cfg", "meanflow", "predictor", "l2c"]),
+    "plain": (SHORT, ["base", "cfg", "meanflow", "predictor", "l2c", "blockdance-ada"]),
     "bf16": (SHORT | BF16, ["base"]),
-    "shared": (SHORT | SHARED, ["cfg", "predictor", "l2c", "harmonica"]),
+    "shared": (SHORT | SHARED, ["cfg", "predictor", "l2c", "harmonica", "block-caching"]),
     "shared by two": (SHORT | SHARED | {"micro_batch": 1}, ["meanflow"]),
     "resumed": ({}, ["predictor"]),  # which has everything that is kept
 }

@@ -16,6 +16,8 @@ from disca_rt.config import DiTConfig
 from disca_rt.models.dit import DiT
 from disca_rt.tiny.config import TINY
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
+from disca_rt.train.block_caching import BlockCachingStageConfig
+from disca_rt.train.blockdance_ada import BlockDanceAdaStageConfig
 from disca_rt.train.build import build_stage
 from disca_rt.train.cfg_distill import CFGStageConfig
 from disca_rt.train.config import RunConfig
@@ -111,6 +113,11 @@ def same_weights(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
+def resting(blocks: int, steps: int) -> tuple[float, ...]:
+    """Give changes by which, with a delta of 0.5, every second block rests in every second step."""
+    return (0.0,) * blocks + ((0.3, 0.9) * blocks)[:blocks] * (steps - 1)
+
+
 STAGES = {
     "base": BaseStageConfig,
     "cfg": CFGStageConfig,
@@ -119,6 +126,8 @@ STAGES = {
     "l2c": partial(L2CStageConfig, sampling_steps=4, l1=1e-3),
     "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
+    "blockdance-ada": partial(BlockDanceAdaStageConfig, sampling_steps=4, rollouts=2),
+    "block-caching": partial(BlockCachingStageConfig, sampling_steps=4, delta=0.5),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -127,6 +136,8 @@ STARTS_FROM = {
     "l2c": {"guidance_embed": False},
     "harmonica": {"guidance_embed": True, "meanflow": True},
     "lazydit": {"guidance_embed": True},
+    "blockdance-ada": {"guidance_embed": False},
+    "block-caching": {"guidance_embed": True},
 }
 
 
@@ -135,10 +146,13 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     if name == "base":
         return BaseStageConfig(RUN, sizes, **changes)
     start = randomised(replace(sizes, **STARTS_FROM[name]))
+    if name == "block-caching":
+        changes = {"curves": resting(sizes.double + sizes.single, 4)} | changes
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 
-CACHE = "l2c", "harmonica", "lazydit"  # the methods of stage cache, which train no model
+CACHE = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
+"""The methods of stage cache, which train no model."""
 
 
 class Stopped(Exception):

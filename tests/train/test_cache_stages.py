@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,15 @@ from train.small import (
     STAGES,
     batch_and_draws,
     randomised,
+    resting,
     run,
     saved,
     stage_config,
 )
 
 STEPS, SCALE = 5, 4.0
+GATED = "l2c", "harmonica", "lazydit"
+OPTIONS = {"lazydit": "heads", "blockdance-ada": "net", "block-caching": "scale_shift"}
 SLOTS = count_slots(SMALL)
 
 
@@ -177,7 +181,7 @@ def test_l2cs_loss_is_error_plus_gates(tmp_path: Path) -> None:
     assert all_but < 0.01 * loss.terms["mse"].item(), "where all is computed there is no error"
 
 
-@pytest.mark.parametrize("name", CACHE)
+@pytest.mark.parametrize("name", GATED)
 def test_gradients_are_slopes_of_the_loss(name: str, tmp_path: Path) -> None:
     """Of the last step, which no later one depends on, by differences."""
     of = stage(name, tmp_path)
@@ -265,15 +269,18 @@ def test_harmonica_keeps_what_is_cached_where_a_gate_is_at_most_the_threshold(
 def test_what_a_run_writes_is_what_its_policy_takes(name: str, tmp_path: Path) -> None:
     config = stage_config(name, tmp_path)
     config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
+    if name == "block-caching":
+        config = replace(config, curves=resting(4, STEPS))
     path, terms = run(config, tmp_path / "run")
     assert path.name == "gates.safetensors"
-    (kind,) = load_file(path)
     dit = build_stage(config, unconditional()).student.dit
     batch, draws = batch_and_draws(1)
-    _, plans = by_the_runtime(dit, f"{name}:{kind}={path}", draws.noise, batch.conditioning)
+    _, plans = by_the_runtime(
+        dit, f"{name}:{OPTIONS.get(name, 'gates')}={path}", draws.noise, batch.conditioning
+    )
     assert len(plans) == STEPS
     computed = [all(act is Act.KEEP for act in plan.passes[0]) for plan in plans]
-    if name != "harmonica":
+    if name in ("l2c", "lazydit"):
         assert computed[::2] == [True] * 3, "even steps are full"
     assert computed[0]
     assert all(0 <= each["computed"] <= 1 for each in terms)
@@ -304,6 +311,157 @@ def test_the_weight_decides_how_much_is_computed(
     assert shares[1] == 0
 
 
+@pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])
+def test_rewards_are_those_of_samples_by_the_policy(sizes: DiTConfig, tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, sizes, **SAMPLER, rho=2, lambda_q=3.0)
+    (batch, draws), computes = batch_and_draws(1), torch.tensor([[1, 0, 0], [0, 1, 1]]).bool()
+    begun, _ = of._begun(batch.conditioning, draws.noise)
+    rewards, quality = of._rewards(batch.conditioning, begun, computes[None])
+    sample = partial(by_the_runtime, of.student.dit)
+    full, _ = sample("full", draws.noise, batch.conditioning)
+    for row, u in enumerate(computes):
+        reuse = ",".join(str(1 - each) for each in u.int().tolist())
+        policy = f"blockdance-ada:rho=2,reuse={reuse}"
+        latents, _ = sample(policy, draws.noise, batch.conditioning)
+        distance = ((latents - full).norm() / full.norm()).item()
+        assert distance > 1e-3
+        assert quality[0, row].item() == pytest.approx(1 - distance, abs=1e-5)
+        saved = 1 - u.float().mean().item()
+        assert rewards[0, row].item() == pytest.approx(saved + 3 * (1 - distance), abs=1e-4)
+
+
+def test_the_policy_gradient_is_reward_over_that_of_other_draws(tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, **SAMPLER, rho=2, rollouts=4)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    rewards, given = torch.tensor([[1.0, 2, 4, 9], [3.0, 3, 3, 3]]), []
+
+    def told(conditioning: Conditioning, begun: Any, computes: Tensor) -> tuple[Tensor, Tensor]:
+        given.append(computes.double())
+        return rewards, rewards
+
+    of._rewards = told
+    of.loss(batch, draws, 0).total.backward()
+    (u,) = given
+    over = rewards - (rewards.sum(1, keepdim=True) - rewards) / 3
+    expected = -(over[:, :, None] * (u - 0.5)).sum((0, 1)) / 8  # m is one half at the beginning
+    slope = of.trained["cache"].out_bias.grad
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-6)
+    assert 0 < u.mean() < 1
+
+
+def test_draws_belong_to_samples_and_no_rank_has_others(tmp_path: Path) -> None:
+    of = stage("blockdance-ada", tmp_path, **SAMPLER)
+    _, draws = batch_and_draws(2)
+    both = of._uniform(draws, 3)
+    one = [of._uniform(type(draws)(*(each[i : i + 1] for each in draws)), 3) for i in range(2)]
+    assert torch.equal(both, torch.cat(one))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_the_network_learns_to_reuse_where_that_costs_nothing(tmp_path: Path) -> None:
+    """With steps whose reuse is told to be worth something, and others that cost more."""
+    of = stage("blockdance-ada", tmp_path, **SAMPLER, rho=2)
+    of.trained.requires_grad_(True)
+    worth = torch.tensor([1.0, -1.0, 1.0])
+
+    def told(conditioning: Conditioning, begun: Any, computes: Tensor) -> tuple[Tensor, Tensor]:
+        rewards = ((~computes).float() * worth).sum(2)
+        return rewards, rewards
+
+    of._rewards = told
+    optimizer = torch.optim.Adam(of.trained.parameters(), lr=5e-2)
+    for step in range(30):
+        batch, draws = batch_and_draws(2)
+        draws = draws._replace(interval=(draws.interval + step * 0.01) % 1)
+        loss = of.loss(batch, draws, step)
+        loss.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.terms["computed"].item() == pytest.approx(1 / 3, abs=0.15)
+
+
+def adjusted_file(path: Path, sizes: DiTConfig) -> None:
+    """Write random scales and shifts for a table of five steps of four blocks."""
+    numbers = torch.Generator().manual_seed(0)
+    shape = STEPS, 4, sizes.hidden
+    computed = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]])
+    scale = 1 + 0.3 * torch.randn(shape, generator=numbers)
+    shift = 0.3 * torch.randn(shape, generator=numbers)
+    tensors = {"computed": computed, "scale": scale, "shift": shift}
+    write_gates(path, tensors, sizes, "block-caching")
+
+
+@pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])
+def test_the_adjusted_student_samples_as_the_policy_does(sizes: DiTConfig, tmp_path: Path) -> None:
+    """Its velocities along the policy's latents are the policy's, with numbers of a file."""
+    path = tmp_path / "adjusted.safetensors"
+    adjusted_file(path, sizes)
+    of = stage("block-caching", tmp_path, sizes, **SAMPLER, curves=resting(4, STEPS))
+    learned = load_file(path)
+    of.table = tuple(map(tuple, (learned["computed"] > 0).tolist()))
+    batch, draws = batch_and_draws(1)
+    prepared = of.student.prepare(batch.conditioning, batch.latents.shape)
+    numbers = torch.stack([learned["scale"], learned["shift"]])
+    latents, changes = draws.noise, tuple((None,) * 4 for _ in prepared)
+    with torch.no_grad():
+        for index, computed in enumerate(of.table):
+            point = of.point(latents, torch.tensor([index]))
+            velocity, changes = of._step(point, prepared, computed, numbers[:, index], changes)
+            latents = stepped_on(point, velocity, point.r)
+    sample = partial(by_the_runtime, of.student.dit)
+    policy = f"block-caching:scale_shift={path}"
+    theirs, plans = sample(policy, draws.noise, batch.conditioning)
+    assert relative_error(latents, theirs) <= 1e-5
+    for plan, row in zip(plans, of.table, strict=True):
+        assert [act is Act.KEEP for act in plan.passes[0]] == [*row]
+    full, _ = sample("full", draws.noise, batch.conditioning)
+    assert relative_error(theirs, full) > 1e-3
+
+
+def test_the_error_of_replaced_blocks_falls(tmp_path: Path) -> None:
+    of = stage("block-caching", tmp_path)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    optimizer, losses = torch.optim.Adam(of.trained.parameters(), lr=3e-2), []
+    for step in range(25):
+        loss = of.loss(batch, draws, step)
+        losses.append(loss.terms["loss"].item())
+        loss.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_slopes_of_scales_and_shifts_are_those_of_the_loss(tmp_path: Path) -> None:
+    """Of the last step, which no later one depends on, by differences."""
+    of = stage("block-caching", tmp_path)
+    of.trained.requires_grad_(True)
+    batch, draws = batch_and_draws(2)
+    of.loss(batch, draws, 0).total.backward()
+    for name in ("scale", "shift"):
+        parameter = getattr(of.trained["cache"], name)
+        block = of.table[3].index(False)
+        place = 3, block, int(parameter.grad[3, block].abs().argmax())
+        slope, losses, change = parameter.grad[place].item(), [], 0.02
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter[place] += sign * change
+            losses.append(of.loss(batch, draws, 0).terms["loss"].item())
+            with torch.no_grad():
+                parameter[place] -= sign * change
+        assert slope == pytest.approx((losses[0] - losses[1]) / (2 * change), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [((), "got none; give --calibration FILE"), ((0.1,) * 7, "16 in all, got 7")],
+)
+def test_curves_that_make_no_table_are_refused(given: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage("block-caching", tmp_path, curves=given)
+
+
 def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
     of = stage("harmonica", tmp_path)
     batch, draws = batch_and_draws(1)
@@ -320,6 +478,10 @@ def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
         ("harmonica", {"lambda_c": 0}, "lambda_c must be a positive number, got 0"),
         ("lazydit", {"rho": 0.0}, "rho must be a positive number, got 0.0"),
         ("lazydit", {"run": replace(RUN, sequence_parallel=2)}, "sequence_parallel must be 1 for"),
+        ("block-caching", {"delta": 0.0}, "delta must be a positive number, got 0.0"),
+        ("blockdance-ada", {"lambda_q": 0.0}, "lambda_q must be a positive number, got 0.0"),
+        ("blockdance-ada", {"rollouts": 1}, "rollouts must be at least 2, got 1"),
+        ("blockdance-ada", {"rho": 4}, "rho must be from 1 to 3, below the sampler's steps, got 4"),
         ("l2c", {"run": replace(RUN, compile=True)}, "compile does not go with stage cache"),
     ],
 )

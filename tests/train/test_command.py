@@ -11,6 +11,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from disca_rt.cli import main
 from disca_rt.commands.train import METHODS
+from disca_rt.tiny.runtime import SHIPPED
 from disca_rt.tiny.training_clips import TrainingClips, unconditional
 from disca_rt.train import checkpoint, presets
 from disca_rt.train.flow_matching import BaseStage, BaseStageConfig
@@ -64,6 +65,8 @@ def test_stages_follow_one_another(tmp_path: Path) -> None:
 
 
 OUT = "--out", "x"
+ADJUSTED = ["cache", *OUT, "--from", "y", "--method", "block-caching"]
+CALIBRATION = SHIPPED / "calibrations/restricted-meanflow-20-steps.json"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,15 @@ OUT = "--out", "x"
         (["base", *OUT, "--method", "l2c"], "--method is nothing that stage base has"),
         (["cache", *OUT, "--method", "l2c", "--from", "y", "--rho", "1"], "--rho is nothing that"),
         (["cfg", *OUT, "--from", "y", "--sampling-steps", "9"], "--sampling-steps is nothing that"),
+        (["cfg", *OUT, "--from", "y", "--calibration", "z"], "--calibration is nothing that stage"),
+        (
+            [*ADJUSTED, "--calibration", "nowhere"],
+            "nowhere is not a file; make one: disca-rt",
+        ),
+        (
+            [*ADJUSTED, "--calibration", str(CALIBRATION), "--shift", "3"],
+            "of shift 5, not 3",
+        ),
     ],
 )
 def test_refusals_are_one_line(

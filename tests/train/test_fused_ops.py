@@ -59,7 +59,8 @@ def test_a_step_is_that_of_the_reference_ops(name: str, tmp_path: Path) -> None:
         config = replace(config, depth=1)
     if name == "harmonica":  # which weighs the samples of a batch together
         config = replace(config, run=replace(config.run, batch=1))
-    assert_alike(step(config, ops="triton"), step(config), bound=1e-5)
+    bound = 1e-4 if name == "blockdance-ada" else 1e-5  # of differences between rewards
+    assert_alike(step(config, ops="triton"), step(config), bound)
 
 
 def test_checkpointed_and_compiled_steps_are_plain_ones(tmp_path: Path) -> None:

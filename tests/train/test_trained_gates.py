@@ -1,4 +1,4 @@
-"""The gates and heads in ladder/caches: trained by the runs beside them, and better than chance."""
+"""Gates, heads and a network in ladder/caches: trained by runs beside them, better than chance."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.gate_file import read_network, write_gates
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.schedule import preset
 from disca_rt.tiny.config import GUIDANCE_SCALE, SHIFT
 from disca_rt.tiny.evaluate import SIZE
 from disca_rt.tiny.prompts import held_out_prompts
 from disca_rt.tiny.runtime import load_tiny
-from train.small import CACHE
 
 LADDER = Path(__file__).parents[2] / "ladder"
 KIND = {"l2c": "gates", "harmonica": "gates", "lazydit": "heads"}
@@ -76,7 +75,7 @@ def uncached(runtime: Any) -> list[Tensor]:
     return sampled(runtime, "full")[0]
 
 
-@pytest.mark.parametrize("method", CACHE)
+@pytest.mark.parametrize("method", KIND)
 def test_trained_gates_are_nearer_than_as_many_at_random(
     method: str, runtime: Any, uncached: list[Tensor], tmp_path: Path
 ) -> None:
@@ -91,14 +90,36 @@ def test_trained_gates_are_nearer_than_as_many_at_random(
     assert 2 * distance(latents, uncached) < distance(at_chance, uncached)
 
 
-@pytest.mark.parametrize("method", CACHE)
+def test_a_trained_network_is_nearer_than_lists_of_as_many_steps_at_random(
+    runtime: Any, uncached: list[Tensor]
+) -> None:
+    path = LADDER / "caches" / "blockdance-ada.safetensors"
+    latents, plans = sampled(runtime, f"blockdance-ada:net={path}")
+    kinds = [[plan.label for plan in of_sample] for of_sample in plans]
+    rho = read_network(str(path), runtime.config).rho
+    assert all(of_sample[:rho] == ["full"] * rho for of_sample in kinds)
+    reused = {of_sample.count("predicted") for of_sample in kinds}
+    assert min(reused) >= (STEPS - rho) // 2, "and it saves something"
+    at_chance = []
+    for seed in range(4):
+        order = torch.randperm(STEPS - rho, generator=torch.Generator().manual_seed(seed))
+        reuse = ",".join(str(int(place < max(reused))) for place in order.tolist())
+        lists, _ = sampled(runtime, f"blockdance-ada:rho={rho},reuse={reuse}")
+        at_chance.append(distance(lists, uncached))
+    assert distance(latents, uncached) < 0.5 * sum(at_chance) / 4
+
+
+@pytest.mark.parametrize("method", [*KIND, "blockdance-ada"])
 def test_the_run_of_a_file_is_kept_beside_it(method: str) -> None:
     folder = LADDER / "runs" / f"cache-{method}"
     described = json.loads((folder / "run.json").read_text())
     losses = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
     path = LADDER / "caches" / f"{method}.safetensors"
-    (tensor,) = load_file(path).values()
-    assert len(tensor) == described["sampling_steps"] == STEPS
+    learned, rho = load_file(path), 0
+    if method == "blockdance-ada":
+        learned, rho = {"": learned["out_bias"]}, 8
+    (tensor,) = learned.values()
+    assert rho + len(tensor) == described["sampling_steps"] == STEPS
     assert (described["shift"], described["guidance"]) == (SHIFT, GUIDANCE_SCALE)
     assert losses[-1]["step"] == described["run"]["steps"]
     assert losses[-1]["computed"] < losses[0]["computed"]

@@ -30,15 +30,16 @@ ROWS = {
         is_placed=True,
     ),
     "ditfastattn": Row(
-        (Windowed, ByPlan),
+        (ByPlan, Windowed),
         (
             Where(ReusedOutputs, OnlyOutput),
             Where(Windows, WindowResidual),
             Where(SharedBetweenPasses, FromConditional),
         ),
         about="Each block's attention in each step by a calibrated plan: in full, its last output, "
-        "a window of image keys plus what the rest added, or the conditional pass's. Without a "
-        "plan: windows, and full attention at every second step.",
+        "a window of image keys plus what the rest added, or the conditional pass's. The plan is a "
+        "file, or that of disca-rt calibrate --attention-plan. Without one, or with an interval: "
+        "windows, and full attention at every interval-th step.",
         paper="DiTFastAttn, arXiv 2406.08552",
         is_placed=True,
     ),

@@ -12,6 +12,7 @@ from ..placements.ranges import (
     Profiled,
 )
 from ..row import Row, everywhere
+from ..rules.by_network import ByNetwork
 from ..rules.dbcache import DBCache
 from ..rules.deepcache import DeepCache
 from ..rules.delta_dit import DeltaDiT
@@ -20,9 +21,10 @@ from ..rules.foresight import Foresight
 from ..rules.key_steps import KeySteps
 from ..rules.late_groups import Chosen, LateGroups
 from ..rules.profiling_dit import ProfilingDiT
-from ..rules.refresh_table import RefreshTable
+from ..rules.refresh_table import RefreshTable, TrainedTable
 from ..stand_ins.calibrated import Calibrated
 from ..stand_ins.reuse import Change, Reuse
+from ..stand_ins.scaled_shifted import ScaledShifted
 
 ROWS = {
     "dbcache": Row(
@@ -80,9 +82,10 @@ ROWS = {
         paper="BlockDance, arXiv 2503.15927, as MixCache ran it; no code of its authors",
     ),
     "blockdance-ada": Row(
-        (Chosen,),
+        (Chosen, ByNetwork),
         everywhere(Reuse, Prefix),
-        about="As blockdance, with a list of later steps that is chosen for each sample.",
+        about="As blockdance, but a small network chooses each sample's later steps once the early "
+        "ones have run: trained by disca-rt train cache, or a list that is given.",
         paper="BlockDance-Ada, arXiv 2503.15927; no code and no weights of its authors",
     ),
     "profilingdit": Row(
@@ -94,10 +97,11 @@ ROWS = {
         is_placed=True,
     ),
     "block-caching": Row(
-        (RefreshTable,),
-        everywhere(Change, EachBlock),
+        (RefreshTable, TrainedTable),
+        everywhere(ScaledShifted, EachBlock),
         about="Each block is replaced by its last change until its changes, as a calibration has "
-        "measured them, add up to too much. The paper's trained scale and shift are left out.",
+        "measured them, add up to too much; with scale_shift, a file of disca-rt train cache, by a "
+        "trained scale and shift of it.",
         paper="Block Caching, arXiv 2312.03209; no code of its authors",
         is_placed=True,
     ),

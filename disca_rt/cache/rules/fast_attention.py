@@ -4,6 +4,7 @@ Without a plan all blocks are alike: full attention at every `interval`-th step,
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...schedule import Step
 from ..attention_plan import FULL, REUSE, SHARED, WINDOW, as_plan
@@ -35,13 +36,14 @@ class Windowed(Memoryless):
 
 @dataclass(frozen=True)
 class ByPlan(Memoryless):
-    """The way of attention of each step and block in the file `plan`.
+    """The way of attention of each step and block in the file `plan`, or in a calibration.
 
     What a later step needs is kept, and nothing else. Where the unconditional pass takes the
     conditional one's output and keeps the rest beside a window, that is of its own window (a
     choice: the authors keep the conditional pass's for both).
     """
 
+    fitted_in: ClassVar[str] = "ditfastattn"
     plan: str  # a path; the plan itself once built
 
     def __post_init__(self) -> None:

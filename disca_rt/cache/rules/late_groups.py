@@ -1,6 +1,7 @@
 """BlockDance's rule: full in an early share of the steps, then groups of one full step and others.
 
-BlockDance-Ada takes a list of its own for the later steps, decided once the early ones have run.
+BlockDance-Ada takes a list of its own for the later steps: given here, or a network's
+(`by_network`).
 """
 
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ class LateGroups(Memoryless):
 class Chosen(Memoryless):
     """Full in the first `rho` steps; then `reuse` says of each step whether it reuses (1) or not.
 
-    In the paper a small network chooses u from the latents after step rho and the text; here it is
-    given. As many as the later steps.
+    As many as the later steps. In the paper a network chooses them for each sample; so does
+    `by_network.ByNetwork`.
     """
 
     rho: int

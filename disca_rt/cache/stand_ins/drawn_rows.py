@@ -1,9 +1,11 @@
 """Some rows computed anew at random, the others kept: ToCa (arXiv 2410.05317) as on HunyuanVideo.
 
 The authors' paper scores rows by attention maps; their code for HunyuanVideo
-(Shenyi-Z/TaylorSeer, mode ToCa) draws them at random, which is what is followed. The share of
-fresh rows is `fresh_ratio`·(1.5 - block/27)·0.4 in double blocks, ·1.6 in single ones. Models with
-more than 20 double blocks take the factor of the block at the same depth of 20 (a choice).
+(Shenyi-Z/TaylorSeer, modes ToCa and DuCa) draws them at random, which is what is followed: no
+attention map or norm of values is recorded there that a score could be made of, and the bonus of a
+cell's best row is commented out, so there is no option of a score here. The share of fresh rows is
+`fresh_ratio`·(1.5 - block/27)·0.4 in double blocks, ·1.6 in single ones. Models with more than 20
+double blocks take the factor of the block at the same depth of 20 (a choice).
 """
 
 from collections.abc import Callable
