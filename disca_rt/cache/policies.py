@@ -8,6 +8,7 @@ sites stay, and the second's stand-in takes their places. All that keep somethin
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
@@ -32,6 +33,7 @@ from .stand_in import StandIn
 from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
+_JOINT = re.compile(r"\+(?=[a-z])")  # between two policies; a plus in a number is none
 
 FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
@@ -62,7 +64,7 @@ class Named(NamedTuple):
 
 def read_policy(text: str) -> tuple[Named, ...]:
     """The one or two parts of `text`; ValueError lists the known names, presets or options."""
-    parts = tuple(_read(each) for each in re.split(r"\+(?=[a-z])", text))
+    parts = tuple(_read(each) for each in _JOINT.split(text))
     if len(parts) > 2:
         raise ValueError(f"policy joins at most two, the rule's and the slots', got {text!r}")
     if len(parts) == 2:
@@ -74,6 +76,13 @@ def needs_step_list(text: str) -> bool:
     """True where the policy of `text` follows a step list that `text` does not give."""
     first = read_policy(text)[0]
     return first.row.follows_list and not first.of_rule
+
+
+def with_step_list(text: str, step_list: Sequence[int]) -> str:
+    """The policy of `text` with a step list of its rule, which is that of its first part."""
+    first, *second = _JOINT.split(text)
+    joint = "," if ":" in first else ":"
+    return "+".join([f"{first}{joint}step_list={','.join(map(str, step_list))}", *second])
 
 
 def takes_calibration(text: str) -> bool:

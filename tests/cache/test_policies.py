@@ -9,7 +9,13 @@ import torch
 from cache_draws import CONFIG, OPS, models
 from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import POLICIES, build_policy, resolve
+from disca_rt.cache.policies import (
+    POLICIES,
+    build_policy,
+    needs_step_list,
+    resolve,
+    with_step_list,
+)
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts, Row, everywhere, sketched
 from disca_rt.cache.rules.interval import Interval
@@ -104,6 +110,26 @@ def test_a_preset_is_the_default_of_policies_that_follow_a_list() -> None:
     schedule, policy = resolve(published, "disca", PARTS)
     assert full_steps(policy, schedule.steps) == [0, 1, 2, 5, 9, 13, 17, 19]
     assert len(full_steps(resolve(published, "full", PARTS)[1], 20)) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("taylor", "taylor:step_list=0,2"),
+        ("taylor:order=2", "taylor:order=2,step_list=0,2"),
+        ("taylor+disca-fed", "taylor:step_list=0,2+disca-fed"),
+        ("reuse+taylor:order=1", "reuse:step_list=0,2+taylor:order=1"),
+        ("disca+hermite:contraction=0.5,order=1", None),
+    ],
+)
+def test_a_step_list_goes_to_the_rule_of_a_combination(text: str, listed: str | None) -> None:
+    ours = with_step_list(text, (0, 2))
+    assert listed in (None, ours)
+    policy, alone = build_policy(ours, PARTS), build_policy(text, PARTS, step_list=(0, 1))
+    assert (policy.rule, policy.slots) == (Listed((0, 2)), alone.slots)
+    assert needs_step_list(text)
+    assert not needs_step_list(ours)
+    assert not needs_step_list("teacache+taylor"), "its rule measures"
 
 
 @pytest.mark.parametrize(("name", "tensors"), [("full", 0), ("disca", 1), ("taylor:order=2", 3)])
