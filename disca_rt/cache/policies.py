@@ -3,7 +3,9 @@
 A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
 two of them joined by "+": the rule of the first with the slots of the second, such as
 "teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
-sites stay, and the second's stand-in takes their places. All that keep something have the option
+sites stay, and the second's stand-in takes their places. Scalars of the first one's plans mean
+nothing to a stand-in that takes none of their kind: "omnicache+taylor" is meant to do without, and
+"reuse+omnicache" to have the stand-in's own values. All that keep something have the option
 `state`: in FP8, in the host's memory, or both.
 """
 

@@ -117,8 +117,8 @@ class StandIn(Protocol):
     ) -> tuple[float, ...]:
         """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
 
-        `given` are the plan's, or none: those of a rule whose `gives` is the stand-in's `takes`,
-        words for what the scalars are, "" where a class says none.
+        `given` are the plan's, of a rule whose word `gives` is this one's `takes`. They are none
+        where the rule is another method's and gives others, or none: then a value of its own.
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
@@ -153,6 +153,11 @@ class RowStandIn(StandIn, Protocol):
 def refreshes(stand_in: StandIn) -> bool:
     """True of a `RowStandIn`; others need not say that they are none."""
     return getattr(stand_in, "refreshes", False)
+
+
+def takes(stand_in: StandIn | type[StandIn]) -> str:
+    """The word for the scalars that a stand-in takes from plans; "" where it takes none."""
+    return getattr(stand_in, "takes", "")
 
 
 class Numberless:
