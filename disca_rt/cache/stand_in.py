@@ -160,6 +160,20 @@ def takes(stand_in: StandIn | type[StandIn]) -> str:
     return getattr(stand_in, "takes", "")
 
 
+class KeptAsIs:
+    """A base for stand-ins whose first buffer has the value kept last, which may be computed there.
+
+    Ops that write in place save the copy.
+    """
+
+    def out(self, kept: Kept) -> Tensor | None:
+        return kept[0]
+
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
+        if value is not kept[0]:
+            kept[0].copy_(value)
+
+
 class Numberless:
     """A base for stand-ins that need no scalars, run no network and attend to nothing."""
 

@@ -214,7 +214,7 @@ MLP = ("mlp",)
 
 
 def _drawn(ratio: float) -> DrawnRows:
-    return DrawnRows(OPS, 0, CONFIG, ratio)
+    return DrawnRows(OPS, config=CONFIG, fresh_ratio=ratio)
 
 
 class Alternating(SomeRows):

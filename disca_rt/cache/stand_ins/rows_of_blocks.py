@@ -10,10 +10,10 @@ from ...attention.kept_keys import Rows
 from ...config import DiTConfig
 from ...tokens import RowVectors, TokenLayout
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
 
 
-class RowsOfBlocks(Numberless):
+class RowsOfBlocks(KeptAsIs, Numberless):
     """A base for stand-ins that choose the rows, by `chosen` and `room`; all of a model's blocks.
 
     Keeps the last tokens, and keys and values of every block. Rows of a clean first frame are all
@@ -41,13 +41,6 @@ class RowsOfBlocks(Numberless):
     def keys(self, kept: Kept, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, S, C]` of a block, counted from the first of the site."""
         return kept[1 + 2 * block], kept[2 + 2 * block]
-
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
-
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:
-            kept[0].copy_(value)
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
