@@ -5,7 +5,7 @@ HarmoniCa), or of "heads" `[steps, slots, C]` (LazyDiT), fp32. Slots are those o
 The metadata say for which model it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -37,45 +37,63 @@ class GateFile(NamedTuple):
 
 def read_gates(path: str, kind: str, config: DiTConfig) -> GateFile:
     """The "gates" or the "heads" (`kind`) in a file for a model of these sizes; else ValueError."""
-    from safetensors import SafetensorError, safe_open  # a package that a bench does without
-
-    try:
-        with safe_open(Path(path), "pt") as file:
-            metadata, names = file.metadata() or {}, [*file.keys()]
-            tensor = file.get_tensor(kind) if kind in names else None
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a file of {kind}: {error}") from error
-    found = metadata.get("format"), metadata.get("version")
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path} must be a file of format {FORMAT!r}, version {VERSION}, got {found[0]!r}, "
-            f"version {found[1]}"
-        )
-    if tensor is None:
-        raise ValueError(f"{path} has no {kind}, got {names}; give a file that was made for them")
-    _check(path, metadata, tensor, kind, config)
-    return GateFile(tensor, sha256(tensor.contiguous().numpy().tobytes()).hexdigest())
-
-
-def write_gates(path: Path, tensors: Mapping[str, Tensor], config: DiTConfig, method: str) -> None:
-    """A file of the "gates" or "heads" that `method` learned for a model of these sizes."""
-    from safetensors.torch import save_file  # a package that a bench does without
-
-    sizes = {name: str(getattr(config, name)) for name in SIZES}
-    about = {"format": FORMAT, "version": VERSION, "method": method} | sizes
-    learned = {kind: tensor.float().contiguous() for kind, tensor in tensors.items()}
-    write_whole(path, lambda file: save_file(learned, file, metadata=about))
-
-
-def _check(
-    path: str, metadata: dict[str, str], tensor: Tensor, kind: str, config: DiTConfig
-) -> None:
-    for name in SIZES:
-        wanted, got = str(getattr(config, name)), metadata.get(name)
-        if got != wanted:
-            raise ValueError(f"{path} is for a model of {name} {got}, and this one has {wanted}")
+    tensor = read_learned(path, FORMAT, (kind,), config)[kind]
     slots = sum(1 for _ in pairs(config))
     shape = (slots,) if kind == "gates" else (slots, config.hidden)
     if tensor.shape[1:] != shape or len(tensor) == 0:
         wanted = ", ".join(["steps", *map(str, shape)])
         raise ValueError(f"{kind} of {path} must be [{wanted}], got {[*tensor.shape]}")
+    return GateFile(tensor, digest_of(tensor))
+
+
+def write_gates(path: Path, tensors: Mapping[str, Tensor], config: DiTConfig, method: str) -> None:
+    """A file of the "gates" or "heads" that `method` learned for a model of these sizes."""
+    write_learned(path, FORMAT, tensors, config, method)
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """A text by which tensors of other values are told apart."""
+    return sha256(b"".join(each.contiguous().numpy().tobytes() for each in tensors)).hexdigest()
+
+
+def read_learned(
+    path: str, form: str, kinds: Sequence[str], config: DiTConfig
+) -> dict[str, Tensor]:
+    """The tensors named `kinds` of a file of format `form` for a model of these sizes.
+
+    ValueError says in one line what is wrong.
+    """
+    from safetensors import SafetensorError, safe_open  # a package that a bench does without
+
+    try:
+        with safe_open(Path(path), "pt") as file:
+            metadata, names = file.metadata() or {}, [*file.keys()]
+            tensors = {kind: file.get_tensor(kind) for kind in kinds if kind in names}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as a file of {kinds[0]}: {error}") from error
+    found = metadata.get("format"), metadata.get("version")
+    if found != (form, VERSION):
+        raise ValueError(
+            f"{path} must be a file of format {form!r}, version {VERSION}, got {found[0]!r}, "
+            f"version {found[1]}"
+        )
+    for kind in kinds:
+        if kind not in tensors:
+            raise ValueError(f"{path} has no {kind}, got {names}; give a file that was made for it")
+    for name in SIZES:
+        wanted, got = str(getattr(config, name)), metadata.get(name)
+        if got != wanted:
+            raise ValueError(f"{path} is for a model of {name} {got}, and this one has {wanted}")
+    return tensors
+
+
+def write_learned(
+    path: Path, form: str, tensors: Mapping[str, Tensor], config: DiTConfig, method: str
+) -> None:
+    """A file of format `form` of what `method` learned for a model of these sizes, as fp32."""
+    from safetensors.torch import save_file  # a package that a bench does without
+
+    sizes = {name: str(getattr(config, name)) for name in SIZES}
+    about = {"format": form, "version": VERSION, "method": method} | sizes
+    learned = {kind: tensor.float().contiguous() for kind, tensor in tensors.items()}
+    write_whole(path, lambda file: save_file(learned, file, metadata=about))

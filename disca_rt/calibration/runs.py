@@ -51,7 +51,7 @@ class Run(NamedTuple):
         return " ".join([*self.quantities, *self.samples])
 
 
-def step_group(config: DiTConfig, passes: int) -> Group:
+def step_group(config: DiTConfig, passes: int, has_maps: bool = False) -> Group:
     """The quantities of whole steps.
 
     "modulated", "residual" (image rows, all blocks) and "patches" of each pass, "velocity", and
@@ -69,7 +69,10 @@ def step_group(config: DiTConfig, passes: int) -> Group:
             found[f"residual/{norm}/{number}"] = probe
     if passes == 2:
         found["guidance/l1"] = Probe("patches", "conditional", which_pass=1)
-    return Group(found, samples={"hidden": (whole(config), Sampled)})
+    samples = {"hidden": (whole(config), Sampled)}
+    if has_maps:  # of all blocks together, after those of each
+        samples[f"map/{last}"] = whole(config), Regressed
+    return Group(found, samples=samples)
 
 
 def block_group(config: DiTConfig, passes: int, block: int, has_maps: bool) -> Group:
@@ -96,7 +99,7 @@ def plan_runs(shape: SampleShape, budget: int, has_maps: bool = False) -> list[R
     """
     config, passes = shape.config, len(shape.rows)
     blocks = range(config.double + config.single)
-    groups = [step_group(config, passes)]
+    groups = [step_group(config, passes, has_maps)]
     groups += (block_group(config, passes, each, has_maps) for each in blocks)
     return [build_run(each, shape) for each in _joined(groups, shape, budget)]
 

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from ..train.distributed import World
 
 STAGES = "base", "cfg", "meanflow", "predictor", "cache"
-METHODS = "l2c", "harmonica", "lazydit"
-OWN_FLAGS = ("restriction", "derivative", "sampling_steps", "shift", "guidance", "l1", "rho")
+METHODS = "l2c", "harmonica", "lazydit", "fastcache"
+OWN_FLAGS = (
+    "restriction",
+    "derivative",
+    "sampling_steps",
+    "shift",
+    "guidance",
+    "l1",
+    "rho",
+    "calibration",
+)
 RUN_FLAGS = (
     "steps",
     "batch",
@@ -47,8 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="train a base model, distil it, or make its predictor or gates of a cache",
         description="base: flow matching. cfg: classifier-free guidance into one pass. meanflow: "
         "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). cache: "
-        "gates or heads of a cache method (--method), for any model. The same flags again resume "
-        "a run; under torchrun it is sharded over the ranks.",
+        "gates, heads or maps of a cache method (--method), for any model. The same flags again "
+        "resume a run; under torchrun it is sharded over the ranks.",
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument(
@@ -93,6 +102,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--guidance", type=float, help="scale of the sampler (cache)")
     settings.add_argument("--l1", type=float, help="weight of the gates' sum (l2c, harmonica)")
     settings.add_argument("--rho", type=float, help="weight of the mean score (lazydit)")
+    settings.add_argument(
+        "--calibration", help="a calibration whose maps are the start (fastcache)"
+    )
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")

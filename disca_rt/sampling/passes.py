@@ -112,6 +112,7 @@ class SlotsOfPass(NamedTuple):
             self.number,
             attention,
             self.edited,
+            self.slots[slot].site,
         )
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)

@@ -15,6 +15,7 @@ from ..weights.load import load_dit
 from .branch_cache import CacheStage, CacheStageConfig
 from .cfg_distill import CFGStage, CFGStageConfig
 from .config import RunConfig
+from .fastcache import FastCacheStage, FastCacheStageConfig
 from .flow_matching import BaseStage, BaseStageConfig
 from .harmonica import HarmoniCaStage, HarmoniCaStageConfig
 from .initialise import deepened, fresh_dit, fresh_predictor, with_guidance, with_r
@@ -95,6 +96,7 @@ _CACHE_STAGES: dict[type[CacheStageConfig], type[CacheStage]] = {
     L2CStageConfig: L2CStage,
     HarmoniCaStageConfig: HarmoniCaStage,
     LazyDiTStageConfig: LazyDiTStage,
+    FastCacheStageConfig: FastCacheStage,
 }
 
 

@@ -15,7 +15,9 @@ from ..models.build import build_dit, build_predictor
 from ..work.flops import image_tokens, step_flops
 from .branch_cache import CacheStageConfig, count_slots
 from .discriminator import SCALES, Discriminator
+from .fastcache import FastCacheStageConfig
 from .harmonica import HarmoniCaStageConfig
+from .lazydit import LazyDiTStageConfig
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
@@ -93,6 +95,8 @@ def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
     HarmoniCa's lambdas, which few steps compute, are left out.
     """
     if isinstance(config, CacheStageConfig):
+        if isinstance(config, FastCacheStageConfig):
+            return DiTPasses(plain=_passes_per_step(dit))
         pairs = config.sampling_steps - 1 if isinstance(config, HarmoniCaStageConfig) else 1
         each = _passes_per_step(dit)
         return DiTPasses(plain=each * (1 + pairs), through=each * pairs)
@@ -117,7 +121,7 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
     if isinstance(config, PredictorStageConfig):
         frozen, trained = whole, _parameters(build_predictor(predictor_config(dit, config.depth)))
     elif isinstance(config, CacheStageConfig):
-        frozen, trained = whole, config.sampling_steps * count_slots(dit)
+        frozen, trained = whole, _learned(config, dit)
     else:
         frozen, trained = (whole if hasattr(config, "teacher") else 0), whole
     compute = config.run.dtype.itemsize
@@ -135,6 +139,14 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
         # On every rank: weights, gradients, AdamW's two moments.
         rows["discriminator"] = 4 * FP32 * _discriminator(config, dit)
     return rows
+
+
+def _learned(config: CacheStageConfig, dit: DiTConfig) -> int:
+    """Count what is learned for a cache: maps, heads or gates."""
+    if isinstance(config, FastCacheStageConfig):
+        return (dit.double + dit.single + 1) * (dit.hidden + 1) * dit.hidden
+    width = dit.hidden if isinstance(config, LazyDiTStageConfig) else 1
+    return config.sampling_steps * count_slots(dit) * width
 
 
 def _discriminator(config: PredictorStageConfig, dit: DiTConfig) -> int:
@@ -176,6 +188,8 @@ def _cache_tensors(config: CacheStageConfig, dit: DiTConfig) -> int:
     Of each branch what is cached, what is computed and what is kept for the next step.
     """
     passes, blocks = _passes_per_step(dit), dit.double + dit.single
+    if isinstance(config, FastCacheStageConfig):  # tokens after each block, and errors, in fp32
+        return KEPT_AT_THE_ENDS + 2 * FP32 // config.run.dtype.itemsize * passes * (blocks + 1)
     branches = 2 * dit.double + dit.single  # of a double-stream block attentions and MLPs
     if config.run.activation_checkpointing:  # what is computed is computed again
         return KEPT_AT_THE_ENDS + passes * (blocks + 2 * branches) + WORKING_BLOCK

@@ -13,6 +13,7 @@ from ..tiny.config import GUIDANCE_SCALE, SCHEDULE, SHIFT, TINY
 from .branch_cache import CacheStageConfig
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
+from .fastcache import FastCacheStageConfig
 from .flow_matching import BaseStageConfig
 from .harmonica import HarmoniCaStageConfig
 from .l2c import L2CStageConfig
@@ -122,6 +123,11 @@ def tiny_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(run, dit, **_TINY_SAMPLER)
 
 
+def tiny_fastcache(dit: str) -> FastCacheStageConfig:
+    run = replace(_TINY_CACHE_RUN, lr=1e-3, decay_steps=200)
+    return FastCacheStageConfig(run, dit, **_TINY_SAMPLER)
+
+
 def paper_l2c(dit: str) -> L2CStageConfig:
     return L2CStageConfig(_CACHE_RUN, dit)
 
@@ -135,6 +141,11 @@ def paper_lazydit(dit: str) -> LazyDiTStageConfig:
     return LazyDiTStageConfig(replace(_CACHE_RUN, steps=500, lr=1e-2), dit)
 
 
+def paper_fastcache(dit: str) -> FastCacheStageConfig:
+    """The paper names no settings: these are a choice."""
+    return FastCacheStageConfig(replace(_CACHE_RUN, steps=2_000, batch=8, lr=1e-4), dit)
+
+
 PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "base": {"tiny-images": tiny_images, "tiny": tiny_base},
     "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
@@ -143,6 +154,7 @@ PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "cache l2c": {"tiny": tiny_l2c, "hunyuan-video": paper_l2c},
     "cache harmonica": {"tiny": tiny_harmonica, "hunyuan-video": paper_harmonica},
     "cache lazydit": {"tiny": tiny_lazydit, "hunyuan-video": paper_lazydit},
+    "cache fastcache": {"tiny": tiny_fastcache, "hunyuan-video": paper_fastcache},
 }
 """Presets by stage; those of what is learned for a cache by its method, too."""
 

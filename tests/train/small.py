@@ -22,6 +22,7 @@ from disca_rt.train.config import RunConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.distributed import World, attention_over, placed
 from disca_rt.train.draws import Draws, draw
+from disca_rt.train.fastcache import FastCacheStageConfig
 from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.harmonica import HarmoniCaStageConfig
 from disca_rt.train.initialise import fresh_dit
@@ -119,6 +120,7 @@ STAGES = {
     "l2c": partial(L2CStageConfig, sampling_steps=4, l1=1e-3),
     "harmonica": partial(HarmoniCaStageConfig, sampling_steps=4, l1=1e-3, lambda_c=12),
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
+    "fastcache": partial(FastCacheStageConfig, sampling_steps=4),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -127,6 +129,7 @@ STARTS_FROM = {
     "l2c": {"guidance_embed": False},
     "harmonica": {"guidance_embed": True, "meanflow": True},
     "lazydit": {"guidance_embed": True},
+    "fastcache": {"guidance_embed": True},
 }
 
 
@@ -138,7 +141,8 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 
-CACHE = "l2c", "harmonica", "lazydit"  # the methods of stage cache, which train no model
+GATES = "l2c", "harmonica", "lazydit"  # methods that learn which branches are computed
+CACHE = *GATES, "fastcache"  # the methods of stage cache, which train no model
 
 
 class Stopped(Exception):

@@ -46,15 +46,15 @@ class RowsOfBlocks(KeptAsIs, Numberless):
         return kept[0]
 
     def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
-        rows = self._rows(at, kept[0].shape[1])
+        rows = self._rows(at, self.chosen(at), kept[0].shape[1])
         return kept[0].index_copy_(1, rows.index, compute(rows))
 
-    def _rows(self, at: Moment, count: int) -> Rows:
-        """The chosen joint rows of this rank, in order, and text."""
+    def _rows(self, at: Moment, chosen: Tensor, count: int) -> Rows:
+        """This rank's joint rows by the mask `chosen` of all image rows, in order, and text."""
         layout, vec = at.context.layout, at.context.vec
         img = layout.img_len
         clean = vec.starts[-1] if isinstance(vec, RowVectors) else 0
-        mask = self.chosen(at)[layout.start :][:img].clone()
+        mask = chosen[layout.start :][:img].clone()
         mask[:clean] = 1
         index = mask.topk(self.room(layout, clean)).indices.sort().values
         text = torch.arange(img, count, device=index.device)
