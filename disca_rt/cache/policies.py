@@ -3,7 +3,8 @@
 A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
 two of them joined by "+": the rule of the first with the slots of the second, such as
 "teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
-sites stay, and the second's stand-in takes their places. Scalars of the first one's plans mean
+sites stay, and the second's stand-in takes their places, but for those where what is kept is
+computed anew in part, which it may not be able to do. Scalars of the first one's plans mean
 nothing to a stand-in that takes none of their kind: "omnicache+taylor" is meant to do without, and
 "reuse+omnicache" to have the stand-in's own values. All that keep something have the option
 `state`: in FP8, in the host's memory, or both.
@@ -31,7 +32,7 @@ from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
 from .rules.always import Always
-from .stand_in import StandIn
+from .stand_in import StandIn, refreshes
 from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
@@ -199,8 +200,16 @@ def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
     slots = last.row.slots(last.options, parts)
     if last is first or not first.row.is_placed:
         return slots
-    stand_in = _only_stand_in(last.name, slots)
-    return tuple(Slot(site, stand_in) for site, _ in first.row.slots(first.options, parts))
+    stand_in, own = _only_stand_in(last.name, slots), first.row.slots(first.options, parts)
+    stays = [refreshes(slot.stand_in) and not refreshes(stand_in) for slot in own]
+    if own and all(stays):
+        raise ValueError(
+            f"policy {last.name} takes no place of {first.name}, all of which compute rows anew; "
+            f"name one whose stand-in can, as toca, or {first.name} alone"
+        )
+    return tuple(
+        slot if each else Slot(slot.site, stand_in) for slot, each in zip(own, stays, strict=True)
+    )
 
 
 def _only_stand_in(name: str, slots: tuple[Slot, ...]) -> StandIn:

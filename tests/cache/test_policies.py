@@ -204,6 +204,7 @@ def test_methods_with_scalars_are_known() -> None:
         "dicache",
         "ertacache",
         "fastercache",
+        "fasterdiffusion",
         "omnicache",
         "ras",
     }
