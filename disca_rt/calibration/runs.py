@@ -19,7 +19,7 @@ from ..cache.stand_ins.reuse import Reuse
 from ..config import DiTConfig
 from ..sampling.state import new_state
 from ..units import byte_text
-from .recording import Recording, Regressed, Sampled
+from .recording import Recording, Regressed, RegressedJoint, Sampled
 
 ROWS = 64  # image rows that are sampled
 NORM_BYTES = 4 * 2  # of a norm's fp32 temporaries, over the bytes of a bf16 tensor
@@ -88,7 +88,7 @@ def block_group(config: DiTConfig, passes: int, block: int, has_maps: bool) -> G
             found[f"block/{norm}/{number}/{block}"] = change
     names = DOUBLE if block < config.double else ("total",)
     sites = {f"{block}/{name}": Site("branch", block, block + 1, (name,)) for name in names}
-    maps = {f"map/{block}": (Site("blocks", block, block + 1), Regressed)} if has_maps else {}
+    maps = {f"map/{block}": (Site("blocks", block, block + 1), RegressedJoint)} if has_maps else {}
     return Group(found, sites, maps)
 
 

@@ -191,10 +191,14 @@ def test_groups_that_fit_into_less_memory_record_the_same(model: Runtime, record
 def test_a_map_is_that_of_the_rows_that_a_block_saw(model: Runtime, recorded) -> None:
     numbers, written = recorded
     blocks = CONFIG.double + CONFIG.single
-    for name, before, after in (("map/1", 1, 2), (f"map/{blocks}", 0, blocks)):  # and of all
-        x = torch.cat([each[before][0, :8] for each in written["tokens/0"]]).double()
+    image = slice(0, 8)
+    for name, before, after, rows in (
+        ("map/1", 1, 2, slice(None)),
+        (f"map/{blocks}", 0, blocks, image),  # of all blocks, on image rows
+    ):
+        x = torch.cat([each[before][0, rows] for each in written["tokens/0"]]).double()
         x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-        y = torch.cat([each[after][0, :8] for each in written["tokens/0"]]).double()
+        y = torch.cat([each[after][0, rows] for each in written["tokens/0"]]).double()
         sums = torch.cat([x.T @ x, y.T @ x])
         assert torch.allclose(numbers[name], sums, rtol=1e-3, atol=1e-3)
 
