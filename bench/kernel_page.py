@@ -45,7 +45,8 @@ Where a gradient is wanted, forward is the kernel's and backward the reference's
 the op was given; ops made of GEMMs alone are the reference's, whose products are kept. `out=` is
 ignored there. Forward-mode differentiation and second derivatives are refused, and gradients of
 `finite_differences`, which works in place. What a policy that reuses residuals needs is
-`gate_residual` with a gate of one.
+`gate_residual` with a gate of one; where whole blocks are replaced `gated_sum` adds what was kept
+of several of them, forecasts term by term, so that tokens are read and written once.
 """
 
 HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction")

@@ -4,6 +4,7 @@ Most models modulate all rows of a sample by one vector. One that is given a cle
 a vector for its rows, and one for the others: two groups.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -62,6 +63,15 @@ def with_groups(vector: Vector, values: Tensor) -> Vector:
     if isinstance(vector, Tensor):
         return values[:, 0]
     return vector._replace(values=values)
+
+
+def weighted(vector: Vector, weights: Tensor | None) -> Sequence[Vector]:
+    """`vector` times each of `weights [K]` fp32; itself alone where there are none."""
+    if weights is None:
+        return (vector,)
+    if isinstance(vector, Tensor):
+        return (weights.view(-1, *(1,) * vector.ndim) * vector).unbind()
+    return [vector._replace(values=each) for each in weighted(vector.values, weights)]
 
 
 class StepContext(NamedTuple):

@@ -14,6 +14,7 @@ from .gate_residual import gate_residual as gate_residual
 from .gate_residual_layer_norm_modulate import (
     gate_residual_layer_norm_modulate as gate_residual_layer_norm_modulate,
 )
+from .gated_sum import gated_sum as gated_sum
 from .gelu_tanh import gelu_tanh_
 from .head import head as head
 from .joint_linear import buffer as buffer

@@ -55,6 +55,11 @@ class OpRow(NamedTuple):
         return self.launches is None or bool(self.launches.variants)
 
 
+def _gated_sum_work(x: Tensor, *branches_and_gates: Tensor) -> Work:
+    count = len(branches_and_gates) // 2
+    return passes(count + 2, 2 * count)(x)
+
+
 def _rope_work(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, *packing: Any
 ) -> Work:
@@ -104,6 +109,7 @@ OP_ROWS: dict[str, OpRow] = {
     "gate_residual": OpRow(
         passes(3, 2), lambda a: (a.tokens(), a.tokens(), *a.vectors(1)), TOKEN_ROWS
     ),
+    "gated_sum": OpRow(_gated_sum_work, lambda a: a.branches(4), TOKEN_ROWS),
     "gate_residual_layer_norm_modulate": OpRow(
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),

@@ -28,6 +28,7 @@ class Ops:
     layer_norm = staticmethod(OperandOps.layer_norm)
     layer_norm_modulate = staticmethod(reference.layer_norm_modulate)
     gate_residual = staticmethod(reference.gate_residual)
+    gated_sum = staticmethod(reference.gated_sum)
     gate_residual_layer_norm_modulate = staticmethod(reference.gate_residual_layer_norm_modulate)
     rms_norm_rope = staticmethod(reference.rms_norm_rope)
     rms_norm_rope_send = staticmethod(reference.rms_norm_rope_send)

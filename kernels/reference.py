@@ -61,6 +61,21 @@ def gate_residual(x: Tensor, branch: Tensor, gate: Tensor, out: Tensor | None = 
     return torch.addcmul(x, branch, gate[:, None], out=_unless_grad(out))
 
 
+def gated_sum(x: Tensor, *branches_and_gates: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x + Σ gate·branch`: a branch `[B, S, C]`, its gate, the next branch and so on; at least one.
+
+    The sum is taken in fp32 and rounded once. `out` may be `x`.
+    """
+    total, into = (x, _unless_grad(out)) if x.dtype == torch.float32 else (x.float(), None)
+    for branch, gate in zip(branches_and_gates[::2], branches_and_gates[1::2], strict=True):
+        total = torch.addcmul(total, branch.to(total.dtype), gate[:, None], out=into)
+        into = _unless_grad(total)
+    if x.dtype == torch.float32:
+        return total
+    out = _unless_grad(out)
+    return total.to(x.dtype) if out is None else out.copy_(total)
+
+
 def gate_residual_layer_norm_modulate(
     x: Tensor,
     branch: Tensor,

@@ -90,6 +90,11 @@ class Arguments:
         vectors = self.tensor(self.shapes.batch, 6 * self.shapes.hidden).chunk(6, dim=-1)
         return vectors[:count]
 
+    def branches(self, count: int) -> tuple[Tensor, ...]:
+        """Tokens, then `count` branches of their shape, each followed by its gate `[B, C]`."""
+        pairs = ((self.tokens(), *self.vectors(1)) for _ in range(count))
+        return (self.tokens(), *(each for pair in pairs for each in pair))
+
     def affine(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of a LayerNorm, `[C]` each."""
         return self.tensor(self.shapes.hidden), self.tensor(self.shapes.hidden)

@@ -10,10 +10,10 @@ from disca_rt.cache.site import DOUBLE, SINGLE
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
-from disca_rt.models.blocks import Branch, run_blocks
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import drop_padding
-from disca_rt.models.stream import PendingSum, materialise
+from disca_rt.models.stream import Branch, PendingSum, materialise
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from disca_rt.attention.protocol import Attention
 from disca_rt.conditioning import Conditioning
-from disca_rt.models.blocks import Branch as BranchAndGate
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
+from disca_rt.models.stream import Branch as BranchAndGate
 from disca_rt.models.stream import PendingSum, materialise
 from disca_rt.schedule import Step
 from disca_rt.tokens import Vector

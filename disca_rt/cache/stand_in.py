@@ -98,6 +98,16 @@ class PairShares(NamedTuple):
     keep: float = 0.0
 
 
+class Terms(NamedTuple):
+    """A value as a sum of kept tensors: Σ weights[k]·tensors[k], of `tensors [K, ...]`.
+
+    `weights [K]` fp32 are on the device; None for one tensor as it is.
+    """
+
+    tensors: Tensor
+    weights: Tensor | None = None
+
+
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
@@ -135,6 +145,9 @@ class StandIn(Protocol):
 
     def value(self, kept: Kept, at: "Moment") -> Tensor:
         """The value in place of the computation."""
+
+    def terms(self, kept: Kept, at: "Moment") -> Terms | None:
+        """The same as a sum of what is kept, where it is one; read at "branch", to add it late."""
 
 
 class RowStandIn(StandIn, Protocol):
@@ -198,3 +211,7 @@ class Numberless:
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
         """No pairs."""
         return PairShares()
+
+    def terms(self, kept: Kept, at: Moment) -> Terms | None:
+        """None: the value is computed."""
+        return None

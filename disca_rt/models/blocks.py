@@ -6,7 +6,8 @@ place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
 from collections.abc import Callable, Sequence, Set
-from typing import NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,20 +17,21 @@ from ..tokens import StepContext, Vector
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
 from .row_groups import layer_norm_modulate
-from .stream import PendingSum, Stream, add_norm, add_norm_joint, materialise, split_stream
+from .stream import (
+    Branch,
+    PendingSum,
+    Stream,
+    add_norm,
+    add_norm_joint,
+    materialise,
+    split_stream,
+)
 
 T = TypeVar("T")
 PARTS = "attn_part", "mlp_part"
 
 Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
-
-
-class Branch(NamedTuple):
-    """A branch before its gate, and the gate; None for the halves of a single-stream block."""
-
-    value: Tensor
-    gate: Vector | None
 
 
 Compute = Callable[..., Tensor]
@@ -188,11 +190,7 @@ class DoubleStreamBlock(nn.Module):
         return compute
 
     def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
-        return _Entered(
-            lambda: add_norm(part, *shift_scale, self.ops),
-            lambda: materialise((part,), self.ops),
-            is_new=part.branch is not None or part.spare,
-        )
+        return _Entered((part,), lambda: add_norm(part, *shift_scale, self.ops), self.ops)
 
     def _attend(
         self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
@@ -246,11 +244,8 @@ class SingleStreamBlock(nn.Module):
             mlp = _MLPHalf(self._mlp, normed)
             attn = self._attend(normed, context, mlp, self.attention)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
-        joint = _Entered(
-            lambda: add_norm_joint(stream, shift, scale, self.ops),
-            lambda: materialise(stream, self.ops),
-            is_new=stream[0].branch is not None or stream[0].spare,
-        )
+        entered = partial(add_norm_joint, stream, shift, scale, self.ops)
+        joint = _Entered(stream, entered, self.ops)
 
         def norm(rows: Tensor | None = None) -> Tensor:
             if rows is None:
@@ -292,8 +287,8 @@ class SingleStreamBlock(nn.Module):
         """`linear2` as the sum of what each half adds to it, either of which may be replaced."""
         width, share = self.linear2.out_features, self.linear2.share
         of_attn, of_mlp = slice(width), slice(width, None)
-        mlp_part, _ = branches("mlp_part", lambda out=None: share(mlp(), of_mlp, True, out))
-        attn_part, _ = branches("attn_part", lambda out=None: share(attn(), of_attn, False, out))
+        mlp_part = branches("mlp_part", lambda out=None: share(mlp(), of_mlp, True, out)).value
+        attn_part = branches("attn_part", lambda out=None: share(attn(), of_attn, False, out)).value
         return attn_part + mlp_part
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -319,30 +314,33 @@ class SingleStreamBlock(nn.Module):
 class _Entered:
     """Rows at the start of a branch: their sum, and its norm where any branch reads that.
 
-    One op takes both (`add_norm`); where nothing reads the norm only the sum is taken (`add`).
-    `is_new` tells that the sum is a tensor of its own, and not what entered the blocks.
+    One op takes both (`add_norm`); where nothing reads the norm the sum is left to what follows.
     """
 
     def __init__(
-        self, add_norm: Callable[[], tuple[Tensor, ...]], add: Callable[[], Tensor], is_new: bool
+        self, stream: Stream, add_norm: Callable[[], tuple[Tensor, ...]], ops: Ops
     ) -> None:
-        self._add_norm, self._add, self._is_new = add_norm, add, is_new
-        self._sum: Tensor | None = None
+        self._stream, self._add_norm, self._ops = stream, add_norm, ops
         self._normed: Tensor | None = None
 
     def normed(self) -> Tensor:
         if self._normed is None:
-            self._sum, self._normed = self._add_norm()
+            x, self._normed = self._add_norm()
+            self._stream = (PendingSum(x),)
         return self._normed
 
     def sum(self) -> Tensor:
-        if self._sum is None:
-            self._sum = self._add()
-        return self._sum
+        return self._as_one().x
 
     def plus(self, branch: Branch) -> PendingSum:
-        """The sum, and a branch to be added to it."""
-        return PendingSum(self.sum(), *branch, self._is_new)
+        """The rows, and a branch more to be added to them."""
+        part = self._stream[0] if len(self._stream) == 1 else self._as_one()
+        return part.plus(branch, self._ops)
+
+    def _as_one(self) -> PendingSum:
+        """The sum, of all rows, with nothing more to be added."""
+        self._stream = (PendingSum(materialise(self._stream, self._ops)),)
+        return self._stream[0]
 
 
 class _MLPHalf:

@@ -59,6 +59,21 @@ def gate_residual(
     return _by_group(ops, compute, (x, branch), (gate,), (out,))[0]
 
 
+def gated_sum(
+    ops: Ops, x: Tensor, *branches_and_gates: Tensor | RowVectors, out: Tensor | None = None
+) -> Tensor:
+    """`x + Σ gate·branch` of rows `[B, S, C]`. `out`: preferred destination, may be ignored."""
+    branches, gates = branches_and_gates[::2], branches_and_gates[1::2]
+    if isinstance(gates[0], Tensor):
+        return ops.gated_sum(x, *branches_and_gates, out=out)
+
+    def compute(x: Tensor, *args: Tensor, out: Sequence[Tensor | None]) -> tuple[Tensor]:
+        pairs = zip(args[: len(gates)], args[len(gates) :], strict=True)
+        return (ops.gated_sum(x, *(each for pair in pairs for each in pair), out=out[0]),)
+
+    return _by_group(ops, compute, (x, *branches), gates, (out,))[0]
+
+
 def gate_residual_layer_norm_modulate(
     ops: Ops,
     x: Tensor,

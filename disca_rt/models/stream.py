@@ -1,30 +1,60 @@
-"""The residual stream between blocks: tokens whose last sum is still to be taken.
+"""The residual stream between blocks: tokens to which branches are still to be added.
 
-A block ends with x + gate·branch, and the next begins by normalising that. Handing on the three
-tensors instead of the sum lets one op do both, whatever block comes next. Knows ops, no weights.
+A block ends with x + gate·branch, and the next begins by normalising that. Handing on the tensors
+instead of the sum lets one op do both, whatever block comes next; and where whole blocks are
+replaced by what a cache kept, one op adds the branches of several. Knows ops, no weights.
 """
 
+from itertools import chain
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
 from ..tokens import Vector, of_text
-from .row_groups import gate_residual, gate_residual_layer_norm_modulate, layer_norm_modulate
+from .row_groups import (
+    gate_residual,
+    gate_residual_layer_norm_modulate,
+    gated_sum,
+    layer_norm_modulate,
+)
+
+Term = tuple[Tensor, Vector]
+"""A tensor `[B, S_i, C]` to be added to the rows, and its gate."""
+
+
+class Branch(NamedTuple):
+    """A branch before its gate, and the gate; None for the halves of a single-stream block.
+
+    `more` are further terms, of a forecast. Of one that `stays` all tensors outlast the step, so
+    that they can be added late: no memory is held for it.
+    """
+
+    value: Tensor
+    gate: Vector | None
+    more: tuple[Term, ...] = ()
+    stays: bool = False
 
 
 class PendingSum(NamedTuple):
     """Rows `x [B, S_i, C]`, to which `gate` · `branch` is yet to be added, if there is one.
 
-    With image and text apart, either both have a branch or none has. The sum may be written into
-    `x` where that is `spare`: a sum of these blocks, which nothing else reads.
+    After it those of all terms `more`, which stay. With image and text apart, either both have a
+    branch or none has.
     """
 
     x: Tensor
     branch: Tensor | None = None
     gate: Vector | None = None
-    spare: bool = False
+    more: tuple[Term, ...] = ()
+
+    def plus(self, branch: Branch, ops: Ops) -> "PendingSum":
+        """The same and one branch more; the sum so far is taken if that one does not stay."""
+        if self.branch is None:
+            return PendingSum(self.x, *branch[:3])
+        if not branch.stays:
+            return PendingSum(_sum(self, ops, None), *branch[:3])
+        return self._replace(more=(*self.more, branch[:2], *branch.more))
 
 
 Stream = tuple[PendingSum, ...]
@@ -53,17 +83,18 @@ def materialise(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
 
 def add_norm(part: PendingSum, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
     """Take the sum of a part and its modulated LayerNorm, with which a block begins."""
-    if part.branch is None:
-        return part.x, layer_norm_modulate(ops, part.x, shift, scale)
+    if part.branch is None or part.more:
+        x = _sum(part, ops, None)
+        return x, layer_norm_modulate(ops, x, shift, scale)
     return gate_residual_layer_norm_modulate(ops, *part[:3], shift, scale)
 
 
 def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
     """Do `add_norm` on all rows, into joint tensors."""
-    if stream[0].branch is None:
-        stream = (PendingSum(materialise(stream, ops)),)
     if len(stream) == 1:
         return add_norm(stream[0], shift, scale, ops)
+    if stream[0].branch is None or any(part.more for part in stream):
+        return add_norm(PendingSum(materialise(stream, ops)), shift, scale, ops)
     joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     vectors = (shift, scale), (of_text(shift), of_text(scale))
@@ -81,9 +112,9 @@ def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tu
 def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:
     if part.branch is None:
         return part.x
-    if out is None and part.spare and not torch.is_grad_enabled():
-        out = part.x
-    return gate_residual(ops, *part[:3], out=out)
+    if not part.more:
+        return gate_residual(ops, *part[:3], out=out)
+    return gated_sum(ops, *part[:3], *chain.from_iterable(part.more), out=out)
 
 
 def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:

@@ -18,6 +18,7 @@ CLASS_OF_OP = {
     "finite_differences": CACHE_OP,
     "forecast": CACHE_OP,
     "forecast_channels": CACHE_OP,
+    "gated_sum": CACHE_OP,
 }
 # The first that is found in the name of a PyTorch operator or of a kernel.
 PATTERNS = tuple(

@@ -15,10 +15,11 @@ from ..cache.policy import Slot
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, IN_BLOCKS, SINGLE
 from ..cache.stand_in import ATTENTION, WHOLE, Beside, Kept, Moment, OtherPass, Place, refreshes
-from ..models.blocks import PARTS, Branch, Branches, Compute, run_blocks
+from ..models.blocks import PARTS, Branches, Compute, run_blocks
 from ..models.row_groups import gate_rows
+from ..models.stream import Branch
 from ..sharding import Sharding
-from ..tokens import StepContext, TokenLayout, Vector, groups, with_groups
+from ..tokens import StepContext, TokenLayout, Vector, groups, weighted, with_groups
 from .probes import motion, sums
 
 BRANCHES = {**DOUBLE, **SINGLE}
@@ -101,19 +102,7 @@ class SlotsOfPass(NamedTuple):
         first of `gates`, and the stand-in's times the second.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
-        at = Moment(
-            entering,
-            context,
-            self.numbers[slot],
-            self.sharding,
-            self._other(slot, place),
-            place,
-            self.beside,
-            self.number,
-            attention,
-            self.edited,
-            self.slots[slot].site,
-        )
+        at = self._moment(slot, entering, context, place, attention)
         if act == Act.STAND_IN:
             return stand_in.value(kept, at)
         if act == Act.REFRESH:
@@ -126,6 +115,28 @@ class SlotsOfPass(NamedTuple):
         if act == Act.KEEP:
             stand_in.keep(kept, value, at)
         return instead if act == Act.CHECK else value
+
+    def _moment(
+        self,
+        slot: int,
+        entering: Tensor | None,
+        context: StepContext | None,
+        place: Place,
+        attention: AttentionInputs | None = None,
+    ) -> Moment:
+        return Moment(
+            entering,
+            context,
+            self.numbers[slot],
+            self.sharding,
+            self._other(slot, place),
+            place,
+            self.beside,
+            self.number,
+            attention,
+            self.edited,
+            self.slots[slot].site,
+        )
 
     def _other(self, slot: int, place: Place) -> OtherPass | None:
         if len(self.lengths) < 2 or not self.slots[slot].stand_in.reads_other_pass:
@@ -159,7 +170,7 @@ class SlotsOfPass(NamedTuple):
     ) -> Branch:
         """A branch by the act of `slot`, with the gate that goes with it."""
         if self.acts[slot] == Act.STAND_IN and not self.slots[slot].site.gated:
-            return Branch(self.use(slot, None, None, context, place), gate)
+            return self._replaced(slot, gate, context, place)
         out = self.out(slot, place) if place[1] in INTO else None
         computed = compute if out is None else partial(compute, out=out)
         if self.acts[slot] == Act.REFRESH:
@@ -179,6 +190,19 @@ class SlotsOfPass(NamedTuple):
         if act == Act.KEEP:
             stand_in.keep(kept, groups(gate, GATE_GROUPS), at)
         return Branch(value, gates[1] if is_replaced else gate)
+
+    def _replaced(
+        self, slot: int, gate: Vector | None, context: StepContext, place: Place
+    ) -> Branch:
+        """What stands in for a branch: its terms with the gate's share of each, or its value."""
+        stand_in, kept = self.slots[slot].stand_in, self.kept[slot][place]
+        at = self._moment(slot, None, context, place)
+        terms = None if gate is None else stand_in.terms(kept, at)
+        if terms is None:
+            return Branch(stand_in.value(kept, at), gate)
+        pairs = zip(terms.tensors.unbind(), weighted(gate, terms.weights), strict=True)
+        (value, first), *more = pairs
+        return Branch(value, first, tuple(more), stays=True)
 
     def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
         """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..attention.protocol import Attention
 from ..cache.placements.branches import pairs
 from ..conditioning import Conditioning
-from ..models.blocks import Branch, Compute
+from ..models.blocks import Compute
 from ..models.dit import DiT
 from ..models.prepared import Prepared
-from ..models.stream import PendingSum, Stream, materialise
+from ..models.stream import Branch, PendingSum, Stream, materialise
 from ..sampling.forward import Forward
 from ..tokens import StepContext, Vector
 from .data import repeat_rows

@@ -45,25 +45,30 @@ def sample_flops(
 ) -> int:
     """FLOPs of a sample by `plans`; `text_tokens` of each pass, which are two under CFG.
 
-    Drafts that were given up count as well.
+    Drafts that were given up count as well, without what a step has once: its vector and text.
     """
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
-        forward.planned(policy, each, number)
+        forward.planned(policy, plan, number)
+        + sum(forward.planned(policy, each, number) - forward.timed for each in plan.given_up)
         for plan in plans
-        for each in (plan, *plan.given_up)
         for number, forward in enumerate(passes)
     )
 
 
 class PassFlops:
-    """Counts what runs in one pass over latents (C, T, H, W) and `text` tokens."""
+    """Counts what runs in one pass over latents (C, T, H, W) and `text` tokens.
+
+    `timed` is what the scalars of a step and the text decide alone, `ends` with that all outside of
+    blocks.
+    """
 
     def __init__(self, dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> None:
         self._dit, self._img, self._txt = dit, image_tokens(dit, latent_shape), text
         self._grid = _grid(dit, latent_shape)
         self._groups = 1 + dit.token_replace  # of rows that are modulated alike
-        self._embed = _embed_flops(dit, latent_shape, text)
+        self.timed = _timed_flops(dit, text)
+        self._embed = self.timed + _patches_flops(dit, latent_shape)
         self.ends = self._embed + _head_flops(dit, latent_shape)
 
     def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
@@ -218,17 +223,21 @@ def _attention(tokens: int, hidden: int) -> int:
     return 4 * tokens**2 * hidden  # QKᵀ and PV
 
 
-def _embed_flops(dit: DiTConfig, latent_shape: tuple[int, int, int, int], text: int) -> int:
+def _patches_flops(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:
     p, q, r = dit.patch
+    return _linear(image_tokens(dit, latent_shape), dit.embed_channels * p * q * r, dit.hidden)
+
+
+def _timed_flops(dit: DiTConfig, text: int) -> int:
+    """The modulation vector and the refined text."""
     hidden = dit.hidden
-    patches = _linear(image_tokens(dit, latent_shape), dit.embed_channels * p * q * r, hidden)
     timestep = _linear(1, TIMESTEP_FREQUENCIES, hidden) + _linear(1, hidden, hidden)
     embedders = 1 + dit.meanflow + dit.guidance_embed + 1  # the last one is the refiner's
     refiner = _linear(text, dit.text_dim, hidden)  # input_embedder
     refiner += _linear(1, dit.text_dim, hidden) + _linear(1, hidden, hidden)  # c_embedder
     block = _linear(text, hidden, 12 * hidden) + _attention(text, hidden)
     refiner += dit.refiner * (block + _linear(1, hidden, 2 * hidden))
-    return patches + embedders * timestep + refiner
+    return embedders * timestep + refiner
 
 
 def _head_flops(dit: DiTConfig, latent_shape: tuple[int, int, int, int]) -> int:

@@ -34,9 +34,8 @@ from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch
-from disca_rt.models.blocks import Branch
 from disca_rt.models.dit import DiT, StepInputs
-from disca_rt.models.stream import PendingSum, materialise
+from disca_rt.models.stream import Branch, PendingSum, materialise
 from disca_rt.parallel._native import Partition
 from disca_rt.parallel.sharded import check_heads_are_whole
 from disca_rt.sampling.denoiser import Denoiser

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, models
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, models, sampled
 from cache_oracle import Oracle
 from disca_rt.cache.calibration import Uncalibrated
 from disca_rt.cache.gate_file import FORMAT, write_gates
@@ -22,6 +22,7 @@ from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
+from disca_rt.kernels import reference
 from disca_rt.models.stream import materialise
 from disca_rt.schedule import Schedule, from_timesteps, shifted
 from disca_rt.work.flops import sample_flops
@@ -387,3 +388,22 @@ def test_states_of_feb_cache(eager: Models) -> None:
     assert mlp == (KEEP, STAND_IN, KEEP, STAND_IN, KEEP, STAND_IN)
     labels = ["full", "partial", "partial", "predicted", "full", "predicted"]
     assert [plan.label for plan in plans] == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"), [("fora:fresh_threshold=2", 1), ("taylorseer:fresh_threshold=2", 2)]
+)
+def test_replaced_blocks_are_added_to_the_tokens_at_once(
+    text: str, terms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of image, of text and of joint rows, whatever the number of blocks."""
+    seen = []
+
+    def summed(x: torch.Tensor, *pairs: torch.Tensor, **out: torch.Tensor | None) -> torch.Tensor:
+        seen.append(len(pairs) // 2)
+        return reference.gated_sum(x, *pairs, **out)
+
+    monkeypatch.setattr(OPS, "gated_sum", summed)
+    sampled(models(), Draw(None, (), None, shifted(2, 5.0), False, 1, 0), text)
+    of_doubles = 2 * CONFIG.double * terms
+    assert seen == [of_doubles, of_doubles, CONFIG.single * terms]

@@ -2,12 +2,15 @@
 
 import random
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 import torch
 from torch import Tensor
 
 from cache_draws import CONFIG, EVERY_BRANCH, OPS, Draw, models
+from disca_rt.cache import stand_ins
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.plan import Act, Draft, Measured, Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
@@ -15,11 +18,17 @@ from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.speca import SpeCa
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_in import Moment
+from disca_rt.cache.stand_in import Moment, Numberless, StandIn, TensorSpec
 from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
+from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.freqca import FreqCa
+from disca_rt.cache.stand_ins.half_taylor import HalfTaylor
 from disca_rt.cache.stand_ins.hyca import HyCa
+from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere
 from disca_rt.cache.stand_ins.low_modes import LowModes
+from disca_rt.cache.stand_ins.polynomial import Differences, Hermite, Taylor
+from disca_rt.cache.stand_ins.reuse import Change, OnlyChange, OnlyOutput, Reuse
+from disca_rt.cache.stand_ins.taylorseer import HiCache, TaylorSeer
 from disca_rt.config import MODELS
 from disca_rt.sampling.probes import sums
 from disca_rt.schedule import shifted
@@ -388,3 +397,48 @@ def test_a_model_without_single_blocks_is_checked_on_its_last_double_block() -> 
     ]
     one = build_policy("speca", Parts(replace(CONFIG, double=1, single=0), OPS))
     assert [slot.site for slot in one.slots] == [Site("branch", 0, 1, EVERY_BRANCH)]
+
+
+LATE = (
+    Reuse(),
+    OnlyOutput(),
+    Taylor(OPS, 2),
+    Hermite(OPS, 2),
+    TaylorSeer(OPS, 2),
+    HiCache(OPS, 2),
+    DiffusersTaylor(OPS, 2),
+    HalfTaylor(OPS),
+    FoCa(OPS),
+    FreqCa(OPS),
+    Change(),
+    OnlyChange(),
+)
+"""Stand-ins whose value may be a sum of what they keep, one of each class."""
+
+
+def test_every_class_with_terms_is_among_them() -> None:
+    names = [each.name for each in iter_modules(stand_ins.__path__)]
+    modules = [import_module(f"{stand_ins.__name__}.{name}") for name in names]
+    found = {
+        each
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and getattr(each, "terms", None) not in (None, Numberless.terms)
+    }
+    assert found - {Differences, KeptElsewhere, StandIn} == {type(each) for each in LATE}
+
+
+@pytest.mark.parametrize("stand_in", LATE, ids=lambda each: type(each).__name__)
+def test_terms_add_up_to_the_value(stand_in: StandIn) -> None:
+    generator = torch.Generator().manual_seed(0)
+    like = TensorSpec((1, 4, 6), torch.float32, torch.device("cpu"))
+    kept = tuple(torch.randn(spec.shape, generator=generator) for spec in stand_in.kept_specs(like))
+    numbers = torch.tensor(stand_in.numbers((0, 2, 4), 6, ()))
+    at = Moment(torch.zeros(1, 4, 6), None, numbers)
+    terms = stand_in.terms(kept, at)
+    if getattr(stand_in, "form", None) == "delta":
+        assert terms is None
+        return
+    weights = torch.ones(1) if terms.weights is None else terms.weights
+    value = torch.einsum("k,k...->...", weights, terms.tensors)
+    torch.testing.assert_close(value, stand_in.value(kept, at))

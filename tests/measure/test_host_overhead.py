@@ -141,12 +141,12 @@ class Reused(NamedTuple):
 
 @pytest.mark.parametrize(
     ("policy", "per_branch", "calls"),
-    [("fora:fresh_threshold=2", 1, (124, 32)), ("taylorseer:fresh_threshold=2", 2, (140, 36))],
+    [("fora:fresh_threshold=2", 1, (124, 32)), ("taylorseer:fresh_threshold=2", 3, (152, 40))],
 )
 def test_a_block_of_reused_branches_costs_one_pass_a_branch(
     policy: str, per_branch: int, calls: tuple[int, int]
 ) -> None:
-    """One operator adds a branch to the tokens, one forecasts it; modulations are there."""
+    """One operator adds a tensor to the tokens, one weights the gates; modulations are there."""
 
     def reused(*blocks: int) -> Reused:
         steps = Steps(replace(sampling(*blocks), policy=policy, schedule=preset(2, 5.0)))

@@ -58,20 +58,26 @@ def compiled(launch: Launch, architecture: int) -> Any:
     values |= {name: value for name, value in launch.options.items() if name in names}
     constant = {p.name for p in launch.kernel.params if p.is_constexpr}
     signature, constants, attributes = {}, {}, {}
+
+    def typed(value: Any, place: tuple[int, ...]) -> Any:
+        """The type of an argument; what Triton knows of its value is written down by its place."""
+        if isinstance(value, tuple):
+            return tuple(typed(each, (*place, i)) for i, each in enumerate(value))
+        if names[place[0]] in constant or value is None or (type(value) is int and value == 1):
+            constants[place] = value
+            return "constexpr"
+        if isinstance(value, torch.Tensor):
+            if not launch.kernel.params[place[0]].do_not_specialize_on_alignment:
+                attributes[place] = ALIGNMENT
+            return TYPES[value.dtype]
+        if isinstance(value, float):
+            return "fp32"
+        if value % 16 == 0:
+            attributes[place] = ALIGNMENT
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+
     for index, name in enumerate(names):
-        value = values[name]
-        if name in constant or value is None or (type(value) is int and value == 1):
-            signature[name], constants[(index,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = TYPES[value.dtype]
-            if not launch.kernel.params[index].do_not_specialize_on_alignment:
-                attributes[(index,)] = ALIGNMENT
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
-                attributes[(index,)] = ALIGNMENT
+        signature[name] = typed(values[name], (index,))
     source = ASTSource(launch.kernel, signature, constants, attributes)
     options = {k: v for k, v in launch.options.items() if k not in names}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)

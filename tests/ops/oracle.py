@@ -18,6 +18,11 @@ def gate_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     return x.double() + gate.double()[:, None] * branch.double()
 
 
+def gated_sum(x: Tensor, *branches_and_gates: Tensor) -> Tensor:
+    pairs = zip(branches_and_gates[::2], branches_and_gates[1::2], strict=True)
+    return x.double() + sum(gate.double()[:, None] * branch.double() for branch, gate in pairs)
+
+
 def gate_residual_layer_norm_modulate(
     x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from disca_rt.kernels.fused import implementation
+from disca_rt.kernels.gated_sum import MAX_BRANCHES
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.launch_table import Choice, LaunchConfig, read_ops
 from disca_rt.kernels.op_table import Call, calls
@@ -52,6 +53,9 @@ def variants() -> Iterator[Launch]:
     latents, patches, _, *rest = made["euler_step"].args
     (factors, newest, _), forecast = made["finite_differences"].args, made["forecast"]
     of_channels = made["forecast_channels"]
+    for count in (1, MAX_BRANCHES):
+        x, branch, gate, *_ = made["gated_sum"].args
+        yield from _launches(made["gated_sum"]._replace(args=(x, *(branch, gate) * count)), name)
     yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
     for terms in (1, 2, 4):
         each = _on_meta(terms, *factors.shape[1:], dtype=factors.dtype)

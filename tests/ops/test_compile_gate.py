@@ -28,6 +28,7 @@ BUDGETS = {
     "_layer_norm_modulate_kernel": (64, 64),
     "_gate_residual_kernel": (64, 0),
     "_gate_residual_layer_norm_modulate_kernel": (64, 64),
+    "_gated_sum_kernel": (112, 0),  # nine tiles are under way at once, so few warps are enough
     "_rms_norm_rope_kernel": (64, 1024),
     "_gelu_tanh_kernel": (48, 0),
     "_head_kernel": (112, 65536),

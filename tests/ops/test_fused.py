@@ -145,6 +145,7 @@ ROW_OPS = [
     "layer_norm",
     "layer_norm_modulate",
     "gate_residual",
+    "gated_sum",
     "gate_residual_layer_norm_modulate",
     "linear_gelu",
     "pair_linear",
@@ -260,6 +261,20 @@ def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
     x, residual, one = make.rows(7, 112), make.rows(7, 112), torch.ones(1, 112)
     reused = fused().gate_residual(x, residual, one.to(DEVICE, dtype).expand(2, -1))
     assert torch.equal(reused, x + residual)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 17])
+def test_any_number_of_branches_is_added(count: int, dtype: torch.dtype) -> None:
+    """In turns of eight; the rows may be the result's own memory."""
+    args = Make(dtype, 7, 112).branches(count)
+    check("gated_sum", args)
+    x, *others = (each.clone() for each in args)
+    for ops in (fused(), reference):
+        into = x.clone()
+        with torch.no_grad():
+            ops.gated_sum(into, *others, out=into)
+        assert torch.equal(into, ops.gated_sum(x, *others))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -387,6 +402,8 @@ def test_empty_rows_are_left_alone() -> None:
         (lambda o, x, v: o.layer_norm_modulate(x, v[:1], v), r"shift must be \[2, 64\], got \[1"),
         (lambda o, x, v: o.layer_norm_modulate(x.long(), v, v), "x must be fp32, bf16 or fp16"),
         (lambda o, x, v: o.gate_residual(x, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
+        (lambda o, x, v: o.gated_sum(x, x, v, x[:, :3], v), r"branch must be \[2, 7, 64\]"),
+        (lambda o, x, v: o.gated_sum(x, x, v, x, v[:1]), r"gate must be \[2, 64\], got"),
         (lambda o, x, v: o.gate_residual(x.mT, x.mT, v), "x must be contiguous along its last"),
         (lambda o, x, v: o.head(x, v, v, x[0], v[0, :1]), r"bias must be \[7\], got \[1\]"),
         (lambda o, x, v: o.forecast(x, v[0, :3]), r"coefficients must be \[2\], got \[3\]"),

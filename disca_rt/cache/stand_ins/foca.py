@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
 
 VARIANTS = "paper", "cache-dit"
 HORIZON = 3  # steps beyond which cache-dit dampens
@@ -72,7 +72,10 @@ class FoCa(Numberless):
         buffers[2].copy_(torch.where(is_first, value, before))
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(kept[0], at.numbers[3:6])
+        return self.ops.forecast(*self.terms(kept, at))
+
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        return Terms(kept[0], at.numbers[3:6])
 
 
 def forecasts_of(variant: str, gap: int) -> Iterator[Weights]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment
+from ..stand_in import Kept, Moment, Terms
 from .low_modes import LowModes
 from .polynomial import MAX_ORDER, Differences, hermite
 from .taylorseer import TaylorSeer
@@ -88,7 +88,10 @@ class FreqCa(Differences):
         self.ops.finite_differences(filtered, change, at.numbers[2:4])
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(kept[0], at.numbers[4:])
+        return self.ops.forecast(*self.terms(kept, at))
+
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        return Terms(kept[0], at.numbers[4:])
 
     def _remove_low_band(self, tokens: Tensor, at: Moment) -> None:
         if self.decompose_method == "None":

@@ -127,6 +127,9 @@ class KeptElsewhere:
             at = at._replace(other=at.other._replace(kept=self._read(at.other.kept, device)))
         return self.stand_in.value(self._read(kept, device), at)
 
+    def terms(self, kept: Kept, at: Moment) -> None:
+        """None: what is kept has to be read first."""
+
     def row_count(self, place: Place, rows: int) -> int:
         return self.stand_in.row_count(place, rows)
 

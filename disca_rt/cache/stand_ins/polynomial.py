@@ -15,7 +15,7 @@ from torch import Tensor
 from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
 
 MAX_ORDER = 3  # of the fused ops
 
@@ -68,7 +68,10 @@ class Differences(Numberless):
         self.ops.finite_differences(kept[0], value, at.numbers[:2])
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(kept[0], at.numbers[2:])
+        return self.ops.forecast(*self.terms(kept, at))
+
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        return Terms(kept[0], at.numbers[2:])
 
 
 @dataclass(frozen=True)

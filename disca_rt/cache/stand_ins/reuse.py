@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Reuse(Numberless):
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0] if self.form == "output" else at.entering + kept[0]
+
+    def terms(self, kept: Kept, at: Moment) -> Terms | None:
+        return Terms(kept[0][None]) if self.form == "output" else None
 
 
 @dataclass(frozen=True)
