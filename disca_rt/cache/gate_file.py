@@ -79,7 +79,9 @@ def read_learned(
         )
     for kind in kinds:
         if kind not in tensors:
-            raise ValueError(f"{path} has no {kind}, got {names}; give a file that was made for it")
+            raise ValueError(
+                f"{path} has no {kind}, got {names}; give a file that was made for them"
+            )
     for name in SIZES:
         wanted, got = str(getattr(config, name)), metadata.get(name)
         if got != wanted:
