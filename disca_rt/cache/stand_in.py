@@ -99,13 +99,15 @@ class PairShares(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A value as a sum of kept tensors: Σ weights[k]·tensors[k], of `tensors [K, ...]`.
+    """A value as a sum of tensors: Σ weights[k]·tensors[k], of `tensors [K, ...]`.
 
-    `weights [K]` fp32 are on the device; None for one tensor as it is.
+    `weights [K]` fp32 are on the device; None for one tensor as it is. Tensors that `stays` are the
+    buffers themselves, others have been made for this.
     """
 
     tensors: Tensor
     weights: Tensor | None = None
+    stays: bool = True
 
 
 class StandIn(Protocol):
@@ -146,8 +148,8 @@ class StandIn(Protocol):
     def value(self, kept: Kept, at: "Moment") -> Tensor:
         """The value in place of the computation."""
 
-    def terms(self, kept: Kept, at: "Moment") -> Terms | None:
-        """The same as a sum of what is kept, where it is one; read at "branch", to add it late."""
+    def terms(self, kept: Kept, at: "Moment") -> Terms:
+        """The same as a sum, of what is kept where it is one; at "branch" it is added late."""
 
 
 class RowStandIn(StandIn, Protocol):
@@ -212,6 +214,9 @@ class Numberless:
         """No pairs."""
         return PairShares()
 
-    def terms(self, kept: Kept, at: Moment) -> Terms | None:
-        """None: the value is computed."""
-        return None
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        raise NotImplementedError
+
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        """The value alone."""
+        return Terms(self.value(kept, at)[None], stays=False)

@@ -197,12 +197,12 @@ class SlotsOfPass(NamedTuple):
         """What stands in for a branch: its terms with the gate's share of each, or its value."""
         stand_in, kept = self.slots[slot].stand_in, self.kept[slot][place]
         at = self._moment(slot, None, context, place)
-        terms = None if gate is None else stand_in.terms(kept, at)
-        if terms is None:
-            return Branch(stand_in.value(kept, at), gate)
+        if gate is None:
+            return Branch(stand_in.value(kept, at), None)
+        terms = stand_in.terms(kept, at)
         pairs = zip(terms.tensors.unbind(), weighted(gate, terms.weights), strict=True)
         (value, first), *more = pairs
-        return Branch(value, first, tuple(more), stays=True)
+        return Branch(value, first, tuple(more), terms.stays)
 
     def out(self, slot: int | None, place: Place = WHOLE) -> Tensor | None:
         """The buffer in which `slot`'s value to be kept may be computed, if it is not looked at."""

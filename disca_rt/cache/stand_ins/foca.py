@@ -72,7 +72,7 @@ class FoCa(Numberless):
         buffers[2].copy_(torch.where(is_first, value, before))
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(*self.terms(kept, at))
+        return self.ops.forecast(*self.terms(kept, at)[:2])
 
     def terms(self, kept: Kept, at: Moment) -> Terms:
         return Terms(kept[0], at.numbers[3:6])

@@ -88,7 +88,7 @@ class FreqCa(Differences):
         self.ops.finite_differences(filtered, change, at.numbers[2:4])
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(*self.terms(kept, at))
+        return self.ops.forecast(*self.terms(kept, at)[:2])
 
     def terms(self, kept: Kept, at: Moment) -> Terms:
         return Terms(kept[0], at.numbers[4:])

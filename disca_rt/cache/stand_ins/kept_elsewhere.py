@@ -21,6 +21,7 @@ from ..stand_in import (
     Place,
     StandIn,
     TensorSpec,
+    Terms,
     matrices,
     refreshes,
     takes,
@@ -122,13 +123,17 @@ class KeptElsewhere:
         return values.to(FP8), scales
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
+        return self.stand_in.value(*self._here(kept, at))
+
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        return self.stand_in.terms(*self._here(kept, at))._replace(stays=False)
+
+    def _here(self, kept: Kept, at: Moment) -> tuple[Kept, Moment]:
+        """The stand-in's own buffers, and the moment with those of the other pass."""
         device = _device(at)
         if at.other is not None:
             at = at._replace(other=at.other._replace(kept=self._read(at.other.kept, device)))
-        return self.stand_in.value(self._read(kept, device), at)
-
-    def terms(self, kept: Kept, at: Moment) -> None:
-        """None: what is kept has to be read first."""
+        return self._read(kept, device), at
 
     def row_count(self, place: Place, rows: int) -> int:
         return self.stand_in.row_count(place, rows)

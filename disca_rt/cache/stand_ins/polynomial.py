@@ -68,7 +68,7 @@ class Differences(Numberless):
         self.ops.finite_differences(kept[0], value, at.numbers[:2])
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
-        return self.ops.forecast(*self.terms(kept, at))
+        return self.ops.forecast(*self.terms(kept, at)[:2])
 
     def terms(self, kept: Kept, at: Moment) -> Terms:
         return Terms(kept[0], at.numbers[2:])

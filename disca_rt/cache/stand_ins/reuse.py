@@ -42,8 +42,8 @@ class Reuse(Numberless):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0] if self.form == "output" else at.entering + kept[0]
 
-    def terms(self, kept: Kept, at: Moment) -> Terms | None:
-        return Terms(kept[0][None]) if self.form == "output" else None
+    def terms(self, kept: Kept, at: Moment) -> Terms:
+        return Terms(kept[0][None]) if self.form == "output" else super().terms(kept, at)
 
 
 @dataclass(frozen=True)
