@@ -216,7 +216,7 @@ def draws(draw: st.DrawFn) -> Draw:
     stand_ins += [Learned, Fed, draw(bands())] * (level == "blocks")
     if level == "rows":
         stand_ins = [
-            DrawnRows(OPS, 0, CONFIG, draw(st.sampled_from(RATIOS)), draw(st.integers(0, 9)))
+            DrawnRows(OPS, 0, draw(st.integers(0, 9)), None, CONFIG, draw(st.sampled_from(RATIOS)))
         ]
     stand_in = draw(st.sampled_from([each for each in stand_ins if fits(each, level)]))
     placed = draw(st.sampled_from(PLACED)) if level == "branch" and draw(st.booleans()) else None

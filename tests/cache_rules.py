@@ -1,7 +1,7 @@
 """Rules of the tests: one of each way to decide that no policy of the table takes yet."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from disca_rt.cache.plan import Act, Answer, Ask, Draft, Probe, Seen, Setting, StepPlan
 from disca_rt.schedule import Step
@@ -130,6 +130,7 @@ class Watching:
 class Giving:
     """Predicts with the step's index as a scalar for the stand-ins."""
 
+    gives: ClassVar[str] = "index"
     probes: tuple[Probe, ...] = ()
 
     def start(self, setting: Setting) -> None:

@@ -6,20 +6,18 @@ HarmoniCa), of "heads" `[steps, slots, C]` (LazyDiT), of the weights of a `Netwo
 metadata say for which model it is.
 """
 
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..atomic import write_whole
 from ..config import DiTConfig
 from .decision_network import Network, network_of, shapes
+from .learned_file import digest_of, read_learned, write_learned
 from .placements.branches import pairs
 
-FORMAT, VERSION = "disca_rt branch gates", "1"
-SIZES = "family", "double", "single", "hidden"
+FORMAT = "disca_rt branch gates"
 
 
 class GateFile(NamedTuple):
@@ -59,14 +57,14 @@ class Adjustment(NamedTuple):
 
 def read_gates(path: str, kind: str, config: DiTConfig) -> GateFile:
     """The "gates" or the "heads" (`kind`) in a file for a model of these sizes; else ValueError."""
-    learned, _ = _read(path, kind, (kind,), config)
+    learned, _ = read_learned(path, FORMAT, kind, (kind,), config)
     _check(path, learned[kind], kind, config)
-    return GateFile(learned[kind], _digest(learned))
+    return GateFile(learned[kind], digest_of(*learned.values()))
 
 
 def read_network(path: str, config: DiTConfig) -> NetworkFile:
     """The network in a file for a model of these sizes; else ValueError."""
-    learned, metadata = _read(path, "weights of a network", Network._fields, config)
+    learned, metadata = read_learned(path, FORMAT, "weights of a network", Network._fields, config)
     later, rho = len(learned["out_bias"]), metadata.get("rho", "")
     if not rho.isdecimal() or int(rho) < 1 or later < 1:
         raise ValueError(f"{path} must say rho, at least 1, and decide on a step, got rho {rho!r}")
@@ -74,13 +72,13 @@ def read_network(path: str, config: DiTConfig) -> NetworkFile:
         if learned[name].shape != wanted:
             got = [*learned[name].shape]
             raise ValueError(f"{name} of {path} must be {[*wanted]} for this model, got {got}")
-    return NetworkFile(network_of(learned), int(rho), _digest(learned, rho))
+    return NetworkFile(network_of(learned), int(rho), digest_of(*learned.values(), more=rho))
 
 
 def read_adjustment(path: str, config: DiTConfig) -> Adjustment:
     """The adjustment in a file for a model of these sizes; else ValueError."""
     kinds = "computed", "scale", "shift"
-    learned, _ = _read(path, "scales and shifts", kinds, config)
+    learned, _ = read_learned(path, FORMAT, "scales and shifts", kinds, config)
     computed = learned["computed"] > 0.5
     blocks, steps = config.double + config.single, len(computed)
     for kind in kinds:
@@ -91,7 +89,7 @@ def read_adjustment(path: str, config: DiTConfig) -> Adjustment:
     if not computed[0].all():
         raise ValueError(f"computed of {path} must be 1 in the first step: nothing is kept before")
     rows = tuple(map(tuple, computed.tolist()))
-    return Adjustment(rows, learned["scale"], learned["shift"], _digest(learned))
+    return Adjustment(rows, learned["scale"], learned["shift"], digest_of(*learned.values()))
 
 
 def write_gates(
@@ -102,47 +100,7 @@ def write_gates(
     more: Mapping[str, str] | None = None,
 ) -> None:
     """A file of what `method` learned for a model of these sizes; `more` are further metadata."""
-    from safetensors.torch import save_file  # a package that a bench does without
-
-    sizes = {name: str(getattr(config, name)) for name in SIZES}
-    about = {"format": FORMAT, "version": VERSION, "method": method} | sizes | dict(more or {})
-    learned = {kind: tensor.float().contiguous() for kind, tensor in tensors.items()}
-    write_whole(path, lambda file: save_file(learned, file, metadata=about))
-
-
-def _read(
-    path: str, what: str, kinds: Sequence[str], config: DiTConfig
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors called `kinds` in a file for a model of these sizes, and the metadata."""
-    from safetensors import SafetensorError, safe_open  # a package that a bench does without
-
-    try:
-        with safe_open(Path(path), "pt") as file:
-            metadata, names = file.metadata() or {}, [*file.keys()]
-            found = {kind: file.get_tensor(kind) for kind in kinds if kind in names}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a file of {what}: {error}") from error
-    form = metadata.get("format"), metadata.get("version")
-    if form != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path} must be a file of format {FORMAT!r}, version {VERSION}, got {form[0]!r}, "
-            f"version {form[1]}"
-        )
-    if len(found) < len(kinds):
-        raise ValueError(f"{path} has no {what}, got {names}; give a file that was made for them")
-    for name in SIZES:
-        wanted, got = str(getattr(config, name)), metadata.get(name)
-        if got != wanted:
-            raise ValueError(f"{path} is for a model of {name} {got}, and this one has {wanted}")
-    return found, metadata
-
-
-def _digest(learned: Mapping[str, Tensor], more: str = "") -> str:
-    """A digest of tensors and a text."""
-    digest = sha256(more.encode())
-    for tensor in learned.values():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    write_learned(path, FORMAT, tensors, config, method, more)
 
 
 def check_steps(path: str, found: int, steps: int) -> None:

@@ -34,8 +34,9 @@ class Probe(NamedTuple):
     `against`: the tensor of the step "previous" to this one that was measured; of the last step
     that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
     for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
-    of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to frame. Tensors of
-    one pass are those of pass number `which_pass`.
+    of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to frame, or
+    "moving": image rows of "tokens" that move (`moving_rows`) by `threshold`, over all of them.
+    Tensors of one pass are those of pass number `which_pass`.
     """
 
     of: Literal[
@@ -58,6 +59,7 @@ class Probe(NamedTuple):
     which_pass: int = 0
     since: int = 0
     slot: int | None = None
+    threshold: float = 0.0
 
     @property
     def stored(self) -> "Stored | None":

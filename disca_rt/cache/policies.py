@@ -3,11 +3,15 @@
 A text is `name`, `name:preset`, `name:option=value,...`, or both, `name:preset,option=value`; or
 two of them joined by "+": the rule of the first with the slots of the second, such as
 "teacache:rel_l1_thresh=0.15+disca". Where the first one's rule plans for slots of its own, its
-sites stay, and the second's stand-in takes their places. All that keep something have the option
+sites stay, and the second's stand-in takes their places, but for those where what is kept is
+computed anew in part, which it may not be able to do. Scalars of the first one's plans mean
+nothing to a stand-in that takes none of their kind: "omnicache+taylor" is meant to do without, and
+"reuse+omnicache" to have the stand-in's own values. All that keep something have the option
 `state`: in FP8, in the host's memory, or both.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
@@ -28,10 +32,11 @@ from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
 from .rules.always import Always
-from .stand_in import StandIn
+from .stand_in import StandIn, refreshes
 from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
+_JOINT = re.compile(r"\+(?=[a-z])")  # between two policies; a plus in a number is none
 
 FAMILIES: dict[str, dict[str, Row]] = {
     "step lists": whole_steps.ROWS,
@@ -62,7 +67,7 @@ class Named(NamedTuple):
 
 def read_policy(text: str) -> tuple[Named, ...]:
     """The one or two parts of `text`; ValueError lists the known names, presets or options."""
-    parts = tuple(_read(each) for each in re.split(r"\+(?=[a-z])", text))
+    parts = tuple(_read(each) for each in _JOINT.split(text))
     if len(parts) > 2:
         raise ValueError(f"policy joins at most two, the rule's and the slots', got {text!r}")
     if len(parts) == 2:
@@ -74,6 +79,13 @@ def needs_step_list(text: str) -> bool:
     """True where the policy of `text` follows a step list that `text` does not give."""
     first = read_policy(text)[0]
     return first.row.follows_list and not first.of_rule
+
+
+def with_step_list(text: str, step_list: Sequence[int]) -> str:
+    """The policy of `text` with a step list of its rule, which is that of its first part."""
+    first, *second = _JOINT.split(text)
+    joint = "," if ":" in first else ":"
+    return "+".join([f"{first}{joint}step_list={','.join(map(str, step_list))}", *second])
 
 
 def takes_calibration(text: str) -> bool:
@@ -189,8 +201,16 @@ def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
     slots = last.row.slots(last.options, _parts_for_slots(named, parts))
     if last is first or not first.row.is_placed:
         return slots
-    stand_in = _only_stand_in(last.name, slots)
-    return tuple(Slot(site, stand_in) for site, _ in first.row.slots(first.options, parts))
+    stand_in, own = _only_stand_in(last.name, slots), first.row.slots(first.options, parts)
+    stays = [refreshes(slot.stand_in) and not refreshes(stand_in) for slot in own]
+    if own and all(stays):
+        raise ValueError(
+            f"policy {last.name} takes no place of {first.name}, all of which compute rows anew; "
+            f"name one whose stand-in can, as toca, or {first.name} alone"
+        )
+    return tuple(
+        slot if each else Slot(slot.site, stand_in) for slot, each in zip(own, stays, strict=True)
+    )
 
 
 def _parts_for_slots(named: tuple[Named, ...], parts: Parts) -> Parts:

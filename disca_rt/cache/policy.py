@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
-from .rule import Rule, known_plans
+from .rule import Rule, gives, known_plans
 from .site import Site
 from .stand_in import StandIn, refreshes
 
@@ -81,12 +81,20 @@ def check_plans(policy: Policy, setting: Setting, plans: Iterable[StepPlan]) -> 
 def check_plan(
     policy: Policy, setting: Setting, index: int, plan: StepPlan, kept: set[tuple[int, int]]
 ) -> None:
-    """Raises ValueError where `plan` cannot run after (pass, slot) pairs `kept` kept something."""
+    """Raises ValueError where `plan` cannot run after (pass, slot) pairs `kept` kept something.
+
+    Also where its scalars have no name, by which alone they reach a stand-in.
+    """
     where = f"policy {policy.name}, step {index}"
     if [len(acts) for acts in plan.passes] != [setting.slots] * setting.passes:
         raise ValueError(
             f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
             f"got {plan.passes}"
+        )
+    if (plan.given or plan.given_by_pass) and not gives(policy.rule):
+        raise ValueError(
+            f"{where}: the plan has scalars, and {type(policy.rule).__name__} no word for them; "
+            "let its `gives` be the `takes` of the stand-ins that they are for"
         )
     standing = _standing(policy.slots, plan)
     for number, acts in enumerate(plan.passes):

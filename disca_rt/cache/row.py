@@ -18,11 +18,11 @@ from .options import fields_of, types_of
 from .placement import Placement
 from .placements.whole import Whole
 from .policy import Slot
-from .rule import Rule
+from .rule import Rule, gives
 from .rules.interval import Interval
 from .rules.listed import Listed
 from .site import Site
-from .stand_in import StandIn
+from .stand_in import StandIn, takes
 from .token_mask import TokenMask
 
 
@@ -64,7 +64,8 @@ class Row:
     The first rule that has all the options given is taken. `about` says what the method is, `paper`
     where it comes from. `defaults` are options by name where the method's differ from their fields'
     own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
-    that they go with it in a combination.
+    that they go with it in a combination. All rules give the scalars that the stand-ins take, or
+    none where they take none; else ValueError.
     """
 
     rules: tuple[type[Rule], ...]
@@ -74,6 +75,15 @@ class Row:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_placed: bool = False
+
+    def __post_init__(self) -> None:
+        taken = {takes(where.stand_in) for where in self.places} - {""}
+        for rule in self.rules:
+            if {gives(rule)} - {""} != taken:
+                raise ValueError(
+                    f"{rule.__name__} gives scalars {gives(rule)!r}, and stand-ins of its row take "
+                    f"{sorted(taken)}; the words must be the same, or the scalars never arrive"
+                )
 
     @property
     def follows_list(self) -> bool:

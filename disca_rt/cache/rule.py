@@ -19,6 +19,7 @@ class Rule(Protocol[Memory]):
     Those of a pass that a sample does not have are left out there, and must not be asked for.
     One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it;
     one with probes of a "choice" has `network`, a `decision_network.Network`, and only watches it.
+    One whose plans have scalars for stand-ins has `gives`, a word for what these are.
     Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
     """
 
@@ -34,6 +35,11 @@ class Rule(Protocol[Memory]):
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Memory
     ) -> Memory:
         """The memory after `step`, which ran by `plan`; `seen` is all that was measured in it."""
+
+
+def gives(rule: Rule | type[Rule]) -> str:
+    """The word for the scalars in a rule's plans; "" of one whose plans have none."""
+    return getattr(rule, "gives", "")
 
 
 def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:

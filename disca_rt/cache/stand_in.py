@@ -10,7 +10,7 @@ from ..attention.protocol import AttentionInputs
 from ..config import PredictorConfig
 from ..sharding import Sharding, Whole
 from ..tokens import StepContext
-from .site import Level
+from .site import Level, Site
 
 
 class TensorSpec(NamedTuple):
@@ -72,6 +72,7 @@ class Moment(NamedTuple):
     is for stand-ins that read the other pass; None where there is none. `beside` are the buffers of
     all slots, for those of one method that share what they keep; `which_pass` is the pass's number.
     `edited [S_img]` uint8 says which of all image tokens an edit makes anew; None: there is none.
+    `site` is the slot's; None where the caller is no slot.
     """
 
     entering: Tensor | None
@@ -84,6 +85,7 @@ class Moment(NamedTuple):
     which_pass: int = 0
     attention: AttentionInputs | None = None
     edited: Tensor | None = None
+    site: Site | None = None
 
 
 class PairShares(NamedTuple):
@@ -121,6 +123,7 @@ class StandIn(Protocol):
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
+    matrices: int  # C x C products of `value` with every row, likewise; none where it is not there
     reads_other_pass: bool  # True where `value` reads what the other pass kept
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
@@ -131,8 +134,8 @@ class StandIn(Protocol):
     ) -> tuple[float, ...]:
         """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
 
-        `given` are the plan's, or none: those of a rule whose `gives` is the stand-in's `takes`,
-        words for what the scalars are, "" where a class says none.
+        `given` are the plan's, of a rule whose word `gives` is this one's `takes`. They are none
+        where the rule is another method's and gives others, or none: then a value of its own.
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
@@ -170,6 +173,30 @@ class RowStandIn(StandIn, Protocol):
 def refreshes(stand_in: StandIn) -> bool:
     """True of a `RowStandIn`; others need not say that they are none."""
     return getattr(stand_in, "refreshes", False)
+
+
+def matrices(stand_in: StandIn) -> int:
+    """The C x C products of a stand-in's value with every row of tokens."""
+    return getattr(stand_in, "matrices", 0)
+
+
+def takes(stand_in: StandIn | type[StandIn]) -> str:
+    """The word for the scalars that a stand-in takes from plans; "" where it takes none."""
+    return getattr(stand_in, "takes", "")
+
+
+class KeptAsIs:
+    """A base for stand-ins whose first buffer has the value kept last, which may be computed there.
+
+    Ops that write in place save the copy.
+    """
+
+    def out(self, kept: Kept) -> Tensor | None:
+        return kept[0]
+
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
+        if value is not kept[0]:
+            kept[0].copy_(value)
 
 
 class Numberless:

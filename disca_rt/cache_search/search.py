@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..cache.policies import with_step_list
 from ..cache_judge.forecast import Forecast, total
 from ..cache_judge.judging import Judging
 from ..cache_judge.record import Record
@@ -50,22 +51,22 @@ class Search:
         """The work of the whole search, nothing of it done yet; ValueError for a small budget."""
         prompts, runs = len(self._subject.prompts), [(UNCACHED, len(self._subject.prompts))]
         for each, full in self._counts(stand_ins).items():
-            runs += ((_listed(each, range(j + 1)), prompts) for j in range(self._steps - 1))
-            runs.append((_listed(each, range(full)), prompts * most))
+            runs += ((with_step_list(each, range(j + 1)), prompts) for j in range(self._steps - 1))
+            runs.append((with_step_list(each, range(full)), prompts * most))
         return total(self._subject, runs)
 
     def _counts(self, stand_ins: Sequence[str]) -> dict[str, int]:
         """The most full steps of each stand-in, which are checked."""
         for each in stand_ins:
-            self._subject.check(_listed(each, range(1)))
+            self._subject.check(with_step_list(each, range(1)))
         return {each: self._full_steps(each) for each in stand_ins}
 
     def _full_steps(self, stand_in: str) -> int:
         """The most full steps within the budget; ValueError where not even one is."""
         for full in range(self._steps, 0, -1):
-            if self._cost(_listed(stand_in, range(full))) <= self._budget + 1e-9:
+            if self._cost(with_step_list(stand_in, range(full))) <= self._budget + 1e-9:
                 return full
-        least = self._cost(_listed(stand_in, range(1)))
+        least = self._cost(with_step_list(stand_in, range(1)))
         raise ValueError(
             f"budget {self._budget:g} is too small for {stand_in}: one full step and predicted "
             f"ones cost {least:.2f} full steps"
@@ -96,7 +97,7 @@ class Search:
         return best
 
     def _measured(self, stand_in: str, step_list: tuple[int, ...]) -> Found:
-        policy = _listed(stand_in, step_list)
+        policy = with_step_list(stand_in, step_list)
         self._subject.check(policy)
         self._judging.sample(policy)
         lines = self._record.of("clip", self._subject.name, policy)
@@ -106,7 +107,7 @@ class Search:
 
     def _drift(self, stand_in: str, last: int) -> list[float]:
         """The mean errors at all steps of samples that are full up to step `last` alone."""
-        policy, name = _listed(stand_in, range(last + 1)), self._subject.name
+        policy, name = with_step_list(stand_in, range(last + 1)), self._subject.name
         if last == self._steps - 1:  # nothing is predicted
             return [0.0] * (self._steps + 1)
         lines = self._record.of("drift", name, policy)
@@ -117,11 +118,6 @@ class Search:
         lines = self._record.of("drift", name, policy)
         values = zip(*(line["values"] for line in lines), strict=True)
         return [statistics.fmean(of_step) for of_step in values]
-
-
-def _listed(stand_in: str, step_list: Sequence[int]) -> str:
-    joint = "," if ":" in stand_in else ":"
-    return f"{stand_in}{joint}step_list={','.join(map(str, step_list))}"
 
 
 def _text(found: Found) -> str:

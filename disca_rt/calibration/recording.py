@@ -83,11 +83,25 @@ class Regressed(Sampled):
     """
 
     def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        outputs, inputs = _rows(value, at, self.places).double().flatten(1, 2)
+        outputs, inputs = self.rows(value, at).double().flatten(1, 2)
         is_mine = inputs.any(dim=1, keepdim=True).double()  # rows of other ranks are zeros
         inputs = torch.cat([inputs, is_mine], dim=1)
         sums = torch.cat([inputs.T @ inputs, outputs.T @ inputs]).cpu()
         self.taken[:] = [self.taken[0] + sums if self.taken else sums]
+
+    def rows(self, value: Tensor, at: Moment) -> Tensor:
+        """Pairs of outputs and inputs `[2, B, rows, C]` fp32."""
+        return _rows(value, at, self.places)
+
+
+@dataclass(frozen=True)
+class RegressedJoint(Regressed):
+    """The same with all text rows of a sample: its batch is one, so that none is padding."""
+
+    def rows(self, value: Tensor, at: Moment) -> Tensor:
+        img = at.context.layout.img_len
+        text = torch.stack([value[:, img:], at.entering[:, img:]]).float()
+        return torch.cat([super().rows(value, at), text], dim=2)
 
 
 def _rows(value: Tensor, at: Moment, places: tuple[int, ...]) -> Tensor:

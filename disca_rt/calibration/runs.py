@@ -19,7 +19,7 @@ from ..cache.stand_ins.reuse import Reuse
 from ..config import DiTConfig
 from ..sampling.state import new_state
 from ..units import byte_text
-from .recording import Recording, Regressed, Sampled
+from .recording import Recording, Regressed, RegressedJoint, Sampled
 
 ROWS = 64  # image rows that are sampled
 NORM_BYTES = 4 * 2  # of a norm's fp32 temporaries, over the bytes of a bf16 tensor
@@ -51,7 +51,7 @@ class Run(NamedTuple):
         return " ".join([*self.quantities, *self.samples])
 
 
-def step_group(config: DiTConfig, passes: int) -> Group:
+def step_group(config: DiTConfig, passes: int, has_maps: bool = False) -> Group:
     """The quantities of whole steps.
 
     "modulated", "residual" (image rows, all blocks) and "patches" of each pass, "velocity", and
@@ -69,7 +69,10 @@ def step_group(config: DiTConfig, passes: int) -> Group:
             found[f"residual/{norm}/{number}"] = probe
     if passes == 2:
         found["guidance/l1"] = Probe("patches", "conditional", which_pass=1)
-    return Group(found, samples={"hidden": (whole(config), Sampled)})
+    samples = {"hidden": (whole(config), Sampled)}
+    if has_maps:  # of all blocks together, after those of each
+        samples[f"map/{last}"] = whole(config), Regressed
+    return Group(found, samples=samples)
 
 
 def block_group(config: DiTConfig, passes: int, block: int, has_maps: bool) -> Group:
@@ -85,7 +88,7 @@ def block_group(config: DiTConfig, passes: int, block: int, has_maps: bool) -> G
             found[f"block/{norm}/{number}/{block}"] = change
     names = DOUBLE if block < config.double else ("total",)
     sites = {f"{block}/{name}": Site("branch", block, block + 1, (name,)) for name in names}
-    maps = {f"map/{block}": (Site("blocks", block, block + 1), Regressed)} if has_maps else {}
+    maps = {f"map/{block}": (Site("blocks", block, block + 1), RegressedJoint)} if has_maps else {}
     return Group(found, sites, maps)
 
 
@@ -96,7 +99,7 @@ def plan_runs(shape: SampleShape, budget: int, has_maps: bool = False) -> list[R
     """
     config, passes = shape.config, len(shape.rows)
     blocks = range(config.double + config.single)
-    groups = [step_group(config, passes)]
+    groups = [step_group(config, passes, has_maps)]
     groups += (block_group(config, passes, each, has_maps) for each in blocks)
     return [build_run(each, shape) for each in _joined(groups, shape, budget)]
 

@@ -152,7 +152,10 @@ def fit_tables(records: Records) -> Tables:
 
 
 def _maps(records: Records) -> dict[str, Tensor]:
-    """FastCache's `fastcache.weight [blocks, C, C]` and `fastcache.bias [blocks, C]`, fp32."""
+    """FastCache's `fastcache.weight [blocks + 1, C, C]` and `fastcache.bias [blocks + 1, C]`, fp32.
+
+    The last map is of all blocks together.
+    """
     names = records.names("map/")
     if not names:
         return {}

@@ -1,7 +1,6 @@
 """A model of any size for the judge and the search: its flags, and the subject that they name."""
 
 import argparse
-import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -194,13 +193,10 @@ def _facts(args: argparse.Namespace, runtime: "Runtime", texts: list[str | None]
 
 def with_list(args: argparse.Namespace, runtime: "Runtime", policy: str) -> str:
     """A policy with the step list of the flags, or the model's own, where it follows one."""
-    from ..cache.policies import needs_step_list
+    from ..cache.policies import needs_step_list, with_step_list
     from .folder import default_of
     from .schedules import choose_schedule
 
     if not needs_step_list(policy):
         return policy
-    step_list = choose_schedule(args, default_of(runtime), policy).step_list
-    first, *second = re.split(r"\+(?=[a-z])", policy, maxsplit=1)
-    joint = "," if ":" in first else ":"
-    return "+".join([f"{first}{joint}step_list={','.join(map(str, step_list))}", *second])
+    return with_step_list(policy, choose_schedule(args, default_of(runtime), policy).step_list)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..train.distributed import World
 
 STAGES = "base", "cfg", "meanflow", "predictor", "cache"
-METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
+METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching", "fastcache"
 OWN_FLAGS = (
     "restriction",
     "derivative",
@@ -57,8 +57,8 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="train a base model, distil it, or make its predictor or gates of a cache",
         description="base: flow matching. cfg: classifier-free guidance into one pass. meanflow: "
         "Restricted MeanFlow. predictor: DisCa. Each begins from the one before (--from). cache: "
-        "gates, heads or a network of a cache method (--method), for any model. The same flags "
-        "again resume a run; under torchrun it is sharded over the ranks.",
+        "gates, heads, maps or a network of a cache method (--method), for any model. The same "
+        "flags again resume a run; under torchrun it is sharded over the ranks.",
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument(
@@ -110,7 +110,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--delta", type=float, help="of the policy, whose replaced blocks learn (block-caching)"
     )
     settings.add_argument(
-        "--calibration", type=Path, help="the calibration that has the policy's curves (same)"
+        "--calibration",
+        type=Path,
+        help="the calibration that has the policy's curves (block-caching), or maps to start from "
+        "(fastcache)",
     )
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
@@ -175,15 +178,17 @@ def _config(args: argparse.Namespace, source: str | None) -> Any:
             flag = "--no-gan" if name == "adversarial" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} is nothing that stage {_stage(args)} has")
     config = replace(config, run=replace(config.run, **given(args, RUN_FLAGS)), **own)
-    return config if args.calibration is None else _with_curves(config, args)
+    return config if args.calibration is None else _with_calibration(config, args)
 
 
-def _with_curves(config: Any, args: argparse.Namespace) -> Any:
-    """Take the curves of a calibration; ValueError where it is of another sampler."""
+def _with_calibration(config: Any, args: argparse.Namespace) -> Any:
+    """Take what a stage begins with; ValueError where the calibration is of another sampler."""
     from ..cache.calibration import Subject
     from ..calibration.file import read_calibration
     from ..schedule import shifted
 
+    if hasattr(config, "calibration"):
+        return replace(config, calibration=str(args.calibration))
     if not hasattr(config, "curves"):
         raise ValueError(f"--calibration is nothing that stage {_stage(args)} has")
     found = read_calibration(args.calibration)

@@ -194,7 +194,7 @@ class Deciding:
 
     def _is_whole(self, probe: Probe) -> bool:
         """True where every rank has the whole tensor that a probe looks at."""
-        if probe.norm == "motion":
+        if probe.norm in ("motion", "moving"):
             return True
         if probe.of == "slot":
             return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")

@@ -135,6 +135,7 @@ class SlotsOfPass(NamedTuple):
             self.number,
             attention,
             self.edited,
+            self.slots[slot].site,
         )
 
     def _other(self, slot: int, place: Place) -> OtherPass | None:

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from ..cache.decision_network import Network
 from ..cache.decision_network import features as features_of
+from ..cache.moving_rows import moving_rows
 from ..cache.plan import STORED, Probe
 from ..cache.policy import Policy
 from ..models.dit import DiT
 from ..models.prepared import Prepared
 from ..models.row_groups import layer_norm_modulate
+from ..sharding import Sharding
 from ..tokens import StepContext, TokenLayout
 
 AT_ONCE = 2**23  # elements: fp32 copies of 34 MB, which a GPU's cache holds, whatever is measured
@@ -30,6 +32,10 @@ NORMS: dict[str, Norm] = {
 }
 """Σ|a−b| over Σ|b|; the same of squares; the means of |a−b|/|a| and of its square; Σ|a| over Σ|b|;
 the mean over rows of |a|₂/|b|₂."""
+
+
+OF_ALL_ROWS = {"slot": ("motion",), "tokens": ("moving",)}
+"""Norms that need the image rows of all ranks, by what they are of."""
 
 
 def _relative(now: Tensor, before: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
     for name, value, known in (
         ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
         ("slot", probe.slot, (None, *range(len(policy.slots)))),
-        ("norm", probe.norm, (*NORMS, *["motion"] * (probe.of == "slot"))),
+        ("norm", probe.norm, (*NORMS, *OF_ALL_ROWS.get(probe.of, ()))),
         ("against", probe.against, against),
         ("which_pass", probe.which_pass, range(passes)),
         ("block", probe.block, range(most + 1)),
@@ -108,6 +114,14 @@ def choices(network: Network, latents: Tensor, prepared: Prepared) -> Tensor:
     features = features_of(latents, prepared.text_states, prepared.text_lengths)
     total = network(features).sum(0, dtype=torch.float64)
     return torch.stack([total, torch.full_like(total, len(latents))], dim=1)
+
+
+def moving(
+    probe: Probe, now: Tensor, before: Tensor, sharding: Sharding, layout: TokenLayout
+) -> Tensor:
+    """The number of image rows of all ranks that move, and of all of them, `[2]` fp64."""
+    moves = moving_rows(now, before, probe.threshold, sharding, layout).double()
+    return torch.stack([moves.sum(), torch.ones_like(moves).sum()])
 
 
 def motion(rows: Tensor, layout: TokenLayout) -> Tensor:

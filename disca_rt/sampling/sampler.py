@@ -21,7 +21,7 @@ from .ahead import Ahead, StepRow
 from .forward import Forward
 from .guidance import StepTable
 from .passes import Begun, Looked, SlotsOfPass, run_middle
-from .probes import choices, score, sums, tensor_of_pass
+from .probes import choices, moving, score, sums, tensor_of_pass
 from .state import SampleState, number_counts
 
 Mark = Callable[[str], AbstractContextManager]
@@ -198,7 +198,12 @@ class Sampler:
 
     def compare(self, probe: Probe, now: Tensor, context: StepContext | None) -> Look:
         """The change of `now` against the tensor that was stored for `probe`."""
-        return Look(sums(probe, now, self.state.compared_with(probe), context), now)
+        before = self.state.compared_with(probe)
+        if probe.norm == "moving":
+            both = moving(probe, now, before, self.forward.sharding, context.layout)
+        else:
+            both = sums(probe, now, before, context)
+        return Look(both, now)
 
     def _euler(
         self,

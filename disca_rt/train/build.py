@@ -17,6 +17,7 @@ from .blockdance_ada import BlockDanceAdaStage, BlockDanceAdaStageConfig
 from .branch_cache import CacheStage, CacheStageConfig
 from .cfg_distill import CFGStage, CFGStageConfig
 from .config import RunConfig
+from .fastcache import FastCacheStage, FastCacheStageConfig
 from .flow_matching import BaseStage, BaseStageConfig
 from .harmonica import HarmoniCaStage, HarmoniCaStageConfig
 from .initialise import deepened, fresh_dit, fresh_predictor, with_guidance, with_r
@@ -99,6 +100,7 @@ _CACHE_STAGES: dict[type[CacheStageConfig], type[CacheStage]] = {
     LazyDiTStageConfig: LazyDiTStage,
     BlockDanceAdaStageConfig: BlockDanceAdaStage,
     BlockCachingStageConfig: BlockCachingStage,
+    FastCacheStageConfig: FastCacheStage,
 }
 
 

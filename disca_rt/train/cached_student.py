@@ -84,6 +84,16 @@ class CachedStudent:
         """Velocity of a step that computes everything and keeps nothing."""
         return self.guided([velocity(self.dit, point, each) for each in prepared])
 
+    @torch.no_grad()
+    def hidden(self, point: Point, prepared: Prepared) -> tuple[list[Tensor], StepContext]:
+        """Run one pass; returns the tokens before the first block and after each, as fp32."""
+        dit = self.dit
+        tokens, context = Forward(dit).embed(point.x_t, step_inputs(dit, point), prepared)
+        found = [tokens]
+        for block in dit.blocks:
+            found.append(materialise(block((PendingSum(found[-1]),), context), dit.ops))
+        return [each.float() for each in found], context
+
     def step(
         self,
         point: Point,

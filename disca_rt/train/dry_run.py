@@ -17,7 +17,9 @@ from .block_caching import BlockCachingStageConfig
 from .blockdance_ada import BlockDanceAdaStageConfig, Decisions
 from .branch_cache import CacheStageConfig, count_slots
 from .discriminator import SCALES, Discriminator
+from .fastcache import FastCacheStageConfig
 from .harmonica import HarmoniCaStageConfig
+from .lazydit import LazyDiTStageConfig
 from .meanflow import MeanFlowStageConfig
 from .predictor import PredictorStageConfig, feature_depths
 from .presets import StageConfig
@@ -104,6 +106,8 @@ def dit_passes(config: StageConfig, dit: DiTConfig) -> DiTPasses:
         each = _passes_per_step(dit)
         return DiTPasses(plain=each * config.sampling_steps, through=each * sum(shares))
     if isinstance(config, CacheStageConfig):
+        if isinstance(config, FastCacheStageConfig):
+            return DiTPasses(plain=_passes_per_step(dit))
         pairs = config.sampling_steps - 1 if isinstance(config, HarmoniCaStageConfig) else 1
         each = _passes_per_step(dit)
         return DiTPasses(plain=each * (1 + pairs), through=each * pairs)
@@ -141,7 +145,7 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
         numbers = config.sampling_steps * (dit.double + dit.single) * dit.hidden
         frozen, trained = whole, 2 * numbers
     elif isinstance(config, CacheStageConfig):
-        frozen, trained = whole, config.sampling_steps * count_slots(dit)
+        frozen, trained = whole, _learned(config, dit)
     else:
         frozen, trained = (whole if hasattr(config, "teacher") else 0), whole
     compute = config.run.dtype.itemsize
@@ -159,6 +163,14 @@ def _weights(config: StageConfig, dit: DiTConfig, ranks: int) -> dict[str, int]:
         # On every rank: weights, gradients, AdamW's two moments.
         rows["discriminator"] = 4 * FP32 * _discriminator(config, dit)
     return rows
+
+
+def _learned(config: CacheStageConfig, dit: DiTConfig) -> int:
+    """Count what is learned for a cache: maps, heads or gates."""
+    if isinstance(config, FastCacheStageConfig):
+        return (dit.double + dit.single + 1) * (dit.hidden + 1) * dit.hidden
+    width = dit.hidden if isinstance(config, LazyDiTStageConfig) else 1
+    return config.sampling_steps * count_slots(dit) * width
 
 
 def _discriminator(config: PredictorStageConfig, dit: DiTConfig) -> int:
@@ -209,6 +221,8 @@ def _cache_tensors(config: CacheStageConfig, dit: DiTConfig) -> int:
             return KEPT_AT_THE_ENDS + passes * 2 * blocks + WORKING_BLOCK
         computed = round(blocks * max(_replaced_steps(config, dit), default=0))
         return KEPT_AT_THE_ENDS + passes * (3 * blocks + KEPT_PER_WHOLE_BLOCK * computed)
+    if isinstance(config, FastCacheStageConfig):  # tokens after each block, and errors, in fp32
+        return KEPT_AT_THE_ENDS + 2 * FP32 // config.run.dtype.itemsize * passes * (blocks + 1)
     branches = 2 * dit.double + dit.single  # of a double-stream block attentions and MLPs
     if config.run.activation_checkpointing:  # what is computed is computed again
         return KEPT_AT_THE_ENDS + passes * (blocks + 2 * branches) + WORKING_BLOCK

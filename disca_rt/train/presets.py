@@ -15,6 +15,7 @@ from .blockdance_ada import BlockDanceAdaStageConfig
 from .branch_cache import CacheStageConfig
 from .cfg_distill import CFGStageConfig
 from .config import RunConfig
+from .fastcache import FastCacheStageConfig
 from .flow_matching import BaseStageConfig
 from .harmonica import HarmoniCaStageConfig
 from .l2c import L2CStageConfig
@@ -135,6 +136,11 @@ def tiny_block_caching(dit: str) -> BlockCachingStageConfig:
     return BlockCachingStageConfig(run, dit, **_TINY_SAMPLER, delta=0.4)
 
 
+def tiny_fastcache(dit: str) -> FastCacheStageConfig:
+    run = replace(_TINY_CACHE_RUN, lr=1e-3, decay_steps=200)
+    return FastCacheStageConfig(run, dit, **_TINY_SAMPLER)
+
+
 def paper_l2c(dit: str) -> L2CStageConfig:
     return L2CStageConfig(_CACHE_RUN, dit)
 
@@ -156,6 +162,11 @@ def paper_block_caching(dit: str) -> BlockCachingStageConfig:
     return BlockCachingStageConfig(replace(_CACHE_RUN, steps=500, batch=16), dit)
 
 
+def paper_fastcache(dit: str) -> FastCacheStageConfig:
+    """The paper names no settings: these are a choice."""
+    return FastCacheStageConfig(replace(_CACHE_RUN, steps=2_000, batch=8, lr=1e-4), dit)
+
+
 PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "base": {"tiny-images": tiny_images, "tiny": tiny_base},
     "cfg": {"tiny": tiny_cfg, "hunyuan-video": paper_cfg},
@@ -166,6 +177,7 @@ PRESETS: dict[str, dict[str, Callable[..., StageConfig]]] = {
     "cache lazydit": {"tiny": tiny_lazydit, "hunyuan-video": paper_lazydit},
     "cache block-caching": {"tiny": tiny_block_caching, "hunyuan-video": paper_block_caching},
     "cache blockdance-ada": {"tiny": tiny_blockdance_ada, "hunyuan-video": paper_blockdance_ada},
+    "cache fastcache": {"tiny": tiny_fastcache, "hunyuan-video": paper_fastcache},
 }
 """Presets by stage; those of what is learned for a cache by its method, too."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
-from ..cache.stand_in import WHOLE, PairShares, Place
+from ..cache.stand_in import WHOLE, PairShares, Place, StandIn, matrices
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -97,11 +97,12 @@ class PassFlops:
                 )
                 in_vain -= set(range(start, stop))
             elif do is Do.REFRESH:
-                rows = policy.slots[slot].stand_in.row_count(WHOLE, self._img)
+                stand_in = policy.slots[slot].stand_in
+                rows = stand_in.row_count(WHOLE, self._img)
                 total += sum(self.some_rows(i, rows) for i in range(start, stop))
+                total += matrices(stand_in) * _linear(self._img, self._dit.hidden, self._dit.hidden)
             elif do in (Do.STAND_IN, Do.CHECK):
-                network = policy.slots[slot].stand_in.network
-                total += 0 if network is None else self.network(network)
+                total += self._value(policy.slots[slot].stand_in)
         return total + sum(map(self.block, in_vain))
 
     @property
@@ -124,6 +125,12 @@ class PassFlops:
         fixed = _linear(self._groups + is_double, hidden, 3 * (1 + is_double) * hidden)
         by_row = self.block(index) - fixed - _attention(rows, hidden)
         return fixed + by_row * own // rows + _attention(rows, hidden) * own // rows
+
+    def _value(self, stand_in: StandIn) -> int:
+        """FLOPs of a stand-in's value at blocks: of its network, or its matrices on all rows."""
+        hidden, network = self._dit.hidden, stand_in.network
+        products = matrices(stand_in) * _linear(self._img + self._txt, hidden, hidden)
+        return products + (0 if network is None else self.network(network))
 
     def network(self, predictor: PredictorConfig) -> int:
         """FLOPs of a DisCa predictor: its fusion and its blocks."""

@@ -34,7 +34,7 @@ OPTIONS = {
     "duca": "fresh_threshold=4",
     "easycache": "thresh=5,ret_steps=2",
     "ertacache": "step_list=0,1,4,error_scale=0.1,0.2",
-    "fastcache": "bound=0.5",
+    "fastcache": "bound=0.5,motion_threshold=0.75",
     "fastercache": "spatial_attention_timestep_skip_range=-1,1001",
     "fbcache": "threshold=0.9",
     "foca": IN_TURN,

@@ -9,16 +9,25 @@ import torch
 from cache_draws import CONFIG, OPS, models
 from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
 from disca_rt.cache.plan import Setting
-from disca_rt.cache.policies import POLICIES, build_policy, resolve
+from disca_rt.cache.policies import (
+    POLICIES,
+    build_policy,
+    needs_step_list,
+    resolve,
+    with_step_list,
+)
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts, Row, everywhere, sketched
+from disca_rt.cache.rule import gives
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site
+from disca_rt.cache.stand_in import takes
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.models.build import build_dit
+from disca_rt.sampling.state import numbers
 from disca_rt.schedule import get_preset, shifted
 
 PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
@@ -106,6 +115,26 @@ def test_a_preset_is_the_default_of_policies_that_follow_a_list() -> None:
     assert len(full_steps(resolve(published, "full", PARTS)[1], 20)) == 20
 
 
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("taylor", "taylor:step_list=0,2"),
+        ("taylor:order=2", "taylor:order=2,step_list=0,2"),
+        ("taylor+disca-fed", "taylor:step_list=0,2+disca-fed"),
+        ("reuse+taylor:order=1", "reuse:step_list=0,2+taylor:order=1"),
+        ("disca+hermite:contraction=0.5,order=1", None),
+    ],
+)
+def test_a_step_list_goes_to_the_rule_of_a_combination(text: str, listed: str | None) -> None:
+    ours = with_step_list(text, (0, 2))
+    assert listed in (None, ours)
+    policy, alone = build_policy(ours, PARTS), build_policy(text, PARTS, step_list=(0, 1))
+    assert (policy.rule, policy.slots) == (Listed((0, 2)), alone.slots)
+    assert needs_step_list(text)
+    assert not needs_step_list(ours)
+    assert not needs_step_list("teacache+taylor"), "its rule measures"
+
+
 @pytest.mark.parametrize(("name", "tensors"), [("full", 0), ("disca", 1), ("taylor:order=2", 3)])
 def test_what_policies_keep(name: str, tensors: int) -> None:
     policy = build_policy(name, PARTS, step_list=(0,))
@@ -159,6 +188,85 @@ def test_a_combination_that_means_nothing_is_one_line() -> None:
     with pytest.raises(ValueError, match="Learned stands in at blocks, not at branch") as told:
         build_policy("feb-cache+disca", PARTS._replace(predictor=models().predictor))
     assert "\n" not in str(told.value)
+
+
+WORDS = [
+    (name, part)
+    for name, row in POLICIES.items()
+    for part in (*row.rules, *(where.stand_in for where in row.places))
+    if gives(part) or takes(part)
+]
+"""The rules that give scalars, and the stand-ins that take them, with their methods' names."""
+
+
+def test_methods_with_scalars_are_known() -> None:
+    assert {name for name, _ in WORDS} == {
+        "dicache",
+        "ertacache",
+        "fastercache",
+        "fasterdiffusion",
+        "omnicache",
+        "ras",
+    }
+
+
+@pytest.mark.parametrize(("name", "part"), WORDS, ids=lambda each: getattr(each, "__name__", each))
+def test_a_word_that_is_forgotten_is_refused(name: str, part: type) -> None:
+    """Where it is the only one in its row; beside another, what takes scalars has a word."""
+    row, without = POLICIES[name], type(part.__name__, (part,), {"gives": "", "takes": ""})
+    rules = tuple(without if each is part else each for each in row.rules)
+    places = tuple(
+        where._replace(stand_in=without if where.stand_in is part else where.stand_in)
+        for where in row.places
+    )
+    if part not in row.rules and any(takes(where.stand_in) for where in places):
+        assert name in ("fastercache", "ras"), "its stand-ins are in the test below"
+        return
+    with pytest.raises(ValueError, match=r"the words must be the same, or the scalars never arr"):
+        replace(row, rules=rules, places=places)
+
+
+def test_what_takes_scalars_has_a_word_for_them() -> None:
+    """All rows: what changes with the scalars of a plan says which they are."""
+    takers = set()
+    for name in POLICIES.keys() - NEED_MORE:
+        for _, stand_in in build_policy(NEEDED.get(name, name), PARTS, step_list=(0,)).slots:
+            histories = ((), (0,), (0, 1), (0, 1, 2))
+            changes = any(
+                stand_in.numbers(kept_at, 4, (0.1, 0.2, 0.3)) != stand_in.numbers(kept_at, 4, ())
+                for kept_at in histories
+            )
+            if changes:
+                takers.add(name)
+                assert takes(stand_in), f"{type(stand_in).__name__} of {name}"
+    assert takers == {name for name, _ in WORDS}
+
+
+def test_scalars_without_a_word_are_refused() -> None:
+    class Nameless(Interval):
+        def decide(self, *args):
+            return super().decide(*args)._replace(given=(1.0,))
+
+    policy = Policy("mine", Nameless(2), build_policy("ertacache:step_list=0", PARTS).slots)
+    with pytest.raises(ValueError, match="mine, step 0: the plan has scalars, and Nameless no wo"):
+        full_steps(policy, 4)
+
+
+@pytest.mark.parametrize("second", ["reuse", "ertacache", "omnicache", "dicache"])
+def test_scalars_reach_the_stand_ins_that_take_their_kind(second: str) -> None:
+    """And no others: OmniCache's weights of bands are no scale of ERTACache's residual."""
+    texts = "omnicache:step_list=0,1,3", "ertacache:step_list=0,1,3,error_scale=0.5"
+    for text, word in zip(texts, ("bands", "scale"), strict=True):
+        policy = build_policy(f"{text}+{second}", PARTS, step_list=(0,))
+        plans = policy.known_plans(Setting(tuple(shifted(6, 5.0)), 1, 1))
+        stand_in, (own,) = policy.slots[0].stand_in, {takes(slot.stand_in) for slot in policy.slots}
+        for step in (4, 5):
+            given = plans[step].given
+            ours = numbers(policy, (((0, 1, 3),),), step, plans[step])
+            assert given
+            assert ours == [*stand_in.numbers((0, 1, 3), step, given if own == word else ())]
+            without = [*stand_in.numbers((0, 1, 3), step, ())]
+            assert (ours != without) == (own == word and given != (1.0, 0.0))
 
 
 def test_every_row_builds() -> None:

@@ -23,6 +23,8 @@ from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.deepcache import around
 from disca_rt.cache.stand_in import Moment, TensorSpec
 from disca_rt.cache.stand_ins.foca import FoCa
+from disca_rt.cache.stand_ins.polynomial import Taylor
+from disca_rt.cache.stand_ins.prior_noise import PriorNoise
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.taylorseer import TaylorSeer
 from disca_rt.config import DiTConfig
@@ -244,8 +246,12 @@ class ByHand:
         self,
         acts: Callable[[int], tuple[Sequence[int], Sequence[int]]],
         after: Callable[[int, dict[int, Tensor]], None] = lambda step, tokens: None,
+        noise: float = 0.0,
     ) -> Tensor:
-        """`acts(step)` are the numbers of the ranges that stand in, and of those that are kept."""
+        """`acts(step)` are the numbers of the ranges that stand in, and of those that are kept.
+
+        Steps with t < 500 add `noise` times the latents that the sample began with.
+        """
         latents, (condition,) = DRAW.latents, DRAW.conditions
         with torch.no_grad():
             prepared = self.dit.prepare(condition, latents.shape)
@@ -260,6 +266,8 @@ class ByHand:
                     self.kept[start, stop] = after_blocks[stop] - change
                 patches = self.dit.head(after_blocks[len(self.dit.blocks)], context).float()
                 velocity = self.dit.unpatchify(patches, prepared)
+                if step.t < 500:
+                    latents = latents + noise * DRAW.latents
                 latents = latents + velocity * (step.sigma_next - step.sigma)
         return latents
 
@@ -288,9 +296,9 @@ class ByHand:
         ("blockdance-ada:rho=9,reuse=1,0,1", (0, 3), False, [*range(9), 10]),
         ("deepcache", (1, 6), False, [0, 3, 6, 9]),
         ("deepcache:cache_branch_id=1,cache_interval=5", (2, 5), False, [0, 5, 10]),
-        ("fasterdiffusion", (0, 3), False, [0, 1, 2, 3, 6, 8]),
-        ("fasterdiffusion:mod=4", (0, 3), False, [0, 4, 8]),
-        ("fasterdiffusion:key_steps=0,7", (0, 3), False, [0, 7]),
+        ("fasterdiffusion:prior_noise=0", (0, 3), False, [0, 1, 2, 3, 6, 8]),
+        ("fasterdiffusion:mod=4,prior_noise=0", (0, 3), False, [0, 4, 8]),
+        ("fasterdiffusion:key_steps=0,7,prior_noise=0", (0, 3), False, [0, 7]),
     ],
 )
 def test_one_range_is_replaced_between_full_steps(
@@ -301,6 +309,33 @@ def test_one_range_is_replaced_between_full_steps(
     hand = ByHand(small, [range_], is_delta)
     expected = hand.sample(lambda step: ((), (0,)) if step in full else ((0,), ()))
     assert relative_error(latents, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("option", ["", ":prior_noise=0.05", ":prior_noise=0"])
+def test_faster_diffusion_adds_prior_noise_in_late_steps(option: str, small: Denoiser) -> None:
+    """0.003 by default, as in the authors' code, at t < 500 of 1000."""
+    latents, plans = sampled(small, f"fasterdiffusion{option}")
+    noise = float(option.partition("=")[2] or 0.003)
+    late = [step.index for step in DRAW.schedule if step.t < 500]
+    assert 0 < len(late) < STEPS
+    keys = [0, 1, 2, 3, 6, 8]
+    assert [i for i, plan in enumerate(plans) if plan.label == "full"] == keys
+    hand = ByHand(small, [(0, 3)], False)
+    expected = hand.sample(lambda step: ((), (0,)) if step in keys else ((0,), ()), noise=noise)
+    assert relative_error(latents, expected) <= 1e-5
+    without = hand.sample(lambda step: ((), (0,)) if step in keys else ((0,), ()))
+    assert (relative_error(latents, without) > 1e-4) == (noise > 0)
+
+
+def test_prior_noise_stays_in_a_combination() -> None:
+    """At the slot where the velocity is computed and changed, which a forecast cannot do."""
+    front, last = build_policy("fasterdiffusion+taylor:order=1", Parts(SMALL, OPS)).slots
+    assert (front.site.level, front.stand_in) == ("blocks", Taylor(OPS, 1))
+    assert (last.site.level, last.stand_in) == ("velocity", PriorNoise())
+    (alone,) = build_policy("fasterdiffusion:prior_noise=0+taylor:order=1", Parts(SMALL, OPS)).slots
+    assert alone == front
+    with pytest.raises(ValueError, match="taylor takes no place of ras, all of which compute row"):
+        build_policy("ras+taylor:order=1", Parts(SMALL, OPS))
 
 
 @pytest.mark.parametrize("cached", [3, 5])
@@ -550,7 +585,7 @@ def test_delta_dit_counts_and_costs_are_discas() -> None:
         ("profilingdit", VIDEO_10, [(6, 20), *((20 + a, 20 + b) for a, b in PROFILED)]),
         ("profilingdit", DiTConfig(double=54, single=0), [(17, 54)]),
         ("profilingdit", EMBEDDED, [(1, 10), (11, 13)]),
-        ("fasterdiffusion", VIDEO_10, [(0, 30)]),
+        ("fasterdiffusion:prior_noise=0", VIDEO_10, [(0, 30)]),
     ],
 )
 def test_ranges_go_to_other_models_by_proportion(
@@ -611,6 +646,7 @@ def test_one_and_two_steps_are_full_or_one_clear_line(name: str, steps: int) -> 
         ("deepcache:cache_branch_id=3", "cache_branch_id must be a whole number from 0 to 2"),
         ("delta-dit:cached_blocks=8", "cached_blocks must be a whole number from 1 to 7"),
         ("fasterdiffusion:mod=2,key_steps=0,1", "give one of them"),
+        ("fasterdiffusion:prior_noise=-1", "prior_noise must be .* 0 to 1, got -1"),
         ("fasterdiffusion:key_steps=0,12", "the last index is 11"),
         ("foresight:warmup=1", "warmup must be a whole number at least 2"),
         ("profilingdit:step_start=4", "step_cache_list must have step_start 4"),

@@ -3,26 +3,29 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
-from cache_draws import CONFIG, CPU, OPS, Draw, models, sampled
+from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
+from disca_rt.cache.map_file import Maps, write_maps
+from disca_rt.cache.moving_rows import moving_rows
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_in import WHOLE, Moment
+from disca_rt.cache.stand_in import ALL_HERE, WHOLE, Moment
 from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
 from disca_rt.cache.stand_ins.clusters import kmeans
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
 from disca_rt.cache.stand_ins.important_rows import ImportantRows
 from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
-from disca_rt.cache.stand_ins.linear_map import LinearMap
+from disca_rt.cache.stand_ins.linear_map import LinearMap, Mapped
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner
@@ -214,7 +217,7 @@ MLP = ("mlp",)
 
 
 def _drawn(ratio: float) -> DrawnRows:
-    return DrawnRows(OPS, 0, CONFIG, ratio)
+    return DrawnRows(OPS, config=CONFIG, fresh_ratio=ratio)
 
 
 class Alternating(SomeRows):
@@ -322,6 +325,7 @@ METHODS = (
     "clusca:fresh_threshold=3,cluster_num=3,propagation_ratio=0.1",
     "ras:scheduler_start_step=2,error_reset_steps=5,high_ratio=0.5",
     "tokencache:fresh_threshold=3",
+    "fastcache:bound=0.02,motion_threshold=0.75",
 )
 
 
@@ -466,3 +470,169 @@ def test_blocks_are_replaced_where_their_input_has_hardly_changed(bound: float) 
     for each in (built, captured):
         ours = sampled(each, draw, f"fastcache:bound={bound}", watched=True)
         assert relative_error(ours, latents) <= 1e-4
+
+
+def moving(now: torch.Tensor, before: torch.Tensor, threshold: float) -> torch.Tensor:
+    """True of the rows of `[B, S, C]` that move in any sample: `[S]`."""
+    changes = (now - before).square().sum(-1)
+    return (changes / changes.max(1, keepdim=True).values > threshold).any(0)
+
+
+def fitted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Slopes and intercepts `[2, B, C]` of each channel, by least squares over rows."""
+    found = torch.empty(2, len(x), x.shape[2])
+    for b in range(len(x)):
+        for c in range(x.shape[2]):
+            columns = torch.stack([x[b, :, c], torch.ones(x.shape[1])], 1).double()
+            found[:, b, c] = torch.linalg.lstsq(columns, y[b, :, c, None].double()).solution[:, 0]
+    return found
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize(("guided", "background"), [(False, 0.0), (True, 0.25)])
+def test_rows_that_stand_still_are_mapped(guided: bool, background: float, begins: bool) -> None:
+    """All rows run in the loop, those that stand still with keys that nobody reads."""
+    draw = Draw(None, (), None, shifted(7, 3.0), guided, 2, 3, begins)
+    text = f"fastcache:bound=0,motion_threshold=0.75,background={background}"
+    policy, img = build_policy(text, sketched(CONFIG)), 8
+    own = draw._replace(rule=policy.rule, slots_of=policy.slots)
+    ours, plans = models().sample(own)
+    passes = range(len(draw.conditions))
+    denoisers = [models(attention=Mixed()).denoiser for _ in passes]
+    latents, splits = draw.latents, []
+    before, last, maps = ([None for _ in passes] for _ in range(3))
+    for step in draw.schedule:
+        patches = []
+        for i, denoiser in enumerate(denoisers):
+            dit, attention = denoiser.dit, denoiser.dit.attention
+            with torch.no_grad():
+                prepared = dit.prepare(draw.conditions[i], latents.shape)
+                inputs = StepInputs(torch.full((2,), step.t))
+                h0, context = dit.embed(latents, inputs, prepared)
+                x, is_static = h0[:, :img], torch.zeros(img, dtype=torch.bool)
+                if before[i] is not None:
+                    moves = moving(x, before[i], 0.75)
+                    is_split = moves.sum() <= img / 2
+                    splits += [bool(is_split)] * (i == 0)
+                    is_static = ~moves & is_split
+                    is_static[: 4 * begins] = False  # the clean frame's rows
+                else:
+                    is_split = False
+                keys = torch.cat([~is_static, torch.ones(3, dtype=torch.bool)])
+                attention.calls, attention.mask = 0, keys if is_split else None
+                tokens = run_blocks(dit.blocks, h0, context).clone()
+                if is_split:
+                    slope, intercept = (each[:, None] for each in maps[i])
+                    mapped = (1 - background) * (slope * x + intercept) + background * last[i]
+                    tokens[:, :img][:, is_static] = mapped[:, is_static]
+                else:
+                    maps[i] = fitted(x, tokens[:, :img])
+                before[i], last[i] = x, tokens[:, :img].clone()
+                patches.append(dit.velocity(tokens, context, prepared))
+        velocity = patches[0] if not guided else patches[1] + SCALE * (patches[0] - patches[1])
+        latents = latents + velocity * (step.sigma_next - step.sigma)
+        if begins:
+            latents[:, :, :1] = draw.first_frame
+    assert [plan.label == "moving rows" for plan in plans[1:]] == splits
+    assert any(splits), splits
+    assert relative_error(ours, latents) <= 1e-4
+    assert relative_error(ours, sampled(models(), draw, "full")) > 1e-4
+
+
+def test_rows_move_by_their_change_over_the_largest_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randn(1, 9, 4, generator=generator)  # seven image rows, and text
+    now = before + torch.tensor([1.0, 0.0, 3.0, 2.0, 0.5, 0.0, 2.9, 50.0, 0.0])[None, :, None]
+    layout = TokenLayout(7, None)
+    for threshold, rows in ((0.0, [0, 2, 3, 4, 6]), (0.4, [2, 3, 6]), (0.5, [2, 6]), (1.0, [])):
+        mask = moving_rows(now, before, threshold, ALL_HERE, layout)
+        assert mask.nonzero().flatten().tolist() == rows
+    assert not moving_rows(before, before, 0.0, ALL_HERE, layout).any(), "nothing has moved"
+    both = torch.cat([now, before + torch.eye(9)[5][None, :, None]])
+    twice = moving_rows(both, torch.cat([before, before]), 0.5, ALL_HERE, layout)
+    assert twice.nonzero().flatten().tolist() == [2, 5, 6], "in any sample of a batch"
+
+
+@pytest.mark.parametrize("text", ["fastcache:bound=0.3", "fastcache:bound=0,motion_threshold=0.75"])
+def test_maps_of_a_file_take_the_place_of_fitted_ones(text: str, tmp_path: Path) -> None:
+    """Maps that are the identity give what leaving blocks out gives."""
+    path, count = tmp_path / "maps.safetensors", CONFIG.double + CONFIG.single + 1
+    weight = torch.eye(CONFIG.hidden).repeat(count, 1, 1)
+    bias = torch.arange(count, dtype=torch.float32)[:, None].repeat(1, CONFIG.hidden) / 100
+    write_maps(path, Maps(weight, bias), CONFIG, "fastcache")
+    policy = build_policy(f"{text},maps={path}", sketched(CONFIG))
+    draw = Draw(policy.rule, (), None, shifted(6, 3.0), False, 1, 4, slots_of=policy.slots)
+    given, mapped = {}, Mapped.mapped
+
+    def watched(self, kept, x, number):
+        given[number] = mapped(self, kept, x, number)
+        torch.testing.assert_close(given[number], x + bias[number][0])
+        return given[number]
+
+    with patch.object(Mapped, "mapped", watched):
+        models().sample(draw)
+    assert given.keys() <= ({-1} if "motion" in text else {*range(count - 1)})
+    assert given
+    assert policy == build_policy(f"{text},maps={path}", sketched(CONFIG))
+    write_maps(path, Maps(2 * weight, bias), CONFIG, "fastcache")
+    assert policy != build_policy(f"{text},maps={path}", sketched(CONFIG)), "another file"
+
+
+def test_what_moving_rows_and_maps_cost(tmp_path: Path) -> None:
+    path, dit = tmp_path / "maps.safetensors", CONFIG
+    shape, count, c = (2, 8, 16, 16), dit.double + dit.single + 1, dit.hidden
+    write_maps(path, Maps(torch.zeros(count, c, c), torch.zeros(count, c)), dit, "fastcache")
+    forward, rows = PassFlops(dit, shape, 3), 8 * 8 * 8
+    plain, with_maps = (
+        build_policy(f"fastcache:motion_threshold=0.1{more}", sketched(dit))
+        for more in ("", f",maps={path}")
+    )
+    acts = {
+        "some": (Act.REFRESH, *(Act.RUN,) * 4),
+        "one": (Act.KEEP, Act.STAND_IN, *(Act.KEEP,) * 3),
+    }
+    some, one = (
+        [forward.planned(each, StepPlan((acts[name],)), 0) for each in (plain, with_maps)]
+        for name in ("some", "one")
+    )
+    full = forward.planned(plain, StepPlan(((Act.KEEP,) * 5,)), 0)
+    blocks = full - forward.ends
+    assert (some[0] - forward.ends) / blocks == pytest.approx(0.5, rel=0.02)
+    assert some[1] - some[0] == 2 * rows * c * c
+    assert one[0] == full - forward.block(0)
+    assert one[1] - one[0] == 2 * (rows + 3) * c * c
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("motion_threshold=2", "motion_threshold must be a number from 0 to 1, got 2"),
+        ("background=-1", "background must be a number from 0 to 1, got -1"),
+        ("maps=none.safetensors", "none.safetensors cannot be read as a file of linear maps"),
+    ],
+)
+def test_wrong_options_of_maps_and_rows(options: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_policy(
+            f"fastcache:motion_threshold=0.1,{options}".replace(
+                "motion_threshold=0.1,motion", "motion"
+            ),
+            sketched(CONFIG),
+        )
+
+
+def test_maps_of_another_model_are_refused(tmp_path: Path) -> None:
+    path, count = tmp_path / "maps.safetensors", CONFIG.double + CONFIG.single + 1
+    maps = Maps(torch.zeros(count, 4, 4), torch.zeros(count, 4))
+    write_maps(path, maps, replace(CONFIG, single=3), "fastcache")
+    with pytest.raises(ValueError, match="is for a model of single 3, and this one has 2"):
+        build_policy(f"fastcache:maps={path}", sketched(CONFIG))
+    write_maps(path, maps, CONFIG, "fastcache")
+    with pytest.raises(ValueError, match=r"weight of .* must be \[5, 32, 32\], got \[5, 4, 4\]"):
+        build_policy(f"fastcache:maps={path}", sketched(CONFIG))
+
+
+def test_moving_rows_stay_on_the_device() -> None:
+    assert len(build_policy("fastcache:state=host", sketched(CONFIG)).slots) == 4
+    with pytest.raises(ValueError, match="state must be device, for attention reads its keys"):
+        build_policy("fastcache:static-tokens,state=host", sketched(CONFIG))

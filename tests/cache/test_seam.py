@@ -260,6 +260,8 @@ def test_watched_values_are_those_of_the_step_before(eager: Models) -> None:
 def test_scalars_of_a_plan_reach_stand_ins_and_are_no_part_of_a_capture(eager: Models) -> None:
     @dataclass(frozen=True)
     class Scaled(Reuse):
+        takes = "index"
+
         def numbers(self, kept_at, step, given):
             return given or (0.0,)
 
@@ -300,6 +302,8 @@ def test_a_probe_of_image_rows_leaves_text_out(eager: Models) -> None:
 def test_each_pass_may_be_given_scalars_of_its_own(eager: Models) -> None:
     @dataclass(frozen=True)
     class Scaled(Reuse):
+        takes = "index"
+
         def numbers(self, kept_at, step, given):
             return given[:2] or (1.0, 1.0)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from cache_draws import OPS
-from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import POLICIES, build_policy, read_policy
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import check_sites
@@ -35,21 +34,6 @@ def test_every_contender_can_run(subject: str) -> None:
         sites = [slot.site for slot in build_policy(policy, parts).slots]
         check_sites(sites, TINY, PASSES[subject])
     assert len({*every}) == len(every)
-
-
-@pytest.mark.parametrize("subject", [*SUBJECTS])
-def test_scalars_of_a_rule_reach_a_stand_in_of_its_method(subject: str) -> None:
-    parts = Parts(TINY, OPS, sketched(TINY).predictor, read_calibration(CALIBRATIONS[subject]))
-    schedule, giving = SUBJECTS[subject].schedule.schedule, set()
-    for text in contenders(subject, LADDER):
-        policy = build_policy(text, parts)
-        setting = Setting(tuple(schedule), PASSES[subject], len(policy.slots))
-        plans = policy.known_plans(setting) or ()
-        if "+" not in text and any(plan.given or plan.given_by_pass for plan in plans):
-            giving.add(text.partition(":")[0])
-            takes = {getattr(slot.stand_in, "takes", "") for slot in policy.slots}
-            assert getattr(policy.rule, "gives", "") in takes, text
-    assert {"omnicache", "ertacache"} <= giving
 
 
 def test_no_method_is_forgotten() -> None:

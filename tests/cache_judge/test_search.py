@@ -68,6 +68,15 @@ def test_the_same_search_ends_alike_and_goes_on_where_it_was(tmp_path: Path) -> 
     assert not last.sampled
 
 
+@pytest.mark.parametrize("name", ["reuse+taylor:order=1", "taylor+disca-fed"])
+def test_the_list_of_a_combination_is_that_of_its_rule(name: str, tmp_path: Path) -> None:
+    run = Search(MadeUp(steps=5), Record(tmp_path / "search.jsonl"), 3.9, lambda text: None)
+    (found,) = run.run([name], 4)
+    rule, stand_in = name.split("+")
+    listed = ",".join(map(str, found.step_list))
+    assert found.policy == f"{rule}:step_list={listed}+{stand_in}"
+
+
 def test_a_budget_below_one_full_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"budget 0.5 is too small for reuse"):
         search(tmp_path / "search.jsonl", MadeUp(), budget=0.5)

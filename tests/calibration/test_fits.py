@@ -95,6 +95,16 @@ def test_a_linear_block_is_its_map() -> None:
     assert offset == pytest.approx(bias, abs=1e-4)
 
 
+def test_a_linear_map_leaves_what_it_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [rng.normal(size=(50, 2)), np.zeros((50, 1))], axis=1
+    )  # nothing in the third
+    inputs = np.concatenate([x, np.ones((50, 1))], axis=1)
+    weight, offset = fit_linear_map(np.concatenate([inputs.T @ inputs, (2 * x + 1).T @ inputs]))
+    assert weight @ [1, 1, 5] + offset == pytest.approx([3, 3, 6], abs=1e-3)
+
+
 @pytest.mark.parametrize(("degrees", "quantile"), [(10, 18.307), (100, 124.342), (1000, 1074.68)])
 def test_the_bound_is_the_quantile_of_chi_square(degrees: int, quantile: float) -> None:
     assert chi_square_bound(0.05, degrees) * degrees == pytest.approx(quantile, rel=1e-3)

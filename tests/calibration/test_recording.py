@@ -190,10 +190,17 @@ def test_groups_that_fit_into_less_memory_record_the_same(model: Runtime, record
 
 def test_a_map_is_that_of_the_rows_that_a_block_saw(model: Runtime, recorded) -> None:
     numbers, written = recorded
-    x = torch.cat([each[1][0, :8] for each in written["tokens/0"]]).double()
-    x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    y = torch.cat([each[2][0, :8] for each in written["tokens/0"]]).double()
-    assert torch.allclose(numbers["map/1"], torch.cat([x.T @ x, y.T @ x]), rtol=1e-3, atol=1e-3)
+    blocks = CONFIG.double + CONFIG.single
+    image = slice(0, 8)
+    for name, before, after, rows in (
+        ("map/1", 1, 2, slice(None)),
+        (f"map/{blocks}", 0, blocks, image),  # of all blocks, on image rows
+    ):
+        x = torch.cat([each[before][0, rows] for each in written["tokens/0"]]).double()
+        x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        y = torch.cat([each[after][0, rows] for each in written["tokens/0"]]).double()
+        sums = torch.cat([x.T @ x, y.T @ x])
+        assert torch.allclose(numbers[name], sums, rtol=1e-3, atol=1e-3)
 
 
 def test_magcaches_ratios_are_those_of_its_authors_calibration() -> None:

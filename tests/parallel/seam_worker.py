@@ -139,6 +139,9 @@ def check_rows(alone: Models, shared: Models) -> None:
         "toca:fresh_threshold=3,fresh_ratio=0.8",
         "duca:fresh_threshold=4,fresh_ratio=0.8",
         "ras:scheduler_start_step=2,error_reset_steps=5,sample_ratio=0.4,high_ratio=0.5",
+        "fastcache:bound=0.02,motion_threshold=0.75,background=0.3",
+        "fastcache:bound=0.3",
+        "fasterdiffusion:prior_noise=0.05",
     ):
         for begins in (False, True):
             draw = Draw(None, (), None, shifted(8, 3.0), True, 2, 1, begins)

@@ -24,6 +24,7 @@ from disca_rt.train.config import RunConfig
 from disca_rt.train.data import Batch, make_reader, read_batch
 from disca_rt.train.distributed import World, attention_over, placed
 from disca_rt.train.draws import Draws, draw
+from disca_rt.train.fastcache import FastCacheStageConfig
 from disca_rt.train.flow_matching import BaseStageConfig
 from disca_rt.train.harmonica import HarmoniCaStageConfig
 from disca_rt.train.initialise import fresh_dit
@@ -128,6 +129,7 @@ STAGES = {
     "lazydit": partial(LazyDiTStageConfig, sampling_steps=4),
     "blockdance-ada": partial(BlockDanceAdaStageConfig, sampling_steps=4, rollouts=2),
     "block-caching": partial(BlockCachingStageConfig, sampling_steps=4, delta=0.5),
+    "fastcache": partial(FastCacheStageConfig, sampling_steps=4),
 }
 STARTS_FROM = {
     "cfg": {"guidance_embed": False},
@@ -138,6 +140,7 @@ STARTS_FROM = {
     "lazydit": {"guidance_embed": True},
     "blockdance-ada": {"guidance_embed": False},
     "block-caching": {"guidance_embed": True},
+    "fastcache": {"guidance_embed": True},
 }
 
 
@@ -151,7 +154,8 @@ def stage_config(name: str, folder: Path, sizes: DiTConfig = SMALL, **changes: A
     return STAGES[name](RUN, saved(start, folder / "dit.safetensors"), **changes)
 
 
-CACHE = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching"
+GATES = "l2c", "harmonica", "lazydit"  # methods that learn which branches are computed
+CACHE = *GATES, "blockdance-ada", "block-caching", "fastcache"
 """The methods of stage cache, which train no model."""
 
 

@@ -12,31 +12,39 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from disca_rt.cache.calibration import Subject
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.map_file import read_maps
 from disca_rt.cache.plan import Act
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.row import Parts
+from disca_rt.calibration.file import write_calibration
+from disca_rt.calibration.tables import Tables
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import DiTConfig
 from disca_rt.instruments.stopwatch import Stopwatch
+from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT
 from disca_rt.sampling.denoiser import Denoiser
+from disca_rt.sampling.forward import Forward
 from disca_rt.sampling.guidance import Guidance
 from disca_rt.schedule import shifted
 from disca_rt.tiny.training_clips import unconditional
 from disca_rt.train.branch_cache import CacheStage, count_slots, draw_pair
 from disca_rt.train.build import build_stage
 from disca_rt.train.cached_student import Entered, Slot, Weigh, stepped_on
+from disca_rt.train.flow import step_inputs
 from disca_rt.train.lazydit import score
 from golden_vectors import relative_error
 from train.small import (
-    CACHE,
     CFG,
+    GATES,
     MEANFLOW,
     RUN,
     SMALL,
     STAGES,
     batch_and_draws,
+    disturbed,
     randomised,
     resting,
     run,
@@ -45,7 +53,6 @@ from train.small import (
 )
 
 STEPS, SCALE = 5, 4.0
-GATED = "l2c", "harmonica", "lazydit"
 OPTIONS = {"lazydit": "heads", "blockdance-ada": "net", "block-caching": "scale_shift"}
 SLOTS = count_slots(SMALL)
 
@@ -181,7 +188,7 @@ def test_l2cs_loss_is_error_plus_gates(tmp_path: Path) -> None:
     assert all_but < 0.01 * loss.terms["mse"].item(), "where all is computed there is no error"
 
 
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("name", GATES)
 def test_gradients_are_slopes_of_the_loss(name: str, tmp_path: Path) -> None:
     """Of the last step, which no later one depends on, by differences."""
     of = stage(name, tmp_path)
@@ -265,7 +272,7 @@ def test_harmonica_keeps_what_is_cached_where_a_gate_is_at_most_the_threshold(
             assert torch.equal(cached, after[block][name]) is ((block, name) not in replaced)
 
 
-@pytest.mark.parametrize("name", CACHE)
+@pytest.mark.parametrize("name", GATES)
 def test_what_a_run_writes_is_what_its_policy_takes(name: str, tmp_path: Path) -> None:
     config = stage_config(name, tmp_path)
     config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
@@ -469,6 +476,88 @@ def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
         of.loss(batch, draws, 0)
 
 
+@pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])
+def test_the_loss_of_maps_is_their_error_over_the_blocks_own_change(
+    sizes: DiTConfig, tmp_path: Path
+) -> None:
+    of = stage("fastcache", tmp_path, sizes, **SAMPLER)
+    batch, draws = batch_and_draws(2)
+    assert of.loss(batch, draws, 0).total.item() == pytest.approx(1.0, rel=1e-5), "the identity"
+    disturbed(of.trained)
+    maps, student = of.trained["cache"], of.student
+    number = (draws.time * STEPS).long()
+    sigma = torch.tensor(shifted(STEPS, 3.0).sigmas)[number]
+    x_t = torch.stack(
+        [torch.lerp(*pair) for pair in zip(batch.latents, draws.noise, sigma, strict=True)]
+    )
+    point, dit, errors = of.point(x_t, number), student.dit, []
+    with torch.no_grad():
+        for prepared in student.prepare(batch.conditioning, x_t.shape):
+            tokens, context = Forward(dit).embed(x_t, step_inputs(dit, point), prepared)
+            img, ends = context.layout.img_len, [tokens]
+            lengths = [ends[0].shape[1]] * 2
+            if context.layout.lengths is not None:
+                lengths = context.layout.lengths.tolist()
+            for block in dit.blocks:
+                ends.append(run_blocks([block], ends[-1], context))
+            for i in range(len(ends)):
+                x, y = (ends[i], ends[i + 1]) if i < len(dit.blocks) else (ends[0], ends[-1])
+                rows = lengths if i < len(dit.blocks) else [img, img]
+                missed, moved = 0.0, 0.0
+                for sample, count in enumerate(rows):
+                    before, after = x[sample, :count], y[sample, :count]
+                    mapped = before @ maps.weight[i].T + maps.bias[i]
+                    missed += (mapped - after).square().sum().item()
+                    moved += (before - after).square().sum().item()
+                errors.append(missed / moved)
+    loss = of.loss(batch, draws, 0)
+    assert loss.total.item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+    static = errors[len(dit.blocks) :: len(dit.blocks) + 1]
+    assert loss.terms["static"].item() == pytest.approx(sum(static) / len(static), rel=1e-4)
+
+
+def test_the_error_of_maps_falls_and_the_policy_takes_them(tmp_path: Path) -> None:
+    config = stage_config("fastcache", tmp_path)
+    config = replace(config, run=replace(RUN, steps=40, lr=1e-2, warmup_steps=0, ema=0.0))
+    config = replace(config, sampling_steps=STEPS, shift=3.0, guidance=SCALE)
+    path, terms = run(config, tmp_path / "run")
+    for name in ("loss", "blocks", "static"):
+        first, last = (sum(each[name] for each in part) / 5 for part in (terms[:5], terms[-5:]))
+        assert last < 0.8 * first, name
+    of = build_stage(config, unconditional())
+    maps = read_maps(str(path), of.dit_config)
+    batch, draws = batch_and_draws(1)
+    with torch.no_grad():
+        before = of.loss(batch, draws, 0).total
+        for parameter, each in zip(of.trained["cache"].parameters(), maps[:2], strict=True):
+            parameter.copy_(each)
+        assert of.loss(batch, draws, 0).total < 0.8 * before
+    latents = [
+        by_the_runtime(of.student.dit, policy, draws.noise, batch.conditioning)[0]
+        for policy in ("full", f"fastcache:maps={path}", "fastcache")
+    ]
+    assert len({each.sum().item() for each in latents}) == 3
+
+
+def test_maps_start_as_those_of_a_calibration(tmp_path: Path) -> None:
+    config, path = stage_config("fastcache", tmp_path), tmp_path / "c.json"
+    dit = build_stage(config, unconditional()).student.dit
+    count, width = len(dit.blocks) + 1, dit.config.hidden
+    tensors = {
+        "fastcache.weight": torch.randn(count, width, width),
+        "fastcache.bias": torch.randn(count, width),
+    }
+    subject = Subject(dit.config)
+    write_calibration(path, subject, Tables({}, tensors), {})
+    learned = build_stage(replace(config, calibration=str(path)), unconditional()).trained["cache"]
+    assert torch.equal(learned.weight, tensors["fastcache.weight"])
+    assert torch.equal(learned.bias, tensors["fastcache.bias"])
+    write_calibration(path, subject, Tables({}, {}), {})
+    path.with_suffix(".safetensors").unlink()
+    with pytest.raises(ValueError, match="has no maps; make them: disca-rt calibrate --maps"):
+        build_stage(replace(config, calibration=str(path)), unconditional())
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -482,6 +571,7 @@ def test_harmonica_refuses_a_part_of_its_batch(tmp_path: Path) -> None:
         ("blockdance-ada", {"lambda_q": 0.0}, "lambda_q must be a positive number, got 0.0"),
         ("blockdance-ada", {"rollouts": 1}, "rollouts must be at least 2, got 1"),
         ("blockdance-ada", {"rho": 4}, "rho must be from 1 to 3, below the sampler's steps, got 4"),
+        ("fastcache", {"run": replace(RUN, sequence_parallel=2)}, "sequence_parallel must be 1 f"),
         ("l2c", {"run": replace(RUN, compile=True)}, "compile does not go with stage cache"),
     ],
 )

@@ -17,6 +17,7 @@ from disca_rt.tiny.config import GUIDANCE_SCALE, SHIFT
 from disca_rt.tiny.evaluate import SIZE
 from disca_rt.tiny.prompts import held_out_prompts
 from disca_rt.tiny.runtime import load_tiny
+from train.small import GATES
 
 LADDER = Path(__file__).parents[2] / "ladder"
 KIND = {"l2c": "gates", "harmonica": "gates", "lazydit": "heads"}
@@ -75,7 +76,7 @@ def uncached(runtime: Any) -> list[Tensor]:
     return sampled(runtime, "full")[0]
 
 
-@pytest.mark.parametrize("method", KIND)
+@pytest.mark.parametrize("method", GATES)
 def test_trained_gates_are_nearer_than_as_many_at_random(
     method: str, runtime: Any, uncached: list[Tensor], tmp_path: Path
 ) -> None:
@@ -109,7 +110,7 @@ def test_a_trained_network_is_nearer_than_lists_of_as_many_steps_at_random(
     assert distance(latents, uncached) < 0.5 * sum(at_chance) / 4
 
 
-@pytest.mark.parametrize("method", [*KIND, "blockdance-ada"])
+@pytest.mark.parametrize("method", [*GATES, "blockdance-ada"])
 def test_the_run_of_a_file_is_kept_beside_it(method: str) -> None:
     folder = LADDER / "runs" / f"cache-{method}"
     described = json.loads((folder / "run.json").read_text())

@@ -11,7 +11,8 @@ from ..placements.ranges import (
     Prefixes,
     Profiled,
 )
-from ..row import Row, everywhere
+from ..placements.whole import NoisyVelocity
+from ..row import Row, Where, everywhere
 from ..rules.by_network import ByNetwork
 from ..rules.dbcache import DBCache
 from ..rules.deepcache import DeepCache
@@ -23,6 +24,7 @@ from ..rules.late_groups import Chosen, LateGroups
 from ..rules.profiling_dit import ProfilingDiT
 from ..rules.refresh_table import RefreshTable, TrainedTable
 from ..stand_ins.calibrated import Calibrated
+from ..stand_ins.prior_noise import PriorNoise
 from ..stand_ins.reuse import Change, Reuse
 from ..stand_ins.scaled_shifted import ScaledShifted
 
@@ -68,11 +70,13 @@ ROWS = {
     ),
     "fasterdiffusion": Row(
         (KeySteps,),
-        everywhere(Reuse, FrontHalf),
+        (Where(FrontHalf, Reuse), Where(NoisyVelocity, PriorNoise)),
         about="The front half of the blocks runs at key steps only, which lie early; the back half "
-        "always. A mapping of a U-Net's encoder; added noise and batched steps are left out.",
+        "always. Late steps add a little of the sample's first noise. A mapping of a U-Net's "
+        "encoder; batched steps are left out.",
         paper="Faster Diffusion, arXiv 2312.09608, github.com/hutaiHang/Faster-Diffusion",
         presets={"late-keys": {"key_steps": (0, 1, 2, 3, 5, 10, 15, 25, 35, 42, 48)}},
+        is_placed=True,
     ),
     "blockdance": Row(
         (LateGroups,),

@@ -10,13 +10,14 @@ from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
 from ..rules.edit_steps import EditSteps
 from ..rules.linear_blocks import LinearBlocks
 from ..rules.regions import Regions
-from ..site import Site
+from ..site import Site, whole
 from ..stand_ins.cluster_rows import ClusterRows, Forecast
 from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
 from ..stand_ins.edited_rows import EditedRows
 from ..stand_ins.important_rows import ImportantRows
 from ..stand_ins.linear_map import LinearMap
+from ..stand_ins.moving_rows import MovingRows
 from ..stand_ins.regions import FreshRows, FreshVelocity
 from ..stand_ins.reuse import OnlyOutput, Reuse
 
@@ -52,6 +53,16 @@ class EachBlock:
 
     def sites(self, config: DiTConfig) -> Sequence[Site]:
         return [Site("blocks", i, i + 1) for i in range(config.double + config.single)]
+
+
+@dataclass(frozen=True)
+class IfTokensMove:
+    """All blocks together where there is a `motion_threshold`; otherwise nowhere."""
+
+    motion_threshold: float | None = None
+
+    def sites(self, config: DiTConfig) -> Sequence[Site]:
+        return [] if self.motion_threshold is None else [whole(config)]
 
 
 _KEPT = Where(AllButDoubleMLPs, Expanded)
@@ -118,11 +129,16 @@ ROWS = {
     ),
     "fastcache": Row(
         (LinearBlocks,),
-        (Where(EachBlock, LinearMap),),
+        (Where(IfTokensMove, MovingRows), Where(EachBlock, LinearMap)),
         about="A block whose input has hardly changed since the last step is replaced by a linear "
-        "map. Its other half, maps in place of tokens that stand still, is not built.",
-        paper="FastCache, arXiv 2505.20353",
-        presets={"chi-square": {"bound": 1.0}, "tight": {"bound": 0.01}},
+        "map: trained, of a calibration, or fitted on the way. With motion_threshold image rows "
+        "that stand still take one in place of all blocks, and the others alone are computed.",
+        paper="FastCache, arXiv 2505.20353, github.com/NoakLiu/FastCache-xDiT",
+        presets={
+            "chi-square": {"bound": 1.0},
+            "tight": {"bound": 0.01},
+            "static-tokens": {"bound": 0.01, "motion_threshold": 0.1},
+        },
         is_placed=True,
     ),
 }

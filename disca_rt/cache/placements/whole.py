@@ -46,6 +46,16 @@ class Velocity:
 
 
 @dataclass(frozen=True)
+class NoisyVelocity:
+    """The guided velocity, where `prior_noise` is added."""
+
+    prior_noise: float = 0.003
+
+    def sites(self, config: DiTConfig) -> list[Site]:
+        return [Site("velocity")] if self.prior_noise else []
+
+
+@dataclass(frozen=True)
 class Output:
     """The guided velocity, or the tokens after all blocks, by `level`."""
 

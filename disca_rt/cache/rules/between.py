@@ -7,6 +7,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import FULL, Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
+from .interval import steps_since_full
 
 
 class Kind(NamedTuple):
@@ -29,10 +30,10 @@ class Between(Memoryless):
             check_int(name, getattr(self, name), 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        after = step.index - (self.first_enhance - 1)
-        if after <= 0 or after % self.fresh_threshold == 0:
+        since = steps_since_full(step.index, self.fresh_threshold, self.first_enhance)
+        if since == 0:
             return setting.uniform(Act.KEEP, FULL)
-        kind = self.kinds[(after % self.fresh_threshold - 1) % len(self.kinds)]
+        kind = self.kinds[(since - 1) % len(self.kinds)]
         return StepPlan((kind.acts,) * setting.passes, kind.label)
 
 

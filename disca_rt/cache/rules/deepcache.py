@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from ...schedule import Step
 from ..options import check_int
-from ..plan import Seen, Setting, StepPlan
+from ..plan import Setting, StepPlan
+from ..rule import Planned, known_plans
 from .listed import Listed
 
 POWERS = 0.02  # by which the power falls until there are as many steps as are wanted
 
 
 @dataclass(frozen=True)
-class DeepCache:
+class DeepCache(Planned):
     """Full at every `cache_interval`-th step where `uniform`, otherwise as often, but unevenly.
 
     Then the spacing grows with the distance from step `center` by the power `pow`, as in the
@@ -23,26 +23,18 @@ class DeepCache:
     uniform: bool = True
     pow: float = 1.4
     center: int = 15
-    probes = ()
 
     def __post_init__(self) -> None:
         check_int("cache_interval", self.cache_interval, 1)
         check_int("center", self.center, 0)
 
-    def start(self, setting: Setting) -> Listed:
-        """The rule of this sample's list."""
-        steps = len(setting.steps)
+    def plans(self, setting: Setting) -> tuple[StepPlan, ...]:
+        """Those of this sample's list."""
+        steps, every = len(setting.steps), self.cache_interval
         if self.uniform:
-            return Listed(tuple(range(0, steps, self.cache_interval)))
-        return Listed(around(steps, -(-steps // self.cache_interval), self.center, self.pow))
-
-    def decide(self, setting: Setting, step: Step, seen: Seen, memory: Listed) -> StepPlan:
-        return memory.decide(setting, step, seen, None)
-
-    def remember(
-        self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Listed
-    ) -> Listed:
-        return memory
+            return known_plans(Listed(tuple(range(0, steps, every))), setting)
+        listed = Listed(around(steps, -(-steps // every), self.center, self.pow))
+        return known_plans(listed, setting)
 
 
 def around(steps: int, count: int, center: int, power: float) -> tuple[int, ...]:

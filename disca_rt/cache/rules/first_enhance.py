@@ -10,6 +10,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Seen, Setting, StepPlan
 from ..rule import Memoryless
+from .interval import steps_since_full
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class FirstEnhance(Memoryless):
             check_int(name, getattr(self, name), 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        after = step.index - (self.first_enhance - 1)
+        since = steps_since_full(step.index, self.fresh_threshold, self.first_enhance)
         is_last = self.force_last and step.index == len(setting.steps) - 1
-        is_full = after <= 0 or after % self.fresh_threshold == 0 or is_last
-        return setting.full if is_full else setting.predicted
+        return setting.predicted if since and not is_last else setting.full

@@ -23,5 +23,10 @@ class Interval(Memoryless):
             check_int(name, getattr(self, name), 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
-        after = step.index - (self.warmup_steps - 1)
-        return setting.full if after <= 0 or after % self.interval == 0 else setting.predicted
+        is_between = steps_since_full(step.index, self.interval, self.warmup_steps)
+        return setting.predicted if is_between else setting.full
+
+
+def steps_since_full(index: int, interval: int, warmup_steps: int) -> int:
+    """The distance of a step of R(`interval`, `warmup_steps`) from the last full one; 0: full."""
+    return max(0, index - (warmup_steps - 1)) % interval

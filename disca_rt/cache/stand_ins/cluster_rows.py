@@ -7,7 +7,7 @@ random, goes through each double block's MLP; every other row of the cluster mov
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from ...models.row_groups import take_rows
 from ..options import check_choice, check_int
 from ..row_draws import given_rows, scores
 from ..stand_in import WHOLE, Kept, Moment, Place
-from .drawn_rows import Expanded
+from .drawn_rows import Drawing, Expanded
 
 CLUSTERS = 2  # the number of the slot that finds them, in the method's row
 ROW_BITS = 24
@@ -31,7 +31,7 @@ class Forecast(Expanded):
 
 
 @dataclass(frozen=True)
-class ClusterRows(Forecast):
+class ClusterRows(Drawing):
     """One fresh row of each of `cluster_num` clusters; all else is forecast by `max_order`.
 
     Where the code departs from the paper: the slopes of the forecast are added to fresh rows too
@@ -41,30 +41,18 @@ class ClusterRows(Forecast):
     text's).
     """
 
-    refreshes: ClassVar[bool] = True
+    max_order: int = 1
     cluster_num: int = 32
     propagation_ratio: float = 0.01
     add_slope: bool = True
     speaks: Literal["sum", "mean"] = "sum"
-    seed: int = 0
-    fresh_rows: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("cluster_num", self.cluster_num, 1)
-        check_int("seed", self.seed, 0, 2**31 - 1)
         if not 0 <= self.propagation_ratio <= 1:
             raise ValueError(f"propagation_ratio must be from 0 to 1, got {self.propagation_ratio}")
         check_choice("speaks", self.speaks, ("sum", "mean"))
-        if self.fresh_rows is not None:
-            given_rows(self.fresh_rows)
-
-    def numbers(
-        self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
-    ) -> tuple[float, ...]:
-        """Those of the forecast, the step, and rows where a file gives them."""
-        rows = () if self.fresh_rows is None else given_rows(self.fresh_rows).numbers(step)
-        return (*super().numbers(kept_at, step, given), float(step), *rows)
 
     def row_count(self, place: Place, rows: int) -> int:
         return self.cluster_num
@@ -89,11 +77,11 @@ class ClusterRows(Forecast):
 
     def _drawn(self, labels: Tensor, at: Moment) -> Tensor:
         """A row `[B, K]` of each cluster; 0 of those that have none."""
-        first, given = self.max_order + 3, at.numbers[self.max_order + 4 :]
+        step, given = self.drawing_numbers(at.numbers)
         if self.fresh_rows is not None:
             return given_rows(self.fresh_rows).rows(at.place, given).expand(len(labels), -1)
         count = labels.shape[1]
-        drawn = scores(self.seed, at.numbers[first], at.place, 0, count)
+        drawn = scores(self.seed, step, at.place, 0, count)
         keys = (drawn << ROW_BITS) + torch.arange(count, device=labels.device)
         best = labels.new_zeros(len(labels), self.cluster_num)
         best = best.scatter_reduce(1, labels, keys.expand_as(labels), "amax")

@@ -14,13 +14,13 @@ from torch import Tensor
 from ..options import check_int
 from ..row_draws import given_rows, scores
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
 
 ITERATIONS = 10  # of the code, which stops before where centroids have settled
 
 
 @dataclass(frozen=True)
-class Clusters(Numberless):
+class Clusters(KeptAsIs, Numberless):
     """Keeps the tokens `[B, S, C]`, the cluster of each row, and 2·`cluster_num` centroids.
 
     It stands in by the kept tokens. A rank clusters its own rows, and the first centroids are rows
@@ -49,12 +49,8 @@ class Clusters(Numberless):
         rows = () if self.fresh_rows is None else given_rows(self.fresh_rows).numbers(step)
         return (float(step), float(bool(kept_at)), *rows)
 
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
-
     def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:
-            kept[0].copy_(value)
+        super().keep(kept, value, at)
         layout, rows = at.context.layout, value.shape[1]
         weights = torch.ones(len(value), rows, 1, dtype=torch.float32, device=value.device)
         if layout.lengths is not None:

@@ -64,32 +64,16 @@ class Expanded(Numberless):
 
 
 @dataclass(frozen=True)
-class DrawnRows(Expanded):
-    """`fresh_ratio` of the rows are drawn by a hash of `seed`, step, place and row.
-
-    They are the same in all samples of a batch (a choice), and over any number of ranks.
-    `fresh_rows` is a safetensors file that gives them instead: a tensor `[R]` of row numbers for
-    each draw, called "step.block.branch" such as "6.0.img_mlp", and "6.0.txt_mlp" counted from the
-    first text row (`row_draws.GivenRows`).
-    """
+class Drawing(Expanded):
+    """A base for stand-ins that compute rows anew which are drawn, or which `fresh_rows` gives."""
 
     refreshes: ClassVar[bool] = True
-    config: DiTConfig | None = None
-    fresh_ratio: float = 0.10
     seed: int = 0
     fresh_rows: str | None = None
-    cache_type: str = "random"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.fresh_ratio <= 1:
-            raise ValueError(f"fresh_ratio must be from 0 to 1, got {self.fresh_ratio}")
         check_int("seed", self.seed, 0, 2**31 - 1)
-        if self.cache_type != "random":
-            raise ValueError(
-                f"cache_type must be random, got {self.cache_type!r}: the code's other scores need "
-                "attention maps, or norms that it does not fill in for HunyuanVideo"
-            )
         if self.fresh_rows is not None:
             given_rows(self.fresh_rows)
 
@@ -99,6 +83,35 @@ class DrawnRows(Expanded):
         """Those of the forecast, the step, and rows where a file gives them."""
         rows = () if self.fresh_rows is None else given_rows(self.fresh_rows).numbers(step)
         return (*super().numbers(kept_at, step, given), float(step), *rows)
+
+    def drawing_numbers(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The step, and the rows that a file gives, of this stand-in's numbers."""
+        return numbers[self.max_order + 3], numbers[self.max_order + 4 :]
+
+
+@dataclass(frozen=True)
+class DrawnRows(Drawing):
+    """`fresh_ratio` of the rows are drawn by a hash of `seed`, step, place and row.
+
+    They are the same in all samples of a batch (a choice), and over any number of ranks.
+    `fresh_rows` is a safetensors file that gives them instead: a tensor `[R]` of row numbers for
+    each draw, called "step.block.branch" such as "6.0.img_mlp", and "6.0.txt_mlp" counted from the
+    first text row (`row_draws.GivenRows`).
+    """
+
+    config: DiTConfig | None = None
+    fresh_ratio: float = 0.10
+    cache_type: str = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.fresh_ratio <= 1:
+            raise ValueError(f"fresh_ratio must be from 0 to 1, got {self.fresh_ratio}")
+        if self.cache_type != "random":
+            raise ValueError(
+                f"cache_type must be random, got {self.cache_type!r}: the code's other scores need "
+                "attention maps, or norms that it does not fill in for HunyuanVideo"
+            )
 
     def row_count(self, place: Place, rows: int) -> int:
         if self.fresh_rows is not None:
@@ -118,7 +131,7 @@ class DrawnRows(Expanded):
         """The rows of those `count` at the place that this rank has."""
         share = share_of(at, count)
         fresh = self.row_count(at.place, share.total)
-        step, given = at.numbers[self.max_order + 3], at.numbers[self.max_order + 4 :]
+        step, given = self.drawing_numbers(at.numbers)
         if self.fresh_rows is None:
             mask = drawn(self.seed, step, at.place, share.offset, share.total, fresh)
             most = share.most(fresh)

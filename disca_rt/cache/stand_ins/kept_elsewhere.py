@@ -14,7 +14,18 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ..policy import Policy, Slot
 from ..site import Level
-from ..stand_in import Kept, Moment, PairShares, Place, StandIn, TensorSpec, Terms, refreshes
+from ..stand_in import (
+    Kept,
+    Moment,
+    PairShares,
+    Place,
+    StandIn,
+    TensorSpec,
+    Terms,
+    matrices,
+    refreshes,
+    takes,
+)
 
 State = Literal["device", "fp8", "host", "fp8-host"]
 STATES: tuple[State, ...] = ("device", "fp8", "host", "fp8-host")
@@ -53,7 +64,11 @@ class KeptElsewhere:
 
     @property
     def takes(self) -> str:
-        return getattr(self.stand_in, "takes", "")
+        return takes(self.stand_in)
+
+    @property
+    def matrices(self) -> int:
+        return matrices(self.stand_in)
 
     @property
     def network(self) -> PredictorConfig | None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ...tokens import StepContext
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
 
 
 @dataclass(frozen=True)
-class Learned(Numberless):
+class Learned(KeptAsIs, Numberless):
     """`predictor` is called as `(entering, kept, context)` and returns tokens `[B, S, C]`."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks",)
@@ -33,13 +33,6 @@ class Learned(Numberless):
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return (like,)
-
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
-
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:  # ops that write in place have saved this pass
-            kept[0].copy_(value)
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return self.predictor(at.entering, kept[0], at.context)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...tokens import TokenLayout
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, OtherPass, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, Numberless, OtherPass, TensorSpec
 
 
 @dataclass(frozen=True)
-class MeanOfPasses(Numberless):
+class MeanOfPasses(KeptAsIs, Numberless):
     """The mean of what both passes kept, in rows that both have; elsewhere this pass's own.
 
     T-GATE (arXiv 2404.02747) keeps outputs of cross-attention, whose rows are the image's and thus
@@ -26,13 +26,6 @@ class MeanOfPasses(Numberless):
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         return (like,)
-
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
-
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:
-            kept[0].copy_(value)
 
     def value(self, kept: Kept, at: Moment) -> Tensor:
         (own,) = kept

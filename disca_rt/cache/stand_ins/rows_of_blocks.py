@@ -10,10 +10,10 @@ from ...attention.kept_keys import Rows
 from ...config import DiTConfig
 from ...tokens import RowVectors, TokenLayout
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
 
 
-class RowsOfBlocks(Numberless):
+class RowsOfBlocks(KeptAsIs, Numberless):
     """A base for stand-ins that choose the rows, by `chosen` and `room`; all of a model's blocks.
 
     Keeps the last tokens, and keys and values of every block. Rows of a clean first frame are all
@@ -42,26 +42,19 @@ class RowsOfBlocks(Numberless):
         """Keys and values `[B, S, C]` of a block, counted from the first of the site."""
         return kept[1 + 2 * block], kept[2 + 2 * block]
 
-    def out(self, kept: Kept) -> Tensor | None:
-        return kept[0]
-
-    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
-        if value is not kept[0]:
-            kept[0].copy_(value)
-
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
 
     def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
-        rows = self._rows(at, kept[0].shape[1])
+        rows = self._rows(at, self.chosen(at), kept[0].shape[1])
         return kept[0].index_copy_(1, rows.index, compute(rows))
 
-    def _rows(self, at: Moment, count: int) -> Rows:
-        """The chosen joint rows of this rank, in order, and text."""
+    def _rows(self, at: Moment, chosen: Tensor, count: int) -> Rows:
+        """This rank's joint rows by the mask `chosen` of all image rows, in order, and text."""
         layout, vec = at.context.layout, at.context.vec
         img = layout.img_len
         clean = vec.starts[-1] if isinstance(vec, RowVectors) else 0
-        mask = self.chosen(at)[layout.start :][:img].clone()
+        mask = chosen[layout.start :][:img].clone()
         mask[:clean] = 1
         index = mask.topk(self.room(layout, clean)).indices.sort().values
         text = torch.arange(img, count, device=index.device)

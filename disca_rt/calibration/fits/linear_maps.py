@@ -10,13 +10,14 @@ RIDGE = 1e-6  # of the mean diagonal: few rows leave directions that no input ha
 def fit_linear_map(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weight `[C, C]` and bias `[C]` of y = W·x + b nearest to a block's output.
 
-    `sums [2C + 1, C + 1]` are the normal equations: Σ(x, 1)(x, 1)ᵀ, and below it Σy(x, 1)ᵀ.
+    `sums [2C + 1, C + 1]` are the normal equations: Σ(x, 1)(x, 1)ᵀ, and below it Σy(x, 1)ᵀ. It is
+    the change y − x that is fitted, so that what no input had is left as it is.
     """
     width = sums.shape[1]
-    inputs, outputs = sums[:width], sums[width:]
+    inputs, changes = sums[:width], sums[width:] - sums[: width - 1]
     ridge = RIDGE * np.trace(inputs) / width
-    solved = np.linalg.solve(inputs + ridge * np.eye(width), outputs.T).T
-    return solved[:, :-1], solved[:, -1]
+    solved = np.linalg.solve(inputs + ridge * np.eye(width), changes.T).T
+    return np.eye(width - 1) + solved[:, :-1], solved[:, -1]
 
 
 def chi_square_bound(alpha: float, degrees: int) -> float:
