@@ -20,7 +20,7 @@ from disca_rt.cache.stand_ins.last_two import LastTwo
 from disca_rt.cache.stand_ins.less_noise import LessNoise
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.scaled_change import ScaledChange
-from disca_rt.models.blocks import Compute
+from disca_rt.models.branches import Compute
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.prepared import Prepared
 from disca_rt.models.stream import Branch, PendingSum, materialise

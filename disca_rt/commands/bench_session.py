@@ -17,9 +17,10 @@ from ..measure.device_timer import device_timer
 from ..measure.harness import Comparison, Contender
 from ..measure.machine import this_machine
 from ..measure.memory import memory_by_source
+from ..measure.ran_plans import with_plans
 from ..measure.record import Record
 from ..measure.session import Session, with_stages
-from ..measure.suite import Suite, with_plans
+from ..measure.suite import Suite
 from .bench_subject import load_suite, placement, show_size
 from .out_of_memory import explained
 

@@ -97,8 +97,10 @@ class _Tree(NamedTuple):
 
 
 def _tree(value: Any) -> _Tree:
+    """The leaves of an input and its form: shape, dtype and device of tensors, other values."""
     leaves, spec = pytree.tree_flatten(value)
-    return _Tree(leaves, spec, (str(spec), *map(_signature, leaves)))
+    forms = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
+    return _Tree(leaves, spec, (str(spec), *forms))
 
 
 @dataclass
@@ -256,7 +258,7 @@ def _static(leaf: Any, outputs: Collection[int]) -> Any:
 
 
 def _copy_changed(static: Sequence[Tensor], given: Sequence[Any]) -> None:
-    tensors = (leaf for leaf in given if isinstance(leaf, Tensor))
+    tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
     for target, tensor in zip(static, tensors, strict=True):
         if tensor is not target:
             target.copy_(tensor)
@@ -271,13 +273,6 @@ def _keep(known: OrderedDict[_Key, Any], key: _Key, value: Any, limit: int) -> N
     known[key] = value
     while len(known) > limit:
         known.popitem(last=False)
-
-
-def _signature(leaf: Any) -> Hashable:
-    """The form of an input, which a capture depends on."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device
-    return leaf
 
 
 def _name(compute: Callable[..., object]) -> str:

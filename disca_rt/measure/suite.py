@@ -6,19 +6,18 @@ Knows no clock and no file.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import fmean
 from typing import NamedTuple
 
 from ..attention.backends import BACKENDS
-from ..cache.plan import FULL, StepPlan
+from ..cache.plan import StepPlan
 from ..config import predictor_config
 from ..graphs.runner import GraphRunner
 from ..pipeline.sample import Sample
 from ..schedule import Preset
 from ..work.flops import StepFlops, image_tokens, step_flops
 from .harness import Comparison, Contender
+from .ran_plans import schedule_text
 from .random_models import with_other
-from .record import Record
 from .rivals import EAGER, Rivals
 from .session import StageTimes
 from .steps import Steps, Subject, shortened
@@ -272,38 +271,13 @@ class Suite:
             "image tokens": image_tokens(dit, subject.latent_shape),
             "text tokens": subject.conditioning.tokens,
             "policy": subject.policy,
-            "schedule": _schedule(subject),
+            "schedule": schedule_text(subject),
             **({} if subject.negative is None else {"passes": len(subject.passes)}),
             **{key: value for key, value in self.chosen._asdict().items() if key != "ranks"},
         }
         dtype = str(subject.runtime.dit.dtype).removeprefix("torch.")
         count = few if self.is_long else usual
         return Comparison(f"{name}, {self.workload.name}", shape, dtype, contenders, count)
-
-
-def with_plans(record: Record, subject: Subject, ran: Sequence[Sequence[StepPlan]]) -> Record:
-    """`record` by the plans that ran in its samples, where these are not known before."""
-    if not any(ran):
-        return record
-    counts = [sum(plan.label == FULL for plan in plans) for plans in ran]
-    flops = round(fmean(map(subject.flops_of, ran)))
-    share = flops / record.flops
-    few, many = min(counts), max(counts)
-    return replace(
-        record,
-        note=f"{few if few == many else f'{few} to {many}'} full steps of {len(ran[0])}, measured",
-        flops=flops,
-        gflops_per_s=record.gflops_per_s * share,
-        flop_ratio=None if record.flop_ratio is None else record.flop_ratio * share,
-        mfu=None if record.mfu is None else record.mfu * share,
-    )
-
-
-def _schedule(subject: Subject) -> str:
-    steps = subject.schedule.steps
-    if subject.plans is None:
-        return f"{steps} steps, full ones as measured"
-    return f"{subject.full_steps} full of {steps}"
 
 
 def twice(run: Callable[[], object]) -> Callable[[], None]:

@@ -5,20 +5,20 @@ same signature, so all blocks, a range of them or none can run. `branches` may p
 place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector
+from .branches import PARTS, Branches, Compute, once
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
 from .row_groups import layer_norm_modulate
 from .stream import (
-    Branch,
+    Entered,
     PendingSum,
     Stream,
     add_norm,
@@ -27,33 +27,8 @@ from .stream import (
     split_stream,
 )
 
-T = TypeVar("T")
-PARTS = "attn_part", "mlp_part"
-
 Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
-
-
-Compute = Callable[..., Tensor]
-"""Computes a branch; `out`, where it takes one, is a preferred destination, may be ignored.
-
-That of an MLP may be given `rows [B, R]`, and then computes the rows that these number.
-"""
-
-
-class Branches(Protocol):
-    """Stands between a block and its branches, the tensors before their gates."""
-
-    names: Set[str]  # the branches that it changes anything of
-
-    def around(self, attention: Attention) -> Attention:
-        """The attention that the block is to use in place of its own, or that itself."""
-
-    def __call__(self, name: str, compute: Compute, gate: Vector | None = None) -> Branch:
-        """The branch `name`: `compute()` and `gate`, or something in the place of either.
-
-        Where the value has another in its place, `compute` never runs.
-        """
 
 
 def norm_rope_for(
@@ -65,18 +40,6 @@ def norm_rope_for(
         return lambda x, img_norm, txt_norm: ops.rms_norm_rope(x, img_norm, txt_norm, *rope)
     send = ops.rms_norm_rope_send
     return lambda x, img_norm, txt_norm: send(x, img_norm, txt_norm, *rope, packing)
-
-
-def once(compute: Callable[[], T]) -> Callable[[], T]:
-    """`compute`, run at the first call only. torch.compile would see through `functools.cache`."""
-    results: list[T] = []
-
-    def first_result() -> T:
-        if not results:
-            results.append(compute())
-        return results[0]
-
-    return first_result
 
 
 def run_blocks(
@@ -179,7 +142,7 @@ class DoubleStreamBlock(nn.Module):
         txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt_2, txt_mod[3:5]), txt_mod[-1])
         return img_2.plus(img_mlp), txt_2.plus(txt_mlp)
 
-    def _mlp(self, mlp: MLP, entered: "_Entered", shift_scale: Mods) -> Compute:
+    def _mlp(self, mlp: MLP, entered: Entered, shift_scale: Mods) -> Compute:
         """The MLP of all rows, or of some."""
 
         def compute(out: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
@@ -189,8 +152,8 @@ class DoubleStreamBlock(nn.Module):
 
         return compute
 
-    def _entered(self, part: PendingSum, shift_scale: Mods) -> "_Entered":
-        return _Entered((part,), lambda: add_norm(part, *shift_scale, self.ops), self.ops)
+    def _entered(self, part: PendingSum, shift_scale: Mods) -> Entered:
+        return Entered((part,), lambda: add_norm(part, *shift_scale, self.ops), self.ops)
 
     def _attend(
         self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
@@ -245,7 +208,7 @@ class SingleStreamBlock(nn.Module):
             attn = self._attend(normed, context, mlp, self.attention)
             return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
         entered = partial(add_norm_joint, stream, shift, scale, self.ops)
-        joint = _Entered(stream, entered, self.ops)
+        joint = Entered(stream, entered, self.ops)
 
         def norm(rows: Tensor | None = None) -> Tensor:
             if rows is None:
@@ -309,38 +272,6 @@ class SingleStreamBlock(nn.Module):
         attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))
         attention.put_q(norm_rope(self.linear1.rows["q"](x).unflatten(-1, heads), q_norm, q_norm))
         return attention.result(work)
-
-
-class _Entered:
-    """Rows at the start of a branch: their sum, and its norm where any branch reads that.
-
-    One op takes both (`add_norm`); where nothing reads the norm the sum is left to what follows.
-    """
-
-    def __init__(
-        self, stream: Stream, add_norm: Callable[[], tuple[Tensor, ...]], ops: Ops
-    ) -> None:
-        self._stream, self._add_norm, self._ops = stream, add_norm, ops
-        self._normed: Tensor | None = None
-
-    def normed(self) -> Tensor:
-        if self._normed is None:
-            x, self._normed = self._add_norm()
-            self._stream = (PendingSum(x),)
-        return self._normed
-
-    def sum(self) -> Tensor:
-        return self._as_one().x
-
-    def plus(self, branch: Branch) -> PendingSum:
-        """The rows, and a branch more to be added to them."""
-        part = self._stream[0] if len(self._stream) == 1 else self._as_one()
-        return part.plus(branch, self._ops)
-
-    def _as_one(self) -> PendingSum:
-        """The sum, of all rows, with nothing more to be added."""
-        self._stream = (PendingSum(materialise(self._stream, self._ops)),)
-        return self._stream[0]
 
 
 class _MLPHalf:

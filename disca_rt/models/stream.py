@@ -5,6 +5,7 @@ instead of the sum lets one op do both, whatever block comes next; and where who
 replaced by what a cache kept, one op adds the branches of several. Knows ops, no weights.
 """
 
+from collections.abc import Callable
 from itertools import chain
 from typing import NamedTuple
 
@@ -107,6 +108,38 @@ def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tu
         for parts, out in zip(zip(*entered, strict=True), joint, strict=True)
     )
     return x, normed
+
+
+class Entered:
+    """Rows at the start of a branch: their sum, and its norm where any branch reads that.
+
+    One op takes both (`add_norm`); where nothing reads the norm the sum is left to what follows.
+    """
+
+    def __init__(
+        self, stream: Stream, add_norm: Callable[[], tuple[Tensor, ...]], ops: Ops
+    ) -> None:
+        self._stream, self._add_norm, self._ops = stream, add_norm, ops
+        self._normed: Tensor | None = None
+
+    def normed(self) -> Tensor:
+        if self._normed is None:
+            x, self._normed = self._add_norm()
+            self._stream = (PendingSum(x),)
+        return self._normed
+
+    def sum(self) -> Tensor:
+        return self._as_one().x
+
+    def plus(self, branch: Branch) -> PendingSum:
+        """The rows, and a branch more to be added to them."""
+        part = self._stream[0] if len(self._stream) == 1 else self._as_one()
+        return part.plus(branch, self._ops)
+
+    def _as_one(self) -> PendingSum:
+        """The sum, of all rows, with nothing more to be added."""
+        self._stream = (PendingSum(materialise(self._stream, self._ops)),)
+        return self._stream[0]
 
 
 def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:

@@ -134,6 +134,8 @@ def joined(
             _join(ranks, base)
         yield ranks
         ranks.barrier()
+    except GeneratorExit:  # an interruption came on the way here: no failure of this rank's
+        raise
     except BaseException as error:
         raise _failure(ranks, error) from None
     finally:

@@ -16,8 +16,8 @@ from ..cache.policy import check_plan
 from ..cache.site import IN_BLOCKS
 from ..schedule import Step
 from .passes import Begun
-from .sampler import Look, StepTensors
 from .state import KeptAt, kept_after
+from .step_tensors import Look, StepTensors
 
 if TYPE_CHECKING:
     from .loop import Loop

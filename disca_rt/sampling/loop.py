@@ -22,8 +22,9 @@ from .ahead import Ahead
 from .deciding import Deciding, Moved
 from .guidance import StepTable, scaled
 from .passes import Begun
-from .sampler import Outcome, Sampler, StepTensors
+from .sampler import Sampler
 from .state import known_numbers, nothing_kept, numbers
+from .step_tensors import Outcome, StepTensors
 
 
 class Cancelled(RuntimeError):

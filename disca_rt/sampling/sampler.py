@@ -7,22 +7,22 @@ of plans and probes, no rules.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cache.decision_network import Network
 from ..cache.plan import Act, Ask, Probe, StepPlan
 from ..cache.policy import Policy
 from ..models.prepared import Prepared
 from ..tokens import StepContext
-from .ahead import Ahead, StepRow
+from .ahead import Ahead
 from .forward import Forward
 from .guidance import StepTable
-from .passes import Begun, Looked, SlotsOfPass, run_middle
+from .passes import Begun, run_middle
 from .probes import choices, moving, score, sums, tensor_of_pass
+from .slots import Looked, SlotsOfPass
 from .state import SampleState, number_counts
+from .step_tensors import Look, Outcome, StepTensors
 
 Mark = Callable[[str], AbstractContextManager]
 """Names what is done within, for a profiler."""
@@ -31,33 +31,6 @@ Mark = Callable[[str], AbstractContextManager]
 def no_mark(name: str) -> AbstractContextManager:
     """Marks nothing."""
     return nullcontext()
-
-
-class StepTensors(NamedTuple):
-    """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none).
-
-    `head [C]` is what a probe of a score applies, `network` what one of a choice does.
-    """
-
-    latents: Tensor
-    row: StepRow
-    numbers: Tensor | None
-    head: Tensor | None = None
-    network: Network | None = None
-
-
-class Look(NamedTuple):
-    """One measurement: both sums of the norm `[2]` on this rank, and the tensor to compare with."""
-
-    sums: Tensor
-    now: Tensor | None
-
-
-class Outcome(NamedTuple):
-    """The latents after a step, and what the probes that its plan watches saw, in order."""
-
-    latents: Tensor
-    looks: tuple[Look, ...]
 
 
 class Sampler:

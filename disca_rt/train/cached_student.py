@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..attention.protocol import Attention
 from ..cache.placements.branches import pairs
 from ..conditioning import Conditioning
-from ..models.blocks import Compute
+from ..models.branches import Compute
 from ..models.dit import DiT
 from ..models.prepared import Prepared
 from ..models.stream import Branch, PendingSum, Stream, materialise

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
-from ..models.blocks import Branches
+from ..models.branches import Branches
 from ..models.dit import DiT
 from ..models.stream import PendingSum, Stream, materialise
 from ..parallel.ranks import Ranks, is_launched, joined

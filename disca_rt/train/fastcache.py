@@ -1,7 +1,7 @@
 """FastCache (arXiv 2505.20353): linear maps that take the place of blocks, and of all together.
 
 Each map learns by its own error on full steps of the sampler, from noised data: |W·h + b − h'|² of
-the tokens h before a block and h' after it, over |h' − h|², so that the identity has an error of 1.
+a sample's tokens h before a block and h' after it, over |h' − h|²: 1 of the identity.
 """
 
 from collections.abc import Mapping
@@ -105,9 +105,9 @@ def _start(config: FastCacheStageConfig, dit: DiT) -> Maps:
 
 
 def _error(mapped: Tensor, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-    """|mapped − y|² over |y − x|², of `rows [B, S, 1]` that are 1."""
-    missed, moved = ((each - y).square() * rows for each in (mapped, x))
-    return missed.sum() / moved.sum()
+    """|mapped − y|² over |y − x|² of each sample, of `rows [B, S, 1]` that are 1; their mean."""
+    missed, moved = (((each - y).square() * rows).sum((1, 2)) for each in (mapped, x))
+    return (missed / moved).mean()
 
 
 def _valid(tokens: Tensor, context: StepContext) -> Tensor:

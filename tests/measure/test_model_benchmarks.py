@@ -25,12 +25,13 @@ from disca_rt.measure.harness import measure
 from disca_rt.measure.ladder import panels, titles, write_ladder
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.memory import memory_by_source
+from disca_rt.measure.ran_plans import with_plans
 from disca_rt.measure.random_models import random_runtime, with_other
 from disca_rt.measure.record import Record, read_records, write_records
 from disca_rt.measure.rivals import Rivals
 from disca_rt.measure.session import Session
 from disca_rt.measure.steps import Steps, Subject, shortened
-from disca_rt.measure.suite import Chosen, Suite, with_plans
+from disca_rt.measure.suite import Chosen, Suite
 from disca_rt.measure.workloads import (
     PRESETS,
     Workload,

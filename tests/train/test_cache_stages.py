@@ -503,13 +503,13 @@ def test_the_loss_of_maps_is_their_error_over_the_blocks_own_change(
             for i in range(len(ends)):
                 x, y = (ends[i], ends[i + 1]) if i < len(dit.blocks) else (ends[0], ends[-1])
                 rows = lengths if i < len(dit.blocks) else [img, img]
-                missed, moved = 0.0, 0.0
+                of_samples = []
                 for sample, count in enumerate(rows):
                     before, after = x[sample, :count], y[sample, :count]
                     mapped = before @ maps.weight[i].T + maps.bias[i]
-                    missed += (mapped - after).square().sum().item()
-                    moved += (before - after).square().sum().item()
-                errors.append(missed / moved)
+                    missed, moved = (each - after for each in (mapped, before))
+                    of_samples.append((missed.square().sum() / moved.square().sum()).item())
+                errors.append(sum(of_samples) / len(of_samples))
     loss = of.loss(batch, draws, 0)
     assert loss.total.item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
     static = errors[len(dit.blocks) :: len(dit.blocks) + 1]
