@@ -14,7 +14,7 @@ from ..models.dit import DiT, Timed
 from ..models.prepared import Prepared
 from .guidance import StepTable
 
-ROWS, STEPS = 1024, 16  # of text, and of steps at once: from there on more is only memory
+ROWS = 1024  # of text at once: from there on more steps are only memory
 
 
 class StepRow(NamedTuple):
@@ -48,7 +48,7 @@ class Ahead:
     def __init__(self, dit: DiT, table: StepTable, prepared: Sequence[Prepared]) -> None:
         self._dit, self._table, self._prepared = dit, table, prepared
         rows = max(each.text_states[..., 0].numel() for each in prepared)
-        self._at_once = min(STEPS, max(1, ROWS // rows))
+        self._at_once = max(1, ROWS // rows)
         self._first, self._rows = -1, ()
 
     def row(self, index: int) -> StepRow:

@@ -14,7 +14,7 @@ import time
 from torch.distributed import TCPStore
 
 PR_SET_PDEATHSIG = 1  # prctl(2): what comes when the parent is gone
-GRACE = 20  # seconds between SIGTERM and SIGKILL; torchrun's are 30
+GRACE = 12  # seconds between SIGTERM and SIGKILL; torchrun's are 30
 
 
 def main(ranks: int, command: list[str]) -> int:

@@ -102,12 +102,12 @@ def test_a_trained_network_is_nearer_than_lists_of_as_many_steps_at_random(
     reused = {of_sample.count("predicted") for of_sample in kinds}
     assert min(reused) >= (STEPS - rho) // 2, "and it saves something"
     at_chance = []
-    for seed in range(4):
+    for seed in range(2):
         order = torch.randperm(STEPS - rho, generator=torch.Generator().manual_seed(seed))
         reuse = ",".join(str(int(place < max(reused))) for place in order.tolist())
         lists, _ = sampled(runtime, f"blockdance-ada:rho={rho},reuse={reuse}")
         at_chance.append(distance(lists, uncached))
-    assert distance(latents, uncached) < 0.5 * sum(at_chance) / 4
+    assert distance(latents, uncached) < 0.5 * sum(at_chance) / 2
 
 
 @pytest.mark.parametrize("method", [*GATES, "blockdance-ada"])
