@@ -4,6 +4,7 @@ On the meta device nothing is computed, so what is left is Python and dispatch: 
 counted, and the calls that this package's own Python makes. `bench.run --only host` has the times.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +95,10 @@ def test_a_replayed_step_is_a_copy_of_its_inputs(index: int) -> None:
 
 
 def own_calls(run: Callable[[], object]) -> int:
-    """Number of calls that this package's Python makes; PyTorch's own vary by its version."""
+    """Number of calls that this package's Python makes; PyTorch's own vary by its version.
+
+    What earlier tests left behind is not ended amid them.
+    """
     made = 0
 
     def seen(frame: FrameType, event: str, argument: object) -> None:
@@ -102,11 +106,14 @@ def own_calls(run: Callable[[], object]) -> int:
         caller = {"call": frame.f_back, "c_call": frame}.get(event)
         made += caller is not None and str(caller.f_globals.get("__name__")).startswith("disca_rt")
 
+    gc.collect()
+    gc.disable()
     sys.setprofile(seen)
     try:
         run()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return made
 
 

@@ -96,7 +96,7 @@ def test_ranges_nest(golden: Golden) -> None:
 
 
 def test_the_table_counts_the_flops_that_the_formula_does(golden: Golden) -> None:
-    with patch.object(ahead, "STEPS", 1):  # so that each step has what it alone needs
+    with patch.object(ahead, "ROWS", 1):  # so that each step has what it alone needs
         captured = profiled(golden, "disca")
     made = rows(account(timeline_of(captured), captured.kinds, captured.works))
     runtime = load(golden, CPU)
