@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -23,14 +22,12 @@ from disca_rt.measure.harness import Comparison, Contender
 from disca_rt.measure.steps import Subject
 from disca_rt.tiny.clips import FRAMES, HEIGHT, WIDTH
 from disca_rt.tiny.codec import PixelUnshuffleCodec
-from disca_rt.tiny.ladder import load_rung
+from disca_rt.tiny.ladder import FOLDERS, load_rung
 from disca_rt.tiny.prompts import encode
-from disca_rt.tiny.runtime import SHIPPED
 from disca_rt.work.flops import image_tokens
 
 OF_THEORY = 0.97  # our goal: of the speed-up by FLOPs
 PROMPT = "a red circle moving left and a blue square moving up on a black background"
-FOLDERS = SHIPPED, Path(__file__).parents[1] / "ladder"
 LATENTS = PixelUnshuffleCodec().latent_shape(FRAMES, HEIGHT, WIDTH)
 
 METHODS = (
@@ -68,6 +65,7 @@ def subject(name: str, policy: str, latents: tuple[int, int, int, int] = LATENTS
 
 
 def methods(name: str) -> tuple[str, ...]:
+    """The methods of the base, or of the distilled model."""
     return METHODS + ("disca:interval=4",) * (name == "distilled")
 
 

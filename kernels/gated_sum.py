@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gradients import recomputed
-from .launch import cdiv, check_rows, check_shape, launch, launch_config, next_power_of_2
+from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
 from .row_tile import load_rows, load_vector, row_tile, store_rows
 
@@ -23,16 +23,16 @@ MAX_BRANCHES = 8  # of a launch: a ninth would save a ninth of the reading and w
 @triton.jit
 def _gated_sum_kernel(
     x_ptr,
-    out_ptr,
     branch_ptrs,
     gate_ptrs,
+    out_ptr,
     stride_xb,
     stride_xs,
-    stride_ob,
-    stride_os,
     branch_strides_b,
     branch_strides_s,
     gate_strides,
+    stride_ob,
+    stride_os,
     S,
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -51,34 +51,13 @@ def _gated_sum_kernel(
 def gated_sum_into(
     x: Tensor, branches: Sequence[Tensor], gates: Sequence[Tensor], out: Tensor
 ) -> None:
-    batch, seq, width = x.shape
+    batch, _, width = x.shape
     check_shape(OP, "out", out, x.shape)
     for branch, gate in zip(branches, gates, strict=True):
         check_rows(OP, x=x, branch=branch, gate=gate, out=out)
         check_shape(OP, "branch", branch, x.shape)
         check_shape(OP, "gate", gate, (batch, width))
-    if x.numel() == 0:
-        return
-    config = launch_config(OP, width, x.device)
-    launch(
-        _gated_sum_kernel,
-        (cdiv(seq, config.rows), batch),
-        x,
-        out,
-        tuple(branches),
-        tuple(gates),
-        *x.stride()[:-1],
-        *out.stride()[:-1],
-        tuple(each.stride(0) for each in branches),
-        tuple(each.stride(1) for each in branches),
-        tuple(each.stride(0) for each in gates),
-        S=seq,
-        C=width,
-        BLOCK_M=config.rows,
-        BLOCK_C=next_power_of_2(width),
-        num_warps=config.num_warps,
-        on=x,
-    )
+    launch_rows(OP, _gated_sum_kernel, x, tuple(branches), tuple(gates), out)
 
 
 @recomputed()

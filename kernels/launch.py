@@ -90,10 +90,11 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, on: Tensor, **options: 
         kernel[tuple(grid)](*args, **options)
 
 
-def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor) -> None:
+def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor | tuple[Tensor, ...]) -> None:
     """Run a kernel of `row_tile` over all rows of `x [B, S, C]`, if there are any.
 
-    The kernel takes the tensors, then all their strides but those of the last axes.
+    The kernel takes the tensors, then all their strides but those of the last axes. Of a tuple of
+    tensors it takes the tuple, and for each axis a tuple of strides.
     """
     if x.numel() == 0:
         return
@@ -104,7 +105,7 @@ def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor) -> None:
         (cdiv(seq, config.rows), batch),
         x,
         *others,
-        *(stride for each in (x, *others) for stride in each.stride()[:-1]),
+        *(stride for each in (x, *others) for stride in _strides(each)),
         S=seq,
         C=width,
         BLOCK_M=config.rows,
@@ -112,6 +113,13 @@ def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor) -> None:
         num_warps=config.num_warps,
         on=x,
     )
+
+
+def _strides(tensors: Tensor | tuple[Tensor, ...]) -> Sequence[int | tuple[int, ...]]:
+    """The strides of all axes but the last; of several tensors those of one axis together."""
+    if isinstance(tensors, Tensor):
+        return tensors.stride()[:-1]
+    return tuple(zip(*(each.stride()[:-1] for each in tensors), strict=True))
 
 
 def check_rows(op: str, **tensors: Tensor) -> None:

@@ -14,6 +14,7 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.decision_network import shapes
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.network_file import write_network
 from disca_rt.cache.placements.branches import pairs
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
@@ -344,9 +345,9 @@ def learned_network(steps: int, rho: int = 1) -> Path:
     generator = torch.Generator().manual_seed(steps)
     weights = {
         name: torch.randn(shape, generator=generator)
-        for name, shape in shapes(CONFIG, steps - rho)._asdict().items()
+        for name, shape in shapes(CONFIG, steps - rho).items()
     }
-    write_gates(path, weights, CONFIG, "blockdance-ada", {"rho": str(rho)})
+    write_network(path, weights, rho, CONFIG)
     return path
 
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache_draws import EVERY_BRANCH
 from disca_rt.attention.local import LocalAttention
-from disca_rt.cache.plan import Setting
+from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import Parts, sketched
@@ -251,3 +251,14 @@ def test_predictor_size_and_its_share_of_the_work(paper_step) -> None:
 def test_the_embedded_models_predicted_step_is_at_most_0_15_of_a_full_one() -> None:
     step = step_flops(TINY, predictor_config(TINY), (12, 5, 12, 16), text_tokens=16)
     assert step.predicted / step.full <= 0.15
+
+
+def test_a_draft_that_runs_no_pass_costs_nothing() -> None:
+    """One at the velocity: the step's vector and text are its full run's."""
+    policy = Policy("drafting", Interval(1), (Slot(Site("velocity"), Reuse()),))
+    full, draft = StepPlan(((Act.KEEP,),), "full"), StepPlan(((Act.STAND_IN,),), "predicted")
+    counted = [
+        sample_flops(policy, [plan], TINY, (TINY.in_channels, 2, 8, 8), (9,))
+        for plan in (full, full._replace(given_up=(draft,)))
+    ]
+    assert counted[0] == counted[1] > 0

@@ -39,10 +39,10 @@ class Network(NamedTuple):
         return F.linear(hidden, self.out_weight, self.out_bias)
 
 
-def shapes(config: DiTConfig, later: int) -> Network:
-    """The shapes of the weights for a model and `later` steps, in the weights' places."""
-    features = count_features(config)
-    return Network((WIDTH, features), (WIDTH,), (later, WIDTH), (later,))
+def shapes(config: DiTConfig, later: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights by name, for a model and `later` steps."""
+    of_weights = (WIDTH, count_features(config)), (WIDTH,), (later, WIDTH), (later,)
+    return dict(zip(Network._fields, of_weights, strict=True))
 
 
 def network_of(weights: Mapping[str, Tensor]) -> Network:
@@ -60,7 +60,7 @@ def features(latents: Tensor, text: Tensor, lengths: Tensor | None) -> Tensor:
     """Features `[B, features]` fp32 of `latents [B, C, T, H, W]` and `text [B, L, D]`.
 
     Means of each channel and of its size over the cells of a grid, and the mean of the valid text
-    tokens, the first `lengths [B]` (None: all), divided by its deviation.
+    tokens, the first `lengths [B]` (None: all), normalised over its D values.
     """
     both = torch.cat([latents, latents.abs()], dim=1).float()
     cells = F.adaptive_avg_pool3d(both, GRID).flatten(1)

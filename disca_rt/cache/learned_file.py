@@ -78,3 +78,12 @@ def digest_of(*tensors: Tensor, more: str = "") -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_steps(path: str, found: int, steps: int) -> None:
+    """Raises ValueError where the file at `path`, of `found` steps, is not for `steps`."""
+    if found != steps:
+        raise ValueError(
+            f"{path} is for {found} steps, got {steps}; sample with as many, or give a file for "
+            "these"
+        )

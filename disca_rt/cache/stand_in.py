@@ -216,9 +216,6 @@ class Numberless:
         """No pairs."""
         return PairShares()
 
-    def value(self, kept: Kept, at: Moment) -> Tensor:
-        raise NotImplementedError
-
     def terms(self, kept: Kept, at: Moment) -> Terms:
         """The value alone."""
         return Terms(self.value(kept, at)[None], stays=False)

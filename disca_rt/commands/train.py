@@ -17,17 +17,8 @@ if TYPE_CHECKING:
 
 STAGES = "base", "cfg", "meanflow", "predictor", "cache"
 METHODS = "l2c", "harmonica", "lazydit", "blockdance-ada", "block-caching", "fastcache"
-OWN_FLAGS = (
-    "restriction",
-    "derivative",
-    "sampling_steps",
-    "shift",
-    "guidance",
-    "l1",
-    "rho",
-    "lambda_q",
-    "delta",
-)
+OWN_FLAGS = "restriction", "derivative", "sampling_steps", "shift", "guidance"
+OWN_FLAGS += "l1", "rho", "lambda_q", "delta"  # prices and bounds of a cache
 RUN_FLAGS = (
     "steps",
     "batch",

@@ -91,7 +91,7 @@ class Prepared(NamedTuple):
     edit: Edit | None = None
 
     def repeated(self, count: int) -> "Prepared":
-        """What the `timed` part of a step reads, `count` times over: as many steps at once."""
+        """Inputs of the `timed` part of a step, `count` times over: as many steps at once."""
         text, lengths, pooled = (
             None if each is None else each.repeat(count, *[1] * (each.ndim - 1))
             for each in (self.text_states, self.text_lengths, self.pooled)

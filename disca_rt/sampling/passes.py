@@ -117,7 +117,7 @@ def _branches(
 
 
 def _kept_keys(of_pass: SlotsOfPass, context: StepContext) -> dict[int, Around]:
-    """What keeps the keys and values of all rows, by block."""
+    """Attentions that keep the keys and values of all rows, by block."""
     found: dict[int, Around] = {}
     for i, (act, (site, stand_in)) in enumerate(zip(of_pass.acts, of_pass.slots, strict=True)):
         if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):

@@ -167,7 +167,7 @@ class SlotsOfPass(NamedTuple):
     def _replaced(
         self, slot: int, gate: Vector | None, context: StepContext, place: Place
     ) -> Branch:
-        """What stands in for a branch: its terms with the gate's share of each, or its value."""
+        """Replacement of a branch: the terms of its value, each with the gate's share of it."""
         stand_in, kept = self.slots[slot].stand_in, self.kept[slot][place]
         at = self._moment(slot, None, context, place)
         if gate is None:

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..cache.gate_file import write_gates
+from ..cache.adjustment_file import write_adjustment
 from ..cache.rules.refresh_table import Table, table_of
 from ..conditioning import Conditioning
 from ..models.blocks import run_blocks
@@ -30,7 +30,7 @@ from .flow import Point, mean_square, step_inputs, velocity_of
 from .stage import Loss
 
 Change = Tensor | None
-"""What a block added to its tokens `[B, S, C]` when it was computed last."""
+"""Change `[B, S, C]` that a block made to its tokens when it was computed last."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class BlockCachingStage(CacheStage):
     def write(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         computed = torch.tensor(self.table, dtype=torch.float32)
         learned = {name: weights[name] for name in ("scale", "shift")}
-        write_gates(path, {"computed": computed, **learned}, self.dit_config, self.method)
+        write_adjustment(path, {"computed": computed, **learned}, self.dit_config)
 
     def _share(self, like: Tensor) -> Tensor:
         return like.new_tensor([float(each) for row in self.table for each in row]).mean()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cache.decision_network import features, network_of, shapes
-from ..cache.gate_file import write_gates
+from ..cache.network_file import write_network
 from ..cache.placements.ranges import Prefix
 from ..conditioning import Conditioning
 from ..config import DiTConfig
@@ -72,9 +72,11 @@ class Decisions(nn.Module):
         super().__init__()
         wanted = shapes(dit, config.sampling_steps - config.first_steps)
         numbers = torch.Generator().manual_seed(config.run.seed)
-        for name, shape in wanted._asdict().items():
+        for name, shape in wanted.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
-        nn.init.normal_(self.hidden_weight, std=wanted.hidden_weight[1] ** -0.5, generator=numbers)
+        nn.init.normal_(
+            self.hidden_weight, std=wanted["hidden_weight"][1] ** -0.5, generator=numbers
+        )
 
     def forward(self, entering: Tensor) -> Tensor:
         """Compute the logits of m, `[B, later]`, of features `[B, features]`."""
@@ -125,9 +127,8 @@ class BlockDanceAdaStage(CacheStage):
         return Loss(total, terms)
 
     def write(self, path: Path, weights: Mapping[str, Tensor]) -> None:
-        rho = {"rho": str(self.config.first_steps)}
         network = network_of(weights)._asdict()
-        write_gates(path, network, self.dit_config, self.method, rho)
+        write_network(path, network, self.config.first_steps, self.dit_config)
 
     def _uniform(self, draws: Draws, later: int) -> Tensor:
         """Draw from [0, 1) for every draw of every step, by each sample's own random numbers."""

@@ -50,7 +50,7 @@ def sample_flops(
     passes = [PassFlops(dit, latent_shape, each) for each in text_tokens]
     return sum(
         forward.planned(policy, plan, number)
-        + sum(forward.planned(policy, each, number) - forward.timed for each in plan.given_up)
+        + sum(forward.drafted(policy, each, number) for each in plan.given_up)
         for plan in plans
         for number, forward in enumerate(passes)
     )
@@ -70,6 +70,10 @@ class PassFlops:
         self.timed = _timed_flops(dit, text)
         self._embed = self.timed + _patches_flops(dit, latent_shape)
         self.ends = self._embed + _head_flops(dit, latent_shape)
+
+    def drafted(self, policy: Policy, draft: StepPlan, number: int) -> int:
+        """FLOPs of pass `number` by a draft that was given up, beside what its step has once."""
+        return max(0, self.planned(policy, draft, number) - self.timed)
 
     def planned(self, policy: Policy, plan: StepPlan, number: int) -> int:
         """FLOPs of pass `number` by `plan`, with those of blocks that ran for probes in vain."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from cache_draws import CONFIG, OPS, SCALE, Draw, Models, learned_network, models
 from cache_oracle import Oracle
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.network_file import write_network
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
@@ -123,21 +124,25 @@ def test_other_methods_stand_ins_go_with_its_decisions(eager: Models) -> None:
     ("wrong", "message"),
     [
         ("rho", "must say rho, at least 1, and decide on a step, got rho '0'"),
-        ("gates", "has no weights of a network, got"),
+        ("gates", "must be a file of format 'disca_rt decision network', version 1, got"),
+        ("names", r"has no weights of a network, got \['hidden_bias'\]; give a file that"),
         ("sizes", "is for a model of double 3, and this one has 2"),
         ("shape", r"out_weight of .* must be \[6, 64\] for this model, got \[6, 3\]"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(wrong: str, message: str, tmp_path: Path) -> None:
     path, weights = tmp_path / "net.safetensors", load_file(learned_network(STEPS, RHO))
-    config, rho = CONFIG, {"rho": "0" if wrong == "rho" else "3"}
-    if wrong == "gates":
-        weights = {"gates": torch.zeros(9, 6)}
+    config, rho = CONFIG, 0 if wrong == "rho" else 3
+    if wrong == "names":
+        weights = {"hidden_bias": weights["hidden_bias"]}
     if wrong == "sizes":
         config = replace(CONFIG, double=3)
     if wrong == "shape":
         weights["out_weight"] = torch.zeros(6, 3)
-    write_gates(path, weights, config, "blockdance-ada", rho)
+    if wrong == "gates":
+        write_gates(path, {"gates": torch.zeros(9, 6)}, config, "l2c")
+    else:
+        write_network(path, weights, rho, config)
     with pytest.raises(ValueError, match=message):
         build_policy(f"blockdance-ada:net={path}", PARTS)
 

@@ -60,7 +60,7 @@ OPTIONS = {
     "toca": "fresh_threshold=3",
     "tokencache": "fresh_threshold=3",
 }
-"""By which a method has stand-ins within so few steps."""
+"""Options with which a method has stand-ins within so few steps."""
 
 LEARNED = {name: "gates={},thres=0.5" for name in ("l2c", "harmonica")} | {"lazydit": "heads={}"}
 

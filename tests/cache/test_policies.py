@@ -212,7 +212,7 @@ def test_methods_with_scalars_are_known() -> None:
 
 @pytest.mark.parametrize(("name", "part"), WORDS, ids=lambda each: getattr(each, "__name__", each))
 def test_a_word_that_is_forgotten_is_refused(name: str, part: type) -> None:
-    """Where it is the only one in its row; beside another, what takes scalars has a word."""
+    """The only stand-in of a row; one of several that takes scalars has a word."""
     row, without = POLICIES[name], type(part.__name__, (part,), {"gives": "", "takes": ""})
     rules = tuple(without if each is part else each for each in row.rules)
     places = tuple(

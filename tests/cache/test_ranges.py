@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cache_draws import CONFIG, CPU, SCALE, Draw, models
-from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.adjustment_file import write_adjustment
 from disca_rt.cache.kept import SampleShape, kept_bytes
 from disca_rt.cache.methods.ranges import ROWS as RANGES
 from disca_rt.cache.plan import Act, Ask, Measured, Setting, StepPlan
@@ -328,7 +328,7 @@ def test_faster_diffusion_adds_prior_noise_in_late_steps(option: str, small: Den
 
 
 def test_prior_noise_stays_in_a_combination() -> None:
-    """At the slot where the velocity is computed and changed, which a forecast cannot do."""
+    """The slot computes the velocity and changes it, which a forecast cannot do."""
     front, last = build_policy("fasterdiffusion+taylor:order=1", Parts(SMALL, OPS)).slots
     assert (front.site.level, front.stand_in) == ("blocks", Taylor(OPS, 1))
     assert (last.site.level, last.stand_in) == ("velocity", PriorNoise())
@@ -396,7 +396,7 @@ def adjusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scale, shift = (0.2 * torch.randn(shape, generator=numbers) for _ in range(2))
     tensors = {"computed": computed, "scale": 1 + scale, "shift": shift}
     path = tmp_path_factory.mktemp("adjusted") / "adjusted.safetensors"
-    write_gates(path, tensors, SMALL, "block-caching")
+    write_adjustment(path, tensors, SMALL)
     return path
 
 
@@ -480,7 +480,7 @@ def test_an_adjustment_of_another_model_is_refused(
     else:
         learned["shift"] = learned["shift"][:, :, :8]
     path = tmp_path / "other.safetensors"
-    write_gates(path, learned, SMALL, "block-caching")
+    write_adjustment(path, learned, SMALL)
     with pytest.raises(ValueError, match=message):
         sampled(small, f"block-caching:scale_shift={path}")
 

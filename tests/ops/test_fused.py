@@ -266,7 +266,7 @@ def test_a_residual_is_reused_with_a_gate_of_one(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 17])
 def test_any_number_of_branches_is_added(count: int, dtype: torch.dtype) -> None:
-    """In turns of eight; the rows may be the result's own memory."""
+    """Eight are added in a turn; the rows may be the result's own memory."""
     args = Make(dtype, 7, 112).branches(count)
     check("gated_sum", args)
     x, *others = (each.clone() for each in args)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from disca_rt.cache.adjustment_file import write_adjustment
 from disca_rt.cache.calibration import Subject
 from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.map_file import read_maps
@@ -396,7 +397,7 @@ def adjusted_file(path: Path, sizes: DiTConfig) -> None:
     scale = 1 + 0.3 * torch.randn(shape, generator=numbers)
     shift = 0.3 * torch.randn(shape, generator=numbers)
     tensors = {"computed": computed, "scale": scale, "shift": shift}
-    write_gates(path, tensors, sizes, "block-caching")
+    write_adjustment(path, tensors, sizes)
 
 
 @pytest.mark.parametrize("sizes", [SMALL, CFG], ids=["two passes", "one"])

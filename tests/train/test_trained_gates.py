@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from disca_rt.cache.gate_file import read_network, write_gates
+from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.network_file import read_network
 from disca_rt.cache.plan import Act, StepPlan
 from disca_rt.schedule import preset
 from disca_rt.tiny.config import GUIDANCE_SCALE, SHIFT

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ...config import DiTConfig
 from ...schedule import Step
 from ..decision_network import Network
-from ..gate_file import NetworkFile, read_network
+from ..network_file import NetworkFile, read_network
 from ..plan import Probe, Seen, Setting, StepPlan
 
 Chosen = tuple[bool, ...] | None

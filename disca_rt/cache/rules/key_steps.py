@@ -10,8 +10,6 @@ from .listed import Listed
 
 KEY_STEPS = 0, 1, 2, 3, 5, 10, 15, 25, 35
 OF_STEPS = 50
-
-
 LATE = 0.5  # noise levels below this have prior noise added: t below 500 of 1000
 
 

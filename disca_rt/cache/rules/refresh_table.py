@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ...config import DiTConfig
 from ...schedule import Step
-from ..gate_file import check_steps, read_adjustment
+from ..adjustment_file import read_adjustment
+from ..learned_file import check_steps
 from ..options import check_number
 from ..plan import Act, Seen, Setting, StepPlan, labelled
 from ..rule import Memoryless

@@ -95,7 +95,7 @@ class Checkerboard:
 
 
 def _middles(reach: int | None, side: int) -> Sequence[int | None]:
-    """What spans are around: each place of a side, or, where all is in reach, None."""
+    """Places of a side around which a span lies: each of them, or None where all is in reach."""
     return [None] if reach is None else range(side)
 
 
@@ -141,7 +141,7 @@ class HeadMasks(Numberless):
         return PairShares(sum(map(share_of, self._masks(grid, img + text))) + queried)
 
     def _masks(self, grid: Grid, tokens: int) -> tuple[Near, Near, Checkerboard]:
-        """Of space, of time, and of neither."""
+        """Masks of space, of time, and of neither."""
         spatial = Near(grid, tokens, self.spatial_width, None)
         temporal = Near(grid, tokens, None, self.temporal_width)
         return spatial, temporal, Checkerboard(grid, tokens)

@@ -47,7 +47,7 @@ class ImportantRows(Numberless):
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
-        """Whether nothing is kept yet."""
+        """1 where nothing is kept yet, else 0."""
         return (float(not kept_at),)
 
     def row_count(self, place: Place, rows: int) -> int:

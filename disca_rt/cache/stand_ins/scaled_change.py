@@ -11,7 +11,7 @@ from ..stand_in import Kept, Moment, Numberless, TensorSpec
 
 @dataclass(frozen=True)
 class ScaledChange(Numberless):
-    """What enters plus c·r, r the change kept last and c the first scalar of the plan, or 1."""
+    """Tokens x that enter, as x + c·r: r the change kept last, c the plan's first scalar, or 1."""
 
     takes = "scale"
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "guidance", "velocity")

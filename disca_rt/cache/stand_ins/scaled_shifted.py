@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ...config import DiTConfig
-from ..gate_file import check_steps, read_adjustment
+from ..adjustment_file import read_adjustment
+from ..learned_file import check_steps
 from ..site import Site
 from ..stand_in import Kept, Moment
 from .reuse import Change
@@ -15,7 +16,7 @@ from .reuse import Change
 
 @dataclass(frozen=True)
 class ScaledShifted(Change):
-    """What enters plus s·C + b, C the kept change (Block Caching, arXiv 2312.03209).
+    """Tokens x that enter a block, as x + s·C + b, C its kept change (arXiv 2312.03209).
 
     s and b, of each step, block and channel, are in the file `scale_shift`, which train cache
     writes for one table; both passes have the same (choice). Without a file C is reused as it is.
