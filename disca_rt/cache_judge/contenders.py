@@ -54,7 +54,6 @@ INTERVALS: Mapping[str, str] = {
     "fora": "fresh_threshold",
     "delta-dit": "interval",
     "deepcache": "cache_interval",
-    "profilingdit": "step_interval",
     "toca": "fresh_threshold",
     "duca": "fresh_threshold",
     "clusca": "fresh_threshold",
@@ -73,6 +72,11 @@ THRESHOLDS: Mapping[str, Sequence[str]] = {
     ),
     "ertacache": ("threshold=0.15", "threshold=0.25", "threshold=0.4"),
     "omnicache": ("full_steps=8",),
+    "profilingdit": (
+        "step_start=2,min_interval=1,max_interval=3",
+        "step_start=2,min_interval=3,max_interval=6",
+        "step_start=1,min_interval=6,max_interval=12",
+    ),
     "block-caching": ("delta=0.4", "delta=0.7", "delta=1"),
     "feb-cache": ("budget=0.3", "budget=0.6", "budget=1.2"),
     "easycache": ("thresh=0.3", "thresh=1", "thresh=4,ret_steps=2"),
@@ -94,7 +98,7 @@ THRESHOLDS: Mapping[str, Sequence[str]] = {
     "foresight": ("recalculate=5,threshold=2,warmup=3", "recalculate=8,threshold=4,warmup=3"),
     "adacache": ("codebook=0.08:6,0.16:5,0.24:4,0.32:3,0.40:2,1.0:1", "codebook=0.3:12,1.0:9"),
     "mixcache": ("acc", "eff", "theta=inf,N=10,8,6"),
-    "fastcache": ("bound=0.01", "bound=0.1"),
+    "fastcache": ("bound=0.001", "bound=0.003", "bound=0.01"),
     "ras": ("sample_ratio=0.2", "scheduler_end_step=50,sample_ratio=0.15,scheduler_start_step=2"),
 }
 """Methods that measure, and others without an interval, with the options of each strength."""
