@@ -53,7 +53,20 @@ setup(
                 *("-O2", "-g0", "-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter")
             ],
             extra_link_args=["-Wl,--strip-all"],
-        )
+        ),
+        CppExtension(
+            "disca_rt.kernels._cpu",
+            ["csrc/cpu_ops.cpp", "csrc/cpu_kernels.cpp"],
+            depends=sorted(glob("csrc/*.h")),
+            # Sums in any order are what makes loops wide. Threads are PyTorch's own: its OpenMP is
+            # loaded already, so that none is linked.
+            extra_compile_args=[
+                *("-O3", "-g0", "-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter"),
+                *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"),
+                *("-fno-math-errno", "-fopenmp"),
+            ],
+            extra_link_args=["-Wl,--strip-all"],
+        ),
     ],
     cmdclass={"build_ext": Build},
 )

@@ -70,9 +70,20 @@ def _triton(device: torch.device) -> ModuleType:
     return fused
 
 
+def _native(device: torch.device) -> ModuleType:
+    if device.type not in ("cpu", "meta"):
+        raise ValueError(f"ops 'native' run on a CPU, got device {str(device)!r}; choose 'triton'")
+    try:
+        from . import native
+    except ImportError as error:
+        raise ValueError(f"ops 'native' need the C++ extension: {error}") from error
+    return native
+
+
 IMPLEMENTATIONS: dict[str, Callable[[torch.device], ModuleType]] = {
     "reference": lambda device: reference,
     "triton": _triton,
+    "native": _native,
 }
 
 

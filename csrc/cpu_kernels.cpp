@@ -1,0 +1,298 @@
+#include "cpu_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+// A copy of a function for each level of x86-64, chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define CLONED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONED
+#endif
+#define INLINED inline __attribute__((always_inline))
+
+namespace disca_rt::loops {
+namespace {
+
+constexpr float kEps = 1e-6f;
+constexpr int64_t kTile = 128;  // values that stay in registers and the nearest cache
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+INLINED float load(const float* p) { return *p; }
+INLINED float load(const BFloat16* p) {
+  const uint32_t bits = uint32_t{p->bits} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+INLINED void store(float* p, float value) { *p = value; }
+INLINED void store(BFloat16* p, float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  p->bits = static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
+}
+
+template <class T>
+INLINED const T* row_of(const Rows& rows, int64_t batch, int64_t row) {
+  return static_cast<const T*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;
+}
+template <class T>
+INLINED T* row_into(const Rows& rows, int64_t batch, int64_t row) {
+  return static_cast<T*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;
+}
+template <class T>
+INLINED const T* vector_of(const Vectors& vectors, int64_t batch) {
+  return static_cast<const T*>(vectors.data) + batch * vectors.batch_stride;
+}
+
+template <class B, class G>
+INLINED void add_term(float* total, const B* branch, const G* gate, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) total[i] += load(gate + i) * load(branch + i);
+}
+
+INLINED void add_term(float* total, const Term& term, int64_t batch, int64_t row, int64_t first,
+                      int64_t count) {
+  const bool is_f32 = term.branch_type == Type::f32, gate_is_f32 = term.gate_type == Type::f32;
+  const float* branch = row_of<float>(term.branch, batch, row) + first;
+  const BFloat16* narrow = row_of<BFloat16>(term.branch, batch, row) + first;
+  const float* gate = vector_of<float>(term.gate, batch) + first;
+  const BFloat16* narrow_gate = vector_of<BFloat16>(term.gate, batch) + first;
+  if (is_f32 && gate_is_f32) {
+    add_term(total, branch, gate, count);
+  } else if (is_f32) {
+    add_term(total, branch, narrow_gate, count);
+  } else if (gate_is_f32) {
+    add_term(total, narrow, gate, count);
+  } else {
+    add_term(total, narrow, narrow_gate, count);
+  }
+}
+
+template <class T>
+INLINED void gated_sum_of(Shape shape, Rows x, const Term* terms, int64_t count, Rows out,
+                          int64_t begin, int64_t end) {
+  for (int64_t each = begin; each < end; ++each) {
+    const int64_t batch = each / shape.seq, row = each % shape.seq;
+    const T* in = row_of<T>(x, batch, row);
+    T* into = row_into<T>(out, batch, row);
+    for (int64_t first = 0; first < shape.width; first += kTile) {
+      const int64_t length = std::min(kTile, shape.width - first);
+      float total[kTile];
+      for (int64_t i = 0; i < length; ++i) total[i] = load(in + first + i);
+      for (int64_t k = 0; k < count; ++k) add_term(total, terms[k], batch, row, first, length);
+      for (int64_t i = 0; i < length; ++i) store(into + first + i, total[i]);
+    }
+  }
+}
+
+constexpr int64_t kWidest = 8192;  // of a row that is normalised
+
+template <class T>
+INLINED void norm_modulate_of(Shape shape, Rows x, const Term* term, Vectors shift, Vectors scale,
+                              Rows sum, Rows normed, int64_t begin, int64_t end) {
+  float values[kWidest];
+  const int64_t width = shape.width;
+  for (int64_t each = begin; each < end; ++each) {
+    const int64_t batch = each / shape.seq, row = each % shape.seq;
+    const T* in = row_of<T>(x, batch, row);
+    for (int64_t i = 0; i < width; ++i) values[i] = load(in + i);
+    if (term != nullptr) {
+      add_term(values, *term, batch, row, 0, width);
+      T* into = row_into<T>(sum, batch, row);
+      for (int64_t i = 0; i < width; ++i) store(into + i, values[i]);
+    }
+    float mean = 0, variance = 0;
+    for (int64_t i = 0; i < width; ++i) mean += values[i];
+    mean /= width;
+    for (int64_t i = 0; i < width; ++i) variance += (values[i] - mean) * (values[i] - mean);
+    const float factor = 1.0f / std::sqrt(variance / width + kEps);
+    const T* add = vector_of<T>(shift, batch);
+    const T* times = vector_of<T>(scale, batch);
+    T* into = row_into<T>(normed, batch, row);
+    for (int64_t i = 0; i < width; ++i) {
+      store(into + i, (values[i] - mean) * factor * (1.0f + load(times + i)) + load(add + i));
+    }
+  }
+}
+
+template <class T>
+INLINED void norm_rope_of(Heads shape, T* x, int64_t batch_stride, int64_t row_stride,
+                          int64_t head_stride, const T* img_weight, const T* txt_weight,
+                          const float* cos, const float* sin, int64_t begin, int64_t end) {
+  const int64_t width = shape.width, half = width / 2;
+  for (int64_t each = begin; each < end; ++each) {
+    const int64_t batch = each / shape.seq, row = each % shape.seq;
+    const bool turns = row < shape.rotated;
+    const T* weight = turns ? img_weight : txt_weight;
+    const float* cosines = cos + row * half;
+    const float* sines = sin + row * half;
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      T* values = x + batch * batch_stride + row * row_stride + head * head_stride;
+      float squares = 0;
+      for (int64_t i = 0; i < width; ++i) squares += load(values + i) * load(values + i);
+      const float factor = 1.0f / std::sqrt(squares / width + kEps);
+      if (!turns) {
+        for (int64_t i = 0; i < width; ++i) {
+          store(values + i, load(values + i) * factor * load(weight + i));
+        }
+        continue;
+      }
+      for (int64_t i = 0; i < half; ++i) {
+        const float even = load(values + 2 * i) * factor * load(weight + 2 * i);
+        const float odd = load(values + 2 * i + 1) * factor * load(weight + 2 * i + 1);
+        store(values + 2 * i, even * cosines[i] - odd * sines[i]);
+        store(values + 2 * i + 1, odd * cosines[i] + even * sines[i]);
+      }
+    }
+  }
+}
+
+// exp(x) for x at most 0, within 2 units in the last place: 2^n times a polynomial in the rest.
+INLINED float exp_of_negative(float x) {
+  const float clamped = std::max(x, -87.0f);
+  const float scaled = clamped * 1.44269504f;
+  const float whole = std::floor(scaled + 0.5f);
+  const float rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+  float poly = 1.9875691500e-4f;
+  poly = poly * rest + 1.3981999507e-3f;
+  poly = poly * rest + 8.3334519073e-3f;
+  poly = poly * rest + 4.1665795894e-2f;
+  poly = poly * rest + 1.6666665459e-1f;
+  poly = poly * rest + 5.0000001201e-1f;
+  poly = poly * rest * rest + rest + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return poly * power;
+}
+
+template <class T>
+INLINED void gelu_tanh_of(T* x, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float value = load(x + i);
+    const float inner = 0.7978845608f * (value + 0.044715f * value * value * value);
+    const float low = exp_of_negative(-2.0f * std::fabs(inner));
+    const float size = (1.0f - low) / (1.0f + low);  // |tanh|
+    const float tanh = inner < 0 ? -size : size;
+    store(x + i, 0.5f * value * (1.0f + (inner == inner ? tanh : inner)));
+  }
+}
+
+template <class T>
+INLINED void forecast_of(const T* factors, int64_t stride, const float* coefficients, int64_t count,
+                         T* out, int64_t begin, int64_t end) {
+  for (int64_t first = begin; first < end; first += kTile) {
+    const int64_t length = std::min(kTile, end - first);
+    float total[kTile] = {};
+    for (int64_t k = 0; k < count; ++k) {
+      const T* factor = factors + k * stride + first;
+      for (int64_t i = 0; i < length; ++i) total[i] += coefficients[k] * load(factor + i);
+    }
+    for (int64_t i = 0; i < length; ++i) store(out + first + i, total[i]);
+  }
+}
+
+template <class T>
+INLINED void finite_differences_of(T* factors, int64_t stride, int64_t count, const T* newest,
+                                   float distance, float known, int64_t begin, int64_t end) {
+  for (int64_t first = begin; first < end; first += kTile) {
+    const int64_t length = std::min(kTile, end - first);
+    float newer[kTile];
+    for (int64_t i = 0; i < length; ++i) newer[i] = load(newest + first + i);
+    for (int64_t order = 0; order < count; ++order) {
+      T* factor = factors + order * stride + first;
+      const bool goes_on = known > order + 1;
+      for (int64_t i = 0; i < length; ++i) {
+        const float difference = goes_on ? (newer[i] - load(factor + i)) / distance : 0.0f;
+        store(factor + i, newer[i]);
+        newer[i] = difference;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+// Templates have no clones: each type has functions of its own.
+#define FOR_BOTH(name, parameters, f32, bf16) \
+  CLONED void name##_f32 parameters { f32; }  \
+  CLONED void name##_bf16 parameters { bf16; }
+
+FOR_BOTH(gated_sum,
+         (Shape shape, Rows x, const Term* terms, int64_t count, Rows out, int64_t begin,
+          int64_t end),
+         gated_sum_of<float>(shape, x, terms, count, out, begin, end),
+         gated_sum_of<BFloat16>(shape, x, terms, count, out, begin, end))
+void gated_sum(Type type, Shape shape, Rows x, const Term* terms, int64_t count, Rows out,
+               int64_t begin, int64_t end) {
+  (type == Type::f32 ? gated_sum_f32 : gated_sum_bf16)(shape, x, terms, count, out, begin, end);
+}
+
+FOR_BOTH(norm_modulate,
+         (Shape shape, Rows x, const Term* term, Vectors shift, Vectors scale, Rows sum,
+          Rows normed, int64_t begin, int64_t end),
+         norm_modulate_of<float>(shape, x, term, shift, scale, sum, normed, begin, end),
+         norm_modulate_of<BFloat16>(shape, x, term, shift, scale, sum, normed, begin, end))
+void norm_modulate(Type type, Shape shape, Rows x, const Term* term, Vectors shift, Vectors scale,
+                   Rows sum, Rows normed, int64_t begin, int64_t end) {
+  (type == Type::f32 ? norm_modulate_f32 : norm_modulate_bf16)(shape, x, term, shift, scale, sum,
+                                                               normed, begin, end);
+}
+
+FOR_BOTH(norm_rope,
+         (Heads shape, void* x, int64_t batch_stride, int64_t row_stride, int64_t head_stride,
+          const void* img_weight, const void* txt_weight, const float* cos, const float* sin,
+          int64_t begin, int64_t end),
+         norm_rope_of(shape, static_cast<float*>(x), batch_stride, row_stride, head_stride,
+                      static_cast<const float*>(img_weight), static_cast<const float*>(txt_weight),
+                      cos, sin, begin, end),
+         norm_rope_of(shape, static_cast<BFloat16*>(x), batch_stride, row_stride, head_stride,
+                      static_cast<const BFloat16*>(img_weight),
+                      static_cast<const BFloat16*>(txt_weight), cos, sin, begin, end))
+void norm_rope(Type type, Heads shape, void* x, int64_t batch_stride, int64_t row_stride,
+               int64_t head_stride, const void* img_weight, const void* txt_weight,
+               const float* cos, const float* sin, int64_t begin, int64_t end) {
+  (type == Type::f32 ? norm_rope_f32 : norm_rope_bf16)(shape, x, batch_stride, row_stride,
+                                                       head_stride, img_weight, txt_weight, cos,
+                                                       sin, begin, end);
+}
+
+FOR_BOTH(gelu_tanh, (void* x, int64_t begin, int64_t end),
+         gelu_tanh_of(static_cast<float*>(x), begin, end),
+         gelu_tanh_of(static_cast<BFloat16*>(x), begin, end))
+void gelu_tanh(Type type, void* x, int64_t begin, int64_t end) {
+  (type == Type::f32 ? gelu_tanh_f32 : gelu_tanh_bf16)(x, begin, end);
+}
+
+FOR_BOTH(forecast,
+         (const void* factors, int64_t stride, const float* coefficients, int64_t count, void* out,
+          int64_t begin, int64_t end),
+         forecast_of(static_cast<const float*>(factors), stride, coefficients, count,
+                     static_cast<float*>(out), begin, end),
+         forecast_of(static_cast<const BFloat16*>(factors), stride, coefficients, count,
+                     static_cast<BFloat16*>(out), begin, end))
+void forecast(Type type, const void* factors, int64_t stride, const float* coefficients,
+              int64_t count, void* out, int64_t begin, int64_t end) {
+  (type == Type::f32 ? forecast_f32 : forecast_bf16)(factors, stride, coefficients, count, out,
+                                                     begin, end);
+}
+
+FOR_BOTH(finite_differences,
+         (void* factors, int64_t stride, int64_t count, const void* newest, float distance,
+          float known, int64_t begin, int64_t end),
+         finite_differences_of(static_cast<float*>(factors), stride, count,
+                               static_cast<const float*>(newest), distance, known, begin, end),
+         finite_differences_of(static_cast<BFloat16*>(factors), stride, count,
+                               static_cast<const BFloat16*>(newest), distance, known, begin, end))
+void finite_differences(Type type, void* factors, int64_t stride, int64_t count, const void* newest,
+                        float distance, float known, int64_t begin, int64_t end) {
+  (type == Type::f32 ? finite_differences_f32 : finite_differences_bf16)(
+      factors, stride, count, newest, distance, known, begin, end);
+}
+
+}  // namespace disca_rt::loops
