@@ -46,7 +46,7 @@ gpu-dry-run:
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
-	rm -f disca_rt/parallel/_native.*.so
+	rm -f disca_rt/parallel/_native.*.so kernels/_cpu.*.so
 
 # Without isolation: the extension is built against the pinned PyTorch, which is fetched once.
 $(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*)

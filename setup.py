@@ -1,4 +1,4 @@
-"""Which folders are packages, where they live, and the C++ extension. Metadata: pyproject.toml."""
+"""Which folders are packages, where they live, and the C++ extensions. Metadata: pyproject.toml."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ModuleNotFoundError:
     sys.exit(
-        "setup.py: the C++ extension is built against the PyTorch it will run with: "
+        "setup.py: the C++ extensions are built against the PyTorch it will run with: "
         "pip install torch setuptools ninja, then install with --no-build-isolation"
     )
 

@@ -35,6 +35,12 @@ GEMMs are the library's: what surrounds them is arranged so that nothing is conc
 and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
 the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
 
+On a CPU the ops that are bound by memory are loops in C++ (`--ops native`, `kernels/native.py`,
+`csrc/cpu_kernels.cpp`): one pass over rows that stay in the nearest cache, compiled for three
+levels of x86-64 of which the library takes the machine's, in PyTorch's threads, for fp32 and bf16.
+They are held to fp64 as the kernels are, and no bit depends on the number of threads. What they are
+not for (gradients, compilers, other dtypes) is the reference's, within the op.
+
 Launches go by a table, `[rows, num_warps]` of a program by device, op and width, which `disca-rt
 tune` measures on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the
 default. A row is a token's values, or 1,024 elements where an op is on flat memory. Where the

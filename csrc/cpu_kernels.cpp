@@ -154,7 +154,7 @@ INLINED void norm_rope_of(Heads shape, T* x, int64_t batch_stride, int64_t row_s
 
 // exp(x) for x at most 0, within 2 units in the last place: 2^n times a polynomial in the rest.
 INLINED float exp_of_negative(float x) {
-  const float clamped = std::max(x, -87.0f);
+  const float clamped = x > -87.0f ? x : -87.0f;  // NaN too
   const float scaled = clamped * 1.44269504f;
   const float whole = std::floor(scaled + 0.5f);
   const float rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
@@ -165,7 +165,7 @@ INLINED float exp_of_negative(float x) {
   poly = poly * rest + 1.6666665459e-1f;
   poly = poly * rest + 5.0000001201e-1f;
   poly = poly * rest * rest + rest + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
+  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(whole) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return poly * power;
@@ -177,9 +177,8 @@ INLINED void gelu_tanh_of(T* x, int64_t begin, int64_t end) {
     const float value = load(x + i);
     const float inner = 0.7978845608f * (value + 0.044715f * value * value * value);
     const float low = exp_of_negative(-2.0f * std::fabs(inner));
-    const float size = (1.0f - low) / (1.0f + low);  // |tanh|
-    const float tanh = inner < 0 ? -size : size;
-    store(x + i, 0.5f * value * (1.0f + (inner == inner ? tanh : inner)));
+    // x (1 + tanh(inner)) / 2 = x / (1 + exp(-2 inner)), which loses no digits on either side.
+    store(x + i, value * (inner < 0 ? low : 1.0f) / (1.0f + low));
   }
 }
 

@@ -1,9 +1,11 @@
 // The ops of `kernels/native.py` on tensors: checks, strides and threads around the loops of
 // cpu_kernels.cpp. One that is not for these loops (another device or dtype, a gradient wanted, a
-// tensor that stands for another) gives None, and nothing has been done then.
+// tensor that stands for another, a dispatch mode that wants to see PyTorch's operators) gives
+// None, and nothing has been done then. A profiler sees each by name.
 #include <ATen/Parallel.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/types.h>
 
@@ -63,10 +65,17 @@ std::optional<Tensor> into(const std::optional<Tensor>& out, const Tensor& x) {
   return out;
 }
 
+// Runs `work(begin, end)` over `count` items of `values` values each, in PyTorch's threads. A
+// profiler sees it as an operator called `name`.
 template <class F>
-void over_rows(const Tensor& x, const F& work) {
-  const int64_t count = x.size(0) * x.size(1);
-  at::parallel_for(0, count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, x.size(2))), work);
+void in_threads(const char* name, int64_t count, int64_t values, const F& work) {
+  RECORD_FUNCTION(name, c10::ArrayRef<const c10::IValue>{});
+  at::parallel_for(0, count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, values)), work);
+}
+
+template <class F>
+void over_rows(const char* name, const Tensor& x, const F& work) {
+  in_threads(name, x.size(0) * x.size(1), x.size(2), work);
 }
 
 Result gated_sum(const Tensor& x, const std::vector<Tensor>& branches_and_gates,
@@ -82,7 +91,7 @@ Result gated_sum(const Tensor& x, const std::vector<Tensor>& branches_and_gates,
   }
   const auto result = into(out, x);
   if (result.has_value()) {
-    over_rows(x, [&](int64_t begin, int64_t end) {
+    over_rows("native::gated_sum", x, [&](int64_t begin, int64_t end) {
       loops::gated_sum(type_of(x), shape(x), rows(x), terms.data(), terms.size(), rows(*result),
                        begin, end);
     });
@@ -100,7 +109,7 @@ Result layer_norm_modulate(const Tensor& x, const Tensor& shift, const Tensor& s
   if (!fits_norm(x, shift, scale)) return std::nullopt;
   const auto normed = into(out, x);
   if (normed.has_value()) {
-    over_rows(x, [&](int64_t begin, int64_t end) {
+    over_rows("native::layer_norm_modulate", x, [&](int64_t begin, int64_t end) {
       loops::norm_modulate(type_of(x), shape(x), rows(x), nullptr, vectors(shift), vectors(scale),
                            Rows{}, rows(*normed), begin, end);
     });
@@ -116,7 +125,7 @@ std::optional<std::pair<Tensor, Tensor>> gate_residual_layer_norm_modulate(
   const auto added = term(branch, gate, x);
   const auto sum = into(sum_out, x), normed = into(normed_out, x);
   if (!added.has_value() || !sum.has_value() || !normed.has_value()) return std::nullopt;
-  over_rows(x, [&](int64_t begin, int64_t end) {
+  over_rows("native::gate_residual_layer_norm_modulate", x, [&](int64_t begin, int64_t end) {
     loops::norm_modulate(type_of(x), shape(x), rows(x), &*added, vectors(shift), vectors(scale),
                          rows(*sum), rows(*normed), begin, end);
   });
@@ -140,20 +149,19 @@ Result rms_norm_rope(const Tensor& x, const Tensor& img_weight, const Tensor& tx
     }
   }
   const Heads heads{x.size(1), x.size(2), x.size(3), cos.size(0)};
-  const int64_t values = std::max<int64_t>(1, x.size(2) * x.size(3));
-  at::parallel_for(0, x.size(0) * x.size(1), std::max<int64_t>(1, kGrain / values),
-                   [&](int64_t begin, int64_t end) {
-                     loops::norm_rope(type_of(x), heads, x.data_ptr(), x.stride(0), x.stride(1),
-                                      x.stride(2), img_weight.const_data_ptr(),
-                                      txt_weight.const_data_ptr(), cos.const_data_ptr<float>(),
-                                      sin.const_data_ptr<float>(), begin, end);
-                   });
+  in_threads("native::rms_norm_rope", x.size(0) * x.size(1), x.size(2) * x.size(3),
+             [&](int64_t begin, int64_t end) {
+               loops::norm_rope(type_of(x), heads, x.data_ptr(), x.stride(0), x.stride(1),
+                                x.stride(2), img_weight.const_data_ptr(),
+                                txt_weight.const_data_ptr(), cos.const_data_ptr<float>(),
+                                sin.const_data_ptr<float>(), begin, end);
+             });
   return x;
 }
 
 Result gelu_tanh(const Tensor& x) {
   if (!is_plain(x) || !x.is_contiguous()) return std::nullopt;
-  at::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  in_threads("native::gelu_tanh", x.numel(), 1, [&](int64_t begin, int64_t end) {
     loops::gelu_tanh(type_of(x), x.data_ptr(), begin, end);
   });
   return x;
@@ -171,7 +179,7 @@ bool are_numbers(const Tensor& numbers, int64_t count) {
 Result forecast(const Tensor& factors, const Tensor& coefficients) {
   if (!are_factors(factors) || !are_numbers(coefficients, factors.size(0))) return std::nullopt;
   const Tensor out = at::empty(factors.sizes().slice(1), factors.options());
-  at::parallel_for(0, out.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  in_threads("native::forecast", out.numel(), 1, [&](int64_t begin, int64_t end) {
     loops::forecast(type_of(factors), factors.const_data_ptr(), factors.stride(0),
                     coefficients.const_data_ptr<float>(), factors.size(0), out.data_ptr(), begin,
                     end);
@@ -186,7 +194,7 @@ bool finite_differences(const Tensor& factors, const Tensor& newest, const Tenso
   }
   const Tensor values = newest.contiguous();
   const float* scalars = numbers.const_data_ptr<float>();
-  at::parallel_for(0, values.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  in_threads("native::finite_differences", values.numel(), 1, [&](int64_t begin, int64_t end) {
     loops::finite_differences(type_of(factors), factors.data_ptr(), factors.stride(0),
                               factors.size(0), values.const_data_ptr(), scalars[0], scalars[1],
                               begin, end);

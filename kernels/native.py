@@ -1,7 +1,8 @@
-"""The row "native" of the ops: loops in C++ on a CPU, each in one pass over memory.
+"""The row "native" of the ops: loops in C++ on a CPU (`csrc/cpu_ops.cpp`), each in one pass.
 
-For fp32 and bf16 without gradients; for all else (gradients, derivatives in forward mode, compilers,
-other devices and dtypes) an op is the reference's. GEMMs and attention are PyTorch's.
+They are for fp32 and bf16 without gradients. For all else an op is the reference's: gradients,
+derivatives in forward mode, compilers, dispatch modes, the meta device, fp16 and fp64. GEMMs and
+attention are PyTorch's, as are the ops that are imported here: no loop makes those faster.
 """
 
 import torch
@@ -10,20 +11,20 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _cpu, reference
+from .packing import Packing
 from .reference import buffer as buffer
 from .reference import euler_step as euler_step
 from .reference import forecast_channels as forecast_channels
+from .reference import fuse_cached as fuse_cached
 from .reference import join_tokens as join_tokens
 from .reference import joint_linear as joint_linear
 from .reference import layer_norm as layer_norm
-from .reference import rms_norm_rope_send as rms_norm_rope_send
-from .reference import unpatchify as unpatchify
-from .reference import fuse_cached as fuse_cached
 from .reference import pair_linear as pair_linear
+from .reference import unpatchify as unpatchify
 
 
 def _is_plain() -> bool:
-    """True where nothing watches or differentiates what runs."""
+    """True where nothing compiles or differentiates what runs; the rest is looked for in C++."""
     return forward_ad._current_level < 0 and not torch.compiler.is_compiling()
 
 
@@ -63,6 +64,18 @@ def rms_norm_rope(
     args = x, img_weight, txt_weight, freqs_cos, freqs_sin
     found = _cpu.rms_norm_rope(*args) if _is_plain() else None
     return reference.rms_norm_rope(*args) if found is None else found
+
+
+def rms_norm_rope_send(
+    x: Tensor,
+    img_weight: Tensor,
+    txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+    packing: Packing,
+) -> Tensor:
+    rotated = rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin)
+    return reference.by_ranks(rotated, packing)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """The table of op implementations. A model is given one row when it is built and never asks which.
 
 A row is a module that exposes the names of `Ops`; `reference` is plain PyTorch and runs anywhere.
-Asking for a row is explicit: there is no fallback from one to another.
+A row that is asked for is had or refused: there is no fallback from one to another.
 """
 
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -72,11 +73,17 @@ def _triton(device: torch.device) -> ModuleType:
 
 def _native(device: torch.device) -> ModuleType:
     if device.type not in ("cpu", "meta"):
-        raise ValueError(f"ops 'native' run on a CPU, got device {str(device)!r}; choose 'triton'")
+        raise ValueError(
+            f"ops 'native' run on a CPU, got device {str(device)!r}; choose 'triton' or 'reference'"
+        )
     try:
         from . import native
     except ImportError as error:
-        raise ValueError(f"ops 'native' need the C++ extension: {error}") from error
+        raise ValueError(
+            "ops 'native' need the C++ extension disca_rt.kernels._cpu, which is not built for "
+            "this Python: pip install --no-build-isolation . in the source folder (make does it "
+            "too), or choose 'reference'"
+        ) from error
     return native
 
 
@@ -85,6 +92,16 @@ IMPLEMENTATIONS: dict[str, Callable[[torch.device], ModuleType]] = {
     "triton": _triton,
     "native": _native,
 }
+
+
+def default_ops(device: torch.device | str) -> str:
+    """The name of the fastest ops on `device`: kernels on a GPU, loops in C++ on a CPU.
+
+    Where the C++ extension is not built, those on a CPU are the reference's.
+    """
+    if torch.device(device).type == "cuda":
+        return "triton"
+    return "reference" if find_spec(f"{__package__}._cpu") is None else "native"
 
 
 def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:

@@ -118,8 +118,12 @@ def rms_norm_rope_send(
 
     `x [B, S, H, D]` -> `[B, S·H, D]`: of each sample rank r's `[S, H_r, D]`, for all r.
     """
-    rotated = rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin)
-    return torch.cat([part.flatten(1, 2) for part in rotated.split(packing.counts, dim=2)], dim=1)
+    return by_ranks(rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin), packing)
+
+
+def by_ranks(x: Tensor, packing: Packing) -> Tensor:
+    """The heads of `x [B, S, H, D]`, those of one rank after another's: `[B, S·H, D]`."""
+    return torch.cat([part.flatten(1, 2) for part in x.split(packing.counts, dim=2)], dim=1)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

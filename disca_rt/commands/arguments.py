@@ -10,7 +10,10 @@ from typing import Any
 from .. import atomic
 
 BREAKS = "\t\n\r"  # control characters that are white space
-OPS_HELP = "reference, PyTorch's operators, or triton, fused kernels: the default on a GPU"
+OPS_HELP = (
+    "triton, fused kernels, the default on a GPU; native, loops in C++, the default on a CPU; "
+    "reference, PyTorch's operators"
+)
 ATTENTION_HELP = "attention backend (a wrong name lists all); default auto: the fastest tuned"
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..kernels.ops import default_ops
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,8 +35,8 @@ def choose_dtype(
 
 
 def choose_ops(name: str | None, device: torch.device) -> str:
-    """Name of the ops; by default fused kernels on a GPU, PyTorch's operators on a CPU."""
-    return name or ("triton" if device.type == "cuda" else "reference")
+    """Name of the ops; by default the device's fastest."""
+    return name or default_ops(device)
 
 
 def choose_workers(asked: int | None, device: torch.device) -> int:

@@ -14,7 +14,7 @@ from ..attention.protocol import Attention
 from ..config import DiTConfig
 from ..encoders.text import PromptCheck, TextEncoder
 from ..instruments.capacity import capacity
-from ..kernels.ops import Ops, get_ops
+from ..kernels.ops import Ops, default_ops, get_ops
 from ..models.dit import DiT
 from ..models.predictor import Predictor
 from ..vae.codec import Codec
@@ -38,10 +38,10 @@ T = TypeVar("T")
 class Options:
     """Ways to load a model; ValueError where two contradict each other.
 
-    `dtype` None keeps the DiT's own. With `fp8_weights` the linears of the DiT's blocks stay in FP8
-    in memory and are decoded at each use: weights halved, arithmetic in `dtype` as before, no
-    faster. Several ranks share a sample with an `attention` that trades its tokens
-    (`parallel.attention`); all of them then call `run` alike.
+    `dtype` None keeps the DiT's own, `ops` None are the device's fastest. With `fp8_weights` the
+    linears of the DiT's blocks stay in FP8 in memory and are decoded at each use: weights halved,
+    arithmetic in `dtype` as before, no faster. Several ranks share a sample with an `attention`
+    that trades its tokens (`parallel.attention`); all of them then call `run` alike.
 
     Of a whole model's folder: `variant` names one of several DiTs in it, `dit` is a checkpoint that
     takes the place of its own. `keep_resident` keeps every part once it is loaded, instead of
@@ -56,7 +56,7 @@ class Options:
     variant: str | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype | None = None
-    ops: str | Ops = "reference"
+    ops: str | Ops | None = None
     attention: str | Attention = "auto"
     fp8_weights: bool = False
     keep_resident: bool = False
@@ -75,7 +75,9 @@ class Options:
         attention = self.attention
         if isinstance(attention, str):
             attention = LocalAttention(attention)
-        ops = get_ops(self.ops, self.device) if isinstance(self.ops, str) else self.ops
+        ops = self.ops or default_ops(self.device)
+        if isinstance(ops, str):
+            ops = get_ops(ops, self.device)
         built = {"ops": ops, "attention": attention, "device": self.device}
         object.__setattr__(self, "built", built)
 

@@ -26,8 +26,8 @@ FP32 = 4
 
 # Tensors of S·C that live at once at the worst place of a step, which is a double-stream block: its
 # streams, their norms, attention and its projections, and the MLP before and after GELU (4 each).
-# Fused ops do GELU in place, and write image and text into one tensor.
-TENSORS = {"reference": 15, "triton": 12}
+# Kernels do GELU in place, and write image and text into one tensor.
+TENSORS = {"reference": 15, "native": 15, "triton": 12}
 
 # The largest weight that is decoded at once, in C²: a double-stream block's modulation.
 DECODED = 6

@@ -86,10 +86,10 @@ def assert_as_good_as_reference(ours: Tensor, theirs: Tensor, exact: Tensor) -> 
     assert error(ours, exact) <= bound
 
 
-def check(name: str, args: Args) -> None:
-    """Op `name` on copies of `args`: fused, reference, fp64."""
+def check(name: str, args: Args, ops: ModuleType | None = None) -> None:
+    """Op `name` of `ops` (by default the fused ones), the reference's and fp64, on copies."""
     with results_begin_as_nan():
-        results = _results(name, args)
+        results = _results(name, args, ops or fused())
     groups = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
     for ours, theirs, exact in groups:
         assert_as_good_as_reference(ours, theirs, exact)
@@ -106,12 +106,12 @@ def results_begin_as_nan() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def _results(name: str, args: Args) -> list[Any]:
-    """Results of the fused op, the reference and the oracle."""
+def _results(name: str, args: Args, ops: ModuleType) -> list[Any]:
+    """Results of the op under test, the reference and the oracle."""
     return [
         function(*[each.clone() if isinstance(each, Tensor) else each for each in args])
         for function in (
-            lambda *copies: getattr(fused(), name)(*_as_strided(copies, args)),
+            lambda *copies: getattr(ops, name)(*_as_strided(copies, args)),
             getattr(reference, name),
             getattr(oracle, name),
         )

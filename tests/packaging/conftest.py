@@ -1,9 +1,10 @@
 """The distributions under test, built from a copy of the tree so that no stale build/ leaks in.
 
-None compiles the extension: all take the one that these tests import, which setup.py has built.
+None compiles the extensions: all take those that these tests import, which setup.py has built.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,16 @@ NOT_SOURCE = shutil.ignore_patterns(
     *(".*", "build", "dist", "out", "golden", "*.egg-info", "__pycache__", "*.partial", "*.so")
 )
 
-# Stands in for the compiler: whatever is to be made is the extension.
+# Stands in for the compiler: extensions are copied from where they are, objects are empty.
 MADE_ALREADY = """#!/bin/sh
 for each; do
-  if [ "$before" = -o ]; then exec cp '{extension}' "$each"; fi
+  if [ "$before" = -o ]; then
+    for made in {extensions}; do
+      if [ "${{made##*/}}" = "${{each##*/}}" ]; then exec cp "$made" "$each"; fi
+    done
+    : > "$each"
+    exit
+  fi
   before=$each
 done
 exec c++ "$@"
@@ -71,10 +78,12 @@ def dist_info(source: Path, python: Python, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def made_already(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiler that has nothing to compile."""
-    from disca_rt.parallel import _native  # here: other tests are about a tree without it
+    from disca_rt.kernels import _cpu  # here: other tests are about a tree without them
+    from disca_rt.parallel import _native
 
     compiler = tmp_path_factory.mktemp("compiler") / "c++"
-    compiler.write_text(MADE_ALREADY.format(extension=_native.__file__))
+    extensions = shlex.join([_cpu.__file__, _native.__file__])
+    compiler.write_text(MADE_ALREADY.format(extensions=extensions))
     compiler.chmod(0o755)
     return compiler
 

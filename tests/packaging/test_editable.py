@@ -27,14 +27,20 @@ def test_kernels_are_the_folder_of_the_repository(
     assert found.resolve() == source / "kernels/ops.py"
 
 
-def test_extension_is_in_the_folder_of_the_repository(
-    editable: Path, source: Path, python, tmp_path: Path
+@pytest.mark.parametrize(
+    ("module", "place", "function"),
+    [
+        ("disca_rt.parallel._native", "disca_rt/parallel/_native", "token_shard"),
+        ("disca_rt.kernels._cpu", "kernels/_cpu", "gelu_tanh"),
+    ],
+)
+def test_extensions_are_in_the_folders_of_the_repository(
+    module: str, place: str, function: str, editable: Path, source: Path, python, tmp_path: Path
 ) -> None:
-    code = START + "import disca_rt.parallel._native as n; print(n.__file__, n.token_shard)"
+    code = START + f"import {module} as n; print(n.__file__, n.{function})"
     found, rest = python("-S", "-c", code, editable, cwd=tmp_path).split(maxsplit=1)
-    assert (
-        Path(found) == source / f"disca_rt/parallel/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    )
+    expected = source / f"{place}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert Path(found).resolve() == expected
     assert "built-in" in rest
 
 

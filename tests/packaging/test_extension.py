@@ -1,4 +1,4 @@
-"""A build of the C++ extension says in one line what it lacks; one process runs without it."""
+"""A build of the C++ extensions says in one line what it lacks; one process runs without them."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def run(*args: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess
         (
             "import sys; sys.modules['torch'] = None; ",
             {},
-            "the C++ extension is built against the PyTorch it will run with: pip install torch "
+            "the C++ extensions are built against the PyTorch it will run with: pip install torch "
             "setuptools ninja, then install with --no-build-isolation",
         ),
     ],

@@ -18,7 +18,10 @@ pytestmark = [
 ]
 
 WEIGHTS = "disca_rt/tiny/weights"
-NATIVE = f"disca_rt/parallel/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+NATIVE, CPU = (
+    f"disca_rt/{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    for name in ("parallel/_native", "kernels/_cpu")
+)
 
 
 def files(wheel: Path) -> list[str]:
@@ -32,7 +35,7 @@ def package_files(source: Path) -> set[str]:
     beside = (p for p in (source / WEIGHTS).rglob("*") if p.is_file())
     weights = {p.relative_to(source).as_posix() for p in beside}
     page = {f"disca_rt/profiling/{name}" for name in ("page.html", "timeline.js")}
-    return python | kernels | weights | page | {NATIVE}
+    return python | kernels | weights | page | {NATIVE, CPU}
 
 
 def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path) -> None:
@@ -48,7 +51,7 @@ def test_holds_exactly_the_package_and_every_file_once(source: Path, wheel: Path
 def test_source_distribution_has_all_that_is_compiled(source: Path, unpacked: Path) -> None:
     ours, theirs = ({p.name for p in (root / "csrc").iterdir()} for root in (source, unpacked))
     assert ours == theirs
-    assert {"partition.h", "partition.cpp", "scheduler.h", "scheduler.cpp"} < ours
+    assert {"partition.h", "partition.cpp", "cpu_kernels.h", "cpu_ops.cpp"} < ours
 
 
 def test_carries_the_embedded_model(wheel: Path) -> None:
@@ -63,8 +66,9 @@ def test_is_for_this_python_and_platform(wheel: Path) -> None:
     assert wheel.name == f"disca_rt-{__version__}-{python}-{python}-{platform}.whl"
 
 
-def test_extension_is_stripped(wheel: Path) -> None:
-    assert ZipFile(wheel).getinfo(NATIVE).file_size < 1_000_000  # 0.36 MB; unstripped 15
+@pytest.mark.parametrize("extension", [NATIVE, CPU])
+def test_extensions_are_stripped(wheel: Path, extension: str) -> None:
+    assert ZipFile(wheel).getinfo(extension).file_size < 1_000_000  # 0.36 MB; unstripped 15
 
 
 def test_the_tree_gives_the_wheel_of_the_source_distribution(
@@ -80,12 +84,13 @@ def test_installed_wheel_imports_its_kernels(installed: Path, python, tmp_path: 
     assert not (installed / "kernels").exists()
 
 
-def test_installed_wheel_imports_its_extension(installed: Path, python, tmp_path: Path) -> None:
+def test_installed_wheel_imports_its_extensions(installed: Path, python, tmp_path: Path) -> None:
     code = (
         "import disca_rt.parallel._native as n; print(n.__file__, n.token_shard(9, 1, 2, 1).tokens)"
+        "; import disca_rt.kernels._cpu as c, torch; print(c.__file__, c.gelu_tanh(torch.zeros(1)))"
     )
     found = python("-c", code, cwd=tmp_path, path=installed)
-    assert found == f"{installed / NATIVE} 5"
+    assert found.splitlines() == [f"{installed / NATIVE} 5", f"{installed / CPU} tensor([0.])"]
 
 
 def test_installed_command_runs(installed: Path, python, tmp_path: Path) -> None:
