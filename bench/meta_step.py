@@ -48,7 +48,11 @@ def meta_step(
     graphs: GraphRunner | None = None,
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
-    built = {"ops": get_ops(ops), "attention": NoAttention(), "dtype": torch.bfloat16}
+    built = {
+        "ops": get_ops(ops, "cuda" if ops == "triton" else META),
+        "attention": NoAttention(),
+        "dtype": torch.bfloat16,
+    }
     dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))

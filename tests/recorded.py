@@ -1,7 +1,8 @@
 """A stand-in for CUDA graphs on a CPU: notes down aten calls, and makes them again in place.
 
 As with a graph no Python runs at a replay, addresses are those of the capture, and capturing leaves
-every buffer as it was.
+every buffer as it was. It sees PyTorch's operators: what is compared with a replay to the bit runs
+by ops "reference" too.
 """
 
 from collections.abc import Callable

@@ -45,6 +45,8 @@ SHORT = preset(3, shift=5.0, step_list=(0, 1))
 
 
 def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
+    """Of operators that are recorded: PyTorch's."""
+    arguments = {"ops": "reference"} | arguments
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, graphs=graphs, **arguments))
 
 
@@ -377,7 +379,7 @@ def test_generate_captures_by_itself_on_a_gpu(
     pretended_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [tmp_path / f"{name}.safetensors" for name in ("captured", "plain")]
-    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out"]
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--ops", "reference", "--latents-out"]
     assert main([*asked, str(files[0])]) == 0
     monkeypatch.setattr(generate, "wants_graphs", wants_graphs)
     assert main([*asked, str(files[1])]) == 0

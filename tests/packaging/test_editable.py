@@ -37,7 +37,7 @@ def test_kernels_are_the_folder_of_the_repository(
 def test_extensions_are_in_the_folders_of_the_repository(
     module: str, place: str, function: str, editable: Path, source: Path, python, tmp_path: Path
 ) -> None:
-    code = START + f"import {module} as n; print(n.__file__, n.{function})"
+    code = START + f"import torch, {module} as n; print(n.__file__, n.{function})"
     found, rest = python("-S", "-c", code, editable, cwd=tmp_path).split(maxsplit=1)
     expected = source / f"{place}{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert Path(found).resolve() == expected

@@ -27,7 +27,7 @@ def sampler(
 ) -> tuple[Runtime, UlyssesAttention]:
     topology = Topology(dist.group.WORLD, TIMEOUT, ulysses_degree=degree)
     attention = UlyssesAttention(topology, LocalAttention(), chunks)
-    loaded = Runtime.load(DIT, PREDICTOR, attention=attention, graphs=graphs)
+    loaded = Runtime.load(DIT, PREDICTOR, ops="reference", attention=attention, graphs=graphs)
     return with_tiny_prompts(loaded), attention
 
 
