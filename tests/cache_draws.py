@@ -232,9 +232,9 @@ def draws(draw: st.DrawFn) -> Draw:
         Listed((0, *sorted(later))),
         Interval(draw(st.integers(1, 4)), draw(st.integers(1, 3))),
         Measuring(Probe("modulated"), threshold),
-        Measuring(Probe("latents", "kept", "l2"), threshold),
-        Measuring(Probe("residual", "kept", block=before), threshold),
-        Measuring(Probe("tokens", "previous", block=before), threshold),
+        Measuring(Probe("latents", "kept", norm="l2"), threshold),
+        Measuring(Probe("residual", "kept", after=before), threshold),
+        Measuring(Probe("tokens", after=before), threshold),
     ]
     rules += [ByNetwork(CONFIG, str(learned_network(steps)))]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]

@@ -19,7 +19,7 @@ class Measuring:
     """Full where the changes of a probe, asked for before the step, have added up to `threshold`.
 
     As TeaCache with "modulated", EasyCache with "latents"; in the middle of the step, as DBCache,
-    with "residual" after `probe.block` blocks.
+    with "residual" after `probe.after` blocks.
     """
 
     probe: Probe
@@ -56,7 +56,7 @@ class Verified:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return (Probe("slot", "stand-in", "l2", self.slot),)
+        return (Probe("slot", "stand-in", norm="l2", slot=self.slot),)
 
     def start(self, setting: Setting) -> bool:
         return False
@@ -84,7 +84,7 @@ class TwoParts:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return tuple(Probe("residual", "kept", block=block) for block in self.blocks)
+        return tuple(Probe("residual", "kept", after=block) for block in self.blocks)
 
     def start(self, setting: Setting) -> None:
         return None

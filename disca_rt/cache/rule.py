@@ -18,7 +18,7 @@ class Rule(Protocol[Memory]):
 
     Those of a pass that a sample does not have are left out there, and must not be asked for.
     One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it;
-    one with probes of a "choice" has `network`, a `decision_network.Network`, and only watches it.
+    one with probes of "wanted" has `network`, a `decision_network.Network`, and only watches it.
     One whose plans have scalars for stand-ins has `gives`, a word for what these are.
     Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
     """

@@ -130,7 +130,7 @@ class Deciding:
         tensors = self._with_numbers(plan)
         if plan.scale != 1:
             tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
-        if any(probe.of == "choice" for probe in plan.watch):
+        if any(probe.of == "wanted" for probe in plan.watch):
             network = self._loop.rule.network.to(tensors.latents.device)
             tensors = tensors._replace(network=network)
         outcome = self._loop.compute(plan, self._begun, tensors)
@@ -197,15 +197,15 @@ class Deciding:
         if probe.norm in ("motion", "moving"):
             return True
         if probe.of == "slot":
-            return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
-        return probe.of in ("latents", "patches", "velocity", "choice")
+            return self._loop.policy.slots[probe.slot].site.level in ("guidance", "velocity")
+        return probe.of in ("latents", "patches", "velocity", "wanted")
 
     def _is_compared(self, probe: Probe) -> bool:
         """True where there is something to compare with."""
         if probe.stored is not None:
             return self._moved.stored[probe.stored] > (probe.against == "before")
         if probe.of == "slot":
-            return bool(self._moved.kept_at[probe.which_pass][probe.block])
+            return bool(self._moved.kept_at[probe.which_pass][probe.slot])
         return True
 
     def _commit(self, plan: StepPlan) -> Counter[Stored]:

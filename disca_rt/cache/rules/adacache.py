@@ -8,7 +8,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
 
-CHANGE, MOTION = (Probe("slot", "stand-in", norm) for norm in ("l1", "motion"))
+CHANGE, MOTION = (Probe("slot", "stand-in", norm=norm) for norm in ("l1", "motion"))
 
 
 class Pace(NamedTuple):

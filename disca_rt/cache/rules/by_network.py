@@ -31,7 +31,7 @@ class ByNetwork:
 
     def __post_init__(self) -> None:
         file = read_network(self.net, self.config)
-        probes = tuple(Probe("choice", "network", block=i) for i in range(file.network.later))
+        probes = tuple(Probe("wanted", "network", output=i) for i in range(file.network.later))
         for name, value in (("digest", file.digest), ("probes", probes), ("_file", file)):
             object.__setattr__(self, name, value)
 

@@ -88,9 +88,16 @@ class DBCache:
             return ()
         parts = middles(self.config, self.Fn_compute_blocks, self.Bn_compute_blocks)
         return tuple(
-            Probe("residual", "kept", "l1", each.start, number, each.begin, slot)
-            for number in range(2)
-            for slot, each in enumerate(parts)
+            Probe(
+                "residual",
+                "kept",
+                which_pass=which_pass,
+                since=kind.begin,
+                after=kind.start,
+                kept_by=slot,
+            )
+            for which_pass in range(2)
+            for slot, kind in enumerate(parts)
         )
 
     def start(self, setting: Setting) -> Counts:
@@ -167,7 +174,7 @@ class DBCache:
 
     def _probe(self, number: int, slot: int) -> Probe | None:
         number = number if self.cfg_diff_compute_separate else 0
-        found = (each for each in self.probes if (each.which_pass, each.slot) == (number, slot))
+        found = (each for each in self.probes if (each.which_pass, each.kept_by) == (number, slot))
         return next(found, None)
 
 

@@ -61,10 +61,10 @@ class DiCache:
     @property
     def of_passes(self) -> tuple[Probes, ...]:
         """The probes of the deciding passes."""
-        common = {"block": self.probe_depth, "slot": 0}
+        common = {"after": self.probe_depth, "kept_by": 0}
         return tuple(
             Probes(
-                Probe("image", which_pass=i, block=self.probe_depth),
+                Probe("image", which_pass=i, after=self.probe_depth),
                 Probe("residual", "kept", which_pass=i, **common),
                 Probe("residual", "before", which_pass=i, **common),
             )

@@ -45,7 +45,7 @@ class Foresight:
     @cached_property
     def probes(self) -> tuple[Probe, ...]:
         blocks = self.config.double + self.config.single
-        return tuple(Probe("slot", "stand-in", "l2", block) for block in range(blocks))
+        return tuple(Probe("slot", "stand-in", norm="l2", slot=block) for block in range(blocks))
 
     def start(self, setting: Setting) -> Changes:
         return Changes()

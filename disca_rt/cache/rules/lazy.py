@@ -37,7 +37,7 @@ class Lazy(Memoryless):
             raise ValueError("heads must be a file of learned heads, got none; give heads=FILE")
         file = read_gates(self.heads, "heads", self.config)
         probes = (
-            Probe("score", "head", block=site.start, slot=slot)
+            Probe("score", "head", after=site.start, slot=slot)
             for slot, site in enumerate(pairs(self.config))
         )
         for name, value in (("digest", file.digest), ("probes", tuple(probes)), ("_file", file)):

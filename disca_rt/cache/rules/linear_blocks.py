@@ -40,7 +40,7 @@ class LinearBlocks:
     def of_blocks(self) -> tuple[Probe, ...]:
         """The probes of the blocks' inputs."""
         blocks = range(self.config.double + self.config.single)
-        return tuple(Probe("tokens", "previous", "l2", block) for block in blocks)
+        return tuple(Probe("tokens", norm="l2", after=block) for block in blocks)
 
     @property
     def probes(self) -> tuple[Probe, ...]:

@@ -19,7 +19,7 @@ STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
 LABELS = "step-cached", "cfg-cached", "block-cached"
 
 OF_STEP = Probe("velocity")  # O against that of the step before
-OF_FULL = Probe("velocity", "kept", slot=CFG)  # against that of the full step before
+OF_FULL = Probe("velocity", "kept", kept_by=CFG)  # against that of the full step before
 OF_CFG = Probe("patches", "conditional", which_pass=1)  # u against c
 
 
@@ -118,7 +118,7 @@ class MixCache:
     @property
     def _of_blocks(self) -> tuple[Probe, ...]:
         levels = len(prefix_stops(self.blocks, self.config))
-        return tuple(Probe("slot", "stand-in", block=BLOCKS + i) for i in range(levels))
+        return tuple(Probe("slot", "stand-in", slot=BLOCKS + i) for i in range(levels))
 
     def _mode(self, setting: Setting, step: Step, memory: Mixed) -> int | None:
         """The mode of least cost; None where there is none but that of the step before."""

@@ -60,7 +60,7 @@ class SpeCa:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return (Probe("slot", "stand-in", METRICS[self.error_metric]),)
+        return (Probe("slot", "stand-in", norm=METRICS[self.error_metric]),)
 
     def start(self, setting: Setting) -> Drafts:
         return Drafts()
