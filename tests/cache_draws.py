@@ -121,8 +121,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
-        self.head, self.gives = getattr(rule, "head", None), getattr(rule, "gives", "")
-        self.network = getattr(rule, "network", None)
+        self.head, self.gives, self.network = rule.head, rule.gives, rule.network
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule

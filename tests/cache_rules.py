@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from disca_rt.cache.plan import Act, Answer, Ask, Draft, Probe, Seen, Setting, StepPlan
+from disca_rt.cache.rule import RuleDefaults
 from disca_rt.schedule import Step
 
 
@@ -15,7 +16,7 @@ class Since(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measuring:
+class Measuring(RuleDefaults):
     """Full where the changes of a probe, asked for before the step, have added up to `threshold`.
 
     As TeaCache with "modulated", EasyCache with "latents"; in the middle of the step, as DBCache,
@@ -45,7 +46,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(RuleDefaults):
     """Drafts every step but the first, and keeps it where a check is within `threshold` (SpeCa).
 
     With a threshold of 0 every draft is given up, with an infinite one none is.
@@ -76,7 +77,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class TwoParts:
+class TwoParts(RuleDefaults):
     """Decides for slot 0, then, under that, for slot 1 further on (cache-dit's DBCache on 1.0)."""
 
     blocks: tuple[int, int]
@@ -107,7 +108,7 @@ class TwoParts:
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(RuleDefaults):
     """Keeps every slot at every step and hands what it watches to `seen`."""
 
     probes: tuple[Probe, ...]
@@ -127,7 +128,7 @@ class Watching:
 
 
 @dataclass(frozen=True)
-class Giving:
+class Giving(RuleDefaults):
     """Predicts with the step's index as a scalar for the stand-ins."""
 
     gives: ClassVar[str] = "index"

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
-from .rule import Rule, gives, known_plans
+from .rule import Rule, known_plans
 from .site import Site
-from .stand_in import StandIn, refreshes
+from .stand_in import StandIn
 
 
 class Slot(NamedTuple):
@@ -91,7 +91,7 @@ def check_plan(
             f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
             f"got {plan.passes}"
         )
-    if (plan.given or plan.given_by_pass) and not gives(policy.rule):
+    if (plan.given or plan.given_by_pass) and not policy.rule.gives:
         raise ValueError(
             f"{where}: the plan has scalars, and {type(policy.rule).__name__} no word for them; "
             "let its `gives` be the `takes` of the stand-ins that they are for"
@@ -126,7 +126,7 @@ def _kind(stand_in: StandIn) -> str:
 def _has_rows(slot: Slot) -> bool:
     """True where the stand-in can compute rows alone, and they do not depend on other rows."""
     is_mlp = all(name.endswith("mlp") for name in slot.site.names)
-    return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
+    return slot.stand_in.refreshes and (slot.site.level != "branch" or is_mlp)
 
 
 def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:

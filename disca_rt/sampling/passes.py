@@ -11,7 +11,7 @@ from ..attention.protocol import Attention, AttentionInputs, With
 from ..cache.plan import Act
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, IN_BLOCKS, SINGLE
-from ..cache.stand_in import ATTENTION, WHOLE, refreshes
+from ..cache.stand_in import ATTENTION, WHOLE
 from ..models.blocks import run_blocks
 from ..models.branches import Branches, Compute
 from ..models.stream import Branch
@@ -120,7 +120,7 @@ def _kept_keys(of_pass: SlotsOfPass, context: StepContext) -> dict[int, Around]:
     """Attentions that keep the keys and values of all rows, by block."""
     found: dict[int, Around] = {}
     for i, (act, (site, stand_in)) in enumerate(zip(of_pass.acts, of_pass.slots, strict=True)):
-        if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):
+        if act == Act.KEEP and stand_in.has_keys:
             for block in range(site.start, site.stop):
                 kept = stand_in.keys(of_pass.kept[i][WHOLE], block - site.start)
                 found[block] = partial(around, kept, context, None)

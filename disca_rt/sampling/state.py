@@ -8,8 +8,7 @@ from ..cache.kept import SampleShape, allocate, looked_at
 from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy, Slot
 from ..cache.remembered import remembered
-from ..cache.rule import gives
-from ..cache.stand_in import Beside, takes
+from ..cache.stand_in import Beside
 
 
 @dataclass
@@ -84,7 +83,7 @@ def numbers(
 
 def _given(policy: Policy, slot: Slot, plan: StepPlan | None, number: int) -> tuple[float, ...]:
     """The plan's scalars for a slot in pass `number`: none where they are of another kind."""
-    is_meant = plan is not None and takes(slot.stand_in) == gives(policy.rule) != ""
+    is_meant = plan is not None and slot.stand_in.takes == policy.rule.gives != ""
     return plan.given_to(number) if is_meant else ()
 
 

@@ -16,6 +16,7 @@ from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
+from disca_rt.cache.rule import RuleDefaults
 from disca_rt.cache.rules.always import Always
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
@@ -374,7 +375,7 @@ def test_rules_that_cannot_be_followed_say_why(
 
 
 @dataclass(frozen=True)
-class Scripted:
+class Scripted(RuleDefaults):
     """Answers given by step: drafts and asks in order, then the plan. Notes what it saw."""
 
     before: tuple[tuple[Draft | Ask, ...], ...]

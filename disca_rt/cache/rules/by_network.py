@@ -7,13 +7,14 @@ from ...schedule import Step
 from ..decision_network import Network
 from ..network_file import NetworkFile, read_network
 from ..plan import Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 Chosen = tuple[bool, ...] | None
 """The later steps that are computed, True; None until they are chosen."""
 
 
 @dataclass(frozen=True)
-class ByNetwork:
+class ByNetwork(RuleDefaults):
     """Full in the first rho steps; then the network in the file `net` says which others are.
 
     BlockDance-Ada (arXiv 2503.15927): from the latents after step rho and the text it makes the

@@ -15,6 +15,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Act, Answer, Ask, Measured, Probe, Seen, Setting, StepPlan, labelled
 from ..ranges import middles
+from ..rule import RuleDefaults
 
 
 class Count(NamedTuple):
@@ -31,7 +32,7 @@ Counts = tuple[tuple[Count, ...], ...]
 
 
 @dataclass(frozen=True)
-class DBCache:
+class DBCache(RuleDefaults):
     """Options as cache-dit has them, for each kind of blocks and each pass.
 
     A slot stands in where the change is below `residual_diff_threshold` (1 or more: always, 0 or

@@ -6,10 +6,11 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..moving_rows import MOST
 from ..plan import FULL, PREDICTED, Act, Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 
 @dataclass(frozen=True)
-class LinearBlocks:
+class LinearBlocks(RuleDefaults):
     """Block by block: replaced where |h_s - h_(s-1)|² / |h_(s-1)|² of its input is within `bound`.
 
     The paper's bound is χ²(1-α; N·D) / (N·D), which is 1 to three digits from 10⁷ numbers on,

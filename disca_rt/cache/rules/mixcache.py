@@ -14,6 +14,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..placements.guidance import prefix_stops
 from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
 LABELS = "step-cached", "cfg-cached", "block-cached"
@@ -33,7 +34,7 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MixCache:
+class MixCache(RuleDefaults):
     """MixCache (arXiv 2508.12691), of which no code is public.
 
     Steps are full until D of the guided velocity falls below `theta`; this is tested until it does

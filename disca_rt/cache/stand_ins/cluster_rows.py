@@ -57,7 +57,7 @@ class ClusterRows(Drawing):
     def row_count(self, place: Place, rows: int) -> int:
         return self.cluster_num
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Tensor], Tensor], at: Moment) -> Tensor:
         buffer, labels = kept[0][0], self._labels(at).to(kept[0].device)
         if not buffer.shape[1]:
             return self.value(kept, at)

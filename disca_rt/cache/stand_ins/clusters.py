@@ -14,13 +14,13 @@ from torch import Tensor
 from ..options import check_int
 from ..row_draws import given_rows, scores
 from ..site import Level
-from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, StandInDefaults, TensorSpec
 
 ITERATIONS = 10  # of the code, which stops before where centroids have settled
 
 
 @dataclass(frozen=True)
-class Clusters(KeptAsIs, Numberless):
+class Clusters(KeptAsIs, StandInDefaults):
     """Keeps the tokens `[B, S, C]`, the cluster of each row, and 2·`cluster_num` centroids.
 
     It stands in by the kept tokens. A rank clusters its own rows, and the first centroids are rows

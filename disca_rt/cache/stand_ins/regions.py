@@ -16,14 +16,14 @@ from torch import Tensor
 from ...config import DiTConfig
 from ...tokens import TokenLayout
 from ..site import Level
-from ..stand_in import WHOLE, Kept, Moment, Numberless, Place, TensorSpec
+from ..stand_in import WHOLE, Kept, Moment, Place, StandInDefaults, TensorSpec
 from .rows_of_blocks import RowsOfBlocks
 
 VELOCITY = 1  # the number of the slot that chooses, in the method's row
 
 
 @dataclass(frozen=True)
-class Dropping(Numberless):
+class Dropping(StandInDefaults):
     """Of the k dropped rows of a frame `high_ratio`·k have the highest scores, others the lowest.
 
     Both numbers are cut to whole ones.
@@ -86,7 +86,7 @@ class FreshVelocity(Dropping):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
 
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[], Tensor], at: Moment) -> Tensor:
         velocity, _, mask = kept
         grid = self.config.token_grid(velocity.shape[2:])
         is_fresh = mask.view(grid)
