@@ -88,6 +88,10 @@ class Moment(NamedTuple):
     edited: Tensor | None = None
     site: Site | None = None
 
+    def whole_of(self, slot: int, which_pass: int) -> Kept:
+        """The buffers of another slot of the method, one that is in no block."""
+        return self.beside[which_pass][slot][WHOLE]
+
 
 class PairShares(NamedTuple):
     """Shares of attention's pairs of query and key that a stand-in at "attention" computes.

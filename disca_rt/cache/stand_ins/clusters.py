@@ -42,6 +42,15 @@ class Clusters(KeptAsIs, StandInDefaults):
         centroids = like._replace(shape=(batch, 2 * self.cluster_num, hidden), dtype=torch.float32)
         return like, like._replace(shape=(batch, rows), dtype=torch.int64), centroids
 
+    @staticmethod
+    def labels(kept: Kept) -> Tensor:
+        """The cluster `[B, S]` int64 of each row, in what it keeps.
+
+        Found by its dtype: in FP8 (`KeptElsewhere`) buffers before it are two each.
+        """
+        (labels,) = (each for each in kept if each.dtype == torch.int64)
+        return labels
+
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
