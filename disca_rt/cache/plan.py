@@ -152,9 +152,9 @@ class StepPlan(NamedTuple):
         """All that decides the latents after the step: equal ones give the same."""
         return self.passes, self.given, self.given_by_pass, self.scale
 
-    def given_to(self, number: int) -> tuple[float, ...]:
-        """The scalars for the stand-ins of pass `number`."""
-        return self.given + (self.given_by_pass[number] if self.given_by_pass else ())
+    def given_to(self, which_pass: int) -> tuple[float, ...]:
+        """The scalars for the stand-ins of pass number `which_pass`."""
+        return self.given + (self.given_by_pass[which_pass] if self.given_by_pass else ())
 
     def keeps(self) -> bool:
         """True where any slot keeps something."""

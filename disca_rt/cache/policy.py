@@ -56,12 +56,12 @@ class Policy:
         """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
-    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
-        """`acts` of pass `number`, where slots that have no place in it do nothing."""
-        if all(site.only_pass in (None, number) for site, _ in self.slots):
+    def acts_in(self, which_pass: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass number `which_pass`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, which_pass) for site, _ in self.slots):
             return acts
         return tuple(
-            act if site.only_pass in (None, number) else Act.RUN
+            act if site.only_pass in (None, which_pass) else Act.RUN
             for act, (site, _) in zip(acts, self.slots, strict=True)
         )
 

@@ -21,7 +21,7 @@ from .guidance import StepTable
 from .passes import Begun, run_middle
 from .probes import moving, score, sums, tensor_of_pass, wanted
 from .slots import Looked, SlotsOfPass
-from .state import SampleState, number_counts
+from .state import SampleState, number_counts, numbers_of_pass
 from .step_tensors import Look, Outcome, StepTensors
 
 Mark = Callable[[str], AbstractContextManager]
@@ -132,30 +132,26 @@ class Sampler:
         block, names = self._blocks[begun.done], self.policy.slots[probe.slot].site.names
         return Look(score(block, "img_mlp" in names, begun.tokens, begun.context, head), None)
 
-    def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
-        """Pass `number` before its first block."""
-        timed = tensors.row.timed[number]
-        tokens, context = self.forward.embed_timed(tensors.latents, timed, prepared[number])
+    def embed(self, which_pass: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
+        """Pass number `which_pass` before its first block."""
+        timed = tensors.row.timed[which_pass]
+        tokens, context = self.forward.embed_timed(tensors.latents, timed, prepared[which_pass])
         return Begun(tokens, tokens, context)
 
     def slots_of_pass(
-        self, number: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
+        self, which_pass: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
     ) -> SlotsOfPass:
-        """The slots of pass `number` under `plan`."""
-        of_slots: Sequence[Tensor | None] = (None,) * len(self._counts)
-        if numbers is not None:
-            start = number * sum(self._counts)
-            of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
+        """The slots of pass number `which_pass` under `plan`."""
         looked = Looked(self.forward.sharding.gather)
         for probe in plan.watch:
-            if probe.of == "slot" and probe.which_pass == number:
+            if probe.of == "slot" and probe.which_pass == which_pass:
                 looked.probes[probe.slot] = (*looked.probes.get(probe.slot, ()), probe)
-        acts = self.policy.acts_in(number, plan.passes[number])
+        acts = self.policy.acts_in(which_pass, plan.passes[which_pass])
         return SlotsOfPass(
             self.policy.slots,
             acts,
-            number,
-            of_slots,
+            which_pass,
+            numbers_of_pass(numbers, self._counts, which_pass),
             looked,
             self.state.slots,
             self.forward.sharding,
@@ -228,13 +224,13 @@ class _Step:
     def level(
         self,
         level: str,
-        number: int,
+        which_pass: int,
         compute: Callable[[], Tensor],
         entering: Tensor,
         context: StepContext | None = None,
     ) -> Tensor:
-        """The value at the slots of a level above blocks, by their acts in pass `number`."""
-        of_pass = self._passes[number]
+        """The value at the slots of a level above blocks, by their acts in a pass."""
+        of_pass = self._passes[which_pass]
         slots = self._sampler.policy.slots_at(level)
         for slot in slots:
             if of_pass.acts[slot] == Act.STAND_IN:
@@ -245,16 +241,16 @@ class _Step:
                 value = of_pass.use(slot, lambda v=value: v, entering, context)
         return value
 
-    def _run_pass(self, number: int) -> Tensor:
+    def _run_pass(self, which_pass: int) -> Tensor:
         """The patches `[B, S_img, P]` of one pass."""
-        sampler, of_pass = self._sampler, self._passes[number]
-        if number not in self._begun:
-            self._begun[number] = sampler.embed(number, self._tensors, self._prepared)
-        begun = self._begun[number]
+        sampler, of_pass = self._sampler, self._passes[which_pass]
+        if which_pass not in self._begun:
+            self._begun[which_pass] = sampler.embed(which_pass, self._tensors, self._prepared)
+        begun = self._begun[which_pass]
         notes = tuple(
             block
             for probe in self._plan.watch
-            if probe.which_pass == number and probe.of in ("tokens", "image", "residual")
+            if probe.which_pass == which_pass and probe.of in ("tokens", "image", "residual")
             for block in (probe.since, probe.after)
             if block
         )
