@@ -6,9 +6,7 @@ from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from ..schedule import Step
-
-FULL, PREDICTED = "full", "predicted"  # the labels of today's plans
-PARTLY = "partly"  # one pass is computed, the other predicted
+from .labels import FULL, PARTIAL, PARTLY, PREDICTED
 
 
 class Act(IntEnum):
@@ -169,6 +167,13 @@ def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ())
     """The plan of these acts: full where nothing stands in, otherwise predicted."""
     stands = any(act in (Act.STAND_IN, Act.CHECK) for acts in passes for act in acts)
     return StepPlan(passes, PREDICTED if stands else FULL, watch)
+
+
+def label_of_branches(acts: Sequence[Act]) -> str:
+    """The label of a step in which the slots of branches act so: some, all or none stand in."""
+    if Act.STAND_IN not in acts:
+        return FULL
+    return PARTIAL if Act.KEEP in acts else PREDICTED
 
 
 class Ask(NamedTuple):

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..cache.plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..cache.labels import FULL
+from ..cache.plan import Act, Probe, Seen, Setting, StepPlan
 from ..cache.rule import RuleDefaults
 from ..cache.site import Level
 from ..cache.stand_in import Kept, Moment, StandInDefaults, TensorSpec

@@ -5,8 +5,9 @@ from math import isnan
 from typing import NamedTuple
 
 from ...schedule import Step
+from ..labels import FULL
 from ..options import check_int
-from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Probe, Seen, Setting, StepPlan
 from ..rule import RuleDefaults
 
 CHANGE, MOTION = (Probe("slot", "stand-in", norm=norm) for norm in ("l1", "motion"))

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from ...schedule import Step
+from ..labels import AGGRESSIVE, CLUSCA, FULL, TOCA
 from ..options import check_int
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 from .interval import steps_since_full
 
@@ -37,7 +38,7 @@ class Between(Memoryless):
         return StepPlan((kind.acts,) * setting.passes, kind.label)
 
 
-TOKENS = Kind("ToCa", (Act.STAND_IN, Act.REFRESH))
+TOKENS = Kind(TOCA, (Act.STAND_IN, Act.REFRESH))
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class SomeRows(Between):
 class RowOfEachCluster(Between):
     """ClusCa: between full steps, at which the third slot finds clusters, a row of each."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = (Kind("ClusCa", (*TOKENS.acts, Act.RUN)),)
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind(CLUSCA, (*TOKENS.acts, Act.RUN)),)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,6 @@ class SomeRowsOrNone(Between):
     """DuCa: by turns as ToCa, and the tokens that the step before ended with, at the third slot."""
 
     kinds: ClassVar[tuple[Kind, ...]] = (
-        Kind("ToCa", (*TOKENS.acts, Act.KEEP)),
-        Kind("aggressive", (Act.RUN, Act.RUN, Act.STAND_IN)),
+        Kind(TOCA, (*TOKENS.acts, Act.KEEP)),
+        Kind(AGGRESSIVE, (Act.RUN, Act.RUN, Act.STAND_IN)),
     )

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...schedule import Step
+from ..labels import FULL
 from ..options import check_int
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from .between import Between, Kind
 
 

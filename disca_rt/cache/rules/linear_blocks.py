@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from ...config import DiTConfig
 from ...schedule import Step
+from ..labels import FULL, MOVING_ROWS, PREDICTED
 from ..moving_rows import MOST
-from ..plan import FULL, PREDICTED, Act, Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan
 from ..rule import RuleDefaults
 
 
@@ -59,7 +60,7 @@ class LinearBlocks(RuleDefaults):
                 return Ask(probe)
             if seen[probe].ratio <= MOST:
                 acts = Act.REFRESH, *(Act.RUN,) * (setting.slots - 1)
-                return StepPlan((acts,) * setting.passes, "moving rows")
+                return StepPlan((acts,) * setting.passes, MOVING_ROWS)
         acts = [
             Act.STAND_IN if seen[probe].ratio <= self.bound else Act.KEEP
             for probe in self.of_blocks

@@ -11,13 +11,13 @@ from typing import ClassVar, NamedTuple
 
 from ...config import DiTConfig
 from ...schedule import Step
+from ..labels import BY_LEVEL, FULL
 from ..options import check_int
 from ..placements.guidance import prefix_stops
-from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Probe, Seen, Setting, StepPlan
 from ..rule import RuleDefaults
 
 STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
-LABELS = "step-cached", "cfg-cached", "block-cached"
 
 OF_STEP = Probe("velocity")  # O against that of the step before
 OF_FULL = Probe("velocity", "kept", kept_by=CFG)  # against that of the full step before
@@ -148,5 +148,5 @@ def _plan(setting: Setting, mode: int | None, watch: tuple[Probe, ...]) -> StepP
     guidance = {None: Act.KEEP, STEP: Act.RUN}.get(mode, Act.STAND_IN)
     first = velocity, Act.KEEP if mode is None else Act.RUN, *of_blocks
     second = velocity, guidance, *[Act.RUN] * len(of_blocks)
-    label = FULL if mode is None else LABELS[min(mode, BLOCKS)]
+    label = FULL if mode is None else BY_LEVEL[min(mode, BLOCKS)]
     return StepPlan((first, second)[: setting.passes], label, watch)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ...schedule import Step
+from ..labels import PREDICTED
 from ..options import check_int
-from ..plan import PREDICTED, Act, Answer, Draft, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Answer, Draft, Probe, Seen, Setting, StepPlan
 from ..rule import RuleDefaults
 
 MODES = "next", "rollback"

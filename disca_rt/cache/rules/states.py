@@ -9,10 +9,9 @@ from typing import ClassVar
 from ...schedule import Step
 from ..calibration import Uncalibrated
 from ..options import check_factor, check_number
-from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
 
-PARTIAL = "partial"
 COMPUTE, ATTENTION, BOTH, MLP = range(4)  # states: what is reused
 COMPUTED = {
     COMPUTE: (True, True),
@@ -84,7 +83,7 @@ class States(Memoryless):
         computed = COMPUTED[self._state(setting, step)]
         acts = tuple(Act.KEEP if each else Act.STAND_IN for each in computed)
         scale = self.a if step.t > self.T0 else self.b
-        return StepPlan((acts,) * setting.passes, label_of(acts), scale=scale)
+        return StepPlan((acts,) * setting.passes, label_of_branches(acts), scale=scale)
 
     def _state(self, setting: Setting, step: Step) -> int:
         if known := self.states or self._within_budget:
@@ -123,10 +122,3 @@ def states_within(
             states.append(COMPUTE)
             since_attention = since_both = 0.0
     return tuple(states)
-
-
-def label_of(acts: tuple[Act, ...]) -> str:
-    """The label of a step in which slots act so."""
-    if Act.STAND_IN not in acts:
-        return FULL
-    return PARTIAL if Act.KEEP in acts else PREDICTED
