@@ -22,11 +22,11 @@ from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
-from disca_rt.cache.rules.by_network import ByNetwork
+from disca_rt.cache.rules.blockdance_ada import ByNetwork
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
-from disca_rt.cache.rules.first_block import FirstBlock
+from disca_rt.cache.rules.fbcache import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.magcache import MagCache

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...schedule import Step
-from ..labels import FULL
+from ..labels import EDIT, FULL
 from ..options import check_int
 from ..plan import Act, Seen, Setting, StepPlan
 from .between import Between, Kind
@@ -17,7 +17,7 @@ class EditSteps(Between):
     The other steps compute the rows of the edit. `first_enhance` is not EEdit's, which has 1.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = (Kind("edit", (Act.REFRESH,)),)
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind(EDIT, (Act.REFRESH,)),)
     tailing_step: int = 0
 
     def __post_init__(self) -> None:
