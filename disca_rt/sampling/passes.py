@@ -35,13 +35,17 @@ class Begun(NamedTuple):
 
 
 Around = Callable[[Attention], Attention]
-"""Makes an attention of a block's own."""
+"""Makes a block's own attention of the model's."""
 
 
 def around(
     kept: tuple[Tensor, Tensor], context: StepContext, rows: Rows | None, attention: Attention
 ) -> Attention:
-    """`attention` with keys and values `kept`; `context` is that of all rows."""
+    """`attention` to the keys and values in the buffers `kept`, each `[B, S, H·D]`, of all rows.
+
+    Those of the rows that the block computes are written into the buffers first: `rows`, or all of
+    them for None. `context` is that of all rows.
+    """
     return KeptKeys(attention, *kept, context.layout, rows)
 
 

@@ -69,10 +69,12 @@ class SlotsOfPass(NamedTuple):
         gates: tuple[Vector, Vector] | None = None,
         attention: AttentionInputs | None = None,
     ) -> Tensor:
-        """The value at a place of `slot`, by its act; `compute` gives the computed one.
+        """The value at a place of `slot`, by its act.
 
-        Where rows can be computed alone, it takes their numbers. Probes see the value times the
-        first of `gates`, and the stand-in's times the second.
+        `compute()` gives the computed one; under REFRESH it is what the stand-in's `refresh` calls
+        (`stand_in.RowStandIn`), and None where the act is known to be STAND_IN. The other arguments
+        are those of `Moment`, but for `gates`: a branch's own and the stand-in's, by which probes
+        of the slot multiply the computed value and the stand-in's before they compare them.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
         at = self._moment(slot, entering, context, place, attention)

@@ -20,7 +20,10 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Between(Memoryless):
-    """R(`fresh_threshold`, `first_enhance`); the steps between are of the `kinds`, by turns."""
+    """Full in the first `first_enhance` steps, then `fresh_threshold` after the last full one.
+
+    The steps between are of the `kinds`, by turns.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]]
     fresh_threshold: int = 5

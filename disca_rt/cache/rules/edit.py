@@ -12,7 +12,7 @@ from .between import Between, Kind
 
 @dataclass(frozen=True)
 class EditSteps(Between):
-    """R(`fresh_threshold`, `first_enhance`), and the last `tailing_step` steps are full.
+    """Full are the steps of `Between`, and the last `tailing_step` ones.
 
     The other steps compute the rows of the edit. `first_enhance` is not EEdit's, which has 1.
     """

@@ -25,14 +25,22 @@ COMPUTED = {
 class States(Memoryless):
     """Attention (slot 0) and MLP (slot 1) of all blocks by the state of a step (FEB-Cache).
 
-    0: both are computed, 1: attention is reused, 2: both are, as in the authors' code; 3: the MLP
-    is reused and attention computed, which the paper has early and the code nowhere. `states` has
-    one for each step. Without any those of a calibration are taken, whose `attention_errors` and
-    `both_errors` are the errors of a step's output where these branches are those of the step
-    before: as much is reused as keeps what adds up within `budget`, the median of `both_errors` by
-    default (choice: the paper searches by the final error and gives no bound). Without one, or with
-    an `interval`: choice of ours after the paper, by thirds of the steps: 0 at every `interval`-th
-    step; between those 3 in the first third, 2 in the second, 1 in the last.
+        state  attention  MLP
+        0      computed   computed
+        1      reused     computed
+        2      reused     reused
+        3      computed   reused    the paper has it early, the authors' code nowhere
+
+    States of the steps are, the first of these that there is:
+
+    - `states`, one for each step;
+    - with an `interval`, by thirds of the steps (choice, after the paper): 0 at every `interval`-th
+      step, in between 3 in the first third, 2 in the second, 1 in the last;
+    - those of a calibration: of its `attention_errors` and `both_errors`, the errors of a step's
+      output where these branches are those of the step before, as many are reused as add up to
+      `budget` at most, by default the median of `both_errors` (choice: the paper searches by the
+      final error and gives no bound);
+    - those of an `interval` of 3.
 
     The model's output counts `a` times where 1000·sigma is above `T0`, `b` times elsewhere: the
     paper's scaling of the predicted noise, of which no values are published; the code divides the
