@@ -18,7 +18,7 @@ class Regions(Memoryless):
     the code (microsoft/RAS). `given` is 1 where the next step's rows are to be chosen.
     """
 
-    gives = "choice"
+    gives = "selection"
     scheduler_start_step: int = 4
     scheduler_end_step: int = 30
     error_reset_steps: tuple[int, ...] = (12, 22)

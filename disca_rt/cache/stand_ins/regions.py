@@ -29,7 +29,7 @@ class Dropping(StandInDefaults):
     Both numbers are cut to whole ones.
     """
 
-    takes = "choice"
+    takes = "selection"
     refreshes: ClassVar[bool] = True
     config: DiTConfig
     sample_ratio: float = 0.5
