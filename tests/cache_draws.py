@@ -22,11 +22,11 @@ from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
 from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
-from disca_rt.cache.rules.by_network import ByNetwork
+from disca_rt.cache.rules.blockdance_ada import ByNetwork
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
-from disca_rt.cache.rules.first_block import FirstBlock
+from disca_rt.cache.rules.fbcache import FirstBlock
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.magcache import MagCache
@@ -121,8 +121,7 @@ class Remembering:
     def __init__(self, rule: object, plans: list[StepPlan]) -> None:
         self.rule, self.plans = rule, plans
         self.probes, self.start, self.decide = rule.probes, rule.start, rule.decide
-        self.head, self.gives = getattr(rule, "head", None), getattr(rule, "gives", "")
-        self.network = getattr(rule, "network", None)
+        self.head, self.gives, self.network = rule.head, rule.gives, rule.network
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Remembering) and self.rule == other.rule
@@ -232,9 +231,9 @@ def draws(draw: st.DrawFn) -> Draw:
         Listed((0, *sorted(later))),
         Interval(draw(st.integers(1, 4)), draw(st.integers(1, 3))),
         Measuring(Probe("modulated"), threshold),
-        Measuring(Probe("latents", "kept", "l2"), threshold),
-        Measuring(Probe("residual", "kept", block=before), threshold),
-        Measuring(Probe("tokens", "previous", block=before), threshold),
+        Measuring(Probe("latents", "kept", norm="l2"), threshold),
+        Measuring(Probe("residual", "kept", after=before), threshold),
+        Measuring(Probe("tokens", after=before), threshold),
     ]
     rules += [ByNetwork(CONFIG, str(learned_network(steps)))]
     rules += [TeaCache(threshold, (1.0, 0.0)), EasyCache(threshold, 1), MagCache(threshold)]

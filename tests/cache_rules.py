@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from disca_rt.cache.plan import Act, Answer, Ask, Draft, Probe, Seen, Setting, StepPlan
+from disca_rt.cache.rule import RuleDefaults
 from disca_rt.schedule import Step
 
 
@@ -15,11 +16,11 @@ class Since(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measuring:
+class Measuring(RuleDefaults):
     """Full where the changes of a probe, asked for before the step, have added up to `threshold`.
 
     As TeaCache with "modulated", EasyCache with "latents"; in the middle of the step, as DBCache,
-    with "residual" after `probe.block` blocks.
+    with "residual" after `probe.after` blocks.
     """
 
     probe: Probe
@@ -45,7 +46,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(RuleDefaults):
     """Drafts every step but the first, and keeps it where a check is within `threshold` (SpeCa).
 
     With a threshold of 0 every draft is given up, with an infinite one none is.
@@ -56,7 +57,7 @@ class Verified:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return (Probe("slot", "stand-in", "l2", self.slot),)
+        return (Probe("slot", "stand-in", norm="l2", slot=self.slot),)
 
     def start(self, setting: Setting) -> bool:
         return False
@@ -76,7 +77,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class TwoParts:
+class TwoParts(RuleDefaults):
     """Decides for slot 0, then, under that, for slot 1 further on (cache-dit's DBCache on 1.0)."""
 
     blocks: tuple[int, int]
@@ -84,7 +85,7 @@ class TwoParts:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return tuple(Probe("residual", "kept", block=block) for block in self.blocks)
+        return tuple(Probe("residual", "kept", after=block) for block in self.blocks)
 
     def start(self, setting: Setting) -> None:
         return None
@@ -107,7 +108,7 @@ class TwoParts:
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(RuleDefaults):
     """Keeps every slot at every step and hands what it watches to `seen`."""
 
     probes: tuple[Probe, ...]
@@ -127,7 +128,7 @@ class Watching:
 
 
 @dataclass(frozen=True)
-class Giving:
+class Giving(RuleDefaults):
     """Predicts with the step's index as a scalar for the stand-ins."""
 
     gives: ClassVar[str] = "index"

@@ -35,15 +35,15 @@ class SampleShape(NamedTuple):
     rows: tuple[tuple[int, int], ...]
     attended: tuple[tuple[int, int], ...] | None = None
 
-    def tokens(self, number: int) -> TensorSpec:
-        """The joint tokens `[B, S, C]` of this rank in pass `number`."""
-        shape = self.latents[0], sum(self.rows[number]), self.config.hidden
+    def tokens(self, which_pass: int) -> TensorSpec:
+        """The joint tokens `[B, S, C]` of this rank in pass number `which_pass`."""
+        shape = self.latents[0], sum(self.rows[which_pass]), self.config.hidden
         return TensorSpec(shape, self.dtype, self.device)
 
-    def attention(self, number: int) -> TensorSpec:
-        """The output `[B, S, H, D]` of an attention in pass `number`: all tokens, heads at hand."""
-        whole = sum(self.rows[number]), self.config.heads
-        tokens, heads = whole if self.attended is None else self.attended[number]
+    def attention(self, which_pass: int) -> TensorSpec:
+        """The output `[B, S, H, D]` of an attention in a pass: all tokens, heads at hand."""
+        whole = sum(self.rows[which_pass]), self.config.heads
+        tokens, heads = whole if self.attended is None else self.attended[which_pass]
         shape = self.latents[0], tokens, heads, self.config.head_dim
         return TensorSpec(shape, self.dtype, self.device)
 
@@ -52,12 +52,12 @@ class SampleShape(NamedTuple):
         return TensorSpec(self.latents, torch.float32, self.device)
 
 
-def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place, TensorSpec]]:
-    """The places of a site in pass `number`, with the form of the value at each."""
-    if not site.is_in(number):
+def places(site: Site, shape: SampleShape, which_pass: int) -> Iterator[tuple[Place, TensorSpec]]:
+    """The places of a site in pass number `which_pass`, with the form of the value at each."""
+    if not site.is_in(which_pass):
         return
-    tokens, config = shape.tokens(number), shape.config
-    batch, (img, txt) = shape.latents[0], shape.rows[number]
+    tokens, config = shape.tokens(which_pass), shape.config
+    batch, (img, txt) = shape.latents[0], shape.rows[which_pass]
     if site.level == "blocks":
         yield WHOLE, tokens
     elif site.level == "branch":
@@ -72,7 +72,7 @@ def places(site: Site, shape: SampleShape, number: int) -> Iterator[tuple[Place,
                         yield gate_of((block, name)), tokens._replace(shape=gates)
     elif site.level == "attention":
         for block in range(site.start, site.stop):
-            yield (block, ATTENTION), shape.attention(number)
+            yield (block, ATTENTION), shape.attention(which_pass)
     elif site.level == "guidance":
         yield WHOLE, tokens._replace(shape=(batch, shape.img_tokens, config.patch_width))
     elif site.level == "velocity":
@@ -85,11 +85,11 @@ def allocate(policy: Policy, shape: SampleShape) -> Beside:
         tuple(
             {
                 place: tuple(spec.zeros() for spec in stand_in.kept_specs(like))
-                for place, like in places(site, shape, number)
+                for place, like in places(site, shape, which_pass)
             }
             for site, stand_in in policy.slots
         )
-        for number in range(len(shape.rows))
+        for which_pass in range(len(shape.rows))
     )
 
 
@@ -104,9 +104,9 @@ def kept_bytes(policy: Policy, shape: SampleShape) -> StateBytes:
     """The bytes of what `allocate` makes, and of what probes compare with."""
     specs = [
         spec
-        for number in range(len(shape.rows))
+        for which_pass in range(len(shape.rows))
         for site, stand_in in policy.slots
-        for _, like in places(site, shape, number)
+        for _, like in places(site, shape, which_pass)
         for spec in stand_in.kept_specs(like)
     ]
     probes = policy.probes(len(shape.rows))

@@ -1,13 +1,12 @@
 """The plan of one step, as a rule gives it and the sampler carries it out. Hashable: no tensors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from ..schedule import Step
-
-FULL, PREDICTED = "full", "predicted"  # the labels of today's plans
-PARTLY = "partly"  # one pass is computed, the other predicted
+from .labels import FULL, PARTIAL, PARTLY, PREDICTED
 
 
 class Act(IntEnum):
@@ -20,23 +19,32 @@ class Act(IntEnum):
     REFRESH = 4  # the kept value, some rows of which the stand-in computes anew and keeps
 
 
-class Probe(NamedTuple):
+@dataclass(frozen=True)
+class Probe:
     """A change that is measured on the device: how far a tensor is from an earlier one.
 
-    `of`: "modulated" (input of the first block after LayerNorm and modulation, image rows),
-    "tokens" (after `block` blocks), "image" (their image rows), "residual" ("image" less those
-    after `since` blocks), "latents" (before the step), "patches" (of a pass), "velocity" (guided,
-    in latent space), "slot" (the value that the slot numbered `block` computes under CHECK or KEEP)
-    or "score" (the mean over image rows of what the rule's linear head of `slot` makes of the
-    modulated input of that slot's branch, from the tokens after `block` blocks; against "head")
-    or "choice" (the mean over samples of output number `block` of the rule's network, which sees
-    the latents after the step and the first pass's text; against "network").
-    `against`: the tensor of the step "previous" to this one that was measured; of the last step
-    that "kept" something (where `slot` is given, that this slot kept), or of the one "before" that;
-    for a slot its "stand-in" 's value; for patches those of the "conditional" pass. `norm`: a key
-    of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to frame, or
-    "moving": image rows of "tokens" that move (`moving_rows`) by `threshold`, over all of them.
-    Tensors of one pass are those of pass number `which_pass`.
+    `of` says which tensor:
+
+    - "modulated": the input of the first block after LayerNorm and modulation, image rows;
+    - "tokens", "image": the tokens after the first `after` blocks, or their image rows;
+    - "residual": "image" less the image rows after the first `since` blocks;
+    - "latents": those before the step;
+    - "patches": the velocity patches of a pass;
+    - "velocity": the guided one, in latent space;
+    - "slot": the value that slot number `slot` computes under CHECK or KEEP;
+    - "score": the mean over image rows of what the rule's linear head of `slot` makes of the
+      modulated input of that slot's branch, from the tokens after `after` blocks;
+    - "wanted": the mean over samples of output number `output` of the rule's network, which sees
+      the latents after the step and the first pass's text.
+
+    `against` says what it is compared with: the same tensor of the step "previous" to this one in
+    which it was measured; that of the last step that "kept" something (that slot `kept_by` kept,
+    where it is given), or that of the one "before" that; of a slot the "stand-in" 's value; of
+    patches those of the "conditional" pass. A score is of a "head", and "wanted" of a "network".
+
+    `norm`: a key of `sampling.probes.NORMS`, or "motion": of a slot's image rows from frame to
+    frame, or "moving": image rows of "tokens" that move (`moving_rows`) by `threshold`, over all of
+    them. Tensors of one pass are those of pass number `which_pass`.
     """
 
     of: Literal[
@@ -49,16 +57,19 @@ class Probe(NamedTuple):
         "velocity",
         "slot",
         "score",
-        "choice",
+        "wanted",
     ]
     against: Literal["previous", "kept", "before", "stand-in", "conditional", "head", "network"] = (
         "previous"
     )
+    _: KW_ONLY
     norm: str = "l1"
-    block: int = 0
     which_pass: int = 0
+    after: int = 0
     since: int = 0
-    slot: int | None = None
+    slot: int = 0
+    output: int = 0
+    kept_by: int | None = None
     threshold: float = 0.0
 
     @property
@@ -67,7 +78,7 @@ class Probe(NamedTuple):
         if self.against not in STORED:
             return None
         when = "previous" if self.against == "previous" else "kept"
-        return Stored(self.of, self.block, self.which_pass, self.since, self.slot, when)
+        return Stored(self.of, self.after, self.which_pass, self.since, self.kept_by, when)
 
 
 STORED = "previous", "kept", "before"
@@ -80,19 +91,19 @@ class Stored(NamedTuple):
     """
 
     of: str
-    block: int
+    after: int
     which_pass: int
     since: int
-    slot: int | None
+    kept_by: int | None
     when: str
 
     def is_renewed(self, plan: "StepPlan") -> bool:
         """True where a step by `plan` in which it was measured stores it anew."""
         if self.when == "previous":
             return True
-        if self.slot is None:
+        if self.kept_by is None:
             return plan.keeps()
-        return plan.passes[self.which_pass][self.slot] == Act.KEEP
+        return plan.passes[self.which_pass][self.kept_by] == Act.KEEP
 
 
 class Measured(NamedTuple):
@@ -139,9 +150,9 @@ class StepPlan(NamedTuple):
         """All that decides the latents after the step: equal ones give the same."""
         return self.passes, self.given, self.given_by_pass, self.scale
 
-    def given_to(self, number: int) -> tuple[float, ...]:
-        """The scalars for the stand-ins of pass `number`."""
-        return self.given + (self.given_by_pass[number] if self.given_by_pass else ())
+    def given_to(self, which_pass: int) -> tuple[float, ...]:
+        """The scalars for the stand-ins of pass number `which_pass`."""
+        return self.given + (self.given_by_pass[which_pass] if self.given_by_pass else ())
 
     def keeps(self) -> bool:
         """True where any slot keeps something."""
@@ -156,6 +167,13 @@ def labelled(passes: tuple[tuple[Act, ...], ...], watch: tuple[Probe, ...] = ())
     """The plan of these acts: full where nothing stands in, otherwise predicted."""
     stands = any(act in (Act.STAND_IN, Act.CHECK) for acts in passes for act in acts)
     return StepPlan(passes, PREDICTED if stands else FULL, watch)
+
+
+def label_of_branches(acts: Sequence[Act]) -> str:
+    """The label of a step in which the slots of branches act so: some, all or none stand in."""
+    if Act.STAND_IN not in acts:
+        return FULL
+    return PARTIAL if Act.KEEP in acts else PREDICTED
 
 
 class Ask(NamedTuple):

@@ -32,7 +32,7 @@ from .policy import Policy, Slot
 from .row import Parts, Row
 from .rule import Rule
 from .rules.always import Always
-from .stand_in import StandIn, refreshes
+from .stand_in import StandIn
 from .stand_ins.kept_elsewhere import with_state
 
 STATE = "state"  # the option that says where and how a policy keeps its buffers
@@ -202,7 +202,7 @@ def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
     if last is first or not first.row.is_placed:
         return slots
     stand_in, own = _only_stand_in(last.name, slots), first.row.slots(first.options, parts)
-    stays = [refreshes(slot.stand_in) and not refreshes(stand_in) for slot in own]
+    stays = [slot.stand_in.refreshes and not stand_in.refreshes for slot in own]
     if own and all(stays):
         raise ValueError(
             f"policy {last.name} takes no place of {first.name}, all of which compute rows anew; "

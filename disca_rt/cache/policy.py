@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from .plan import Act, Probe, Setting, StepPlan
 from .remembered import remembered
-from .rule import Rule, gives, known_plans
+from .rule import Rule, known_plans
 from .site import Site
-from .stand_in import StandIn, refreshes
+from .stand_in import StandIn
 
 
 class Slot(NamedTuple):
@@ -56,12 +56,12 @@ class Policy:
         """The probes of its rule in a sample of so many passes: none of one that is not there."""
         return tuple(probe for probe in self.rule.probes if probe.which_pass < passes)
 
-    def acts_in(self, number: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
-        """`acts` of pass `number`, where slots that have no place in it do nothing."""
-        if all(site.only_pass in (None, number) for site, _ in self.slots):
+    def acts_in(self, which_pass: int, acts: tuple[Act, ...]) -> tuple[Act, ...]:
+        """`acts` of pass number `which_pass`, where slots that have no place in it do nothing."""
+        if all(site.only_pass in (None, which_pass) for site, _ in self.slots):
             return acts
         return tuple(
-            act if site.only_pass in (None, number) else Act.RUN
+            act if site.only_pass in (None, which_pass) else Act.RUN
             for act, (site, _) in zip(acts, self.slots, strict=True)
         )
 
@@ -91,7 +91,7 @@ def check_plan(
             f"{where}: a plan of {setting.passes} passes with {setting.slots} acts each is needed, "
             f"got {plan.passes}"
         )
-    if (plan.given or plan.given_by_pass) and not gives(policy.rule):
+    if (plan.given or plan.given_by_pass) and not policy.rule.gives:
         raise ValueError(
             f"{where}: the plan has scalars, and {type(policy.rule).__name__} no word for them; "
             "let its `gives` be the `takes` of the stand-ins that they are for"
@@ -126,7 +126,7 @@ def _kind(stand_in: StandIn) -> str:
 def _has_rows(slot: Slot) -> bool:
     """True where the stand-in can compute rows alone, and they do not depend on other rows."""
     is_mlp = all(name.endswith("mlp") for name in slot.site.names)
-    return refreshes(slot.stand_in) and (slot.site.level != "branch" or is_mlp)
+    return slot.stand_in.refreshes and (slot.site.level != "branch" or is_mlp)
 
 
 def _standing(slots: tuple[Slot, ...], plan: StepPlan) -> list[set[Site]]:

@@ -55,12 +55,13 @@ def program(
     done: int = 0,
     is_under: bool = False,
 ) -> Program:
-    """The program of a pass over `blocks` blocks, of which `done` have run already.
+    """The program of a pass over `blocks` blocks, of which the first `done` have run already.
 
-    These ran by the same acts where `is_under`, by no act of a slot otherwise.
-
-    `notes` are numbers of blocks after which a probe looks at the tokens. Raises ValueError where
-    something is to be kept, checked or seen in a range that is not computed.
+    `acts` are the pass's, one for each of `slots`. Where a probe was asked for first, blocks before
+    it have run (`done`): under these acts (`is_under`, see `Ask.under`), so that what is kept or
+    checked there is over; or plainly, each of them, as if no slot acted. `notes` are numbers of
+    blocks after which a probe looks at the tokens. Raises ValueError where something is to be kept,
+    checked or seen in a range that is not computed.
     """
     active = _active(slots, acts, blocks)
     boundaries = _boundaries(slots, active, (*notes, done), blocks)

@@ -1,6 +1,8 @@
-"""Ranges of blocks: which of them a method replaces, in any model. Knows no rule and no tensors.
+"""Ranges of blocks: which of them a method replaces, in any model. Knows no tensors.
 
-A number of a published model is taken to another one by proportion, which is our choice.
+What a rule and a placement of one method must agree on is here too: DBCache's `middles`, and
+ProfilingDiT's double blocks. A number of a published model is taken to another one by proportion,
+which is our choice.
 """
 
 from collections.abc import Sequence

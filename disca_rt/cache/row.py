@@ -18,11 +18,10 @@ from .options import fields_of, types_of
 from .placement import Placement
 from .placements.whole import Whole
 from .policy import Slot
-from .rule import Rule, gives
+from .rule import Rule
 from .rules.interval import Interval
 from .rules.listed import Listed
-from .site import Site
-from .stand_in import StandIn, takes
+from .stand_in import StandIn
 from .token_mask import TokenMask
 
 
@@ -77,11 +76,11 @@ class Row:
     is_placed: bool = False
 
     def __post_init__(self) -> None:
-        taken = {takes(where.stand_in) for where in self.places} - {""}
+        taken = {where.stand_in.takes for where in self.places} - {""}
         for rule in self.rules:
-            if {gives(rule)} - {""} != taken:
+            if {rule.gives} - {""} != taken:
                 raise ValueError(
-                    f"{rule.__name__} gives scalars {gives(rule)!r}, and stand-ins of its row take "
+                    f"{rule.__name__} gives scalars {rule.gives!r}, and stand-ins of its row take "
                     f"{sorted(taken)}; the words must be the same, or the scalars never arrive"
                 )
 
@@ -134,7 +133,7 @@ class Row:
             placement, stand_in = (
                 _built(part, self._given(part, options, parts), parts) for part in where
             )
-            slots += (Slot(s, _bound(stand_in, s)) for s in placement.sites(parts.config))
+            slots += (Slot(s, stand_in.at_site(s)) for s in placement.sites(parts.config))
         return tuple(slots)
 
     def fitted_of_rule(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
@@ -165,12 +164,6 @@ class Row:
 def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> tuple[Where, ...]:
     """One stand-in at one placement."""
     return (Where(placement, stand_in),)
-
-
-def _bound(stand_in: StandIn, site: Site) -> StandIn:
-    """The stand-in for `site`: its own, where it has one for each (`at_site`)."""
-    at_site = getattr(stand_in, "at_site", None)
-    return stand_in if at_site is None else at_site(site)
 
 
 def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:

@@ -5,25 +5,33 @@ ranks, so all ranks decide alike. Rules are frozen dataclasses; their fields are
 user may set.
 """
 
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
+
+from torch import Tensor
 
 from ..schedule import Step
+from .decision_network import Network
 from .plan import Answer, Probe, Seen, Setting, StepPlan
 
 Memory = TypeVar("Memory")
 
 
 class Rule(Protocol[Memory]):
-    """Plans each step of a sample. `probes`: all that it may ask for or watch.
+    """Plans each step of a sample; `RuleDefaults` has what most rules have.
 
-    Those of a pass that a sample does not have are left out there, and must not be asked for.
-    One with probes of a "score" also has `head(step, slot)`, the linear head `[C]` that makes it;
-    one with probes of a "choice" has `network`, a `decision_network.Network`, and only watches it.
-    One whose plans have scalars for stand-ins has `gives`, a word for what these are.
-    Without probes every plan is known before the first step: `decide` answers with a `StepPlan`.
+    `probes` are all that it may ask for or watch; those of a pass that a sample does not have are
+    left out there, and must not be asked for. Without probes every plan is known before the first
+    step: `decide` answers with a `StepPlan`.
     """
 
     probes: tuple[Probe, ...]
+    gives: str  # a word for the scalars for stand-ins in its plans; "" where they have none
+    network: Network | None  # what makes the numbers of probes of "wanted", which it only watches
+    fitted_in: str | None  # the calibration's table with options that are left out
+    fitted_unless: tuple[str, ...]  # options that say otherwise what that table does
+
+    def head(self, step: int, slot: int) -> Tensor:
+        """The linear head `[C]` that makes the "score" of a slot; asked for such probes only."""
 
     def start(self, setting: Setting) -> Memory:
         """The memory before the first step, frozen; ValueError where options do not fit."""
@@ -35,11 +43,6 @@ class Rule(Protocol[Memory]):
         self, setting: Setting, step: Step, plan: StepPlan, seen: Seen, memory: Memory
     ) -> Memory:
         """The memory after `step`, which ran by `plan`; `seen` is all that was measured in it."""
-
-
-def gives(rule: Rule | type[Rule]) -> str:
-    """The word for the scalars in a rule's plans; "" of one whose plans have none."""
-    return getattr(rule, "gives", "")
 
 
 def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
@@ -57,7 +60,22 @@ def known_plans(rule: Rule, setting: Setting) -> tuple[StepPlan, ...] | None:
     return tuple(plans)
 
 
-class Planned:
+class RuleDefaults:
+    """A base for all rules: what those have that say nothing else, but for `probes`.
+
+    No scalars for stand-ins, no learned head or network, nothing of a calibration.
+    """
+
+    gives: ClassVar[str] = ""
+    network: Network | None = None
+    fitted_in: ClassVar[str | None] = None
+    fitted_unless: ClassVar[tuple[str, ...]] = ()
+
+    def head(self, step: int, slot: int) -> Tensor:
+        raise AssertionError(f"{type(self).__name__} has no heads, and declares no score")
+
+
+class Planned(RuleDefaults):
     """A base for rules that plan all steps before the first one, in `plans`.
 
     `plans(setting)` gives them in order; ValueError where options do not fit.
@@ -87,8 +105,8 @@ class Planned:
         return memory
 
 
-class Memoryless:
-    """A base for rules whose plans depend on nothing but the step: they declare no probes."""
+class Memoryless(RuleDefaults):
+    """A base for rules that remember nothing: a plan depends on the step, and on its probes."""
 
     probes: tuple[Probe, ...] = ()
 

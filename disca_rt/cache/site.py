@@ -57,10 +57,10 @@ class Site(NamedTuple):
     gated: bool = False
     only_pass: int | None = None
 
-    def is_in(self, number: int) -> bool:
-        """True where pass `number` has the site's places."""
+    def is_in(self, which_pass: int) -> bool:
+        """True where pass number `which_pass` has the site's places."""
         only = {"guidance": 1, "velocity": 0}.get(self.level, self.only_pass)
-        return only in (None, number)
+        return only in (None, which_pass)
 
     def has(self, block: int, name: str) -> bool:
         """True where branch `name` of block number `block` is of the site."""
@@ -111,7 +111,7 @@ def check_sites(sites: Sequence[Site], dit: DiTConfig, passes: int) -> None:
     """
     for site in sites:
         site.check(dit)
-    if sites and not any(site.is_in(number) for site in sites for number in range(passes)):
+    if sites and not any(site.is_in(which_pass) for site in sites for which_pass in range(passes)):
         raise ValueError(
             "it acts on the unconditional pass alone, and there is one pass; give it "
             "classifier-free guidance"

@@ -1,11 +1,12 @@
 """The protocol of stand-ins: they keep tensors of a step and give a value in later ones."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ..attention.kept_keys import Rows
 from ..attention.protocol import AttentionInputs
 from ..config import PredictorConfig
 from ..sharding import Sharding, Whole
@@ -87,6 +88,10 @@ class Moment(NamedTuple):
     edited: Tensor | None = None
     site: Site | None = None
 
+    def whole_of(self, slot: int, which_pass: int) -> Kept:
+        """The buffers of another slot of the method, one that is in no block."""
+        return self.beside[which_pass][slot][WHOLE]
+
 
 class PairShares(NamedTuple):
     """Shares of attention's pairs of query and key that a stand-in at "attention" computes.
@@ -113,18 +118,25 @@ class Terms(NamedTuple):
 class StandIn(Protocol):
     """Gives the value at a site without the computation there. Hashable; keeps nothing itself.
 
-    One that has `at_site(site)` is asked by it for the stand-in of each site.
-
-    Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch" the branch's rows, at "attention"
-    `[B, S, H, D]` of all tokens (under ranks too) and this rank's heads, at "guidance" patches
-    `[B, S_img, P]` of the unconditional pass, at "velocity" `[B, C, T, H, W]` fp32.
+    `StandInDefaults` has what most have. Tensors: at "blocks" joint tokens `[B, S, C]`, at "branch"
+    the branch's rows, at "attention" `[B, S, H, D]` of all tokens (under ranks too) and this rank's
+    heads, at "guidance" patches `[B, S_img, P]` of the unconditional pass, at "velocity"
+    `[B, C, T, H, W]` fp32.
     """
 
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
+    matrices: int  # C x C products of `value` with every row, likewise
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
-    matrices: int  # C x C products of `value` with every row, likewise; none where it is not there
     reads_other_pass: bool  # True where `value` reads what the other pass kept
+    takes: str  # a word for the scalars that it takes from plans; "" where it takes none
+    refreshes: bool  # True of a `RowStandIn`
+    has_keys: bool  # True of `RowsOfAllBlocks`, whose buffers attention reads in place
+    fitted_in: str | None  # the calibration's table with options that are left out
+    fitted_unless: tuple[str, ...]  # options that say otherwise what that table does
+
+    def at_site(self, site: Site) -> "StandIn":
+        """The stand-in for one of its sites: itself, or one with data of its own there."""
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The buffers of a place whose value is `like`; they begin as zeros."""
@@ -132,10 +144,11 @@ class StandIn(Protocol):
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
-        """Scalars of step number `step`, after keeping at the steps `kept_at`; always as many.
+        """The slot's scalars of step number `step`: `Moment.numbers`, and always as many.
 
-        `given` are the plan's, of a rule whose word `gives` is this one's `takes`. They are none
-        where the rule is another method's and gives others, or none: then a value of its own.
+        They are computed on the host. `kept_at` are the earlier steps at which the slot has kept
+        something, rising. `given` are the scalars of the step's plan, if the rule `gives` what this
+        stand-in `takes`; none under another method's rule, where it needs values of its own.
         """
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
@@ -155,34 +168,40 @@ class StandIn(Protocol):
 
 
 class RowStandIn(StandIn, Protocol):
-    """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`."""
+    """A stand-in that can compute some rows anew, and no others, under `Act.REFRESH`.
 
-    refreshes: bool  # True
+    It `refreshes`; what `compute` is of depends on the level: see the three protocols below.
+    """
 
     def row_count(self, place: Place, rows: int) -> int:
         """The number of rows of `rows` at `place` that it computes anew, for those who count."""
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
-        """The value, of which some rows are computed anew and written into what is kept.
-
-        `compute(rows)` gives the values `[B, R, C]` of the rows numbered `rows [B, R]` of those at
-        this place on this rank; all of them for None.
-        """
+    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+        """The value, of which some rows are computed anew and written into what is kept."""
 
 
-def refreshes(stand_in: StandIn) -> bool:
-    """True of a `RowStandIn`; others need not say that they are none."""
-    return getattr(stand_in, "refreshes", False)
+class RowsOfBranch(RowStandIn, Protocol):
+    """A `RowStandIn` at "branch"."""
+
+    def refresh(self, kept: Kept, compute: Callable[[Tensor], Tensor], at: Moment) -> Tensor:
+        """`compute(rows)`: values `[B, R, C]` of the rows numbered `rows [B, R]` at this place."""
 
 
-def matrices(stand_in: StandIn) -> int:
-    """The C x C products of a stand-in's value with every row of tokens."""
-    return getattr(stand_in, "matrices", 0)
+class RowsOfAllBlocks(RowStandIn, Protocol):
+    """A `RowStandIn` at "blocks"; it `has_keys`."""
+
+    def keys(self, kept: Kept, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, S, C]` of a block, counted from the first of the site."""
+
+    def refresh(self, kept: Kept, compute: Callable[[Rows], Tensor], at: Moment) -> Tensor:
+        """`compute(rows)`: tokens `[B, R, C]` after the blocks, of the joint `rows` `[R]`."""
 
 
-def takes(stand_in: StandIn | type[StandIn]) -> str:
-    """The word for the scalars that a stand-in takes from plans; "" where it takes none."""
-    return getattr(stand_in, "takes", "")
+class RowsOfVelocity(RowStandIn, Protocol):
+    """A `RowStandIn` at "velocity"."""
+
+    def refresh(self, kept: Kept, compute: Callable[[], Tensor], at: Moment) -> Tensor:
+        """`compute()`: the whole velocity, whose rows not chosen at "blocks" are old ones."""
 
 
 class KeptAsIs:
@@ -199,12 +218,25 @@ class KeptAsIs:
             kept[0].copy_(value)
 
 
-class Numberless:
-    """A base for stand-ins that need no scalars, run no network and attend to nothing."""
+class StandInDefaults:
+    """A base for all stand-ins: what those have that say nothing else.
+
+    No scalars, network, matrices or pairs of attention, one for all sites, nothing of the other
+    pass or of a calibration; it refreshes no rows, and its value is one term.
+    """
 
     network: PredictorConfig | None = None
-    reads_to_keep: bool = True
-    reads_other_pass: bool = False
+    matrices: int = 0
+    reads_to_keep: ClassVar[bool] = True
+    reads_other_pass: ClassVar[bool] = False
+    takes: ClassVar[str] = ""
+    refreshes: ClassVar[bool] = False
+    has_keys: ClassVar[bool] = False
+    fitted_in: ClassVar[str | None] = None
+    fitted_unless: ClassVar[tuple[str, ...]] = ()
+
+    def at_site(self, site: Site) -> "StandIn":
+        return self
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

@@ -24,7 +24,7 @@ from ..cache.policies import POLICIES
 from ..cache.policy import Policy
 from ..cache.row import Parts
 from ..cache.rules.always import Always
-from ..cache.rules.fast_attention import ByPlan
+from ..cache.rules.ditfastattn import ByPlan
 from ..config import DiTConfig
 from ..pipeline.fit import guidance_of
 from ..pipeline.pipeline import Pipeline

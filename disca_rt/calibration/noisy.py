@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..cache.site import Level
-from ..cache.stand_in import Kept, Moment, Numberless, TensorSpec
+from ..cache.stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 SEED = 20_250_814
 
 
 @dataclass(frozen=True)
-class Noisy(Numberless):
+class Noisy(StandInDefaults):
     """The kept value and noise. With `of_change` the cache is of the change of what enters."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "guidance", "velocity")

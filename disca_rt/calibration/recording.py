@@ -10,14 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..cache.plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..cache.labels import FULL
+from ..cache.plan import Act, Probe, Seen, Setting, StepPlan
+from ..cache.rule import RuleDefaults
 from ..cache.site import Level
-from ..cache.stand_in import Kept, Moment, Numberless, TensorSpec
+from ..cache.stand_in import Kept, Moment, StandInDefaults, TensorSpec
 from ..schedule import Step
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(RuleDefaults):
     """Computes and keeps everything, and adds each step's measurements to `seen`.
 
     Slots numbered in `first_pass_only` keep in the conditional pass alone.
@@ -51,7 +53,7 @@ def sampled_rows(context, places: tuple[int, ...]) -> tuple[list[int], list[int]
 
 
 @dataclass(frozen=True)
-class Sampled(Numberless):
+class Sampled(StandInDefaults):
     """Takes the image rows at `places` of what enters and of what is computed, at every step.
 
     `taken` gets pairs `[2, B, places, C]` fp32, zeros for rows of other ranks.

@@ -65,7 +65,7 @@ def step_group(config: DiTConfig, passes: int, has_maps: bool = False) -> Group:
         for norm in ("l1", "l2"):
             found[f"patches/{norm}/{number}"] = Probe("patches", norm=norm, **at)
         for norm in ("l1", "l2", "row_size"):
-            probe = Probe("residual", norm=norm, block=last, **at)
+            probe = Probe("residual", norm=norm, after=last, **at)
             found[f"residual/{norm}/{number}"] = probe
     if passes == 2:
         found["guidance/l1"] = Probe("patches", "conditional", which_pass=1)
@@ -80,7 +80,7 @@ def block_group(config: DiTConfig, passes: int, block: int, has_maps: bool) -> G
     "branch", each of its branches before their gates."""
     found = {}
     for number in range(passes):
-        at = {"which_pass": number, "block": block + 1}
+        at = {"which_pass": number, "after": block + 1}
         for norm in ("l1", "l2"):
             found[f"tokens/{norm}/{number}/{block}"] = Probe("tokens", norm=norm, **at)
         for norm in ("l1", "size"):
@@ -131,7 +131,7 @@ def build_run(groups: Sequence[Group], shape: SampleShape) -> Run:
         for name, site in group.sites.items():
             for number in range(len(shape.rows)):
                 for norm in ("l1", "l2", "size"):
-                    probe = Probe("slot", "stand-in", norm, len(slots), number)
+                    probe = Probe("slot", "stand-in", norm=norm, slot=len(slots), which_pass=number)
                     quantities[f"branch/{norm}/{number}/{name}"] = probe
             slots.append(Slot(site, Reuse()))
         for name, (site, stand_in) in group.samples.items():

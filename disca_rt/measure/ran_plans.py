@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from ..cache.plan import FULL, StepPlan
+from ..cache.labels import FULL
+from ..cache.plan import StepPlan
 from .record import Record
 from .steps import Subject
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from ..cache.plan import FULL
+from ..cache.labels import FULL
 from .diffusers_models import Unavailable, cache_blocks, diffusers_model, diffusers_step
 from .random_models import with_other
 from .steps import Steps, Subject

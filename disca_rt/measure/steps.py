@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..cache.kept import kept_bytes
-from ..cache.plan import FULL, Act, Setting, StepPlan
+from ..cache.labels import FULL
+from ..cache.plan import Act, Setting, StepPlan
 from ..cache.policy import Policy
 from ..conditioning import Conditioning
 from ..graphs.runner import GraphRunner

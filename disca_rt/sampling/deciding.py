@@ -130,7 +130,7 @@ class Deciding:
         tensors = self._with_numbers(plan)
         if plan.scale != 1:
             tensors = tensors._replace(row=tensors.row.scaled(plan.scale))
-        if any(probe.of == "choice" for probe in plan.watch):
+        if any(probe.of == "wanted" for probe in plan.watch):
             network = self._loop.rule.network.to(tensors.latents.device)
             tensors = tensors._replace(network=network)
         outcome = self._loop.compute(plan, self._begun, tensors)
@@ -140,20 +140,20 @@ class Deciding:
     def _check(self, plan: StepPlan) -> None:
         loop = self._loop
         kept = {
-            (number, slot)
-            for number, of_slots in enumerate(self._moved.kept_at)
+            (which_pass, slot)
+            for which_pass, of_slots in enumerate(self._moved.kept_at)
             for slot, steps in enumerate(of_slots)
             if steps
         }
         check_plan(loop.policy, loop.setting, self._step.index, plan, kept)
-        for number, under in self._under.items():
-            begun = self._begun.get(number)
+        for which_pass, under in self._under.items():
+            begun = self._begun.get(which_pass)
             if begun is None or not begun.is_under:
                 continue
             for slot, (site, _) in enumerate(loop.policy.slots):
                 is_run = site.level in ("blocks", *IN_BLOCKS) and site.start < begun.done
                 is_over = is_run and (site.level in IN_BLOCKS or site.stop <= begun.done)
-                if is_over and plan.passes[number][slot] != under.passes[number][slot]:
+                if is_over and plan.passes[which_pass][slot] != under.passes[which_pass][slot]:
                     raise ValueError(
                         f"policy {loop.policy.name}: slot {slot} acted in blocks before a probe, "
                         "and the plan has another act for it; let it be the same"
@@ -197,15 +197,15 @@ class Deciding:
         if probe.norm in ("motion", "moving"):
             return True
         if probe.of == "slot":
-            return self._loop.policy.slots[probe.block].site.level in ("guidance", "velocity")
-        return probe.of in ("latents", "patches", "velocity", "choice")
+            return self._loop.policy.slots[probe.slot].site.level in ("guidance", "velocity")
+        return probe.of in ("latents", "patches", "velocity", "wanted")
 
     def _is_compared(self, probe: Probe) -> bool:
         """True where there is something to compare with."""
         if probe.stored is not None:
             return self._moved.stored[probe.stored] > (probe.against == "before")
         if probe.of == "slot":
-            return bool(self._moved.kept_at[probe.which_pass][probe.block])
+            return bool(self._moved.kept_at[probe.which_pass][probe.slot])
         return True
 
     def _commit(self, plan: StepPlan) -> Counter[Stored]:

@@ -11,7 +11,7 @@ from ..attention.protocol import Attention, AttentionInputs, With
 from ..cache.plan import Act
 from ..cache.program import Do, program
 from ..cache.site import DOUBLE, IN_BLOCKS, SINGLE
-from ..cache.stand_in import ATTENTION, WHOLE, refreshes
+from ..cache.stand_in import ATTENTION, WHOLE
 from ..models.blocks import run_blocks
 from ..models.branches import Branches, Compute
 from ..models.stream import Branch
@@ -35,13 +35,17 @@ class Begun(NamedTuple):
 
 
 Around = Callable[[Attention], Attention]
-"""Makes an attention of a block's own."""
+"""Makes a block's own attention of the model's."""
 
 
 def around(
     kept: tuple[Tensor, Tensor], context: StepContext, rows: Rows | None, attention: Attention
 ) -> Attention:
-    """`attention` with keys and values `kept`; `context` is that of all rows."""
+    """`attention` to the keys and values in the buffers `kept`, each `[B, S, H·D]`, of all rows.
+
+    Those of the rows that the block computes are written into the buffers first: `rows`, or all of
+    them for None. `context` is that of all rows.
+    """
     return KeptKeys(attention, *kept, context.layout, rows)
 
 
@@ -120,7 +124,7 @@ def _kept_keys(of_pass: SlotsOfPass, context: StepContext) -> dict[int, Around]:
     """Attentions that keep the keys and values of all rows, by block."""
     found: dict[int, Around] = {}
     for i, (act, (site, stand_in)) in enumerate(zip(of_pass.acts, of_pass.slots, strict=True)):
-        if act == Act.KEEP and site.level == "blocks" and refreshes(stand_in):
+        if act == Act.KEEP and stand_in.has_keys:
             for block in range(site.start, site.stop):
                 kept = stand_in.keys(of_pass.kept[i][WHOLE], block - site.start)
                 found[block] = partial(around, kept, context, None)

@@ -57,17 +57,18 @@ def check_probe(probe: Probe, policy: Policy, blocks: int, passes: int) -> None:
         "slot": ("stand-in",),
         "patches": (*STORED, "conditional"),
         "score": ("head",),
-        "choice": ("network",),
+        "wanted": ("network",),
     }
     against = allowed.get(probe.of, STORED)
-    most = {"slot": len(policy.slots) - 1, "choice": probe.block}.get(probe.of, blocks)
+    slots = range(len(policy.slots))
     for name, value, known in (
-        ("since", probe.since, range(max(1, probe.block * (probe.of == "residual")))),
-        ("slot", probe.slot, (None, *range(len(policy.slots)))),
+        ("since", probe.since, range(max(1, probe.after * (probe.of == "residual")))),
+        ("slot", probe.slot, slots if probe.of in ("slot", "score") else range(1)),
+        ("kept_by", probe.kept_by, (None, *slots)),
         ("norm", probe.norm, (*NORMS, *OF_ALL_ROWS.get(probe.of, ()))),
         ("against", probe.against, against),
         ("which_pass", probe.which_pass, range(passes)),
-        ("block", probe.block, range(most + 1)),
+        ("after", probe.after, range(blocks + 1)),
     ):
         if value not in known:
             shown = f"from 0 to {known[-1]}" if isinstance(known, range) and known else list(known)
@@ -109,7 +110,7 @@ def score(
     return torch.stack([total, total.new_tensor(img.shape[0] * img.shape[1])])
 
 
-def choices(network: Network, latents: Tensor, prepared: Prepared) -> Tensor:
+def wanted(network: Network, latents: Tensor, prepared: Prepared) -> Tensor:
     """Each output of `network` summed over samples, and their number, `[outputs, 2]` fp64."""
     features = features_of(latents, prepared.text_states, prepared.text_lengths)
     total = network(features).sum(0, dtype=torch.float64)
@@ -160,10 +161,10 @@ def tensor_of_pass(
     if probe.of == "modulated":
         return modulated(dit.blocks[0], tokens[0][:, :img], context)  # TeaCache's m
     if probe.of == "image":
-        return tokens[probe.block][:, :img]
+        return tokens[probe.after][:, :img]
     if probe.of == "residual":
-        return tokens[probe.block][:, :img] - tokens[probe.since][:, :img]
-    return tokens[probe.block]
+        return tokens[probe.after][:, :img] - tokens[probe.since][:, :img]
+    return tokens[probe.after]
 
 
 def modulated(block: nn.Module, img: Tensor, context: StepContext, is_mlp: bool = False) -> Tensor:

@@ -19,9 +19,9 @@ from .ahead import Ahead
 from .forward import Forward
 from .guidance import StepTable
 from .passes import Begun, run_middle
-from .probes import choices, moving, score, sums, tensor_of_pass
+from .probes import moving, score, sums, tensor_of_pass, wanted
 from .slots import Looked, SlotsOfPass
-from .state import SampleState, number_counts
+from .state import SampleState, number_counts, numbers_of_pass
 from .step_tensors import Look, Outcome, StepTensors
 
 Mark = Callable[[str], AbstractContextManager]
@@ -112,16 +112,15 @@ class Sampler:
             return None, self.compare(probe, tensors.latents, None)
         begun = begun or self.embed(probe.which_pass, tensors, prepared)
         of_pass: SlotsOfPass | None = None
-        if probe.of != "modulated" and probe.block < begun.done:
-            raise ValueError(f"{probe} looks at block {probe.block}, after {begun.done} have run")
-        if probe.block > begun.done:
-            acts = StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
-            plan = under or acts
+        if probe.of != "modulated" and probe.after < begun.done:
+            raise ValueError(f"{probe} looks at block {probe.after}, after {begun.done} have run")
+        if probe.after > begun.done:
+            plan = under or StepPlan(((Act.RUN,) * len(self._counts),) * len(prepared))
             of_pass = self.slots_of_pass(probe.which_pass, plan, tensors.numbers, prepared)
             notes = (probe.since,) if probe.since else ()
-            tokens = run_middle(self._blocks[: probe.block], begun, of_pass, notes)
-            begun = begun._replace(tokens=tokens, done=probe.block, is_under=under is not None)
-            of_pass.looked.tokens[probe.block] = tokens
+            tokens = run_middle(self._blocks[: probe.after], begun, of_pass, notes)
+            begun = begun._replace(tokens=tokens, done=probe.after, is_under=under is not None)
+            of_pass.looked.tokens[probe.after] = tokens
         if probe.of == "score":
             return begun, self._score(probe, begun, tensors.head)
         if of_pass is not None:
@@ -133,30 +132,26 @@ class Sampler:
         block, names = self._blocks[begun.done], self.policy.slots[probe.slot].site.names
         return Look(score(block, "img_mlp" in names, begun.tokens, begun.context, head), None)
 
-    def embed(self, number: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
-        """Pass `number` before its first block."""
-        timed = tensors.row.timed[number]
-        tokens, context = self.forward.embed_timed(tensors.latents, timed, prepared[number])
+    def embed(self, which_pass: int, tensors: StepTensors, prepared: Sequence[Prepared]) -> Begun:
+        """Pass number `which_pass` before its first block."""
+        timed = tensors.row.timed[which_pass]
+        tokens, context = self.forward.embed_timed(tensors.latents, timed, prepared[which_pass])
         return Begun(tokens, tokens, context)
 
     def slots_of_pass(
-        self, number: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
+        self, which_pass: int, plan: StepPlan, numbers: Tensor | None, prepared: Sequence[Prepared]
     ) -> SlotsOfPass:
-        """The slots of pass `number` under `plan`."""
-        of_slots: Sequence[Tensor | None] = (None,) * len(self._counts)
-        if numbers is not None:
-            start = number * sum(self._counts)
-            of_slots = numbers[start : start + sum(self._counts)].split(self._counts)
+        """The slots of pass number `which_pass` under `plan`."""
         looked = Looked(self.forward.sharding.gather)
         for probe in plan.watch:
-            if probe.of == "slot" and probe.which_pass == number:
-                looked.probes[probe.block] = (*looked.probes.get(probe.block, ()), probe)
-        acts = self.policy.acts_in(number, plan.passes[number])
+            if probe.of == "slot" and probe.which_pass == which_pass:
+                looked.probes[probe.slot] = (*looked.probes.get(probe.slot, ()), probe)
+        acts = self.policy.acts_in(which_pass, plan.passes[which_pass])
         return SlotsOfPass(
             self.policy.slots,
             acts,
-            number,
-            of_slots,
+            which_pass,
+            numbers_of_pass(numbers, self._counts, which_pass),
             looked,
             self.state.slots,
             self.forward.sharding,
@@ -206,7 +201,7 @@ class _Step:
     ) -> None:
         self._sampler, self._plan, self._begun = sampler, plan, dict(begun)
         self._tensors, self._prepared = tensors, prepared
-        self._chosen: Tensor | None = None
+        self._wanted: Tensor | None = None
         numbers = tensors.numbers
         self._passes = [
             sampler.slots_of_pass(i, plan, numbers, prepared) for i in range(len(prepared))
@@ -229,13 +224,13 @@ class _Step:
     def level(
         self,
         level: str,
-        number: int,
+        which_pass: int,
         compute: Callable[[], Tensor],
         entering: Tensor,
         context: StepContext | None = None,
     ) -> Tensor:
-        """The value at the slots of a level above blocks, by their acts in pass `number`."""
-        of_pass = self._passes[number]
+        """The value at the slots of a level above blocks, by their acts in a pass."""
+        of_pass = self._passes[which_pass]
         slots = self._sampler.policy.slots_at(level)
         for slot in slots:
             if of_pass.acts[slot] == Act.STAND_IN:
@@ -246,17 +241,17 @@ class _Step:
                 value = of_pass.use(slot, lambda v=value: v, entering, context)
         return value
 
-    def _run_pass(self, number: int) -> Tensor:
+    def _run_pass(self, which_pass: int) -> Tensor:
         """The patches `[B, S_img, P]` of one pass."""
-        sampler, of_pass = self._sampler, self._passes[number]
-        if number not in self._begun:
-            self._begun[number] = sampler.embed(number, self._tensors, self._prepared)
-        begun = self._begun[number]
+        sampler, of_pass = self._sampler, self._passes[which_pass]
+        if which_pass not in self._begun:
+            self._begun[which_pass] = sampler.embed(which_pass, self._tensors, self._prepared)
+        begun = self._begun[which_pass]
         notes = tuple(
             block
             for probe in self._plan.watch
-            if probe.which_pass == number and probe.of in ("tokens", "image", "residual")
-            for block in (probe.since, probe.block)
+            if probe.which_pass == which_pass and probe.of in ("tokens", "image", "residual")
+            for block in (probe.since, probe.after)
             if block
         )
         with sampler.mark(f"middle {self._plan.label}"):
@@ -267,8 +262,8 @@ class _Step:
     def look(self, probe: Probe, velocity: Tensor | None, after: Tensor) -> Look:
         """The measurement of a probe that is watched; `after` are the latents after the step."""
         sampler, looked = self._sampler, self._passes[probe.which_pass].looked
-        if probe.of == "choice":
-            return Look(self._choices(after)[probe.block], None)
+        if probe.of == "wanted":
+            return Look(self._wanted_after(after)[probe.output], None)
         if probe.of in ("velocity", "latents"):
             now = velocity if probe.of == "velocity" else self._tensors.latents
             return sampler.compare(probe, now, None)
@@ -285,8 +280,8 @@ class _Step:
         begun = self._begun[probe.which_pass]
         return sampler.look_at_tokens(probe, begun, looked.tokens)
 
-    def _choices(self, after: Tensor) -> Tensor:
-        """The sums of all probes of a choice, computed once."""
-        if self._chosen is None:
-            self._chosen = choices(self._tensors.network, after, self._prepared[0])
-        return self._chosen
+    def _wanted_after(self, after: Tensor) -> Tensor:
+        """The sums of all outputs of the rule's network, computed once."""
+        if self._wanted is None:
+            self._wanted = wanted(self._tensors.network, after, self._prepared[0])
+        return self._wanted

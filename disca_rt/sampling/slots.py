@@ -39,14 +39,14 @@ class Looked:
 
 
 class SlotsOfPass(NamedTuple):
-    """The slots of pass `number`: their acts and scalars, and the buffers of all passes.
+    """The slots of pass number `which_pass`: their acts and scalars, and the buffers of all passes.
 
     `edited` are the rows of a sample's edit, None where it has none.
     """
 
     slots: tuple[Slot, ...]
     acts: tuple[Act, ...]
-    number: int
+    which_pass: int
     numbers: Sequence[Tensor | None]
     looked: Looked
     beside: Beside
@@ -57,7 +57,7 @@ class SlotsOfPass(NamedTuple):
     @property
     def kept(self) -> tuple[dict[Place, Kept], ...]:
         """The buffers of each slot, by place."""
-        return self.beside[self.number]
+        return self.beside[self.which_pass]
 
     def use(
         self,
@@ -69,10 +69,12 @@ class SlotsOfPass(NamedTuple):
         gates: tuple[Vector, Vector] | None = None,
         attention: AttentionInputs | None = None,
     ) -> Tensor:
-        """The value at a place of `slot`, by its act; `compute` gives the computed one.
+        """The value at a place of `slot`, by its act.
 
-        Where rows can be computed alone, it takes their numbers. Probes see the value times the
-        first of `gates`, and the stand-in's times the second.
+        `compute()` gives the computed one; under REFRESH it is what the stand-in's `refresh` calls
+        (`stand_in.RowStandIn`), and None where the act is known to be STAND_IN. The other arguments
+        are those of `Moment`, but for `gates`: a branch's own and the stand-in's, by which probes
+        of the slot multiply the computed value and the stand-in's before they compare them.
         """
         act, stand_in, kept = self.acts[slot], self.slots[slot].stand_in, self.kept[slot][place]
         at = self._moment(slot, entering, context, place, attention)
@@ -105,7 +107,7 @@ class SlotsOfPass(NamedTuple):
             self._other(slot, place),
             place,
             self.beside,
-            self.number,
+            self.which_pass,
             attention,
             self.edited,
             self.slots[slot].site,
@@ -114,7 +116,7 @@ class SlotsOfPass(NamedTuple):
     def _other(self, slot: int, place: Place) -> OtherPass | None:
         if len(self.lengths) < 2 or not self.slots[slot].stand_in.reads_other_pass:
             return None
-        other = 1 - self.number
+        other = 1 - self.which_pass
         return OtherPass(self.beside[other][slot][place], self.lengths[other])
 
     def _sums(
@@ -151,10 +153,8 @@ class SlotsOfPass(NamedTuple):
         if not self.slots[slot].site.gated:
             return Branch(self.use(slot, computed, None, context, place), gate)
         act, stand_in = self.acts[slot], self.slots[slot].stand_in
-        kept, at = (
-            self.kept[slot][gate_of(place)],
-            Moment(None, context, self.numbers[slot]),
-        )
+        of_gate = gate_of(place)
+        kept, at = self.kept[slot][of_gate], self._moment(slot, None, context, of_gate)
         is_replaced = act in (Act.STAND_IN, Act.CHECK)
         gates = None
         if is_replaced or slot in self.looked.probes:

@@ -1,5 +1,6 @@
 """State of a sample between its steps: buffers on the device, and which steps filled them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -8,8 +9,7 @@ from ..cache.kept import SampleShape, allocate, looked_at
 from ..cache.plan import Act, Probe, StepPlan, Stored
 from ..cache.policy import Policy, Slot
 from ..cache.remembered import remembered
-from ..cache.rule import gives
-from ..cache.stand_in import Beside, takes
+from ..cache.stand_in import Beside
 
 
 @dataclass
@@ -70,25 +70,38 @@ def known_numbers(policy: Policy, plans: tuple[StepPlan, ...]) -> list[list[floa
 def numbers(
     policy: Policy, kept_at: KeptAt, step: int, plan: StepPlan | None = None
 ) -> list[float]:
-    """The scalars of step number `step`: of all slots of the first pass, then of the next.
+    """The scalars of step number `step`, in one list: `[pass][slot][scalar]`, flat.
 
     `plan` is that of the step, if it is known.
     """
     return [
         scalar
-        for number, of_slots in enumerate(kept_at)
+        for which_pass, of_slots in enumerate(kept_at)
         for slot, steps in zip(policy.slots, of_slots, strict=True)
-        for scalar in slot.stand_in.numbers(steps, step, _given(policy, slot, plan, number))
+        for scalar in slot.stand_in.numbers(steps, step, _given(policy, slot, plan, which_pass))
     ]
 
 
-def _given(policy: Policy, slot: Slot, plan: StepPlan | None, number: int) -> tuple[float, ...]:
-    """The plan's scalars for a slot in pass `number`: none where they are of another kind."""
-    is_meant = plan is not None and takes(slot.stand_in) == gives(policy.rule) != ""
-    return plan.given_to(number) if is_meant else ()
+def _given(policy: Policy, slot: Slot, plan: StepPlan | None, which_pass: int) -> tuple[float, ...]:
+    """The plan's scalars for a slot in a pass: none where they are of another kind."""
+    is_meant = plan is not None and slot.stand_in.takes == policy.rule.gives != ""
+    return plan.given_to(which_pass) if is_meant else ()
 
 
 @remembered(maxsize=64)
 def number_counts(policy: Policy) -> list[int]:
     """The number of scalars of each slot, the same in each pass."""
     return [len(slot.stand_in.numbers((), 0, ())) for slot in policy.slots]
+
+
+def numbers_of_pass(
+    numbers: Tensor | None, counts: Sequence[int], which_pass: int
+) -> Sequence[Tensor | None]:
+    """The scalars of each slot in a pass, views of all `numbers` of a step; None where it has none.
+
+    `counts` are those of `number_counts`.
+    """
+    if numbers is None:
+        return (None,) * len(counts)
+    start = which_pass * sum(counts)
+    return numbers[start : start + sum(counts)].split(counts)

@@ -11,7 +11,7 @@ from .ahead import StepRow
 class StepTensors(NamedTuple):
     """Tensors that a step reads: `latents`, its scalars, and the slots' (None: they have none).
 
-    `head [C]` is what a probe of a score applies, `network` what one of a choice does.
+    `head [C]` is what a probe of a score applies, `network` what those of "wanted" do.
     """
 
     latents: Tensor

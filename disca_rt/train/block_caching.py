@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.adjustment_file import write_adjustment
-from ..cache.rules.refresh_table import Table, table_of
+from ..cache.rules.block_caching import Table, table_of
 from ..conditioning import Conditioning
 from ..models.blocks import run_blocks
 from ..models.dit import DiT
@@ -37,7 +37,7 @@ Change = Tensor | None
 class BlockCachingStageConfig(CacheStageConfig):
     """`curves` are a calibration's, `delta` the sum of changes up to which a block is replaced.
 
-    Both are those of the policy: see `cache.rules.refresh_table`.
+    Both are those of the policy: see `cache.rules.block_caching`.
     """
 
     curves: tuple[float, ...] = ()

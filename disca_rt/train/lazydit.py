@@ -56,8 +56,8 @@ class Heads(nn.Module):
 class LazyDiTStage(CacheStage):
     """Trains heads of odd steps; those of even ones stay zero, so that these are computed.
 
-    z and its mean over image rows are the policy's (`cache.rules.lazy`); each sample has a score of
-    its own, as in the authors' code.
+    z and its mean over image rows are the policy's (`cache.rules.lazydit`); each sample has a score
+    of its own, as in the authors' code.
     """
 
     method, kind = "lazydit", "heads"

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .errors import CheckpointError, first_line
-from .files.formats import START, refuse_other_formats
+from .files.choose import open_tensors
 from .files.pick import DIT_FOLDERS, holds_checkpoint, pick, shard_names
-from .files.pickle import ZIP_START, PickleFile
-from .files.safetensors import SafetensorsFile
 from .files.tensor_file import StoredSpec, TensorFile
 
 WRAPPERS = "module.", "model.", "predictor.", "diffusion_model.", "transformer.", "_orig_mod."
@@ -69,7 +67,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             checkpoint = _open_index(path)
         else:
             shards = shard_names(path.name)
-            checkpoint = _open_files(path, _beside(path, shards) if shards else [path])
+            checkpoint = open_tensorss(path, _beside(path, shards) if shards else [path])
         size = sum(file.stat().st_size for file in checkpoint.files)
     except OSError as error:
         is_lost = path.is_symlink() and not path.exists()
@@ -104,9 +102,9 @@ def _file_names(folder: Path) -> list[str]:
     return [item.name for item in folder.iterdir() if not item.is_dir()]
 
 
-def _open_files(path: Path, files: list[Path]) -> Checkpoint:
+def open_tensorss(path: Path, files: list[Path]) -> Checkpoint:
     """Open one file, or all shards of a set that has no index, whichever of them `path` is."""
-    opened = map(_open_file, files)
+    opened = map(open_tensors, files)
     entries = {name: Entry(file, name) for file in opened for name in file.specs}
     return Checkpoint(path, tuple(files), _strip(entries))
 
@@ -122,22 +120,10 @@ def _beside(path: Path, names: Iterable[str]) -> list[Path]:
     return shards
 
 
-def _open_file(path: Path) -> TensorFile:
-    with path.open("rb") as file:
-        start = file.read(START)
-    if not start:
-        raise CheckpointError(f"{path} is empty; download or copy it again")
-    refuse_other_formats(path, start)
-    is_zip = start.startswith(ZIP_START)  # whatever it is called
-    if (path.suffix == ".safetensors" and not is_zip) or start[8:9] == b"{":
-        return SafetensorsFile(path)
-    return PickleFile(path)
-
-
 def _open_index(path: Path) -> Checkpoint:
     weight_map = read_weight_map(path)
     shards = _beside(path, sorted(set(weight_map.values())))
-    opened = {shard.name: _open_file(shard) for shard in shards}
+    opened = {shard.name: open_tensors(shard) for shard in shards}
     entries = {name: Entry(file, name) for file in opened.values() for name in file.specs}
     lost = [name for name, shard in weight_map.items() if name not in opened[shard].specs]
     if lost:

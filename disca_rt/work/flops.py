@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..cache.plan import Act, StepPlan
 from ..cache.policy import Policy, Slot
 from ..cache.program import Do, program
-from ..cache.stand_in import WHOLE, PairShares, Place, StandIn, matrices
+from ..cache.stand_in import WHOLE, PairShares, Place, StandIn
 from ..config import DiTConfig, PredictorConfig
 from ..models.layers import TIMESTEP_FREQUENCIES
 
@@ -104,7 +104,7 @@ class PassFlops:
                 stand_in = policy.slots[slot].stand_in
                 rows = stand_in.row_count(WHOLE, self._img)
                 total += sum(self.some_rows(i, rows) for i in range(start, stop))
-                total += matrices(stand_in) * _linear(self._img, self._dit.hidden, self._dit.hidden)
+                total += stand_in.matrices * _linear(self._img, self._dit.hidden, self._dit.hidden)
             elif do in (Do.STAND_IN, Do.CHECK):
                 total += self._value(policy.slots[slot].stand_in)
         return total + sum(map(self.block, in_vain))
@@ -133,7 +133,7 @@ class PassFlops:
     def _value(self, stand_in: StandIn) -> int:
         """FLOPs of a stand-in's value at blocks: of its network, or its matrices on all rows."""
         hidden, network = self._dit.hidden, stand_in.network
-        products = matrices(stand_in) * _linear(self._img + self._txt, hidden, hidden)
+        products = stand_in.matrices * _linear(self._img + self._txt, hidden, hidden)
         return products + (0 if network is None else self.network(network))
 
     def network(self, predictor: PredictorConfig) -> int:

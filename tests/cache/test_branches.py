@@ -16,8 +16,8 @@ from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts, sketched
+from disca_rt.cache.rules.feb_cache import COMPUTED
 from disca_rt.cache.rules.interval import Interval
-from disca_rt.cache.rules.states import COMPUTED
 from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS

@@ -1,21 +1,18 @@
 """Methods in words: what `disca-rt caches` and the page of methods say."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cache_draws import CONFIG, OPS
 from disca_rt.cache.described import methods_page, options_of, preset_text
-from disca_rt.cache.options import check_int
-from disca_rt.cache.plan import Seen, Setting, StepPlan
+from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import FAMILIES, POLICIES, build_policy, read_policy
-from disca_rt.cache.row import Parts, Row, everywhere, sketched
-from disca_rt.cache.rule import Memoryless
+from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cli import main
-from disca_rt.schedule import Step, shifted
+from disca_rt.schedule import shifted
 
 PARTS = Parts(CONFIG, OPS, sketched(CONFIG).predictor)
 
@@ -74,21 +71,8 @@ def test_the_page_of_methods_is_current() -> None:
 def test_the_example_of_a_method_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names = {
-        "dataclass": dataclass,
-        "Memoryless": Memoryless,
-        "check_int": check_int,
-        "Setting": Setting,
-        "Step": Step,
-        "Seen": Seen,
-        "StepPlan": StepPlan,
-        "POLICIES": POLICIES,
-        "Row": Row,
-        "everywhere": everywhere,
-        "Reuse": Reuse,
-    }
     monkeypatch.setitem(POLICIES, "alternate", POLICIES["reuse"])  # removed afterwards
-    exec(example, names)
+    exec(example, {})
     policy = build_policy("alternate:every=3", PARTS)
     plans = policy.known_plans(Setting(tuple(shifted(7, 3.0)), 1, 1))
     assert [index for index, plan in enumerate(plans) if plan.label == "full"] == [0, 3, 6]

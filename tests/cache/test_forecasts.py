@@ -18,7 +18,7 @@ from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.speca import SpeCa
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_in import Moment, Numberless, StandIn, TensorSpec
+from disca_rt.cache.stand_in import Moment, StandIn, StandInDefaults, TensorSpec
 from disca_rt.cache.stand_ins.diffusers_taylor import DiffusersTaylor
 from disca_rt.cache.stand_ins.foca import FoCa
 from disca_rt.cache.stand_ins.freqca import FreqCa
@@ -425,7 +425,8 @@ def test_every_class_with_terms_is_among_them() -> None:
         each
         for module in modules
         for each in vars(module).values()
-        if isinstance(each, type) and getattr(each, "terms", None) not in (None, Numberless.terms)
+        if isinstance(each, type)
+        and getattr(each, "terms", None) not in (None, StandInDefaults.terms)
     }
     assert found - {Differences, KeptElsewhere, StandIn} == {type(each) for each in LATE}
 

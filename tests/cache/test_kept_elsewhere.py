@@ -1,7 +1,11 @@
 """State in FP8 or on the host: the same sample, nearly or exactly, in less of the device."""
 
+from collections.abc import Callable
+from inspect import isfunction
+
 import pytest
 import torch
+from torch import Tensor
 
 from cache_draws import CONFIG, OPS, Draw, models
 from disca_rt.cache.kept import SampleShape, kept_bytes
@@ -9,7 +13,16 @@ from disca_rt.cache.policies import build_policy
 from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import DOUBLE, Site
-from disca_rt.cache.stand_in import Moment, TensorSpec
+from disca_rt.cache.stand_in import (
+    WHOLE,
+    Kept,
+    Moment,
+    Place,
+    RowStandIn,
+    StandIn,
+    StandInDefaults,
+    TensorSpec,
+)
 from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
 from disca_rt.cache.stand_ins.polynomial import Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
@@ -93,3 +106,61 @@ def test_ways_out_are_those_that_fit() -> None:
         f"option {option} of policy taylor"
         for option in ("order=0", "state=fp8", "state=host", "state=fp8-host")
     ]
+
+
+class Noting(StandInDefaults):
+    """Says something of its own of each member, and notes which methods are called."""
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+        for name in FACTS:
+            setattr(self, name, object())
+
+    def __getattribute__(self, name: str) -> object:
+        if name in METHODS:
+            self.called.add(name)
+        return super().__getattribute__(name)
+
+    def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (like,)
+
+    def keep(self, kept: Kept, value: Tensor, at: Moment) -> None:
+        kept[0].copy_(value)
+
+    def value(self, kept: Kept, at: Moment) -> Tensor:
+        return kept[0]
+
+    def row_count(self, place: Place, rows: int) -> int:
+        return 7 * rows
+
+    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+        return compute()
+
+
+FACTS = {*StandIn.__annotations__, *RowStandIn.__annotations__}
+METHODS = {
+    name
+    for protocol in (StandIn, RowStandIn)
+    for name, member in vars(protocol).items()
+    if isfunction(member) and not name.startswith("_")
+}
+IT_SAYS_ITSELF = {"out"}  # nothing is computed in a buffer that is elsewhere
+
+
+def test_it_hands_on_every_member_of_the_protocol() -> None:
+    assert vars(KeptElsewhere).keys() >= FACTS | METHODS
+    inner, value = Noting(), torch.ones(1, 2, 4)
+    stand_in = KeptElsewhere(inner, fp8=False, on_host=True)
+    for name in FACTS:
+        assert getattr(stand_in, name) is getattr(inner, name), name
+    spec = TensorSpec((1, 2, 4), torch.float32, value.device)
+    (kept,), at = (each.zeros() for each in stand_in.kept_specs(spec)), Moment(value, None, None)
+    stand_in.keep((kept,), value, at)
+    assert torch.equal(stand_in.value((kept,), at), value)
+    assert torch.equal(stand_in.terms((kept,), at).tensors, value[None])
+    assert stand_in.refresh((kept,), lambda: value, at) is value
+    assert stand_in.row_count(WHOLE, 3) == 21
+    assert stand_in.numbers((), 0, ()) == inner.numbers((), 0, ())
+    assert stand_in.pair_shares((1, 1, 1), 0) == inner.pair_shares((1, 1, 1), 0)
+    assert stand_in.at_site(BRANCHES).stand_in is inner
+    assert inner.called == METHODS - IT_SAYS_ITSELF

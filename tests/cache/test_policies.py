@@ -18,11 +18,9 @@ from disca_rt.cache.policies import (
 )
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts, Row, everywhere, sketched
-from disca_rt.cache.rule import gives
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site
-from disca_rt.cache.stand_in import takes
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import MODELS
@@ -194,7 +192,7 @@ WORDS = [
     (name, part)
     for name, row in POLICIES.items()
     for part in (*row.rules, *(where.stand_in for where in row.places))
-    if gives(part) or takes(part)
+    if (part.gives if part in row.rules else part.takes)
 ]
 """The rules that give scalars, and the stand-ins that take them, with their methods' names."""
 
@@ -219,7 +217,7 @@ def test_a_word_that_is_forgotten_is_refused(name: str, part: type) -> None:
         where._replace(stand_in=without if where.stand_in is part else where.stand_in)
         for where in row.places
     )
-    if part not in row.rules and any(takes(where.stand_in) for where in places):
+    if part not in row.rules and any(where.stand_in.takes for where in places):
         assert name in ("fastercache", "ras"), "its stand-ins are in the test below"
         return
     with pytest.raises(ValueError, match=r"the words must be the same, or the scalars never arr"):
@@ -238,7 +236,7 @@ def test_what_takes_scalars_has_a_word_for_them() -> None:
             )
             if changes:
                 takers.add(name)
-                assert takes(stand_in), f"{type(stand_in).__name__} of {name}"
+                assert stand_in.takes, f"{type(stand_in).__name__} of {name}"
     assert takers == {name for name, _ in WORDS}
 
 
@@ -259,7 +257,7 @@ def test_scalars_reach_the_stand_ins_that_take_their_kind(second: str) -> None:
     for text, word in zip(texts, ("bands", "scale"), strict=True):
         policy = build_policy(f"{text}+{second}", PARTS, step_list=(0,))
         plans = policy.known_plans(Setting(tuple(shifted(6, 5.0)), 1, 1))
-        stand_in, (own,) = policy.slots[0].stand_in, {takes(slot.stand_in) for slot in policy.slots}
+        stand_in, (own,) = policy.slots[0].stand_in, {slot.stand_in.takes for slot in policy.slots}
         for step in (4, 5):
             given = plans[step].given
             ours = numbers(policy, (((0, 1, 3),),), step, plans[step])

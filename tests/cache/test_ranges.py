@@ -61,12 +61,14 @@ def decided(rule: DBCache, facts: Setting, changes: Sequence[Sequence[float]]) -
     for step, row in zip(facts.steps, changes, strict=True):
         seen: dict = {}
         while isinstance(answer := rule.decide(facts, step, seen, memory), Ask):
-            index = answer.probe.which_pass * facts.slots + answer.probe.slot
+            index = answer.probe.which_pass * facts.slots + answer.probe.kept_by
             assert answer.probe not in seen
             seen[answer.probe] = Measured(row[index], 1.0)
         assert isinstance(answer, StepPlan)
         for probe in rule.probes:  # as a sampler measures them where something is kept
-            seen.setdefault(probe, Measured(row[probe.which_pass * facts.slots + probe.slot], 1.0))
+            seen.setdefault(
+                probe, Measured(row[probe.which_pass * facts.slots + probe.kept_by], 1.0)
+            )
         memory = rule.remember(facts, step, answer, seen, memory)
         for index, act in enumerate(itertools.chain(*answer.passes)):
             computed[index] += [step.index] if act == Act.KEEP else []
@@ -123,7 +125,7 @@ def test_dbcache_keeps_apart_what_double_and_single_blocks_decide() -> None:
     policy = build_policy("dbcache:Fn_compute_blocks=8,Bn_compute_blocks=2", Parts(VIDEO_10, OPS))
     assert [(each.site.start, each.site.stop) for each in policy.slots] == [(8, 18), (28, 58)]
     probes = policy.probes(1)
-    assert [(probe.since, probe.block) for probe in probes] == [(0, 8), (20, 28)]
+    assert [(probe.since, probe.after) for probe in probes] == [(0, 8), (20, 28)]
     assert len(policy.probes(2)) == 4
     single = build_policy("dbcache", Parts(EMBEDDED, OPS))
     assert [(each.site.start, each.site.stop) for each in single.slots] == [(9, 17)]

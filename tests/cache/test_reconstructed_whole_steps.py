@@ -10,9 +10,9 @@ from disca_rt.cache.plan import Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.row import Parts, sketched
-from disca_rt.cache.rules.early_late import EarlyLateBends, EarlyLateInterval, EarlyLateListed
-from disca_rt.cache.rules.error_scaled import ErrorBelow, ErrorScaled
+from disca_rt.cache.rules.ertacache import ErrorBelow, ErrorScaled
 from disca_rt.cache.rules.interval import Interval
+from disca_rt.cache.rules.omnicache import EarlyLateBends, EarlyLateInterval, EarlyLateListed
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import Moment, StandIn, TensorSpec
 from disca_rt.cache.stand_ins.adams_bashforth import AdamsBashforth

@@ -16,6 +16,7 @@ from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cache.row import Parts
+from disca_rt.cache.rule import RuleDefaults
 from disca_rt.cache.rules.always import Always
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
@@ -104,7 +105,7 @@ def test_what_a_rejected_draft_saw_is_nothing_to_compare_with(eager: Models) -> 
     changes = Probe("velocity")
 
     class Watched(Verified):
-        probes = (Probe("slot", "stand-in", "l2"), changes)
+        probes = (Probe("slot", "stand-in", norm="l2"), changes)
 
         def remember(self, setting, step, plan, measured, memory):
             seen.extend([measured[changes].ratio] if changes in measured else [])
@@ -226,7 +227,7 @@ def test_two_parts_of_a_step_are_decided_one_after_the_other(
 
 def test_watched_values_are_those_of_the_step_before(eager: Models) -> None:
     """A slot against what it kept (Foresight), and the two passes against each other (MixCache)."""
-    slot = Probe("slot", "stand-in", "l2", 0, which_pass=1)
+    slot = Probe("slot", "stand-in", norm="l2", which_pass=1)
     passes = Probe("patches", "conditional", which_pass=1)
     seen: list[dict[Probe, float]] = []
     tokens: list[torch.Tensor] = []
@@ -282,7 +283,7 @@ def test_scalars_of_a_plan_reach_stand_ins_and_are_no_part_of_a_capture(eager: M
 
 def test_a_probe_of_image_rows_leaves_text_out(eager: Models) -> None:
     """DiCache's: mean|p - p'| / mean|p'| of the image tokens after some blocks."""
-    image, joint = (Probe(of, block=2) for of in ("image", "tokens"))
+    image, joint = (Probe(of, after=2) for of in ("image", "tokens"))
     seen: list[dict[Probe, float]] = []
     tokens: list[torch.Tensor] = []
 
@@ -359,7 +360,7 @@ class Early(Interval):
         (Early(2), WHOLE, "step 0: slot 0 of pass 0 stands in before anything was kept"),
         (Measuring(Probe("modulated", which_pass=1), 0.1), WHOLE, "which_pass of Probe"),
         (
-            Measuring(Probe("residual", "kept", block=2), 9.0),
+            Measuring(Probe("residual", "kept", after=2), 9.0),
             Site("blocks", 1, 4),
             "ran before a probe after block 2 was asked for; let slot 0 begin at block 0, or at 2",
         ),
@@ -374,7 +375,7 @@ def test_rules_that_cannot_be_followed_say_why(
 
 
 @dataclass(frozen=True)
-class Scripted:
+class Scripted(RuleDefaults):
     """Answers given by step: drafts and asks in order, then the plan. Notes what it saw."""
 
     before: tuple[tuple[Draft | Ask, ...], ...]
@@ -432,7 +433,7 @@ def test_a_rejected_draft_neither_leaves_nor_takes_measurements(eager: Models) -
 
 
 def test_two_probes_of_one_slot_are_told_apart(eager: Models) -> None:
-    probes = tuple(Probe("slot", "stand-in", norm) for norm in ("l1", "l2"))
+    probes = tuple(Probe("slot", "stand-in", norm=norm) for norm in ("l1", "l2"))
     seen: list[dict[Probe, float]] = []
     eager.sample(Draw(Watching(probes, seen), BRANCHES, Reuse(), shifted(3, 3.0), False, 1, 0))
     assert seen[-1][probes[0]] != seen[-1][probes[1]]
@@ -481,7 +482,7 @@ def test_a_slot_of_one_pass_keeps_nothing_of_the_other(eager: Models) -> None:
         (Probe("tokens", "stand-in"), "against"),
         (Probe("slot"), "against"),
         (Probe("latents", norm="l3"), "norm"),
-        (Probe("tokens", block=99), "block"),
+        (Probe("tokens", after=99), "after"),
     ],
 )
 def test_a_probe_that_means_nothing_is_refused(probe: Probe, message: str, eager: Models) -> None:

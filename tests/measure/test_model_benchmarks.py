@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import recorded
-from disca_rt.cache.plan import FULL, StepPlan
+from disca_rt.cache.labels import FULL
+from disca_rt.cache.plan import StepPlan
 from disca_rt.cli import build_parser, main
 from disca_rt.commands.bench_session import _chosen
 from disca_rt.config import MODELS, DiTConfig, predictor_config

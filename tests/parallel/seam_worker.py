@@ -73,7 +73,7 @@ class Summing(Watching):
 
 def check_sums(alone: Models, shared: Models) -> None:
     """Sums over all ranks are one rank's, also of tensors that each rank has as a whole."""
-    watched = (Probe("velocity"), Probe("latents"), Probe("tokens", block=2), Probe("patches"))
+    watched = (Probe("velocity"), Probe("latents"), Probe("tokens", after=2), Probe("patches"))
     probes = (*watched, Probe("slot", "stand-in"))
     for site in (Site("blocks", 0, 3), Site("velocity")):
         seen: list[list[dict]] = [[], []]
@@ -88,7 +88,7 @@ def check_sums(alone: Models, shared: Models) -> None:
 
 def check_motion(alone: Models, shared: Models) -> None:
     """Motion needs frames whole, which no rank has."""
-    probe = Probe("slot", "stand-in", "motion")
+    probe = Probe("slot", "stand-in", norm="motion")
     seen: list[list[dict]] = [[], []]
     site = Site("branch", 0, 1, ("img_attn",), gated=True)
     for each, notes in zip((alone, shared), seen, strict=True):

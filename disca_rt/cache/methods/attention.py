@@ -5,7 +5,7 @@ from ..placements.attention import EveryAttention, JointAttention, WholeWhereSki
 from ..row import Row, Where
 from ..rules.after_warm_up import AfterWarmUp
 from ..rules.chipmunk import SparseSteps
-from ..rules.fast_attention import ByPlan, Windowed
+from ..rules.ditfastattn import ByPlan, Windowed
 from ..stand_ins.head_masks import HeadMasks
 from ..stand_ins.reuse import OnlyOutput, Reuse
 from ..stand_ins.sparse_delta import SparseDelta

@@ -3,12 +3,12 @@
 from ..placements.branches import BranchPairs, Broadcasts, EveryBranch, GatedAround, Kinds
 from ..row import Row, everywhere
 from ..rules.adacache import AdaCache
-from ..rules.broadcast import Broadcast
-from ..rules.fresh import Fresh
+from ..rules.feb_cache import States
+from ..rules.fora import Fresh
 from ..rules.gated import Gated
-from ..rules.lazy import Lazy
+from ..rules.lazydit import Lazy
 from ..rules.listed import Listed
-from ..rules.states import States
+from ..rules.pab import Broadcast
 from ..stand_ins.reuse import OnlyOutput
 
 ALWAYS = (-1.0, 1001.0)  # a window that all noise levels are in

@@ -4,8 +4,8 @@ from ..placements.branches import Attentions, BranchesOrHidden, EveryBranch, Las
 from ..placements.whole import Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.cache_interval import CacheInterval
-from ..rules.enhanced import Enhanced
 from ..rules.first_enhance import FirstEnhance
+from ..rules.freqca import Enhanced
 from ..rules.listed import Listed
 from ..rules.speca import SpeCa
 from ..stand_ins.diffusers_taylor import DiffusersTaylor

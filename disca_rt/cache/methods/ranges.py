@@ -13,16 +13,16 @@ from ..placements.ranges import (
 )
 from ..placements.whole import NoisyVelocity
 from ..row import Row, Where, everywhere
-from ..rules.by_network import ByNetwork
+from ..rules.block_caching import RefreshTable, TrainedTable
+from ..rules.blockdance import LateGroups
+from ..rules.blockdance_ada import ByNetwork, Chosen
 from ..rules.dbcache import DBCache
 from ..rules.deepcache import DeepCache
 from ..rules.delta_dit import DeltaDiT
-from ..rules.first_block import FirstBlock
+from ..rules.faster_diffusion import KeySteps
+from ..rules.fbcache import FirstBlock
 from ..rules.foresight import Foresight
-from ..rules.key_steps import KeySteps
-from ..rules.late_groups import Chosen, LateGroups
 from ..rules.profiling_dit import ProfilingDiT
-from ..rules.refresh_table import RefreshTable, TrainedTable
 from ..stand_ins.calibrated import Calibrated
 from ..stand_ins.prior_noise import PriorNoise
 from ..stand_ins.reuse import Change, Reuse

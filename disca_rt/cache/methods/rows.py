@@ -1,16 +1,13 @@
 """Methods that compute a subset of the rows in a step, and keep the others."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from ...config import DiTConfig
+from ..placements.ranges import EachBlock
+from ..placements.rows import AllButDoubleMLPs, DoubleMLPs, IfTokensMove, LastDouble
 from ..placements.whole import Velocity, Whole
 from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
-from ..rules.edit_steps import EditSteps
-from ..rules.linear_blocks import LinearBlocks
-from ..rules.regions import Regions
-from ..site import Site, whole
+from ..rules.edit import EditSteps
+from ..rules.fastcache import LinearBlocks
+from ..rules.ras import Regions
 from ..stand_ins.cluster_rows import ClusterRows, Forecast
 from ..stand_ins.clusters import Clusters
 from ..stand_ins.drawn_rows import DrawnRows, Expanded
@@ -20,50 +17,6 @@ from ..stand_ins.linear_map import LinearMap
 from ..stand_ins.moving_rows import MovingRows
 from ..stand_ins.regions import FreshRows, FreshVelocity
 from ..stand_ins.reuse import OnlyOutput, Reuse
-
-
-@dataclass(frozen=True)
-class DoubleMLPs:
-    """The MLPs of the double blocks, image and text; one slot."""
-
-    def sites(self, config: DiTConfig) -> Sequence[Site]:
-        return [Site("branch", 0, config.double, ("img_mlp", "txt_mlp"))]
-
-
-@dataclass(frozen=True)
-class AllButDoubleMLPs:
-    """The other branches: attention of the double blocks, single blocks whole; one slot."""
-
-    def sites(self, config: DiTConfig) -> Sequence[Site]:
-        names = "img_attn", "txt_attn", "total"
-        return [Site("branch", 0, config.double + config.single, names)]
-
-
-@dataclass(frozen=True)
-class LastDouble:
-    """The last double block: the tokens after it."""
-
-    def sites(self, config: DiTConfig) -> Sequence[Site]:
-        return [Site("blocks", config.double - 1, config.double)]
-
-
-@dataclass(frozen=True)
-class EachBlock:
-    """Every block: the tokens after it; a slot for each."""
-
-    def sites(self, config: DiTConfig) -> Sequence[Site]:
-        return [Site("blocks", i, i + 1) for i in range(config.double + config.single)]
-
-
-@dataclass(frozen=True)
-class IfTokensMove:
-    """All blocks together where there is a `motion_threshold`; otherwise nowhere."""
-
-    motion_threshold: float | None = None
-
-    def sites(self, config: DiTConfig) -> Sequence[Site]:
-        return [] if self.motion_threshold is None else [whole(config)]
-
 
 _KEPT = Where(AllButDoubleMLPs, Expanded)
 

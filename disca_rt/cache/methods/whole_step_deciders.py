@@ -5,11 +5,11 @@ from typing import Any
 from ..placements.whole import BeforeLast, Output, Velocity
 from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.dicache import DiCache
-from ..rules.early_late import EarlyLateBends, EarlyLateInterval, EarlyLateListed
 from ..rules.easycache import EasyCache
-from ..rules.error_scaled import ErrorBelow, ErrorScaled
+from ..rules.ertacache import ErrorBelow, ErrorScaled
 from ..rules.magcache import MagCache
 from ..rules.middle import Middle
+from ..rules.omnicache import EarlyLateBends, EarlyLateInterval, EarlyLateListed
 from ..rules.proportional import Proportional
 from ..rules.teacache import TeaCache
 from ..stand_ins.adams_bashforth import AdamsBashforth

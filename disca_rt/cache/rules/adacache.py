@@ -5,10 +5,12 @@ from math import isnan
 from typing import NamedTuple
 
 from ...schedule import Step
+from ..labels import FULL
 from ..options import check_int
-from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
-CHANGE, MOTION = (Probe("slot", "stand-in", norm) for norm in ("l1", "motion"))
+CHANGE, MOTION = (Probe("slot", "stand-in", norm=norm) for norm in ("l1", "motion"))
 
 
 class Pace(NamedTuple):
@@ -20,7 +22,7 @@ class Pace(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdaCache:
+class AdaCache(RuleDefaults):
     """The next computation is `codebook`'s number of steps away (AdaCache, arXiv 2411.02397).
 
     At a computed step the change of slot 0, mean|r−r'| / mean|r'| of what it adds to the tokens, is

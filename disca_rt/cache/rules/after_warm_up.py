@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..labels import SPARSE
 from ..options import check_int
 from ..plan import Seen, Setting, StepPlan
 from ..rule import Memoryless
@@ -20,4 +21,4 @@ class AfterWarmUp(Memoryless):
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         if step.index < self.warmup_steps:
             return setting.full
-        return setting.predicted._replace(label="sparse")
+        return setting.predicted._replace(label=SPARSE)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..labels import FULL
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from ...schedule import Step
+from ..labels import AGGRESSIVE, CLUSCA, FULL, TOCA
 from ..options import check_int
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 from .interval import steps_since_full
 
@@ -19,7 +20,10 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Between(Memoryless):
-    """R(`fresh_threshold`, `first_enhance`); the steps between are of the `kinds`, by turns."""
+    """Full in the first `first_enhance` steps, then `fresh_threshold` after the last full one.
+
+    The steps between are of the `kinds`, by turns.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]]
     fresh_threshold: int = 5
@@ -37,7 +41,7 @@ class Between(Memoryless):
         return StepPlan((kind.acts,) * setting.passes, kind.label)
 
 
-TOKENS = Kind("ToCa", (Act.STAND_IN, Act.REFRESH))
+TOKENS = Kind(TOCA, (Act.STAND_IN, Act.REFRESH))
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class SomeRows(Between):
 class RowOfEachCluster(Between):
     """ClusCa: between full steps, at which the third slot finds clusters, a row of each."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = (Kind("ClusCa", (*TOKENS.acts, Act.RUN)),)
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind(CLUSCA, (*TOKENS.acts, Act.RUN)),)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,6 @@ class SomeRowsOrNone(Between):
     """DuCa: by turns as ToCa, and the tokens that the step before ended with, at the third slot."""
 
     kinds: ClassVar[tuple[Kind, ...]] = (
-        Kind("ToCa", (*TOKENS.acts, Act.KEEP)),
-        Kind("aggressive", (Act.RUN, Act.RUN, Act.STAND_IN)),
+        Kind(TOCA, (*TOKENS.acts, Act.KEEP)),
+        Kind(AGGRESSIVE, (Act.RUN, Act.RUN, Act.STAND_IN)),
     )

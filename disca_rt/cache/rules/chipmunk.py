@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..labels import FULL, PREDICTED, SPARSE
 from ..options import check_int
-from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
 PUBLISHED, STEPS = (0, 1, 10, 40), 50  # chipmunk-config.yml of HunyuanVideo
@@ -56,7 +57,7 @@ class SparseSteps(Memoryless):
         elif step.index in self._full_steps(len(setting.steps)):
             acts, label = (Act.KEEP,) * setting.slots, FULL
         else:
-            acts, label = (Act.STAND_IN, *(Act.KEEP,) * others), "sparse"
+            acts, label = (Act.STAND_IN, *(Act.KEEP,) * others), SPARSE
         return StepPlan((acts,) * setting.passes, label)
 
     def _full_steps(self, steps: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Act, Answer, Ask, Measured, Probe, Seen, Setting, StepPlan, labelled
 from ..ranges import middles
+from ..rule import RuleDefaults
 
 
 class Count(NamedTuple):
@@ -31,7 +32,7 @@ Counts = tuple[tuple[Count, ...], ...]
 
 
 @dataclass(frozen=True)
-class DBCache:
+class DBCache(RuleDefaults):
     """Options as cache-dit has them, for each kind of blocks and each pass.
 
     A slot stands in where the change is below `residual_diff_threshold` (1 or more: always, 0 or
@@ -88,9 +89,16 @@ class DBCache:
             return ()
         parts = middles(self.config, self.Fn_compute_blocks, self.Bn_compute_blocks)
         return tuple(
-            Probe("residual", "kept", "l1", each.start, number, each.begin, slot)
-            for number in range(2)
-            for slot, each in enumerate(parts)
+            Probe(
+                "residual",
+                "kept",
+                which_pass=which_pass,
+                since=kind.begin,
+                after=kind.start,
+                kept_by=slot,
+            )
+            for which_pass in range(2)
+            for slot, kind in enumerate(parts)
         )
 
     def start(self, setting: Setting) -> Counts:
@@ -167,7 +175,7 @@ class DBCache:
 
     def _probe(self, number: int, slot: int) -> Probe | None:
         number = number if self.cfg_diff_compute_separate else 0
-        found = (each for each in self.probes if (each.which_pass, each.slot) == (number, slot))
+        found = (each for each in self.probes if (each.which_pass, each.kept_by) == (number, slot))
         return next(found, None)
 
 

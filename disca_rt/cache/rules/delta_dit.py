@@ -14,9 +14,10 @@ from ..rule import Memoryless
 
 @dataclass(frozen=True)
 class DeltaDiT(Memoryless):
-    """R(N, 1) with N = `interval`; from step number `bound` on slot 1, before it slot 0 stands in.
+    """Full at every `interval`-th step, from the first on; in the others one slot stands in.
 
-    `bound` None: slot 0 alone, which is the only one.
+    That is slot 0 before step number `bound`, and slot 1 from it on; with `bound` None always slot
+    0, which is the only one.
     """
 
     interval: int = 5

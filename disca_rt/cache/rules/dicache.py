@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ...schedule import Step
 from ..options import check_int, check_number
 from ..plan import Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 
 class Probed(NamedTuple):
@@ -28,7 +29,7 @@ class Probes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DiCache:
+class DiCache(RuleDefaults):
     """Adds up mean|p − p'| / mean|p'|; reused while the sum is at most `rel_l1_thresh`.
 
     p are the image tokens after the first `probe_depth` blocks and p' those of the step before
@@ -61,10 +62,10 @@ class DiCache:
     @property
     def of_passes(self) -> tuple[Probes, ...]:
         """The probes of the deciding passes."""
-        common = {"block": self.probe_depth, "slot": 0}
+        common = {"after": self.probe_depth, "kept_by": 0}
         return tuple(
             Probes(
-                Probe("image", which_pass=i, block=self.probe_depth),
+                Probe("image", which_pass=i, after=self.probe_depth),
                 Probe("residual", "kept", which_pass=i, **common),
                 Probe("residual", "before", which_pass=i, **common),
             )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ...schedule import Step
 from ..options import check_int, check_number
 from ..plan import Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 CHANGE = Probe("latents")
 LATENTS = Probe("latents", "kept")
@@ -26,7 +27,7 @@ class Transformed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EasyCache:
+class EasyCache(RuleDefaults):
     """Adds up rate·Σ|x − x'| / Σ|v_j|; full where the sum reaches `thresh`, and it begins anew.
 
     x are the latents and x' those of the step before, v_j the guided velocity of the last full step

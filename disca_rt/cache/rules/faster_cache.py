@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...schedule import Step
+from ..labels import FULL, PREDICTED
 from ..options import check_int
-from ..plan import FULL, PREDICTED, Act, Setting, StepPlan, kept_before_use
+from ..plan import Act, Setting, StepPlan, kept_before_use
 from ..rule import Planned
 
 Range = tuple[float, ...]

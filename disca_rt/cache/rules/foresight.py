@@ -12,6 +12,7 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..options import check_int, check_number
 from ..plan import Act, Probe, Seen, Setting, StepPlan, labelled
+from ..rule import RuleDefaults
 
 
 class Changes(NamedTuple):
@@ -22,7 +23,7 @@ class Changes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Foresight:
+class Foresight(RuleDefaults):
     """Slot l is the output of block l, of which the conditional pass decides for both.
 
     The first `warmup` steps are full. The change λ in the last of them, times `threshold` (the
@@ -45,7 +46,7 @@ class Foresight:
     @cached_property
     def probes(self) -> tuple[Probe, ...]:
         blocks = self.config.double + self.config.single
-        return tuple(Probe("slot", "stand-in", "l2", block) for block in range(blocks))
+        return tuple(Probe("slot", "stand-in", norm="l2", slot=block) for block in range(blocks))
 
     def start(self, setting: Setting) -> Changes:
         return Changes()

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from ...config import DiTConfig
 from ...schedule import Step
 from ..gate_file import GateFile, read_gates
-from ..plan import Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
-from .states import label_of
 
 
 @dataclass(frozen=True)
@@ -40,4 +39,4 @@ class Gated(Memoryless):
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         acts = self._acts[step.index]
-        return StepPlan((acts,) * setting.passes, label_of(acts))
+        return StepPlan((acts,) * setting.passes, label_of_branches(acts))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from ...schedule import Step
 from ..options import check_choice, check_int, check_number
 from ..plan import Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 from .magcache_tables import TABLES
 from .nearest import nearest
 
@@ -15,7 +16,7 @@ Steps = tuple[frozenset[int], ...]
 
 
 @dataclass(frozen=True)
-class MagCache:
+class MagCache(RuleDefaults):
     """Full in the first `retention_ratio` of the steps, then where the table's error is too large.
 
     g is the table: the mean ratio of the residual's size to that of the step before. From the last

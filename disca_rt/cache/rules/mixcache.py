@@ -11,15 +11,16 @@ from typing import ClassVar, NamedTuple
 
 from ...config import DiTConfig
 from ...schedule import Step
+from ..labels import BY_LEVEL, FULL
 from ..options import check_int
 from ..placements.guidance import prefix_stops
-from ..plan import FULL, Act, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 STEP, CFG, BLOCKS = 0, 1, 2  # modes; those of blocks from BLOCKS on
-LABELS = "step-cached", "cfg-cached", "block-cached"
 
 OF_STEP = Probe("velocity")  # O against that of the step before
-OF_FULL = Probe("velocity", "kept", slot=CFG)  # against that of the full step before
+OF_FULL = Probe("velocity", "kept", kept_by=CFG)  # against that of the full step before
 OF_CFG = Probe("patches", "conditional", which_pass=1)  # u against c
 
 
@@ -33,7 +34,7 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MixCache:
+class MixCache(RuleDefaults):
     """MixCache (arXiv 2508.12691), of which no code is public.
 
     Steps are full until D of the guided velocity falls below `theta`; this is tested until it does
@@ -118,7 +119,7 @@ class MixCache:
     @property
     def _of_blocks(self) -> tuple[Probe, ...]:
         levels = len(prefix_stops(self.blocks, self.config))
-        return tuple(Probe("slot", "stand-in", block=BLOCKS + i) for i in range(levels))
+        return tuple(Probe("slot", "stand-in", slot=BLOCKS + i) for i in range(levels))
 
     def _mode(self, setting: Setting, step: Step, memory: Mixed) -> int | None:
         """The mode of least cost; None where there is none but that of the step before."""
@@ -147,5 +148,5 @@ def _plan(setting: Setting, mode: int | None, watch: tuple[Probe, ...]) -> StepP
     guidance = {None: Act.KEEP, STEP: Act.RUN}.get(mode, Act.STAND_IN)
     first = velocity, Act.KEEP if mode is None else Act.RUN, *of_blocks
     second = velocity, guidance, *[Act.RUN] * len(of_blocks)
-    label = FULL if mode is None else LABELS[min(mode, BLOCKS)]
+    label = FULL if mode is None else BY_LEVEL[min(mode, BLOCKS)]
     return StepPlan((first, second)[: setting.passes], label, watch)

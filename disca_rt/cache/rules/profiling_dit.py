@@ -12,6 +12,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Act, Seen, Setting, StepPlan, labelled
 from ..ranges import profiled_double
+from ..rule import RuleDefaults
 
 STEPS = 6, 18, 26, 32, 38, 42, 46, 48
 Steps = tuple[frozenset[int], frozenset[int]]
@@ -19,7 +20,7 @@ Steps = tuple[frozenset[int], frozenset[int]]
 
 
 @dataclass(frozen=True)
-class ProfilingDiT:
+class ProfilingDiT(RuleDefaults):
     """Full before `step_start`; then double blocks at every `step_interval`-th step.
 
     Single ones are computed at `step_cache_list`, of 50 steps as the code has it, which for other

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ...schedule import Step
+from ..labels import PREDICTED
 from ..options import check_int
-from ..plan import PREDICTED, Act, Answer, Draft, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Answer, Draft, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 MODES = "next", "rollback"
 METRICS = {"relative_l1": "relative", "relative_l2": "relative_squares", "norm": "l2"}
@@ -26,7 +28,7 @@ class Drafts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SpeCa:
+class SpeCa(RuleDefaults):
     """After a full step at least `min_taylor_steps` drafts and at most `max_taylor_steps`.
 
     A draft is refused where its error is above `base_threshold`·`decay_rate`^(step / steps), or
@@ -60,7 +62,7 @@ class SpeCa:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        return (Probe("slot", "stand-in", METRICS[self.error_metric]),)
+        return (Probe("slot", "stand-in", norm=METRICS[self.error_metric]),)
 
     def start(self, setting: Setting) -> Drafts:
         return Drafts()

@@ -7,8 +7,9 @@ the image rows' attention there and to the attention of single blocks.
 
 from dataclasses import dataclass
 
+from ..labels import FULL, PREDICTED
 from ..options import check_int
-from ..plan import FULL, PREDICTED, Act, Setting, StepPlan, kept_before_use
+from ..plan import Act, Setting, StepPlan, kept_before_use
 from ..rule import Planned
 
 

@@ -6,12 +6,13 @@ from typing import ClassVar
 from ...schedule import Step
 from ..options import check_number
 from ..plan import Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 PUBLISHED = 733.226126, -401.131952, 67.5869174, -3.14987800, 0.0961237896
 
 
 @dataclass(frozen=True)
-class TeaCache:
+class TeaCache(RuleDefaults):
     """Adds up p(z); full where the sum reaches `rel_l1_thresh`, and it begins anew at 0.
 
     z = mean|m − m'| / mean|m'| of the first block's modulated input m and that of the step before,

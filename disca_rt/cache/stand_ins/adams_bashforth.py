@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 WEIGHTS = {1: (1.0,), 2: (2.0, -1.0), 3: (3.0, -3.0, 1.0)}
 
@@ -23,7 +23,7 @@ Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class AdamsBashforth(Numberless):
+class AdamsBashforth(StandInDefaults):
     """The last `k` values, fewer until as many are known.
 
     With `recursive` these are of the last k steps, values that were predicted among them;

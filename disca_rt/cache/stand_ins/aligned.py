@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class Aligned(Numberless):
+class Aligned(StandInDefaults):
     """The sum of what enters and r'' + γ·(r' − r''), r' and r'' the last two kept changes.
 
     γ is the first scalar of the plan ("dynamic cache trajectory alignment" of DiCache, arXiv

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, StandIn, TensorSpec
+from ..stand_in import Kept, Moment, StandIn, StandInDefaults, TensorSpec
 from .foca import FoCa
 from .polynomial import MAX_ORDER
 from .reuse import Reuse
@@ -21,7 +21,7 @@ from .taylorseer import TaylorSeer
 
 
 @dataclass(frozen=True)
-class Calibrated(Numberless):
+class Calibrated(StandInDefaults):
     """`calibrator` "taylorseer", of order `taylorseer_order` (1 where none is given), or "foca".
 
     Without both the change is the last one that was computed.

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...models.row_groups import take_rows
 from ..options import check_choice, check_int
 from ..row_draws import given_rows, scores
-from ..stand_in import WHOLE, Kept, Moment, Place
+from ..stand_in import Kept, Moment, Place
+from .clusters import Clusters
 from .drawn_rows import Drawing, Expanded
 
 CLUSTERS = 2  # the number of the slot that finds them, in the method's row
@@ -57,7 +58,7 @@ class ClusterRows(Drawing):
     def row_count(self, place: Place, rows: int) -> int:
         return self.cluster_num
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Tensor], Tensor], at: Moment) -> Tensor:
         buffer, labels = kept[0][0], self._labels(at).to(kept[0].device)
         if not buffer.shape[1]:
             return self.value(kept, at)
@@ -71,8 +72,8 @@ class ClusterRows(Drawing):
 
     def _labels(self, at: Moment) -> Tensor:
         """The clusters `[B, S]` of the rows at a place."""
-        kept, img = at.beside[at.which_pass][CLUSTERS][WHOLE], at.context.layout.img_len
-        (labels,) = (each for each in kept if each.dtype == torch.int64)
+        labels = Clusters.labels(at.whole_of(CLUSTERS, at.which_pass))
+        img = at.context.layout.img_len
         return labels[:, img:] if at.place[1] == "txt_mlp" else labels[:, :img]
 
     def _drawn(self, labels: Tensor, at: Moment) -> Tensor:

@@ -14,13 +14,13 @@ from torch import Tensor
 from ..options import check_int
 from ..row_draws import given_rows, scores
 from ..site import Level
-from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, StandInDefaults, TensorSpec
 
 ITERATIONS = 10  # of the code, which stops before where centroids have settled
 
 
 @dataclass(frozen=True)
-class Clusters(KeptAsIs, Numberless):
+class Clusters(KeptAsIs, StandInDefaults):
     """Keeps the tokens `[B, S, C]`, the cluster of each row, and 2·`cluster_num` centroids.
 
     It stands in by the kept tokens. A rank clusters its own rows, and the first centroids are rows
@@ -41,6 +41,15 @@ class Clusters(KeptAsIs, Numberless):
         batch, rows, hidden = like.shape
         centroids = like._replace(shape=(batch, 2 * self.cluster_num, hidden), dtype=torch.float32)
         return like, like._replace(shape=(batch, rows), dtype=torch.int64), centroids
+
+    @staticmethod
+    def labels(kept: Kept) -> Tensor:
+        """The cluster `[B, S]` int64 of each row, in what it keeps.
+
+        Found by its dtype: in FP8 (`KeptElsewhere`) buffers before it are two each.
+        """
+        (labels,) = (each for each in kept if each.dtype == torch.int64)
+        return labels
 
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]

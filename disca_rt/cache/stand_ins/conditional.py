@@ -6,11 +6,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class Conditional(Numberless):
+class Conditional(StandInDefaults):
     """The conditional pass's patches in place of the unconditional ones; keeps nothing."""
 
     levels: ClassVar[tuple[Level, ...]] = ("guidance",)

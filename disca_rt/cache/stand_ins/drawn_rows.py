@@ -21,14 +21,14 @@ from ...models.row_groups import take_rows
 from ..options import check_int
 from ..row_draws import Chosen, drawn, given_rows, own, share_of
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, Place, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
 from .polynomial import Taylor
 
 LAYERS, DOUBLE_BLOCKS = 27, 20  # of the code's layer factor; of its model
 
 
 @dataclass(frozen=True)
-class Expanded(Numberless):
+class Expanded(StandInDefaults):
     """Taylor's forecast of order `max_order`, as TaylorSeer's code calls it; 0 is reuse."""
 
     levels: ClassVar[tuple[Level, ...]] = ("branch",)
@@ -118,7 +118,7 @@ class DrawnRows(Drawing):
             return given_rows(self.fresh_rows).count(place)
         return int(torch.tensor(self._share(place)).clamp(0, 1) * rows)  # in fp32, as the code
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Tensor], Tensor], at: Moment) -> Tensor:
         buffer = kept[0][0]
         rows, is_meant = self._chosen(at, buffer.shape[1])
         if len(rows):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec, Terms
 
 VARIANTS = "paper", "cache-dit"
 HORIZON = 3  # steps beyond which cache-dit dampens
@@ -23,7 +23,7 @@ Weights = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class FoCa(Numberless):
+class FoCa(StandInDefaults):
     """`variant` "paper" or "cache-dit" (calibrators/foca.py).
 
     "paper": P = 4/3 F_k − 1/3 F_{k−1} + 2/3 F'_k, then F_{k+1} = F_k + 1/2 (F'_k + P'), of unit

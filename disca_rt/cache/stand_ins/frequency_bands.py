@@ -15,11 +15,11 @@ from ...config import DiTConfig
 from ...kernels.ops import Ops
 from ..options import check_factor
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class FrequencyBands(Numberless):
+class FrequencyBands(StandInDefaults):
     """u = c + a₁ᵏ·low(u − c) + a₂ˡ·high(u − c) (FasterCache, arXiv 2410.19355, eq. 9 to 11).
 
     k and l are the second and third of a plan's scalars: the skipped steps in which a factor was

@@ -16,7 +16,7 @@ from ...attention.protocol import AttentionInputs
 from ...attention.tiles import Grid, coordinates
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, PairShares, TensorSpec
+from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _around(middle: int | None, reach: int | None, side: int) -> range:
 
 
 @dataclass(frozen=True)
-class HeadMasks(Numberless):
+class HeadMasks(StandInDefaults):
     """A head's mask: the one of space or of time that recalls most, if at least `threshold` of it.
 
     The recall is the softmax's share within the mask, R' = S(Q', K', M') / S(Q', K', 1). A head

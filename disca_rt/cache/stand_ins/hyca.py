@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 from .foca import forecasts_of
 
 Weights = tuple[float, float, float, float]
@@ -66,7 +66,7 @@ SOLVERS: dict[str, Callable[[Distance], Weights]] = {
 
 
 @dataclass(frozen=True)
-class HyCa(Numberless):
+class HyCa(StandInDefaults):
     """`solvers` are names of `SOLVERS`, one a channel, or fewer that repeat over the channels.
 
     A calibration has one for each channel, the same within a cluster of channels that move alike.

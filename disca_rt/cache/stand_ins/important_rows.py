@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, Place, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class ImportantRows(Numberless):
+class ImportantRows(StandInDefaults):
     """Keeps the value, and importance and age `[B, S]` of each row.
 
     `fresh_ratio` of the rows are computed anew, of each rank's own (a choice). `importance`: a
@@ -67,7 +67,7 @@ class ImportantRows(Numberless):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Tensor], Tensor], at: Moment) -> Tensor:
         buffer, importance, age = kept
         age.add_(1)
         count = self.row_count(at.place, buffer.shape[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...config import PredictorConfig
 from ..policy import Policy, Slot
-from ..site import Level
+from ..site import Level, Site
 from ..stand_in import (
     Kept,
     Moment,
@@ -22,9 +22,6 @@ from ..stand_in import (
     StandIn,
     TensorSpec,
     Terms,
-    matrices,
-    refreshes,
-    takes,
 )
 
 State = Literal["device", "fp8", "host", "fp8-host"]
@@ -60,19 +57,34 @@ class KeptElsewhere:
 
     @property
     def refreshes(self) -> bool:
-        return refreshes(self.stand_in)
+        return self.stand_in.refreshes
 
     @property
     def takes(self) -> str:
-        return takes(self.stand_in)
+        return self.stand_in.takes
 
     @property
     def matrices(self) -> int:
-        return matrices(self.stand_in)
+        return self.stand_in.matrices
 
     @property
     def network(self) -> PredictorConfig | None:
         return self.stand_in.network
+
+    @property
+    def has_keys(self) -> bool:
+        return self.stand_in.has_keys
+
+    @property
+    def fitted_in(self) -> str | None:
+        return self.stand_in.fitted_in
+
+    @property
+    def fitted_unless(self) -> tuple[str, ...]:
+        return self.stand_in.fitted_unless
+
+    def at_site(self, site: Site) -> "KeptElsewhere":
+        return replace(self, stand_in=self.stand_in.at_site(site))
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         """The FP8 values of each buffer and then their scales, or the buffer as it is."""
@@ -138,7 +150,7 @@ class KeptElsewhere:
     def row_count(self, place: Place, rows: int) -> int:
         return self.stand_in.row_count(place, rows)
 
-    def refresh(self, kept: Kept, compute: Callable[[Tensor | None], Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
         buffers = self._read(kept, _device(at))
         value = self.stand_in.refresh(buffers, compute, at)
         self._write(buffers, kept)
@@ -184,7 +196,7 @@ def with_state(policy: Policy, state: str) -> Policy:
 
 def _reads_in_place(policy: Policy) -> bool:
     """True where blocks read buffers themselves, keys and values."""
-    return any(hasattr(slot.stand_in, "keys") for slot in policy.slots)
+    return any(slot.stand_in.has_keys for slot in policy.slots)
 
 
 def smaller(policy: Policy) -> list[tuple[str, Policy]]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class LastTwo(Numberless):
+class LastTwo(StandInDefaults):
     """F' + w·(F' − F'') with `attention_weight` w (FasterCache, arXiv 2410.19355, eq. 7).
 
     `last_two` are "all" outputs (diffusers) or the "computed" ones (authors). The paper has w rise

@@ -12,11 +12,11 @@ from torch import Tensor
 from ...config import PredictorConfig
 from ...tokens import StepContext
 from ..site import Level
-from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class Learned(KeptAsIs, Numberless):
+class Learned(KeptAsIs, StandInDefaults):
     """`predictor` is called as `(entering, kept, context)` and returns tokens `[B, S, C]`."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks",)

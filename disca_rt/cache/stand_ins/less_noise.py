@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..options import check_number
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class LessNoise(Numberless):
+class LessNoise(StandInDefaults):
     """v_j − Π γ·band(e) at step s, the product over the steps from j, the last full one, to s − 1.
 
     e = v_j' − v_j is the error of reuse as seen at j, of the full step j' before it (choice), 0

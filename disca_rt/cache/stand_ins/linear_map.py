@@ -19,13 +19,13 @@ from ...tokens import StepContext
 from ..calibration import Calibration
 from ..map_file import calibrated_maps, maps_on, read_maps
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 EPS = 1e-6  # of a channel's variance: one that does not vary keeps its mean
 
 
 @dataclass(frozen=True)
-class Mapped(Numberless):
+class Mapped(StandInDefaults):
     """A base for stand-ins with linear maps; `maps` is a file of them.
 
     `_digest` tells those of C x C apart; it is empty where channels are mapped apart.

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...tokens import TokenLayout
 from ..site import Level
-from ..stand_in import Kept, KeptAsIs, Moment, Numberless, OtherPass, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, OtherPass, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class MeanOfPasses(KeptAsIs, Numberless):
+class MeanOfPasses(KeptAsIs, StandInDefaults):
     """The mean of what both passes kept, in rows that both have; elsewhere this pass's own.
 
     T-GATE (arXiv 2404.02747) keeps outputs of cross-attention, whose rows are the image's and thus

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...attention.kept_keys import Rows
 from ...tokens import TokenLayout
 from ..moving_rows import MOST, moving_rows
 from ..options import check_number
@@ -57,7 +58,7 @@ class MovingRows(Mapped, RowsOfBlocks):
         self.fit(kept, at.entering[:, :img], value[:, :img], at)
         self._entered(kept).copy_(at.entering)
 
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Rows], Tensor], at: Moment) -> Tensor:
         tokens, entered, layout = kept[0], self._entered(kept), at.context.layout
         moving = moving_rows(at.entering, entered, self.motion_threshold, at.sharding, layout)
         rows = self._rows(at, moving, tokens.shape[1])

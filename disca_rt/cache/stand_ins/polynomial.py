@@ -15,12 +15,12 @@ from torch import Tensor
 from ...kernels.ops import Ops
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec, Terms
 
 MAX_ORDER = 3  # of the fused ops
 
 
-class Differences(Numberless):
+class Differences(StandInDefaults):
     """A base for stand-ins whose value is Σ c_i·d_i, of divided differences of `orders` orders."""
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "attention", "guidance", "velocity")

@@ -10,11 +10,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, Place, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class PriorNoise(Numberless):
+class PriorNoise(StandInDefaults):
     """Keeps the latents before the step that keeps, the first one: x_T.
 
     Refreshed it is the computed velocity with x_T added as often as the plan's scalar says, c/dt;
@@ -46,5 +46,5 @@ class PriorNoise(Numberless):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         raise AssertionError("prior noise stands in for nothing: its rule never asks for it")
 
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[], Tensor], at: Moment) -> Tensor:
         return compute() + at.numbers[0] * kept[0]

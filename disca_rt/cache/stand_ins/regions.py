@@ -16,20 +16,20 @@ from torch import Tensor
 from ...config import DiTConfig
 from ...tokens import TokenLayout
 from ..site import Level
-from ..stand_in import WHOLE, Kept, Moment, Numberless, Place, TensorSpec
+from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
 from .rows_of_blocks import RowsOfBlocks
 
 VELOCITY = 1  # the number of the slot that chooses, in the method's row
 
 
 @dataclass(frozen=True)
-class Dropping(Numberless):
+class Dropping(StandInDefaults):
     """Of the k dropped rows of a frame `high_ratio`·k have the highest scores, others the lowest.
 
     Both numbers are cut to whole ones.
     """
 
-    takes = "choice"
+    takes = "selection"
     refreshes: ClassVar[bool] = True
     config: DiTConfig
     sample_ratio: float = 0.5
@@ -65,6 +65,11 @@ class FreshVelocity(Dropping):
         grid = like._replace(shape=(frames, sides[0] * sides[1]))
         return like, grid, grid._replace(dtype=torch.uint8)
 
+    @staticmethod
+    def rows_of_next_step(kept: Kept) -> Tensor:
+        """The mask uint8 `[T, H·W]` in what it keeps: 1 of rows that the next step computes."""
+        return kept[2]
+
     def numbers(
         self, kept_at: tuple[int, ...], step: int, given: tuple[float, ...]
     ) -> tuple[float, ...]:
@@ -86,7 +91,7 @@ class FreshVelocity(Dropping):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
 
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[], Tensor], at: Moment) -> Tensor:
         velocity, _, mask = kept
         grid = self.config.token_grid(velocity.shape[2:])
         is_fresh = mask.view(grid)
@@ -126,7 +131,7 @@ class FreshRows(Dropping, RowsOfBlocks):
         return rows - sum(self.dropped(rows))
 
     def chosen(self, at: Moment) -> Tensor:
-        return at.beside[0][VELOCITY][WHOLE][2].flatten()
+        return FreshVelocity.rows_of_next_step(at.whole_of(VELOCITY, which_pass=0)).flatten()
 
     def room(self, layout: TokenLayout, clean: int) -> int:
         """The most image rows that may be chosen of a rank's; exact on one rank."""

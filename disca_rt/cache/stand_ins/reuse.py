@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec, Terms
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec, Terms
 
 
 @dataclass(frozen=True)
-class Reuse(Numberless):
+class Reuse(StandInDefaults):
     """The kept value again (`form` "output"), or what enters plus the kept change ("delta").
 
     "delta" is not for branches and attention: nothing enters that a value could be a change of.

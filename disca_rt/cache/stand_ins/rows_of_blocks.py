@@ -10,10 +10,10 @@ from ...attention.kept_keys import Rows
 from ...config import DiTConfig
 from ...tokens import RowVectors, TokenLayout
 from ..site import Level
-from ..stand_in import Kept, KeptAsIs, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, KeptAsIs, Moment, StandInDefaults, TensorSpec
 
 
-class RowsOfBlocks(KeptAsIs, Numberless):
+class RowsOfBlocks(KeptAsIs, StandInDefaults):
     """A base for stand-ins that choose the rows, by `chosen` and `room`; all of a model's blocks.
 
     Keeps the last tokens, and keys and values of every block. Rows of a clean first frame are all
@@ -22,6 +22,7 @@ class RowsOfBlocks(KeptAsIs, Numberless):
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks",)
     refreshes: ClassVar[bool] = True
+    has_keys: ClassVar[bool] = True
     config: DiTConfig
 
     def chosen(self, at: Moment) -> Tensor:
@@ -45,7 +46,7 @@ class RowsOfBlocks(KeptAsIs, Numberless):
     def value(self, kept: Kept, at: Moment) -> Tensor:
         return kept[0]
 
-    def refresh(self, kept: Kept, compute: Callable[..., Tensor], at: Moment) -> Tensor:
+    def refresh(self, kept: Kept, compute: Callable[[Rows], Tensor], at: Moment) -> Tensor:
         rows = self._rows(at, self.chosen(at), kept[0].shape[1])
         return kept[0].index_copy_(1, rows.index, compute(rows))
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, TensorSpec
+from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class ScaledChange(Numberless):
+class ScaledChange(StandInDefaults):
     """Tokens x that enter, as x + c·r: r the change kept last, c the plan's first scalar, or 1."""
 
     takes = "scale"

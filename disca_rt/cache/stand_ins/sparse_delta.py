@@ -17,11 +17,11 @@ from ...attention.protocol import AttentionInputs
 from ...attention.tiles import tile_ranks
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, PairShares, TensorSpec
+from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class SparseDelta(Numberless):
+class SparseDelta(StandInDefaults):
     """`top_keys` of all keys, in multiples of `counts_multiple_of`, and `random_keys` at random.
 
     A group of queries is a tile of sides `voxel_shape`, 192 queries as the authors have it; without

@@ -13,11 +13,11 @@ from torch import Tensor
 from ...attention.masks import Window, attend_within
 from ..options import check_int
 from ..site import Level
-from ..stand_in import Kept, Moment, Numberless, PairShares, TensorSpec
+from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec
 
 
 @dataclass(frozen=True)
-class WindowResidual(Numberless):
+class WindowResidual(StandInDefaults):
     """Attention to `window_size` image keys on each side, and to text, plus the kept rest.
 
     Image tokens are one row after another, as the authors have it. Text keys are always attended
@@ -55,7 +55,7 @@ class WindowResidual(Numberless):
 
 
 @dataclass(frozen=True)
-class FromConditional(Numberless):
+class FromConditional(StandInDefaults):
     """The image rows of the conditional pass's attention in this step; text attends by itself.
 
     Both passes' images are of one prompt's noise, but their texts are not alike (a choice: the

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from ...config import DiTConfig
 from ...schedule import Step
+from ..labels import FULL, MOVING_ROWS, PREDICTED
 from ..moving_rows import MOST
-from ..plan import FULL, PREDICTED, Act, Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..rule import RuleDefaults
 
 
 @dataclass(frozen=True)
-class LinearBlocks:
+class LinearBlocks(RuleDefaults):
     """Block by block: replaced where |h_s - h_(s-1)|² / |h_(s-1)|² of its input is within `bound`.
 
     The paper's bound is χ²(1-α; N·D) / (N·D), which is 1 to three digits from 10⁷ numbers on,
@@ -40,7 +42,7 @@ class LinearBlocks:
     def of_blocks(self) -> tuple[Probe, ...]:
         """The probes of the blocks' inputs."""
         blocks = range(self.config.double + self.config.single)
-        return tuple(Probe("tokens", "previous", "l2", block) for block in blocks)
+        return tuple(Probe("tokens", norm="l2", after=block) for block in blocks)
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -58,7 +60,7 @@ class LinearBlocks:
                 return Ask(probe)
             if seen[probe].ratio <= MOST:
                 acts = Act.REFRESH, *(Act.RUN,) * (setting.slots - 1)
-                return StepPlan((acts,) * setting.passes, "moving rows")
+                return StepPlan((acts,) * setting.passes, MOVING_ROWS)
         acts = [
             Act.STAND_IN if seen[probe].ratio <= self.bound else Act.KEEP
             for probe in self.of_blocks

@@ -9,12 +9,11 @@ from typing import ClassVar
 from ...schedule import Step
 from ..attention_plan import FULL, REUSE, SHARED, WINDOW, as_plan
 from ..attention_slots import KINDS, Kind
+from ..labels import FULL as FULL_STEP
+from ..labels import PREDICTED, SPARSE
 from ..options import check_int
-from ..plan import FULL as FULL_STEP
-from ..plan import PREDICTED, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
-
-SPARSE = "sparse"
 
 
 @dataclass(frozen=True)

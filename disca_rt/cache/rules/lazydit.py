@@ -9,9 +9,8 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..gate_file import GateFile, read_gates
 from ..placements.branches import pairs
-from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan
+from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
-from .states import label_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Lazy(Memoryless):
             raise ValueError("heads must be a file of learned heads, got none; give heads=FILE")
         file = read_gates(self.heads, "heads", self.config)
         probes = (
-            Probe("score", "head", block=site.start, slot=slot)
+            Probe("score", "head", after=site.start, slot=slot)
             for slot, site in enumerate(pairs(self.config))
         )
         for name, value in (("digest", file.digest), ("probes", tuple(probes)), ("_file", file)):
@@ -57,7 +56,7 @@ class Lazy(Memoryless):
             return setting.full
         acts = tuple(self._act(seen[probe].ratio) for probe in self.probes[: len(seen)])
         if len(acts) == len(self.probes):
-            return StepPlan((acts,) * setting.passes, label_of(acts))
+            return StepPlan((acts,) * setting.passes, label_of_branches(acts))
         under = (*acts, *[Act.RUN] * (setting.slots - len(acts)))
         return Ask(self.probes[len(acts)], StepPlan((under,) * setting.passes))
 

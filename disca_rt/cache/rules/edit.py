@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...schedule import Step
+from ..labels import EDIT, FULL
 from ..options import check_int
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from .between import Between, Kind
 
 
 @dataclass(frozen=True)
 class EditSteps(Between):
-    """R(`fresh_threshold`, `first_enhance`), and the last `tailing_step` steps are full.
+    """Full are the steps of `Between`, and the last `tailing_step` ones.
 
     The other steps compute the rows of the edit. `first_enhance` is not EEdit's, which has 1.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = (Kind("edit", (Act.REFRESH,)),)
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind(EDIT, (Act.REFRESH,)),)
     tailing_step: int = 0
 
     def __post_init__(self) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..labels import FULL, PREDICTED
 from ..options import check_int
-from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ...schedule import Step
+from ..labels import FULL, RAS
 from ..options import check_int
-from ..plan import FULL, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
 
@@ -17,7 +18,7 @@ class Regions(Memoryless):
     the code (microsoft/RAS). `given` is 1 where the next step's rows are to be chosen.
     """
 
-    gives = "choice"
+    gives = "selection"
     scheduler_start_step: int = 4
     scheduler_end_step: int = 30
     error_reset_steps: tuple[int, ...] = (12, 22)
@@ -32,7 +33,7 @@ class Regions(Memoryless):
         chooses = self._is_partial(step.index + 1) and step.index + 1 < self.scheduler_end_step
         given = (float(chooses or step.index + 1 == self._first),)
         if self._is_partial(step.index):
-            return setting.uniform(Act.REFRESH, "RAS")._replace(given=given)
+            return setting.uniform(Act.REFRESH, RAS)._replace(given=given)
         is_kept = self._first - 1 <= step.index < self.scheduler_end_step
         act = Act.KEEP if is_kept else Act.RUN
         return setting.uniform(act, FULL)._replace(given=given)

@@ -11,14 +11,14 @@ from ..adjustment_file import read_adjustment
 from ..learned_file import check_steps
 from ..options import check_number
 from ..plan import Act, Seen, Setting, StepPlan, labelled
-from ..rule import Memoryless
+from ..rule import Memoryless, RuleDefaults
 
 Table = tuple[tuple[bool, ...], ...]
 """Blocks that are computed: `[step][block]`, True where one is."""
 
 
 @dataclass(frozen=True)
-class RefreshTable:
+class RefreshTable(RuleDefaults):
     """A block is computed where its changes since it last was would add up to more than `delta`.
 
     `curves` are the relative changes |C_s − C_(s−1)|₁/|C_s|₁ of each block's residual C from the

@@ -11,7 +11,7 @@ from ..options import check_number
 from ..plan import Act, Answer, Ask, Probe, Seen, Setting, labelled
 from ..rule import Memoryless
 
-PROBES = tuple(Probe("residual", "kept", block=1, which_pass=i, slot=0) for i in range(2))
+PROBES = tuple(Probe("residual", "kept", after=1, which_pass=i, kept_by=0) for i in range(2))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import ClassVar
 from ...schedule import Step
 from ..calibration import Uncalibrated
 from ..options import check_factor, check_number
-from ..plan import FULL, PREDICTED, Act, Seen, Setting, StepPlan
+from ..plan import Act, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
 
-PARTIAL = "partial"
 COMPUTE, ATTENTION, BOTH, MLP = range(4)  # states: what is reused
 COMPUTED = {
     COMPUTE: (True, True),
@@ -26,14 +25,22 @@ COMPUTED = {
 class States(Memoryless):
     """Attention (slot 0) and MLP (slot 1) of all blocks by the state of a step (FEB-Cache).
 
-    0: both are computed, 1: attention is reused, 2: both are, as in the authors' code; 3: the MLP
-    is reused and attention computed, which the paper has early and the code nowhere. `states` has
-    one for each step. Without any those of a calibration are taken, whose `attention_errors` and
-    `both_errors` are the errors of a step's output where these branches are those of the step
-    before: as much is reused as keeps what adds up within `budget`, the median of `both_errors` by
-    default (choice: the paper searches by the final error and gives no bound). Without one, or with
-    an `interval`: choice of ours after the paper, by thirds of the steps: 0 at every `interval`-th
-    step; between those 3 in the first third, 2 in the second, 1 in the last.
+        state  attention  MLP
+        0      computed   computed
+        1      reused     computed
+        2      reused     reused
+        3      computed   reused    the paper has it early, the authors' code nowhere
+
+    States of the steps are, the first of these that there is:
+
+    - `states`, one for each step;
+    - with an `interval`, by thirds of the steps (choice, after the paper): 0 at every `interval`-th
+      step, in between 3 in the first third, 2 in the second, 1 in the last;
+    - those of a calibration: of its `attention_errors` and `both_errors`, the errors of a step's
+      output where these branches are those of the step before, as many are reused as add up to
+      `budget` at most, by default the median of `both_errors` (choice: the paper searches by the
+      final error and gives no bound);
+    - those of an `interval` of 3.
 
     The model's output counts `a` times where 1000·sigma is above `T0`, `b` times elsewhere: the
     paper's scaling of the predicted noise, of which no values are published; the code divides the
@@ -84,7 +91,7 @@ class States(Memoryless):
         computed = COMPUTED[self._state(setting, step)]
         acts = tuple(Act.KEEP if each else Act.STAND_IN for each in computed)
         scale = self.a if step.t > self.T0 else self.b
-        return StepPlan((acts,) * setting.passes, label_of(acts), scale=scale)
+        return StepPlan((acts,) * setting.passes, label_of_branches(acts), scale=scale)
 
     def _state(self, setting: Setting, step: Step) -> int:
         if known := self.states or self._within_budget:
@@ -123,10 +130,3 @@ def states_within(
             states.append(COMPUTE)
             since_attention = since_both = 0.0
     return tuple(states)
-
-
-def label_of(acts: tuple[Act, ...]) -> str:
-    """The label of a step in which slots act so."""
-    if Act.STAND_IN not in acts:
-        return FULL
-    return PARTIAL if Act.KEEP in acts else PREDICTED
