@@ -1,9 +1,9 @@
 """Rows of the table of policies: which rules, placements and stand-ins make up a method.
 
 Options are the fields of all three; one name may be a field of several, which then all get it. A
-part with a class attribute `fitted_in` gets those that are left out from the calibration's table
-of that name; none of them where one is given of those that its `fitted_unless` names, which say
-otherwise what the table does.
+part with class attributes `fitted_in` and `fitted` gets those of `fitted` that are left out from
+the calibration's table `fitted_in`; none of them where one is given of those that its
+`fitted_unless` names, which say otherwise what the table does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from ..config import DiTConfig, PredictorConfig, predictor_config
 from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .calibration import Calibration, Uncalibrated
-from .options import fields_of, types_of
+from .options import File, fields_of, types_of
 from .placement import Placement
 from .placements.whole import Whole
 from .policy import Slot
@@ -96,6 +96,15 @@ class Row:
         return {table for part in self._parts if (table := _table(part)) is not None}
 
     @property
+    def fitted_types(self) -> dict[str, dict[str, Any]]:
+        """The types of the options that each of those tables may have, by table and name."""
+        types: dict[str, dict[str, Any]] = {table: {} for table in self.tables}
+        for part in self._parts:
+            for key in _fitted_names(part):
+                types[_table(part)][key] = types_of(part)[key]
+        return types
+
+    @property
     def takes_calibration(self) -> bool:
         """True where a part takes options from a calibration, or all of it."""
         return bool(self.tables) or any("calibration" in fields_of(part) for part in self._parts)
@@ -144,8 +153,12 @@ class Row:
 
     def fitted_of_slots(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
         """The options of placements and stand-ins that come from the calibration."""
-        fitted = (_fitted(part, options, parts) for where in self.places for part in where)
-        return {key for each in fitted for key in each} - options.keys()
+        of_slots = [part for where in self.places for part in where]
+        fitted = {key for part in of_slots for key in _fitted(part, options, parts)}
+        for part in of_slots:
+            if hasattr(part, "fitted_of"):  # tensors, of all of the calibration
+                fitted |= part.fitted_of(parts.calibration, parts.config)
+        return fitted - options.keys()
 
     def _rule_for(self, options: Mapping[str, Any], parts: Parts) -> type[Rule] | None:
         """The first rule that has all of `options`, and all that it needs."""
@@ -184,12 +197,17 @@ def _table(part: type) -> str | None:
     return getattr(part, "fitted_in", None)
 
 
+def _fitted_names(part: type) -> tuple[str, ...]:
+    """The options of `part` that its table may have."""
+    return getattr(part, "fitted", ())
+
+
 def _fitted(part: type, options: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     """The options of `part` in the calibration's table that it names, beside the user's."""
     if parts.calibration is None or options.keys() & {*getattr(part, "fitted_unless", ())}:
         return {}
     table = parts.calibration.table(_table(part))
-    return {key: value for key, value in table.items() if key in _options_of(part)}
+    return {key: value for key, value in table.items() if key in _fitted_names(part)}
 
 
 def _options_of(part: type) -> dict[str, Any]:
@@ -207,7 +225,9 @@ def _is_needed(option: Any) -> bool:
 
 def _ways(rule: type[Rule]) -> str:
     """The options of a rule in words; those that have a default in brackets."""
-    known = _options_of(rule).values()
-    needed = [each.name for each in known if _is_needed(each)]
+    known, kinds = _options_of(rule).values(), types_of(rule)
+    needed = [
+        each.name + "=FILE" * (kinds[each.name] is File) for each in known if _is_needed(each)
+    ]
     more = [f"({each.name})" for each in known if not _is_needed(each)]
     return " ".join([" and ".join(needed), *more])

@@ -67,6 +67,11 @@ def test_a_named_calibration_is_used_or_refused(capsys, tmp_path: Path) -> None:
             "latents 2x8x8, not 2x8x16",
         ),
         ([*SMALL, "--policy", "full"], "policy full takes nothing from a calibration"),
+        (
+            [*SMALL, "--policy", "magcache:table=720p"],
+            f"policy magcache:table=720p takes nothing from calibration {path}, which has block-",
+        ),
+        ([*SMALL, "--policy", "fastcache"], "policy fastcache takes nothing from calibration"),
     ):
         assert main(["generate", PROMPT, *words, *named]) == 2
         error = capsys.readouterr().err

@@ -6,6 +6,7 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..decision_network import Network
 from ..network_file import NetworkFile, read_network
+from ..options import File
 from ..plan import Probe, Seen, Setting, StepPlan
 
 Chosen = tuple[bool, ...] | None
@@ -24,7 +25,7 @@ class ByNetwork:
     """
 
     config: DiTConfig
-    net: str
+    net: File
     digest: str = field(init=False, default="")
     probes: tuple[Probe, ...] = field(init=False, default=(), compare=False, repr=False)
     _file: NetworkFile | None = field(init=False, default=None, compare=False, repr=False)

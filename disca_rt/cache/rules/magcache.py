@@ -31,6 +31,7 @@ class MagCache:
     """
 
     fitted_in: ClassVar[str] = "magcache"
+    fitted: ClassVar[tuple[str, ...]] = ("mag_ratios", "mag_ratios_2")
     fitted_unless: ClassVar[tuple[str, ...]] = ("table", "mag_ratios")
     thresh: float = 0.24
     K: int = 6
