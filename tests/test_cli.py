@@ -110,7 +110,10 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["generate", PROMPT, "--out", "video.avi"], "--out must end in .mp4"),
         (["generate", PROMPT, "--steps", "0"], "steps must be at least 1"),
         (["generate", PROMPT, "--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
-        (["generate", PROMPT, "--policy", "teecache"], "policy must be one of"),
+        (
+            ["generate", PROMPT, "--policy", "teecache"],
+            "(disca-rt caches lists all), got 'teecache'; near it: teacache",
+        ),
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
         (["generate", PROMPT, "--step-list", "a,b"], "must be step indices with commas"),
@@ -385,6 +388,11 @@ def test_every_sample_of_a_batch_is_written_or_none_begun(
     assert "v-1.png; name a file in it" in refusal(flags, capsys)
 
 
+def test_a_flag_that_is_not_known_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(["generate", PROMPT, "--stepz", "3"], capsys)
+    assert said == "unrecognized arguments: --stepz 3"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = sys.executable, "-m", "disca_rt", "generate", PROMPT
@@ -402,7 +410,7 @@ def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signal
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "disca-rt: error: interrupted; nothing was written"
     assert list(tmp_path.iterdir()) == []
 

@@ -94,7 +94,7 @@ def test_a_calibration_is_the_same_each_time_and_after_an_interruption(
         return real(*arguments)
 
     monkeypatch.setattr(recording, "path_numbers", interrupted)
-    assert main([*words, "--out", str(second)]) == 2
+    assert main([*words, "--out", str(second)]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len([*(tmp_path / "b.recording").iterdir()]) == 3
     assert main([*words, "--out", str(second)]) == 0
