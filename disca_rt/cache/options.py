@@ -140,6 +140,11 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, str if kind is File else kind)
 
 
+def is_file(kind: Any) -> bool:
+    """True where a value of type `kind` may be the path of a file."""
+    return File in (kind, *get_args(kind))
+
+
 def in_words(kind: Any) -> str:
     """Words that say what a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)

@@ -14,7 +14,7 @@ from ..config import DiTConfig, PredictorConfig, predictor_config
 from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .calibration import Calibration, Uncalibrated
-from .options import File, fields_of, types_of
+from .options import fields_of, is_file, types_of
 from .placement import Placement
 from .placements.whole import Whole
 from .policy import Slot
@@ -61,20 +61,25 @@ LISTED_OR_INTERVAL = Listed, Interval
 class Row:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
-    The first rule that has all the options given is taken. `about` says what the method is, `paper`
-    where it comes from. `defaults` are options by name where the method's differ from their fields'
-    own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
-    that they go with it in a combination. All rules give the scalars that the stand-ins take, or
-    none where they take none; else ValueError.
+    The first rule that has all the options given is taken. `brief` and `about` say what the method
+    is, in a few words and in full, `paper` where it comes from, `is_reconstructed` that no code of
+    its authors was found. `defaults` are options by name where the method's differ from their
+    fields' own, `presets` named settings, `preset_steps` the number of steps that those with a list
+    of steps are for. `is_placed`: its rule plans for its own slots, one by one, so that they go
+    with it in a combination. All rules give the scalars that the stand-ins take, or none
+    where they take none; else ValueError.
     """
 
     rules: tuple[type[Rule], ...]
     places: tuple[Where, ...] = ()
+    brief: str = ""
     about: str = ""
     paper: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    preset_steps: Mapping[str, int] = field(default_factory=dict)
     is_placed: bool = False
+    is_reconstructed: bool = False
 
     def __post_init__(self) -> None:
         taken = {takes(where.stand_in) for where in self.places} - {""}
@@ -100,8 +105,8 @@ class Row:
         """The types of the options that each of those tables may have, by table and name."""
         types: dict[str, dict[str, Any]] = {table: {} for table in self.tables}
         for part in self._parts:
-            for key in _fitted_names(part):
-                types[_table(part)][key] = types_of(part)[key]
+            if (table := _table(part)) is not None:
+                types[table] |= {key: types_of(part)[key] for key in _fitted_names(part)}
         return types
 
     @property
@@ -123,15 +128,24 @@ class Row:
         """The types of the options of its placements and stand-ins, by name."""
         return _types([part for where in self.places for part in where])
 
+    @property
+    def needed(self) -> list[set[str]]:
+        """The options that each of its rules needs; a preset's step list is none of them."""
+        without = {"step_list"} if self.follows_list else set()
+        return [
+            {key for key, each in _options_of(rule).items() if _is_needed(each)} - without
+            for rule in self.rules
+        ]
+
     def rule(self, name: str, options: Mapping[str, Any], parts: Parts) -> Rule:
         """The first rule that has all of `options`; ValueError says which options others need."""
         rule = self._rule_for(options, parts)
         if rule is not None:
             return _built(rule, self._given(rule, options, parts), parts)
-        ways = ", or ".join(_ways(rule) for rule in self.rules)
+        needed = ", or ".join(map(ways, self.rules))
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
-        said = f"policy {name} needs {ways}, got {got}{example}"
+        said = f"policy {name} needs {needed}, got {got}{example}"
         if any(_table(rule) for rule in self.rules):
             raise Uncalibrated(f"{said}; a calibration has them: disca-rt calibrate")
         raise ValueError(said)
@@ -180,6 +194,14 @@ def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> t
     return (Where(placement, stand_in),)
 
 
+def ways(rule: type[Rule]) -> str:
+    """The options of a rule in words; those that have a default in brackets."""
+    known, kinds = _options_of(rule).values(), types_of(rule)
+    needed = [each.name + "=FILE" * is_file(kinds[each.name]) for each in known if _is_needed(each)]
+    more = [f"({each.name})" for each in known if not _is_needed(each)]
+    return " ".join([" and ".join(needed)] * bool(needed) + more)
+
+
 def _bound(stand_in: StandIn, site: Site) -> StandIn:
     """The stand-in for `site`: its own, where it has one for each (`at_site`)."""
     at_site = getattr(stand_in, "at_site", None)
@@ -198,7 +220,7 @@ def _table(part: type) -> str | None:
 
 
 def _fitted_names(part: type) -> tuple[str, ...]:
-    """The options of `part` that its table may have."""
+    """The options of `part` that a calibration may give."""
     return getattr(part, "fitted", ())
 
 
@@ -221,13 +243,3 @@ def _types(parts: Sequence[type]) -> dict[str, Any]:
 
 def _is_needed(option: Any) -> bool:
     return option.default is MISSING and option.default_factory is MISSING
-
-
-def _ways(rule: type[Rule]) -> str:
-    """The options of a rule in words; those that have a default in brackets."""
-    known, kinds = _options_of(rule).values(), types_of(rule)
-    needed = [
-        each.name + "=FILE" * (kinds[each.name] is File) for each in known if _is_needed(each)
-    ]
-    more = [f"({each.name})" for each in known if not _is_needed(each)]
-    return " ".join([" and ".join(needed), *more])

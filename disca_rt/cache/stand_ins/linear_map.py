@@ -32,6 +32,7 @@ class Mapped(Numberless):
     `_digest` tells those of C x C apart; it is empty where channels are mapped apart.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("maps",)
     config: DiTConfig | None = None
     calibration: Calibration | None = None
     maps: File | None = None
