@@ -10,7 +10,7 @@ from .summary import Summary, frontier
 
 EXPLAINED = """\
 Every policy starts from the same noise and is compared with the same model's run without a cache.
-`full steps` are the full steps that cost as many FLOPs, counted on the plans that ran; `speed-up`
+`cost` is in full steps, those that take as many FLOPs, counted on the plans that ran; `speed-up`
 is by FLOPs, `measured/that` the measured one over it (medians, one clip at a time); `state` are the
 bytes that one clip's cache takes. PSNR and SSIM are of 8-bit frames, and left out where no VAE
 decodes; L2 is the relative distance of the final latents: median, geometric mean, mean, and the
@@ -40,7 +40,7 @@ def page(rows: Mapping[str, Sequence[Summary]], facts: str) -> str:
 
 
 def _table(rows: Sequence[Summary], shown: Sequence[Summary]) -> str:
-    """The rows that are `shown`, those with most full steps first."""
+    """The rows that are `shown`, the dearest first."""
     best = {row.policy for row in frontier(rows)}
     scores = [name for name in rows[0].scores] if rows else []
     columns = COLUMNS | {name: _score(name) for name in scores}
@@ -69,7 +69,7 @@ def _score(name: str) -> Cell:
 
 
 COLUMNS: Mapping[str, Cell] = {
-    "full steps": lambda row: f"{row.full_steps:.2f}",
+    "cost": lambda row: f"{row.full_steps:.2f}",
     "speed-up": lambda row: f"{row.speedup:.2f}",
     "measured/that": lambda row: "" if row.ratio is None else f"{row.ratio:.2f}",
     "state": lambda row: "" if row.state_bytes is None else byte_text(row.state_bytes),

@@ -213,7 +213,7 @@ def test_latents_only_loads_no_vae(
     assert judge(folders["1.0"], prompts, out, "--latents-only", *JUDGED) == 0
     assert {line["psnr"] for line in lines(out, "clip")} == {None}
     page = (out / "caches.md").read_text()
-    assert "| policy | full steps | speed-up | measured/that | state | L2 median |" in page
+    assert "| policy | cost | speed-up | measured/that | state | L2 median |" in page
 
 
 def test_a_vae_that_does_not_fit_beside_the_dit_names_the_way_out(
