@@ -1,4 +1,6 @@
-"""The command line `disca-rt`: parse, dispatch, turn what went wrong into one line and exit code 2.
+"""The command line `disca-rt`: parse, dispatch, turn what went wrong into one line.
+
+The exit code is then 2, or 130 where the run was interrupted, as a shell has it.
 
 A RuntimeError that is not about memory is our own bug and keeps its traceback.
 
@@ -48,6 +50,7 @@ COMMANDS = {
     "profile": profile,
 }
 FAILURE = 2
+INTERRUPTED = 128 + signal.SIGINT
 _format_of_python = warnings.formatwarning
 NUMBERS = r"[-+.,;\[\](){}0-9eE]*[0-9][-+.,;\[\](){}0-9eE]*|[\])}]"
 # Flags of lists -> the words that go on with one: numbers, and options of a policy.
@@ -56,7 +59,7 @@ LISTS["--policy"] = r"[a-z_]+=\S*|,\S*"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: 0, or 2 after one line on stderr."""
+    """Run one subcommand; returns the exit code: 0, or 2 or 130 after one line on stderr."""
     args = build_parser().parse_args(argv)
     args.kept = None  # a command says in it what it has kept, and how to go on
     signal.signal(signal.SIGTERM, _interrupt)
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
         left = getattr(COMMANDS[args.command], "interrupted", lambda args: "nothing was written")
-        return _fail(f"interrupted; {args.kept or left(args)}")
+        return _fail(f"interrupted; {args.kept or left(args)}", code=INTERRUPTED)
     except MemoryError as error:
         return _fail(f"out of memory: {error}", args.kept)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
@@ -107,8 +110,9 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_args(with_commas(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
+        left = message.partition("unrecognized arguments: ")[2]
         hint = "; a prompt of several words has quotes around it"
-        sys.exit(_fail(message + hint * message.startswith("unrecognized arguments")))
+        sys.exit(_fail(message + hint * bool(left and not left.startswith("-"))))
 
 
 def with_commas(words: Sequence[str]) -> list[str]:
@@ -127,10 +131,10 @@ def with_commas(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _fail(message: str, kept: str | None = None) -> int:
-    """Say what went wrong and, where something is kept of it, how to go on."""
+def _fail(message: str, kept: str | None = None, code: int = FAILURE) -> int:
+    """Say what went wrong and, where something is kept of it, how to go on; gives the code."""
     print(f"disca-rt: error: {message}{f'; {kept}' if kept else ''}", file=sys.stderr)
-    return FAILURE
+    return code
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:

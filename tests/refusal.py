@@ -1,4 +1,4 @@
-"""Refusals by `disca-rt`: exit code 2 and one line on stderr."""
+"""Refusals by `disca-rt`: exit code 2, of interruptions 130, and one line on stderr."""
 
 from collections.abc import Iterable
 
@@ -19,6 +19,7 @@ def refusal(arguments: Iterable[object], capsys: pytest.CaptureFixture[str]) -> 
         code = exit.code
     said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if not line.startswith(NOT_OURS)]
-    assert (code, len(lines)) == (2, 1), said
+    is_interrupted = said.startswith(f"{PREFIX}interrupted")
+    assert (code, len(lines)) == (130 if is_interrupted else 2, 1), said
     assert lines[0].startswith(PREFIX)
     return lines[0].removeprefix(PREFIX)

@@ -110,7 +110,10 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
         (["generate", PROMPT, "--out", "video.avi"], "--out must end in .mp4"),
         (["generate", PROMPT, "--steps", "0"], "steps must be at least 1"),
         (["generate", PROMPT, "--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
-        (["generate", PROMPT, "--policy", "teecache"], "policy must be one of"),
+        (
+            ["generate", PROMPT, "--policy", "teecache"],
+            "(disca-rt caches lists all), got 'teecache'; near it: teacache",
+        ),
         (["generate", PROMPT, "--preset", "fast"], "preset must be one of"),
         (["generate", PROMPT, "--step-list", "1,2"], "must begin with 0"),
         (["generate", PROMPT, "--step-list", "a,b"], "must be step indices with commas"),
@@ -385,6 +388,11 @@ def test_every_sample_of_a_batch_is_written_or_none_begun(
     assert "v-1.png; name a file in it" in refusal(flags, capsys)
 
 
+def test_a_flag_that_is_not_known_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(["generate", PROMPT, "--stepz", "3"], capsys)
+    assert said == "unrecognized arguments: --stepz 3"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = sys.executable, "-m", "disca_rt", "generate", PROMPT
@@ -402,7 +410,7 @@ def test_an_interrupted_run_writes_nothing(tmp_path: Path, number: signal.Signal
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "disca-rt: error: interrupted; nothing was written"
     assert list(tmp_path.iterdir()) == []
 
@@ -464,6 +472,10 @@ def test_inspect_says_why_a_predictor_does_not_fit(capsys: pytest.CaptureFixture
         ("--preset disca-n4 --policy disca", ("11.89x",)),
         ("--preset disca-n4 --policy reuse", ("12.50x",)),
         ("--steps 20 --policy full --step-list 0,3", ("20 x 1",)),
+        (
+            "--steps 50 --policy reuse:interval=5",
+            ("50 steps in full", "5.00x against its 50 steps in full"),
+        ),
         ("--steps 50 --cfg --policy fora", ("one full step 7,810.75", "the cheapest of fora 0.36")),
         ("--steps 50 --policy pab:disca-n5", ("the cheapest of pab 629.73 TFLOP (16.12%)",)),
     ],
@@ -514,6 +526,53 @@ def test_a_policy_that_measures_is_a_row_for_each_command(
     assert "full steps" in said
     assert "predicted steps" in said
     assert "decides by what it measures" in refusal(["flops", *flags], capsys)
+
+
+def test_a_sample_in_which_nothing_was_cached_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--steps", "3", "--size", "16x16x2", "--latents-out", str(tmp_path / "x.safetensors")]
+    for policy, is_told in (
+        ("teacache:rel_l1_thresh=0", True),
+        ("reuse:interval=1", True),
+        ("reuse:interval=2", False),
+        ("full", False),
+    ):
+        assert main(["generate", PROMPT, *flags, "--policy", policy]) == 0
+        said = f"policy {policy}: nothing was cached at these settings\n"
+        assert (said in capsys.readouterr().out) == is_told, policy
+
+
+@pytest.mark.parametrize(
+    ("file", "lines"),
+    [
+        ("harmonica", ("learned gates, or heads, of branches", "harmonica", "gates [20, 18]")),
+        ("lazydit", ("learned gates, or heads, of branches", "lazydit", "heads [20, 18, ")),
+    ],
+)
+def test_inspect_knows_files_that_cache_methods_learned(
+    file: str, lines: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(__file__).parents[1] / "ladder" / "caches" / f"{file}.safetensors"
+    assert main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert all(line in said for line in (*lines, f"{file}:{lines[-1].split()[0]}=")), said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "search"])
+def test_help_says_which_flags_go_with_a_model(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    _, _, inputs = said.partition("input; only with --model or --dit:")
+    assert "--image" in inputs.partition("\n\n")[0]
+    assert "all but --device only with --model or --dit:" in said
+    if command == "evaluate":
+        assert "default 300, with --caches 100;" in said
+        assert "8 prompts; with --caches 4 prompts and few methods" in said
 
 
 def test_what_is_unusual_about_a_checkpoint_is_one_line() -> None:

@@ -19,10 +19,14 @@ MOST_CAREFUL = *CANDIDATES, FULL
 """All ways, those that save most first."""
 
 
+Ways = tuple[tuple[str, ...], ...]
+"""A way of attention for each block of each step, as a calibration has them."""
+
+
 class AttentionPlan(NamedTuple):
     """`ways[step][block]`, each one of `WAYS`."""
 
-    ways: tuple[tuple[str, ...], ...]
+    ways: Ways
 
     @property
     def blocks(self) -> int:
@@ -55,7 +59,7 @@ def read_plan(path: str | Path) -> AttentionPlan:
     return plan
 
 
-def as_plan(plan: str | AttentionPlan | tuple[tuple[str, ...], ...]) -> AttentionPlan:
+def as_plan(plan: str | Ways | AttentionPlan) -> AttentionPlan:
     """The plan of a file, or of a calibration's ways by step and block, or itself."""
     if isinstance(plan, str):
         return read_plan(plan)

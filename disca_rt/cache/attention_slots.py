@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from ..config import DiTConfig
-from .attention_plan import REUSE, SHARED, WINDOW, as_plan
+from .attention_plan import REUSE, SHARED, WINDOW, Ways, as_plan
+from .options import File
 from .site import DOUBLE, SINGLE, Site
 
 
@@ -27,8 +28,9 @@ class _OfPlan:
     """
 
     fitted_in: ClassVar[str] = "ditfastattn"
+    fitted: ClassVar[tuple[str, ...]] = ("plan",)
     fitted_unless: ClassVar[tuple[str, ...]] = ("interval",)
-    plan: str | None = None  # a path; the plan itself once built
+    plan: File | Ways | None = None  # the plan itself once built
 
     def __post_init__(self) -> None:
         if self.plan is not None:

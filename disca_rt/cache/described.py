@@ -1,21 +1,37 @@
-"""Methods in words: what each is, its options with their defaults, its presets. Knows the table."""
+"""Methods in words: what each is, its options with their defaults, its presets."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, NamedTuple
 
-from .options import fields_of, in_words, types_of
+from .options import fields_of, in_words, is_file, types_of
+from .placements.whole import Unconditional
 from .policies import FAMILIES, STATE
-from .row import Parts, Row
+from .row import Parts, Row, ways
 from .stand_ins.kept_elsewhere import STATES
+
+MARKS = {
+    "C": "needs numbers that a calibration has (disca-rt calibrate), or a list of yours",
+    "c": "takes numbers of a calibration where there is one",
+    "f": "needs a file that disca-rt train cache writes, unless NAME tells another way",
+    "2": "acts on guidance as well: that part needs two passes (classifier-free guidance)",
+    "r": "reconstructed: no code of its authors was found",
+}
+"""Marks of methods in the list of all, and their meanings."""
 
 
 class Option(NamedTuple):
-    """An option: its name, its kind in words, and its default as it is written, or None."""
+    """An option: its name, its kind in words, and its default as it is written, or None.
+
+    `is_required`: there is no other way than to give it. `is_fitted`: where it is left out, it
+    comes from a calibration that has it.
+    """
 
     name: str
     kind: str
     default: str | None
+    is_required: bool = False
+    is_fitted: bool = False
 
     def __str__(self) -> str:
         return self.name if self.default is None else f"{self.name}={self.default}"
@@ -30,10 +46,42 @@ def options_of(row: Row) -> list[Option]:
             if name not in Parts._fields:
                 given = name in row.defaults
                 default = written(row.defaults[name]) if given else _default(field)
-                found.setdefault(name, Option(name, in_words(kinds[name]), default))
+                is_required = len(row.rules) == 1 and name in row.needed[0]
+                is_fitted = name in getattr(part, "fitted", ())
+                option = Option(name, in_words(kinds[name]), default, is_required, is_fitted)
+                found.setdefault(name, option)
     if row.places:
         found[STATE] = Option(STATE, f"one of {', '.join(STATES)}", STATES[0])
     return list(found.values())
+
+
+def brief(name: str, row: Row) -> str:
+    """A line about a method: its name, its marks, and what it is."""
+    return f"{name:<21}{marks(row):<4}{row.brief}".rstrip()
+
+
+def marks(row: Row) -> str:
+    """The letters of `MARKS` that a method has."""
+    rules = list(zip(row.rules, row.needed, strict=True))
+    runs = any(not needed for _, needed in rules)
+    fitted = any(needed & {*rule.fitted} for rule, needed in rules)
+    files = any(is_file(types_of(rule)[key]) for rule, needed in rules for key in needed)
+    has = {
+        "C": fitted and not runs,
+        "c": row.takes_calibration and (runs or not fitted),
+        "f": files and not runs,
+        "2": any(where.placement is Unconditional for where in row.places),
+        "r": row.is_reconstructed,
+    }
+    return "".join(mark for mark in MARKS if has[mark])
+
+
+def options_in_words(row: Row) -> list[str]:
+    """A line for each option, and one for what its rules need where there are several."""
+    lines = [f"{option.name}: {option.kind}{_remarks(option)}" for option in options_of(row)]
+    if len(row.rules) > 1:
+        lines.append(f"either {', or '.join(map(ways, row.rules))}")
+    return lines
 
 
 def written(value: Any) -> str:
@@ -58,6 +106,15 @@ def methods_page() -> str:
         lines += [_method(name, row) for name, row in rows.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _remarks(option: Option) -> str:
+    """The remarks on an option, in brackets."""
+    remarks = ["required"] * option.is_required
+    remarks += [] if option.default is None else [f"default {option.default}"]
+    if option.is_fitted:
+        remarks.append("where left out, of a calibration that has it")
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 def _default(field: Any) -> str | None:

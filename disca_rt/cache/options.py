@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from math import isnan
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from math import isfinite, isnan
+from types import NoneType, UnionType
+from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
+
+File = NewType("File", str)
+"""The path of a file, as an option's type."""
 
 BOOLS = {"true": True, "false": False}
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+KINDS[File] = "the path of a file"
 
 
 def fields_of(part: type) -> dict[str, Any]:
@@ -97,8 +101,8 @@ def _parsed(text: str, kind: Any) -> Any:
     if origin is tuple:
         pieces = [] if text == "none" else text.split(",")
         return tuple(_parsed(piece.strip(), args[0]) for piece in pieces)
-    if origin in (Union, UnionType):  # X | None
-        return None if text == "none" else _parsed(text, args[0])
+    if origin in (Union, UnionType):  # X | None; others of several are not written as text
+        return None if text == "none" and NoneType in args else _parsed(text, args[0])
     if kind is bool:
         return BOOLS[_chosen(text, [*BOOLS])]
     if kind is float:
@@ -120,6 +124,27 @@ def _chosen(text: str, known: Sequence[str]) -> str:
     return text
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """True where `value` is one of an option of type `kind`, and its numbers are finite."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(each, args[0]) for each in value)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in args)
+    if isinstance(value, bool) or value is None:
+        return kind is (NoneType if value is None else bool)
+    if kind is float:
+        return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, str if kind is File else kind)
+
+
+def is_file(kind: Any) -> bool:
+    """True where a value of type `kind` may be the path of a file."""
+    return File in (kind, *get_args(kind))
+
+
 def in_words(kind: Any) -> str:
     """Words that say what a value of type `kind` must be."""
     origin, args = get_origin(kind), get_args(kind)
@@ -130,5 +155,5 @@ def in_words(kind: Any) -> str:
     if origin is tuple:
         return "numbers such as 0,1,2,5"
     if origin in (Union, UnionType):
-        return f"{in_words(args[0])}, or none"
+        return in_words(args[0]) + ", or none" * (NoneType in args)
     return KINDS.get(kind) or f"of type {kind.__name__}"

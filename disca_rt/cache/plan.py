@@ -154,6 +154,11 @@ class StepPlan(NamedTuple):
         """The scalars for the stand-ins of pass number `which_pass`."""
         return self.given + (self.given_by_pass[which_pass] if self.given_by_pass else ())
 
+    def replaces(self) -> bool:
+        """True where a stand-in is used for something, or for some rows of it."""
+        computed = Act.RUN, Act.KEEP
+        return any(act not in computed for acts in self.passes for act in acts)
+
     def keeps(self) -> bool:
         """True where any slot keeps something."""
         return any(Act.KEEP in acts for acts in self.passes)

@@ -11,7 +11,9 @@ nothing to a stand-in that takes none of their kind: "omnicache+taylor" is meant
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
@@ -26,7 +28,7 @@ from .methods import (
     whole_step_deciders,
     whole_steps,
 )
-from .options import read_options
+from .options import fields_of, read_options
 from .plan import Setting
 from .policy import Policy, Slot
 from .row import Parts, Row
@@ -63,6 +65,17 @@ class Named(NamedTuple):
     @property
     def of_rule(self) -> dict[str, Any]:
         return {key: value for key, value in self.options.items() if key in self.row.rule_types}
+
+
+def check_method(name: str, what: str) -> None:
+    """Raises ValueError unless `name` is a method's; it says which are near, `what` is wrong."""
+    if name in POLICIES:
+        return
+    near = ", ".join(get_close_matches(name, POLICIES))
+    raise ValueError(
+        f"{what} must be one of {len(POLICIES)} methods (disca-rt caches lists all), got {name!r}"
+        + f"; near it: {near}" * bool(near)
+    )
 
 
 def read_policy(text: str) -> tuple[Named, ...]:
@@ -113,9 +126,10 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     lists the known names, or the options of the policy that is named.
     """
     named = read_policy(text)
-    rule = _rule(named[0], parts, step_list)
     name = "+".join(each.name for each in named)
-    policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+    with _naming(name):
+        rule = _rule(named[0], parts, step_list)
+        policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
     return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
@@ -141,16 +155,60 @@ def resolve(
     ValueError where the policy's rule does not fit the noise levels.
     """
     given = schedule if isinstance(schedule, Preset) else Preset(schedule)
+    text, steps = policy, tuple(given.schedule)
     if isinstance(policy, str):
         policy = build_policy(policy, parts, given.step_list)
-    policy.rule.start(Setting(tuple(given.schedule), 1, len(policy.slots)))
+    with _naming(policy.name):
+        try:
+            policy.rule.start(Setting(steps, 1, len(policy.slots)))
+        except ValueError as error:
+            if isinstance(text, str) and (said := _said_of_preset(text, len(steps))):
+                raise ValueError(said) from error
+            raise
     return given.schedule, policy
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Names the policy in what its parts refuse, unless they did."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith("policy "):
+            raise
+        kind = Uncalibrated if isinstance(error, Uncalibrated) else ValueError
+        raise kind(f"policy {name}: {error}") from error
+
+
+def _said_of_preset(text: str, steps: int) -> str | None:
+    """A refusal of a sample of so many steps, where the rule follows a preset for another number.
+
+    None where no such preset is named, or other options are given in its place.
+    """
+    first = read_policy(text)[0]
+    preset = _JOINT.split(text)[0].partition(":")[2].partition(",")[0]
+    meant = first.row.preset_steps.get(preset)
+    if meant in (None, steps) or not first.row.presets[preset].items() <= first.options.items():
+        return None
+    return (
+        f"policy {first.name}:{preset} is for {meant} steps, this sample has {steps}: give --steps "
+        f"{meant}, or options of your own{_example(first, preset)}"
+    )
+
+
+def _example(named: Named, preset: str) -> str:
+    """An option of a rule that is a number and none of the preset's, as it is written."""
+    for rule in named.row.rules:
+        for key, option in fields_of(rule).items():
+            is_number = isinstance(option.default, int | float)
+            if is_number and key not in named.row.presets[preset]:
+                return f" such as {named.name}:{key}={option.default}"
+    return ""
 
 
 def _read(text: str) -> Named:
     name, _, rest = text.partition(":")
-    if name not in POLICIES:
-        raise ValueError(f"policy must be one of {sorted(POLICIES)}, got {name!r}")
+    check_method(name, "policy")
     row = POLICIES[name]
     preset, rest = _preset(name, row, rest)
     return Named(name, row, preset | read_options(name, rest, row.rule_types | _slot_types(row)))

@@ -1,9 +1,9 @@
 """Rows of the table of policies: which rules, placements and stand-ins make up a method.
 
 Options are the fields of all three; one name may be a field of several, which then all get it. A
-part with a class attribute `fitted_in` gets those that are left out from the calibration's table
-of that name; none of them where one is given of those that its `fitted_unless` names, which say
-otherwise what the table does.
+part with class attributes `fitted_in` and `fitted` gets those of `fitted` that are left out from
+the calibration's table `fitted_in`; none of them where one is given of those that its
+`fitted_unless` names, which say otherwise what the table does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from ..config import DiTConfig, PredictorConfig, predictor_config
 from ..kernels.ops import Ops
 from ..models.predictor import Predictor
 from .calibration import Calibration, Uncalibrated
-from .options import fields_of, types_of
+from .options import fields_of, is_file, types_of
 from .placement import Placement
 from .placements.whole import Whole
 from .policy import Slot
@@ -60,20 +60,25 @@ LISTED_OR_INTERVAL = Listed, Interval
 class Row:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
-    The first rule that has all the options given is taken. `about` says what the method is, `paper`
-    where it comes from. `defaults` are options by name where the method's differ from their fields'
-    own, `presets` named settings. `is_placed`: its rule plans for its own slots, one by one, so
-    that they go with it in a combination. All rules give the scalars that the stand-ins take, or
-    none where they take none; else ValueError.
+    The first rule that has all the options given is taken. `brief` and `about` say what the method
+    is, in a few words and in full, `paper` where it comes from, `is_reconstructed` that no code of
+    its authors was found. `defaults` are options by name where the method's differ from their
+    fields' own, `presets` named settings, `preset_steps` the number of steps that those with a list
+    of steps are for. `is_placed`: its rule plans for its own slots, one by one, so that they go
+    with it in a combination. All rules give the scalars that the stand-ins take, or none
+    where they take none; else ValueError.
     """
 
     rules: tuple[type[Rule], ...]
     places: tuple[Where, ...] = ()
+    brief: str = ""
     about: str = ""
     paper: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    preset_steps: Mapping[str, int] = field(default_factory=dict)
     is_placed: bool = False
+    is_reconstructed: bool = False
 
     def __post_init__(self) -> None:
         taken = {where.stand_in.takes for where in self.places} - {""}
@@ -95,6 +100,15 @@ class Row:
         return {table for part in self._parts if (table := _table(part)) is not None}
 
     @property
+    def fitted_types(self) -> dict[str, dict[str, Any]]:
+        """The types of the options that each of those tables may have, by table and name."""
+        types: dict[str, dict[str, Any]] = {table: {} for table in self.tables}
+        for part in self._parts:
+            if (table := _table(part)) is not None:
+                types[table] |= {key: types_of(part)[key] for key in _fitted_names(part)}
+        return types
+
+    @property
     def takes_calibration(self) -> bool:
         """True where a part takes options from a calibration, or all of it."""
         return bool(self.tables) or any("calibration" in fields_of(part) for part in self._parts)
@@ -113,15 +127,24 @@ class Row:
         """The types of the options of its placements and stand-ins, by name."""
         return _types([part for where in self.places for part in where])
 
+    @property
+    def needed(self) -> list[set[str]]:
+        """The options that each of its rules needs; a preset's step list is none of them."""
+        without = {"step_list"} if self.follows_list else set()
+        return [
+            {key for key, each in _options_of(rule).items() if _is_needed(each)} - without
+            for rule in self.rules
+        ]
+
     def rule(self, name: str, options: Mapping[str, Any], parts: Parts) -> Rule:
         """The first rule that has all of `options`; ValueError says which options others need."""
         rule = self._rule_for(options, parts)
         if rule is not None:
             return _built(rule, self._given(rule, options, parts), parts)
-        ways = ", or ".join(_ways(rule) for rule in self.rules)
+        needed = ", or ".join(map(ways, self.rules))
         got = " and ".join(options) or "neither"
         example = f"; give one such as {name}:interval=4" if Interval in self.rules else ""
-        said = f"policy {name} needs {ways}, got {got}{example}"
+        said = f"policy {name} needs {needed}, got {got}{example}"
         if any(_table(rule) for rule in self.rules):
             raise Uncalibrated(f"{said}; a calibration has them: disca-rt calibrate")
         raise ValueError(said)
@@ -143,8 +166,12 @@ class Row:
 
     def fitted_of_slots(self, options: Mapping[str, Any], parts: Parts) -> set[str]:
         """The options of placements and stand-ins that come from the calibration."""
-        fitted = (_fitted(part, options, parts) for where in self.places for part in where)
-        return {key for each in fitted for key in each} - options.keys()
+        of_slots = [part for where in self.places for part in where]
+        fitted = {key for part in of_slots for key in _fitted(part, options, parts)}
+        for part in of_slots:
+            if hasattr(part, "fitted_of"):  # tensors, of all of the calibration
+                fitted |= part.fitted_of(parts.calibration, parts.config)
+        return fitted - options.keys()
 
     def _rule_for(self, options: Mapping[str, Any], parts: Parts) -> type[Rule] | None:
         """The first rule that has all of `options`, and all that it needs."""
@@ -166,6 +193,14 @@ def everywhere(stand_in: type[StandIn], placement: type[Placement] = Whole) -> t
     return (Where(placement, stand_in),)
 
 
+def ways(rule: type[Rule]) -> str:
+    """The options of a rule in words; those that have a default in brackets."""
+    known, kinds = _options_of(rule).values(), types_of(rule)
+    needed = [each.name + "=FILE" * is_file(kinds[each.name]) for each in known if _is_needed(each)]
+    more = [f"({each.name})" for each in known if not _is_needed(each)]
+    return " ".join([" and ".join(needed)] * bool(needed) + more)
+
+
 def _built(part: type, options: Mapping[str, Any], parts: Parts) -> Any:
     """`part` with those of `options` that it has, and with the model's parts that it names."""
     known = fields_of(part)
@@ -177,12 +212,17 @@ def _table(part: type) -> str | None:
     return getattr(part, "fitted_in", None)
 
 
+def _fitted_names(part: type) -> tuple[str, ...]:
+    """The options of `part` that a calibration may give."""
+    return getattr(part, "fitted", ())
+
+
 def _fitted(part: type, options: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     """The options of `part` in the calibration's table that it names, beside the user's."""
     if parts.calibration is None or options.keys() & {*getattr(part, "fitted_unless", ())}:
         return {}
     table = parts.calibration.table(_table(part))
-    return {key: value for key, value in table.items() if key in _options_of(part)}
+    return {key: value for key, value in table.items() if key in _fitted_names(part)}
 
 
 def _options_of(part: type) -> dict[str, Any]:
@@ -196,11 +236,3 @@ def _types(parts: Sequence[type]) -> dict[str, Any]:
 
 def _is_needed(option: Any) -> bool:
     return option.default is MISSING and option.default_factory is MISSING
-
-
-def _ways(rule: type[Rule]) -> str:
-    """The options of a rule in words; those that have a default in brackets."""
-    known = _options_of(rule).values()
-    needed = [each.name for each in known if _is_needed(each)]
-    more = [f"({each.name})" for each in known if not _is_needed(each)]
-    return " ".join([" and ".join(needed), *more])

@@ -28,6 +28,7 @@ class Rule(Protocol[Memory]):
     gives: str  # a word for the scalars for stand-ins in its plans; "" where they have none
     network: Network | None  # what makes the numbers of probes of "wanted", which it only watches
     fitted_in: str | None  # the calibration's table with options that are left out
+    fitted: tuple[str, ...]  # those options
     fitted_unless: tuple[str, ...]  # options that say otherwise what that table does
 
     def head(self, step: int, slot: int) -> Tensor:
@@ -69,6 +70,7 @@ class RuleDefaults:
     gives: ClassVar[str] = ""
     network: Network | None = None
     fitted_in: ClassVar[str | None] = None
+    fitted: ClassVar[tuple[str, ...]] = ()
     fitted_unless: ClassVar[tuple[str, ...]] = ()
 
     def head(self, step: int, slot: int) -> Tensor:

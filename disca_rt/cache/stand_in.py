@@ -133,6 +133,7 @@ class StandIn(Protocol):
     refreshes: bool  # True of a `RowStandIn`
     has_keys: bool  # True of `RowsOfAllBlocks`, whose buffers attention reads in place
     fitted_in: str | None  # the calibration's table with options that are left out
+    fitted: tuple[str, ...]  # those options
     fitted_unless: tuple[str, ...]  # options that say otherwise what that table does
 
     def at_site(self, site: Site) -> "StandIn":
@@ -233,6 +234,7 @@ class StandInDefaults:
     refreshes: ClassVar[bool] = False
     has_keys: ClassVar[bool] = False
     fitted_in: ClassVar[str | None] = None
+    fitted: ClassVar[tuple[str, ...]] = ()
     fitted_unless: ClassVar[tuple[str, ...]] = ()
 
     def at_site(self, site: Site) -> "StandIn":

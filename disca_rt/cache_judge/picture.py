@@ -1,8 +1,8 @@
 """The picture of the judge: nearness against speed-up, for each subject.
 
-A large panel has a curve for each family, its best settings, over the points of all methods; below
-it a panel for each family has a curve for each of its methods. The frontier of all is in each.
-Needs matplotlib, an optional extra.
+A large panel has a frontier of each family over the points of all methods; below it a panel for
+each family has the points of its methods, those that differ in one option's value joined by a line.
+The frontier of all is in each. Needs matplotlib, an optional extra.
 """
 
 import math
@@ -14,13 +14,21 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from ..cache.policies import read_policy
 from .similarity import SAME
 from .summary import Summary, frontier
 
 WIDTH, LARGE, SMALL = 16.0, 6.5, 3.6  # inches: of all, and heights of both kinds of panels
 ACROSS = 3  # panels of families
 MARKERS = "osD^v<>Ppx*hX"
-TICKS = 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20
+TICKS = (
+    *([1, 2, 4, 8, 16, 32], [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24]),
+    [0.5, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20],
+    *([number * step for number in range(1, round(20 / step))] for step in (0.2, 0.1, 0.05, 0.02)),
+)
+"""Places of ticks to choose from, from the coarsest on."""
+MOST_TICKS, MOST_SMALL = 14, 9  # that are numbered, in both kinds of panels
+ABOVE, BESIDE = 0.12, 0.1  # shares of the axes that names of points take, above and to the right
 FAR_BELOW = 15.0  # dB under the frontier's last row, beyond which rows are out of sight
 APART = 0.015  # of the width, between points that are named
 
@@ -57,7 +65,7 @@ def _draw_subject(
     large, *small = part.subfigures(1 + _down(rows), height_ratios=[LARGE, *[SMALL] * _down(rows)])
     axis = large.subplots()
     _draw_families(axis, rows, colours)
-    _finish(axis, rows, title)
+    _finish(axis, rows, title, MOST_TICKS)
     axis.set_ylabel(f"{_measure(rows)} to the run without a cache, dB")
     axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     _name_best(axis, rows)
@@ -65,7 +73,7 @@ def _draw_subject(
     families = _families(rows)
     for axis, (family, of_family) in zip(panels, families.items(), strict=False):
         _draw_methods(axis, of_family, rows)
-        _finish(axis, rows, family)
+        _finish(axis, rows, family, MOST_SMALL)
         axis.title.set_color(colours[family])
     for axis in panels[len(families) :]:
         axis.set_axis_off()
@@ -78,21 +86,49 @@ def _measure(rows: Sequence[Summary]) -> str:
 def _draw_families(axis: Axes, rows: Sequence[Summary], colours: Mapping[str, object]) -> None:
     for family, of_family in _families(rows).items():
         axis.plot(*_points(of_family), "o", color=colours[family], ms=3, alpha=0.5)
-        axis.plot(*_points(frontier(of_family)), color=colours[family], lw=1.8, label=family)
+        style = {"color": colours[family], "linewidth": 1.5, "label": family}
+        axis.step(*_points(frontier(of_family)[::-1]), where="pre", **style)
     _draw_frontier(axis, rows)
 
 
 def _draw_methods(axis: Axes, of_family: Sequence[Summary], rows: Sequence[Summary]) -> None:
-    """The curve of each method, the best of its cheapest setting first in the legend."""
-    curves = {row.method: [] for row in sorted(of_family, key=lambda row: row.policy)}
+    """The points of each method, the best of its cheapest setting first in the legend."""
+    methods = {row.method: [] for row in sorted(of_family, key=lambda row: row.policy)}
     for row in sorted(of_family, key=lambda row: row.speedup):
-        curves[row.method].append(row)
-    by_end = sorted(curves.items(), key=lambda item: -item[1][-1].nearness)
-    for number, (marker, (method, curve)) in enumerate(zip(cycle(MARKERS), by_end, strict=False)):
-        colour = colormaps["tab10"](number % 10)
-        axis.plot(*_points(curve), color=colour, marker=marker, ms=4, lw=1, label=method)
+        methods[row.method].append(row)
+    by_end = sorted(methods.items(), key=lambda item: -item[1][-1].nearness)
+    for number, (marker, (method, points)) in enumerate(zip(cycle(MARKERS), by_end, strict=False)):
+        colour = colormaps["tab20"]((2 * number + number // 10) % 20)  # dark ones first
+        axis.plot(*_points(points), marker, color=colour, ms=4, label=method)
+        for curve in _curves(points):
+            axis.plot(*_points(curve), color=colour, lw=0.8)
     _draw_frontier(axis, rows)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _curves(rows: Sequence[Summary]) -> list[list[Summary]]:
+    """Those of one method's rows, in their order, that differ in the value of one option only.
+
+    Rows with other options, or another preset, are on no common line.
+    """
+    alike: dict[tuple, list[Summary]] = {}
+    for row in rows:
+        parts = read_policy(row.policy)
+        keys = tuple(tuple(sorted(part.options)) for part in parts)
+        alike.setdefault(keys, []).append(row)
+    return [each for each in alike.values() if len(_varied(each)) == 1]
+
+
+def _varied(rows: Sequence[Summary]) -> set[tuple[int, str]]:
+    """The options, each with the number of its part, in which policies of the same ones differ."""
+    first, *others = ([part.options for part in read_policy(row.policy)] for row in rows)
+    return {
+        (number, key)
+        for other in others
+        for number, options in enumerate(first)
+        for key, value in options.items()
+        if other[number][key] != value
+    }
 
 
 def _draw_frontier(axis: Axes, rows: Sequence[Summary]) -> None:
@@ -104,19 +140,28 @@ def _points(rows: Sequence[Summary]) -> tuple[list[float], list[float]]:
     return [row.speedup for row in rows], [row.nearness for row in rows]
 
 
-def _finish(axis: Axes, rows: Sequence[Summary], title: str) -> None:
+def _finish(axis: Axes, rows: Sequence[Summary], title: str, most_ticks: int) -> None:
     """Axes that all panels of a subject share: those of rows that are not far below."""
     axis.set(title=title, xlabel="speed-up by FLOPs", xscale="log")
     if rows:
-        low, high = min(r.speedup for r in rows), max(r.speedup for r in rows)
-        axis.set_xlim(low / 1.05, high * 1.05)
-        top = max(row.nearness for row in rows) + 2
-        least = frontier(rows)[0].nearness - FAR_BELOW
-        axis.set_ylim(max(min(row.nearness for row in rows) - 1, least), top)
-        axis.set_xticks([tick for tick in TICKS if low / 1.05 <= tick <= high * 1.05], minor=False)
-    axis.set_xticks([], minor=True)
-    axis.xaxis.set_major_formatter("{x:g}")
+        low, high = min(r.speedup for r in rows) / 1.05, max(r.speedup for r in rows) * 1.05
+        high *= (high / low) ** BESIDE
+        axis.set_xlim(low, high)
+        top, least = max(row.nearness for row in rows), frontier(rows)[0].nearness - FAR_BELOW
+        bottom = max(min(row.nearness for row in rows) - 1, least)
+        axis.set_ylim(bottom, top + 1 + ABOVE * (top - bottom))
+        numbered, others = _ticks(low, high, most_ticks)
+        axis.set_xticks(numbered, [f"{tick:g}" for tick in numbered])
+        axis.set_xticks(others, [""] * len(others), minor=True)
     axis.grid(alpha=0.3)
+
+
+def _ticks(low: float, high: float, most: int) -> tuple[list[float], list[float]]:
+    """The places of the ticks that are numbered, at most `most`, and of finer ones between them."""
+    within = [[tick for tick in ticks if low <= tick <= high] for ticks in TICKS]
+    last = max((i for i, ticks in enumerate(within) if len(ticks) <= most), default=0)
+    finer = within[min(last + 1, len(within) - 1)]
+    return within[last], finer if len(finer) <= 3 * most else []
 
 
 def _name_best(axis: Axes, rows: Sequence[Summary]) -> None:

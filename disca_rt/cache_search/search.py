@@ -6,6 +6,7 @@ search twice ends with the same list. Knows subjects by their protocol.
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from ..cache_judge.record import Record
 from ..cache_judge.subject import UNCACHED, Subject
 from ..cache_judge.summary import NEAREST
 from .lists import best_list, neighbours
+
+QUIET = 15.0  # seconds, after which it is told where the search is
 
 Told = Callable[[str], None]
 
@@ -34,8 +37,8 @@ class Search:
 
     def __init__(self, subject: Subject, record: Record, budget: float, tell: Told) -> None:
         self._subject, self._record, self._budget, self._tell = subject, record, budget, tell
-        self._judging = Judging(subject, record, lambda text: None)
-        self._steps = subject.steps
+        self._judging = Judging(subject, record, self._say)
+        self._steps, self._told = subject.steps, time.monotonic()
 
     def run(self, stand_ins: Sequence[str], most: int) -> list[Found]:
         """The best policy of each stand-in, the nearest first; `most` lists of each are sampled.
@@ -43,6 +46,8 @@ class Search:
         `stand_ins` are policies that follow a step list, such as "taylor:order=1".
         """
         counts = self._counts(stand_ins)
+        prompts = len(self._subject.prompts)
+        self._tell(f"{self._subject.title}: {prompts} prompts without a cache")
         self._judging.sample(UNCACHED)
         found = [self._best(each, full, most) for each, full in counts.items()]
         return sorted(found, key=lambda one: (one.error, one.policy))
@@ -77,6 +82,12 @@ class Search:
         plans = self._subject.known_plans(policy)
         return self._subject.flops(policy, plans, 0) / self._subject.step_flops(0)
 
+    def _say(self, text: str) -> None:
+        """Tells `text` where nothing of its kind was told for a while."""
+        if time.monotonic() > self._told + QUIET:
+            self._told = time.monotonic()
+            self._tell(text)
+
     def _best(self, stand_in: str, full: int, most: int) -> Found:
         self._tell(f"{stand_in}: drifts of {self._steps} steps")
         drifts = [self._drift(stand_in, j) for j in range(self._steps)]
@@ -89,6 +100,7 @@ class Search:
                 if near in tried or len(tried) >= most:
                     continue
                 tried.add(near)
+                self._say(f"{stand_in}: list {len(tried)} of at most {most}")
                 other = self._measured(stand_in, near)
                 if other.error < best.error:
                     best, is_better = other, True
@@ -115,6 +127,8 @@ class Search:
         for number, values in self._subject.drifts(policy, len(lines), left):
             line = {"kind": "drift", "subject": name, "policy": policy}
             self._record.add({**line, "number": number, "values": values})
+            of_all = f"step {last + 1} of {self._steps - 1}, prompt {number + 1}"
+            self._say(f"{stand_in}: drifts after {of_all} of {len(self._subject.prompts)}")
         lines = self._record.of("drift", name, policy)
         values = zip(*(line["values"] for line in lines), strict=True)
         return [statistics.fmean(of_step) for of_step in values]

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..atomic import write_all
 from ..cache.calibration import Calibration, Subject, Uncalibrated
 from ..config import DiTConfig
+from .check import check_tables
 from .tables import Tables
 
 KIND, VERSION = "disca-rt calibration", 1
@@ -60,6 +61,7 @@ def read_calibration(path: Path) -> Calibration:
         tables = {name: _tuples(table) for name, table in content["tables"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"calibration {path} is damaged ({error}); calibrate again") from error
+    check_tables(f"calibration {path}", tables)
     return Calibration(subject, tables, f"calibration {path}", partial(_tensor, path))
 
 

@@ -81,15 +81,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="hunyuan-video-meanflow", help="a model (an unknown name lists all)"
     )
-    parser.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES; default 704x704x129")
     parser.add_argument(
-        "--text-tokens", type=int, help="valid text tokens; default 256 (the embedded model: 16)"
+        "--size",
+        type=video_size,
+        help="WIDTHxHEIGHTxFRAMES; default 704x704x129, of --model tiny 32x24x5",
+    )
+    parser.add_argument(
+        "--text-tokens", type=int, help="valid text tokens; default 256, of --model tiny 16"
     )
 
 
-def add_schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the noise levels, the step list and the policy."""
-    group = parser.add_argument_group("schedule")
+def add_schedule_arguments(parser: argparse.ArgumentParser, title: str = "schedule") -> None:
+    """Add the noise levels, the step list and the policy, under `title`."""
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--preset",
         help="a schedule such as disca-n4 (an unknown name lists all), or a .json file of search",

@@ -21,28 +21,30 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list() -> None:
+    from ..cache.described import MARKS, brief
     from ..cache.policies import FAMILIES
 
     for family, rows in FAMILIES.items():
         print(f"{family}:")
         for name, row in rows.items():
-            first, _, _ = row.about.partition(". ")
-            print(f"  {name:<18} {first.rstrip('.')}")
-    print("disca-rt caches NAME tells a method's options and presets")
+            print(f"  {brief(name, row)}")
+    print("marks:")
+    for mark, meaning in MARKS.items():
+        print(f"  {mark} {meaning}")
+    print("disca-rt caches NAME tells a method in full, its options and presets")
 
 
 def _tell(name: str) -> None:
-    from ..cache.described import options_of, preset_text
-    from ..cache.policies import POLICIES
+    from ..cache.described import options_in_words, preset_text
+    from ..cache.policies import POLICIES, check_method
 
-    if name not in POLICIES:
-        raise ValueError(f"a method must be one of {sorted(POLICIES)}, got {name!r}")
+    check_method(name, "NAME")
     row = POLICIES[name]
     print(f"{name}: {row.about}")
     if row.paper:
         print(f"from {row.paper}")
-    for option in options_of(row):
-        default = "" if option.default is None else f" (default {option.default})"
-        print(f"  {option.name}: {option.kind}{default}")
+    for line in options_in_words(row):
+        print(f"  {line}")
     for preset, options in row.presets.items():
-        print(f"  preset {name}:{preset}: {preset_text(options)}")
+        steps = f" (for {row.preset_steps[preset]} steps)" if preset in row.preset_steps else ""
+        print(f"  preset {name}:{preset}{steps}: {preset_text(options)}")

@@ -26,19 +26,32 @@ def add_calibration_argument(group: argparse._ActionsContainer) -> None:
 
 
 def check_calibration(args: argparse.Namespace) -> None:
-    """Raise ValueError for a file that is no calibration, or a policy that takes nothing of it."""
+    """Raise ValueError for a file that is no calibration, or a policy that takes nothing of it.
+
+    What is named is used or refused: where options are given, or the file lacks the policy's table,
+    it is to be left out.
+    """
     from ..cache.policies import takes_calibration
     from ..calibration.places import NONE
 
     if args.calibration in (None, NONE):
         return
+    from ..cache.policies import fitted_options
+    from ..cache.row import sketched
     from ..calibration.file import read_calibration
 
-    read_calibration(Path(args.calibration))
+    found = read_calibration(Path(args.calibration))
     if args.policy is None or not takes_calibration(args.policy):
         raise ValueError(
             f"policy {args.policy or 'of the schedule'} takes nothing from a calibration; leave "
             "--calibration out"
+        )
+    parts = sketched(found.subject.model)._replace(calibration=found)
+    if not fitted_options(args.policy, parts):
+        raise ValueError(
+            f"policy {args.policy} takes nothing from {found.source}, which has "
+            f"{', '.join(sorted(found.tables)) or 'no tables'}; calibrate with more (disca-rt "
+            "calibrate), or leave --calibration out"
         )
 
 

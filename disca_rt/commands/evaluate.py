@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..tiny.ladder import Rung
 
+from .evaluate_caches import PROMPTS as CACHE_PROMPTS
+from .evaluate_caches import QUICK_PROMPTS as CACHE_QUICK_PROMPTS
 from .evaluate_caches import add_arguments as add_cache_arguments
 from .evaluate_caches import judge_caches, refuse_cache_flags
 from .samples import prompts
@@ -36,13 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         "--prompts",
         type=prompts,
         metavar="N|FILE",
-        help=f"how many of the embedded model's, default {PROMPTS}; or with --caches and --model a "
-        "file, one a line",
+        help=f"how many of the embedded model's, default {PROMPTS}, with --caches {CACHE_PROMPTS}; "
+        "or with --caches and --model a file, one a line",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK_PROMPTS} prompts: a trial, not a result; with --caches --model few methods",
+        help=f"a trial, not a result: {QUICK_PROMPTS} prompts; with --caches "
+        f"{CACHE_QUICK_PROMPTS} prompts and few methods; with --caches --model few methods",
     )
     parser.add_argument("--only", help="rungs whose names contain this; the first row always runs")
     parser.add_argument(

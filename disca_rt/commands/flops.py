@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> None:
         whole *= last.passes
         cheap, what = last.least, f"the cheapest of {last.policy}"
     share = f"{cheap / whole:.2%}" if cheap > whole / 1000 else f"{cheap / whole:.1g}"
+    before, steps = counted[-2], last.full + last.predicted
+    is_same = (before.policy, before.full, before.passes) == ("full", steps, last.passes)
+    if is_same and last.policy != "full":
+        ratio = before.flops / last.flops
+        console.print(f"{last.name}: {ratio:.2f}x against its {steps} steps in full")
     said = f", {what} {cheap / scale:,.2f} {unit} ({share})" * (cheap < whole)
     console.print(f"one full step {whole / scale:,.2f} {unit}{said}", highlight=False)
 
@@ -112,7 +117,10 @@ def _counted(
 
 
 def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
-    """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows."""
+    """The baseline, 50 full steps twice each; then what was asked for, or the paper's rows.
+
+    Before a policy that was asked for come its steps in full.
+    """
     from ..schedule import PRESETS, preset
     from .schedules import (
         check_schedule_arguments,
@@ -127,7 +135,9 @@ def _cases(args: argparse.Namespace, dit: "DiTConfig") -> list[Case]:
     flags = "preset", "steps", "shift", "sigmas", "timesteps", "step_list", "policy"
     if given(args, flags):
         policy = choose_policy(args, has_predictor=False)
-        asked = [Case(policy, choose_schedule(args, default_schedule(dit), policy), passes, policy)]
+        schedule = choose_schedule(args, default_schedule(dit), policy)
+        in_full = Case(f"{schedule.steps} steps in full", schedule, passes, "full")
+        asked = [in_full] * (policy != "full") + [Case(policy, schedule, passes, policy)]
     elif dit.traits.has_glyphs:
         asked = [
             Case("8 steps", preset(8, 7.0), passes, "full"),

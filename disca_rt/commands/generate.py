@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
     from ..pipeline.sample import Sample
+    from ..sampling.loop import StepEvent
 
 DEFAULT_OUT = Path("out") / "video.mp4"
 
@@ -163,8 +164,16 @@ def _sample(
     ):
         if args.out is not None:
             _check_videos(args, runtime, request)
-        callbacks = {"on_stage": progress.on_stage, "on_step": progress.on_step}
-        return runtime.run(request, decode=False, **callbacks)
+        replaced: list[bool] = []
+
+        def on_step(event: "StepEvent") -> None:
+            progress.on_step(event)
+            replaced.append(event.plan.replaces())
+
+        sample = runtime.run(request, decode=False, on_stage=progress.on_stage, on_step=on_step)
+    if is_shown and not any(replaced) and runtime.resolved(request)[1].slots:
+        print(f"policy {request.policy}: nothing was cached at these settings")
+    return sample
 
 
 def write_videos(

@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="say what a model's folder or a checkpoint is",
         description="Reads names and headers only. Of a model's folder it says which parts are "
         "there, what is missing for what, and what it is sampled with; given a DiT and a "
-        "predictor, whether they fit.",
+        "predictor, whether they fit; of what a cache method learned, for which model.",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FOLDER|FILE", help="folders, checkpoints or Hub references"
@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
             console.print(_parts_table(folder), _settings_table(folder))
             for line in _lacks(folder):
                 console.print(line, soft_wrap=True, highlight=False)
+        if (learned := _learned_table(source)) is not None:
+            console.print(learned)
+            continue
         for part in _checkpoints(source, folder):
             infos.append(inspect_checkpoint(part))
             console.print(_table(infos[-1]))
@@ -59,6 +62,27 @@ def _folder(source: str, variant: str | None) -> "ModelFolder | None":
         return None
     folder = find_model(source, variant=variant)
     return None if folder.layout == ALONE else folder
+
+
+def _learned_table(source: str) -> "Table | None":
+    """The facts of a file of what a cache method learned; None of any other."""
+    from rich.table import Column, Table
+
+    from ..cache.learned_kinds import about
+
+    if Path(source).suffix != ".safetensors" or (found := about(Path(source))) is None:
+        return None
+    table = Table("property", Column("value", overflow="fold"), show_header=False)
+    for name, value in {
+        "kind": f"{found.holds}, of a cache method",
+        "method": found.method,
+        "version": found.version,
+        **found.sizes,
+        "tensors": ", ".join(f"{name} {shape}" for name, shape in found.shapes.items()),
+        "used by": found.policy,
+    }.items():
+        table.add_row(name, value)
+    return table
 
 
 def _checkpoints(source: str, folder: "ModelFolder | None") -> list[str | Path]:

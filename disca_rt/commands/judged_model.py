@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..pipeline.request import Request
     from ..pipeline.runtime import Runtime
 
+WITH_MODEL = "only with --model or --dit"
 FLAGS_OF_FACTS = "ops", "attention", "fp8_weights", "vae_dtype", "tiles", "noise", "match"
 
 
@@ -27,7 +28,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
     Conditionings may be several; policies are the command's own, and so are ranks: there are none.
     """
-    add_sampling_arguments(parser, command, has_ranks=False)
+    add_sampling_arguments(parser, command, has_ranks=False, when=WITH_MODEL)
     inputs = parser.add_argument_group("samples of --model or --dit, besides a prompt or --prompts")
     inputs.add_argument(
         "--conditioning",

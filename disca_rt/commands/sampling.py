@@ -52,11 +52,17 @@ NO_FIELDS: "Mapping[str, Any]" = MappingProxyType({})
 
 
 def add_sampling_arguments(
-    parser: argparse.ArgumentParser, command: str, has_ranks: bool = True
+    parser: argparse.ArgumentParser, command: str, has_ranks: bool = True, when: str = ""
 ) -> None:
-    """Add the prompt, and the groups models, input, ranks (if `has_ranks`) and schedule."""
-    parser.add_argument("prompt", nargs="?", type=prompt, help="what to show")
-    models = parser.add_argument_group("models (files, folders or Hub references)")
+    """Add the prompt, and the groups models, input, ranks (if `has_ranks`) and schedule.
+
+    `when` says of all but --device when they may be given, where that is not always.
+    """
+    parser.add_argument(
+        "prompt", nargs="?", type=prompt, help=f"what to show{when and '; ' + when}"
+    )
+    of_models = f"models (files, folders or Hub references){when and '; all but --device ' + when}"
+    models = parser.add_argument_group(of_models)
     add_folder_arguments(models)
     models.add_argument("--dit", help="checkpoint of the DiT, in place of that of --model")
     models.add_argument("--predictor", help="checkpoint of its DisCa predictor")
@@ -65,7 +71,7 @@ def add_sampling_arguments(
     models.add_argument("--ops", help=OPS_HELP)
     models.add_argument("--attention", default="auto", help=ATTENTION_HELP)
     add_fp8_argument(models)
-    inputs = parser.add_argument_group("input")
+    inputs = parser.add_argument_group(f"input{when and '; ' + when}")
     inputs.add_argument("--conditioning", type=Path, help="saved conditioning (.safetensors)")
     inputs.add_argument("--image", type=Path, help="picture that the video begins with")
     inputs.add_argument("--size", type=video_size, help="WIDTHxHEIGHTxFRAMES of the video")
@@ -90,7 +96,7 @@ def add_sampling_arguments(
         add_rank_arguments(parser, command)
     else:
         parser.set_defaults(**dict.fromkeys(RANK_FLAGS))
-    add_schedule_arguments(parser)
+    add_schedule_arguments(parser, f"schedule{when and '; ' + when}")
     add_calibration_argument(parser)
 
 

@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     add_model_arguments(parser, name)
     parser.add_argument("--budget", type=float, required=True, help="cost in full steps")
-    parser.add_argument("--subject", help="base or distilled (default)")
+    parser.add_argument("--subject", help="of the embedded model: base or distilled (default)")
     parser.add_argument(
         "--prompts",
         type=prompts,
@@ -57,7 +57,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     )
     parser.add_argument("--ladder", type=Path, help="folder of the embedded model's weights")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
-    parser.add_argument("--workers", type=int, help="processes that share the CPU's threads")
+    parser.add_argument(
+        "--workers", type=int, help="of the embedded model: processes that share the CPU's threads"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

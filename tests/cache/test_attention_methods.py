@@ -333,7 +333,10 @@ def test_masks_are_kept_as_bits() -> None:
         ("chipmunk:voxel_shape=4,6", "voxel_shape must be three sides"),
         ("chipmunk:full_step_schedule=1,2", "must have step 0"),
         ("chipmunk:full_step_schedule=0,2,skip_step_schedule=2", "got 2 in both"),
-        ("chipmunk:with-step-reuse", "skip_step_schedule must stay below steps: with 9 steps"),
+        (
+            "chipmunk:with-step-reuse",
+            "with-step-reuse is for 50 steps, this sample has 9: give --steps 50, or",
+        ),
         ("chipmunk:first_n_dense_layers=4", "must leave some of 4 blocks, got 4"),
     ],
 )

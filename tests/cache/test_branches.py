@@ -126,7 +126,7 @@ def test_pab_of_some_attentions(identifiers: str, blocks: tuple[int, int]) -> No
         ("adacache:codebook=0.2", "codebook must be rising changes with rates such as"),
         ("adacache:codebook=0.2:0", "a rate of codebook must be a whole number at least 1, got 0"),
         ("adacache:cache_loc=20", "cache_loc must be from 0 to 19, got 20"),
-        ("lazydit", "heads must be a file of learned heads, got none; give heads=FILE"),
+        ("lazydit", r"policy lazydit needs heads=FILE \(threshold\), got neither"),
     ],
 )
 def test_a_wrong_option_says_what_is_right(text: str, reason: str) -> None:
@@ -284,7 +284,7 @@ def test_gates_above_the_threshold_compute(method: str, eager: Models) -> None:
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        (None, "gates must be a file of learned gates, got none; give gates=FILE"),
+        (None, r"policy l2c needs gates=FILE \(thres\), got neither"),
         ("nowhere.safetensors", "nowhere.safetensors cannot be read as a file of gates"),
         (
             "version",

@@ -22,6 +22,7 @@ class Fitted(Listed):
     """A list that a table has, and an option that it has not."""
 
     fitted_in: ClassVar[str] = "listed"
+    fitted: ClassVar[tuple[str, ...]] = ("step_list",)
     threshold: float = 0.5
 
 

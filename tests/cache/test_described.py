@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cache_draws import CONFIG, OPS
-from disca_rt.cache.described import methods_page, options_of, preset_text
+from disca_rt.cache.described import (
+    brief,
+    marks,
+    methods_page,
+    options_in_words,
+    options_of,
+    preset_text,
+)
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import FAMILIES, POLICIES, build_policy, read_policy
 from disca_rt.cache.row import Parts, sketched
@@ -50,12 +57,65 @@ def test_the_command_lists_methods_and_tells_one(capsys: pytest.CaptureFixture) 
     assert main(["caches"]) == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in POLICIES)
+    assert max(map(len, listed.splitlines())) <= 90
     assert main(["caches", "hermite"]) == 0
     told = capsys.readouterr().out
     assert "contraction: a number (default 0.5)" in told
     assert "state: one of device, fp8, host, fp8-host (default device)" in told
-    assert main(["caches", "nothing"]) == 2
-    assert "a method must be one of" in capsys.readouterr().err
+    assert main(["caches", "hermit"]) == 2
+    assert "got 'hermit'; near it: hermite" in capsys.readouterr().err
+    assert main(["caches", "fora"]) == 0
+    assert "preset fora:disca-n3 (for 50 steps): step_list=0,1,2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [
+        ("reuse", ""),
+        ("disca", ""),
+        ("ertacache", "Cr"),
+        ("block-caching", "Cfr"),
+        ("omnicache", "cr"),
+        ("teacache", "c"),
+        ("fastcache", "c"),
+        ("ditfastattn", "c"),
+        ("l2c", "f"),
+        ("blockdance-ada", "fr"),
+        ("mixcache", "c2r"),
+        ("t-gate", "2"),
+        ("tokencache", "r"),
+    ],
+)
+def test_marks_say_what_a_method_needs(name: str, letters: str) -> None:
+    row = POLICIES[name]
+    assert marks(row) == letters
+    assert brief(name, row).split() == [name, *letters.split(), *row.brief.split()]
+    assert row.brief
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("l2c", "gates: the path of a file (required)"),
+        ("blockdance-ada", "net: the path of a file"),
+        ("blockdance-ada", "either rho and reuse, or net=FILE"),
+        ("toca", "fresh_rows: the path of a file, or none (default none)"),
+        ("ditfastattn", "plan: the path of a file (where left out, of a calibration that has it)"),
+        ("ditfastattn", "either plan=FILE, or (interval)"),
+        (
+            "hyca",
+            "solvers: words, commas between them (default taylor-1; where left out, of a "
+            "calibration that has it)",
+        ),
+        (
+            "fastcache",
+            "maps: the path of a file, or none (default none; where left out, of a "
+            "calibration that has it)",
+        ),
+    ],
+)
+def test_options_say_whether_they_are_files_and_who_gives_them(name: str, line: str) -> None:
+    assert line in options_in_words(POLICIES[name])
 
 
 DOCS = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site
 from disca_rt.cache.stand_ins.polynomial import Hermite, Taylor
 from disca_rt.cache.stand_ins.reuse import Reuse
-from disca_rt.config import MODELS
+from disca_rt.config import MODELS, DiTConfig
 from disca_rt.models.build import build_dit
 from disca_rt.sampling.state import numbers
 from disca_rt.schedule import get_preset, shifted
@@ -49,13 +49,17 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("teacash", r"must be one of \['.*'disca', .*'full', .*'taylor'.*\], got 't"),
+        ("teacash", r"^policy must be one of \d+ methods .*, got 'teacash'; near it: teacache"),
+        ("nonsense", "got 'nonsense'$"),
         ("taylor:oder=2", "taylor has no option 'oder'; its options: interval, order, "),
         ("full:order=2", "policy full has no option 'order'; its options: none"),
         ("taylor:order=two", "policy taylor: order must be a whole number, got 'two'"),
         ("taylor:step_list=0,x", "step_list must be numbers such as 0,1,2,5, got '0,x'"),
         ("taylor:5", "options must be option=value,..., got '5'"),
-        ("taylor:order=4,interval=2", "order must be a whole number from 0 to 3, got 4"),
+        (
+            "taylor:order=4,interval=2",
+            "^policy taylor: order must be a whole number from 0 to 3, got 4",
+        ),
         ("hermite:contraction=2,interval=2", "contraction must be above 0 and at most 1, got 2"),
         ("reuse:form=delta,interval=0", "interval must be a whole number at least 1, got 0"),
         ("reuse:form=sum,interval=2", "form must be output or delta, got 'sum'"),
@@ -67,11 +71,37 @@ def test_options_reach_the_rule_and_the_stand_in() -> None:
         ("adacache:codebook=nan:1", "codebook must be rising changes with rates such as"),
         ("feb-cache:a=inf", "a must be a number above 0 and at most 10, got inf"),
         ("fastercache:alpha_low_frequency=0", "alpha_low_frequency must be a number above 0"),
+        ("teacache:rel_l1_thresh=-1", r"^policy teacache: rel_l1_thresh must .*, got -1.0$"),
+        ("reuse:interval=2+taylor:order=4", r"^policy reuse\+taylor: order must be"),
     ],
 )
 def test_a_wrong_text_says_what_is_right(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build_policy(text, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "fora:disca-n3",
+            "^policy fora:disca-n3 is for 50 steps, this sample has 20: give --steps 50, or "
+            "options of your own such as fora:fresh_threshold=3$",
+        ),
+        ("fora:disca-n3,last_step_full=true", "policy fora needs"),
+        ("fora:disca-n3,step_list=0,20", "^policy fora: step_list must stay below steps: with 20"),
+        ("fora:disca-n3+taylor", "^policy fora:disca-n3 is for 50 steps, this sample has 20"),
+        (
+            "chipmunk:with-step-reuse,top_keys=0.1",
+            "^policy chipmunk:with-step-reuse is for 50 steps",
+        ),
+        ("fasterdiffusion:late-keys", "^policy fasterdiffusion:late-keys is for 50 steps"),
+        ("disca:step_list=0,20", "^policy disca: step_list must stay below steps: with 20"),
+    ],
+)
+def test_a_preset_says_for_how_many_steps_its_list_is(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        resolve(shifted(20, 5.0), text, sketched(DiTConfig()))
 
 
 def test_disca_without_a_predictor_and_a_list_beyond_the_steps() -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from disca_rt.cache.policies import POLICIES as POLICY_ROWS
 from disca_rt.cache.stand_ins.kept_elsewhere import STATES
 from disca_rt.cache_judge.judging import Judging
 from disca_rt.cache_judge.page import page
-from disca_rt.cache_judge.picture import write_picture
+from disca_rt.cache_judge.picture import _curves, _ticks, write_picture
 from disca_rt.cache_judge.record import Record
 from disca_rt.cache_judge.similarity import SAME, eight_bits, likeness, psnr, ssim
 from disca_rt.cache_judge.subject import UNCACHED, Clip
@@ -148,6 +149,50 @@ def test_many_methods_get_a_panel_for_each_family(
     first, every = text.split("All policies:")
     assert first.count("| **`") == len(frontier(rows)) == every.count("| **`")
     assert every.count("| `") == len(rows) - len(frontier(rows))
+
+
+def test_names_of_points_stay_within_their_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), save(f, *a, **k)))
+    write_picture(
+        tmp_path / "caches.png", {"s": made_up_rows(["taylorseer-attention", "teacache"])}
+    )
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    large = figure.axes[0]
+    frame = large.get_window_extent(renderer)
+    assert len(large.texts) > 1
+    for text in large.texts:
+        box = text.get_window_extent(renderer)
+        assert box.x1 <= frame.x1
+        assert box.y1 <= frame.y1
+
+
+def test_lines_join_settings_that_differ_in_one_option() -> None:
+    texts = (
+        *("dicache:rel_l1_thresh=0.1,ret_ratio=0.1", "dicache:rel_l1_thresh=0.3,ret_ratio=0.1"),
+        *("dicache:rel_l1_thresh=0.2", "reuse:step_list=0,1", "reuse:step_list=0,2"),
+        *("mixcache:theta=0.1,N=4,3,2", "mixcache:theta=0.2,N=5,4,3", "reuse:interval=2"),
+    )
+    row = made_up_rows(["reuse"])[0]
+    joined = _curves([row._replace(policy=text) for text in texts[:3]])
+    assert [[each.policy for each in curve] for curve in joined] == [[*texts[:2]]]
+    joined = _curves([row._replace(policy=text) for text in (*texts[3:5], texts[7])])
+    assert [[each.policy for each in curve] for curve in joined] == [[*texts[3:5]]]
+    assert _curves([row._replace(policy=text) for text in texts[5:7]]) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.09), (0.9, 1.4), (1.0, 3.0), (0.7, 12.0), (3, 40)]
+)
+def test_an_axis_has_several_ticks_of_plain_numbers(low: float, high: float) -> None:
+    for most in (9, 14):
+        numbered, others = _ticks(low, high, most)
+        assert 3 <= len(numbered) <= most
+        assert all(low <= tick <= high for tick in (*numbered, *others))
 
 
 def test_frames_are_compared_a_few_at_a_time() -> None:

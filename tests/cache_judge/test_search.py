@@ -1,6 +1,7 @@
 """The search: the best list by dynamic programming, then by what samples say."""
 
-from itertools import combinations
+import time
+from itertools import combinations, count
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,17 @@ def test_the_list_of_a_combination_is_that_of_its_rule(name: str, tmp_path: Path
     rule, stand_in = name.split("+")
     listed = ",".join(map(str, found.step_list))
     assert found.policy == f"{rule}:step_list={listed}+{stand_in}"
+
+
+def test_a_search_tells_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(time, "monotonic", lambda: 10.0 * next(clock))
+    told: list[str] = []
+    subject = MadeUp(steps=5)
+    Search(subject, Record(tmp_path / "search.jsonl"), 3.9, told.append).run(["reuse"], 4)
+    assert told[0] == f"made-up, 8 steps: {len(subject.prompts)} prompts without a cache"
+    assert any(line.startswith("reuse: drifts after step 2 of 4, prompt ") for line in told)
+    assert "reuse: list 3 of at most 4" in told
 
 
 def test_a_budget_below_one_full_step_is_refused(tmp_path: Path) -> None:

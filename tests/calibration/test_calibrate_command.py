@@ -67,6 +67,11 @@ def test_a_named_calibration_is_used_or_refused(capsys, tmp_path: Path) -> None:
             "latents 2x8x8, not 2x8x16",
         ),
         ([*SMALL, "--policy", "full"], "policy full takes nothing from a calibration"),
+        (
+            [*SMALL, "--policy", "magcache:table=720p"],
+            f"policy magcache:table=720p takes nothing from calibration {path}, which has block-",
+        ),
+        ([*SMALL, "--policy", "fastcache"], "policy fastcache takes nothing from calibration"),
     ):
         assert main(["generate", PROMPT, *words, *named]) == 2
         error = capsys.readouterr().err
@@ -89,7 +94,7 @@ def test_a_calibration_is_the_same_each_time_and_after_an_interruption(
         return real(*arguments)
 
     monkeypatch.setattr(recording, "path_numbers", interrupted)
-    assert main([*words, "--out", str(second)]) == 2
+    assert main([*words, "--out", str(second)]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len([*(tmp_path / "b.recording").iterdir()]) == 3
     assert main([*words, "--out", str(second)]) == 0

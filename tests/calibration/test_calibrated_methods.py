@@ -203,8 +203,8 @@ def test_a_folder_is_read_again_only_when_a_file_changes(
     monkeypatch.setattr("disca_rt.calibration.file.read_calibration", counted)
     path, subject, found = tmp_path / "c.json", Subject(CONFIG), Found((tmp_path,))
     for value in (1.0, 2.0):
-        write_calibration(path, subject, Tables({"a": {"b": value}}, {}), {})
+        write_calibration(path, subject, Tables({"mixcache": {"theta": value}}, {}), {})
         os.utime(path, ns=(0, int(value)))
         for _ in range(3):
-            assert found.fitting(subject).tables == {"a": {"b": value}}
+            assert found.fitting(subject).tables == {"mixcache": {"theta": value}}
     assert read == [path, path]

@@ -119,7 +119,12 @@ def test_trials_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 
 def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "c.json"
-    values = {"a": {"numbers": (1.0, 0.1), "nested": ((1, 2), (3,)), "name": "x", "none": None}}
+    values = {
+        "magcache": {"mag_ratios": (1.0, 0.1), "mag_ratios_2": None},
+        "ditfastattn": {"plan": (("full_attn",), ("output_share",))},
+        "mixcache": {"theta": 1},
+        "changes": {"velocity": (0.0, 0.5)},
+    }
     tensor = torch.randn(2, 3)
     written = write_calibration(path, SUBJECT, Tables(values, {"a.map": tensor}), {"prompts": 1})
     assert written == [path, tensors_of(path)]
@@ -165,13 +170,59 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ('{"teacup": {}}', "has table 'teacup', and there are block-caching, changes, "),
+        ('{"teacache": 3}', "table teacache must be options, got 3; "),
+        (
+            '{"teacache": {"coefs": [1]}}',
+            "table teacache has no option 'coefs'; its options: coefficients; ",
+        ),
+        (
+            '{"teacache": {"coefficients": "abc"}}',
+            "table teacache: coefficients must be finite numbers such as 0,1,2,5, got 'abc'; ",
+        ),
+        ('{"teacache": {"coefficients": [1, NaN]}}', ": coefficients must be finite numbers "),
+        ('{"teacache": {"coefficients": [1, NaN]}}', ", got nan; "),
+        ('{"teacache": {"coefficients": [1, "2"]}}', ", got '2'; "),
+        ('{"mixcache": {"theta": Infinity}}', "theta must be a finite number, got inf; "),
+        ('{"mixcache": {"theta": true}}', "theta must be a finite number, got True; "),
+        ('{"hyca": {"solvers": [1]}}', "solvers must be words, commas between them, got "),
+        ('{"ditfastattn": {"plan": [[0]]}}', "plan must be the path of a file"),
+        ('{"changes": {"velocity": [null]}}', "velocity must be finite numbers"),
+    ],
+)
+def test_a_table_that_no_method_can_take_is_refused_when_it_is_read(
+    tmp_path: Path, tables: str, reason: str
+) -> None:
+    path = tmp_path / "c.json"
+    write_calibration(path, SUBJECT, Tables({}, {}), {})
+    path.write_text(path.read_text().replace('"tables": {}', f'"tables": {tables}'))
+    with pytest.raises(ValueError, match="calibrate again, or take it out") as raised:
+        read_calibration(path)
+    assert f"calibration {path}" in str(raised.value)
+    assert reason in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+class Fitted(Listed):
+    fitted_in = "listed"
+    fitted = ("step_list",)
+
+
+@pytest.fixture
+def fitted_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policies.POLICIES, "fitted", Row((Fitted,), everywhere(Reuse)))
+
+
 def write(folder: Path, name: str, subject: Subject, value: int) -> Path:
     path = folder / f"{name}.json"
     write_calibration(path, subject, Tables({"listed": {"step_list": (0, value)}}, {}), {})
     return path
 
 
-def test_the_newest_that_fits_is_found(tmp_path: Path) -> None:
+def test_the_newest_that_fits_is_found(fitted_row, tmp_path: Path) -> None:
     other = Subject(CONFIG, "cd", (2, 4, 4), SUBJECT.sigmas, (None, None))
     (tmp_path / "broken.json").write_text("{")
     for age, (name, subject) in enumerate([("c", other), ("b", SUBJECT), ("a", SUBJECT)]):
@@ -194,15 +245,6 @@ def test_the_usual_place_is_the_users_cache(monkeypatch, tmp_path: Path) -> None
         tmp_path / "model" / "calibrations",
         cache_folder(),
     )
-
-
-class Fitted(Listed):
-    fitted_in = "listed"
-
-
-@pytest.fixture
-def fitted_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(policies.POLICIES, "fitted", Row((Fitted,), everywhere(Reuse)))
 
 
 def test_a_pipeline_takes_options_from_a_calibration_that_fits(fitted_row, tmp_path) -> None:

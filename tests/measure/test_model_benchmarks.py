@@ -478,7 +478,7 @@ def test_an_interruption_keeps_what_was_measured(
         return run(self, replace(comparison, contenders=contenders), *finish)
 
     monkeypatch.setattr(Session, "run", interrupted)
-    records = bench("--samples", "9", code=2)
+    records = bench("--samples", "9", code=130)
     assert "interrupted; what was measured until then is in" in capsys.readouterr().err
     assert [record.samples for record in records] == [9, 9, 9, 9, 2]
     assert records[-1].benchmark == "predicted step, tiny 8x8x1"

@@ -193,7 +193,7 @@ def test_an_interruption_says_what_is_left(
         assert main([*flags, "--steps", str(steps)]) == 0
 
     monkeypatch.setattr(BaseStage, "loss", Mock(side_effect=KeyboardInterrupt))
-    assert main([*flags, "--steps", "2"]) == 2
+    assert main([*flags, "--steps", "2"]) == 130
     assert f"interrupted; {left}" in capsys.readouterr().err.splitlines()[-1]
 
 

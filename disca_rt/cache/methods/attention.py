@@ -18,6 +18,7 @@ ROWS = {
     "chipmunk": Row(
         (SparseSteps,),
         (Where(JointAttention, SparseDelta), Where(WholeWhereSkipped, Reuse)),
+        brief="the heaviest attention columns, and the rest of a full step",
         about="Attention to all keys at a few steps; at the others to the heaviest 5 % of each "
         "group of queries and 1 % at random, plus what the rest added at the last full step. "
         "With with-step-reuse half of the steps take the tokens of the step before instead. FLOPs "
@@ -27,6 +28,7 @@ ROWS = {
             "with-step-reuse": {"skip_step_schedule": SKIPPED},
             "small": {"voxel_shape": (1, 4, 4), "counts_multiple_of": 1},
         },
+        preset_steps={"with-step-reuse": 50},
         is_placed=True,
     ),
     "ditfastattn": Row(
@@ -36,6 +38,7 @@ ROWS = {
             Where(Windows, WindowResidual),
             Where(SharedBetweenPasses, FromConditional),
         ),
+        brief="each block's attention by a plan: last, window or other pass's",
         about="Each block's attention in each step by a calibrated plan: in full, its last output, "
         "a window of image keys plus what the rest added, or the conditional pass's. The plan is a "
         "file, or that of disca-rt calibrate --attention-plan. Without one, or with an interval: "
@@ -46,6 +49,8 @@ ROWS = {
     "rainfusion": Row(
         (AfterWarmUp,),
         (Where(EveryAttention, HeadMasks),),
+        brief="each head attends to near frames, near places or every second",
+        is_reconstructed=True,
         about="Each head attends to frames near it, to places near it, or to every second key, "
         "whichever its own queries tell in every step. It keeps nothing; with another method's "
         "rule, as in teacache+rainfusion, that one says which steps attend in full.",

@@ -19,6 +19,7 @@ ROWS = {
     "fora": Row(
         (Fresh, Listed),
         everywhere(OnlyOutput, EveryBranch),
+        brief="attention and MLPs of every block again",
         about="Reuses attention and MLP of every block, computed every fresh_threshold steps. "
         "The presets of DisCa's Table 4 are for 50 steps; of the 20 full ones there only the count "
         "is known, and the list is ours.",
@@ -27,10 +28,12 @@ ROWS = {
             "disca-n3": {"step_list": (0, 1, 2, 3, *range(4, 50, 3))},
             "disca-n6": {"fresh_threshold": 6},
         },
+        preset_steps={"disca-n3": 50},
     ),
     "pab": Row(
         (Broadcast,),
         everywhere(OnlyOutput, Broadcasts),
+        brief="attention outputs again within a window of noise levels",
         about="Reuses attention outputs within a window of noise levels; all else is computed. As "
         "presets DisCa's setting, without a window, MixCache's, and Open-Sora's window and MLPs.",
         paper="PAB, arXiv 2408.12588",
@@ -55,6 +58,7 @@ ROWS = {
     "feb-cache": Row(
         (States,),
         everywhere(OnlyOutput, Kinds),
+        brief="attention, MLPs or both again, by a state of each step",
         about="Reuses attention, MLPs or both of all blocks by a state of each step; the states "
         "are found by a search for each model, and none are published for video.",
         paper="FEB-Cache, arXiv 2503.07120",
@@ -63,6 +67,7 @@ ROWS = {
     "l2c": Row(
         (Gated,),
         everywhere(OnlyOutput, BranchPairs),
+        brief="branches by learned gates, trained on pairs of steps",
         about="Reuses branches by learned gates of each step, trained on pairs of steps.",
         paper="Learning-to-Cache, arXiv 2406.01733",
         is_placed=True,
@@ -70,6 +75,7 @@ ROWS = {
     "harmonica": Row(
         (Gated,),
         everywhere(OnlyOutput, BranchPairs),
+        brief="branches by learned gates, trained along whole samples",
         about="Reuses branches by learned gates of each step, trained along whole samples.",
         paper="HarmoniCa, arXiv 2410.01723",
         is_placed=True,
@@ -77,6 +83,7 @@ ROWS = {
     "lazydit": Row(
         (Lazy,),
         everywhere(OnlyOutput, BranchPairs),
+        brief="branches where a learned head says so of their input",
         about="Reuses a branch where a learned linear head says so of its input, step by step.",
         paper="LazyDiT, arXiv 2412.12444",
         is_placed=True,
@@ -84,6 +91,7 @@ ROWS = {
     "adacache": Row(
         (AdaCache,),
         everywhere(OnlyOutput, GatedAround),
+        brief="branches' sums again, for as long as change and motion say",
         about="Reuses what all branches add to the tokens, for as many steps as the change of one "
         "of them and its motion say. Presets: the authors' codebooks.",
         paper="AdaCache, arXiv 2411.02397",

@@ -22,6 +22,7 @@ ROWS = {
     "taylorseer": Row(
         FIRST_OR_LISTED,
         everywhere(TaylorSeer, EveryBranch),
+        brief="Taylor polynomials of every branch of every block",
         about=(
             "Every branch of every block is forecast, before its gate, by a Taylor polynomial over "
             "the step index; norms, modulations and gates are computed anew. The presets have the "
@@ -36,6 +37,7 @@ ROWS = {
     "taylorseer-hidden": Row(
         FIRST_OR_LISTED,
         everywhere(TaylorSeer),
+        brief="TaylorSeer's polynomial of the last hidden state",
         about="The hidden state after the last block is forecast by TaylorSeer's polynomial.",
         paper="Cache4Diffusion's taylorseer_hunyuan_video; arXiv 2503.06923",
         defaults={"fresh_threshold": 6, "first_enhance": 3},
@@ -43,6 +45,7 @@ ROWS = {
     "taylorseer-attention": Row(
         (CacheInterval,),
         everywhere(DiffusersTaylor, Attentions),
+        brief="Taylor polynomials of attention outputs; MLPs always run",
         about=(
             "The attention outputs of every block are forecast by a Taylor polynomial; MLPs are "
             "computed in every step."
@@ -52,6 +55,7 @@ ROWS = {
     "taylorseer-lite": Row(
         (CacheInterval,),
         everywhere(DiffusersTaylor, Velocity),
+        brief="a Taylor polynomial of the model's output: nothing runs",
         about=(
             "What the model gives after its head is forecast by a Taylor polynomial: neither "
             "embedding nor blocks nor head run."
@@ -61,6 +65,7 @@ ROWS = {
     "hicache": Row(
         FIRST_OR_LISTED,
         everywhere(HiCache, BranchesOrHidden),
+        brief="as taylorseer, in scaled Hermite polynomials",
         about=(
             "As taylorseer, in scaled Hermite polynomials, which grow less with the distance; of "
             "all branches, or of the last hidden state."
@@ -75,6 +80,7 @@ ROWS = {
     "foca": Row(
         FIRST_OR_LISTED,
         everywhere(FoCa, BranchesOrHidden),
+        brief="BDF2 corrected by Heun, of branches or the hidden state",
         about=(
             "Each step is predicted by BDF2 and corrected by Heun from the two before it, forecast "
             "ones too; of all branches, or of the last hidden state."
@@ -85,6 +91,7 @@ ROWS = {
     "freqca": Row(
         (Enhanced, Listed),
         everywhere(FreqCa),
+        brief="hidden state in two bands: low ones again, high ones forecast",
         about=(
             "The last hidden state is split in two bands over the tokens' grid: the low one is "
             "reused, the high one forecast by Hermite polynomials."
@@ -94,6 +101,8 @@ ROWS = {
     "hyca": Row(
         FIRST_OR_LISTED,
         everywhere(HyCa),
+        brief="a solver for each channel of the hidden state",
+        is_reconstructed=True,
         about=(
             "Each channel of the last hidden state is forecast by a solver of its own: reuse, "
             "Taylor, Adams-Bashforth, or BDF2 with Heun, in one weighted sum."
@@ -104,6 +113,7 @@ ROWS = {
     "half-taylor": Row(
         LISTED_OR_INTERVAL,
         everywhere(HalfTaylor),
+        brief="half of the hidden state's last change, bounded; our own",
         about=(
             "Half of the hidden state's last change is added, and never more than half of it: "
             "between reuse and a Taylor polynomial."
@@ -113,12 +123,14 @@ ROWS = {
     "disca-fed": Row(
         LISTED_OR_INTERVAL,
         everywhere(Fed),
+        brief="DisCa's predictor, fed with a forecast; our own",
         about="DisCa's learned predictor, given a forecast of the hidden state as its kept one.",
         paper="ours; DisCa, arXiv 2602.05449",
     ),
     "speca": Row(
         (SpeCa,),
         everywhere(TaylorSeer, LastBlockApart),
+        brief="Taylor drafts, verified by the last block",
         about=(
             "Taylor forecasts of every branch are drafts; the last block is computed on a draft's "
             "input, and its error says whether the next step is full, or this one is done again."

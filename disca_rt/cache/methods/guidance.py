@@ -16,6 +16,7 @@ ROWS = {
     "fastercache": Row(
         (FasterCache, FasterCacheOf50),
         (Where(ConditionalAttentions, LastTwo), Where(Unconditional, FrequencyBands)),
+        brief="attention goes on by its last change; the second pass by bands",
         about="Attention outputs go on by a share of their last change; the unconditional pass is "
         "the conditional one plus their last difference, scaled in two bands of frequencies. Where "
         "there is one pass (distilled guidance) only the part on attention is left.",
@@ -32,6 +33,8 @@ ROWS = {
     "mixcache": Row(
         (MixCache,),
         (Where(Velocity, Reuse), Where(Unconditional, OnlyChange), Where(Prefixes, Reuse)),
+        brief="velocity, guidance or first blocks again, what changes least",
+        is_reconstructed=True,
         about="After a warm-up one step in N is full, N by what full steps change; others cache "
         "the guided velocity, the unconditional pass, or that and the first blocks, whichever "
         "would change the result least, and never twice in a row the same.",
@@ -46,6 +49,7 @@ ROWS = {
             Where(SelfAttentions, OnlyOutput),
             Where(Unconditional, Conditional),
         ),
+        brief="text branches fixed, no second pass late; of cross-attention",
         about="A mapping, for a method of cross-attention: from a gate on the text rows of double "
         "blocks are reused, as the mean of both passes, and the unconditional pass is dropped; "
         "before it self-attention is computed now and then.",

@@ -32,6 +32,7 @@ ROWS = {
     "dbcache": Row(
         (DBCache,),
         everywhere(Calibrated, Middles),
+        brief="first blocks probe; those behind again, or forecast",
         about="The first blocks of each kind always run; where their residual has changed little, "
         "the last change of the blocks behind them is used again, or forecast.",
         paper="cache-dit 1.5.3, github.com/vipshop/cache-dit",
@@ -40,6 +41,7 @@ ROWS = {
     "fbcache": Row(
         (FirstBlock,),
         everywhere(Change, AfterFirst),
+        brief="the first block probes; the change of all behind it again",
         about="The first block always runs; where its residual has changed little, the last change "
         "of all blocks behind it is used again.",
         paper="first_block_cache of diffusers 0.42.1, after ParaAttention",
@@ -47,6 +49,7 @@ ROWS = {
     "foresight": Row(
         (Foresight,),
         everywhere(Reuse, Prefixes),
+        brief="blocks up to the last one that changes little stand still",
         about="A warm-up tells how much each block's output changes. Later the output of the last "
         "block that has changed less stands in for all blocks up to it. Keeps all blocks' outputs.",
         paper="Foresight, github.com/STAR-Laboratory/foresight",
@@ -55,6 +58,8 @@ ROWS = {
     "delta-dit": Row(
         (DeltaDiT,),
         everywhere(Change, BackAndFront),
+        brief="the change of single, back or front blocks again",
+        is_reconstructed=True,
         about="Every N-th step is full; in the others the last change of the single blocks is "
         "added instead (DisCa's setting), or that of back blocks early and of front blocks late.",
         paper="Delta-DiT, arXiv 2406.01125; no code of its authors",
@@ -64,6 +69,7 @@ ROWS = {
     "deepcache": Row(
         (DeepCache,),
         everywhere(Reuse, Inner),
+        brief="inner blocks' output again, outer ones run; of U-Nets, mapped",
         about="Outer blocks always run; the output of the inner ones is used again between full "
         "steps. A mapping of U-Net branches to a DiT, which has no skips.",
         paper="DeepCache, arXiv 2312.00858, github.com/horseee/DeepCache",
@@ -71,16 +77,20 @@ ROWS = {
     "fasterdiffusion": Row(
         (KeySteps,),
         (Where(FrontHalf, Reuse), Where(NoisyVelocity, PriorNoise)),
+        brief="the front half runs at key steps only; of U-Nets, mapped",
         about="The front half of the blocks runs at key steps only, which lie early; the back half "
         "always. Late steps add a little of the sample's first noise. A mapping of a U-Net's "
         "encoder; batched steps are left out.",
         paper="Faster Diffusion, arXiv 2312.09608, github.com/hutaiHang/Faster-Diffusion",
         presets={"late-keys": {"key_steps": (0, 1, 2, 3, 5, 10, 15, 25, 35, 42, 48)}},
+        preset_steps={"late-keys": 50},
         is_placed=True,
     ),
     "blockdance": Row(
         (LateGroups,),
         everywhere(Reuse, Prefix),
+        brief="late steps: one block's output for all blocks up to it",
+        is_reconstructed=True,
         about="Early steps are full; later only every N-th one is, and in the others the output of "
         "one block stands in for all blocks up to it.",
         paper="BlockDance, arXiv 2503.15927, as MixCache ran it; no code of its authors",
@@ -88,6 +98,8 @@ ROWS = {
     "blockdance-ada": Row(
         (Chosen, ByNetwork),
         everywhere(Reuse, Prefix),
+        brief="as blockdance, the steps chosen by a network for each sample",
+        is_reconstructed=True,
         about="As blockdance, but a small network chooses each sample's later steps once the early "
         "ones have run: trained by disca-rt train cache, or a list that is given.",
         paper="BlockDance-Ada, arXiv 2503.15927; no code and no weights of its authors",
@@ -95,6 +107,7 @@ ROWS = {
     "profilingdit": Row(
         (ProfilingDiT,),
         everywhere(Change, Profiled),
+        brief="the change of blocks that attend to the background again",
         about="Ranges of blocks that attend to the background are replaced by their last change; "
         "double and single blocks are computed in steps of their own.",
         paper="ProfilingDiT, arXiv 2504.03140, github.com/GeekGuru123/ProfilingDiT",
@@ -103,6 +116,8 @@ ROWS = {
     "block-caching": Row(
         (RefreshTable, TrainedTable),
         everywhere(ScaledShifted, EachBlock),
+        brief="each block's change again until it has changed enough",
+        is_reconstructed=True,
         about="Each block is replaced by its last change until its changes, as a calibration has "
         "measured them, add up to too much; with scale_shift, a file of disca-rt train cache, by a "
         "trained scale and shift of it.",

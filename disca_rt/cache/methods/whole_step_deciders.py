@@ -37,6 +37,8 @@ ROWS = {
     "ab-cache": Row(
         LISTED_OR_INTERVAL,
         everywhere(AdamsBashforth, Output),
+        brief="Adams-Bashforth over the last outputs",
+        is_reconstructed=True,
         about="The outputs of the last one, two or three steps, predicted ones too, combined as an "
         "Adams-Bashforth step would. Reconstructed; at the velocity, or at the last hidden state.",
         paper="AB-Cache, arXiv 2504.10540",
@@ -44,6 +46,8 @@ ROWS = {
     "ertacache": Row(
         (ErrorBelow, ErrorScaled),
         everywhere(ScaledChange),
+        brief="residual again, scaled, outside a list or where it errs least",
+        is_reconstructed=True,
         about="All blocks' residual is reused outside a fixed list, one's own or where a "
         "calibration has its error below a threshold, each time scaled by how far it will have "
         "drifted. Reconstructed.",
@@ -52,6 +56,8 @@ ROWS = {
     "omnicache": Row(
         (EarlyLateListed, EarlyLateInterval, EarlyLateBends),
         everywhere(LessNoise, Velocity),
+        brief="velocity again, less the error that reuse had before",
+        is_reconstructed=True,
         about="The velocity is reused outside a fixed list, less the error that reuse had at the "
         "last full step: its low frequencies early, its high ones late. Reconstructed.",
         paper="OmniCache, arXiv 2508.16212",
@@ -59,6 +65,7 @@ ROWS = {
     "teacache": Row(
         (TeaCache,),
         everywhere(Reuse),
+        brief="residual again until the modulated input has changed enough",
         about="All blocks' residual is reused until the changes of the first block's modulated "
         "input, through a fitted polynomial, have added up to a threshold.",
         paper="TeaCache, arXiv 2411.19108",
@@ -68,6 +75,7 @@ ROWS = {
     "magcache": Row(
         (MagCache,),
         everywhere(Reuse),
+        brief="residual again while a table of its sizes keeps errors small",
         about="All blocks' residual is reused while a table of how its size changes from step to "
         "step keeps the added-up error small. Full steps are known before the run.",
         paper="MagCache, arXiv 2506.09045",
@@ -77,6 +85,7 @@ ROWS = {
     "easycache": Row(
         (EasyCache,),
         everywhere(Reuse, Velocity),
+        brief="velocity less latents again until the latents have changed",
         about="The difference between the velocity and the latents is reused, without any pass, "
         "until the latents' changes, at the rate the velocity last followed them, add up.",
         paper="EasyCache, arXiv 2507.02860",
@@ -85,6 +94,7 @@ ROWS = {
     "dicache": Row(
         (DiCache,),
         everywhere(Aligned),
+        brief="the first blocks probe; the others' residual by how they moved",
         about="The first blocks of every step are a probe; while its changes are small, the other "
         "blocks' residual is taken from the last two full steps, as far along as the probe's is.",
         paper="DiCache, arXiv 2508.17356",
@@ -92,6 +102,7 @@ ROWS = {
     "jenga-steps": Row(
         (Proportional,),
         everywhere(Reuse),
+        brief="residual again outside Jenga's list of 23 steps of 50",
         about="All blocks' residual is reused outside a fixed list: 23 full steps of 50. The list "
         "alone; Jenga's sparse attention and lower resolutions are no part of it.",
         paper="Jenga, arXiv 2505.16864",
@@ -100,6 +111,7 @@ ROWS = {
     "teacache-1.5": Row(
         (Middle,),
         everywhere(Reuse),
+        brief="1.5's own: hidden state again, 25 full steps of 50",
         about="HunyuanVideo 1.5's own teacache: the last hidden state again, outside a fixed list "
         "of 25 full steps of 50. Nothing is measured.",
         paper="HunyuanVideo 1.5 with AngelSlim, official code",
@@ -107,6 +119,7 @@ ROWS = {
     "taylorcache-1.5": Row(
         (Middle,),
         everywhere(Taylor),
+        brief="1.5's own: Taylor of the hidden state, 25 full steps of 50",
         about="HunyuanVideo 1.5's own taylorcache: the last hidden state by a Taylor polynomial of "
         "second order, outside a fixed list of 25 full steps of 50.",
         paper="HunyuanVideo 1.5 with AngelSlim, official code",
@@ -115,6 +128,7 @@ ROWS = {
     "deepcache-1.5": Row(
         (Middle,),
         everywhere(Reuse, BeforeLast),
+        brief="1.5's own: the last block alone runs, 25 full steps of 50",
         about="HunyuanVideo 1.5's own deepcache: the tokens before the last block again, and that "
         "block on them, outside a fixed list of 25 full steps of 50.",
         paper="HunyuanVideo 1.5 with AngelSlim, official code",

@@ -9,7 +9,7 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..adjustment_file import read_adjustment
 from ..learned_file import check_steps
-from ..options import check_number
+from ..options import File, check_number
 from ..plan import Act, Seen, Setting, StepPlan, labelled
 from ..rule import Memoryless, RuleDefaults
 
@@ -27,6 +27,7 @@ class RefreshTable(RuleDefaults):
     """
 
     fitted_in: ClassVar[str] = "block-caching"
+    fitted: ClassVar[tuple[str, ...]] = ("curves",)
     curves: tuple[float, ...]
     delta: float = 0.2
     probes = ()
@@ -56,7 +57,7 @@ class TrainedTable(Memoryless):
     """
 
     config: DiTConfig
-    scale_shift: str
+    scale_shift: File
     digest: str = field(init=False, default="")
     _table: Table = field(init=False, default=(), compare=False, repr=False)
 

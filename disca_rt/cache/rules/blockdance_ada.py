@@ -6,7 +6,7 @@ from ...config import DiTConfig
 from ...schedule import Step
 from ..decision_network import Network
 from ..network_file import NetworkFile, read_network
-from ..options import check_int
+from ..options import File, check_int
 from ..plan import Probe, Seen, Setting, StepPlan
 from ..rule import Memoryless, RuleDefaults
 
@@ -55,7 +55,7 @@ class ByNetwork(RuleDefaults):
     """
 
     config: DiTConfig
-    net: str
+    net: File
     digest: str = field(init=False, default="")
     probes: tuple[Probe, ...] = field(init=False, default=(), compare=False, repr=False)
     _file: NetworkFile | None = field(init=False, default=None, compare=False, repr=False)

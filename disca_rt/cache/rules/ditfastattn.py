@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...schedule import Step
-from ..attention_plan import FULL, REUSE, SHARED, WINDOW, as_plan
+from ..attention_plan import FULL, REUSE, SHARED, WINDOW, Ways, as_plan
 from ..attention_slots import KINDS, Kind
 from ..labels import FULL as FULL_STEP
 from ..labels import PREDICTED, SPARSE
-from ..options import check_int
+from ..options import File, check_int
 from ..plan import Act, Seen, Setting, StepPlan
 from ..rule import Memoryless
 
@@ -43,7 +43,8 @@ class ByPlan(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "ditfastattn"
-    plan: str  # a path; the plan itself once built
+    fitted: ClassVar[tuple[str, ...]] = ("plan",)
+    plan: File | Ways  # the plan itself once built
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", as_plan(self.plan))

@@ -47,6 +47,7 @@ class ErrorBelow(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "ertacache"
+    fitted: ClassVar[tuple[str, ...]] = ("errors", "scales")
     gives = ErrorScaled.gives
     errors: tuple[float, ...]
     scales: tuple[float, ...]

@@ -48,6 +48,7 @@ class States(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "feb-cache"
+    fitted: ClassVar[tuple[str, ...]] = ("attention_errors", "both_errors")
     fitted_unless: ClassVar[tuple[str, ...]] = ("states", "interval")
     states: tuple[int, ...] = ()
     interval: int = 3

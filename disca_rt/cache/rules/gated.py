@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ...config import DiTConfig
 from ...schedule import Step
 from ..gate_file import GateFile, read_gates
+from ..options import File
 from ..plan import Act, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
 
@@ -18,15 +19,13 @@ class Gated(Memoryless):
     """
 
     config: DiTConfig
-    gates: str | None = None
+    gates: File
     thres: float = 0.1
     digest: str = field(init=False, default="")
     _file: GateFile | None = field(init=False, default=None, compare=False, repr=False)
     _acts: tuple[tuple[Act, ...], ...] = field(init=False, default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.gates is None:
-            raise ValueError("gates must be a file of learned gates, got none; give gates=FILE")
         file = read_gates(self.gates, "gates", self.config)
         computed = (file.tensor > self.thres).tolist()
         computed[0] = [True] * len(computed[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...config import DiTConfig
 from ...schedule import Step
 from ..gate_file import GateFile, read_gates
+from ..options import File
 from ..placements.branches import pairs
 from ..plan import Act, Answer, Ask, Probe, Seen, Setting, StepPlan, label_of_branches
 from ..rule import Memoryless
@@ -25,15 +26,13 @@ class Lazy(Memoryless):
     """
 
     config: DiTConfig
-    heads: str | None = None
+    heads: File
     threshold: float = 0.5
     digest: str = field(init=False, default="")
     probes: tuple[Probe, ...] = field(init=False, default=(), compare=False, repr=False)
     _file: GateFile | None = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.heads is None:
-            raise ValueError("heads must be a file of learned heads, got none; give heads=FILE")
         file = read_gates(self.heads, "heads", self.config)
         probes = (
             Probe("score", "head", after=site.start, slot=slot)

@@ -32,6 +32,7 @@ class MagCache(RuleDefaults):
     """
 
     fitted_in: ClassVar[str] = "magcache"
+    fitted: ClassVar[tuple[str, ...]] = ("mag_ratios", "mag_ratios_2")
     fitted_unless: ClassVar[tuple[str, ...]] = ("table", "mag_ratios")
     thresh: float = 0.24
     K: int = 6

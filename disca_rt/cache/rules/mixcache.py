@@ -56,6 +56,7 @@ class MixCache(RuleDefaults):
     """
 
     fitted_in: ClassVar[str] = "mixcache"
+    fitted: ClassVar[tuple[str, ...]] = ("theta", "I_step", "I_cfg", "I_block")
     fitted_unless: ClassVar[tuple[str, ...]] = ("blocks", "I_block")
     config: DiTConfig
     theta: float = 0.1

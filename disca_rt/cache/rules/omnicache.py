@@ -54,6 +54,7 @@ class EarlyLateBends(Memoryless):
     """
 
     fitted_in: ClassVar[str] = "omnicache"
+    fitted: ClassVar[tuple[str, ...]] = ("curvature",)
     gives = "bands"
     full_steps: int
     curvature: tuple[float, ...]

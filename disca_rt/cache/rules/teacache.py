@@ -26,6 +26,7 @@ class TeaCache(RuleDefaults):
     """
 
     fitted_in: ClassVar[str] = "teacache"
+    fitted: ClassVar[tuple[str, ...]] = ("coefficients",)
     rel_l1_thresh: float = 0.15
     coefficients: tuple[float, ...] = PUBLISHED
     per_pass: bool = False

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..options import check_int
+from ..options import File, check_int
 from ..row_draws import given_rows, scores
 from ..site import Level
 from ..stand_in import Kept, KeptAsIs, Moment, StandInDefaults, TensorSpec
@@ -31,7 +31,7 @@ class Clusters(KeptAsIs, StandInDefaults):
     levels: ClassVar[tuple[Level, ...]] = ("blocks",)
     cluster_num: int = 32
     seed: int = 0
-    fresh_rows: str | None = None
+    fresh_rows: File | None = None
 
     def __post_init__(self) -> None:
         check_int("cluster_num", self.cluster_num, 1)

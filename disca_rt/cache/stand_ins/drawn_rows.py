@@ -18,7 +18,7 @@ from torch import Tensor
 from ...config import DiTConfig
 from ...kernels.ops import Ops
 from ...models.row_groups import take_rows
-from ..options import check_int
+from ..options import File, check_int
 from ..row_draws import Chosen, drawn, given_rows, own, share_of
 from ..site import Level
 from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
@@ -69,7 +69,7 @@ class Drawing(Expanded):
 
     refreshes: ClassVar[bool] = True
     seed: int = 0
-    fresh_rows: str | None = None
+    fresh_rows: File | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,6 +74,7 @@ class HyCa(StandInDefaults):
     """
 
     fitted_in: ClassVar[str] = "hyca"
+    fitted: ClassVar[tuple[str, ...]] = ("solvers",)
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance")
     ops: Ops
     solvers: tuple[str, ...] = ("taylor-1",)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..options import File
 from ..site import Level
 from ..stand_in import Kept, Moment, Place, StandInDefaults, TensorSpec
 
@@ -32,7 +33,7 @@ class ImportantRows(StandInDefaults):
     levels: ClassVar[tuple[Level, ...]] = ("branch",)
     refreshes: ClassVar[bool] = True
     fresh_ratio: float = 0.3
-    importance: str | None = None
+    importance: File | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.fresh_ratio <= 1:

@@ -27,6 +27,7 @@ class LessNoise(StandInDefaults):
     takes = "bands"
     levels: ClassVar[tuple[Level, ...]] = ("velocity",)
     fitted_in: ClassVar[str] = "omnicache"
+    fitted: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: tuple[float, ...] = (0.9,)
     cutoff: float = 0.25
 

@@ -18,6 +18,7 @@ from ...graphs.between import between_graphs
 from ...tokens import StepContext
 from ..calibration import Calibration
 from ..map_file import calibrated_maps, maps_on, read_maps
+from ..options import File
 from ..site import Level
 from ..stand_in import Kept, Moment, StandInDefaults, TensorSpec
 
@@ -31,9 +32,10 @@ class Mapped(StandInDefaults):
     `_digest` tells those of C x C apart; it is empty where channels are mapped apart.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("maps",)
     config: DiTConfig | None = None
     calibration: Calibration | None = None
-    maps: str | None = None
+    maps: File | None = None
     _digest: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,11 @@ class Mapped(StandInDefaults):
             object.__setattr__(self, "_digest", read_maps(self.maps, self.config).digest)
         elif calibrated_maps(self.calibration, self.config) is not None:
             object.__setattr__(self, "_digest", "calibrated")
+
+    @staticmethod
+    def fitted_of(calibration: Calibration | None, config: DiTConfig) -> set[str]:
+        """The options that a calibration gives: its maps, where it has any."""
+        return {"maps"} if calibrated_maps(calibration, config) is not None else set()
 
     @property
     def matrices(self) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...config import DiTConfig
 from ..adjustment_file import read_adjustment
 from ..learned_file import check_steps
+from ..options import File
 from ..site import Site
 from ..stand_in import Kept, Moment
 from .reuse import Change
@@ -23,7 +24,7 @@ class ScaledShifted(Change):
     """
 
     config: DiTConfig | None = None
-    scale_shift: str | None = None
+    scale_shift: File | None = None
     digest: str = field(init=False, default="")
     steps: int = field(init=False, default=0, repr=False)
     block: int = field(init=False, default=0)
