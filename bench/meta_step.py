@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.method import Parts
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops

@@ -14,13 +14,13 @@ from cache_rules import Measuring, Verified
 from disca_rt.attention.protocol import Attention
 from disca_rt.cache.decision_network import shapes
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.method import Parts
 from disca_rt.cache.network_file import write_network
 from disca_rt.cache.placements.branches import pairs
 from disca_rt.cache.plan import Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.ranges import middles
-from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.rules.blockdance_ada import ByNetwork
 from disca_rt.cache.rules.dbcache import DBCache

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models
+from disca_rt.cache.method import Parts
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.cache.token_mask import TokenMask
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.models.prepared import Edit

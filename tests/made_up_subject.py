@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cache_draws import CONFIG, OPS
 from disca_rt.cache.kept import StateBytes
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Setting, StepPlan
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache_judge.similarity import eight_bits
 from disca_rt.cache_judge.subject import UNCACHED, Clip
 from disca_rt.schedule import shifted

@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from disca_rt import Request, get_preset, load_tiny
+from disca_rt.cache.method import Method, everywhere
 from disca_rt.cache.plan import Ask, Probe
 from disca_rt.cache.policies import POLICIES, read_policy
-from disca_rt.cache.row import Row, everywhere
 from disca_rt.cache.rule import Memoryless
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cli import _format_warning, build_parser, main
@@ -518,7 +518,7 @@ class Changing(Memoryless):
 def test_a_policy_that_measures_is_a_row_for_each_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(POLICIES, "changing", Row((Changing,), everywhere(Reuse)))
+    monkeypatch.setitem(POLICIES, "changing", Method((Changing,), everywhere(Reuse)))
     out = tmp_path / "out.mp4"
     flags = ["--policy", "changing", "--steps", "8"]
     assert main(["generate", PROMPT, *flags, "--out", str(out)]) == 0

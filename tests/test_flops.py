@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache_draws import EVERY_BRANCH
 from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse

@@ -1,7 +1,7 @@
 """Fitted tables as policies see them: values of options, for one model and one way of sampling.
 
 A rule, a placement or a stand-in that has a class attribute `fitted_in` gets the options that its
-user leaves out from the table of that name (`cache/row.py`). Knows no files.
+user leaves out from the table of that name (`cache/method.py`). Knows no files.
 """
 
 from collections.abc import Callable, Iterator, Mapping

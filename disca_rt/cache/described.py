@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, NamedTuple
 
+from .method import Method, Parts, ways
 from .options import fields_of, in_words, is_file, types_of
 from .placements.whole import Unconditional
 from .policies import FAMILIES, STATE
-from .row import Parts, Row, ways
 from .stand_ins.kept_elsewhere import STATES
 
 MARKS = {
@@ -37,50 +37,50 @@ class Option(NamedTuple):
         return self.name if self.default is None else f"{self.name}={self.default}"
 
 
-def options_of(row: Row) -> list[Option]:
+def options_of(method: Method) -> list[Option]:
     """The options of a method's rules, placements and stand-ins, each once."""
     found: dict[str, Option] = {}
-    for part in (*row.rules, *(part for where in row.places for part in where)):
+    for part in (*method.rules, *(part for where in method.places for part in where)):
         kinds = types_of(part)
         for name, field in fields_of(part).items():
             if name not in Parts._fields:
-                given = name in row.defaults
-                default = written(row.defaults[name]) if given else _default(field)
-                is_required = len(row.rules) == 1 and name in row.needed[0]
+                given = name in method.defaults
+                default = written(method.defaults[name]) if given else _default(field)
+                is_required = len(method.rules) == 1 and name in method.needed[0]
                 is_fitted = name in getattr(part, "fitted", ())
                 option = Option(name, in_words(kinds[name]), default, is_required, is_fitted)
                 found.setdefault(name, option)
-    if row.places:
+    if method.places:
         found[STATE] = Option(STATE, f"one of {', '.join(STATES)}", STATES[0])
     return list(found.values())
 
 
-def brief(name: str, row: Row) -> str:
+def brief(name: str, method: Method) -> str:
     """A line about a method: its name, its marks, and what it is."""
-    return f"{name:<21}{marks(row):<4}{row.brief}".rstrip()
+    return f"{name:<21}{marks(method):<4}{method.brief}".rstrip()
 
 
-def marks(row: Row) -> str:
+def marks(method: Method) -> str:
     """The letters of `MARKS` that a method has."""
-    rules = list(zip(row.rules, row.needed, strict=True))
+    rules = list(zip(method.rules, method.needed, strict=True))
     runs = any(not needed for _, needed in rules)
     fitted = any(needed & {*rule.fitted} for rule, needed in rules)
     files = any(is_file(types_of(rule)[key]) for rule, needed in rules for key in needed)
     has = {
         "C": fitted and not runs,
-        "c": row.takes_calibration and (runs or not fitted),
+        "c": method.takes_calibration and (runs or not fitted),
         "f": files and not runs,
-        "2": any(where.placement is Unconditional for where in row.places),
-        "r": row.is_reconstructed,
+        "2": any(where.placement is Unconditional for where in method.places),
+        "r": method.is_reconstructed,
     }
     return "".join(mark for mark in MARKS if has[mark])
 
 
-def options_in_words(row: Row) -> list[str]:
+def options_in_words(method: Method) -> list[str]:
     """A line for each option, and one for what its rules need where there are several."""
-    lines = [f"{option.name}: {option.kind}{_remarks(option)}" for option in options_of(row)]
-    if len(row.rules) > 1:
-        lines.append(f"either {', or '.join(map(ways, row.rules))}")
+    lines = [f"{option.name}: {option.kind}{_remarks(option)}" for option in options_of(method)]
+    if len(method.rules) > 1:
+        lines.append(f"either {', or '.join(map(ways, method.rules))}")
     return lines
 
 
@@ -103,7 +103,7 @@ def methods_page() -> str:
     parts = []
     for family, rows in FAMILIES.items():
         lines = [f"### {family[0].upper()}{family[1:]}", ""]
-        lines += [_method(name, row) for name, row in rows.items()]
+        lines += [_method(name, method) for name, method in rows.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -123,12 +123,14 @@ def _default(field: Any) -> str | None:
     return None if field.default is MISSING else written(field.default)
 
 
-def _method(name: str, row: Row) -> str:
-    paper = f" ({row.paper})" if row.paper else ""
-    said = [f"- **`{name}`**{paper}: {row.about}"]
-    options = ", ".join(f"`{_short(option)}`" for option in options_of(row) if option.name != STATE)
+def _method(name: str, method: Method) -> str:
+    paper = f" ({method.paper})" if method.paper else ""
+    said = [f"- **`{name}`**{paper}: {method.about}"]
+    options = ", ".join(
+        f"`{_short(option)}`" for option in options_of(method) if option.name != STATE
+    )
     said += [f"  Options: {options}."] if options else []
-    presets = ", ".join(f"`{name}:{preset}`" for preset in row.presets)
+    presets = ", ".join(f"`{name}:{preset}`" for preset in method.presets)
     said += [f"  Presets: {presets}."] if presets else []
     return "\n".join(said)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ..schedule import Preset, Schedule
 from .calibration import Uncalibrated
+from .method import Method, Parts
 from .methods import (
     attention,
     branches,
@@ -31,7 +32,6 @@ from .methods import (
 from .options import fields_of, read_options
 from .plan import Setting
 from .policy import Policy, Slot
-from .row import Parts, Row
 from .rule import Rule
 from .rules.always import Always
 from .stand_in import StandIn
@@ -40,31 +40,33 @@ from .stand_ins.kept_elsewhere import with_state
 STATE = "state"  # the option that says where and how a policy keeps its buffers
 _JOINT = re.compile(r"\+(?=[a-z])")  # between two policies; a plus in a number is none
 
-FAMILIES: dict[str, dict[str, Row]] = {
-    "step lists": whole_steps.ROWS,
-    "whole steps": whole_step_deciders.ROWS,
-    "forecasts and drafts": forecasts.ROWS,
-    "ranges of blocks": ranges.ROWS,
-    "guidance and several levels": guidance.ROWS,
-    "branches": branches.ROWS,
-    "subsets of tokens": rows.ROWS,
-    "sparse attention": attention.ROWS,
+FAMILIES: dict[str, dict[str, Method]] = {
+    "step lists": whole_steps.METHODS,
+    "whole steps": whole_step_deciders.METHODS,
+    "forecasts and drafts": forecasts.METHODS,
+    "ranges of blocks": ranges.METHODS,
+    "guidance and several levels": guidance.METHODS,
+    "branches": branches.METHODS,
+    "subsets of tokens": rows.METHODS,
+    "sparse attention": attention.METHODS,
 }
 """The rows by what the methods are about."""
 
-POLICIES: dict[str, Row] = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
+POLICIES: dict[str, Method] = {
+    name: method for rows in FAMILIES.values() for name, method in rows.items()
+}
 
 
 class Named(NamedTuple):
-    """One part of a policy's text: a name of the table, its row, and options with their types."""
+    """One part of a policy's text: a method of the table, by its name, and options."""
 
     name: str
-    row: Row
+    method: Method
     options: dict[str, Any]
 
     @property
     def of_rule(self) -> dict[str, Any]:
-        return {key: value for key, value in self.options.items() if key in self.row.rule_types}
+        return {key: value for key, value in self.options.items() if key in self.method.rule_types}
 
 
 def check_method(name: str, what: str) -> None:
@@ -91,7 +93,7 @@ def read_policy(text: str) -> tuple[Named, ...]:
 def needs_step_list(text: str) -> bool:
     """True where the policy of `text` follows a step list that `text` does not give."""
     first = read_policy(text)[0]
-    return first.row.follows_list and not first.of_rule
+    return first.method.follows_list and not first.of_rule
 
 
 def with_step_list(text: str, step_list: Sequence[int]) -> str:
@@ -103,19 +105,19 @@ def with_step_list(text: str, step_list: Sequence[int]) -> str:
 
 def takes_calibration(text: str) -> bool:
     """True where the policy of `text` takes options from a calibration, or all of it."""
-    return any(each.row.takes_calibration for each in read_policy(text))
+    return any(each.method.takes_calibration for each in read_policy(text))
 
 
 def tables_of(text: str) -> set[str]:
     """The names of the tables of a calibration that the policy of `text` takes options from."""
-    return {table for each in read_policy(text) for table in each.row.tables}
+    return {table for each in read_policy(text) for table in each.method.tables}
 
 
 def fitted_options(text: str, parts: Parts) -> list[str]:
     """The options of the policy of `text` that come from the calibration among `parts`."""
     named = read_policy(text)
-    of_rule = named[0].row.fitted_of_rule(named[0].of_rule, parts)
-    of_slots = named[-1].row.fitted_of_slots(named[-1].options, _parts_for_slots(named, parts))
+    of_rule = named[0].method.fitted_of_rule(named[0].of_rule, parts)
+    of_slots = named[-1].method.fitted_of_slots(named[-1].options, _parts_for_slots(named, parts))
     return sorted(of_rule | of_slots)
 
 
@@ -129,7 +131,7 @@ def build_policy(text: str, parts: Parts, step_list: tuple[int, ...] | None = No
     name = "+".join(each.name for each in named)
     with _naming(name):
         rule = _rule(named[0], parts, step_list)
-        policy = Policy(name, rule, _slots(named, parts) if named[0].row.places else ())
+        policy = Policy(name, rule, _slots(named, parts) if named[0].method.places else ())
     return with_state(policy, named[-1].options.get(STATE, "device"))
 
 
@@ -142,7 +144,7 @@ def sketch_policy(text: str, parts: Parts) -> Policy:
         return build_policy(text, parts, step_list=(0,))
     except Uncalibrated:
         named = read_policy(text)
-        slots = _slots(named, parts) if named[0].row.places else ()
+        slots = _slots(named, parts) if named[0].method.places else ()
         policy = Policy("+".join(each.name for each in named), Always(), slots)
         return with_state(policy, named[-1].options.get(STATE, "device"))
 
@@ -187,8 +189,8 @@ def _said_of_preset(text: str, steps: int) -> str | None:
     """
     first = read_policy(text)[0]
     preset = _JOINT.split(text)[0].partition(":")[2].partition(",")[0]
-    meant = first.row.preset_steps.get(preset)
-    if meant in (None, steps) or not first.row.presets[preset].items() <= first.options.items():
+    meant = first.method.preset_steps.get(preset)
+    if meant in (None, steps) or not first.method.presets[preset].items() <= first.options.items():
         return None
     return (
         f"policy {first.name}:{preset} is for {meant} steps, this sample has {steps}: give --steps "
@@ -198,10 +200,10 @@ def _said_of_preset(text: str, steps: int) -> str | None:
 
 def _example(named: Named, preset: str) -> str:
     """An option of a rule that is a number and none of the preset's, as it is written."""
-    for rule in named.row.rules:
+    for rule in named.method.rules:
         for key, option in fields_of(rule).items():
             is_number = isinstance(option.default, int | float)
-            if is_number and key not in named.row.presets[preset]:
+            if is_number and key not in named.method.presets[preset]:
                 return f" such as {named.name}:{key}={option.default}"
     return ""
 
@@ -209,36 +211,38 @@ def _example(named: Named, preset: str) -> str:
 def _read(text: str) -> Named:
     name, _, rest = text.partition(":")
     check_method(name, "policy")
-    row = POLICIES[name]
-    preset, rest = _preset(name, row, rest)
-    return Named(name, row, preset | read_options(name, rest, row.rule_types | _slot_types(row)))
+    method = POLICIES[name]
+    preset, rest = _preset(name, method, rest)
+    return Named(
+        name, method, preset | read_options(name, rest, method.rule_types | _slot_types(method))
+    )
 
 
-def _slot_types(row: Row) -> dict[str, Any]:
-    return {**row.slot_types, **({STATE: str} if row.places else {})}
+def _slot_types(method: Method) -> dict[str, Any]:
+    return {**method.slot_types, **({STATE: str} if method.places else {})}
 
 
-def _preset(name: str, row: Row, text: str) -> tuple[dict[str, Any], str]:
+def _preset(name: str, method: Method, text: str) -> tuple[dict[str, Any], str]:
     """The options of a preset that `text` begins with, and what is left of it."""
     first, _, rest = text.partition(",")
     if not first or "=" in first:
         return {}, text
-    if first not in row.presets:
-        known = ", ".join(sorted(row.presets)) or "none"
+    if first not in method.presets:
+        known = ", ".join(sorted(method.presets)) or "none"
         raise ValueError(
             f"policy {name}: options must be option=value,..., got {text!r}; a preset's name may "
             f"come first, and there are: {known}"
         )
-    return dict(row.presets[first]), rest
+    return dict(method.presets[first]), rest
 
 
 def _check_combination(first: Named, second: Named) -> None:
-    if not first.row.places or not second.row.places:
-        nothing = (second if first.row.places else first).name
+    if not first.method.places or not second.method.places:
+        nothing = (second if first.method.places else first).name
         raise ValueError(f"policy {nothing} stands in for nothing; join it with no other one")
-    for each, known in ((first, first.row.rule_types), (second, _slot_types(second.row))):
+    for each, known in ((first, first.method.rule_types), (second, _slot_types(second.method))):
         other = [key for key in each.options if key not in known]
-        if other and not (each is first and first.row.is_placed):
+        if other and not (each is first and first.method.is_placed):
             part = "rule" if each is first else "stand-in"
             raise ValueError(
                 f"policy {first.name}+{second.name} takes the {part} of {each.name}, which has no "
@@ -248,18 +252,18 @@ def _check_combination(first: Named, second: Named) -> None:
 
 def _rule(named: Named, parts: Parts, step_list: tuple[int, ...] | None) -> Rule:
     options = named.of_rule
-    if not options and step_list is not None and named.row.follows_list:
+    if not options and step_list is not None and named.method.follows_list:
         options = {"step_list": step_list}
-    return named.row.rule(named.name, options, parts)
+    return named.method.rule(named.name, options, parts)
 
 
 def _slots(named: tuple[Named, ...], parts: Parts) -> tuple[Slot, ...]:
     """The slots of the only part, or of both: see the head of this file."""
     first, last = named[0], named[-1]
-    slots = last.row.slots(last.options, _parts_for_slots(named, parts))
-    if last is first or not first.row.is_placed:
+    slots = last.method.slots(last.options, _parts_for_slots(named, parts))
+    if last is first or not first.method.is_placed:
         return slots
-    stand_in, own = _only_stand_in(last.name, slots), first.row.slots(first.options, parts)
+    stand_in, own = _only_stand_in(last.name, slots), first.method.slots(first.options, parts)
     stays = [slot.stand_in.refreshes and not stand_in.refreshes for slot in own]
     if own and all(stays):
         raise ValueError(
@@ -276,7 +280,7 @@ def _parts_for_slots(named: tuple[Named, ...], parts: Parts) -> Parts:
 
     A calibration's placements are planned for by the method's own rule: another's has none of them.
     """
-    is_planned = named[-1] is named[0] or not named[-1].row.is_placed
+    is_planned = named[-1] is named[0] or not named[-1].method.is_placed
     return parts if is_planned else parts._replace(calibration=None)
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from ..cache.method import Method
 from ..cache.policies import POLICIES
-from ..cache.row import Row
 from .subject import UNCACHED
 
 FULL_STEPS = 8  # of methods at an interval, in the short list
@@ -20,10 +20,10 @@ def short_list(steps: int, check: Check, is_quick: bool) -> tuple[list[str], dic
     """
     chosen: list[str] = []
     left_out: dict[str, str] = {}
-    for name, row in POLICIES.items():
-        if name == UNCACHED or (is_quick and not row.follows_list):
+    for name, method in POLICIES.items():
+        if name == UNCACHED or (is_quick and not method.follows_list):
             continue
-        faults = {policy: _fault(policy, check) for policy in _settings(name, row, steps)}
+        faults = {policy: _fault(policy, check) for policy in _settings(name, method, steps)}
         fitting = [policy for policy, fault in faults.items() if fault is None]
         presets = [policy for policy in fitting if policy != name]
         chosen += [presets[0], presets[-1]][: len(presets)] if presets else fitting
@@ -32,10 +32,10 @@ def short_list(steps: int, check: Check, is_quick: bool) -> tuple[list[str], dic
     return chosen, left_out
 
 
-def _settings(name: str, row: Row, steps: int) -> list[str]:
-    if row.follows_list and "interval" in row.rule_types:
+def _settings(name: str, method: Method, steps: int) -> list[str]:
+    if method.follows_list and "interval" in method.rule_types:
         return [f"{name}:interval={max(2, round(steps / FULL_STEPS))}"]
-    return [*(f"{name}:{preset}" for preset in row.presets), name]
+    return [*(f"{name}:{preset}" for preset in method.presets), name]
 
 
 def _fault(policy: str, check: Check) -> str | None:

@@ -20,9 +20,9 @@ from ..cache.attention_plan import (
     AttentionPlan,
     fit_plan,
 )
+from ..cache.method import Parts
 from ..cache.policies import POLICIES
 from ..cache.policy import Policy
-from ..cache.row import Parts
 from ..cache.rules.always import Always
 from ..cache.rules.ditfastattn import ByPlan
 from ..config import DiTConfig

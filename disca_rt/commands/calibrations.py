@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..cache.calibration import Calibrations, Subject
+    from ..cache.method import Parts
     from ..cache.policy import Policy
-    from ..cache.row import Parts
     from ..config import DiTConfig
     from ..pipeline.pipeline import Pipeline
     from ..pipeline.request import Request
@@ -36,8 +36,8 @@ def check_calibration(args: argparse.Namespace) -> None:
 
     if args.calibration in (None, NONE):
         return
+    from ..cache.method import sketched
     from ..cache.policies import fitted_options
-    from ..cache.row import sketched
     from ..calibration.file import read_calibration
 
     found = read_calibration(Path(args.calibration))
@@ -116,8 +116,8 @@ def resolve_sketch(
 
 def sketched_with(args: argparse.Namespace, policy: str, subject: "Subject") -> "Parts":
     """Parts of a model that is not there; with the calibration that `policy` takes some of."""
+    from ..cache.method import sketched
     from ..cache.policies import takes_calibration
-    from ..cache.row import sketched
 
     parts, found = sketched(subject.model), choose_calibrations(args, *folders_beside(args))
     if found is None or not takes_calibration(policy):

@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn, TypeVar
 from torch import Tensor
 
 from ..cache.calibration import Calibrations, Subject, explained
+from ..cache.method import Parts, Sketch
 from ..cache.policies import resolve, takes_calibration
 from ..cache.policy import Policy
-from ..cache.row import Parts, Sketch
 from ..cache.token_mask import TokenMask
 from ..config import DiTConfig, predictor_config
 from ..encoders.text import TextEncoder

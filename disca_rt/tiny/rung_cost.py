@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..cache.calibration import Calibration
 from ..cache.kept import kept_bytes
+from ..cache.method import sketched
 from ..cache.plan import Setting
 from ..cache.policies import resolve
-from ..cache.row import sketched
 from ..config import DiTConfig
 from ..instruments.peak_memory import PeakMemory
 from ..pipeline.runtime import Runtime

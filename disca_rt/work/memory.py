@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from ..cache.kept import SampleShape, kept_bytes, looked_at
+from ..cache.method import sketched
 from ..cache.policies import sketch_policy
 from ..cache.policy import Policy
-from ..cache.row import sketched
 from ..cache.stand_ins.kept_elsewhere import smaller
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.work import tensor_bytes

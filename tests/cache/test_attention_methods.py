@@ -21,10 +21,10 @@ from disca_rt.cache.attention_plan import (
     write_plan,
 )
 from disca_rt.cache.kept import SampleShape, kept_bytes
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot, check_plans
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import Moment
 from disca_rt.cache.stand_ins.head_masks import HeadMasks

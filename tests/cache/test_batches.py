@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cache_draws import CONFIG, OPS, Draw, models
 from cache_rules import Measuring
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Probe
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import Parts
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.commands.progress import Bar

@@ -12,10 +12,10 @@ from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, mod
 from cache_oracle import Oracle
 from disca_rt.cache.calibration import Uncalibrated
 from disca_rt.cache.gate_file import FORMAT, write_gates
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.feb_cache import COMPUTED
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import DOUBLE, Site

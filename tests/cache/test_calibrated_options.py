@@ -7,8 +7,8 @@ import pytest
 
 from disca_rt.cache import policies
 from disca_rt.cache.calibration import Calibration, Subject, Uncalibrated
+from disca_rt.cache.method import Method, Parts, everywhere
 from disca_rt.cache.policies import build_policy, tables_of
-from disca_rt.cache.row import Parts, Row, everywhere
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.config import DiTConfig
@@ -28,7 +28,7 @@ class Fitted(Listed):
 
 @pytest.fixture(autouse=True)
 def row(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Row((Fitted,), everywhere(Reuse), presets={"two": {"step_list": (0, 2)}})
+    row = Method((Fitted,), everywhere(Reuse), presets={"two": {"step_list": (0, 2)}})
     monkeypatch.setitem(policies.POLICIES, "fitted", row)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from cache_draws import CONFIG, OPS, SCALE, Draw, Models, learned_network, models
 from cache_oracle import Oracle
 from disca_rt.cache.gate_file import write_gates
+from disca_rt.cache.method import Parts
 from disca_rt.cache.network_file import write_network
 from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts
 from disca_rt.conditioning import Conditioning
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.instruments.stopwatch import Stopwatch

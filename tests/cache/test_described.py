@@ -14,9 +14,9 @@ from disca_rt.cache.described import (
     options_of,
     preset_text,
 )
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import FAMILIES, POLICIES, build_policy, read_policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cli import main
 from disca_rt.schedule import shifted

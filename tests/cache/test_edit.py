@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cache_draws import CONFIG, CPU, OPS, Draw, models
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.cache.token_mask import TokenMask
 from disca_rt.config import MODELS
 from disca_rt.graphs.runner import GraphRunner

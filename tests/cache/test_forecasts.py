@@ -12,9 +12,9 @@ from torch import Tensor
 from cache_draws import CONFIG, EVERY_BRANCH, OPS, Draw, models
 from disca_rt.cache import stand_ins
 from disca_rt.cache.kept import SampleShape, kept_bytes
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Act, Draft, Measured, Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.rules.speca import SpeCa
 from disca_rt.cache.site import Site

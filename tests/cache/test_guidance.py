@@ -12,10 +12,10 @@ from torch import Tensor
 
 from authors_runs import inputs, load_run, names, runtime
 from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, Models, models
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts
 from disca_rt.cache.stand_ins.kept_elsewhere import smaller
 from disca_rt.conditioning import Conditioning
 from disca_rt.config import MODELS, DiTConfig

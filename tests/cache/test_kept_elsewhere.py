@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cache_draws import CONFIG, OPS, Draw, models
 from disca_rt.cache.kept import SampleShape, kept_bytes
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import DOUBLE, Site
 from disca_rt.cache.stand_in import (

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from cache_draws import BLOCKS, CONFIG, CPU, OPS, SCALE, Draw, Models, learned_file, models
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import StepPlan
 from disca_rt.cache.policies import POLICIES, build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.instruments.stopwatch import Stopwatch
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import Guidance

@@ -8,6 +8,7 @@ import torch
 
 from cache_draws import CONFIG, OPS, models
 from disca_rt.cache.kept import SampleShape, allocate, kept_bytes
+from disca_rt.cache.method import Method, Parts, everywhere, sketched
 from disca_rt.cache.plan import Setting
 from disca_rt.cache.policies import (
     POLICIES,
@@ -17,7 +18,6 @@ from disca_rt.cache.policies import (
     with_step_list,
 )
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts, Row, everywhere, sketched
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.site import DOUBLE, SINGLE, Site
@@ -125,7 +125,7 @@ def test_intervals_have_the_papers_counts(interval: int, warmup: int, count: int
 
 
 def test_a_row_has_defaults_of_its_own_that_options_and_combinations_change() -> None:
-    row = Row((Listed,), everywhere(Reuse), defaults={"form": "delta", "step_list": (0, 3)})
+    row = Method((Listed,), everywhere(Reuse), defaults={"form": "delta", "step_list": (0, 3)})
     with patch.dict(POLICIES, {"mine": row}):
         assert build_policy("mine", PARTS).rule == Listed((0, 3))
         assert build_policy("mine:step_list=0,2", PARTS).rule == Listed((0, 2))

@@ -14,11 +14,11 @@ from torch import Tensor
 from cache_draws import CONFIG, CPU, SCALE, Draw, models
 from disca_rt.cache.adjustment_file import write_adjustment
 from disca_rt.cache.kept import SampleShape, kept_bytes
-from disca_rt.cache.methods.ranges import ROWS as RANGES
+from disca_rt.cache.method import Parts
+from disca_rt.cache.methods.ranges import METHODS as RANGES
 from disca_rt.cache.plan import Act, Ask, Measured, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.ranges import middles
-from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.dbcache import DBCache
 from disca_rt.cache.rules.deepcache import around
 from disca_rt.cache.stand_in import Moment, TensorSpec

@@ -6,10 +6,10 @@ import torch
 from cache_draws import BLOCKS, CONFIG, CPU, OPS, SCALE, Draw, Models, models
 from cache_oracle import Oracle
 from disca_rt.cache.calibration import Uncalibrated
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.ertacache import ErrorBelow, ErrorScaled
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.rules.omnicache import EarlyLateBends, EarlyLateInterval, EarlyLateListed

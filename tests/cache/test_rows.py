@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from authors_runs import FOLDER, Run, inputs, load_run, names, sample
 from cache_draws import CONFIG, CPU, OPS, SCALE, Draw, models, sampled
 from disca_rt.cache.map_file import Maps, write_maps
+from disca_rt.cache.method import sketched
 from disca_rt.cache.moving_rows import moving_rows
 from disca_rt.cache.plan import Act, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
-from disca_rt.cache.row import sketched
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import ALL_HERE, WHOLE, Moment

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cache_draws import CONFIG, CPU, EVERY_BRANCH, SCALE, Draw, Models, draws, models
 from cache_oracle import Oracle
 from cache_rules import Giving, Measuring, TwoParts, Verified, Watching
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Act, Ask, Draft, Measured, Probe, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts
 from disca_rt.cache.rule import RuleDefaults
 from disca_rt.cache.rules.always import Always
 from disca_rt.cache.rules.interval import Interval

@@ -11,10 +11,10 @@ from authors_runs import load_run, runtime, sample
 from cache_draws import BLOCKS, CONFIG, CPU, OPS, SCALE, Draw, Models, models
 from cache_oracle import Oracle
 from disca_rt.cache.kept import SampleShape, kept_bytes
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.plan import Act, Ask, Measured, Probe, Setting, StepPlan
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.rules.dicache import DiCache
 from disca_rt.cache.rules.easycache import EasyCache
 from disca_rt.cache.rules.magcache import MagCache

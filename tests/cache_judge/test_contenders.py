@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cache_draws import OPS
+from disca_rt.cache.method import Parts, sketched
 from disca_rt.cache.policies import POLICIES, build_policy, read_policy
-from disca_rt.cache.row import Parts, sketched
 from disca_rt.cache.site import check_sites
 from disca_rt.cache_judge.contenders import QUICK, contenders
 from disca_rt.cache_judge.embedded import SUBJECTS

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from disca_rt.cache.method import Parts
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.calibration import record as recording
 from disca_rt.calibration.file import read_calibration
 from disca_rt.cli import main

@@ -10,7 +10,7 @@ import torch
 
 from disca_rt.cache import policies
 from disca_rt.cache.calibration import Calibration, Subject, Uncalibrated
-from disca_rt.cache.row import Row, everywhere
+from disca_rt.cache.method import Method, everywhere
 from disca_rt.cache.rules.listed import Listed
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.calibration.file import read_calibration, tensors_of, write_calibration
@@ -213,7 +213,7 @@ class Fitted(Listed):
 
 @pytest.fixture
 def fitted_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(policies.POLICIES, "fitted", Row((Fitted,), everywhere(Reuse)))
+    monkeypatch.setitem(policies.POLICIES, "fitted", Method((Fitted,), everywhere(Reuse)))
 
 
 def write(folder: Path, name: str, subject: Subject, value: int) -> Path:

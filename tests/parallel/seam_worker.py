@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from cache_draws import CONFIG, OPS, Draw, Models, draws, learned_network, models, sampled
 from cache_rules import Watching
 from disca_rt.attention.local import LocalAttention
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Probe, StepPlan
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.cache.rules.interval import Interval
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_ins.freqca import FreqCa

@@ -16,9 +16,9 @@ from disca_rt.cache.adjustment_file import write_adjustment
 from disca_rt.cache.calibration import Subject
 from disca_rt.cache.gate_file import write_gates
 from disca_rt.cache.map_file import read_maps
+from disca_rt.cache.method import Parts
 from disca_rt.cache.plan import Act
 from disca_rt.cache.policies import build_policy
-from disca_rt.cache.row import Parts
 from disca_rt.calibration.file import write_calibration
 from disca_rt.calibration.tables import Tables
 from disca_rt.conditioning import Conditioning

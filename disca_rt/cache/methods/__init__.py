@@ -1,1 +1,1 @@
-"""The rows of the table of policies, by what a method is about; one dictionary `ROWS` a file."""
+"""The methods in the table of policies, by what they are about: a dictionary `METHODS` a file."""

@@ -1,8 +1,8 @@
 """Methods of sparse attention: some pairs of query and key, and a cache for the others."""
 
 from ..attention_slots import ReusedOutputs, SharedBetweenPasses, Windows
+from ..method import Method, Where
 from ..placements.attention import EveryAttention, JointAttention, WholeWhereSkipped
-from ..row import Row, Where
 from ..rules.after_warm_up import AfterWarmUp
 from ..rules.chipmunk import SparseSteps
 from ..rules.ditfastattn import ByPlan, Windowed
@@ -14,8 +14,8 @@ from ..stand_ins.window import FromConditional, WindowResidual
 SKIPPED = 7, 11, *range(13, 16), *range(17, 20), *range(21, 24), *range(25, 28), 29, 31
 SKIPPED += (*range(33, 36), *range(37, 40), *range(41, 44))
 
-ROWS = {
-    "chipmunk": Row(
+METHODS = {
+    "chipmunk": Method(
         (SparseSteps,),
         (Where(JointAttention, SparseDelta), Where(WholeWhereSkipped, Reuse)),
         brief="the heaviest attention columns, and the rest of a full step",
@@ -31,7 +31,7 @@ ROWS = {
         preset_steps={"with-step-reuse": 50},
         is_placed=True,
     ),
-    "ditfastattn": Row(
+    "ditfastattn": Method(
         (ByPlan, Windowed),
         (
             Where(ReusedOutputs, OnlyOutput),
@@ -46,7 +46,7 @@ ROWS = {
         paper="DiTFastAttn, arXiv 2406.08552",
         is_placed=True,
     ),
-    "rainfusion": Row(
+    "rainfusion": Method(
         (AfterWarmUp,),
         (Where(EveryAttention, HeadMasks),),
         brief="each head attends to near frames, near places or every second",

@@ -1,7 +1,7 @@
 """Methods that reuse branches: tables and rules say which are computed at a step."""
 
+from ..method import Method, everywhere
 from ..placements.branches import BranchPairs, Broadcasts, EveryBranch, GatedAround, Kinds
-from ..row import Row, everywhere
 from ..rules.adacache import AdaCache
 from ..rules.feb_cache import States
 from ..rules.fora import Fresh
@@ -15,8 +15,8 @@ ALWAYS = (-1.0, 1001.0)  # a window that all noise levels are in
 FAST = "0.08:6", "0.16:5", "0.24:4", "0.32:3", "0.40:2", "1.0:1"
 LONG = "0.03:12", "0.05:10", "0.07:8", "0.09:6", "0.11:4", "1.0:3"
 
-ROWS = {
-    "fora": Row(
+METHODS = {
+    "fora": Method(
         (Fresh, Listed),
         everywhere(OnlyOutput, EveryBranch),
         brief="attention and MLPs of every block again",
@@ -30,7 +30,7 @@ ROWS = {
         },
         preset_steps={"disca-n3": 50},
     ),
-    "pab": Row(
+    "pab": Method(
         (Broadcast,),
         everywhere(OnlyOutput, Broadcasts),
         brief="attention outputs again within a window of noise levels",
@@ -55,7 +55,7 @@ ROWS = {
         },
         is_placed=True,
     ),
-    "feb-cache": Row(
+    "feb-cache": Method(
         (States,),
         everywhere(OnlyOutput, Kinds),
         brief="attention, MLPs or both again, by a state of each step",
@@ -64,7 +64,7 @@ ROWS = {
         paper="FEB-Cache, arXiv 2503.07120",
         is_placed=True,
     ),
-    "l2c": Row(
+    "l2c": Method(
         (Gated,),
         everywhere(OnlyOutput, BranchPairs),
         brief="branches by learned gates, trained on pairs of steps",
@@ -72,7 +72,7 @@ ROWS = {
         paper="Learning-to-Cache, arXiv 2406.01733",
         is_placed=True,
     ),
-    "harmonica": Row(
+    "harmonica": Method(
         (Gated,),
         everywhere(OnlyOutput, BranchPairs),
         brief="branches by learned gates, trained along whole samples",
@@ -80,7 +80,7 @@ ROWS = {
         paper="HarmoniCa, arXiv 2410.01723",
         is_placed=True,
     ),
-    "lazydit": Row(
+    "lazydit": Method(
         (Lazy,),
         everywhere(OnlyOutput, BranchPairs),
         brief="branches where a learned head says so of their input",
@@ -88,7 +88,7 @@ ROWS = {
         paper="LazyDiT, arXiv 2412.12444",
         is_placed=True,
     ),
-    "adacache": Row(
+    "adacache": Method(
         (AdaCache,),
         everywhere(OnlyOutput, GatedAround),
         brief="branches' sums again, for as long as change and motion say",

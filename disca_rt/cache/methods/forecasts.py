@@ -1,8 +1,8 @@
 """Methods that forecast what a step would compute from full steps, and that verify such drafts."""
 
+from ..method import LISTED_OR_INTERVAL, Method, everywhere
 from ..placements.branches import Attentions, BranchesOrHidden, EveryBranch, LastBlockApart
 from ..placements.whole import Velocity
-from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.cache_interval import CacheInterval
 from ..rules.first_enhance import FirstEnhance
 from ..rules.freqca import Enhanced
@@ -18,8 +18,8 @@ from ..stand_ins.taylorseer import HiCache, TaylorSeer
 
 FIRST_OR_LISTED = FirstEnhance, Listed
 
-ROWS = {
-    "taylorseer": Row(
+METHODS = {
+    "taylorseer": Method(
         FIRST_OR_LISTED,
         everywhere(TaylorSeer, EveryBranch),
         brief="Taylor polynomials of every branch of every block",
@@ -34,7 +34,7 @@ ROWS = {
             "disca-n6": {"fresh_threshold": 6, "first_enhance": 3, "force_last": True},
         },
     ),
-    "taylorseer-hidden": Row(
+    "taylorseer-hidden": Method(
         FIRST_OR_LISTED,
         everywhere(TaylorSeer),
         brief="TaylorSeer's polynomial of the last hidden state",
@@ -42,7 +42,7 @@ ROWS = {
         paper="Cache4Diffusion's taylorseer_hunyuan_video; arXiv 2503.06923",
         defaults={"fresh_threshold": 6, "first_enhance": 3},
     ),
-    "taylorseer-attention": Row(
+    "taylorseer-attention": Method(
         (CacheInterval,),
         everywhere(DiffusersTaylor, Attentions),
         brief="Taylor polynomials of attention outputs; MLPs always run",
@@ -52,7 +52,7 @@ ROWS = {
         ),
         paper="TaylorSeer as in diffusers (hooks/taylorseer_cache.py); arXiv 2503.06923",
     ),
-    "taylorseer-lite": Row(
+    "taylorseer-lite": Method(
         (CacheInterval,),
         everywhere(DiffusersTaylor, Velocity),
         brief="a Taylor polynomial of the model's output: nothing runs",
@@ -62,7 +62,7 @@ ROWS = {
         ),
         paper="TaylorSeer's lite mode in diffusers (hooks/taylorseer_cache.py)",
     ),
-    "hicache": Row(
+    "hicache": Method(
         FIRST_OR_LISTED,
         everywhere(HiCache, BranchesOrHidden),
         brief="as taylorseer, in scaled Hermite polynomials",
@@ -77,7 +77,7 @@ ROWS = {
             "analytic": {"analytic_sigma": True},
         },
     ),
-    "foca": Row(
+    "foca": Method(
         FIRST_OR_LISTED,
         everywhere(FoCa, BranchesOrHidden),
         brief="BDF2 corrected by Heun, of branches or the hidden state",
@@ -88,7 +88,7 @@ ROWS = {
         paper="FoCa, arXiv 2508.16211; its variant in vipshop/cache-dit",
         defaults={"fresh_threshold": 6, "first_enhance": 3},
     ),
-    "freqca": Row(
+    "freqca": Method(
         (Enhanced, Listed),
         everywhere(FreqCa),
         brief="hidden state in two bands: low ones again, high ones forecast",
@@ -98,7 +98,7 @@ ROWS = {
         ),
         paper="FreqCa, arXiv 2510.08669; Tammytcl/FreqCa",
     ),
-    "hyca": Row(
+    "hyca": Method(
         FIRST_OR_LISTED,
         everywhere(HyCa),
         brief="a solver for each channel of the hidden state",
@@ -110,7 +110,7 @@ ROWS = {
         paper="HyCa, arXiv 2510.04188; rebuilt from its description",
         defaults={"fresh_threshold": 6, "first_enhance": 3},
     ),
-    "half-taylor": Row(
+    "half-taylor": Method(
         LISTED_OR_INTERVAL,
         everywhere(HalfTaylor),
         brief="half of the hidden state's last change, bounded; our own",
@@ -120,14 +120,14 @@ ROWS = {
         ),
         paper="none: a bounded forecast of our own",
     ),
-    "disca-fed": Row(
+    "disca-fed": Method(
         LISTED_OR_INTERVAL,
         everywhere(Fed),
         brief="DisCa's predictor, fed with a forecast; our own",
         about="DisCa's learned predictor, given a forecast of the hidden state as its kept one.",
         paper="ours; DisCa, arXiv 2602.05449",
     ),
-    "speca": Row(
+    "speca": Method(
         (SpeCa,),
         everywhere(TaylorSeer, LastBlockApart),
         brief="Taylor drafts, verified by the last block",

@@ -1,8 +1,8 @@
 """Methods that act at guidance, and those that select among several levels of a step."""
 
+from ..method import Method, Where
 from ..placements.guidance import ConditionalAttentions, Prefixes, SelfAttentions, TextBranches
 from ..placements.whole import Unconditional, Velocity
-from ..row import Row, Where
 from ..rules.faster_cache import FasterCache, FasterCacheOf50
 from ..rules.mixcache import MixCache
 from ..rules.t_gate import TGate
@@ -12,8 +12,8 @@ from ..stand_ins.last_two import LastTwo
 from ..stand_ins.mean_of_passes import MeanOfPasses
 from ..stand_ins.reuse import OnlyChange, OnlyOutput, Reuse
 
-ROWS = {
-    "fastercache": Row(
+METHODS = {
+    "fastercache": Method(
         (FasterCache, FasterCacheOf50),
         (Where(ConditionalAttentions, LastTwo), Where(Unconditional, FrequencyBands)),
         brief="attention goes on by its last change; the second pass by bands",
@@ -30,7 +30,7 @@ ROWS = {
         },
         is_placed=True,
     ),
-    "mixcache": Row(
+    "mixcache": Method(
         (MixCache,),
         (Where(Velocity, Reuse), Where(Unconditional, OnlyChange), Where(Prefixes, Reuse)),
         brief="velocity, guidance or first blocks again, what changes least",
@@ -42,7 +42,7 @@ ROWS = {
         presets={"acc": {"N": (4, 3, 2)}, "eff": {"N": (5, 4, 3)}},
         is_placed=True,
     ),
-    "t-gate": Row(
+    "t-gate": Method(
         (TGate,),
         (
             Where(TextBranches, MeanOfPasses),

@@ -1,5 +1,6 @@
 """Methods that replace ranges of blocks, while the others run on fresh tokens."""
 
+from ..method import Method, Where, everywhere
 from ..placements.ranges import (
     AfterFirst,
     BackAndFront,
@@ -12,7 +13,6 @@ from ..placements.ranges import (
     Profiled,
 )
 from ..placements.whole import NoisyVelocity
-from ..row import Row, Where, everywhere
 from ..rules.block_caching import RefreshTable, TrainedTable
 from ..rules.blockdance import LateGroups
 from ..rules.blockdance_ada import ByNetwork, Chosen
@@ -28,8 +28,8 @@ from ..stand_ins.prior_noise import PriorNoise
 from ..stand_ins.reuse import Change, Reuse
 from ..stand_ins.scaled_shifted import ScaledShifted
 
-ROWS = {
-    "dbcache": Row(
+METHODS = {
+    "dbcache": Method(
         (DBCache,),
         everywhere(Calibrated, Middles),
         brief="first blocks probe; those behind again, or forecast",
@@ -38,7 +38,7 @@ ROWS = {
         paper="cache-dit 1.5.3, github.com/vipshop/cache-dit",
         is_placed=True,
     ),
-    "fbcache": Row(
+    "fbcache": Method(
         (FirstBlock,),
         everywhere(Change, AfterFirst),
         brief="the first block probes; the change of all behind it again",
@@ -46,7 +46,7 @@ ROWS = {
         "of all blocks behind it is used again.",
         paper="first_block_cache of diffusers 0.42.1, after ParaAttention",
     ),
-    "foresight": Row(
+    "foresight": Method(
         (Foresight,),
         everywhere(Reuse, Prefixes),
         brief="blocks up to the last one that changes little stand still",
@@ -55,7 +55,7 @@ ROWS = {
         paper="Foresight, github.com/STAR-Laboratory/foresight",
         is_placed=True,
     ),
-    "delta-dit": Row(
+    "delta-dit": Method(
         (DeltaDiT,),
         everywhere(Change, BackAndFront),
         brief="the change of single, back or front blocks again",
@@ -66,7 +66,7 @@ ROWS = {
         presets={"N5": {"interval": 5}, "N8": {"interval": 8}},
         is_placed=True,
     ),
-    "deepcache": Row(
+    "deepcache": Method(
         (DeepCache,),
         everywhere(Reuse, Inner),
         brief="inner blocks' output again, outer ones run; of U-Nets, mapped",
@@ -74,7 +74,7 @@ ROWS = {
         "steps. A mapping of U-Net branches to a DiT, which has no skips.",
         paper="DeepCache, arXiv 2312.00858, github.com/horseee/DeepCache",
     ),
-    "fasterdiffusion": Row(
+    "fasterdiffusion": Method(
         (KeySteps,),
         (Where(FrontHalf, Reuse), Where(NoisyVelocity, PriorNoise)),
         brief="the front half runs at key steps only; of U-Nets, mapped",
@@ -86,7 +86,7 @@ ROWS = {
         preset_steps={"late-keys": 50},
         is_placed=True,
     ),
-    "blockdance": Row(
+    "blockdance": Method(
         (LateGroups,),
         everywhere(Reuse, Prefix),
         brief="late steps: one block's output for all blocks up to it",
@@ -95,7 +95,7 @@ ROWS = {
         "one block stands in for all blocks up to it.",
         paper="BlockDance, arXiv 2503.15927, as MixCache ran it; no code of its authors",
     ),
-    "blockdance-ada": Row(
+    "blockdance-ada": Method(
         (Chosen, ByNetwork),
         everywhere(Reuse, Prefix),
         brief="as blockdance, the steps chosen by a network for each sample",
@@ -104,7 +104,7 @@ ROWS = {
         "ones have run: trained by disca-rt train cache, or a list that is given.",
         paper="BlockDance-Ada, arXiv 2503.15927; no code and no weights of its authors",
     ),
-    "profilingdit": Row(
+    "profilingdit": Method(
         (ProfilingDiT,),
         everywhere(Change, Profiled),
         brief="the change of blocks that attend to the background again",
@@ -113,7 +113,7 @@ ROWS = {
         paper="ProfilingDiT, arXiv 2504.03140, github.com/GeekGuru123/ProfilingDiT",
         is_placed=True,
     ),
-    "block-caching": Row(
+    "block-caching": Method(
         (RefreshTable, TrainedTable),
         everywhere(ScaledShifted, EachBlock),
         brief="each block's change again until it has changed enough",

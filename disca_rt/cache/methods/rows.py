@@ -1,9 +1,9 @@
 """Methods that compute a subset of the rows in a step, and keep the others."""
 
+from ..method import Method, Where
 from ..placements.ranges import EachBlock
 from ..placements.rows import AllButDoubleMLPs, DoubleMLPs, IfTokensMove, LastDouble
 from ..placements.whole import Velocity, Whole
-from ..row import Row, Where
 from ..rules.between import RowOfEachCluster, SomeRows, SomeRowsOrNone
 from ..rules.edit import EditSteps
 from ..rules.fastcache import LinearBlocks
@@ -20,8 +20,8 @@ from ..stand_ins.reuse import OnlyOutput, Reuse
 
 _KEPT = Where(AllButDoubleMLPs, Expanded)
 
-ROWS = {
-    "toca": Row(
+METHODS = {
+    "toca": Method(
         (SomeRows,),
         (_KEPT, Where(DoubleMLPs, DrawnRows)),
         brief="branches again; MLPs compute some rows, drawn at random",
@@ -31,7 +31,7 @@ ROWS = {
         presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
         is_placed=True,
     ),
-    "duca": Row(
+    "duca": Method(
         (SomeRowsOrNone,),
         (_KEPT, Where(DoubleMLPs, DrawnRows), Where(Whole, Reuse)),
         brief="as toca, by turns with steps that compute no block",
@@ -41,7 +41,7 @@ ROWS = {
         presets={"hunyuan": {"fresh_threshold": 5, "fresh_ratio": 0.10}},
         is_placed=True,
     ),
-    "clusca": Row(
+    "clusca": Method(
         (RowOfEachCluster,),
         (
             Where(AllButDoubleMLPs, Forecast),
@@ -58,7 +58,7 @@ ROWS = {
         },
         is_placed=True,
     ),
-    "ras": Row(
+    "ras": Method(
         (Regions,),
         (Where(Whole, FreshRows), Where(Velocity, FreshVelocity)),
         brief="all blocks on some image rows, those whose velocity stands out",
@@ -69,7 +69,7 @@ ROWS = {
         preset_steps={"30-steps": 30},
         is_placed=True,
     ),
-    "edit": Row(
+    "edit": Method(
         (EditSteps,),
         (Where(Whole, EditedRows),),
         brief="only the rows of an edited part run; with generate --edit",
@@ -78,7 +78,7 @@ ROWS = {
         paper="FISEdit, arXiv 2305.17423; EEdit, arXiv 2503.10270",
         is_placed=True,
     ),
-    "tokencache": Row(
+    "tokencache": Method(
         (SomeRows,),
         (Where(AllButDoubleMLPs, OnlyOutput), Where(DoubleMLPs, ImportantRows)),
         brief="as toca, rows by expected change",
@@ -88,7 +88,7 @@ ROWS = {
         paper="TokenCache, arXiv 2409.18523",
         is_placed=True,
     ),
-    "fastcache": Row(
+    "fastcache": Method(
         (LinearBlocks,),
         (Where(IfTokensMove, MovingRows), Where(EachBlock, LinearMap)),
         brief="blocks whose input hardly changed become linear maps",

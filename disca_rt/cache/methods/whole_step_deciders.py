@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ..method import LISTED_OR_INTERVAL, Method, everywhere
 from ..placements.whole import BeforeLast, Output, Velocity
-from ..row import LISTED_OR_INTERVAL, Row, everywhere
 from ..rules.dicache import DiCache
 from ..rules.easycache import EasyCache
 from ..rules.ertacache import ErrorBelow, ErrorScaled
@@ -33,8 +33,8 @@ MAG_PRESETS = {
     for speed, thresh, most in (("slow", 0.12, 4), ("fast", 0.24, 6))
 }
 
-ROWS = {
-    "ab-cache": Row(
+METHODS = {
+    "ab-cache": Method(
         LISTED_OR_INTERVAL,
         everywhere(AdamsBashforth, Output),
         brief="Adams-Bashforth over the last outputs",
@@ -43,7 +43,7 @@ ROWS = {
         "Adams-Bashforth step would. Reconstructed; at the velocity, or at the last hidden state.",
         paper="AB-Cache, arXiv 2504.10540",
     ),
-    "ertacache": Row(
+    "ertacache": Method(
         (ErrorBelow, ErrorScaled),
         everywhere(ScaledChange),
         brief="residual again, scaled, outside a list or where it errs least",
@@ -53,7 +53,7 @@ ROWS = {
         "drifted. Reconstructed.",
         paper="ERTACache, arXiv 2508.21091",
     ),
-    "omnicache": Row(
+    "omnicache": Method(
         (EarlyLateListed, EarlyLateInterval, EarlyLateBends),
         everywhere(LessNoise, Velocity),
         brief="velocity again, less the error that reuse had before",
@@ -62,7 +62,7 @@ ROWS = {
         "last full step: its low frequencies early, its high ones late. Reconstructed.",
         paper="OmniCache, arXiv 2508.16212",
     ),
-    "teacache": Row(
+    "teacache": Method(
         (TeaCache,),
         everywhere(Reuse),
         brief="residual again until the modulated input has changed enough",
@@ -72,7 +72,7 @@ ROWS = {
         defaults=RESIDUAL,
         presets={"slow": {"rel_l1_thresh": 0.1}, "fast": {"rel_l1_thresh": 0.15}},
     ),
-    "magcache": Row(
+    "magcache": Method(
         (MagCache,),
         everywhere(Reuse),
         brief="residual again while a table of its sizes keeps errors small",
@@ -82,7 +82,7 @@ ROWS = {
         defaults=RESIDUAL,
         presets=MAG_PRESETS,
     ),
-    "easycache": Row(
+    "easycache": Method(
         (EasyCache,),
         everywhere(Reuse, Velocity),
         brief="velocity less latents again until the latents have changed",
@@ -91,7 +91,7 @@ ROWS = {
         paper="EasyCache, arXiv 2507.02860",
         defaults=RESIDUAL,
     ),
-    "dicache": Row(
+    "dicache": Method(
         (DiCache,),
         everywhere(Aligned),
         brief="the first blocks probe; the others' residual by how they moved",
@@ -99,7 +99,7 @@ ROWS = {
         "blocks' residual is taken from the last two full steps, as far along as the probe's is.",
         paper="DiCache, arXiv 2508.17356",
     ),
-    "jenga-steps": Row(
+    "jenga-steps": Method(
         (Proportional,),
         everywhere(Reuse),
         brief="residual again outside Jenga's list of 23 steps of 50",
@@ -108,7 +108,7 @@ ROWS = {
         paper="Jenga, arXiv 2505.16864",
         defaults={**RESIDUAL, "step_list": JENGA, "of_steps": 50},
     ),
-    "teacache-1.5": Row(
+    "teacache-1.5": Method(
         (Middle,),
         everywhere(Reuse),
         brief="1.5's own: hidden state again, 25 full steps of 50",
@@ -116,7 +116,7 @@ ROWS = {
         "of 25 full steps of 50. Nothing is measured.",
         paper="HunyuanVideo 1.5 with AngelSlim, official code",
     ),
-    "taylorcache-1.5": Row(
+    "taylorcache-1.5": Method(
         (Middle,),
         everywhere(Taylor),
         brief="1.5's own: Taylor of the hidden state, 25 full steps of 50",
@@ -125,7 +125,7 @@ ROWS = {
         paper="HunyuanVideo 1.5 with AngelSlim, official code",
         defaults={"order": 2},
     ),
-    "deepcache-1.5": Row(
+    "deepcache-1.5": Method(
         (Middle,),
         everywhere(Reuse, BeforeLast),
         brief="1.5's own: the last block alone runs, 25 full steps of 50",

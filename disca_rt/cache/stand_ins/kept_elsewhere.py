@@ -80,6 +80,10 @@ class KeptElsewhere:
         return self.stand_in.fitted_in
 
     @property
+    def fitted(self) -> tuple[str, ...]:
+        return self.stand_in.fitted
+
+    @property
     def fitted_unless(self) -> tuple[str, ...]:
         return self.stand_in.fitted_unless
 

@@ -1,4 +1,4 @@
-"""Rows of the table of policies: which rules, placements and stand-ins make up a method.
+"""Methods, the entries of the table of policies: of which rules, placements and stand-ins.
 
 Options are the fields of all three; one name may be a field of several, which then all get it. A
 part with class attributes `fitted_in` and `fitted` gets those of `fitted` that are left out from
@@ -57,7 +57,7 @@ LISTED_OR_INTERVAL = Listed, Interval
 
 
 @dataclass(frozen=True)
-class Row:
+class Method:
     """One method: `rules` to choose from, and `places`, whose sites are its slots, in order.
 
     The first rule that has all the options given is taken. `brief` and `about` say what the method
@@ -85,8 +85,8 @@ class Row:
         for rule in self.rules:
             if {rule.gives} - {""} != taken:
                 raise ValueError(
-                    f"{rule.__name__} gives scalars {rule.gives!r}, and stand-ins of its row take "
-                    f"{sorted(taken)}; the words must be the same, or the scalars never arrive"
+                    f"{rule.__name__} gives scalars {rule.gives!r}, and stand-ins of the method "
+                    f"take {sorted(taken)}; the words must be the same, or the scalars never arrive"
                 )
 
     @property
