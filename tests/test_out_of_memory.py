@@ -117,6 +117,18 @@ def test_what_a_cpu_cannot_hold_is_refused_before_it_is_tried(
     refuse_hopeless(NEED._replace(size=(17, 88, 88)), cpu, show)
 
 
+def test_what_the_host_of_a_gpu_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = {"cuda": 80 * 10**9, "cpu": 24 * 10**9}
+    place = "disca_rt.commands.out_of_memory.capacity"
+    monkeypatch.setattr(place, lambda device: room[device.type])
+    kept = NEED._replace(policy="taylorseer:state=host,max_order=3", itemsize=2)
+    with pytest.raises(MemoryError, match=r"^the host needs about .* of 24.0 GB") as told:
+        refuse_hopeless(kept, torch.device("cuda"), show)
+    assert "\n" not in str(told.value)
+    room["cpu"] = 600 * 10**9
+    refuse_hopeless(kept, torch.device("cuda"), show)
+
+
 @pytest.mark.parametrize(
     ("there", "said"),
     [

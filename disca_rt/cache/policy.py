@@ -34,15 +34,20 @@ class Policy:
         for site, stand_in in self.slots:
             if site.level not in stand_in.levels:
                 raise ValueError(
-                    f"policy {self.name}: {_kind(stand_in)} stands in at "
-                    f"{', '.join(stand_in.levels)}, "
-                    f"not at {site.level}"
+                    f"policy {self.name}: its stand-in ({_kind(stand_in)}) is for the level "
+                    f"{' or '.join(stand_in.levels)}, and its places are at {site.level}; combine "
+                    "methods of one level (disca-rt caches NAME tells what each stands in for)"
                 )
         for i, j in combinations(range(len(self.slots)), 2):
             if self.slots[i].site.shares_branch(self.slots[j].site):
                 raise ValueError(
                     f"policy {self.name}: slots {i} and {j} are at one branch; give each its own"
                 )
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """True where a sample's result may depend on the others that are run with it."""
+        return bool(self.rule.probes) or any(each.mixes_samples for _, each in self.slots)
 
     @remembered(maxsize=64)
     def known_plans(self, setting: Setting) -> tuple[StepPlan, ...] | None:

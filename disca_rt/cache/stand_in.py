@@ -131,6 +131,7 @@ class StandIn(Protocol):
     reads_other_pass: bool  # True where `value` reads what the other pass kept
     takes: str  # a word for the scalars that it takes from plans; "" where it takes none
     refreshes: bool  # True of a `RowStandIn`
+    mixes_samples: bool  # True where a sample's value depends on the others of its batch
     has_keys: bool  # True of `RowsOfAllBlocks`, whose buffers attention reads in place
     fitted_in: str | None  # the calibration's table with options that are left out
     fitted: tuple[str, ...]  # those options
@@ -232,6 +233,7 @@ class StandInDefaults:
     reads_other_pass: ClassVar[bool] = False
     takes: ClassVar[str] = ""
     refreshes: ClassVar[bool] = False
+    mixes_samples: ClassVar[bool] = False
     has_keys: ClassVar[bool] = False
     fitted_in: ClassVar[str | None] = None
     fitted: ClassVar[tuple[str, ...]] = ()

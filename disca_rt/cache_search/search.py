@@ -36,6 +36,8 @@ class Search:
     """Searches on one subject for lists whose samples cost at most `budget` full steps."""
 
     def __init__(self, subject: Subject, record: Record, budget: float, tell: Told) -> None:
+        if math.isnan(budget):
+            raise ValueError("budget must be a number of full steps, got nan")
         self._subject, self._record, self._budget, self._tell = subject, record, budget, tell
         self._judging = Judging(subject, record, self._say)
         self._steps, self._told = subject.steps, time.monotonic()

@@ -23,6 +23,7 @@ from ..weights.identify import identify
 from ..weights.load import own_dtype
 from ..work.memory import Need, fewest_ranks, fits, footprint, largest_size, smaller_caches
 
+HOST = torch.device("cpu")
 SIGNS = "out of memory", "can't allocate memory", "Storage size calculation overflowed"
 
 ShowSize = Callable[[tuple[int, int, int]], str]
@@ -66,7 +67,7 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
         ways.append("--dtype bfloat16")
     if not need.fp8_weights and fits(need._replace(fp8_weights=True), room):
         ways.append("--fp8-weights")
-    ways += smaller_caches(need, room)
+    ways += smaller_caches(need, room, capacity(HOST) if is_gpu else None)
     ranks = fewest_ranks(need, room) if is_gpu else None
     if ranks is not None:
         ways.append(f"{ranks} ranks (torchrun)")
@@ -169,6 +170,14 @@ def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held:
     certain = estimate.weights + estimate.cache if is_gpu else estimate.total + estimate.host
     if certain > there:
         raise MemoryError(explanation(need, there, show_size, is_gpu))
+    host = capacity(HOST)
+    if is_gpu and estimate.host * need.ranks > host:
+        ways = smaller_caches(need, there, host) or ["a smaller size"]
+        raise MemoryError(
+            f"the host needs about {byte_text(estimate.host * need.ranks)} of "
+            f"{byte_text(host)} for the cache of its {need.ranks} ranks; would fit: "
+            f"{', or '.join(ways)}"
+        )
 
 
 def _room(device: torch.device, held: int) -> int:

@@ -3,7 +3,7 @@
 import argparse
 
 from ..cache.policies import needs_step_list, read_policy
-from ..cache.rules.listed import check_step_list
+from ..cache.rules.listed import check_indices
 from ..config import DiTConfig
 from ..preset_file import read_preset
 from ..schedule import Preset, Schedule, from_timesteps, get_preset, shifted
@@ -21,7 +21,7 @@ def check_schedule_arguments(args: argparse.Namespace) -> None:
     if len(levels) > 1 or (levels and (args.steps is not None or args.shift is not None)):
         raise ValueError("give one of --sigmas, --timesteps, or --steps and --shift")
     if args.step_list is not None:
-        check_step_list(args.step_list)
+        check_indices("step_list", args.step_list)
 
 
 def choose_policy(args: argparse.Namespace, has_predictor: bool) -> str:

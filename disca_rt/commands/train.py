@@ -33,6 +33,7 @@ RUN_FLAGS = (
     "checkpoint_every",
 )
 DRY_RUN_FLAGS = {"ranks": 8, "size": (704, 704, 129), "text_tokens": 256}
+TINY_FLAGS = {"ranks": 1, "size": (32, 24, 5), "text_tokens": 16}  # of the embedded model's presets
 DRY_RUN_MODELS = {
     "base": "hunyuan-video",
     "cfg": "hunyuan-video-cfgdistill",
@@ -109,8 +110,10 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
     settings.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="print memory per rank and FLOPs only")
-    dry.add_argument("--ranks", type=int, help="ranks to count for; default 8")
-    dry.add_argument("--size", type=video_size, help="of the videos; default 704x704x129")
+    dry.add_argument("--ranks", type=int, help="ranks to count for; default 8, of tiny presets 1")
+    dry.add_argument(
+        "--size", type=video_size, help="of the videos; default 704x704x129, or 32x24x5"
+    )
     dry.add_argument("--text-tokens", type=int, help="valid text tokens; default 256")
 
 
@@ -235,14 +238,15 @@ def _dry_run(args: argparse.Namespace) -> None:
     from ..train.dry_run import estimate
     from ..vae.sizes import SIZES
 
-    flags = DRY_RUN_FLAGS | given(args, DRY_RUN_FLAGS)
+    is_tiny = args.preset.startswith("tiny")
+    flags = DRY_RUN_FLAGS | (TINY_FLAGS if is_tiny else {}) | given(args, DRY_RUN_FLAGS)
     ranks, (width, height, frames) = flags["ranks"], flags["size"]
     if ranks < 1:
         raise ValueError(f"--ranks must be at least 1, got {ranks}")
     config = _config(args, args.source or "(not read in a dry run)")
     dit = get_model_config(DRY_RUN_MODELS[args.stage])
     sizes = SIZES[dit.family]
-    if args.preset.startswith("tiny"):
+    if is_tiny:
         dit = replace(TINY, guidance_embed=dit.guidance_embed, meanflow=dit.meanflow)
         sizes = PixelUnshuffleCodec()
     latent_shape = sizes.latent_shape(frames, height, width)

@@ -278,7 +278,7 @@ class Pipeline(Calls, DenoisingModels):
     def decides_per_sample(self, request: Request) -> bool:
         """True where each sample of a batch is run, and decided on, by itself."""
         if request.decide is None:
-            return bool(self.resolved(request)[1].rule.probes)
+            return self.resolved(request)[1].depends_on_batch
         return request.decide == "per-sample"
 
     def close(self) -> None:

@@ -25,13 +25,14 @@ Norm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 NORMS: dict[str, Norm] = {
     "l1": lambda now, before: ((now - before).abs(), before.abs()),
     "l2": lambda now, before: ((now - before).square(), before.square()),
+    "l2_of_now": lambda now, before: ((now - before).square(), now.square()),
     "relative": lambda now, before: _over_ones(_relative(now, before)),
     "relative_squares": lambda now, before: _over_ones(_relative(now, before).square()),
     "size": lambda now, before: (now.abs(), before.abs()),
     "row_size": lambda now, before: _over_ones(_row_norms(now) / _row_norms(before)),
 }
-"""Σ|a−b| over Σ|b|; the same of squares; the means of |a−b|/|a| and of its square; Σ|a| over Σ|b|;
-the mean over rows of |a|₂/|b|₂."""
+"""Σ|a−b| over Σ|b|; the same of squares; these over Σa²; the means of |a−b|/|a| and of its square;
+Σ|a| over Σ|b|; the mean over rows of |a|₂/|b|₂."""
 
 
 OF_ALL_ROWS = {"slot": ("motion",), "tokens": ("moving",)}

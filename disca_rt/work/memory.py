@@ -123,15 +123,20 @@ def policy_of(need: Need) -> Policy:
     return sketch_policy(need.policy, sketched(need.dit))
 
 
-def smaller_caches(need: Need, capacity: int) -> list[str]:
-    """Options of the policy by which the sample fits; none where the cache is a small part."""
-    if footprint(need).cache < capacity // 10:
+def smaller_caches(need: Need, capacity: int, host: int | None = None) -> list[str]:
+    """Options of the policy by which the sample fits; none where the cache is a small part.
+
+    `host` bytes are there for what is kept on it; None: as many as it takes.
+    """
+    now = footprint(need)
+    if now.cache + now.host < capacity // 10:
         return []
     policy = policy_of(need)
+    variants = [(option, need._replace(policy=each)) for option, each in smaller(policy)]
     return [
         f"option {option} of policy {policy.name}"
-        for option, variant in smaller(policy)
-        if fits(need._replace(policy=variant), capacity)
+        for option, other in variants
+        if fits(other, capacity) and (host is None or footprint(other).host <= host)
     ]
 
 

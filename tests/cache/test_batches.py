@@ -32,6 +32,7 @@ MEASURING = Policy(
     (Slot(Site("blocks", 0, 4), Reuse("delta")),),
 )
 MIXED = build_policy("mixcache:theta=inf,d=0.5,0.8,I_cfg=0.5", Parts(CONFIG, OPS))
+CHOOSING = build_policy("ras:scheduler_end_step=8,scheduler_start_step=2", Parts(CONFIG, OPS))
 STATIC = build_policy("taylor:interval=3", Parts(CONFIG, OPS))
 
 
@@ -58,7 +59,7 @@ def alone(runtime: Runtime, policy: Policy) -> Tensor:
     return torch.cat([runtime.run(request(policy, row)).latents for row in rows])
 
 
-@pytest.mark.parametrize("policy", [MEASURING, MIXED])
+@pytest.mark.parametrize("policy", [MEASURING, MIXED, CHOOSING])
 def test_each_sample_is_what_it_is_alone_unless_all_decide_together(policy: Policy) -> None:
     ours = runtime()
     expected = alone(ours, policy)

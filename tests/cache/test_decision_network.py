@@ -154,5 +154,5 @@ def test_a_file_for_other_steps_is_refused() -> None:
 
 def test_a_list_and_a_network_are_one_or_the_other() -> None:
     text = f"{NETWORK},rho=1,reuse=1"
-    with pytest.raises(ValueError, match="needs rho and reuse, or net, got"):
+    with pytest.raises(ValueError, match="needs rho and reuse, or net=FILE, got"):
         build_policy(text, PARTS)

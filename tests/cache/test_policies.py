@@ -109,7 +109,7 @@ def test_disca_without_a_predictor_and_a_list_beyond_the_steps() -> None:
         build_policy("disca:interval=2", Parts(CONFIG, OPS))
     with pytest.raises(ValueError, match="with 4 steps the last index is 3, got 4"):
         resolve(shifted(4, 5.0), "reuse:step_list=0,4", PARTS)
-    with pytest.raises(ValueError, match="stands in at blocks, guidance, velocity, not at branch"):
+    with pytest.raises(ValueError, match="is for the level blocks or guidance or velocity, and"):
         Policy("mine", Interval(2), ((Site("branch", 0, 2, ("attn",)), Reuse("delta")),))
 
 
@@ -213,7 +213,7 @@ def test_a_combination_that_means_nothing_is_one_line() -> None:
         build_policy("feb-cache+profilingdit", only_double)
     with pytest.raises(ValueError, match="at least 3 blocks, got one of 1"):
         build_policy("deepcache", only_double)
-    with pytest.raises(ValueError, match="Learned stands in at blocks, not at branch") as told:
+    with pytest.raises(ValueError, match=r"\(Learned\) is for the level blocks, and") as told:
         build_policy("feb-cache+disca", PARTS._replace(predictor=models().predictor))
     assert "\n" not in str(told.value)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from disca_rt.cache.plan import Probe
+from disca_rt.cache.plan import Measured, Probe
+from disca_rt.cache.rules.speca import SpeCa
 from disca_rt.sampling import probes
 from disca_rt.sampling.probes import NORMS, motion, sums
 from disca_rt.tokens import StepContext, TokenLayout
@@ -50,6 +51,18 @@ def test_sums_of_few_rows_at_a_time_are_those_of_all(norm: str) -> None:
         with patch.object(probes, "AT_ONCE", elements):
             found = sums(Probe("tokens", norm=norm), now, before, context)
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-12, atol=0)
+
+
+def test_the_norm_of_a_draft_is_over_what_is_computed() -> None:
+    """SpeCa's |pred − true|₂ / |true|₂, of valid rows."""
+    true, drafted, context = draw()
+    rule = SpeCa(error_metric="norm")
+    (probe,) = rule.probes
+    found = sums(probe, true, drafted, context)
+    valid = torch.arange(ROWS) < context.layout.lengths[:, None]
+    true, drafted = true.double()[valid], drafted.double()[valid]
+    expected = (drafted - true).norm() / true.norm()
+    assert rule._error({probe: Measured(*found.tolist())}) == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("norm", NORMS)

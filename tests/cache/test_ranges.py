@@ -441,7 +441,7 @@ def test_block_caching_scales_and_shifts_a_blocks_change(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scale_shift={},delta=0.3", r"needs curves \(delta\), or scale_shift, got"),
+        ("scale_shift={},delta=0.3", r"needs curves \(delta\), or scale_shift=FILE, got"),
         ("scale_shift={},form=output", "scale_shift goes with form=delta, got output; drop one"),
         ("scale_shift=nowhere", "nowhere cannot be read as a file of scales and shifts"),
     ],
@@ -649,7 +649,8 @@ def test_one_and_two_steps_are_full_or_one_clear_line(name: str, steps: int) -> 
         ("delta-dit:cached_blocks=8", "cached_blocks must be a whole number from 1 to 7"),
         ("fasterdiffusion:mod=2,key_steps=0,1", "give one of them"),
         ("fasterdiffusion:prior_noise=-1", "prior_noise must be .* 0 to 1, got -1"),
-        ("fasterdiffusion:key_steps=0,12", "the last index is 11"),
+        ("fasterdiffusion:key_steps=0,12", "key_steps must stay below .* the last index is 11"),
+        ("fasterdiffusion:key_steps=3,5", "key_steps must begin with 0"),
         ("foresight:warmup=1", "warmup must be a whole number at least 2"),
         ("profilingdit:step_start=4", "step_cache_list must have step_start 4"),
         ("profilingdit:max_interval=4", "go together"),

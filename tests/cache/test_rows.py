@@ -19,9 +19,9 @@ from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy, Slot
 from disca_rt.cache.rules.between import SomeRows
 from disca_rt.cache.site import Site
-from disca_rt.cache.stand_in import ALL_HERE, WHOLE, Moment
+from disca_rt.cache.stand_in import ALL_HERE, WHOLE, Moment, TensorSpec
 from disca_rt.cache.stand_ins.cluster_rows import ClusterRows
-from disca_rt.cache.stand_ins.clusters import kmeans
+from disca_rt.cache.stand_ins.clusters import Clusters, kmeans
 from disca_rt.cache.stand_ins.drawn_rows import DrawnRows
 from disca_rt.cache.stand_ins.important_rows import ImportantRows
 from disca_rt.cache.stand_ins.kept_elsewhere import KeptElsewhere, smaller
@@ -398,6 +398,26 @@ def test_keys_are_kept_on_the_device_only() -> None:
     with pytest.raises(ValueError, match="state must be device, for attention reads its keys"):
         build_policy("ras:state=fp8", sketched(CONFIG))
     assert smaller(build_policy("ras", sketched(CONFIG))) == []
+
+
+def test_networks_that_are_not_those_of_the_branches_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "gates.safetensors"
+    save_file({"gates": torch.ones(2, 3)}, path)
+    stand_in = ImportantRows(0.34, importance=str(path))
+    at = Moment(None, None, torch.tensor(stand_in.numbers((), 0, ())), place=(0, "img_mlp"))
+    kept = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    with pytest.raises(ValueError, match=r"importance .* has no tensor 0.img_mlp.w1"):
+        stand_in.keep(kept, torch.ones(1, 3, 1), at)
+    path.write_text("nothing")
+    other = ImportantRows(0.5, importance=str(path.rename(tmp_path / "text.safetensors")))
+    with pytest.raises(ValueError, match=r"text\.safetensors cannot be read"):
+        other.keep(kept, torch.ones(1, 3, 1), at)
+
+
+def test_more_clusters_than_tokens_are_refused() -> None:
+    spec = TensorSpec((1, 9, 4), torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match="cluster_num must be at most the 9 tokens, got 10"):
+        Clusters(cluster_num=10).kept_specs(spec)
 
 
 @pytest.mark.parametrize("is_trained", [False, True])

@@ -371,7 +371,7 @@ def test_blocks_that_ran_for_a_probe_in_vain_are_counted() -> None:
         ("magcache:rounding=up", "rounding must be down or nearest, got 'up'"),
         ("magcache:mag_ratios=1,nan", "mag_ratios must be numbers .*, got .1,nan."),
         ("easycache:ret_steps=-1", "ret_steps must be a whole number at least 0, got -1"),
-        ("dicache:probe_depth=0", "probe_depth must be a whole number at least 1, got 0"),
+        ("dicache:probe_depth=0", f"probe_depth must be a whole number from 1 to {BLOCKS}, got 0"),
         ("jenga-steps:step_list=0,60", "of_steps must be a whole number at least 61, got 50"),
         ("teacache-1.5:cache_end_step=3", "cache_end_step must be a whole number at least 11, got"),
     ],
@@ -382,7 +382,7 @@ def test_a_wrong_option_says_what_is_right(text: str, reason: str) -> None:
 
 
 def test_a_probe_beyond_the_blocks_is_refused(eager: Models) -> None:
-    with pytest.raises(ValueError, match=f"block of Probe.* must be from 0 to {BLOCKS}, got 9"):
+    with pytest.raises(ValueError, match=f"probe_depth must be .* {BLOCKS}, got 9"):
         run(eager, "dicache:probe_depth=9", 3)
 
 

@@ -42,6 +42,7 @@ def test_flags_on_the_page_exist() -> None:
     known = build_parser()._subparsers._group_actions[0].choices
     flags = {flag for name in ("generate", "decode") for flag in known[name]._option_string_actions}
     theirs = {"--predictor-path", "--flow-reverse", "--use-cpu-offload", "--i2v-stability"}
+    theirs |= {"--no-build-isolation"}  # pip's
     table = PAGE[PAGE.index("## The arguments of official") : PAGE.index("## A conditioning")]
     said = set(re.findall(r"--[a-z][a-z0-9-]*", PAGE.replace(table, "")))
     assert said - theirs <= flags

@@ -134,6 +134,11 @@ def test_a_dry_run_of_a_cache_method(method: str, capsys: pytest.CaptureFixture[
     assert "64,144 tokens per sample" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_the_embedded_models_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "cache", "--method", "l2c", "--dry-run"]) == 0
+    assert "256 tokens per sample" in capsys.readouterr().out
+
+
 def test_a_dry_run_of_the_13b_predictor_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["train", "predictor", "--preset", "hunyuan-video", "--dry-run", "--ranks", "8"]) == 0

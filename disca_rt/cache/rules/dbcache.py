@@ -79,8 +79,8 @@ class DBCache(RuleDefaults):
         mask = self.steps_computation_mask
         if mask is not None and (not mask or mask[0] != 1 or not {*mask} <= {0, 1}):
             raise ValueError(
-                "steps_computation_mask must be ones and zeros, one for each step, and begin with "
-                f"1 (nothing is cached before), got {list(mask)}"
+                "steps_computation_mask must be ones and zeros, of steps from the first one on, "
+                f"and begin with 1 (nothing is cached before), got {list(mask)}"
             )
 
     @property

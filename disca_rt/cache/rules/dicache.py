@@ -1,8 +1,9 @@
 """DiCache's rule: full once the changes after the first blocks have added up to a threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ...config import DiTConfig
 from ...schedule import Step
 from ..options import check_int, check_number
 from ..plan import Answer, Ask, Probe, Seen, Setting, StepPlan
@@ -49,11 +50,13 @@ class DiCache(RuleDefaults):
     ret_ratio: float = 0.2
     probe_depth: int = 1
     per_pass: bool = False
+    config: DiTConfig | None = field(default=None, compare=False)  # checks `probe_depth`
 
     def __post_init__(self) -> None:
         check_number("rel_l1_thresh", self.rel_l1_thresh, 0)
         check_number("ret_ratio", self.ret_ratio, 0, 1)
-        check_int("probe_depth", self.probe_depth, 1)
+        blocks = None if self.config is None else self.config.double + self.config.single
+        check_int("probe_depth", self.probe_depth, 1, blocks)
 
     @property
     def probes(self) -> tuple[Probe, ...]:

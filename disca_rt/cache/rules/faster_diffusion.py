@@ -6,7 +6,7 @@ from ...schedule import Step
 from ..options import check_int, check_number
 from ..plan import Act, Setting, StepPlan
 from ..rule import Planned, known_plans
-from .listed import Listed
+from .listed import Listed, check_indices
 
 KEY_STEPS = 0, 1, 2, 3, 5, 10, 15, 25, 35
 OF_STEPS = 50
@@ -42,6 +42,7 @@ class KeySteps(Planned):
             keys = tuple(range(0, steps, self.mod))
         elif keys is None:
             keys = tuple(sorted({key * steps // OF_STEPS for key in KEY_STEPS}))
+        check_indices("key_steps", keys, steps)
         if not self.prior_noise:
             return known_plans(Listed(keys), setting)
         plans = known_plans(Listed(keys), setting._replace(slots=setting.slots - 1))

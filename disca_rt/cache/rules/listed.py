@@ -17,26 +17,26 @@ class Listed(Memoryless):
     def __post_init__(self) -> None:
         if not isinstance(self.step_list, tuple):
             raise ValueError(f"step_list must be a tuple of indices, got {self.step_list!r}")
-        check_step_list(self.step_list)
+        check_indices("step_list", self.step_list)
 
     def start(self, setting: Setting) -> None:
-        steps = len(setting.steps)
-        if self.step_list[-1] >= steps:
-            raise ValueError(
-                f"step_list must stay below steps: with {steps} steps the last index is "
-                f"{steps - 1}, got {self.step_list[-1]}"
-            )
+        check_indices("step_list", self.step_list, len(setting.steps))
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         return setting.full if step.index in self.step_list else setting.predicted
 
 
-def check_step_list(step_list: Sequence[int]) -> None:
-    """Raises ValueError unless `step_list` begins with 0 and increases."""
-    shown = list(step_list)
+def check_indices(name: str, indices: Sequence[int], steps: int | None = None) -> None:
+    """Raises ValueError unless the indices `name` begin with 0, increase and stay below `steps`."""
+    shown = list(indices)
     if not {*map(type, shown)} <= {int}:
-        raise ValueError(f"step_list must be whole numbers, got {shown}")
+        raise ValueError(f"{name} must be whole numbers, got {shown}")
     if not shown or shown[0] != 0:
-        raise ValueError(f"step_list must begin with 0 (nothing is cached before), got {shown}")
+        raise ValueError(f"{name} must begin with 0 (nothing is cached before), got {shown}")
     if shown != sorted(set(shown)):
-        raise ValueError(f"step_list must increase without repeats, got {shown}")
+        raise ValueError(f"{name} must increase without repeats, got {shown}")
+    if steps is not None and shown[-1] >= steps:
+        raise ValueError(
+            f"{name} must stay below steps: with {steps} steps the last index is {steps - 1}, "
+            f"got {shown[-1]}"
+        )

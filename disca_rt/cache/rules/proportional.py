@@ -6,7 +6,7 @@ from ...schedule import Step
 from ..options import check_int
 from ..plan import Seen, Setting, StepPlan
 from ..rule import Memoryless
-from .listed import check_step_list
+from .listed import check_indices
 from .nearest import nearest
 
 
@@ -22,7 +22,7 @@ class Proportional(Memoryless):
     of_steps: int = 50
 
     def __post_init__(self) -> None:
-        check_step_list(self.step_list)
+        check_indices("step_list", self.step_list)
         check_int("of_steps", self.of_steps, self.step_list[-1] + 1)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:

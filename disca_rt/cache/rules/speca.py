@@ -15,7 +15,7 @@ from ..plan import Act, Answer, Draft, Probe, Seen, Setting, StepPlan
 from ..rule import RuleDefaults
 
 MODES = "next", "rollback"
-METRICS = {"relative_l1": "relative", "relative_l2": "relative_squares", "norm": "l2"}
+METRICS = {"relative_l1": "relative", "relative_l2": "relative_squares", "norm": "l2_of_now"}
 """The norms that errors are made of."""
 
 

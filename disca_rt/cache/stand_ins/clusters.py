@@ -39,6 +39,10 @@ class Clusters(KeptAsIs, StandInDefaults):
 
     def kept_specs(self, like: TensorSpec) -> tuple[TensorSpec, ...]:
         batch, rows, hidden = like.shape
+        if self.cluster_num > rows:
+            raise ValueError(
+                f"cluster_num must be at most the {rows} tokens, got {self.cluster_num}"
+            )
         centroids = like._replace(shape=(batch, 2 * self.cluster_num, hidden), dtype=torch.float32)
         return like, like._replace(shape=(batch, rows), dtype=torch.int64), centroids
 

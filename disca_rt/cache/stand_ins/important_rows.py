@@ -82,14 +82,23 @@ class ImportantRows(StandInDefaults):
         if self.importance is None:
             return (value - before).float().abs().mean(-1)
         network = _networks(self.importance, value.device)
-        name = f"{place[0]}.{place[1]}"
-        w1, b1, w2, b2 = (network[f"{name}.{part}"] for part in ("w1", "b1", "w2", "b2"))
+        names = [f"{place[0]}.{place[1]}.{part}" for part in ("w1", "b1", "w2", "b2")]
+        if missing := [name for name in names if name not in network]:
+            raise ValueError(
+                f"importance {self.importance} has no tensor {missing[0]}: each branch has w1, b1, "
+                "w2 and b2; without the option the last change is taken"
+            )
+        w1, b1, w2, b2 = (network[name] for name in names)
         return F.linear(F.silu(F.linear(value.float(), w1, b1)), w2, b2)[..., 0]
 
 
 @lru_cache(maxsize=4)
 def _networks(path: str, device: torch.device) -> dict[str, Tensor]:
-    """The tensors of a file, fp32 on `device`."""
-    from safetensors.torch import load_file  # a package that a bench does without
+    """The tensors of a file, fp32 on `device`; ValueError where it cannot be read."""
+    from safetensors import SafetensorError  # a package that a bench does without
+    from safetensors.torch import load_file
 
-    return {key: each.float().to(device) for key, each in load_file(path).items()}
+    try:
+        return {key: each.float().to(device) for key, each in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"importance {path} cannot be read: {error}") from error

@@ -60,6 +60,10 @@ class KeptElsewhere:
         return self.stand_in.refreshes
 
     @property
+    def mixes_samples(self) -> bool:
+        return self.stand_in.mixes_samples
+
+    @property
     def takes(self) -> str:
         return self.stand_in.takes
 

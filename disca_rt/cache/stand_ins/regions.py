@@ -52,6 +52,7 @@ class FreshVelocity(Dropping):
     """Keeps the velocity, each row's count of drops, and a mask of the rows of the next step."""
 
     levels: ClassVar[tuple[Level, ...]] = ("velocity",)
+    mixes_samples: ClassVar[bool] = True
     starvation_scale: float = 0.1
     metric: Literal["std", "l2norm"] = "std"
 
