@@ -15,7 +15,7 @@
 namespace disca_rt::loops {
 namespace {
 
-constexpr float kEps = 1e-6f;
+constexpr float kEps = 1e-6f;   // NORM_EPS of kernels/reference.py
 constexpr int64_t kTile = 128;  // values that stay in registers and the nearest cache
 
 struct BFloat16 {
@@ -89,8 +89,6 @@ INLINED void gated_sum_of(Shape shape, Rows x, const Term* terms, int64_t count,
     }
   }
 }
-
-constexpr int64_t kWidest = 8192;  // of a row that is normalised
 
 template <class T>
 INLINED void norm_modulate_of(Shape shape, Rows x, const Term* term, Vectors shift, Vectors scale,

@@ -41,6 +41,8 @@ struct Shape {
 void gated_sum(Type type, Shape shape, Rows x, const Term* terms, int64_t count, Rows out,
                int64_t begin, int64_t end);
 
+constexpr int64_t kWidest = 8192;  // of a row that is normalised
+
 // normed = LayerNorm(x) * (1 + scale) + shift; `sum` gets x with the term added first, where there
 // is one, which is what is normalised then.
 void norm_modulate(Type type, Shape shape, Rows x, const Term* term, Vectors shift, Vectors scale,

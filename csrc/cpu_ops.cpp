@@ -23,7 +23,6 @@ using Result = std::optional<Tensor>;
 namespace {
 
 constexpr int64_t kGrain = 16384;  // values that are worth a thread
-constexpr int64_t kWidest = 8192;
 constexpr int64_t kMaxTerms = 512;
 
 bool is_plain(const Tensor& x) {
@@ -100,8 +99,9 @@ Result gated_sum(const Tensor& x, const std::vector<Tensor>& branches_and_gates,
 }
 
 bool fits_norm(const Tensor& x, const Tensor& shift, const Tensor& scale) {
-  return are_rows(x) && x.size(2) <= kWidest && are_vectors(shift, x) && are_vectors(scale, x) &&
-         shift.scalar_type() == x.scalar_type() && scale.scalar_type() == x.scalar_type();
+  return are_rows(x) && x.size(2) <= loops::kWidest && are_vectors(shift, x) &&
+         are_vectors(scale, x) && shift.scalar_type() == x.scalar_type() &&
+         scale.scalar_type() == x.scalar_type();
 }
 
 Result layer_norm_modulate(const Tensor& x, const Tensor& shift, const Tensor& scale,

@@ -45,7 +45,7 @@ SHORT = preset(3, shift=5.0, step_list=(0, 1))
 
 
 def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
-    """Of operators that are recorded: PyTorch's."""
+    """Runtime by PyTorch's operators, which are those that can be recorded."""
     arguments = {"ops": "reference"} | arguments
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, graphs=graphs, **arguments))
 

@@ -8,7 +8,7 @@ from .learned_file import SIZES
 
 
 class Kind(NamedTuple):
-    """What a file of one format holds, in words, and the option that takes it, by method."""
+    """Contents of a format's files in words, and the option that takes such a file, by method."""
 
     holds: str
     options: dict[str, str]
@@ -25,7 +25,7 @@ KINDS = {
 
 
 class About(NamedTuple):
-    """What a file is: `holds` in words, `sizes` of its model by name, `shapes` of its tensors."""
+    """Facts of a file: what it `holds`, `sizes` of its model by name, `shapes` of its tensors."""
 
     holds: str
     version: str
@@ -36,7 +36,7 @@ class About(NamedTuple):
 
 
 def about(path: Path) -> About | None:
-    """What the file at `path` is, by its header; None where it is no file of these kinds."""
+    """Read the facts of the file at `path` from its header; None where it is of no such kind."""
     from safetensors import SafetensorError, safe_open  # a package that a bench does without
 
     try:

@@ -34,8 +34,8 @@ def check_tables(source: str, tables: Mapping[str, Table]) -> None:
 def fitted_types() -> dict[str, dict[str, Any]]:
     """The types of options by table and name, of all methods."""
     types: dict[str, dict[str, Any]] = {}
-    for row in POLICIES.values():
-        for table, options in row.fitted_types.items():
+    for method in POLICIES.values():
+        for table, options in method.fitted_types.items():
             types.setdefault(table, {}).update(options)
     return types
 

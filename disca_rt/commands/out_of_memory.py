@@ -4,6 +4,7 @@ Knows the formula (`footprint`), the device, and how a size is written on the co
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -170,13 +171,19 @@ def refuse_hopeless(need: Need, device: torch.device, show_size: ShowSize, held:
     certain = estimate.weights + estimate.cache if is_gpu else estimate.total + estimate.host
     if certain > there:
         raise MemoryError(explanation(need, there, show_size, is_gpu))
-    host = capacity(HOST)
-    if is_gpu and estimate.host * need.ranks > host:
-        ways = smaller_caches(need, there, host) or ["a smaller size"]
+    if is_gpu:
+        _refuse_host(need, there)
+
+
+def _refuse_host(need: Need, there: int) -> None:
+    """Raise MemoryError where the host cannot keep the cache of the ranks that run on it."""
+    here = min(need.ranks, int(os.environ.get("LOCAL_WORLD_SIZE", need.ranks)))
+    needed, host = here * footprint(need).host, capacity(HOST)
+    if needed > host:
+        ways = smaller_caches(need, there, host // here) or ["a smaller size"]
         raise MemoryError(
-            f"the host needs about {byte_text(estimate.host * need.ranks)} of "
-            f"{byte_text(host)} for the cache of its {need.ranks} ranks; would fit: "
-            f"{', or '.join(ways)}"
+            f"the host needs about {byte_text(needed)} of {byte_text(host)} for the cache of its "
+            f"{here} ranks; would fit: {', or '.join(ways)}"
         )
 
 

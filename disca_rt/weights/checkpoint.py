@@ -67,7 +67,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             checkpoint = _open_index(path)
         else:
             shards = shard_names(path.name)
-            checkpoint = open_tensorss(path, _beside(path, shards) if shards else [path])
+            checkpoint = _open_files(path, _beside(path, shards) if shards else [path])
         size = sum(file.stat().st_size for file in checkpoint.files)
     except OSError as error:
         is_lost = path.is_symlink() and not path.exists()
@@ -102,7 +102,7 @@ def _file_names(folder: Path) -> list[str]:
     return [item.name for item in folder.iterdir() if not item.is_dir()]
 
 
-def open_tensorss(path: Path, files: list[Path]) -> Checkpoint:
+def _open_files(path: Path, files: list[Path]) -> Checkpoint:
     """Open one file, or all shards of a set that has no index, whichever of them `path` is."""
     opened = map(open_tensors, files)
     entries = {name: Entry(file, name) for file in opened for name in file.specs}

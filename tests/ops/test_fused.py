@@ -141,6 +141,15 @@ def arguments(name: str, make: Make) -> Args:
     return OP_ROWS[name].arguments(make)
 
 
+def rope_of_packed(
+    make: Make, heads: int, width: int, rows: int, rotated: int, mean: float
+) -> Args:
+    """Arguments of rms_norm_rope: k of packed q, k, v, whose first `rotated` rows turn."""
+    packed = make.tensor(2, rows, 3, heads, width).add_(mean)
+    angles = make.tensor(rotated, width // 2, dtype=torch.float32)
+    return packed[:, :, 1], make.tensor(width), make.tensor(width), angles.cos(), angles.sin()
+
+
 ROW_OPS = [
     "layer_norm",
     "layer_norm_modulate",
@@ -186,11 +195,7 @@ def test_norms_of_rows_far_from_zero(name: str, width: int, dtype: torch.dtype) 
 def test_rms_norm_rope(
     heads: int, width: int, rows: int, rotated: int, mean: int, dtype: torch.dtype
 ) -> None:
-    make = Make(dtype)
-    packed = make.tensor(2, rows, 3, heads, width).add_(mean)
-    angles = make.tensor(rotated, width // 2, dtype=torch.float32)
-    weights = make.tensor(width), make.tensor(width)
-    check("rms_norm_rope", (packed[:, :, 1], *weights, angles.cos(), angles.sin()))
+    check("rms_norm_rope", rope_of_packed(Make(dtype), heads, width, rows, rotated, mean))
 
 
 def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:
