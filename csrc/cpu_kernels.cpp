@@ -16,7 +16,7 @@
 namespace disca_rt::loops {
 namespace {
 
-constexpr float kEps = 1e-6f;   // NORM_EPS of kernels/reference.py
+constexpr float kEps = 1e-6f;  // NORM_EPS of kernels/reference.py
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kTile = 128;  // values that stay in registers and the nearest cache
 
@@ -222,30 +222,21 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
 constexpr int64_t kRows = 4;    // queries that share what is loaded of the keys
 constexpr int64_t kKeys = 512;  // of a tile, whose scores stay in the nearest cache
 constexpr int64_t kKeyVectors = kKeys / kLanes;
+constexpr int64_t kWidestParts = kWidestHead / kLanes;
 
-INLINED float sum_of(const Lanes& lanes) {
-  float values[kLanes], total = 0;
-  std::memcpy(values, &lanes, sizeof values);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) values[i] += values[i + half];
-  }
-  total = values[0];
-  return total;
-}
-
-// Keys and values of a tile in vectors of keys, column by column: vector j of column i of the keys
-// is k[j * width + i], of the values v[i * room + j]. Past `count` all are 0.
+// Keys and values of a tile. Keys are in vectors of keys: vector j of column i is k[j * width + i].
+// A key's values are `parts` vectors of their own, padded with 0. Keys past `count` are 0.
 struct KeyTile {
-  int64_t room;  // vectors of a column of v
+  int64_t parts;
   int64_t vectors;
   int64_t count;
   Lanes k[kWidestHead * kKeyVectors];
-  Lanes v[kWidestHead * kKeyVectors];
+  Lanes v[kKeys * kWidestParts];
 
   float& key(int64_t number, int64_t i, int64_t width) {
     return reinterpret_cast<float*>(&k[number / kLanes * width + i])[number % kLanes];
   }
-  float& value(int64_t number, int64_t i) { return reinterpret_cast<float*>(&v[i * room])[number]; }
+  float* values(int64_t number) { return reinterpret_cast<float*>(&v[number * parts]); }
 };
 
 // Fills `tile` with the next valid keys from `first` on; returns where it has stopped.
@@ -257,22 +248,25 @@ INLINED int64_t fill_tile(KeyTile& tile, int64_t width, const T* k, int64_t k_st
     if (valid != nullptr && !valid[key]) continue;
     const T* k_row = k + key * k_stride;
     const T* v_row = v + key * v_stride;
+    float* values = tile.values(count);
     for (int64_t i = 0; i < width; ++i) tile.key(count, i, width) = load(k_row + i);
-    for (int64_t i = 0; i < width; ++i) tile.value(count, i) = load(v_row + i);
+    for (int64_t i = 0; i < width; ++i) values[i] = load(v_row + i);
+    for (int64_t i = width; i < tile.parts * kLanes; ++i) values[i] = 0;
     ++count;
   }
   tile.count = count;
   tile.vectors = (count + kLanes - 1) / kLanes;
   for (int64_t lane = count; lane < tile.vectors * kLanes; ++lane) {
-    for (int64_t i = 0; i < width; ++i) tile.key(lane, i, width) = tile.value(lane, i) = 0;
+    for (int64_t i = 0; i < width; ++i) tile.key(lane, i, width) = 0;
+    for (int64_t i = 0; i < tile.parts * kLanes; ++i) tile.values(lane)[i] = 0;
   }
   return key;
 }
 
-// Queries of an item, scaled, and what is known of their results so far; rows lie `width` apart.
+// Queries of an item, scaled, `width` apart, and what is known of their results so far.
 struct Queries {
   float q[kQueries * kWidestHead];
-  float out[kQueries * kWidestHead];
+  Lanes out[kQueries * kWidestParts];
   float largest[kQueries];
   float sum[kQueries];
 };
@@ -292,41 +286,59 @@ INLINED void score(Lanes (*scores)[kKeyVectors], const float* q, const Lanes* k,
   }
 }
 
-// `count` columns of the values, weighed for kRows queries, are added to `out`.
+// `count` vectors of every key's values, weighed for kRows queries, are added to `out`. Two keys at
+// a time have sums of their own, so that none waits for the other.
 template <int64_t count>
-INLINED void weigh(float* out, const Lanes (*scores)[kKeyVectors], const Lanes* v, int64_t room,
-                   int64_t vectors, int64_t width) {
-  Lanes total[kRows][count] = {};
-  for (int64_t j = 0; j < vectors; ++j) {
-    for (int64_t i = 0; i < count; ++i) {
-      const Lanes values = v[i * room + j];
-      for (int64_t r = 0; r < kRows; ++r) total[r][i] += scores[r][j] * values;
+INLINED void weigh(Lanes* out, const Lanes (*scores)[kKeyVectors], const Lanes* v,
+                   const KeyTile& tile) {
+  Lanes total[2][kRows][count] = {};
+  for (int64_t key = 0; key < tile.vectors * kLanes; key += 2) {
+    for (int64_t one = 0; one < 2; ++one) {
+      for (int64_t i = 0; i < count; ++i) {
+        const Lanes values = v[(key + one) * tile.parts + i];
+        for (int64_t r = 0; r < kRows; ++r) {
+          total[one][r][i] += reinterpret_cast<const float*>(scores[r])[key + one] * values;
+        }
+      }
     }
   }
   for (int64_t r = 0; r < kRows; ++r) {
-    for (int64_t i = 0; i < count; ++i) out[r * width + i] += sum_of(total[r][i]);
+    for (int64_t i = 0; i < count; ++i) out[r * tile.parts + i] += total[0][r][i] + total[1][r][i];
   }
 }
 
-// Scores [vectors] of one query to weights, their sum and the largest; `out` follows the latter.
-INLINED void soften(Lanes* scores, const KeyTile& tile, int64_t width, float& largest, float& sum,
-                    float* out) {
+INLINED float largest_of(const Lanes& lanes) {
+  float values[kLanes], most;
+  std::memcpy(values, &lanes, sizeof values);
+  most = values[0];
+  for (int64_t i = 1; i < kLanes; ++i) most = values[i] > most ? values[i] : most;
+  return most;
+}
+
+constexpr float kLowest = -1e30f;  // of a score; the first tile's are larger
+
+// Scores of one query to weights, their sum and the largest; `out` follows the latter.
+INLINED void soften(Lanes* scores, const KeyTile& tile, float& largest, float& sum, Lanes* out) {
   float* row = reinterpret_cast<float*>(scores);
-  float most = largest, total = 0;
-  for (int64_t i = 0; i < tile.count; ++i) most = row[i] > most ? row[i] : most;
+  for (int64_t i = tile.count; i < tile.vectors * kLanes; ++i) row[i] = kLowest;
+  Lanes most_of_lanes = scores[0];
+  for (int64_t j = 1; j < tile.vectors; ++j) {
+    most_of_lanes = scores[j] > most_of_lanes ? scores[j] : most_of_lanes;
+  }
+  const float most = std::max(largest, largest_of(most_of_lanes));
+  float total = 0;
   for (int64_t i = 0; i < tile.vectors * kLanes; ++i) row[i] = exp2_of_negative(row[i] - most);
-  for (int64_t i = tile.count; i < tile.vectors * kLanes; ++i) row[i] = 0;
   for (int64_t i = 0; i < tile.vectors * kLanes; ++i) total += row[i];
   const float earlier = exp2_of_negative(largest - most);
   largest = most;
   sum = sum * earlier + total;
-  for (int64_t i = 0; i < width; ++i) out[i] *= earlier;
+  for (int64_t i = 0; i < tile.parts; ++i) out[i] *= earlier;
 }
 
 INLINED void attend_tile(Queries& queries, int64_t first, const KeyTile& tile, int64_t width) {
   Lanes scores[kRows][kKeyVectors];
   const float* q = queries.q + first * width;
-  float* out = queries.out + first * width;
+  Lanes* out = queries.out + first * tile.parts;
   int64_t j = 0;
   for (; j + 2 <= tile.vectors; j += 2) {
     score<2>(reinterpret_cast<Lanes(*)[kKeyVectors]>(&scores[0][j]), q, tile.k + j * width, width);
@@ -335,12 +347,12 @@ INLINED void attend_tile(Queries& queries, int64_t first, const KeyTile& tile, i
     score<1>(reinterpret_cast<Lanes(*)[kKeyVectors]>(&scores[0][j]), q, tile.k + j * width, width);
   }
   for (int64_t r = 0; r < kRows; ++r) {
-    soften(scores[r], tile, width, queries.largest[first + r], queries.sum[first + r],
-           out + r * width);
+    soften(scores[r], tile, queries.largest[first + r], queries.sum[first + r],
+           out + r * tile.parts);
   }
-  for (int64_t i = 0; i < width; i += 2) {
-    weigh<2>(out + i, scores, tile.v + i * tile.room, tile.room, tile.vectors, width);
-  }
+  int64_t i = 0;
+  for (; i + 2 <= tile.parts; i += 2) weigh<2>(out + i, scores, tile.v + i, tile);
+  if (i < tile.parts) weigh<1>(out + i, scores, tile.v + i, tile);
 }
 
 template <class T>
@@ -348,14 +360,12 @@ INLINED const T* head_of(const HeadRows& rows, int64_t batch, int64_t head) {
   return static_cast<const T*>(rows.data) + batch * rows.batch_stride + head * rows.head_stride;
 }
 
-constexpr float kLowest = -1e30f;  // of a score; the first tile's are larger
-
 template <class T>
 INLINED void attention_of(AttentionShape shape, HeadRows q, HeadRows k, HeadRows v,
                           const bool* valid, HeadRows out, int64_t begin, int64_t end) {
   const auto tile = std::make_unique_for_overwrite<KeyTile>();
   const auto queries = std::make_unique_for_overwrite<Queries>();
-  tile->room = std::min(kKeyVectors, (shape.keys + kLanes - 1) / kLanes);
+  tile->parts = (shape.width + kLanes - 1) / kLanes;
   const int64_t width = shape.width, items = (shape.queries + kQueries - 1) / kQueries;
   const float scale = kLog2E / std::sqrt(static_cast<float>(width));
   for (int64_t item = begin; item < end; ++item) {
@@ -367,7 +377,7 @@ INLINED void attention_of(AttentionShape shape, HeadRows q, HeadRows k, HeadRows
     for (int64_t row = 0; row < whole; ++row) {
       const T* values = q_rows + std::min(row, count - 1) * q.row_stride;
       for (int64_t i = 0; i < width; ++i) queries->q[row * width + i] = load(values + i) * scale;
-      for (int64_t i = 0; i < width; ++i) queries->out[row * width + i] = 0;
+      for (int64_t i = 0; i < tile->parts; ++i) queries->out[row * tile->parts + i] = Lanes{};
       queries->largest[row] = kLowest;
       queries->sum[row] = 0;
     }
@@ -380,9 +390,9 @@ INLINED void attention_of(AttentionShape shape, HeadRows q, HeadRows k, HeadRows
     T* into = const_cast<T*>(head_of<T>(out, batch, head)) + first * out.row_stride;
     for (int64_t row = 0; row < count; ++row) {
       const float factor = 1.0f / queries->sum[row];
-      for (int64_t i = 0; i < width; ++i) {
-        store(into + row * out.row_stride + i, queries->out[row * width + i] * factor);
-      }
+      const float* values = reinterpret_cast<const float*>(&queries->out[row * tile->parts]);
+      for (int64_t i = 0; i < width; ++i)
+        store(into + row * out.row_stride + i, values[i] * factor);
     }
   }
 }

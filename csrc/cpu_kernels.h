@@ -87,12 +87,12 @@ struct AttentionShape {
   int64_t width;
 };
 
-constexpr int64_t kQueries = 256;  // of one item of attention
+constexpr int64_t kQueries = 512;  // of one item of attention
 constexpr int64_t kWidestHead = 128;
 
 // out = softmax(q k^T / sqrt(width)) v, with the keys that are `valid` [batch, keys] (null: all; no
 // number where there is none), by items of kQueries queries of one head of one sample, from `begin`
-// to `end` of batch * heads * ceil(queries / kQueries). Widths are even, at most kWidestHead.
+// to `end` of batch * heads * ceil(queries / kQueries). Widths are at most kWidestHead.
 void attention(Type type, AttentionShape shape, HeadRows q, HeadRows k, HeadRows v,
                const bool* valid, HeadRows out, int64_t begin, int64_t end);
 

@@ -215,7 +215,7 @@ Result attention(const Tensor& q, const Tensor& k, const Tensor& v,
                  const std::optional<Tensor>& valid) {
   if (q.dim() != 4 || k.dim() != 4 || !are_heads(q, q, q.size(1))) return std::nullopt;
   if (!are_heads(k, q, k.size(1)) || !are_heads(v, q, k.size(1))) return std::nullopt;
-  if (q.size(3) % 2 != 0 || q.size(3) > loops::kWidestHead) return std::nullopt;
+  if (q.size(3) > loops::kWidestHead) return std::nullopt;
   Tensor flags;
   if (valid.has_value()) {
     if (valid->scalar_type() != at::kBool || valid->dim() != 2 || valid->size(0) != q.size(0) ||

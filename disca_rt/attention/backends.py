@@ -154,7 +154,6 @@ BACKENDS: dict[str, Backend] = {
             native.attend,
             devices=CPU,
             dtypes=(torch.float32, torch.bfloat16),
-            install="--no-build-isolation . in the source folder",
             missing=native.missing,
             is_measured=False,
         ),
@@ -174,7 +173,8 @@ def get_backend(name: str) -> Backend:
     cause = BACKENDS[name].missing()
     if cause is not None:
         install = BACKENDS[name].install
-        raise ValueError(f"attention backend {name} is not here ({cause}): pip install {install}")
+        way = "choose sdpa" if install is None else f"pip install {install}"
+        raise ValueError(f"attention backend {name} is not here ({cause}): {way}")
     return BACKENDS[name]
 
 

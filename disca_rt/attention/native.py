@@ -7,7 +7,7 @@ from torch import Tensor
 from ..kernels import __name__ as kernels
 from .pytorch_kernels import sdpa
 
-WIDEST = 32  # of a head, up to which it is the faster
+WIDEST = 64  # of a head, up to which it is the faster
 
 
 def missing() -> str | None:
