@@ -308,9 +308,9 @@ QUICK = [
     "tiny",
     "--ops",
     "reference",
-    "--quick",
     "--attention",
     "sdpa",
+    "--quick",
 ]
 RESULTS = pytest.mark.xdist_group("quick run")  # by one worker for all tests
 Bench = Callable[..., list[Record]]
