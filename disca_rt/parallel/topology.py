@@ -69,6 +69,11 @@ class Topology:
             ]
         self._groups[degree] = Groups(*made)
 
+    @property
+    def has_ring(self) -> bool:
+        """True where keys go round several groups, once these are made."""
+        return bool(self._groups)
+
     def groups(self, partition: Partition) -> Groups:
         """The groups in which the ranks of `partition` exchange."""
         if partition.ring_degree == 1:
