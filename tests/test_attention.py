@@ -107,6 +107,16 @@ def test_a_kernel_is_launched_without_a_switch_of_the_process(name: str) -> None
     assert [seen for seen in launched.seen if "dot_product" in seen[0]] == [(kernel, before)]
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_masked_backward_is_not_left_to_the_choice(trains: bool) -> None:
+    """On a GPU it may be cuDNN's, which gives NaN at some lengths."""
+    x = torch.empty(1, 64, 3, 128, device="meta", dtype=torch.bfloat16, requires_grad=trains)
+    with Launched() as launched:
+        pytorch_kernels.sdpa(x, x, x, torch.empty(1, 64, device="meta", dtype=torch.bool))
+    kernels = {name for name, _ in launched.seen if name.endswith("efficient_attention")}
+    assert bool(kernels) == trains
+
+
 def test_what_cudnn_does_not_take_is_refused_and_auto_takes_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
