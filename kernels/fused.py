@@ -25,6 +25,16 @@ from .layer_norm_modulate import layer_norm_modulate as layer_norm_modulate
 from .linear_gelu import linear_gelu as linear_gelu
 from .pair_linear import fuse_cached as fuse_cached
 from .pair_linear import pair_linear as pair_linear
+from .quantized import quantized_buffer as quantized_buffer
+from .reference import (
+    gate_residual_layer_norm_modulate_quantize as gate_residual_layer_norm_modulate_quantize,
+)
+from .reference import layer_norm_modulate_quantize as layer_norm_modulate_quantize
+from .reference import quantize_heads as quantize_heads
+from .reference import quantize_joint as quantize_joint
+from .reference import rms_norm_rope_quantize as rms_norm_rope_quantize
+from .reference import scale_heads as scale_heads
+from .reference import scaled_linear as scaled_linear
 from .reference import unpatchify as unpatchify
 from .rms_norm_rope import rms_norm_rope as rms_norm_rope
 from .rms_norm_rope_send import rms_norm_rope_send as rms_norm_rope_send

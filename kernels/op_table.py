@@ -15,6 +15,7 @@ from .workload import Arguments, Make, Shapes
 
 SPAN = 1024  # elements that an op on flat memory takes for a row
 MIN_DOT = 16  # rows and columns of a matrix product, at least
+FP32_BYTES = 4
 HEAD_COLUMNS = 64  # of 16-bit tokens at a time; fp32 has no room for more than a quarter
 
 
@@ -64,6 +65,28 @@ def _rope_work(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, *packing: Any
 ) -> Work:
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
+
+
+def _quantized(reads: int, operations: int) -> Callable[..., Work]:
+    """Work of `reads` of the first argument, and of writing its rows in e4m3, each with a scale."""
+
+    def work(x: Tensor, *others: Any) -> Work:
+        scales = FP32_BYTES * x.numel() // x.shape[-1]
+        return passes(reads, operations)(x) + Work(0, x.numel() + scales)
+
+    return work
+
+
+def _joint_work(*parts: Tensor) -> Work:
+    scales = FP32_BYTES * parts[0].numel() // parts[0].shape[-1]
+    values = sum(each.numel() for each in parts)
+    return Work(0, tensor_bytes(*parts) + values + scales, 2 * values)
+
+
+def _rope_quantized_work(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, scale: Tensor
+) -> Work:
+    return passes(1, 8)(x) + Work(0, x.numel() + tensor_bytes(cos, sin))
 
 
 def _columns(linear: Sequence[Any]) -> int:
@@ -127,6 +150,13 @@ OP_ROWS: dict[str, OpRow] = {
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
     "forecast_channels": OpRow(_channels_work, lambda a: (a.factors(), a.coefficients(3)), FLAT),
+    "layer_norm_modulate_quantize": OpRow(_quantized(1, 10)),
+    "gate_residual_layer_norm_modulate_quantize": OpRow(_quantized(3, 12)),
+    "rms_norm_rope_quantize": OpRow(_rope_quantized_work),
+    "quantize_joint": OpRow(_joint_work),
+    "quantize_heads": OpRow(lambda x, scale: passes(1, 1)(x) + Work(0, x.numel())),
+    "scale_heads": OpRow(nothing),  # after the first values of a sample
+    "scaled_linear": OpRow(nothing),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }

@@ -28,15 +28,18 @@ class FlashPackage(NamedTuple):
         found = flash_function(self.modules)
         return found if isinstance(found, str) else None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        out = self._call(q, k, v)
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, **scales: Tensor
+    ) -> Tensor:
+        """Attention; `scales` are `q_descale` and its like `[B, H]`, of e4m3 heads."""
+        out = self._call(q, k, v, **scales)
         return out[0] if isinstance(out, tuple) else out  # FA4, and FA3 until 2025
 
     def attend_with_lse(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
         out, lse, *_ = self._call(q, k, v, **{self.lse_flag: True})
         return Partial(out, lse[:, :, : out.shape[1]].transpose(1, 2))
 
-    def _call(self, q: Tensor, k: Tensor, v: Tensor, **more: bool) -> Any:
+    def _call(self, q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Any:
         attend = flash_function(self.modules)
         return attend(q, k, v, softmax_scale=q.shape[-1] ** -0.5, causal=False, **more)
 

@@ -1,12 +1,21 @@
 """Attention where all tokens and all heads are on one rank: nothing to move or to overlap."""
 
+from typing import Protocol
+from weakref import WeakSet
+
 import torch
 from torch import Tensor
 
 from ..sharding import Whole
 from ..tokens import TokenLayout
-from .backends import Backend, get_backend
+from .backends import Attend, Backend, get_backend
 from .protocol import AttentionInputs, Instead, Overlap
+
+
+class OfSample(Protocol):
+    """What keeps something of a sample."""
+
+    def forget(self) -> None: ...
 
 
 class LocalAttention:
@@ -15,10 +24,20 @@ class LocalAttention:
     def __init__(self, name: str = "sdpa") -> None:
         self.name, self.backend = name, get_backend(name)
         self.sharding = Whole()
+        self._of_samples: WeakSet[OfSample] = WeakSet()
 
     @property
     def local(self) -> "LocalAttention":
         return self
+
+    def tell(self, each: OfSample) -> None:
+        """Have `each` told when a sample begins, as long as it lives."""
+        self._of_samples.add(each)
+
+    def begin_sample(self) -> None:
+        """Have all that is kept for one sample forgotten, before the next one begins."""
+        for each in self._of_samples:
+            each.forget()
 
     def prepare(self, heads: int) -> None:
         """Do nothing: all heads are here."""
@@ -30,7 +49,7 @@ class LocalAttention:
 class LocalHandle:
     """The three tensors of one attention; `result` calls the backend, or `instead`."""
 
-    packing = None
+    packing = q_scale = k_scale = None
 
     def __init__(self, backend: Backend, layout: TokenLayout, instead: Instead | None) -> None:
         self._backend, self._layout, self._instead = backend, layout, instead
@@ -45,11 +64,15 @@ class LocalHandle:
         self._q = q
 
     def result(self, overlap: Overlap) -> Tensor:
+        return self.by(self._backend)
+
+    def by(self, backend: Attend) -> Tensor:
+        """The result with `backend` in place of the attention's own."""
         valid, lengths = None, self._layout.lengths
         if lengths is not None:
             places = torch.arange(self._k.shape[1], device=self._k.device)
             valid = places < lengths[:, None]
         if self._instead is None:
-            return self._backend(self._q, self._k, self._v, valid).flatten(2)
+            return backend(self._q, self._k, self._v, valid).flatten(2)
         tensors = self._q, self._k, self._v, valid
-        return self._instead(AttentionInputs(*tensors, self._layout, self._backend)).flatten(2)
+        return self._instead(AttentionInputs(*tensors, self._layout, backend)).flatten(2)

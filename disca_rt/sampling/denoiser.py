@@ -113,6 +113,7 @@ class Denoiser:
             )
         self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
+        self.dit.attention.local.begin_sample()
         state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
