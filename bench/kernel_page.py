@@ -32,8 +32,8 @@ one activation, S·C values.
 
 GEMMs are the library's: what surrounds them is arranged so that nothing is concatenated.
 `joint_linear` has two GEMMs write into one tensor, `pair_linear` (a single-stream block's `linear2`
-and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
-the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
+and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in the
+GEMM's epilogue on a GPU, unless `disca-rt tune` found a pass in place faster.
 
 On a CPU the ops that are bound by memory are loops in C++ (`--ops native`, `kernels/native.py`,
 `csrc/cpu_kernels.cpp`): one pass over rows that stay in the nearest cache, compiled for three

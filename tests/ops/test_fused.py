@@ -410,6 +410,13 @@ def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
     assert torch.equal(wide, before)
 
 
+def test_gelu_is_in_the_epilogue_of_a_gpu_s_product_by_default() -> None:
+    from disca_rt.kernels.linear_gelu import default_variant
+
+    assert default_variant(torch.device("cuda", 1)) == "epilogue"
+    assert default_variant(torch.device("cpu")) == "in place"  # whose epilogue is the other GELU
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_epilogue_is_as_good_as_the_kernel(dtype: torch.dtype) -> None:
