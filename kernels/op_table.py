@@ -23,16 +23,18 @@ class Launches(NamedTuple):
     """The launches to choose from, one for each `width` in the launch table.
 
     They differ in `rows` (from `least_rows`) and warps of a program whose rows have `columns` at a
-    time (None: `width`, up to a power of two), or are `variants` by name.
+    time (None: `width`, up to a power of two) and in `turns`, or are `variants` by name.
     """
 
     width: Callable[[Shapes], int]
     columns: int | None = None
     least_rows: int = 1
+    turns: tuple[int, ...] = (1,)
     variants: tuple[str, ...] = ()
 
 
-TOKEN_ROWS = Launches(lambda shapes: shapes.hidden)
+TOKEN_ROWS = Launches(lambda shapes: shapes.hidden, turns=(1, 4, 8, 16))
+TOKEN_ROWS_ONCE = Launches(lambda shapes: shapes.hidden)  # no vector is kept from turn to turn
 FLAT = Launches(lambda shapes: SPAN)
 HEAD = Launches(lambda shapes: shapes.hidden, columns=HEAD_COLUMNS, least_rows=MIN_DOT)
 GELU = Launches(lambda shapes: 4 * shapes.hidden, variants=("epilogue", "in place"))
@@ -132,7 +134,7 @@ OP_ROWS: dict[str, OpRow] = {
     "gate_residual": OpRow(
         passes(3, 2), lambda a: (a.tokens(), a.tokens(), *a.vectors(1)), TOKEN_ROWS
     ),
-    "gated_sum": OpRow(_gated_sum_work, lambda a: a.branches(4), TOKEN_ROWS),
+    "gated_sum": OpRow(_gated_sum_work, lambda a: a.branches(4), TOKEN_ROWS_ONCE),
     "gate_residual_layer_norm_modulate": OpRow(
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),
@@ -149,7 +151,9 @@ OP_ROWS: dict[str, OpRow] = {
         _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
-    "forecast_channels": OpRow(_channels_work, lambda a: (a.factors(), a.coefficients(3)), FLAT),
+    "forecast_channels": OpRow(
+        _channels_work, lambda a: (a.factors(), a.coefficients(3)), TOKEN_ROWS_ONCE
+    ),
     "layer_norm_modulate_quantize": OpRow(_quantized(1, 10)),
     "gate_residual_layer_norm_modulate_quantize": OpRow(_quantized(3, 12)),
     "rms_norm_rope_quantize": OpRow(_rope_quantized_work),

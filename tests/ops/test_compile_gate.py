@@ -22,14 +22,15 @@ ROOT = Path(__file__).parents[2]
 ARCHITECTURES = {80, 90, 100}
 
 # Registers per thread and bytes of shared memory, at most, over architectures and shapes. 64
-# registers leave room for 1,024 threads on a multiprocessor.
+# registers leave room for 1,024 threads on a multiprocessor, 128 for four programs of 128.
 BUDGETS = {
-    "_layer_norm_kernel": (64, 64),
-    "_layer_norm_modulate_kernel": (64, 64),
-    "_gate_residual_kernel": (64, 0),
-    "_gate_residual_layer_norm_modulate_kernel": (64, 64),
-    "_gated_sum_kernel": (112, 0),  # nine tiles are under way at once, so few warps are enough
-    "_rms_norm_rope_kernel": (64, 1024),
+    "_layer_norm_kernel": (96, 64),  # two vectors in registers, for all turns
+    "_layer_norm_modulate_kernel": (96, 64),
+    "_gate_residual_kernel": (72, 0),
+    "_gate_residual_layer_norm_modulate_kernel": (128, 64),  # three vectors
+    "_gate_residual_layer_norm_modulate_kernel float32": (160, 64),
+    "_gated_sum_kernel": (112, 0),  # nine rows are under way at once, so few warps are enough
+    "_rms_norm_rope_kernel": (96, 1024),
     "_gelu_tanh_kernel": (48, 0),
     "_head_kernel": (112, 65536),
     "_head_kernel float32": (248, 32768),  # products in fp32 by multiply-add, not by tensor core
@@ -40,8 +41,11 @@ BUDGETS = {
 }
 # Loads narrower than 16 bytes that remain, by kernel or by op, and why; no stores are.
 NARROW_LOADS = {
-    "_rms_norm_rope_kernel": 2,  # 1.5's tables: half a row of fp32 per thread
-    "rms_norm_rope_send": 8,  # those, and the heads' places
+    "_layer_norm_kernel": 3,  # samples of a row, as its pivot
+    "_layer_norm_modulate_kernel": 3,
+    "_gate_residual_layer_norm_modulate_kernel": 9,  # those of three tensors
+    "_rms_norm_rope_kernel": 4,  # weights, once for all turns
+    "rms_norm_rope_send": 16,  # those, and the heads' places
     "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
     "_head_kernel": 8,  # shift, scale and bias
     "_finite_differences_kernel": 2,  # distance and known
