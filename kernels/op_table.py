@@ -35,6 +35,7 @@ class Launches(NamedTuple):
 
 TOKEN_ROWS = Launches(lambda shapes: shapes.hidden, turns=(1, 4, 8, 16))
 TOKEN_ROWS_ONCE = Launches(lambda shapes: shapes.hidden)  # no vector is kept from turn to turn
+WIDE_ROWS_ONCE = Launches(lambda shapes: 4 * shapes.hidden, columns=4096)
 FLAT = Launches(lambda shapes: SPAN)
 HEAD = Launches(lambda shapes: shapes.hidden, columns=HEAD_COLUMNS, least_rows=MIN_DOT)
 GELU = Launches(lambda shapes: 4 * shapes.hidden, variants=("epilogue", "in place"))
@@ -154,12 +155,20 @@ OP_ROWS: dict[str, OpRow] = {
     "forecast_channels": OpRow(
         _channels_work, lambda a: (a.factors(), a.coefficients(3)), TOKEN_ROWS_ONCE
     ),
-    "layer_norm_modulate_quantize": OpRow(_quantized(1, 10)),
-    "gate_residual_layer_norm_modulate_quantize": OpRow(_quantized(3, 12)),
-    "rms_norm_rope_quantize": OpRow(_rope_quantized_work),
-    "quantize_joint": OpRow(_joint_work),
-    "quantize_heads": OpRow(lambda x, scale: passes(1, 1)(x) + Work(0, x.numel())),
-    "scale_heads": OpRow(nothing),  # after the first values of a sample
+    "layer_norm_modulate_quantize": OpRow(
+        _quantized(1, 10), lambda a: (a.tokens(), *a.vectors(2)), TOKEN_ROWS
+    ),
+    "gate_residual_layer_norm_modulate_quantize": OpRow(
+        _quantized(3, 12), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
+    ),
+    "rms_norm_rope_quantize": OpRow(
+        _rope_quantized_work, lambda a: (*a.rope(), a.numbers(1)), TOKEN_ROWS
+    ),
+    "quantize_joint": OpRow(_joint_work, lambda a: (a.tokens(), a.tokens(4)), WIDE_ROWS_ONCE),
+    "quantize_heads": OpRow(
+        lambda x, scale: passes(1, 1)(x) + Work(0, x.numel()), Arguments.heads, TOKEN_ROWS
+    ),
+    "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
     "scaled_linear": OpRow(nothing),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),

@@ -21,6 +21,17 @@ class Quantized(NamedTuple):
     values: Tensor
     scale: Tensor
 
+    @classmethod
+    def of_bytes(cls, values: Tensor, scale: Tensor) -> "Quantized":
+        """The rows whose values are these bytes, as ops of torch.library take them.
+
+        Its checks of ops compute with what these write, which nothing does with e4m3.
+        """
+        return cls(values.view(E4M3), scale)
+
+    def as_bytes(self) -> tuple[Tensor, Tensor]:
+        return self.values.view(torch.uint8), self.scale
+
     @property
     def shape(self) -> torch.Size:
         return self.values.shape
@@ -51,3 +62,17 @@ def quantized_buffer(like: Tensor, shape: tuple[int, ...]) -> Quantized:
     values = torch.empty(shape, dtype=E4M3, device=like.device)
     scale = torch.empty((*shape[:-1], 1), dtype=torch.float32, device=like.device)
     return Quantized(values, scale)
+
+
+def check_quantized(op: str, rows: Quantized, shape: Sequence[int]) -> None:
+    """Raise ValueError unless `rows` are memory for e4m3 rows of `shape`."""
+    values, scale = rows
+    if values.dtype != E4M3 or scale.dtype != torch.float32:
+        raise ValueError(f"{op}: out must be e4m3 and fp32, got {values.dtype}, {scale.dtype}")
+    if tuple(values.shape) != tuple(shape) or tuple(scale.shape) != (*shape[:-1], 1):
+        raise ValueError(
+            f"{op}: out must be {list(shape)} with a scale a row, got {list(values.shape)} and "
+            f"{list(scale.shape)}"
+        )
+    if values.stride(-1) != 1:
+        raise ValueError(f"{op}: out must be contiguous along its last axis")
