@@ -21,6 +21,7 @@ from disca_rt.attention.backends import (
     settled,
 )
 from disca_rt.attention.flash_packages import flash_function
+from disca_rt.attention.fp8 import FP8_KERNELS
 from disca_rt.attention.local import LocalAttention
 from disca_rt.attention.partial import Partial, merge
 from disca_rt.attention.protocol import NoOverlap
@@ -30,7 +31,7 @@ from disca_rt.kernels.tune import Timing
 from disca_rt.kernels.workload import SMALL
 from disca_rt.tokens import TokenLayout
 
-PACKAGES = [name for name, row in BACKENDS.items() if row.install]
+PACKAGES = [n for n, row in BACKENDS.items() if row.install and n not in FP8_KERNELS]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODULES = {
     "fa2": "flash_attn",

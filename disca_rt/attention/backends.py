@@ -17,6 +17,7 @@ from ..kernels.launch_table import items, read_section, remembered, table_path
 from . import native
 from . import pytorch_kernels as pytorch
 from .flash_packages import FA2, FA3, FA4, FlashPackage
+from .fp8 import FP8_KERNELS, Fp8Kernel, backend
 from .partial import Partial
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -156,6 +157,20 @@ def _packaged(name: str, package: FlashPackage, install: str) -> Backend:
     )
 
 
+def _in_fp8(name: str, kernel: Fp8Kernel) -> Backend:
+    """Attention in FP8 of any model: scales are looked for at each call, so it is not measured."""
+    return Backend(
+        name,
+        backend(kernel),
+        devices=None if kernel.device is None else (kernel.device,),
+        dtypes=None if kernel.device is None else SIXTEEN_BITS,
+        padding=None if kernel.padding else (),
+        install=kernel.install,
+        missing=kernel.missing,
+        is_measured=False,
+    )
+
+
 AUTOMATIC, DEFAULT = "auto", "sdpa"
 MANY = 1024  # tokens: more than any backend needs at least
 GPU, CPU = ("cuda",), ("cpu",)
@@ -209,6 +224,7 @@ BACKENDS: dict[str, Backend] = {
         _packaged("fa2", FA2, "flash-attn"),
         _packaged("fa3", FA3, "fa3-fwd"),
         _packaged("fa4", FA4, "flash-attn-4"),
+        *(_in_fp8(name, kernel) for name, kernel in FP8_KERNELS.items()),
     )
 }
 

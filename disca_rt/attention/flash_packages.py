@@ -41,8 +41,11 @@ class FlashPackage(NamedTuple):
         found = flash_function(self.modules)
         return found if isinstance(found, str) else None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        return _alone(self._call(q, k, v))
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, **scales: Tensor
+    ) -> Tensor:
+        """Attention; `scales` are `q_descale` and its like `[B, H]`, of e4m3 heads."""
+        return _alone(self._call(q, k, v, **scales))
 
     def attend_with_lengths(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
         function, argument = self.with_lengths

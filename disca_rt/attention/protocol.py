@@ -57,10 +57,12 @@ class AttentionHandle(Protocol):
     """One attention in flight, over joint tokens `[B, S, H, D]`.
 
     Where `packing` is not None once v is put, k and q are wanted in the layout of
-    `rms_norm_rope_send`.
+    `rms_norm_rope_send`; where `k_scale` and `q_scale` are not None, in e4m3, divided by these.
     """
 
     packing: Packing | None
+    k_scale: Tensor | None
+    q_scale: Tensor | None
 
     def put_v(self, v: Tensor) -> None: ...
 

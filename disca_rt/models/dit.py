@@ -18,6 +18,7 @@ from ..config import DiTConfig
 from ..kernels.ops import Ops
 from ..tokens import RowVectors, StepContext, TokenLayout, Vector, of_text
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
+from .fp8_table import Fp8Table
 from .layers import FinalLayer, MLPEmbedder, Modulation, PatchEmbed, TimestepEmbedder
 from .prepared import Prepared
 from .rope import RopeTables
@@ -49,7 +50,12 @@ class Timed(NamedTuple):
 
 
 class DiT(nn.Module, ABC):
-    """`config` gives the sizes, `ops` and `attention` the implementation."""
+    """`config` gives the sizes, `ops` and `attention` the implementation.
+
+    `fp8` says which layers are in FP8; None: none is.
+    """
+
+    fp8: Fp8Table | None = None
 
     def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()

@@ -121,6 +121,8 @@ class UlyssesAttention:
 class UlyssesHandle:
     """One attention whose tokens are on their way."""
 
+    q_scale = k_scale = None
+
     def __init__(
         self, attention: UlyssesAttention, layout: TokenLayout, instead: Instead | None
     ) -> None:

@@ -105,8 +105,8 @@ class Denoiser:
         """
         dit = self.dit
         width = dit.config.hidden // dit.config.heads
-        is_padded = self.graphs is not None and dit.attention.takes_lengths(
-            width, dit.dtype, dit.device
+        is_padded = self.graphs is not None and all(
+            block.attention.takes_lengths(width, dit.dtype, dit.device) for block in dit.blocks
         )
         return dit.prepare(conditioning, latent_shape, TEXT_MULTIPLE if is_padded else 1)
 
@@ -126,6 +126,7 @@ class Denoiser:
             )
         self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
+        self.dit.attention.local.begin_sample()
         state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)
