@@ -7,10 +7,14 @@ what an op returns: `out=` is a hint for implementations that write in place, ig
 gradients are on, because in-place writes break autograd and forward mode.
 """
 
+import math
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .key_blocks import Group, KeyBlocks
 from .packing import Packing
 
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
@@ -218,3 +222,43 @@ def forecast_channels(factors: Tensor, coefficients: Tensor) -> Tensor:
     `factors [K, ..., C]`, `coefficients [K, C]` fp32.
     """
     return forecast(factors, coefficients)
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: KeyBlocks,
+    lengths: Tensor | None = None,
+    heads: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Attention of queries to the blocks of keys that `plan` has for them; `q, k, v [B, S, H, D]`.
+
+    Keys from row `lengths [B]` on are padding. Heads `[B, H]` that are false, and rows that are no
+    queries of the plan, stay as they are in `out`. A query without keys gets zeros.
+    """
+    out = torch.zeros_like(q) if out is None else out
+    for sample, head in product(range(len(q)), range(q.shape[2])):
+        if heads is not None and not heads[sample, head]:
+            continue
+        length = None if lengths is None else int(lengths[sample])
+        tensors = [each[sample, :, head] for each in (q, k, v)]
+        for number in range(len(plan.queries)):
+            group = plan.group(sample, head, number, length)
+            out[sample, group.queries, head] = _attended(*tensors, group).to(out.dtype)
+    return out
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+    """Attention of a group's queries of `q [S, D]` to its keys, in fp32."""
+    q, k, v = q[group.queries].float(), k[group.keys].float(), v[group.keys].float()
+    bias = group.bias
+    if group.zeros:  # as one more key, whose exponential counts as often
+        bias = q.new_zeros(1, len(k)) if bias is None else bias
+        bias = F.pad(bias, (0, 1), value=math.log(group.zeros))
+        k, v = (F.pad(each, (0, 0, 0, 1)) for each in (k, v))
+    if not len(k):
+        return torch.zeros_like(q)
+    bias = None if bias is None else bias.expand(len(q), -1).to(q.device)
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]

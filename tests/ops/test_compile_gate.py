@@ -33,6 +33,7 @@ BUDGETS = {
     "_gelu_tanh_kernel": (48, 0),
     "_head_kernel": (112, 65536),
     "_head_kernel float32": (248, 32768),  # products in fp32 by multiply-add, not by tensor core
+    "_block_sparse_attention_kernel": (240, 102400),  # tiles of q, and of three k and v
     "_euler_step_kernel": (48, 0),
     "_finite_differences_kernel": (48, 0),
     "_forecast_kernel": (48, 0),
@@ -43,6 +44,7 @@ NARROW_LOADS = {
     "_rms_norm_rope_kernel": 2,  # 1.5's tables: half a row of fp32 per thread
     "rms_norm_rope_send": 8,  # those, and the heads' places
     "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
+    "_block_sparse_attention_kernel": 40,  # numbers of rows and blocks, counts, corners of boxes
     "_head_kernel": 8,  # shift, scale and bias
     "_finite_differences_kernel": 2,  # distance and known
     "_forecast_kernel": 4,  # coefficients
