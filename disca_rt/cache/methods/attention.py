@@ -22,7 +22,7 @@ METHODS = {
         about="Attention to all keys at a few steps; at the others to the heaviest 5 % of each "
         "group of queries and 1 % at random, plus what the rest added at the last full step. "
         "With with-step-reuse half of the steps take the tokens of the step before instead. FLOPs "
-        "count the pairs of its masks; without a kernel for these, all are computed and masked.",
+        "count the pairs of its masks; on a CPU all pairs of small groups are computed and masked.",
         paper="Chipmunk, sandyresearch/chipmunk",
         presets={
             "with-step-reuse": {"skip_step_schedule": SKIPPED},
