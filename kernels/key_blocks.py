@@ -4,6 +4,8 @@ Tokens stay where they are: a plan has the numbers of their rows, so that blocks
 video, frames, or the heaviest keys of a group. Knows no kernel and no mask.
 """
 
+from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -61,6 +63,18 @@ class KeyBlocks(NamedTuple):
     zeros: Tensor | None = None
     corners: Corners | None = None
 
+    def alike(
+        self, samples: int, heads: int, by_sample: bool, by_head: bool
+    ) -> Iterator[tuple[slice, slice]]:
+        """Samples and heads that have the same blocks, as many at once as there are.
+
+        `by_sample`: each sample by itself; `by_head`: each head of each sample.
+        """
+        tables = [self.keys, self.blocks, self.counts]
+        by_sample = by_sample or by_head or any(len(each) > 1 for each in tables)
+        by_head = by_head or any(each.shape[1] > 1 for each in tables)
+        return product(_slices(samples, by_sample), _slices(heads, by_head))
+
     def group(self, sample: int, head: int, number: int, length: int | None = None) -> Group:
         """One block of queries of a sample and head; keys from row `length` on are padding."""
         blocks = _of(self.blocks, sample, head)[number]
@@ -74,6 +88,11 @@ class KeyBlocks(NamedTuple):
             bias = torch.zeros(inside.shape).masked_fill(~inside, float("-inf"))
         zeros = 0 if self.zeros is None else int(_of(self.zeros, sample, head)[number])
         return Group(queries[is_query], keys[is_key], bias, zeros)
+
+
+def _slices(count: int, is_each: bool) -> list[slice]:
+    """Each of so many numbers by itself, or all together."""
+    return [slice(i, i + 1) for i in range(count)] if is_each else [slice(0, count)]
 
 
 def _of(table: Tensor, sample: int, head: int) -> Tensor:

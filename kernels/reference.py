@@ -8,7 +8,6 @@ gradients are on, because in-place writes break autograd and forward mode.
 """
 
 import math
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -239,26 +238,30 @@ def block_sparse_attention(
     queries of the plan, stay as they are in `out`. A query without keys gets zeros.
     """
     out = torch.zeros_like(q) if out is None else out
-    for sample, head in product(range(len(q)), range(q.shape[2])):
+    for sample, head in plan.alike(*q.shape[:3:2], lengths is not None, heads is not None):
         if heads is not None and not heads[sample, head]:
             continue
         length = None if lengths is None else int(lengths[sample])
         tensors = [each[sample, :, head] for each in (q, k, v)]
         for number in range(len(plan.queries)):
-            group = plan.group(sample, head, number, length)
+            group = plan.group(sample.start, head.start, number, length)
             out[sample, group.queries, head] = _attended(*tensors, group).to(out.dtype)
     return out
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
-    """Attention of a group's queries of `q [S, D]` to its keys, in fp32."""
-    q, k, v = q[group.queries].float(), k[group.keys].float(), v[group.keys].float()
+    """Attention of a group's queries of `q [B, S, H, D]` to its keys, in fp32."""
+    rows = group.queries, group.keys, group.keys
+    q, k, v = (
+        each.index_select(1, which).transpose(1, 2).float()
+        for each, which in zip((q, k, v), rows, strict=True)
+    )
     bias = group.bias
     if group.zeros:  # as one more key, whose exponential counts as often
-        bias = q.new_zeros(1, len(k)) if bias is None else bias
+        bias = q.new_zeros(1, k.shape[2]) if bias is None else bias.to(q.device)
         bias = F.pad(bias, (0, 1), value=math.log(group.zeros))
         k, v = (F.pad(each, (0, 0, 0, 1)) for each in (k, v))
-    if not len(k):
-        return torch.zeros_like(q)
-    bias = None if bias is None else bias.expand(len(q), -1).to(q.device)
-    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]
+    if not k.shape[2]:
+        return torch.zeros_like(q).transpose(1, 2)
+    bias = None if bias is None else bias.expand(q.shape[2], -1).to(q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

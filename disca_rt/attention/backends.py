@@ -15,8 +15,10 @@ from torch import Tensor
 from ..kernels.launch import table_name
 from ..kernels.launch_table import items, read_section, remembered, table_path
 from . import pytorch_kernels as pytorch
+from . import sparse_packages as packages
 from .flash_packages import FA2, FA3, FA4, FlashPackage
 from .partial import Partial
+from .protocol import AttentionInputs, Instead
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
@@ -31,8 +33,10 @@ class Backend:
 
     `devices` and `dtypes` are those it runs on, `padding` and `padding_with_lse` the devices where
     it can leave out padding (None: all). `refusals` are parts of what a RuntimeError says where it
-    cannot run for another cause. `install` names the package that has it, `missing` tells why that
-    is not here. `is_measured`: `disca-rt tune` measures it, so it may become the automatic choice.
+    cannot run for another cause. `install` names the package that has it, `pip` what pip is told
+    where that is more, `missing` tells why it is not here. `is_measured`: `disca-rt tune` measures
+    it, so it may become the automatic choice. `attend_by_places` attends to some of the
+    keys in place of `attend`, where image tokens have places.
     """
 
     name: str
@@ -44,8 +48,10 @@ class Backend:
     padding_with_lse: tuple[str, ...] | None = None
     refusals: tuple[str, ...] = ()
     install: str | None = None
+    pip: str | None = None
     missing: Callable[[], str | None] = lambda: None
     is_measured: bool = True
+    attend_by_places: Instead | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         if not self.takes(q.device.type, q.dtype, valid is not None):
@@ -73,6 +79,16 @@ class Backend:
                 "choose efficient or math, or texts of one length"
             )
         return self.attend_with_lse(q, k, v, valid)
+
+    @property
+    def instead(self) -> Instead | None:
+        """What attends in blocks, in place of attention to all keys; None where that is meant."""
+        return None if self.attend_by_places is None else self._by_places
+
+    def _by_places(self, inputs: AttentionInputs) -> Tensor:
+        if not self.takes(inputs.q.device.type, inputs.q.dtype, inputs.valid is not None):
+            self._refuse(inputs.q, inputs.valid)
+        return self.attend_by_places(inputs)
 
     def takes(self, device: str, dtype: torch.dtype, has_padding: bool = False) -> bool:
         """Tell whether it runs on devices of this type, in this dtype."""
@@ -115,6 +131,24 @@ def _packaged(name: str, package: FlashPackage, install: str) -> Backend:
     )
 
 
+def _by_places(
+    name: str, attend: Instead, package: packages.Package, install: str, pip: str | None = None
+) -> Backend:
+    """All tokens that have no places, such as the refiner's, attend by PyTorch."""
+    return Backend(
+        name,
+        pytorch.sdpa,
+        devices=GPU,
+        dtypes=(torch.bfloat16,),
+        padding=(),
+        install=install,
+        pip=pip,
+        missing=package.missing,
+        is_measured=False,
+        attend_by_places=attend,
+    )
+
+
 AUTOMATIC, DEFAULT = "auto", "sdpa"
 GPU, CPU = ("cuda",), ("cpu",)
 SIXTEEN_BITS = torch.bfloat16, torch.float16
@@ -153,6 +187,28 @@ BACKENDS: dict[str, Backend] = {
         _packaged("fa2", FA2, "flash-attn"),
         _packaged("fa3", FA3, "fa3-fwd"),
         _packaged("fa4", FA4, "flash-attn-4"),
+        # Eight bits, or some of the keys: never chosen for their speed alone.
+        Backend(
+            "sage",
+            packages.sage,
+            packages.sage_with_lse,
+            devices=GPU,
+            dtypes=SIXTEEN_BITS,
+            padding=(),
+            padding_with_lse=(),
+            install="sageattention",
+            pip="--no-build-isolation sageattention==2.2.0",
+            missing=packages.SAGE_2.missing,
+            is_measured=False,
+        ),
+        _by_places(
+            "ssta",
+            packages.ssta_by_package,
+            packages.FLEX,
+            "flex-block-attn",
+            "--no-build-isolation git+https://github.com/Tencent-Hunyuan/flex-block-attn",
+        ),
+        _by_places("sta", packages.sta_by_package, packages.STA, "st-attn"),
     )
 }
 
@@ -163,7 +219,7 @@ def get_backend(name: str) -> Backend:
         raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
     cause = BACKENDS[name].missing()
     if cause is not None:
-        install = BACKENDS[name].install
+        install = BACKENDS[name].pip or BACKENDS[name].install
         raise ValueError(f"attention backend {name} is not here ({cause}): pip install {install}")
     return BACKENDS[name]
 

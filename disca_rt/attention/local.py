@@ -24,7 +24,7 @@ class LocalAttention:
         """Do nothing: all heads are here."""
 
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "LocalHandle":
-        return LocalHandle(self.backend, layout, instead)
+        return LocalHandle(self.backend, layout, instead or self.backend.instead)
 
 
 class LocalHandle:

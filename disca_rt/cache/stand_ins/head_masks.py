@@ -156,6 +156,7 @@ class HeadMasks(StandInDefaults):
     """
 
     levels: ClassVar[tuple[Level, ...]] = ("attention",)
+    needs_kept: ClassVar[bool] = False
     reads_to_keep: ClassVar[bool] = False
     threshold: float = 0.9
     spatial_width: int = 1
