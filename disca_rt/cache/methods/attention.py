@@ -71,7 +71,7 @@ METHODS = {
         (Where(EveryAttention, SelectedTiles),),
         brief="3-D tiles attend to those around them and to the most important",
         about="As sta, and each tile also attends to the most important others of its head. What "
-        "HunyuanVideo 1.5's sparse checkpoints were distilled with. FLOPs count selected tiles as "
+        "HunyuanVideo 1.5's sparse checkpoints are for. FLOPs count selected tiles as "
         "if none was in the window.",
         paper="HunyuanVideo 1.5, arXiv 2511.18870; Tencent-Hunyuan/HunyuanVideo-1.5",
         defaults={"warmup_steps": 0},
