@@ -172,6 +172,10 @@ def block_sparse_attention_into(
     check_rows(OP, q=q, k=k, v=v, out=out)
     check_shape(OP, "v", v, k.shape)
     check_shape(OP, "out", out, q.shape)
+    if zeros is not None:
+        check_shape(OP, "zeros", zeros, counts.shape)
+    if heads is not None:
+        check_shape(OP, "heads", heads, q.shape[:3:2])
     if groups[1] % MIN_DOT or key_count[1] % MIN_DOT:
         raise ValueError(
             f"{OP}: blocks must be of a multiple of {MIN_DOT} queries and keys, got "
@@ -179,6 +183,7 @@ def block_sparse_attention_into(
         )
     if out.numel() == 0 or queries.numel() == 0:
         return
+    queries, keys, blocks, counts = (each.contiguous() for each in (queries, keys, blocks, counts))
     tile = _tile(q, groups[1], key_count[1])
     launch(
         _block_sparse_attention_kernel,
@@ -191,11 +196,11 @@ def block_sparse_attention_into(
         keys,
         blocks,
         counts,
-        zeros,
+        None if zeros is None else zeros.contiguous(),
         query_corners,
         key_corners,
         lengths,
-        heads,
+        None if heads is None else heads.contiguous(),
         width**-0.5 * LOG2_E,
         count,
         groups[0],

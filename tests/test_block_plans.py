@@ -14,7 +14,9 @@ from disca_rt.cache.stand_ins.head_masks import Checkerboard, Near
 from disca_rt.kernels.key_blocks import KeyBlocks
 from disca_rt.tokens import TokenLayout
 from golden_vectors import relative_error
+from ops.test_fused import DEVICE, fused
 
+INPUTS = "q", "k", "v", "valid"
 CPU = torch.device("cpu")
 GRID, TEXT = (3, 5, 4), 3
 IMG, TOKENS = math.prod(GRID), math.prod(GRID) + TEXT
@@ -60,6 +62,16 @@ def test_heads_of_another_mask_are_left_as_they_are(mask: SpanMask) -> None:
     for each in (found, by_plan):
         assert relative_error(each, expected) <= 1e-6
         assert torch.equal(each[1], before[1])
+
+
+@pytest.mark.parametrize("mask", [MASKS[2]], ids=str)
+def test_the_kernel_takes_a_masks_plan(mask: SpanMask) -> None:
+    """Interpreted where there is no GPU; there it is what `attend_within` calls."""
+    of = inputs()._replace(**{name: getattr(inputs(), name).to(DEVICE) for name in INPUTS})
+    plan = of_spans(mask, DEVICE)
+    lengths = of.valid.sum(1, dtype=torch.int32)
+    found = fused().block_sparse_attention(*of[:3], plan, lengths)
+    assert relative_error(found.cpu(), attend(inputs(), mask)) <= 1e-5
 
 
 def test_a_video_of_real_size_has_full_blocks_and_few_pairs() -> None:
