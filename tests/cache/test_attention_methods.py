@@ -291,7 +291,7 @@ def test_attention_counts_the_pairs_that_are_computed() -> None:
 def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, text: int) -> None:
     """Equal to attention under its mask, of the products that it counts and no others."""
     generator, tokens = torch.Generator().manual_seed(5), img + text
-    q, k, v = (torch.randn(2, tokens, 2, 4, generator=generator) for _ in range(3))
+    q, k, v = (torch.randn(2, tokens, 2, 16, generator=generator) for _ in range(3))
     valid = torch.ones(2, tokens, dtype=torch.bool)
     valid[1, tokens - text // 2 :] = False
     layout = TokenLayout(img, None, grid=(1, 1, img))
@@ -300,7 +300,7 @@ def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, te
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         found = attend_within(inputs, window)
     assert relative_error(found, attend(inputs, window)) <= 1e-6
-    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 8
+    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 32
     own = window.keys(torch.arange(tokens)).double().mean().item()
     assert own <= window.share + 1e-9
     assert window.share <= 1 + 1e-9
@@ -549,7 +549,7 @@ def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, tex
     img = math.prod(grid)
     heads = HeadMasks(samples=1, spatial_width=0, temporal_width=1, threshold=float("inf"))
     generator = torch.Generator().manual_seed(5)
-    q, k, v = (torch.randn(2, img + text, 2, 4, generator=generator) for _ in range(3))
+    q, k, v = (torch.randn(2, img + text, 2, 16, generator=generator) for _ in range(3))
     valid = torch.ones(2, img + text, dtype=torch.bool)
     valid[1, img + text // 2 :] = False
     layout = TokenLayout(img, None, grid=grid)
@@ -560,7 +560,7 @@ def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, tex
         heads.value((), Moment(None, None, None, attention=inputs))
     *_, board = (share_of(each) for each in heads._masks(grid, img + text))
     queried = 1 / (2 * (img + text))
-    assert counted.get_total_flops() == round((board + queried) * (img + text) ** 2 * 4 * 2 * 8)
+    assert counted.get_total_flops() == round((board + queried) * (img + text) ** 2 * 4 * 2 * 32)
     assert heads.pair_shares(grid, text).value >= board + queried, "of the mask with most pairs"
 
 
