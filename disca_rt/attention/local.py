@@ -6,7 +6,8 @@ from torch import Tensor
 from ..sharding import Whole
 from ..tokens import TokenLayout
 from .backends import Backend, get_backend
-from .protocol import AttentionInputs, Instead, Overlap
+from .padding import attend, inputs_of, padding_of
+from .protocol import Instead, Overlap
 
 
 class LocalAttention:
@@ -22,6 +23,9 @@ class LocalAttention:
 
     def prepare(self, heads: int) -> None:
         """Do nothing: all heads are here."""
+
+    def takes_lengths(self, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+        return self.backend.takes_lengths(width, dtype, device)
 
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "LocalHandle":
         return LocalHandle(self.backend, layout, instead or self.backend.instead)
@@ -45,11 +49,10 @@ class LocalHandle:
         self._q = q
 
     def result(self, overlap: Overlap) -> Tensor:
-        valid, lengths = None, self._layout.lengths
-        if lengths is not None:
-            places = torch.arange(self._k.shape[1], device=self._k.device)
-            valid = places < lengths[:, None]
-        if self._instead is None:
-            return self._backend(self._q, self._k, self._v, valid).flatten(2)
-        tensors = self._q, self._k, self._v, valid
-        return self._instead(AttentionInputs(*tensors, self._layout, self._backend)).flatten(2)
+        layout = self._layout
+        given = self._backend, self._q, self._k, self._v
+        at = None if layout.lengths is None else padding_of(layout)
+        if self._instead is not None:
+            return self._instead(inputs_of(*given, at, layout)).flatten(2)
+        out = self._backend(*given[1:], None) if at is None else attend(*given, at)
+        return out.flatten(2)

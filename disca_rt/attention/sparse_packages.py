@@ -17,7 +17,8 @@ from torch import Tensor
 
 from . import ssta
 from .partial import Partial
-from .protocol import AttentionInputs
+from .protocol import Attend, AttendWithLSE, AttentionInputs, Instead
+from .pytorch_kernels import sdpa
 
 TILE, WINDOW, TOPK, WEIGHT = (6, 8, 8), (3, 3, 3), 64, 0.7  # HunyuanVideo 1.5's own
 WIDTH = 128  # of the heads that SSTA's and STA's kernels are for
@@ -38,6 +39,18 @@ class Package(NamedTuple):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return imported(self.modules, self.name)(*args, **named)
+
+
+class Kernel(NamedTuple):
+    """What the table of backends has of a package's kernel: fields of a row, by their names."""
+
+    attend: Attend
+    missing: Callable[[], str | None]
+    install: str
+    pip: str | None = None
+    dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
+    attend_with_lse: AttendWithLSE | None = None
+    attend_by_places: Instead | None = None
 
 
 @cache
@@ -129,3 +142,24 @@ def _back(out: Tensor, rows: Tensor, tokens: int) -> Tensor:
     numbers = torch.arange(len(rows), device=rows.device)
     places.scatter_(0, rows.where(rows >= 0, tokens).long(), numbers)
     return out.index_select(2, places[:tokens]).transpose(1, 2)
+
+
+KERNELS = {
+    "sage": Kernel(
+        sage,
+        SAGE_2.missing,
+        "sageattention",
+        "--no-build-isolation sageattention==2.2.0",
+        dtypes=(torch.bfloat16, torch.float16),
+        attend_with_lse=sage_with_lse,
+    ),
+    "ssta": Kernel(
+        sdpa,
+        FLEX.missing,
+        "flex-block-attn",
+        "--no-build-isolation git+https://github.com/Tencent-Hunyuan/flex-block-attn",
+        attend_by_places=ssta_by_package,
+    ),
+    "sta": Kernel(sdpa, STA.missing, "st-attn", attend_by_places=sta_by_package),
+}
+"""By the backend's name. Where tokens have no places, such as the refiner's, PyTorch attends."""
