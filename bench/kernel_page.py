@@ -16,7 +16,7 @@ from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import default_of
 from disca_rt.kernels.launch_table import Choice, read_ops
-from disca_rt.kernels.op_table import TUNED, Call, calls
+from disca_rt.kernels.op_table import OP_ROWS, TUNED, Call, calls
 from disca_rt.kernels.workload import REAL, Shapes, shard
 from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
@@ -47,6 +47,10 @@ gets the default. A row is a token's values, or 1,024 elements where an op is on
 program takes its rows in turns, with the vectors of its sample in registers, and fewer turns where
 rows are few. Where the package cannot be written, `disca-rt tune --out FILE.json` writes another
 table, and with `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
+
+`block_sparse_attention` is limited by its products, not by bytes: its row has the FLOPs of one call
+in which each block of queries attends to a sixteenth of the tokens, and its launch is a tile of
+queries and keys.
 
 Where a gradient is wanted, forward is the kernel's and backward the reference's, run again on what
 the op was given; ops made of GEMMs alone are the reference's, whose products are kept. `out=` is
@@ -83,6 +87,8 @@ def _on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def _units(call: Call, shapes: Shapes) -> str:
+    if call.op == "block_sparse_attention":
+        return f"{OP_ROWS[call.op].work(*call.args).flops / 1e12:.1f} TFLOP"
     if not call.minimum_bytes:
         return "GEMM"
     units = call.minimum_bytes / (2 * shapes.tokens * shapes.hidden)

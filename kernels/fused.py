@@ -6,6 +6,7 @@ What no kernel makes faster is the reference's: unpatchify alone is on no fused 
 from collections.abc import Callable
 from typing import Any
 
+from .block_sparse_attention import block_sparse_attention as block_sparse_attention
 from .euler_step import euler_step as euler_step
 from .finite_differences import finite_differences as finite_differences
 from .forecast import forecast as forecast

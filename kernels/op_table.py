@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .key_blocks import KeyBlocks
 from .work import Work, nothing, passes, tensor_bytes
 from .workload import Arguments, Make, Shapes
 
@@ -39,6 +40,10 @@ WIDE_ROWS_ONCE = Launches(lambda shapes: 4 * shapes.hidden, columns=4096)
 FLAT = Launches(lambda shapes: SPAN)
 HEAD = Launches(lambda shapes: shapes.hidden, columns=HEAD_COLUMNS, least_rows=MIN_DOT)
 GELU = Launches(lambda shapes: 4 * shapes.hidden, variants=("epilogue", "in place"))
+SPARSE = Launches(
+    lambda shapes: shapes.hidden // shapes.heads,
+    variants=("128x64", "128x128", "128x64, 4 warps", "64x64", "64x128"),
+)
 
 
 class OpRow(NamedTuple):
@@ -109,6 +114,14 @@ def _head_work(x: Tensor, shift: Tensor, scale: Tensor, *linear: Any) -> Work:
     return Work(2 * x.numel() * columns, moved, 8 * x.numel())
 
 
+def _sparse_work(q: Tensor, k: Tensor, v: Tensor, plan: KeyBlocks, *more: Any) -> Work:
+    """Products of all pairs of the plan, as if each block of queries had as many key blocks."""
+    queries, columns = plan.queries.numel(), plan.blocks.shape[3] * plan.keys.shape[3]
+    return Work(
+        4 * q.shape[0] * q.shape[2] * q.shape[3] * queries * columns, tensor_bytes(q, k, v, q)
+    )
+
+
 def _euler_work(
     latents: Tensor, patches: Tensor, uncond: Tensor | None, *scalars_and_sizes: Any
 ) -> Work:
@@ -170,6 +183,7 @@ OP_ROWS: dict[str, OpRow] = {
     ),
     "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
     "scaled_linear": OpRow(nothing),
+    "block_sparse_attention": OpRow(_sparse_work, Arguments.sparse_attention, SPARSE),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }

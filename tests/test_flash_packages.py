@@ -212,7 +212,7 @@ def test_a_missing_package_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is not here .*") as refused:
         LocalAttention(name)
     said = str(refused.value)
-    assert said.endswith(f": pip install {BACKENDS[name].install}")
+    assert said.endswith(f": pip install {BACKENDS[name].pip or BACKENDS[name].install}")
     assert "\n" not in said
 
 

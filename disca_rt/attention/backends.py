@@ -16,18 +16,11 @@ from ..kernels.launch import table_name
 from ..kernels.launch_table import items, read_section, remembered, table_path
 from . import native
 from . import pytorch_kernels as pytorch
+from . import sparse_packages as packages
 from .flash_packages import FA2, FA3, FA4, FlashPackage
 from .fp8 import FP8_KERNELS, Fp8Kernel, backend
 from .partial import Partial
-
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
-
-AttendWithLengths = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Takes `lengths [B]` int32 in place of `valid`: the first keys of each sample; no gradient."""
-
-AttendWithLSE = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
-"""Takes the same arguments and returns output and log-sum-exp of the scores; no gradient."""
+from .protocol import Attend, AttendWithLengths, AttendWithLSE, AttentionInputs, Instead
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,9 @@ class Backend:
     it can leave out padding (None: all), `lengths` those where it reads numbers of keys on the
     device. It takes heads of `widths` (None: all), and at least `least_tokens` of both queries and
     keys. `refusals` are parts of what a RuntimeError says where it cannot run for another cause.
-    `install` names the package that has it, `missing` tells why that is not here. `is_measured`:
-    `disca-rt tune` measures it, so it may become the automatic choice.
+    `install` names its package, `pip` what pip is told where that is more, `missing` tells why it
+    is not here. `is_measured`: `disca-rt tune` measures it, so it may become the automatic choice.
+    `attend_by_places`, where image tokens have places, attends to some keys in place of `attend`.
     """
 
     name: str
@@ -55,8 +49,10 @@ class Backend:
     least_tokens: int = 1
     refusals: tuple[str, ...] = ()
     install: str | None = None
+    pip: str | None = None
     missing: Callable[[], str | None] = lambda: None
     is_measured: bool = True
+    attend_by_places: Instead | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         has_width = self.widths is None or q.shape[-1] in self.widths
@@ -107,6 +103,16 @@ class Backend:
                 "choose efficient or math, or texts of one length"
             )
         return self.attend_with_lse(q, k, v, valid)
+
+    @property
+    def instead(self) -> Instead | None:
+        """What attends in blocks, in place of attention to all keys; None where that is meant."""
+        return None if self.attend_by_places is None else self._by_places
+
+    def _by_places(self, inputs: AttentionInputs) -> Tensor:
+        if not self.takes(inputs.q.device.type, inputs.q.dtype, inputs.valid is not None):
+            self._refuse(inputs.q, inputs.valid)
+        return self.attend_by_places(inputs)
 
     def takes(self, device: str, dtype: torch.dtype, has_padding: bool = False) -> bool:
         """Tell whether it runs on devices of this type, in this dtype."""
@@ -171,6 +177,12 @@ def _in_fp8(name: str, kernel: Fp8Kernel) -> Backend:
     )
 
 
+def _lossy(name: str, kernel: packages.Kernel) -> Backend:
+    """A row of fewer bits, or of some of the keys: never chosen for its speed alone."""
+    named = kernel._asdict()
+    return Backend(name, **named, devices=GPU, padding=(), padding_with_lse=(), is_measured=False)
+
+
 AUTOMATIC, DEFAULT = "auto", "sdpa"
 MANY = 1024  # tokens: more than any backend needs at least
 GPU, CPU = ("cuda",), ("cpu",)
@@ -225,6 +237,7 @@ BACKENDS: dict[str, Backend] = {
         _packaged("fa3", FA3, "fa3-fwd"),
         _packaged("fa4", FA4, "flash-attn-4"),
         *(_in_fp8(name, kernel) for name, kernel in FP8_KERNELS.items()),
+        *(_lossy(name, kernel) for name, kernel in packages.KERNELS.items()),
     )
 }
 
@@ -235,7 +248,7 @@ def get_backend(name: str) -> Backend:
         raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
     cause = BACKENDS[name].missing()
     if cause is not None:
-        install = BACKENDS[name].install
+        install = BACKENDS[name].pip or BACKENDS[name].install
         way = "choose sdpa" if install is None else f"pip install {install}"
         raise ValueError(f"attention backend {name} is not here ({cause}): {way}")
     return BACKENDS[name]

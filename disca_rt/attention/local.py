@@ -47,7 +47,7 @@ class LocalAttention:
         return self.backend.takes_lengths(width, dtype, device)
 
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "LocalHandle":
-        return LocalHandle(self.backend, layout, instead)
+        return LocalHandle(self.backend, layout, instead or self.backend.instead)
 
 
 class LocalHandle:

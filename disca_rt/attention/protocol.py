@@ -13,6 +13,16 @@ from torch import Tensor
 from ..kernels.packing import Packing
 from ..sharding import Sharding
 from ..tokens import TokenLayout
+from .partial import Partial
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
+
+AttendWithLengths = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Takes `lengths [B]` int32 in place of `valid`: the first keys of each sample; no gradient."""
+
+AttendWithLSE = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
+"""Takes the same arguments and returns output and log-sum-exp of the scores; no gradient."""
 
 
 class Overlap(Protocol):

@@ -72,7 +72,7 @@ class UlyssesAttention:
         return not self.topology.has_ring and self.local.takes_lengths(width, dtype, device)
 
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "UlyssesHandle":
-        return UlyssesHandle(self, layout, instead)
+        return UlyssesHandle(self, layout, instead or self.local.backend.instead)
 
     def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
         """Partition of tokens with this `layout`; see `Topology.partition`."""

@@ -34,6 +34,7 @@ TYPES = {
     torch.float16: "*fp16",
     torch.int32: "*i32",
     torch.float8_e4m3fn: "*fp8e4nv",
+    torch.bool: "*i1",
 }
 ALIGNMENT = [["tt.divisibility", 16]]
 COUNTED = "registers", "stack", "local", "wide_loads", "loads", "wide_stores", "stores"
@@ -74,7 +75,7 @@ def compiled(launch: Launch, architecture: int) -> Any:
             return TYPES[value.dtype]
         if isinstance(value, float):
             return "fp32"
-        if value % 16 == 0:
+        if value % 16 == 0 and not launch.kernel.params[place[0]].do_not_specialize:
             attributes[place] = ALIGNMENT
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 

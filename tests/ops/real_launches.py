@@ -15,6 +15,7 @@ from triton.runtime.jit import JITFunction
 
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.gated_sum import MAX_BRANCHES
+from disca_rt.kernels.key_blocks import Corners
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.launch_table import Choice, LaunchConfig, read_ops
 from disca_rt.kernels.op_table import Call, calls
@@ -69,8 +70,20 @@ def variants() -> Iterator[Launch]:
         yield from _launches(forecast._replace(args=(each, next(numbers))), name)
         table = _on_meta(terms, factors.shape[-1], dtype=torch.float32)
         yield from _launches(of_channels._replace(args=(each, table)), name)
+    yield from _launches(_with_all(made["block_sparse_attention"]), name)
     for by_op in read_ops().values():
         yield from _measured(by_op)
+
+
+def _with_all(call: Call) -> Call:
+    """Block-sparse attention with keys of zeros, boxes, padding and some of the heads."""
+    q, k, v, plan = call.args
+    of_queries, of_keys = (
+        each.new_empty(2, *each.shape[-2:]) for each in (plan.queries, plan.keys)
+    )
+    plan = plan._replace(zeros=plan.counts, corners=Corners(of_queries, of_keys, 1 << 29))
+    heads = plan.counts.new_empty(len(q), q.shape[2], dtype=torch.bool)
+    return call._replace(args=(q, k, v, plan, plan.counts.new_empty(len(q)), heads))
 
 
 def _measured(by_op: Mapping[str, Mapping[str, Choice]]) -> Iterator[Launch]:

@@ -43,6 +43,7 @@ BUDGETS = {
     "_quantize_heads_kernel": (40, 0),
     "_largest_heads_kernel": (64, 128),
     "_scale_heads_kernel": (24, 0),
+    "_block_sparse_attention_kernel": (240, 102400),  # tiles of q, and of three k and v
     "_euler_step_kernel": (48, 0),
     "_finite_differences_kernel": (48, 0),
     "_forecast_kernel": (48, 0),
@@ -63,6 +64,7 @@ NARROW_LOADS = {
     "_largest_heads_kernel": 1,  # whether there is a scale
     "_scale_heads_kernel": 9,  # a few hundred numbers
     "_euler_step_kernel": 17,  # patches are gathered in the order of the latents; dt
+    "_block_sparse_attention_kernel": 40,  # numbers of rows and blocks, counts, corners of boxes
     "_head_kernel": 8,  # shift, scale and bias
     "_finite_differences_kernel": 2,  # distance and known
     "_forecast_kernel": 4,  # coefficients

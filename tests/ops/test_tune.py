@@ -88,7 +88,11 @@ def test_a_file_is_checked_when_it_is_read(table: Path, text: str, message: str)
     ("op", "by_width", "message"),
     [
         ("head", [16, 4], r"cpu, head: must be an object, got \[16, 4\]"),
-        ("gelu", {}, r"cpu: op must be one of \['euler_step', .*, got 'gelu'; remove it"),
+        (
+            "gelu",
+            {},
+            r"cpu: op must be one of \['block_sparse_attention', .*, got 'gelu'; remove it",
+        ),
         ("joint_linear", {}, "got 'joint_linear'; remove it"),
         ("head", {"8": [7, 2]}, r"cpu, head, 8: must be \[rows, num_w.*got \[7, 2\]"),
         ("head", {"8": [16, 64]}, r"at most 32 warps, got \[16, 64\]; remove it"),
