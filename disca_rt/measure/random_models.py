@@ -12,7 +12,7 @@ from torch import nn
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..config import DiTConfig, predictor_config
-from ..kernels.ops import get_ops
+from ..kernels.ops import Ops, get_ops
 from ..models.build import build_dit, build_predictor
 from ..models.linear import ALL, fp8_linears
 from ..pipeline.runtime import Runtime
@@ -26,7 +26,7 @@ def random_runtime(
     config: DiTConfig,
     device: torch.device,
     dtype: torch.dtype,
-    ops: str = "reference",
+    ops: str | Ops = "reference",
     attention: Attention | None = None,
     seed: int = 0,
     fp8_weights: bool = False,
@@ -35,7 +35,8 @@ def random_runtime(
 
     `fp8_weights`: the blocks' linears are FP8, as `Runtime.load` has them.
     """
-    built = {"ops": get_ops(ops, device), "attention": attention, "dtype": dtype}
+    chosen = get_ops(ops, device) if isinstance(ops, str) else ops
+    built = {"ops": chosen, "attention": attention, "dtype": dtype}
     dit = build_dit(config, **built, fp8_weights=fp8_weights)
     predictor = build_predictor(predictor_config(config), **built)
     models = [
