@@ -1,7 +1,9 @@
 PYTHON ?= python3
 JOBS ?= 2
 PROMPT ?= a red circle moving left on a black background
-STAGES ?=
+STAGES ?= first second
+KIT_PYTHON ?= $(OLDEST)/bin/python
+GPU_OUT ?= out/gpu
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,7 +15,7 @@ TESTS ?= tests/ops tests/test_attention.py tests/test_graphs.py tests/test_segme
          tests/pipeline/test_runtime.py
 CPP := $(wildcard csrc/* tests/csrc/*.h tests/csrc/*.cpp)
 
-.PHONY: help demo test test-oldest lint sanitize bench gpu gpu-dry-run clean
+.PHONY: help demo test test-oldest lint sanitize bench gpu gpu-dry-run gpu-kit gpu-pages clean
 
 help:
 	@echo "make demo   generate a video with the embedded model: out/demo.mp4 (PROMPT=\"...\")"
@@ -23,8 +25,11 @@ help:
 	@echo "make lint   ruff check, ruff format --check and clang-format"
 	@echo "make sanitize  the C++ tests under AddressSanitizer and UBSan"
 	@echo "make bench  measure on this machine's CPU"
-	@echo "make gpu    build, test, tune and measure on this machine's GPU, with PYTHON's own PyTorch"
-	@echo "            (STAGES=\"steps sample\": only those; make gpu-dry-run tries them on a CPU)"
+	@echo "make gpu    build, test, tune and measure on this machine's GPU, with PYTHON's own PyTorch,"
+	@echo "            in two parts of 420 and 260 s (STAGES=first: one of them; STAGES=\"steps ops\":"
+	@echo "            only those; make gpu-dry-run tries them on a CPU)"
+	@echo "make gpu-kit    what a rented GPU needs, prepared without one: .gpu and out/gpu-kit.tar.gz"
+	@echo "make gpu-pages  pages of what make gpu wrote (GPU_OUT=$(GPU_OUT)), on any machine"
 	@echo "make clean  remove the environment and everything built or generated"
 
 demo: $(READY)
@@ -56,13 +61,20 @@ bench: $(READY)
 
 # Without .venv: a machine with a GPU has the PyTorch that fits it, and may have no network.
 gpu:
-	PYTHON=$(PYTHON) bench/gpu.sh $(STAGES)
+	PYTHON=$(PYTHON) GPU_OUT=$(GPU_OUT) bench/gpu.sh $(STAGES)
 
 gpu-dry-run:
 	PYTHON=$(PYTHON) bench/gpu.sh --dry-run $(STAGES)
 
+# With the Python, PyTorch and Triton of the machine that it is for.
+gpu-kit: $(OLDEST)/.ready
+	$(KIT_PYTHON) -m bench.gpu_kit
+
+gpu-pages: $(READY)
+	$(BIN)/python -m bench.gpu_pages $(GPU_OUT)
+
 clean:
-	rm -rf .venv $(OLDEST) build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv $(OLDEST) .gpu build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f disca_rt/parallel/_native.*.so kernels/_cpu.*.so
 
 # Without isolation: the extension is built against the pinned PyTorch, which is fetched once.
