@@ -34,6 +34,7 @@ if [ -d "$KIT/cache" ]; then export TRITON_CACHE_DIR=$KIT/cache; fi
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
 dry_run_settings() {
   export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
+  LIMIT=${LIMIT:-600} BUDGET=${BUDGET:-7200} # a CPU interprets slowly
   OUT_DIR=${GPU_OUT:-out/gpu-dry-run}
   MODEL=(bench.trial bench 8x8x1 --model tiny --random --steps 5 --step-list 0,2 --quick)
   PROFILE=(bench.trial profile --random tiny --size 8x8x1)
@@ -198,8 +199,8 @@ for stage in "${chosen[@]}"; do
     exit 2
   fi
 done
-BUDGET=${BUDGET:-$seconds}
 if [ -n "${IS_DRY_RUN:-}" ]; then dry_run_settings; else gpu_settings; fi
+BUDGET=${BUDGET:-$seconds}
 mkdir -p "$OUT_DIR"
 if [ ! -f "$OUT_DIR/launch_table.json" ]; then
   cp kernels/launch_table.json "$OUT_DIR/launch_table.json"
