@@ -8,7 +8,7 @@
 # into out/gpu (in the environment: GPU_OUT), which python -m bench.gpu_pages turns into pages on
 # any machine; where OUT names a folder, a copy packed into one file is kept there after each stage.
 # --dry-run takes every stage through small shapes on a CPU and writes into out/gpu-dry-run. In the
-# environment: PYTHON, LIMIT and BUDGET, the seconds of any stage and of the command.
+# environment: PYTHON, GPU_KIT for .gpu, LIMIT and BUDGET, the seconds of a stage and of the command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +26,7 @@ declare -A NEEDS=(
   [profile]="rich" [fp8]="rich"
 )
 PYTHON=${PYTHON:-python3}
-KIT=$PWD/.gpu
+KIT=${GPU_KIT:-$PWD/.gpu}
 MODEL_13B=hunyuan-video-meanflow
 export PYTHONPATH="$KIT/site:$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 if [ -d "$KIT/cache" ]; then export TRITON_CACHE_DIR=$KIT/cache; fi
@@ -83,7 +83,8 @@ lacks() {
 
 stage_machine() {
   if compgen -G "$KIT/wheels/*.whl" >/dev/null; then
-    "$PYTHON" -m pip install -q --no-index --no-deps --upgrade --target "$KIT/site" "$KIT"/wheels/*.whl
+    "$PYTHON" -m pip install -q --no-index --no-deps --upgrade --target "$KIT/site" "$KIT"/wheels/*.whl ||
+      echo "machine: the kit's wheels do not fit this Python, and are left out"
   fi
   if [ -f "$KIT/cache.tgz" ]; then
     mkdir -p "$KIT/cache"

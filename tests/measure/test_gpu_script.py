@@ -30,13 +30,15 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
+# Without the kit, if one was made here: it is for another Python.
+ALONE = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "GPU_KIT": "/nowhere"}
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", ROOT / "bench" / "gpu.sh", *arguments],
-        env=os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | ALONE | environment,
         capture_output=True,
         text=True,
     )
