@@ -17,7 +17,7 @@ def textbook(q: Tensor, k: Tensor, v: Tensor, valid: int) -> Tensor:
     return torch.einsum("hst,thd->shd", weights.softmax(-1), v)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flash", "math"])
+@pytest.mark.parametrize("backend", ["sdpa", "flash", "native", "math"])
 @pytest.mark.parametrize("lengths", [None, (9, 4)])
 def test_staged_attention_is_the_formula(backend: str, lengths: tuple[int, int] | None) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -51,6 +51,8 @@ def test_a_backend_that_cannot_run_here_never_falls_back(backend: str) -> None:
 def test_every_backend_on_a_gpu(backend: str, rows: tuple[int, int]) -> None:
     if BACKENDS[backend].missing() is not None:
         pytest.skip(f"{BACKENDS[backend].install} is not installed")
+    if not BACKENDS[backend].takes("cuda", torch.bfloat16):
+        pytest.skip("it is for CPUs")
     generator = torch.Generator("cuda").manual_seed(0)
     q, k, v = (
         torch.randn(1, count, 3, 128, generator=generator, device="cuda", dtype=torch.bfloat16)

@@ -222,13 +222,13 @@ def test_the_table_chooses_of_those_that_are_here(
     assert automatic(64, bf16, GPU) == "sdpa", "not measured"
     assert automatic(16, torch.float32, GPU) == "sdpa"
     assert automatic(16, bf16, GPU, has_padding=True) == "sdpa"
-    assert automatic(16, bf16, CPU) == "sdpa"
+    assert automatic(16, bf16, CPU) == "native"
     assert settled("auto", 16, bf16, GPU) == "fa3"
     assert settled("math", 16, bf16, GPU) == "math"
 
 
 def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.equal(attended("auto"), attended("sdpa"))
+    assert torch.equal(attended("auto"), attended("native"))
     install(monkeypatch, "fa2", fa2([]))
     monkeypatch.setattr("disca_rt.attention.backends.automatic", lambda *given, **more: "fa2")
     assert torch.equal(attended("auto"), exact(*qkv(), 0.25)[0])

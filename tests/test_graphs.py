@@ -46,7 +46,7 @@ SHORT = preset(3, shift=5.0, step_list=(0, 1))
 
 def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
     """Runtime by PyTorch's operators, which are those that can be recorded."""
-    arguments = {"ops": "reference"} | arguments
+    arguments = {"ops": "reference", "attention": "sdpa"} | arguments
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, graphs=graphs, **arguments))
 
 
@@ -379,7 +379,8 @@ def test_generate_captures_by_itself_on_a_gpu(
     pretended_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [tmp_path / f"{name}.safetensors" for name in ("captured", "plain")]
-    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--ops", "reference", "--latents-out"]
+    eager = ["--ops", "reference", "--attention", "sdpa"]
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", *eager, "--latents-out"]
     assert main([*asked, str(files[0])]) == 0
     monkeypatch.setattr(generate, "wants_graphs", wants_graphs)
     assert main([*asked, str(files[1])]) == 0

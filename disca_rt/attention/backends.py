@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..kernels.launch import table_name
 from ..kernels.launch_table import items, read_section, remembered, table_path
+from . import native
 from . import pytorch_kernels as pytorch
 from .flash_packages import FA2, FA3, FA4, FlashPackage
 from .partial import Partial
@@ -148,6 +149,14 @@ BACKENDS: dict[str, Backend] = {
             devices=GPU,
             refusals=NO_KERNEL,
         ),
+        Backend(
+            "native",
+            native.attend,
+            devices=CPU,
+            dtypes=(torch.float32, torch.bfloat16),
+            missing=native.missing,
+            is_measured=False,
+        ),
         # It keeps all scores: no contender, and no room for them at 64,000 tokens.
         Backend("math", pytorch.math, pytorch.math_with_lse, is_measured=False),
         _packaged("fa2", FA2, "flash-attn"),
@@ -164,7 +173,8 @@ def get_backend(name: str) -> Backend:
     cause = BACKENDS[name].missing()
     if cause is not None:
         install = BACKENDS[name].install
-        raise ValueError(f"attention backend {name} is not here ({cause}): pip install {install}")
+        way = "choose sdpa" if install is None else f"pip install {install}"
+        raise ValueError(f"attention backend {name} is not here ({cause}): {way}")
     return BACKENDS[name]
 
 
@@ -177,16 +187,24 @@ def automatic(
 ) -> str:
     """The backend that "auto" stands for, for heads of `width`.
 
-    The fastest one that is here and was measured by `disca-rt tune`, which does so on a GPU in 16
-    bits without padding; sdpa under all other conditions, and where nothing was measured.
+    On a GPU the fastest one that is here and was measured by `disca-rt tune`, which does so in 16
+    bits without padding; on a CPU native for narrow heads; sdpa under all other conditions, and
+    where nothing was measured.
     """
-    if device.type == "cpu" or dtype not in SIXTEEN_BITS or has_padding:
+    if device.type == "cpu":
+        return "native" if _is_native_fastest(width, dtype) and not with_lse else DEFAULT
+    if dtype not in SIXTEEN_BITS or has_padding:
         return DEFAULT
     for name in measured_order(width, table_name(device)):
         row = BACKENDS[name]
         if row.missing() is None and (row.attend_with_lse or not with_lse):
             return name
     return DEFAULT
+
+
+def _is_native_fastest(width: int, dtype: torch.dtype) -> bool:
+    row = BACKENDS["native"]
+    return width <= native.WIDEST and row.takes("cpu", dtype) and row.missing() is None
 
 
 def settled(name: str, width: int, dtype: torch.dtype, device: torch.device) -> str:

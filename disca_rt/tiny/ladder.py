@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..calibration.places import choose
+from ..kernels.ops import Ops
 from ..pipeline.runtime import Runtime
 from ..schedule import PRESETS, Preset, preset
 from .config import GUIDANCE_SCALE, SHIFT
@@ -129,15 +130,19 @@ COMPARISONS = (
 
 
 def load_rung(
-    rung: Rung, folders: Sequence[Path], device: torch.device, calibration: str | None = None
+    rung: Rung,
+    folders: Sequence[Path],
+    device: torch.device,
+    calibration: str | None = None,
+    ops: Ops | None = None,
 ) -> Runtime:
     """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`.
 
     Policies take options that are left out from file `calibration`; for None from calibrations
-    beside the weights, or the user's; for "none" from nowhere.
+    beside the weights, or the user's; for "none" from nowhere. Without `ops` the device's own.
     """
     paths = rung_weights(rung, folders)
-    runtime = Runtime.load(*paths, device=device, dtype=torch.float32)
+    runtime = Runtime.load(*paths, device=device, dtype=torch.float32, ops=ops)
     runtime.calibration = choose(calibration, *folders)
     return with_tiny_prompts(runtime)
 

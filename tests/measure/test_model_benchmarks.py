@@ -301,7 +301,17 @@ def test_the_union_of_overlapping_kernels() -> None:
     assert union([]) == []
 
 
-QUICK = ["bench", "8x8x1", "--model", "tiny", "--ops", "reference", "--quick"]
+QUICK = [
+    "bench",
+    "8x8x1",
+    "--model",
+    "tiny",
+    "--ops",
+    "reference",
+    "--attention",
+    "sdpa",
+    "--quick",
+]
 RESULTS = pytest.mark.xdist_group("quick run")  # by one worker for all tests
 Bench = Callable[..., list[Record]]
 
