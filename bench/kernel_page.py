@@ -14,7 +14,7 @@ import torch
 
 from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
-from disca_rt.kernels.launch import default_config
+from disca_rt.kernels.launch import default_of
 from disca_rt.kernels.launch_table import Choice, read_ops
 from disca_rt.kernels.op_table import TUNED, Call, calls
 from disca_rt.kernels.workload import REAL, Shapes, shard
@@ -32,8 +32,8 @@ one activation, S·C values.
 
 GEMMs are the library's: what surrounds them is arranged so that nothing is concatenated.
 `joint_linear` has two GEMMs write into one tensor, `pair_linear` (a single-stream block's `linear2`
-and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in place or in
-the GEMM's epilogue, whichever `disca-rt tune` found faster on the device.
+and, as `fuse_cached`, the predictor's front end) has two GEMMs add up, and GELU is in the
+GEMM's epilogue on a GPU, unless `disca-rt tune` found a pass in place faster.
 
 On a CPU the ops that are bound by memory are loops in C++ (`--ops native`, `kernels/native.py`,
 `csrc/cpu_kernels.cpp`): one pass over rows that stay in the nearest cache, compiled for three
@@ -41,11 +41,12 @@ levels of x86-64 of which the library takes the machine's, in PyTorch's threads,
 They are held to fp64 as the kernels are, and no bit depends on the number of threads. What they are
 not for (gradients, compilers, other dtypes) is the reference's, within the op.
 
-Launches go by a table, `[rows, num_warps]` of a program by device, op and width, which `disca-rt
-tune` measures on a GPU and writes into `kernels/launch_table.json`; a device it lacks gets the
-default. A row is a token's values, or 1,024 elements where an op is on flat memory. Where the
-package cannot be written, `disca-rt tune --out FILE.json` writes another table, and with
-`DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
+Launches go by a table, `[rows, num_warps, turns]` of a program by device, op and width, which
+`disca-rt tune` measures on a GPU and writes into `kernels/launch_table.json`; a device it lacks
+gets the default. A row is a token's values, or 1,024 elements where an op is on flat memory. A
+program takes its rows in turns, with the vectors of its sample in registers, and fewer turns where
+rows are few. Where the package cannot be written, `disca-rt tune --out FILE.json` writes another
+table, and with `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
 
 Where a gradient is wanted, forward is the kernel's and backward the reference's, run again on what
 the op was given; ops made of GEMMs alone are the reference's, whose products are kept. `out=` is
@@ -104,14 +105,15 @@ def _launch(op: str, call: Call) -> str:
 def default(op: str, width: int) -> Choice:
     """The launch of `op` on a device that the table does not know."""
     own = getattr(import_module(f"disca_rt.kernels.{op}"), "DEFAULT", None)
-    return own or default_config(width)
+    return own or default_of(op, width)
 
 
 def _choice(choice: Choice) -> str:
     if isinstance(choice, str):
         return choice
     rows = "row" if choice.rows == 1 else "rows"
-    return f"{choice.rows} {rows}, {choice.num_warps} warps"
+    turns = f", {choice.turns} times" if choice.turns > 1 else ""
+    return f"{choice.rows} {rows}{turns}, {choice.num_warps} warps"
 
 
 def _measured(op: str, records: Sequence[Record]) -> str:

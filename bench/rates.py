@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from disca_rt.attention.backends import AUTOMATIC, BACKENDS
+from disca_rt.attention.fp8 import FP8_KERNELS, attend_decoded, quantized_heads
 from disca_rt.instruments.ceiling_work import ceiling_work
+from disca_rt.kernels.fp8_reference import scale_heads
 from disca_rt.kernels.workload import REAL, SENT_TO, SMALL
 from disca_rt.measure.ceilings import MATMUL, ceilings, sustained
 from disca_rt.measure.harness import Comparison, Contender
@@ -104,15 +106,31 @@ def _attention(
     runs: dict[str, Run] = {
         name: partial(row, q, k, v, None)
         for name, row in BACKENDS.items()
-        if name not in (AUTOMATIC, "math")  # math keeps all scores: 200 GB
+        if name not in (AUTOMATIC, "math", *FP8_KERNELS)  # math keeps all scores: 200 GB
         and row.missing() is None
         and row.takes(device.type, q.dtype)
     }
+    runs |= _attention_in_fp8(q, k, v)
     few = (x.transpose(1, 2).float() for x in (q[:, :CHECKED], k, v))
     wanted = F.scaled_dot_product_attention(*few).transpose(1, 2)
     shape = {"tokens": tokens, "heads": heads, "width": width}
     contenders = [square, *_checked(runs, flops, wanted, 1, goal)]
     return Comparison("attention", shape, "bfloat16", contenders, ATTENTION_SAMPLES)
+
+
+def _attention_in_fp8(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Run]:
+    """Attention over heads that are e4m3 already, by the kernels that are here."""
+    runs = {}
+    for name, kernel in FP8_KERNELS.items():
+        if kernel.attend is attend_decoded or not kernel.runs_on(q.device):
+            continue
+        heads = []
+        for each in (q, k, v):
+            scale = kernel.new_scale(each)
+            scale_heads(each, scale)
+            heads.append(quantized_heads(each, scale))
+        runs[name] = partial(kernel.attend, *heads, None, q.dtype)
+    return runs
 
 
 def _contenders(runs: Mapping[str, Run], flops: int, goal: float | None) -> list[Contender]:

@@ -8,35 +8,41 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .forecast import DEFAULT as DEFAULT
 from .forecast import check_terms
 from .gradients import recomputed
-from .launch import SPAN, cdiv, check_rows, check_shape, launch, launch_config
+from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
+from .row_tile import load_part, load_vector_part, rows_of_turn, store_part
 
 OP = "forecast_channels"
 
 
 @triton.jit
 def _forecast_channels_kernel(
+    out_ptr,
     factors_ptr,
     coefficients_ptr,
-    out_ptr,
-    COUNT,
-    stride,
-    CHANNELS,
+    stride_ob,
+    stride_os,
+    stride_term,
+    stride_fs,
+    stride_coefficients,
+    S,
+    C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     TERMS: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offs < COUNT
-    channel = (offs % CHANNELS).to(tl.int32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for term in tl.static_range(TERMS):
-        ptrs = factors_ptr + tl.full((), term, tl.int64) * stride + offs
-        factor = tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
-        total += tl.load(coefficients_ptr + term * CHANNELS + channel, mask=mask) * factor
-    tl.store(out_ptr + offs, total.to(out_ptr.dtype.element_ty), mask=mask)
+    """A batch of one: rows of all samples one after another."""
+    rows, mask = rows_of_turn(0, S, BLOCK_M, 1)
+    for part in tl.static_range((C + BLOCK_C - 1) // BLOCK_C):
+        total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for term in tl.static_range(TERMS):
+            ptrs = factors_ptr + tl.full((), term, tl.int64) * stride_term + rows * stride_fs
+            coefficient_ptr = coefficients_ptr + term * stride_coefficients
+            coefficient = load_vector_part(coefficient_ptr, part, C, BLOCK_C)
+            total += coefficient * load_part(ptrs, part, mask, C, BLOCK_C)
+        store_part(out_ptr + rows * stride_os, part, mask, C, BLOCK_C, total)
 
 
 @register_op(mutates=["out"])
@@ -49,24 +55,8 @@ def forecast_channels_into(factors: Tensor, coefficients: Tensor, out: Tensor) -
         raise ValueError(f"{OP}: coefficients must be fp32, got {coefficients.dtype}")
     if not all(each.is_contiguous() for each in (factors, coefficients, out)):
         raise ValueError(f"{OP}: factors, coefficients and out must be contiguous")
-    if out.numel() == 0:
-        return
-    config = launch_config(OP, SPAN, out.device, DEFAULT)
-    block = config.rows * SPAN
-    launch(
-        _forecast_channels_kernel,
-        (cdiv(out.numel(), block),),
-        factors,
-        coefficients,
-        out,
-        out.numel(),
-        factors.stride(0),
-        out.shape[-1],
-        TERMS=len(factors),
-        BLOCK=block,
-        num_warps=config.num_warps,
-        on=out,
-    )
+    rows = out.reshape(1, -1, out.shape[-1]), factors.reshape(len(factors), -1, out.shape[-1])
+    launch_rows(OP, _forecast_channels_kernel, *rows, coefficients, TERMS=len(factors))
 
 
 @recomputed()

@@ -11,7 +11,7 @@ from torch import Tensor
 from .gradients import recomputed
 from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
-from .row_tile import load_rows, load_vector, row_tile, store_rows
+from .row_tile import load_rows, load_vector, multiply_add, rows_of_turn, store_rows
 
 
 @triton.jit
@@ -31,12 +31,22 @@ def _gate_residual_kernel(
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
-    batch, rows, cols, mask = row_tile(S, C, BLOCK_M, BLOCK_C)
-    x = load_rows(x_ptr, stride_xb, stride_xs, batch, rows, cols, mask)
-    branch = load_rows(branch_ptr, stride_bb, stride_bs, batch, rows, cols, mask)
-    gate = load_vector(gate_ptr + batch * stride_gate, cols, C)
-    store_rows(out_ptr, stride_ob, stride_os, batch, rows, cols, mask, x + gate * branch)
+    batch = tl.program_id(1).to(tl.int64)
+    gate = load_vector(gate_ptr + batch * stride_gate, C, BLOCK_C)
+    rows, _ = rows_of_turn(0, S, BLOCK_M, TURNS)
+    x_ptrs = x_ptr + batch * stride_xb + rows * stride_xs
+    branch_ptrs = branch_ptr + batch * stride_bb + rows * stride_bs
+    out_ptrs = out_ptr + batch * stride_ob + rows * stride_os
+    for turn in range(TURNS):
+        rows, mask = rows_of_turn(turn, S, BLOCK_M, TURNS)
+        x = load_rows(x_ptrs, mask, C, BLOCK_C)
+        branch = load_rows(branch_ptrs, mask, C, BLOCK_C)
+        store_rows(out_ptrs, mask, C, BLOCK_C, multiply_add(branch, gate, x))
+        x_ptrs += BLOCK_M * stride_xs
+        branch_ptrs += BLOCK_M * stride_bs
+        out_ptrs += BLOCK_M * stride_os
 
 
 @register_op(mutates=["out"])

@@ -8,7 +8,17 @@ from torch import Tensor
 from .gradients import recomputed
 from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
-from .row_tile import load_rows, load_vector, row_layer_norm, row_tile, store_rows
+from .row_tile import (
+    load_rows,
+    load_samples,
+    load_vector,
+    multiply_add,
+    one_plus,
+    rounded,
+    row_layer_norm,
+    rows_of_turn,
+    store_rows,
+)
 
 OP = "gate_residual_layer_norm_modulate"
 
@@ -37,19 +47,27 @@ def _gate_residual_layer_norm_modulate_kernel(
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
-    batch, rows, cols, mask = row_tile(S, C, BLOCK_M, BLOCK_C)
-    x = load_rows(x_ptr, stride_xb, stride_xs, batch, rows, cols, mask)
-    branch = load_rows(branch_ptr, stride_bb, stride_bs, batch, rows, cols, mask)
-    gate = load_vector(gate_ptr + batch * stride_gate, cols, C)
-    residual = (x + gate * branch).to(residual_ptr.dtype.element_ty)
-    store_rows(residual_ptr, stride_rb, stride_rs, batch, rows, cols, mask, residual)
-    # The rounded residual: whoever normalises it from memory gets the same.
-    normed = row_layer_norm(residual.to(tl.float32), mask, C)
-    shift = load_vector(shift_ptr + batch * stride_shift, cols, C)
-    scale = load_vector(scale_ptr + batch * stride_scale, cols, C)
-    out = normed * (1.0 + scale) + shift
-    store_rows(out_ptr, stride_ob, stride_os, batch, rows, cols, mask, out)
+    batch = tl.program_id(1).to(tl.int64)
+    gate_ptr += batch * stride_gate
+    gate, gate_samples = load_vector(gate_ptr, C, BLOCK_C), load_samples(gate_ptr, True, C)
+    shift = load_vector(shift_ptr + batch * stride_shift, C, BLOCK_C)
+    scale = one_plus(load_vector(scale_ptr + batch * stride_scale, C, BLOCK_C))
+    for turn in range(TURNS):
+        rows, mask = rows_of_turn(turn, S, BLOCK_M, TURNS)
+        x_ptrs = x_ptr + batch * stride_xb + rows * stride_xs
+        branch_ptrs = branch_ptr + batch * stride_bb + rows * stride_bs
+        x, samples = load_rows(x_ptrs, mask, C, BLOCK_C), load_samples(x_ptrs, mask, C)
+        branch = load_rows(branch_ptrs, mask, C, BLOCK_C)
+        samples = multiply_add(load_samples(branch_ptrs, mask, C), gate_samples, samples)
+        # Rounded: whoever normalises the residual from memory gets the same.
+        residual = rounded(multiply_add(branch, gate, x), residual_ptr.dtype.element_ty)
+        residual_ptrs = residual_ptr + batch * stride_rb + rows * stride_rs
+        store_rows(residual_ptrs, mask, C, BLOCK_C, residual)
+        normed = row_layer_norm(residual, samples, C, BLOCK_C)
+        out_ptrs = out_ptr + batch * stride_ob + rows * stride_os
+        store_rows(out_ptrs, mask, C, BLOCK_C, multiply_add(normed, scale, shift))
 
 
 @register_op(mutates=["residual", "out"])

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from .launch_table import Choice, LaunchConfig, read_ops, remembered
+from .op_table import OP_ROWS
 from .op_table import SPAN as SPAN  # beside `launch_config` in every kernel on flat memory
 
-TILE = 4096  # elements of a program's tile by default: 16 for each of 256 threads
+PART = 1024  # columns of a row at a time: 8, an access of 16 bytes in bf16, for each of 128 threads
+TURNS = 8  # tiles that a program takes by default: it reads vectors once for all of them
+PROGRAMS = 1024  # of one launch, at least, before a program takes a tile more
 FLOATS = torch.float32, torch.bfloat16, torch.float16
 
 _TRIED: ContextVar[Mapping[str, Choice | None]] = ContextVar("_TRIED", default=MappingProxyType({}))
@@ -29,6 +32,13 @@ def launch_config(
     """The launch of rows of `width` elements on `device`; `default` where none was measured."""
     choice = _choice(op, width, device)
     return choice if isinstance(choice, LaunchConfig) else default or default_config(width)
+
+
+def rows_config(op: str, width: int, device: torch.device) -> LaunchConfig:
+    """The launch of rows of `width` values; Triton's interpreter has a default of its own."""
+    is_interpreted = device.type == "cpu"
+    default = interpreted_config(width) if is_interpreted else default_of(op, width)
+    return launch_config(op, width, device, default)
 
 
 def launch_variant(op: str, width: int, device: torch.device, default: str) -> str:
@@ -67,10 +77,40 @@ def _from_table(op: str, width: int, device: str) -> Choice | None:
 
 
 def default_config(width: int) -> LaunchConfig:
-    """A tile of about TILE elements."""
+    """Tiles of a row, or of PART elements, with 8 to 32 of them for a thread."""
     padded = next_power_of_2(width)
-    rows = max(1, TILE // 2 // padded)
-    return LaunchConfig(rows, max(1, min(8, rows * padded // 512)))
+    return LaunchConfig(max(1, PART // padded), max(4, min(8, padded // PART)))
+
+
+def default_of(op: str, width: int) -> LaunchConfig:
+    """The default of `op`: `default_config`, with TURNS where it takes turns."""
+    return default_config(width)._replace(turns=TURNS if takes_turns(op) else 1)
+
+
+def takes_turns(op: str) -> bool:
+    """Tell whether the kernel of `op` goes on to further tiles."""
+    return OP_ROWS[op].launches.turns != (1,)
+
+
+def interpreted_config(width: int) -> LaunchConfig:
+    """A tile of many rows: Triton's interpreter takes a step's time for each, not for elements."""
+    return LaunchConfig(max(8, 4 * PART // next_power_of_2(width)), 1)
+
+
+def part_of_row(count: int, unit: int = 1) -> int:
+    """How many of a row's `count` units, of `unit` columns each, are taken at a time.
+
+    A power of two that divides `count`, of PART columns at most, or one that holds them all.
+    """
+    divisor = count & -count
+    whole = divisor * unit >= PART // 4
+    return min(divisor, max(1, PART // unit)) if whole else next_power_of_2(count)
+
+
+def turns_of(config: LaunchConfig, rows: int, batch: int) -> int:
+    """The turns of a program: fewer than those of `config` where programs would be too few."""
+    tiles = batch * cdiv(rows, config.rows)
+    return max(1, min(config.turns, 1 << max(0, (tiles // PROGRAMS).bit_length() - 1)))
 
 
 def next_power_of_2(value: int) -> int:
@@ -90,26 +130,36 @@ def launch(kernel: Any, grid: Sequence[int], *args: Any, on: Tensor, **options: 
         kernel[tuple(grid)](*args, **options)
 
 
-def launch_rows(op: str, kernel: Any, x: Tensor, *others: Tensor | tuple[Tensor, ...]) -> None:
+def launch_rows(
+    op: str,
+    kernel: Any,
+    x: Tensor,
+    *others: Tensor | tuple[Tensor, ...],
+    **constants: int,
+) -> None:
     """Run a kernel of `row_tile` over all rows of `x [B, S, C]`, if there are any.
 
     The kernel takes the tensors, then all their strides but those of the last axes. Of a tuple of
-    tensors it takes the tuple, and for each axis a tuple of strides.
+    tensors it takes the tuple, and for each axis a tuple of strides. `constants` are its own.
     """
     if x.numel() == 0:
         return
     batch, seq, width = x.shape
-    config = launch_config(op, width, x.device)
+    config = rows_config(op, width, x.device)
+    turns = turns_of(config, seq, batch)
+    if takes_turns(op):
+        constants["TURNS"] = turns
     launch(
         kernel,
-        (cdiv(seq, config.rows), batch),
+        (cdiv(seq, config.rows * turns), batch),
         x,
         *others,
         *(stride for each in (x, *others) for stride in _strides(each)),
         S=seq,
         C=width,
         BLOCK_M=config.rows,
-        BLOCK_C=next_power_of_2(width),
+        BLOCK_C=part_of_row(width),
+        **constants,
         num_warps=config.num_warps,
         on=x,
     )

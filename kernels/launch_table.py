@@ -1,7 +1,7 @@
 """The launch table: a JSON file of choices by device, which `disca-rt tune` measures and writes.
 
 `{device: {section: ...}}`: the section "ops" has what the kernels are launched with,
-`{op: {width: [rows, num_warps] or variant}}`. Other sections are their owners'.
+`{op: {width: [rows, num_warps, turns] or variant}}`. Other sections are their owners'.
 """
 
 import json
@@ -19,17 +19,19 @@ ELSEWHERE = "DISCA_RT_LAUNCH_TABLE"
 
 OPS = "ops"
 MAX_WARPS = 32  # of a CUDA block
-CONFIG = f"[rows, num_warps], powers of two, at most {MAX_WARPS} warps"
+CONFIG = f"[rows, num_warps] or [rows, num_warps, turns], powers of two, at most {MAX_WARPS} warps"
 
 
 class LaunchConfig(NamedTuple):
-    """`rows` that one program takes, and the warps that share them.
+    """`rows` that one program takes at a time, the warps that share them, and how many times.
 
-    A row is a token's values, or SPAN elements where an op is on flat memory.
+    A row is a token's values, or SPAN elements where an op is on flat memory. Ops on rows of tokens
+    take `turns`, in which they keep vectors of the sample in registers; others have one.
     """
 
     rows: int
     num_warps: int
+    turns: int = 1
 
 
 Choice = LaunchConfig | str
@@ -67,17 +69,21 @@ def read_ops(path: Path | None = None) -> dict[str, dict[str, dict[str, Choice]]
                     f"{path}: {device}: op must be one of {sorted(TUNED)}, got {op!r}; remove it"
                 )
             table.setdefault(device, {})[op] = {
-                width: _choice(f"{path}: {device}, {op}, {width}", TUNED[op].variants, value)
+                width: _choice(f"{path}: {device}, {op}, {width}", op, value)
                 for width, value in items(path, f"{device}, {op}", by_width)
             }
     return table
 
 
-def _choice(place: str, variants: tuple[str, ...], value: Any) -> Choice:
+def _choice(place: str, op: str, value: Any) -> Choice:
+    variants = TUNED[op].variants
     if variants and value in variants:
         return value
     if not variants and _is_config(value):
-        return LaunchConfig(*value)
+        config = LaunchConfig(*value)
+        if config.turns > 1 and TUNED[op].turns == (1,):
+            raise ValueError(f"{place}: {op} takes no turns, got {value!r}; make it {value[:2]}")
+        return config
     wanted = f"one of {list(variants)}" if variants else CONFIG
     raise ValueError(f"{place}: must be {wanted}, got {value!r}; remove it")
 
@@ -85,7 +91,7 @@ def _choice(place: str, variants: tuple[str, ...], value: Any) -> Choice:
 def _is_config(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 2
+        and len(value) in (2, 3)
         and all(type(each) is int and each >= 1 and each & (each - 1) == 0 for each in value)
         and value[1] <= MAX_WARPS
     )

@@ -8,7 +8,15 @@ from torch import Tensor
 from .gradients import recomputed
 from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
-from .row_tile import load_rows, load_vector, row_layer_norm, row_tile, store_rows
+from .row_tile import (
+    load_rows,
+    load_samples,
+    load_vector,
+    multiply_add,
+    row_layer_norm,
+    rows_of_turn,
+    store_rows,
+)
 
 
 @triton.jit
@@ -25,12 +33,17 @@ def _layer_norm_kernel(
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
-    batch, rows, cols, mask = row_tile(S, C, BLOCK_M, BLOCK_C)
-    x = load_rows(x_ptr, stride_xb, stride_xs, batch, rows, cols, mask)
-    weight, bias = load_vector(weight_ptr, cols, C), load_vector(bias_ptr, cols, C)
-    out = row_layer_norm(x, mask, C) * weight + bias
-    store_rows(out_ptr, stride_ob, stride_os, batch, rows, cols, mask, out)
+    batch = tl.program_id(1).to(tl.int64)
+    weight, bias = load_vector(weight_ptr, C, BLOCK_C), load_vector(bias_ptr, C, BLOCK_C)
+    for turn in range(TURNS):
+        rows, mask = rows_of_turn(turn, S, BLOCK_M, TURNS)
+        x_ptrs = x_ptr + batch * stride_xb + rows * stride_xs
+        x = load_rows(x_ptrs, mask, C, BLOCK_C)
+        normed = row_layer_norm(x, load_samples(x_ptrs, mask, C), C, BLOCK_C)
+        out_ptrs = out_ptr + batch * stride_ob + rows * stride_os
+        store_rows(out_ptrs, mask, C, BLOCK_C, multiply_add(normed, weight, bias))
 
 
 @register_op(mutates=["out"])

@@ -16,10 +16,20 @@ from .reference import buffer as buffer
 from .reference import euler_step as euler_step
 from .reference import forecast_channels as forecast_channels
 from .reference import fuse_cached as fuse_cached
+from .reference import (
+    gate_residual_layer_norm_modulate_quantize as gate_residual_layer_norm_modulate_quantize,
+)
 from .reference import join_tokens as join_tokens
 from .reference import joint_linear as joint_linear
 from .reference import layer_norm as layer_norm
+from .reference import layer_norm_modulate_quantize as layer_norm_modulate_quantize
 from .reference import pair_linear as pair_linear
+from .reference import quantize_heads as quantize_heads
+from .reference import quantize_joint as quantize_joint
+from .reference import quantized_buffer as quantized_buffer
+from .reference import rms_norm_rope_quantize as rms_norm_rope_quantize
+from .reference import scale_heads as scale_heads
+from .reference import scaled_linear as scaled_linear
 from .reference import unpatchify as unpatchify
 
 

@@ -15,6 +15,7 @@ from .workload import Arguments, Make, Shapes
 
 SPAN = 1024  # elements that an op on flat memory takes for a row
 MIN_DOT = 16  # rows and columns of a matrix product, at least
+FP32_BYTES = 4
 HEAD_COLUMNS = 64  # of 16-bit tokens at a time; fp32 has no room for more than a quarter
 
 
@@ -22,16 +23,19 @@ class Launches(NamedTuple):
     """The launches to choose from, one for each `width` in the launch table.
 
     They differ in `rows` (from `least_rows`) and warps of a program whose rows have `columns` at a
-    time (None: `width`, up to a power of two), or are `variants` by name.
+    time (None: `width`, up to a power of two) and in `turns`, or are `variants` by name.
     """
 
     width: Callable[[Shapes], int]
     columns: int | None = None
     least_rows: int = 1
+    turns: tuple[int, ...] = (1,)
     variants: tuple[str, ...] = ()
 
 
-TOKEN_ROWS = Launches(lambda shapes: shapes.hidden)
+TOKEN_ROWS = Launches(lambda shapes: shapes.hidden, turns=(1, 4, 8, 16))
+TOKEN_ROWS_ONCE = Launches(lambda shapes: shapes.hidden)  # no vector is kept from turn to turn
+WIDE_ROWS_ONCE = Launches(lambda shapes: 4 * shapes.hidden, columns=4096)
 FLAT = Launches(lambda shapes: SPAN)
 HEAD = Launches(lambda shapes: shapes.hidden, columns=HEAD_COLUMNS, least_rows=MIN_DOT)
 GELU = Launches(lambda shapes: 4 * shapes.hidden, variants=("epilogue", "in place"))
@@ -64,6 +68,28 @@ def _rope_work(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, *packing: Any
 ) -> Work:
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
+
+
+def _quantized(reads: int, operations: int) -> Callable[..., Work]:
+    """Work of `reads` of the first argument, and of writing its rows in e4m3, each with a scale."""
+
+    def work(x: Tensor, *others: Any) -> Work:
+        scales = FP32_BYTES * x.numel() // x.shape[-1]
+        return passes(reads, operations)(x) + Work(0, x.numel() + scales)
+
+    return work
+
+
+def _joint_work(*parts: Tensor) -> Work:
+    scales = FP32_BYTES * parts[0].numel() // parts[0].shape[-1]
+    values = sum(each.numel() for each in parts)
+    return Work(0, tensor_bytes(*parts) + values + scales, 2 * values)
+
+
+def _rope_quantized_work(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, scale: Tensor
+) -> Work:
+    return passes(1, 8)(x) + Work(0, x.numel() + tensor_bytes(cos, sin))
 
 
 def _columns(linear: Sequence[Any]) -> int:
@@ -109,7 +135,7 @@ OP_ROWS: dict[str, OpRow] = {
     "gate_residual": OpRow(
         passes(3, 2), lambda a: (a.tokens(), a.tokens(), *a.vectors(1)), TOKEN_ROWS
     ),
-    "gated_sum": OpRow(_gated_sum_work, lambda a: a.branches(4), TOKEN_ROWS),
+    "gated_sum": OpRow(_gated_sum_work, lambda a: a.branches(4), TOKEN_ROWS_ONCE),
     "gate_residual_layer_norm_modulate": OpRow(
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),
@@ -126,7 +152,24 @@ OP_ROWS: dict[str, OpRow] = {
         _differences_work, lambda a: (a.factors(), a.tokens(), a.numbers(2)), FLAT
     ),
     "forecast": OpRow(_forecast_work, lambda a: (a.factors(), a.numbers(3)), FLAT),
-    "forecast_channels": OpRow(_channels_work, lambda a: (a.factors(), a.coefficients(3)), FLAT),
+    "forecast_channels": OpRow(
+        _channels_work, lambda a: (a.factors(), a.coefficients(3)), TOKEN_ROWS_ONCE
+    ),
+    "layer_norm_modulate_quantize": OpRow(
+        _quantized(1, 10), lambda a: (a.tokens(), *a.vectors(2)), TOKEN_ROWS
+    ),
+    "gate_residual_layer_norm_modulate_quantize": OpRow(
+        _quantized(3, 12), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
+    ),
+    "rms_norm_rope_quantize": OpRow(
+        _rope_quantized_work, lambda a: (*a.rope(), a.numbers(1)), TOKEN_ROWS
+    ),
+    "quantize_joint": OpRow(_joint_work, lambda a: (a.tokens(), a.tokens(4)), WIDE_ROWS_ONCE),
+    "quantize_heads": OpRow(
+        lambda x, scale: passes(1, 1)(x) + Work(0, x.numel()), Arguments.heads, TOKEN_ROWS
+    ),
+    "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
+    "scaled_linear": OpRow(nothing),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }

@@ -11,13 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fp8_reference import quantize_heads as quantize_heads
+from .fp8_reference import quantize_joint as quantize_joint
+from .fp8_reference import quantize_rows, rounded
+from .fp8_reference import scale_heads as scale_heads
+from .fp8_reference import scaled_linear as scaled_linear
 from .packing import Packing
+from .quantized import Quantized
 
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 
 
 def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """Memory for `out=` of the ops that follow, or None where ops return tensors of their own."""
+    return None
+
+
+def quantized_buffer(like: Tensor, shape: tuple[int, ...]) -> Quantized | None:
+    """`buffer` of rows that are quantized."""
     return None
 
 
@@ -89,6 +100,26 @@ def gate_residual_layer_norm_modulate(
     return residual, layer_norm_modulate(residual, shift, scale)
 
 
+def layer_norm_modulate_quantize(
+    x: Tensor, shift: Tensor, scale: Tensor, out: Quantized | None = None
+) -> Quantized:
+    """`layer_norm_modulate`, its rows quantized before they are rounded to the dtype of `x`."""
+    return quantize_rows(layer_norm_modulate(x.float(), shift.float(), scale.float()))
+
+
+def gate_residual_layer_norm_modulate_quantize(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    out: tuple[Tensor | None, Quantized | None] = (None, None),
+) -> tuple[Tensor, Quantized]:
+    """The residual `x + gate·branch` `[B, S, C]` and its `layer_norm_modulate_quantize`."""
+    residual = gate_residual(x, branch, gate)
+    return residual, layer_norm_modulate_quantize(residual, shift, scale)
+
+
 def rms_norm_rope(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> Tensor:
@@ -119,6 +150,23 @@ def rms_norm_rope_send(
     `x [B, S, H, D]` -> `[B, S·H, D]`: of each sample rank r's `[S, H_r, D]`, for all r.
     """
     return by_ranks(rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin), packing)
+
+
+def rms_norm_rope_quantize(
+    x: Tensor,
+    img_weight: Tensor,
+    txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """`rms_norm_rope` of `x [B, S, H, D]` in fp32, divided by `scale [1]` fp32, in e4m3.
+
+    A scale that is never too small follows from the weights, `rope_scale`, so that no pass looks
+    for the largest value.
+    """
+    weights = img_weight.float(), txt_weight.float()
+    return rounded(rms_norm_rope(x.float(), *weights, freqs_cos, freqs_sin) * (1 / scale))
 
 
 def by_ranks(x: Tensor, packing: Packing) -> Tensor:

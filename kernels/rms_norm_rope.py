@@ -1,8 +1,10 @@
-"""RMSNorm over each head, then RoPE on image rows, in place: 2 activations moved for q, 2 for k.
+"""RMSNorm over each head, then RoPE on image rows, in place: 2 activations moved.
 
 Works on any strided view `[B, S, H, D]`: the q or k of packed QKV, or a tensor of its own. The
-kernel is also that of `rms_norm_rope_send`.
+kernel is also that of `rms_norm_rope_pair` and `rms_norm_rope_send`.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -11,103 +13,123 @@ from torch import Tensor
 
 from .gradients import recomputed
 from .launch import (
-    LaunchConfig,
     cdiv,
     check_rows,
     check_shape,
     launch,
-    launch_config,
     next_power_of_2,
+    part_of_row,
+    rows_config,
+    turns_of,
 )
 from .registration import register_op
-from .row_tile import NORM_EPS
+from .row_tile import NORM_EPS, rows_of_turn
 
 OP = "rms_norm_rope"
 
 
 @triton.jit
-def norm_and_rotate(
-    x_ptrs,
-    mask,
-    is_img,
-    img_weight_ptr,
-    txt_weight_ptr,
-    cos_ptr,
-    sin_ptr,
-    row,
-    D: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Heads `[BLOCK_H, BLOCK_D]` of a row, normalised, and rotated if it is of the image; fp32."""
-    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    normed = x * (1.0 / tl.sqrt(tl.sum(x * x, axis=1) / D + NORM_EPS))[:, None]
+def load_pairs(ptr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The even and the odd ones of the D values at `ptr`, each `[1, 1, BLOCK_D / 2]` fp32."""
     cols = tl.arange(0, BLOCK_D)
-    # One of the two weights is loaded, the other masked to zero; text rows load no angle.
-    img_weight = tl.load(img_weight_ptr + cols, mask=cols < tl.where(is_img, D, 0), other=0.0)
-    txt_weight = tl.load(txt_weight_ptr + cols, mask=cols < tl.where(is_img, 0, D), other=0.0)
-    normed = normed * (img_weight.to(tl.float32) + txt_weight.to(tl.float32))[None, :]
-    half = tl.arange(0, BLOCK_D // 2)
-    is_rotated = half < tl.where(is_img, D // 2, 0)
-    cos = tl.load(cos_ptr + row * (D // 2) + half, mask=is_rotated, other=1.0)
-    sin = tl.load(sin_ptr + row * (D // 2) + half, mask=is_rotated, other=0.0)
-    even, odd = tl.split(tl.reshape(normed, (BLOCK_H, BLOCK_D // 2, 2)))
-    rotated_even = even * cos[None, :] - odd * sin[None, :]
-    rotated_odd = odd * cos[None, :] + even * sin[None, :]
-    return tl.reshape(tl.join(rotated_even, rotated_odd), (BLOCK_H, BLOCK_D))
+    values = tl.load(ptr + cols, mask=cols < D, other=0.0).to(tl.float32)
+    return tl.split(tl.reshape(values, (1, 1, BLOCK_D // 2, 2)))
+
+
+@triton.jit
+def normed_pairs(x, D: tl.constexpr):
+    """The even and the odd values of heads `x [BLOCK_M, BLOCK_H, BLOCK_D]` over their RMS; fp32."""
+    x = x.to(tl.float32)
+    normed = x * tl.rsqrt(tl.sum(x * x, axis=2) / D + NORM_EPS)[:, :, None]
+    return tl.split(tl.reshape(normed, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
+
+
+@triton.jit
+def weighted_angles(weights, cos, sin):
+    """What rotates pairs that are yet to be weighted: (cos, sin) for even results, then for odd.
+
+    `weights` are those of even and of odd values. Made once for all heads of a row.
+    """
+    return weights[0] * cos, weights[1] * sin, weights[1] * cos, weights[0] * sin
+
+
+@triton.jit
+def rotated(even, odd, angles):
+    """Pairs turned by `angles`, again one beside the other: `[BLOCK_M, BLOCK_H, BLOCK_D]`."""
+    pairs = tl.join(even * angles[0] - odd * angles[1], odd * angles[2] + even * angles[3])
+    return tl.reshape(pairs, (even.shape[0], even.shape[1], 2 * even.shape[2]))
 
 
 @triton.jit
 def _rms_norm_rope_kernel(
-    x_ptr,
-    img_weight_ptr,
-    txt_weight_ptr,
+    x_ptrs,
+    img_weight_ptrs,
+    txt_weight_ptrs,
     cos_ptr,
     sin_ptr,
     starts_ptr,
     out_ptr,
+    strides_xb,
+    strides_xs,
+    strides_xh,
     S,
     S_IMG,
-    stride_xb,
-    stride_xs,
-    stride_xh,
     H: tl.constexpr,
     D: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
-    """ROWS rows one after another, in place, or, with `starts`, into the layout that is sent."""
+    """One or two tensors in place, or, with `starts`, one into the layout that is sent."""
+    TENSORS: tl.constexpr = len(x_ptrs)
+    PARTS: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
     batch = tl.program_id(1).to(tl.int64)
-    heads = tl.arange(0, BLOCK_H)
-    cols = tl.arange(0, BLOCK_D)
-    head_offsets = heads.to(tl.int64)[:, None] * stride_xh + cols[None, :]
+    cols = tl.arange(0, BLOCK_D)[None, None, :]
+    half = tl.arange(0, BLOCK_D // 2)[None, None, :]
+    heads = tl.arange(0, BLOCK_H)[None, :, None]
+    img_weights, txt_weights = (), ()
+    for i in tl.static_range(TENSORS):
+        img_weights = img_weights + (load_pairs(img_weight_ptrs[i], D, BLOCK_D),)
+        txt_weights = txt_weights + (load_pairs(txt_weight_ptrs[i], D, BLOCK_D),)
+    places, counts = (), ()
     if starts_ptr is not None:
-        # For each head: the first head of the rank that gets it, and how many that rank gets.
-        first = tl.load(starts_ptr + heads, mask=heads < H, other=0).to(tl.int64)
-        count = tl.load(starts_ptr + H + heads, mask=heads < H, other=0).to(tl.int64)
-    for index in range(ROWS):
-        row = (tl.program_id(0) * ROWS + index).to(tl.int64)
-        mask = (heads < tl.where(row < S, H, 0))[:, None] & (cols < D)[None, :]
-        x_ptrs = x_ptr + batch * stride_xb + row * stride_xs + head_offsets
-        out = norm_and_rotate(
-            x_ptrs,
-            mask,
-            row < S_IMG,
-            img_weight_ptr,
-            txt_weight_ptr,
-            cos_ptr,
-            sin_ptr,
-            row,
-            D,
-            BLOCK_H,
-            BLOCK_D,
-        )
-        out_ptrs = x_ptrs
-        if starts_ptr is not None:
-            place = S * (batch * H + first) + row * count + heads - first
-            out_ptrs = out_ptr + place[:, None] * D + cols[None, :]
-        tl.store(out_ptrs, out.to(x_ptr.dtype.element_ty), mask=mask)
+        for part in tl.static_range(PARTS):
+            # The first head of the rank that gets this one, and how many that rank gets.
+            head = part * BLOCK_H + heads
+            first = tl.load(starts_ptr + head, mask=head < H, other=0)
+            count = tl.load(starts_ptr + H + head, mask=head < H, other=0)
+            places = places + (S * (batch * H + first) + head - first,)
+            counts = counts + (count,)
+    for turn in range(TURNS):
+        rows, in_rows = rows_of_turn(turn, S, BLOCK_M, TURNS)
+        rows, in_rows = rows[:, :, None], in_rows[:, :, None]
+        is_img = rows < S_IMG
+        angle_offs, is_angle = rows * (D // 2) + half, is_img & (half < D // 2)
+        cos = tl.load(cos_ptr + angle_offs, mask=is_angle, other=1.0)
+        sin = tl.load(sin_ptr + angle_offs, mask=is_angle, other=0.0)
+        values = ()
+        for i in tl.static_range(TENSORS):
+            row_ptrs = x_ptrs[i] + batch * strides_xb[i] + rows * strides_xs[i] + cols
+            for part in tl.static_range(PARTS):
+                head = part * BLOCK_H + heads
+                mask = in_rows & (head < H) & (cols < D)
+                ptrs = row_ptrs + head.to(tl.int64) * strides_xh[i]
+                values = values + (tl.load(ptrs, mask=mask, other=0.0),)
+        for i in tl.static_range(TENSORS):
+            even_weight = tl.where(is_img, img_weights[i][0], txt_weights[i][0])
+            odd_weight = tl.where(is_img, img_weights[i][1], txt_weights[i][1])
+            angles = weighted_angles((even_weight, odd_weight), cos, sin)
+            row_ptrs = x_ptrs[i] + batch * strides_xb[i] + rows * strides_xs[i] + cols
+            for part in tl.static_range(PARTS):
+                even, odd = normed_pairs(values[i * PARTS + part], D)
+                out = rotated(even, odd, angles)
+                head = part * BLOCK_H + heads
+                mask = in_rows & (head < H) & (cols < D)
+                ptrs = row_ptrs + head.to(tl.int64) * strides_xh[i]
+                if starts_ptr is not None:
+                    ptrs = out_ptr + (places[part] + rows * counts[part]) * D + cols
+                tl.store(ptrs, out.to(x_ptrs[i].dtype.element_ty), mask=mask)
 
 
 @register_op(mutates=["x"])
@@ -115,46 +137,49 @@ def rms_norm_rope_(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> None:
     check_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin)
-    launch_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin)
+    launch_rope(OP, [x], [img_weight], [txt_weight], freqs_cos, freqs_sin)
 
 
 def launch_rope(
     op: str,
-    x: Tensor,
-    img_weight: Tensor,
-    txt_weight: Tensor,
+    xs: Sequence[Tensor],
+    img_weights: Sequence[Tensor],
+    txt_weights: Sequence[Tensor],
     freqs_cos: Tensor,
     freqs_sin: Tensor,
     starts: Tensor | None = None,
     out: Tensor | None = None,
 ) -> None:
-    """Run the kernel in place, or, with `starts` and `out`, into the layout that is sent."""
-    batch, seq, heads, width = x.shape
-    if x.numel() == 0:
+    """Run the kernel on tensors of one shape, in place, or, with `starts` and `out`, on one.
+
+    The result then goes into `out`, in the layout that is sent.
+    """
+    batch, seq, heads, width = xs[0].shape
+    if xs[0].numel() == 0:
         return
-    # On a CPU few rows: they are a loop, and masked ones are interpreted, too.
-    interpreted = LaunchConfig(rows=4, num_warps=1) if x.device.type == "cpu" else None
-    config = launch_config(op, heads * width, x.device, interpreted)
+    config = rows_config(op, heads * width, xs[0].device)
+    turns, padded = turns_of(config, seq, batch), next_power_of_2(width)
     launch(
         _rms_norm_rope_kernel,
-        (cdiv(seq, config.rows), batch),
-        x,
-        img_weight,
-        txt_weight,
+        (cdiv(seq, config.rows * turns), batch),
+        tuple(xs),
+        tuple(img_weights),
+        tuple(txt_weights),
         freqs_cos,
         freqs_sin,
         starts,
         out,
+        *zip(*(x.stride()[:3] for x in xs), strict=True),
         seq,
         len(freqs_cos),
-        *x.stride()[:3],
         H=heads,
         D=width,
-        ROWS=config.rows,
-        BLOCK_H=next_power_of_2(heads),
-        BLOCK_D=next_power_of_2(width),
+        BLOCK_M=config.rows,
+        BLOCK_H=part_of_row(heads, padded),
+        BLOCK_D=padded,
+        TURNS=turns,
         num_warps=config.num_warps,
-        on=x,
+        on=xs[0],
     )
 
 

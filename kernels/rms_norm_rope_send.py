@@ -32,7 +32,7 @@ def rms_norm_rope_send_into(
     if starts.dtype != torch.int32 or not starts.is_contiguous() or starts.device != x.device:
         raise ValueError(f"{OP}: starts must be contiguous int32 on {x.device}")
     check_shape(OP, "out", out, (batch, seq * heads, width))
-    launch_rope(OP, x, img_weight, txt_weight, freqs_cos, freqs_sin, starts, out)
+    launch_rope(OP, [x], [img_weight], [txt_weight], freqs_cos, freqs_sin, starts, out)
 
 
 @recomputed()

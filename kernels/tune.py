@@ -18,7 +18,7 @@ from .workload import Make, Shapes
 
 ROWS = 1, 2, 4, 8, 16, 32, 64, 128
 WARPS = 1, 2, 4, 8, 16
-PER_THREAD = range(4, 33)  # elements of a tile: fewer wastes threads, more takes registers
+PER_THREAD = range(8, 33)  # elements of a tile: 16 bytes at least, at most what fits in registers
 
 Clock = Callable[[Callable[[], object]], float]
 """Seconds that a call takes."""
@@ -42,9 +42,10 @@ def candidates(op: str, width: int) -> list[Choice]:
         return list(launches.variants)
     columns = launches.columns or next_power_of_2(width)
     return [
-        LaunchConfig(rows, warps)
+        LaunchConfig(rows, warps, turns)
         for rows in ROWS
         for warps in WARPS
+        for turns in launches.turns
         if rows >= launches.least_rows and rows * columns // (32 * warps) in PER_THREAD
     ]
 

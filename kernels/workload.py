@@ -117,6 +117,12 @@ class Arguments:
         x = self.tensor(s.batch, s.tokens, s.heads, width)
         return x, self.tensor(width), self.tensor(width), *tables
 
+    def heads(self) -> tuple[Tensor, Tensor]:
+        """`x [B, S, H, D]` and scales of its heads `[B, H]`."""
+        s = self.shapes
+        x = self.tensor(s.batch, s.tokens, s.heads, s.hidden // s.heads)
+        return x, self.tensor(s.batch, s.heads, dtype=torch.float32).abs()
+
     def packing(self) -> Packing:
         """Heads by rank, of SENT_TO ranks that share them evenly."""
         return packing([self.shapes.heads // SENT_TO] * SENT_TO, self.tensor(1).device)

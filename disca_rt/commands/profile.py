@@ -37,6 +37,7 @@ DEFAULT_OUT = Path("out") / "profile"
 DEFAULT_PROMPT = "a red circle moving left on a black background"
 TABLE, LINES, TRACE, PAGE = "table.md", "table.jsonl", "trace.json", "profile.html"
 LEFT_OUT = "step kind", "calls", "ms"  # on the terminal
+FP8_FLAGS = {"compute": ["--fp8"], "weights": ["--fp8-weights"]}
 OURS = "command", "out", "nvtx_only"  # arguments that are not the sample's
 
 
@@ -180,6 +181,8 @@ def sample_flags(args: argparse.Namespace) -> list[str]:
             continue
         if name == "prompt":
             flags.append(value)
+        elif name == "fp8":
+            flags += FP8_FLAGS.get(value, ["--fp8-table", value])
         elif value is True:
             flags.append(flag)
         elif isinstance(value, tuple):

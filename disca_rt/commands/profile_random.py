@@ -67,10 +67,10 @@ def random_model(
         itemsize=dtype.itemsize,
         policy="full",
         ops=args.ops,
-        fp8_weights=args.fp8_weights,
+        fp8=args.fp8,
     )
     refuse_hopeless(need, device, partial(show_size, workload))
-    return random_runtime(config, device, dtype, ops, attention, fp8_weights=args.fp8_weights)
+    return random_runtime(config, device, dtype, ops, attention, fp8=args.fp8)
 
 
 def random_request(args: argparse.Namespace, runtime: "Runtime") -> Request:

@@ -168,7 +168,7 @@ def _reported(each: "Timing") -> "Timing":
     default = each.seconds[None]
     fastest = min((c for c in each.seconds if c), key=each.seconds.__getitem__)
     gain = default / each.seconds[fastest]
-    shown = fastest if isinstance(fastest, str) else f"{fastest.rows}x{fastest.num_warps}"
+    shown = fastest if isinstance(fastest, str) else "x".join(map(str, fastest))
     print(
         f"{each.op:34} {each.shapes:28} {1e6 * default:10.1f} µs by default, "
         f"{gain:5.2f} times as fast with {shown} of {len(each.seconds) - 1}",

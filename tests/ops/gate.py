@@ -13,7 +13,7 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from triton.compiler import ASTSource
 from ops.real_launches import Launch, recorded, variants
 
 ARCHITECTURES = 80, 90, 100
+FP8_ARCHITECTURES = 89, 90, 100  # the first that round to e4m3, in place of 80
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int32: "*i32",
+    torch.float8_e4m3fn: "*fp8e4nv",
 }
 ALIGNMENT = [["tt.divisibility", 16]]
 COUNTED = "registers", "stack", "local", "wide_loads", "loads", "wide_stores", "stores"
@@ -154,7 +156,17 @@ def report(launches: Sequence[Launch], architecture: int) -> Iterator[dict[str, 
         }
 
 
+def takes_fp8(launch: Launch) -> bool:
+    return any(getattr(each, "dtype", None) == torch.float8_e4m3fn for each in launch.arguments)
+
+
+def all_lines(launches: Sequence[Launch]) -> Iterator[dict[str, Any]]:
+    """The report of every launch for each architecture that has what it takes."""
+    for architecture in sorted({*ARCHITECTURES, *FP8_ARCHITECTURES}):
+        wanted = (architecture in ARCHITECTURES, architecture in FP8_ARCHITECTURES)
+        yield from report([each for each in launches if wanted[takes_fp8(each)]], architecture)
+
+
 if __name__ == "__main__":
-    launches = planted(), *recorded(), *variants()
-    lines = chain.from_iterable(report(launches, each) for each in ARCHITECTURES)
+    lines = all_lines([planted(), *recorded(), *variants()])
     Path(sys.argv[1]).write_text("".join(json.dumps(line) + "\n" for line in lines))

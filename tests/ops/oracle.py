@@ -42,7 +42,11 @@ def rms_norm_rope(
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    z = x.double() @ weight.double().T + bias.double()
+    return gelu(x.double() @ weight.double().T + bias.double())
+
+
+def gelu(z: Tensor) -> Tensor:
+    z = z.double()
     return 0.5 * z * (1 + ((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)).tanh())
 
 

@@ -4,7 +4,7 @@ Arguments are meta tensors; a launch is recorded where Triton would have run it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 from unittest.mock import patch
@@ -57,6 +57,10 @@ def variants() -> Iterator[Launch]:
         x, branch, gate, *_ = made["gated_sum"].args
         yield from _launches(made["gated_sum"]._replace(args=(x, *(branch, gate) * count)), name)
     yield from _launches(made["euler_step"]._replace(args=(latents, patches, None, *rest)), name)
+    *_, wide = made["quantize_joint"].args
+    for args in (made["quantize_joint"].args, (wide,)):  # GELU on the way into linear2, and fc2
+        for launch in _launches(made["quantize_joint"]._replace(args=args), name):
+            yield replace(launch, options={**launch.options, "GELU": True})
     for terms in (1, 2, 4):
         each = _on_meta(terms, *factors.shape[1:], dtype=factors.dtype)
         numbers = (_on_meta(count, dtype=torch.float32) for count in (2, terms))

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disca_rt.kernels import reference
+from disca_rt.kernels import launch, reference
 from disca_rt.kernels.launch import trying
+from disca_rt.kernels.launch_table import LaunchConfig
 from disca_rt.kernels.op_table import OP_ROWS
 from disca_rt.kernels.ops import IMPLEMENTATIONS
 from disca_rt.kernels.packing import Packing, packing
@@ -187,6 +188,32 @@ OFFSETS = {
 def test_norms_of_rows_far_from_zero(name: str, width: int, dtype: torch.dtype) -> None:
     x, *rest = arguments(name, Make(dtype, 21, width))
     check(name, (x.add_(OFFSETS[name]), *rest))
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_an_outlier_of_one_channel_costs_a_norm_no_digits(name: str) -> None:
+    """Where it is among the three values by which a row is centred."""
+    for channel in (0, 32, 63):
+        x, *rest = arguments(name, Make(torch.float32, 7, 64))
+        x[..., channel] += 1e3
+        check(name, (x, *rest))
+
+
+TURNING = (
+    "layer_norm",
+    "layer_norm_modulate",
+    "gate_residual",
+    "gate_residual_layer_norm_modulate",
+    "rms_norm_rope",
+)
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_a_program_takes_several_tiles_of_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """21 rows of 2 samples by 3 programs each, the last of which has fewer."""
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
+    with trying({name: LaunchConfig(2, 1, 4)}):
+        check(name, arguments(name, Make(torch.float32, 21, 2048)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -381,6 +408,13 @@ def test_gelu_is_in_place_and_leaves_its_neighbours() -> None:
     assert error(rows, expected) < 1e-6
     rows.copy_(before[:, 1:-1, 8:-8])
     assert torch.equal(wide, before)
+
+
+def test_gelu_is_in_the_epilogue_of_a_gpu_s_product_by_default() -> None:
+    from disca_rt.kernels.linear_gelu import default_variant
+
+    assert default_variant(torch.device("cuda", 1)) == "epilogue"
+    assert default_variant(torch.device("cpu")) == "in place"  # whose epilogue is the other GELU
 
 
 @pytest.mark.gpu

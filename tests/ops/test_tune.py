@@ -45,20 +45,25 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_launch_is_the_table_s_or_the_default(table: Path) -> None:
-    ops = {"gelu_tanh": {"1024": [8, 2]}, "linear_gelu": {"8": "epilogue"}}
+    ops = {
+        "gelu_tanh": {"1024": [8, 2]},
+        "layer_norm": {"64": [1, 4, 8]},
+        "linear_gelu": {"8": "epilogue"},
+    }
     table.write_text(json.dumps({"cpu": {"ops": ops, "others": 1}}))
     assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(8, 2)
     assert launch_config("gelu_tanh", 64, CPU) == launch.default_config(64)
-    assert launch_config("layer_norm", 64, CPU, LaunchConfig(3, 1)) == (3, 1)
+    assert launch_config("layer_norm", 64, CPU) == LaunchConfig(1, 4, 8)
+    assert launch_config("layer_norm", 32, CPU, LaunchConfig(3, 1)) == LaunchConfig(3, 1)
     assert launch_variant("linear_gelu", 8, CPU, "in place") == "epilogue"
     assert launch_variant("linear_gelu", 9, CPU, "in place") == "in place"
     with trying({"gelu_tanh": LaunchConfig(1, 1)}):
-        assert launch_config("gelu_tanh", 1024, CPU) == (1, 1)
+        assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(1, 1)
         with trying({"gelu_tanh": None, "linear_gelu": None}):
             assert launch_config("gelu_tanh", 1024, CPU) == launch.default_config(1024)
             assert launch_variant("linear_gelu", 8, CPU, "in place") == "in place"
         assert launch_variant("linear_gelu", 8, CPU, "in place") == "epilogue"
-    assert launch_config("gelu_tanh", 1024, CPU) == (8, 2)
+    assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(8, 2)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,8 @@ def test_a_file_is_checked_when_it_is_read(table: Path, text: str, message: str)
         ("head", {"8": [16, 0]}, r"got \[16, 0\]"),
         ("head", {"8": [16, True]}, r"got \[16, True\]"),
         ("head", {"8": [16]}, r"got \[16\]"),
+        ("head", {"8": [16, 4, 3]}, r"or \[rows, num_warps, turns\].*got \[16, 4, 3\]"),
+        ("head", {"8": [16, 4, 2]}, r"head takes no turns, got \[16, 4, 2\]; make it \[16, 4\]"),
         ("head", {"8": "in place"}, "got 'in place'"),
         ("linear_gelu", {"8": "x"}, r"one of \['epilogue', 'in place'\], got 'x'"),
         ("linear_gelu", {"8": [1, 2]}, r"must be one of .*, got \[1, 2\]"),
@@ -124,11 +131,14 @@ def test_every_op_has_candidates_and_the_default_is_among_them() -> None:
         choices = candidates(op, make_call().width)
         assert len(choices) >= 2
         assert len(set(choices)) == len(choices)
-    assert launch.default_config(3072) in candidates("layer_norm_modulate", 3072)
-    assert all(rows >= 16 for rows, _ in candidates("head", 3072))
+    for op in ("layer_norm_modulate", "gated_sum"):
+        assert launch.default_of(op, 3072) in candidates(op, 3072)
+    assert {turns for *_, turns in candidates("layer_norm_modulate", 3072)} == {1, 4, 8, 16}
+    assert {turns for *_, turns in candidates("gated_sum", 3072)} == {1}
+    assert all(rows >= 16 for rows, *_ in candidates("head", 3072))
     assert candidates("linear_gelu", 12288) == ["epilogue", "in place"]
-    for rows, warps in candidates("layer_norm_modulate", 3072):
-        assert 4 <= rows * 4096 // (32 * warps) <= 32
+    for rows, warps, _ in candidates("layer_norm_modulate", 3072):
+        assert 8 <= rows * 4096 // (32 * warps) <= 32
 
 
 def test_the_winner_is_fastest_over_all_shapes_of_its_width() -> None:
@@ -183,7 +193,7 @@ def test_a_second_tuning_has_the_same_default_as_the_first(table: Path) -> None:
     tuned = {"layer_norm": {str(SMALL.hidden): [64, 16]}}
     table.write_text(json.dumps({"cpu": {"ops": tuned}}))
     forget_table()
-    assert launch_config("layer_norm", SMALL.hidden, CPU) == (64, 16)
+    assert launch_config("layer_norm", SMALL.hidden, CPU) == LaunchConfig(64, 16)
     assert defaults() == first
 
 
@@ -204,7 +214,7 @@ class Interrupted(BaseException):
 
 
 HEAD = Timing("head", "long", 64, {None: 2.0, LaunchConfig(16, 2): 1.0})
-HEAD_TABLE = {"gpu": {"ops": {"head": {"64": [16, 2]}}}}
+HEAD_TABLE = {"gpu": {"ops": {"head": {"64": [16, 2, 1]}}}}
 
 
 def measured_until(error: BaseException) -> Iterator[Timing]:

@@ -157,9 +157,10 @@ def test_a_sample_that_fails_writes_nothing(
     assert not out.exists()
 
 
-def test_flags_make_the_same_sample_again() -> None:
+@pytest.mark.parametrize("fp8", [["--fp8"], ["--fp8-weights"], ["--fp8-table", "t.json"]])
+def test_flags_make_the_same_sample_again(fp8: list[str]) -> None:
     given = ["profile", "a red circle", "--size", "16x8x3", "--step-list", "0,2", "--no-guidance"]
-    args = build_parser().parse_args([*given, "--fp8-weights", "--out", "x", "--seed", "7"])
+    args = build_parser().parse_args([*given, *fp8, "--out", "x", "--seed", "7"])
     again = build_parser().parse_args(["profile", "--nvtx-only", *sample_flags(args)])
     expected = {**vars(args), "out": None, "nvtx_only": True}
     assert vars(again) == expected

@@ -9,7 +9,7 @@ from disca_rt.profiling.work import OPS, Work, attention_work, operator_work
 
 
 def test_every_op_that_does_work_is_known() -> None:
-    assert set(OP_NAMES) - set(OPS) == {"buffer"}
+    assert set(OP_NAMES) - set(OPS) == {"buffer", "quantized_buffer"}
     assert set(OPS) - set(OP_NAMES) == {"gelu_tanh"}, "within linear_gelu"
 
 
