@@ -1,6 +1,7 @@
 """Every benchmark runs, on the smallest shapes with one sample. No test looks at a time."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,8 +18,10 @@ from bench import against_diffusers, caches, embedded, host, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
+from disca_rt.instruments.ceiling_work import ceiling_work
 from disca_rt.kernels import reference
 from disca_rt.kernels.op_table import OP_ROWS
+from disca_rt.measure import ceilings as measure_ceilings
 from disca_rt.measure.harness import Comparison, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.record import Record, read_records
@@ -140,7 +143,7 @@ def test_without_diffusers_its_rows_are_skipped(
 def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
     """Dry run of what a GPU will do; torch.compile is left out by an eager backend."""
     with patch("torch.compile", lambda function, **_: function):
-        main(["--device", "cuda", "--dry-run", "--samples", "1"])
+        main(["--device", "cuda", "--dry-run", "--samples", "1", "--only", "ops: "])
     table = capsys.readouterr().out
     for op in fused_ops():
         assert f"| {op}, small | 2 | ours" in table
@@ -215,3 +218,16 @@ def test_bad_flags_are_refused(flags: list[str], capsys: pytest.CaptureFixture[s
         main(flags)
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_a_sustained_product_goes_on_for_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = ceiling_work(torch.device("cpu"), torch.float32, is_small=True)
+    products: list[int] = []
+    counted = work._replace(product=lambda: products.append(1) or time.sleep(0.002))
+    monkeypatch.setattr(measure_ceilings, "ceiling_work", lambda *args: counted)
+    monkeypatch.setattr(measure_ceilings, "SUSTAINED_S", 0.02)
+    (contender,) = measure_ceilings.sustained(torch.device("cpu"), torch.float32).contenders
+    products.clear()
+    contender.run()
+    assert 2 <= len(products) <= 10
+    assert contender.flops == len(products) * work.flops
