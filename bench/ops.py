@@ -25,6 +25,7 @@ from .rivals import rivals
 FRACTION = 0.90  # of copy bandwidth: P3
 SAMPLES = 30
 COMPILED = "torch.compile"
+ONCE = "scale_heads"  # it works at the first call of a sample alone
 
 Build = Callable[[], Comparison]
 
@@ -59,6 +60,8 @@ def comparisons(
 
     for each in [SMALL] if is_small else REAL_SHARES:
         for op, make_call in calls(each, make).items():
+            if op == ONCE:
+                continue
             build = partial(_comparison, each, make_call, device, compiled)
             yield f"ops: {op}, {each.name}", build
 

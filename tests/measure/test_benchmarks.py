@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import against_diffusers, caches, embedded, host, rivals
+from bench import against_diffusers, caches, embedded, host, ops, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
@@ -85,15 +85,24 @@ def test_static_caches_have_plans_before_a_run(name: str) -> None:
 
 
 def test_where_the_time_of_a_cached_sample_goes() -> None:
-    full = caches.subject("distilled", "full", (12, 1, 4, 4))
-    row = caches.told(full, "reuse:interval=4", rounds=1)
-    cached = replace(full, policy="reuse:interval=4")
+    clock = caches.Clock("distilled", 1, (12, 1, 4, 4))
+    row = clock.told("reuse:interval=4")
+    cached = caches.subject("distilled", "reuse:interval=4", (12, 1, 4, 4))
     computed, reused = (cached.flops_of([plan]) for plan in cached.plans[:2])
     assert row.cheap_flops == reused / computed
-    assert row.by_theory == pytest.approx(20 / (5 + 15 * row.cheap_flops))
+    assert row.by_flops == pytest.approx(20 / (5 + 15 * row.cheap_flops))
+    assert row.by_flops >= row.by_both > 0
     assert min(row.actual, row.full, row.cheap) > 0
     with pytest.raises(ValueError, match="policy teacache measures"):
-        caches.told(full, "teacache", rounds=1)
+        clock.told("teacache")
+
+
+def test_bytes_beyond_a_share_of_a_full_step_count() -> None:
+    moved = caches.MovedBytes("distilled", (12, 1, 4, 4))
+    full, fora = moved("full")[1:3], moved("fora:fresh_threshold=3")[1:3]
+    assert full[0] == full[1]
+    kept = caches.subject("distilled", "fora:fresh_threshold=3", (12, 1, 4, 4)).cache_bytes
+    assert kept < fora[1] < full[0], "a step reads what is kept, and adds it to the tokens"
 
 
 def test_a_sample_has_the_flops_of_its_steps() -> None:
@@ -145,9 +154,10 @@ def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str])
     with patch("torch.compile", lambda function, **_: function):
         main(["--device", "cuda", "--dry-run", "--samples", "1", "--only", "ops: "])
     table = capsys.readouterr().out
-    for op in fused_ops():
+    measured = [op for op in fused_ops() if op != ops.ONCE]
+    for op in measured:
         assert f"| {op}, small | 2 | ours" in table
-    moved = [op for op in fused_ops() if not OP_ROWS[op].is_product]
+    moved = [op for op in measured if not OP_ROWS[op].is_product]
     assert table.count("| copy |") == len(moved)
     assert table.count("| ≤ 1.11111 |") == len(moved)
     assert table.count("| concatenated |") == 3
