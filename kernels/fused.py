@@ -27,6 +27,7 @@ from .pair_linear import fuse_cached as fuse_cached
 from .pair_linear import pair_linear as pair_linear
 from .reference import unpatchify as unpatchify
 from .rms_norm_rope import rms_norm_rope as rms_norm_rope
+from .rms_norm_rope_pair import rms_norm_rope_pair as rms_norm_rope_pair
 from .rms_norm_rope_send import rms_norm_rope_send as rms_norm_rope_send
 
 

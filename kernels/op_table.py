@@ -68,6 +68,10 @@ def _rope_work(
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
 
 
+def _rope_pair_work(q: Tensor, k: Tensor, *weights_and_tables: Tensor) -> Work:
+    return passes(4, 14)(q) + Work(0, tensor_bytes(*weights_and_tables[-2:]))
+
+
 def _columns(linear: Sequence[Any]) -> int:
     """Rows of a linear's weight, given as an operand or as weight and bias."""
     return getattr(linear[0], "out_features", None) or len(linear[0])
@@ -116,6 +120,7 @@ OP_ROWS: dict[str, OpRow] = {
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),
     "rms_norm_rope": OpRow(_rope_work, Arguments.rope, TOKEN_ROWS),
+    "rms_norm_rope_pair": OpRow(_rope_pair_work, Arguments.rope_pair, TOKEN_ROWS),
     "rms_norm_rope_send": OpRow(_rope_work, lambda a: (*a.rope(), a.packing()), TOKEN_ROWS),
     "gelu_tanh": OpRow(passes(2, 10), lambda a: (a.tokens(4),), FLAT),
     "linear_gelu": OpRow(_linear_gelu_work, lambda a: (a.tokens(), *a.linear(1, 4)), GELU),

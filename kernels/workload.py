@@ -117,6 +117,11 @@ class Arguments:
         x = self.tensor(s.batch, s.tokens, s.heads, width)
         return x, self.tensor(width), self.tensor(width), *tables
 
+    def rope_pair(self) -> tuple[Tensor, ...]:
+        """`q` and `k [B, S, H, D]`, the weights of each, and the tables."""
+        (q, *q_weights, cos, sin), (k, *k_weights, _, _) = self.rope(), self.rope()
+        return q, k, *q_weights, *k_weights, cos, sin
+
     def packing(self) -> Packing:
         """Heads by rank, of SENT_TO ranks that share them evenly."""
         return packing([self.shapes.heads // SENT_TO] * SENT_TO, self.tensor(1).device)

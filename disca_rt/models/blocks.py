@@ -5,7 +5,7 @@ same signature, so all blocks, a range of them or none can run. `branches` may p
 place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -31,15 +31,29 @@ Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
 
 
-def norm_rope_for(
-    attention: AttentionHandle, context: StepContext, ops: Ops
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """`rms_norm_rope` with the step's tables, in the layout that `attention` wants."""
-    rope, packing = (context.freqs_cos, context.freqs_sin), attention.packing
-    if packing is None:
-        return lambda x, img_norm, txt_norm: ops.rms_norm_rope(x, img_norm, txt_norm, *rope)
-    send = ops.rms_norm_rope_send
-    return lambda x, img_norm, txt_norm: send(x, img_norm, txt_norm, *rope, packing)
+def put_heads(
+    attention: AttentionHandle,
+    project: Callable[[str], Tensor],
+    norms: Mapping[str, tuple[Tensor, Tensor]],
+    context: StepContext,
+    ops: Ops,
+) -> None:
+    """Hand v, k and q to `attention`; k and q normalised by `norms` and rotated.
+
+    Where they are sent to other ranks each goes as soon as it is there; else both are rotated at
+    once.
+    """
+    rope = context.freqs_cos, context.freqs_sin
+    attention.put_v(project("v"))
+    if attention.packing is None:
+        k, q = project("k"), project("q")
+        q, k = ops.rms_norm_rope_pair(q, k, *norms["q"], *norms["k"], *rope)
+        attention.put_k(k)
+        attention.put_q(q)
+    else:
+        send = ops.rms_norm_rope_send
+        attention.put_k(send(project("k"), *norms["k"], *rope, attention.packing))
+        attention.put_q(send(project("q"), *norms["q"], *rope, attention.packing))
 
 
 def run_blocks(
@@ -158,13 +172,13 @@ class DoubleStreamBlock(nn.Module):
     def _attend(
         self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
     ) -> tuple[Tensor, ...]:
-        k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
-        q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
+        norms = {
+            "k": (self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight),
+            "q": (self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight),
+        }
         attention = given.begin(context.layout)
-        attention.put_v(self._project("v", img_in, txt_in))
-        norm_rope = norm_rope_for(attention, context, self.ops)
-        attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms))
-        attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms))
+        project = partial(self._project, img_in=img_in, txt_in=txt_in)
+        put_heads(attention, project, norms, context, self.ops)
         out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
@@ -264,13 +278,12 @@ class SingleStreamBlock(nn.Module):
         return self.ops.pair_linear(attn, mlp, self.linear2, out)
 
     def _attend(self, x: Tensor, context: StepContext, work: Overlap, given: Attention) -> Tensor:
-        heads = (self.heads, -1)
-        q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
+        def project(which: str) -> Tensor:
+            return self.linear1.rows[which](x).unflatten(-1, (self.heads, -1))
+
+        norms = {"k": (self.k_norm.weight,) * 2, "q": (self.q_norm.weight,) * 2}
         attention = given.begin(context.layout)
-        attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
-        norm_rope = norm_rope_for(attention, context, self.ops)
-        attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), k_norm, k_norm))
-        attention.put_q(norm_rope(self.linear1.rows["q"](x).unflatten(-1, heads), q_norm, q_norm))
+        put_heads(attention, project, norms, context, self.ops)
         return attention.result(work)
 
 
