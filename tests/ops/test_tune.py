@@ -13,7 +13,7 @@ import torch
 
 from disca_rt.attention.backends import read_orders
 from disca_rt.cli import main
-from disca_rt.commands.tune import Section, _told, _tune, _write
+from disca_rt.commands.tune import Section, _told, _tune, write_winners
 from disca_rt.kernels import launch
 from disca_rt.kernels.launch import launch_config, launch_variant, trying
 from disca_rt.kernels.launch_table import (
@@ -199,9 +199,11 @@ def test_a_second_tuning_has_the_same_default_as_the_first(table: Path) -> None:
 
 def test_winners_replace_their_entries_and_no_others(tmp_path: Path) -> None:
     out = tmp_path / "new" / "table.json"
-    _write(out, "one", {"ops": {"head": {"64": [16, 2], "128": [32, 2]}}})
-    _write(out, "two", {"ops": {"head": {"64": [16, 4]}}, "attention": {"64": ["sdpa"]}})
-    _write(out, "one", {"ops": {"head": {"64": [64, 2]}, "linear_gelu": {"128": "epilogue"}}})
+    write_winners(out, "one", {"ops": {"head": {"64": [16, 2], "128": [32, 2]}}})
+    write_winners(out, "two", {"ops": {"head": {"64": [16, 4]}}, "attention": {"64": ["sdpa"]}})
+    write_winners(
+        out, "one", {"ops": {"head": {"64": [64, 2]}, "linear_gelu": {"128": "epilogue"}}}
+    )
     head = {"64": [64, 2], "128": [32, 2]}
     assert json.loads(out.read_text()) == {
         "one": {"ops": {"head": head, "linear_gelu": {"128": "epilogue"}}},
@@ -285,7 +287,7 @@ def test_what_would_fail_is_refused_before_anything_is_measured(
 
 def test_the_gate_compiles_the_table_s_launches_in_every_dtype() -> None:
     code = (
-        "from ops.real_launches import LaunchConfig, _measured\n"
+        "from bench.sass.launches import LaunchConfig, _measured\n"
         "gelu = {'gelu_tanh': {'1024': LaunchConfig(4, 2)}, 'linear_gelu': {'12288': 'epilogue'}}\n"
         "for each in _measured(gelu):\n"
         "    print(each.op, each.dtype, each.options['BLOCK_M'], each.options['num_warps'])"
