@@ -17,7 +17,7 @@ from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import default_of
 from disca_rt.kernels.launch_table import MODELLED, OPS, Choice, read_ops
-from disca_rt.kernels.op_table import TUNED, Call, calls
+from disca_rt.kernels.op_table import OP_ROWS, TUNED, Call, calls
 from disca_rt.kernels.workload import REAL, Shapes, shard
 from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
@@ -58,8 +58,13 @@ sm_90), against the fewest bytes at 4.3 TB/s. A kernel that streams rarely passe
 where it is above one half. The compile gate holds it to 0.45, GELU to 0.35. Exceptions: `head` does
 products (about 0.1 ms more than its bytes take, once a step, and less than the two ops that it
 replaces, which move three times as much); `layer_norm` is of a few hundred rows, so that its launch
-is what it takes; `euler_step` gathers patches. GELU's two special functions a value take half of
-the time of its bytes.
+is what it takes; `euler_step` gathers patches; norms that quantize move fewer bytes and do more
+with each value: above one half, so that less is gained by them than by their bytes. GELU's two
+special functions a value take half of the time of its bytes.
+
+`block_sparse_attention` is limited by its products, not by bytes: its row has the FLOPs of one call
+in which each block of queries attends to a sixteenth of the tokens, and its launch is a tile of
+queries and keys.
 
 Where a gradient is wanted, forward is the kernel's and backward the reference's, run again on what
 the op was given; ops made of GEMMs alone are the reference's, whose products are kept. `out=` is
@@ -106,6 +111,8 @@ def _on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def _units(call: Call, shapes: Shapes) -> str:
+    if call.op == "block_sparse_attention":
+        return f"{OP_ROWS[call.op].work(*call.args).flops / 1e12:.1f} TFLOP"
     if not call.minimum_bytes:
         return "GEMM"
     units = call.minimum_bytes / (2 * shapes.tokens * shapes.hidden)

@@ -4,6 +4,7 @@ What remains of a step is the host's work, and which tensors live when.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from disca_rt.config import DiTConfig, predictor_config
 from disca_rt.graphs.runner import GraphRunner
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.build import build_dit, build_predictor
+from disca_rt.models.fp8_table import Fp8
 from disca_rt.models.prepared import FirstFrame, Prepared
 from disca_rt.sampling.denoiser import Denoiser
 from disca_rt.sampling.guidance import DEFAULT_GUIDANCE, Guidance
@@ -29,7 +31,7 @@ class NoAttention(LocalAttention):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backend = lambda q, k, v, valid: torch.empty_like(q)
+        self.backend = replace(self.backend, attend=lambda q, k, v, valid: torch.empty_like(q))
 
 
 class MetaStep(NamedTuple):
@@ -44,7 +46,7 @@ def meta_step(
     grid: tuple[int, int, int],
     text: int,
     ops: str = "reference",
-    fp8_weights: bool = False,
+    fp8: Fp8 = None,
     graphs: GraphRunner | None = None,
 ) -> MetaStep:
     """Steps of a 1.0 model of `config` on `grid` patches and `text` tokens."""
@@ -53,8 +55,8 @@ def meta_step(
         "attention": NoAttention(),
         "dtype": torch.bfloat16,
     }
-    dit = build_dit(config, **built, fp8_weights=fp8_weights)
-    predictor = build_predictor(predictor_config(config), **built)
+    dit = build_dit(config, **built, fp8=fp8)
+    predictor = build_predictor(predictor_config(config), **built, fp8=fp8)
     policy = build_policy("disca", Parts(config, built["ops"], predictor), (0,))
     image = grid[0] * grid[1] * grid[2]
     sides = [g * p for g, p in zip(grid, config.patch, strict=True)]

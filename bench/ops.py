@@ -16,7 +16,7 @@ from torch import Tensor
 from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import trying
-from disca_rt.kernels.op_table import TUNED, Call, calls
+from disca_rt.kernels.op_table import OP_ROWS, TUNED, Call, calls
 from disca_rt.kernels.workload import REAL_SHARES, SMALL, Shapes
 from disca_rt.measure.harness import Comparison, Contender
 
@@ -61,7 +61,10 @@ def comparisons(device: torch.device, is_small: bool) -> Iterator[tuple[str, Bui
 
 def _comparison(shapes: Shapes, make_call: Callable[[], Call], device: torch.device) -> Comparison:
     call = make_call()
-    contenders = _product(call) if not call.minimum_bytes else _moved(call, device)
+    if call.op == "block_sparse_attention":
+        contenders = _attention(call)
+    else:
+        contenders = _product(call) if not call.minimum_bytes else _moved(call, device)
     return Comparison(
         name=f"{call.op}, {shapes.name}",
         shape={
@@ -98,6 +101,17 @@ def _moved(call: Call, device: torch.device) -> list[Contender]:
             minimum_bytes=size,
         ),
         *(Contender(name, run, minimum_bytes=size) for name, run in runs.items()),
+    ]
+
+
+def _attention(call: Call) -> list[Contender]:
+    """Attention to all keys, and ours to some, each with the FLOPs of its own pairs."""
+    q, k, v = (each.transpose(1, 2) for each in call.args[:3])
+    full = partial(F.scaled_dot_product_attention, q, k, v)
+    ours = partial(implementation(call.op), *call.args)
+    return [
+        Contender("attention to all keys", full, 4 * q.numel() * k.shape[2]),
+        Contender("ours", ours, OP_ROWS[call.op].work(*call.args).flops),
     ]
 
 

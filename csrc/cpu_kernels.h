@@ -72,4 +72,28 @@ void forecast(Type type, const void* factors, int64_t stride, const float* coeff
 void finite_differences(Type type, void* factors, int64_t stride, int64_t count, const void* newest,
                         float distance, float known, int64_t begin, int64_t end);
 
+// Heads of a tensor [batch, tokens, heads, width]: strides in elements, the last is 1.
+struct HeadRows {
+  void* data;
+  int64_t batch_stride;
+  int64_t row_stride;
+  int64_t head_stride;
+};
+
+struct AttentionShape {
+  int64_t heads;
+  int64_t queries;
+  int64_t keys;
+  int64_t width;
+};
+
+constexpr int64_t kQueries = 512;  // of one item of attention
+constexpr int64_t kWidestHead = 128;
+
+// out = softmax(q k^T / sqrt(width)) v, with the keys that are `valid` [batch, keys] (null: all; no
+// number where there is none), by items of kQueries queries of one head of one sample, from `begin`
+// to `end` of batch * heads * ceil(queries / kQueries). Widths are at most kWidestHead.
+void attention(Type type, AttentionShape shape, HeadRows q, HeadRows k, HeadRows v,
+               const bool* valid, HeadRows out, int64_t begin, int64_t end);
+
 }  // namespace disca_rt::loops

@@ -17,7 +17,8 @@
 namespace py = pybind11;
 namespace loops = disca_rt::loops;
 using at::Tensor;
-using loops::Heads, loops::Rows, loops::Shape, loops::Term, loops::Type, loops::Vectors;
+using loops::HeadRows, loops::Heads, loops::Rows, loops::Shape, loops::Term, loops::Type,
+    loops::Vectors;
 using Result = std::optional<Tensor>;
 
 namespace {
@@ -202,6 +203,40 @@ bool finite_differences(const Tensor& factors, const Tensor& newest, const Tenso
   return true;
 }
 
+bool are_heads(const Tensor& x, const Tensor& like, int64_t rows) {
+  return is_plain(x) && x.scalar_type() == like.scalar_type() && x.dim() == 4 && x.stride(3) == 1 &&
+         x.size(0) == like.size(0) && x.size(1) == rows && x.size(2) == like.size(2) &&
+         x.size(3) == like.size(3);
+}
+
+HeadRows heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }
+
+Result attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                 const std::optional<Tensor>& valid) {
+  if (q.dim() != 4 || k.dim() != 4 || !are_heads(q, q, q.size(1))) return std::nullopt;
+  if (!are_heads(k, q, k.size(1)) || !are_heads(v, q, k.size(1))) return std::nullopt;
+  if (q.size(3) > loops::kWidestHead) return std::nullopt;
+  Tensor flags;
+  if (valid.has_value()) {
+    if (valid->scalar_type() != at::kBool || valid->dim() != 2 || valid->size(0) != q.size(0) ||
+        valid->size(1) != k.size(1)) {
+      return std::nullopt;
+    }
+    flags = valid->contiguous();
+  }
+  const Tensor out = at::empty(q.sizes(), q.options());
+  const loops::AttentionShape shape{q.size(2), q.size(1), k.size(1), q.size(3)};
+  const int64_t blocks = (shape.queries + loops::kQueries - 1) / loops::kQueries;
+  const int64_t work = 4 * loops::kQueries * shape.keys * shape.width;  // of an item
+  in_threads("native::attention", q.size(0) * shape.heads * blocks, work,
+             [&](int64_t begin, int64_t end) {
+               loops::attention(type_of(q), shape, heads(q), heads(k), heads(v),
+                                valid.has_value() ? flags.const_data_ptr<bool>() : nullptr,
+                                heads(out), begin, end);
+             });
+  return out;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -211,6 +246,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("gate_residual_layer_norm_modulate", &gate_residual_layer_norm_modulate);
   module.def("rms_norm_rope", &rms_norm_rope);
   module.def("gelu_tanh", &gelu_tanh);
+  module.def("attention", &attention);
   module.def("forecast", &forecast);
   module.def("finite_differences", &finite_differences);
 }

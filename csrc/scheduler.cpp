@@ -15,6 +15,28 @@ const char* name_of(Slot slot) {
   return kNames[static_cast<int>(slot)];
 }
 
+constexpr int64_t kWide = 16;  // bytes that one thread of a GPU moves at once
+
+bool is_wide(const at::Tensor& heads) {
+  const int64_t item = heads.element_size();
+  bool is_whole = heads.stride(-1) == 1 && heads.size(-1) * item % kWide == 0 &&
+                  heads.storage_offset() * item % kWide == 0;
+  for (int64_t dim = 0; dim < heads.dim() - 1; ++dim) {
+    is_whole = is_whole && heads.stride(dim) * item % kWide == 0;
+  }
+  return is_whole;
+}
+
+// One kernel, in elements of 16 bytes where both lie in such, as heads of a model do: a thread then
+// finds the place of eight values of two bytes at once.
+void copy_heads(const at::Tensor& to, const at::Tensor& from) {
+  if (is_wide(to) && is_wide(from)) {
+    to.view(at::kComplexDouble).copy_(from.view(at::kComplexDouble));
+  } else {
+    to.copy_(from);
+  }
+}
+
 int64_t sum(const std::vector<int64_t>& values) {
   int64_t total = 0;
   for (const int64_t value : values) total += value;
@@ -70,6 +92,28 @@ Scheduler::Transfer& Scheduler::transfer(Slot slot, int64_t chunk) {
   return transfers_[static_cast<int>(slot)].at(chunk);
 }
 
+// Neighbours with equally many heads are one piece: what they hold of a chunk is as far apart as
+// all heads of each are many. Where heads divide evenly all members are one.
+std::vector<Scheduler::Piece> Scheduler::pieces(const at::Tensor& tokens, const at::Tensor& packed,
+                                                int64_t chunk) const {
+  const int64_t shard = tokens.size(1), last = static_cast<int64_t>(members_.size());
+  std::vector<Piece> found;
+  int64_t row = 0;
+  for (int64_t first = 0, next = 0; first < last; first = next) {
+    const IndexRange heads = partition_.heads(members_[first], chunk);
+    const int64_t apart = partition_.heads(members_[first]).size(), width = heads.size();
+    for (; next < last; ++next)
+      if (partition_.heads(members_[next]).size() != apart) break;
+    const int64_t count = next - first, rows = count * shard * width;
+    const at::Tensor spread = tokens.narrow(2, heads.start, (count - 1) * apart + width);
+    found.push_back(
+        {spread.unfold(2, width, apart).permute({0, 2, 1, 4, 3}),
+         packed.narrow(1, row, rows).view({format_.batch, count, shard, width, format_.head_dim})});
+    row += rows;
+  }
+  return found;
+}
+
 void Scheduler::send(Slot slot, const at::Tensor& tokens) {
   const int64_t shard = partition_.shard(rank_).tokens();
   TORCH_CHECK_VALUE(
@@ -84,13 +128,8 @@ void Scheduler::send(Slot slot, const at::Tensor& tokens) {
     each.what = std::string("tokens for heads, ") + name_of(slot);
     each.sent = buffer(Use::Sent, slot, chunk, sum(out));
     each.received = buffer(Use::Received, slot, chunk, sum(in));
-    int64_t row = 0;
-    for (size_t i = 0; i < members_.size(); ++i) {
-      const IndexRange heads = partition_.heads(members_[i], chunk);
-      each.sent.narrow(1, row, out[i])
-          .view({format_.batch, shard, heads.size(), format_.head_dim})
-          .copy_(tokens.narrow(2, heads.start, heads.size()));
-      row += out[i];
+    for (const Piece& piece : pieces(tokens, each.sent, chunk)) {
+      copy_heads(piece.packed, piece.tokens);
     }
     start(each, *group_, std::move(out), std::move(in));
   }
@@ -127,21 +166,14 @@ void Scheduler::send_back(Slot slot, int64_t chunk, const at::Tensor& heads) {
 
 at::Tensor Scheduler::receive_back(Slot slot) {
   const int64_t shard = partition_.shard(rank_).tokens();
-  at::Tensor tokens =
-      at::empty({format_.batch, shard, partition_.request().heads, format_.head_dim},
-                at::TensorOptions().dtype(format_.dtype).device(format_.device));
+  const int64_t heads = partition_.request().heads;
+  at::Tensor tokens = buffer(Use::Tokens, slot, 0, shard * heads)
+                          .view({format_.batch, shard, heads, format_.head_dim});
   for (int64_t chunk = 0; chunk < partition_.chunks(); ++chunk) {
     Transfer& each = transfer(slot, chunk);
     wait(each);
-    int64_t row = 0;
-    for (const int64_t member : members_) {
-      const IndexRange heads = partition_.heads(member, chunk);
-      const int64_t rows = shard * heads.size();
-      tokens.narrow(2, heads.start, heads.size())
-          .copy_(each.received.narrow(1, row, rows)
-                     .view({format_.batch, shard, heads.size(), format_.head_dim}));
-      row += rows;
-    }
+    for (const Piece& piece : pieces(tokens, each.received, chunk))
+      copy_heads(piece.tokens, piece.packed);
   }
   return tokens;
 }

@@ -43,9 +43,10 @@ class Scheduler {
  public:
   // `group` is the Ulysses group of `rank`, its members in the partition's order; `ring` the ranks
   // of the same number in every group, needed where there is more than one. With `reuse_buffers`
-  // these are made once: what `receive` gives is good until the slot is sent again. Without, every
-  // exchange has tensors of its own, as a backward pass needs them; then one scheduler for each
-  // attention, since a slot that is under way cannot be sent again.
+  // these are made once: what `receive` gives is good until the slot is sent again, and what
+  // `receive_back` gives until it is called again. Without, every exchange has tensors of its own,
+  // as a backward pass needs them; then one scheduler for each attention, since a slot that is
+  // under way cannot be sent again.
   Scheduler(const Partition& partition, int64_t rank, c10::intrusive_ptr<c10d::ProcessGroup> group,
             c10::intrusive_ptr<c10d::ProcessGroup> ring, const Format& format,
             std::chrono::milliseconds timeout, bool reuse_buffers,
@@ -86,11 +87,20 @@ class Scheduler {
   };
 
   // Purposes of the buffers of one exchange; each is made at its first use and then kept.
-  enum class Use { Sent, Received, Returned, PassedEven, PassedOdd };
+  enum class Use { Sent, Received, Returned, Tokens, PassedEven, PassedOdd };
   using Key = std::tuple<Use, Slot, int64_t>;  // and the chunk
+
+  // The heads of consecutive members, [B, members, S_shard, H, D]: as they lie among the tokens,
+  // and as they are sent.
+  struct Piece {
+    at::Tensor tokens;
+    at::Tensor packed;
+  };
 
   Transfer& transfer(Slot slot, int64_t chunk);
   at::Tensor buffer(Use use, Slot slot, int64_t chunk, int64_t rows);
+  std::vector<Piece> pieces(const at::Tensor& tokens, const at::Tensor& packed,
+                            int64_t chunk) const;
   void start(Transfer& transfer, c10d::ProcessGroup& group, std::vector<int64_t> send_rows,
              std::vector<int64_t> receive_rows);
   void wait(Transfer& transfer);

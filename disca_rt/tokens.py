@@ -13,10 +13,11 @@ from torch import Tensor
 class TokenLayout(NamedTuple):
     """The places of image and text among the tokens `[B, S, C]` that a block is given.
 
-    Image first: `img_len` rows; text after it. `lengths [B]` counts image plus valid text tokens of
-    each whole sample on the device, the rest is padding; None where nothing is padding. `whole` is
-    the number of image and of text tokens where those at hand are a rank's share of them, of which
-    the first is number `start` of all. `grid` is (T, H, W) of all image tokens in patches.
+    Image first: `img_len` rows; text after it. `lengths [B]` int32 counts image plus valid text
+    tokens of each whole sample on the device, the rest is padding; None where nothing is padding.
+    `whole` is the number of image and of text tokens where those at hand are a rank's share of
+    them, of which the first is number `start` of all. `grid` is (T, H, W) of all image tokens in
+    patches. `counts` are the `lengths` on the host, None where a capture is to serve any.
     """
 
     img_len: int
@@ -24,6 +25,7 @@ class TokenLayout(NamedTuple):
     whole: tuple[int, int] | None = None
     start: int = 0
     grid: tuple[int, int, int] | None = None
+    counts: tuple[int, ...] | None = None
 
 
 class RowVectors(NamedTuple):

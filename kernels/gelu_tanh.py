@@ -6,10 +6,10 @@ from torch import Tensor
 
 from .launch import SPAN, LaunchConfig, cdiv, check_rows, launch, launch_config
 from .registration import register_op
+from .row_tile import INTERPRETED
 
 OP = "gelu_tanh"
 DEFAULT = LaunchConfig(rows=4, num_warps=4)
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 # 1 / (1 + 2ᵛ) to within 2 units in the last place; a division, with its checks of range, would be
 # half of the kernel's instructions.
 LOGISTIC = tl.constexpr("""{

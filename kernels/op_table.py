@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .key_blocks import KeyBlocks
 from .work import Work, nothing, passes, tensor_bytes
 from .workload import Arguments, Make, Shapes
 
 SPAN = 1024  # elements that an op on flat memory takes for a row
 MIN_DOT = 16  # rows and columns of a matrix product, at least
+FP32_BYTES = 4
 HEAD_COLUMNS = 64  # of 16-bit tokens at a time; fp32 has no room for more than a quarter
 
 
@@ -34,9 +36,14 @@ class Launches(NamedTuple):
 
 TOKEN_ROWS = Launches(lambda shapes: shapes.hidden, turns=(1, 4, 8, 16))
 TOKEN_ROWS_ONCE = Launches(lambda shapes: shapes.hidden)  # no vector is kept from turn to turn
+WIDE_ROWS_ONCE = Launches(lambda shapes: 4 * shapes.hidden, columns=4096)
 FLAT = Launches(lambda shapes: SPAN)
 HEAD = Launches(lambda shapes: shapes.hidden, columns=HEAD_COLUMNS, least_rows=MIN_DOT)
 GELU = Launches(lambda shapes: 4 * shapes.hidden, variants=("epilogue", "in place"))
+SPARSE = Launches(
+    lambda shapes: shapes.hidden // shapes.heads,
+    variants=("128x64", "128x128", "128x64, 4 warps", "64x64", "64x128"),
+)
 
 
 class OpRow(NamedTuple):
@@ -72,6 +79,28 @@ def _rope_pair_work(q: Tensor, k: Tensor, *weights_and_tables: Tensor) -> Work:
     return passes(4, 14)(q) + Work(0, tensor_bytes(*weights_and_tables[-2:]))
 
 
+def _quantized(reads: int, operations: int) -> Callable[..., Work]:
+    """Work of `reads` of the first argument, and of writing its rows in e4m3, each with a scale."""
+
+    def work(x: Tensor, *others: Any) -> Work:
+        scales = FP32_BYTES * x.numel() // x.shape[-1]
+        return passes(reads, operations)(x) + Work(0, x.numel() + scales)
+
+    return work
+
+
+def _joint_work(*parts: Tensor) -> Work:
+    scales = FP32_BYTES * parts[0].numel() // parts[0].shape[-1]
+    values = sum(each.numel() for each in parts)
+    return Work(0, tensor_bytes(*parts) + values + scales, 2 * values)
+
+
+def _rope_quantized_work(
+    x: Tensor, img_weight: Tensor, txt_weight: Tensor, cos: Tensor, sin: Tensor, scale: Tensor
+) -> Work:
+    return passes(1, 8)(x) + Work(0, x.numel() + tensor_bytes(cos, sin))
+
+
 def _columns(linear: Sequence[Any]) -> int:
     """Rows of a linear's weight, given as an operand or as weight and bias."""
     return getattr(linear[0], "out_features", None) or len(linear[0])
@@ -87,6 +116,14 @@ def _head_work(x: Tensor, shift: Tensor, scale: Tensor, *linear: Any) -> Work:
     rows, columns = x.numel() // x.shape[-1], _columns(linear)
     moved = tensor_bytes(x) + rows * columns * x.element_size()
     return Work(2 * x.numel() * columns, moved, 8 * x.numel())
+
+
+def _sparse_work(q: Tensor, k: Tensor, v: Tensor, plan: KeyBlocks, *more: Any) -> Work:
+    """Products of all pairs of the plan, as if each block of queries had as many key blocks."""
+    queries, columns = plan.queries.numel(), plan.blocks.shape[3] * plan.keys.shape[3]
+    return Work(
+        4 * q.shape[0] * q.shape[2] * q.shape[3] * queries * columns, tensor_bytes(q, k, v, q)
+    )
 
 
 def _euler_work(
@@ -136,6 +173,22 @@ OP_ROWS: dict[str, OpRow] = {
     "forecast_channels": OpRow(
         _channels_work, lambda a: (a.factors(), a.coefficients(3)), TOKEN_ROWS_ONCE
     ),
+    "layer_norm_modulate_quantize": OpRow(
+        _quantized(1, 10), lambda a: (a.tokens(), *a.vectors(2)), TOKEN_ROWS
+    ),
+    "gate_residual_layer_norm_modulate_quantize": OpRow(
+        _quantized(3, 12), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
+    ),
+    "rms_norm_rope_quantize": OpRow(
+        _rope_quantized_work, lambda a: (*a.rope(), a.numbers(1)), TOKEN_ROWS
+    ),
+    "quantize_joint": OpRow(_joint_work, lambda a: (a.tokens(), a.tokens(4)), WIDE_ROWS_ONCE),
+    "quantize_heads": OpRow(
+        lambda x, scale: passes(1, 1)(x) + Work(0, x.numel()), Arguments.heads, TOKEN_ROWS
+    ),
+    "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
+    "scaled_linear": OpRow(nothing),
+    "block_sparse_attention": OpRow(_sparse_work, Arguments.sparse_attention, SPARSE),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),
     "unpatchify": OpRow(passes(2, 0)),
 }

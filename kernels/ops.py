@@ -24,7 +24,8 @@ class Ops:
     """
 
     buffer = staticmethod(reference.buffer)
-    join_tokens = staticmethod(reference.join_tokens)
+    quantized_buffer = staticmethod(reference.quantized_buffer)
+    join_tokens = staticmethod(OperandOps.join_tokens)
     joint_linear = staticmethod(OperandOps.joint_linear)
     layer_norm = staticmethod(OperandOps.layer_norm)
     layer_norm_modulate = staticmethod(reference.layer_norm_modulate)
@@ -34,6 +35,15 @@ class Ops:
     rms_norm_rope = staticmethod(reference.rms_norm_rope)
     rms_norm_rope_pair = staticmethod(reference.rms_norm_rope_pair)
     rms_norm_rope_send = staticmethod(reference.rms_norm_rope_send)
+    layer_norm_modulate_quantize = staticmethod(reference.layer_norm_modulate_quantize)
+    gate_residual_layer_norm_modulate_quantize = staticmethod(
+        reference.gate_residual_layer_norm_modulate_quantize
+    )
+    rms_norm_rope_quantize = staticmethod(reference.rms_norm_rope_quantize)
+    quantize_joint = staticmethod(reference.quantize_joint)
+    quantize_heads = staticmethod(reference.quantize_heads)
+    scale_heads = staticmethod(reference.scale_heads)
+    scaled_linear = staticmethod(reference.scaled_linear)
     linear_gelu = staticmethod(OperandOps.linear_gelu)
     pair_linear = staticmethod(OperandOps.pair_linear)
     fuse_cached = staticmethod(OperandOps.fuse_cached)
@@ -117,7 +127,7 @@ def get_ops(name: str, device: torch.device | str = "cuda") -> Ops:
 @cache
 def _from_module(row: ModuleType) -> Ops:
     over_operands = OperandOps(row)
-    return Ops(**{op: getattr(over_operands, op, getattr(row, op)) for op in OP_NAMES})
+    return Ops(**{op: getattr(over_operands, op, None) or getattr(row, op) for op in OP_NAMES})
 
 
 def check_ops(name: str) -> None:

@@ -7,17 +7,31 @@ what an op returns: `out=` is a hint for implementations that write in place, ig
 gradients are on, because in-place writes break autograd and forward mode.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fp8_reference import quantize_heads as quantize_heads
+from .fp8_reference import quantize_joint as quantize_joint
+from .fp8_reference import quantize_rows, rounded
+from .fp8_reference import scale_heads as scale_heads
+from .fp8_reference import scaled_linear as scaled_linear
+from .key_blocks import Group, KeyBlocks
 from .packing import Packing
+from .quantized import Quantized
 
 NORM_EPS = 1e-6  # LayerNorm and QK RMSNorm of both models
 
 
 def buffer(like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """Memory for `out=` of the ops that follow, or None where ops return tensors of their own."""
+    return None
+
+
+def quantized_buffer(like: Tensor, shape: tuple[int, ...]) -> Quantized | None:
+    """`buffer` of rows that are quantized."""
     return None
 
 
@@ -89,6 +103,26 @@ def gate_residual_layer_norm_modulate(
     return residual, layer_norm_modulate(residual, shift, scale)
 
 
+def layer_norm_modulate_quantize(
+    x: Tensor, shift: Tensor, scale: Tensor, out: Quantized | None = None
+) -> Quantized:
+    """`layer_norm_modulate`, its rows quantized before they are rounded to the dtype of `x`."""
+    return quantize_rows(layer_norm_modulate(x.float(), shift.float(), scale.float()))
+
+
+def gate_residual_layer_norm_modulate_quantize(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    out: tuple[Tensor | None, Quantized | None] = (None, None),
+) -> tuple[Tensor, Quantized]:
+    """The residual `x + gate·branch` `[B, S, C]` and its `layer_norm_modulate_quantize`."""
+    residual = gate_residual(x, branch, gate)
+    return residual, layer_norm_modulate_quantize(residual, shift, scale)
+
+
 def rms_norm_rope(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> Tensor:
@@ -135,6 +169,23 @@ def rms_norm_rope_send(
     `x [B, S, H, D]` -> `[B, S·H, D]`: of each sample rank r's `[S, H_r, D]`, for all r.
     """
     return by_ranks(rms_norm_rope(x, img_weight, txt_weight, freqs_cos, freqs_sin), packing)
+
+
+def rms_norm_rope_quantize(
+    x: Tensor,
+    img_weight: Tensor,
+    txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """`rms_norm_rope` of `x [B, S, H, D]` in fp32, divided by `scale [1]` fp32, in e4m3.
+
+    A scale that is never too small follows from the weights, `rope_scale`, so that no pass looks
+    for the largest value.
+    """
+    weights = img_weight.float(), txt_weight.float()
+    return rounded(rms_norm_rope(x.float(), *weights, freqs_cos, freqs_sin) * (1 / scale))
 
 
 def by_ranks(x: Tensor, packing: Packing) -> Tensor:
@@ -234,3 +285,47 @@ def forecast_channels(factors: Tensor, coefficients: Tensor) -> Tensor:
     `factors [K, ..., C]`, `coefficients [K, C]` fp32.
     """
     return forecast(factors, coefficients)
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: KeyBlocks,
+    lengths: Tensor | None = None,
+    heads: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Attention of queries to the blocks of keys that `plan` has for them; `q, k, v [B, S, H, D]`.
+
+    Keys from row `lengths [B]` on are padding. Heads `[B, H]` that are false, and rows that are no
+    queries of the plan, stay as they are in `out`. A query without keys gets zeros.
+    """
+    out = torch.zeros_like(q) if out is None else out
+    for sample, head in plan.alike(*q.shape[:3:2], lengths is not None, heads is not None):
+        if heads is not None and not heads[sample, head]:
+            continue
+        length = None if lengths is None else int(lengths[sample])
+        tensors = [each[sample, :, head] for each in (q, k, v)]
+        for number in range(len(plan.queries)):
+            group = plan.group(sample.start, head.start, number, length)
+            out[sample, group.queries, head] = _attended(*tensors, group).to(out.dtype)
+    return out
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+    """Attention of a group's queries of `q [B, S, H, D]` to its keys, in fp32."""
+    rows = group.queries, group.keys, group.keys
+    q, k, v = (
+        each.index_select(1, which).transpose(1, 2).float()
+        for each, which in zip((q, k, v), rows, strict=True)
+    )
+    bias = group.bias
+    if group.zeros:  # as one more key, whose exponential counts as often
+        bias = q.new_zeros(1, k.shape[2]) if bias is None else bias.to(q.device)
+        bias = F.pad(bias, (0, 1), value=math.log(group.zeros))
+        k, v = (F.pad(each, (0, 0, 0, 1)) for each in (k, v))
+    if not k.shape[2]:
+        return torch.zeros_like(q).transpose(1, 2)
+    bias = None if bias is None else bias.expand(q.shape[2], -1).to(q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 NORM_EPS = tl.constexpr(1e-6)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit

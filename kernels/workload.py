@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .key_blocks import KeyBlocks
 from .packing import Packing, packing
 
 
@@ -52,6 +53,7 @@ REAL = {
 REAL_SHARES = [share for each in REAL.values() for share in (each, shard(each, 8))]
 """The real models' shapes, each on one GPU and as one of eight ranks has it."""
 
+NEAREST = 64  # blocks of 64 keys, a sixteenth of the tokens at 704x704x129
 SENT_TO = 8  # ranks that `rms_norm_rope_send` packs for
 SMALL = Shapes("small", 15, 3, 128, 8, 16, (1, 3, 5), (1, 2, 2))
 """A size for trials in Triton's interpreter."""
@@ -122,9 +124,32 @@ class Arguments:
         (q, *q_weights, cos, sin), (k, *k_weights, _, _) = self.rope(), self.rope()
         return q, k, *q_weights, *k_weights, cos, sin
 
+    def heads(self) -> tuple[Tensor, Tensor]:
+        """`x [B, S, H, D]` and scales of its heads `[B, H]`."""
+        s = self.shapes
+        x = self.tensor(s.batch, s.tokens, s.heads, s.hidden // s.heads)
+        return x, self.tensor(s.batch, s.heads, dtype=torch.float32).abs()
+
     def packing(self) -> Packing:
         """Heads by rank, of SENT_TO ranks that share them evenly."""
         return packing([self.shapes.heads // SENT_TO] * SENT_TO, self.tensor(1).device)
+
+    def sparse_attention(self) -> tuple[Any, ...]:
+        """`q, k, v [B, S, H, D]`, and of each block of queries the NEAREST blocks of keys."""
+        s = self.shapes
+        q, k, v = (self.tensor(s.batch, s.tokens, s.heads, s.hidden // s.heads) for _ in range(3))
+        queries, keys = (self._rows_in_blocks(size) for size in (128, 64))
+        first = 2 * torch.arange(len(queries), device=q.device)[:, None] - NEAREST // 2
+        near = torch.arange(min(NEAREST, len(keys)), device=q.device)
+        blocks = ((first + near) % len(keys)).int()[None, None]
+        counts = torch.full_like(blocks[..., 0], blocks.shape[3])
+        return q, k, v, KeyBlocks(queries, keys[None, None], blocks, counts)
+
+    def _rows_in_blocks(self, size: int) -> Tensor:
+        """The numbers of all tokens in blocks of `size`, int32; -1 behind the last."""
+        count, tokens = -(-self.shapes.tokens // size), self.shapes.tokens
+        rows = torch.arange(count * size, device=self.tensor(1).device, dtype=torch.int32)
+        return rows.where(rows < tokens, -1).unflatten(0, (count, size))
 
     def euler(self) -> tuple[Any, ...]:
         """Latents in fp32, patches of both passes of guidance, scale, dt, grid and patch."""

@@ -421,11 +421,18 @@ def _is_sampling(pid: int) -> bool:
     return int(ticks) / os.sysconf("SC_CLK_TCK") > 3
 
 
-def test_fp8_weights_are_those_of_the_library(golden: Golden, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flag", "fp8"), [(["--fp8-weights"], "weights"), (["--fp8-table"], None)])
+def test_fp8_is_that_of_the_library(
+    golden: Golden, tmp_path: Path, flag: list[str], fp8: str | None
+) -> None:
     out = tmp_path / "out.safetensors"
-    assert main([*golden_arguments(golden, out, policy="disca"), "--fp8-weights"]) == 0
+    if fp8 is None:
+        table = tmp_path / "table.json"
+        table.write_text('{"double_blocks.1.img_mlp.fc2": "16 bits"}')
+        flag, fp8 = [*flag, str(table)], str(table)
+    assert main([*golden_arguments(golden, out, policy="disca"), *flag]) == 0
     files, settings = (golden.dit, golden.predictor), golden.settings
-    runtime = Runtime.load(*files, dtype=torch.float32, fp8_weights=True)
+    runtime = Runtime.load(*files, dtype=torch.float32, fp8=fp8)
     expected = runtime.sample(
         golden.conditioning,
         schedule=preset(settings["steps"], settings["shift"], tuple(settings["step_list"])),
@@ -435,6 +442,11 @@ def test_fp8_weights_are_those_of_the_library(golden: Golden, tmp_path: Path) ->
     saved = load_file(out)["latents"]
     assert torch.equal(saved, expected)
     assert relative_error(saved, golden.io["latents_disca"]) > 1e-4, "they were not coded"
+
+
+def test_one_use_of_fp8_is_given() -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", PROMPT, "--fp8", "--fp8-weights"])
 
 
 def test_flags_that_would_be_ignored_are_refused(

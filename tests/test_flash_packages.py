@@ -21,6 +21,7 @@ from disca_rt.attention.backends import (
     settled,
 )
 from disca_rt.attention.flash_packages import flash_function
+from disca_rt.attention.fp8 import FP8_KERNELS
 from disca_rt.attention.local import LocalAttention
 from disca_rt.attention.partial import Partial, merge
 from disca_rt.attention.protocol import NoOverlap
@@ -30,7 +31,7 @@ from disca_rt.kernels.tune import Timing
 from disca_rt.kernels.workload import SMALL
 from disca_rt.tokens import TokenLayout
 
-PACKAGES = [name for name, row in BACKENDS.items() if row.install]
+PACKAGES = [n for n, row in BACKENDS.items() if row.install and n not in FP8_KERNELS]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODULES = {
     "fa2": "flash_attn",
@@ -74,6 +75,35 @@ def fa3(calls: list[dict], is_old: bool = False) -> Callable[..., Any]:
         return (out, lse) if return_attn_probs or is_old else out
 
     return flash_attn_func
+
+
+def fa3_with_lengths(
+    q, k_cache, v_cache, k=None, v=None, qv=None, rotary_cos=None, rotary_sin=None,
+    cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, page_table=None,
+    cu_seqlens_q=None, cu_seqlens_k_new=None, max_seqlen_q=None, rotary_seqlens=None,
+    q_descale=None, k_descale=None, v_descale=None, softmax_scale=None, causal=False,
+    window_size=(-1, -1), attention_chunk=0, softcap=0.0, rotary_interleaved=True,
+    scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0, return_softmax_lse=False,
+):  # fmt: skip
+    """The function `flash_attn_with_kvcache` of fa3-fwd 0.0.3."""
+    return of_each(q, k_cache, v_cache, cache_seqlens, softmax_scale, num_splits)
+
+
+def fa4_with_lengths(
+    q, k, v, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None,
+    seqused_q=None, seqused_k=None, page_table=None, softmax_scale=None, causal=False,
+    window_size=(None, None), learnable_sink=None, softcap=0.0, num_splits=1, return_lse=False,
+):  # fmt: skip
+    """The function `flash_attn_varlen_func` of flash-attn-4."""
+    return of_each(q, k, v, seqused_k, softmax_scale, num_splits), None
+
+
+def of_each(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float, num_splits: int
+) -> Tensor:
+    assert (lengths.dtype, num_splits) == (torch.int32, 1)
+    rows = zip(q.split(1), k.split(1), v.split(1), lengths.tolist(), strict=True)
+    return torch.cat([exact(q, k[:, :n], v[:, :n], scale)[0] for q, k, v, n in rows])
 
 
 def fa4(calls: list[dict]) -> Callable[..., Any]:
@@ -138,14 +168,34 @@ def test_a_package_is_called_as_it_wants(name: str, monkeypatch: pytest.MonkeyPa
     assert {call["shape"] for call in calls} == {(2, 9, 3, 16)}, "tokens before heads"
 
 
+@pytest.mark.parametrize("name", ["fa3", "fa3-fwd", "fa4"])
+def test_lengths_are_read_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, name, fa4([]) if name == "fa4" else fa3([]))
+    module, backend = sys.modules[MODULES[name]], name.removesuffix("-fwd")
+    module.flash_attn_with_kvcache = fa3_with_lengths
+    module.flash_attn_varlen_func = fa4_with_lengths
+    attention = LocalAttention(backend)
+    assert attention.takes_lengths(16, torch.bfloat16, CPU)
+    assert not attention.takes_lengths(16, torch.float32, CPU)
+    q, k, v = qkv()
+    lengths = torch.tensor([7, 4], dtype=torch.int32)
+    wanted = of_each(q, k, v, lengths, 0.25, 1)
+    assert torch.equal(staged(backend, q, k, v, lengths), wanted.flatten(2))
+    install(monkeypatch, "fa2", fa2([]))
+    flash_function.cache_clear()
+    assert not LocalAttention("fa2").takes_lengths(16, torch.bfloat16, CPU)
+    with pytest.raises(ValueError, match=r"fa2 cannot read lengths on cpu .* give it a mask"):
+        get_backend("fa2").with_lengths(q, k, v, lengths)
+
+
 def test_the_staged_interface_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "fa2", fa2([]))
     q, k, v = qkv()
     assert torch.equal(staged("fa2", q, k, v), exact(q, k, v, 0.25)[0].flatten(2))
 
 
-def staged(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    handle = LocalAttention(backend).begin(TokenLayout(5, None))
+def staged(backend: str, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> Tensor:
+    handle = LocalAttention(backend).begin(TokenLayout(5, lengths))
     handle.put_v(v)
     handle.put_k(k)
     handle.put_q(q)
@@ -162,7 +212,7 @@ def test_a_missing_package_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is not here .*") as refused:
         LocalAttention(name)
     said = str(refused.value)
-    assert said.endswith(f": pip install {BACKENDS[name].install}")
+    assert said.endswith(f": pip install {BACKENDS[name].pip or BACKENDS[name].install}")
     assert "\n" not in said
 
 
@@ -222,13 +272,16 @@ def test_the_table_chooses_of_those_that_are_here(
     assert automatic(64, bf16, GPU) == "sdpa", "not measured"
     assert automatic(16, torch.float32, GPU) == "sdpa"
     assert automatic(16, bf16, GPU, has_padding=True) == "sdpa"
-    assert automatic(16, bf16, CPU) == "sdpa"
+    assert automatic(16, bf16, CPU) == "native"
     assert settled("auto", 16, bf16, GPU) == "fa3"
+    monkeypatch.setitem(BACKENDS, "fa3", replace(BACKENDS["fa3"], devices=("cuda",)))
+    assert BACKENDS["auto"].takes_lengths(16, bf16, GPU)
+    assert not BACKENDS["auto"].takes_lengths(64, bf16, GPU), "sdpa does not"
     assert settled("math", 16, bf16, GPU) == "math"
 
 
 def test_automatic_attention_is_what_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.equal(attended("auto"), attended("sdpa"))
+    assert torch.equal(attended("auto"), attended("native"))
     install(monkeypatch, "fa2", fa2([]))
     monkeypatch.setattr("disca_rt.attention.backends.automatic", lambda *given, **more: "fa2")
     assert torch.equal(attended("auto"), exact(*qkv(), 0.25)[0])

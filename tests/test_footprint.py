@@ -40,7 +40,7 @@ def test_an_image_adds_its_latents() -> None:
 
 
 def test_fp8_weights_are_about_half() -> None:
-    plain, coded = footprint(NEED), footprint(NEED._replace(fp8_weights=True))
+    plain, coded = footprint(NEED), footprint(NEED._replace(fp8="weights"))
     elements = 3072 * 3072 * (20 * 2 * 18 + 40 * 15)  # C² of a stream, and of a single block
     rows = 3072 * (20 * 2 * 15 + 40 * 11)
     assert plain.weights - coded.weights == elements - 2 * rows
@@ -76,23 +76,23 @@ def test_what_is_measured_lives_until_the_step_ends(policy: str, measured: int) 
     assert more - plain == measured
 
 
-@pytest.mark.parametrize("fp8_weights", [False, True])
+@pytest.mark.parametrize("fp8", [None, "weights"])
 @pytest.mark.parametrize("ops", TENSORS)
 @pytest.mark.parametrize("layers", [(1, 2), (2, 1), (0, 2)])
 def test_activations_are_what_a_step_holds(
-    ops: str, layers: tuple[int, int], fp8_weights: bool
+    ops: str, layers: tuple[int, int], fp8: str | None
 ) -> None:
     if ops == "triton" and torch.cuda.is_available():
         pytest.skip("kernels are not interpreted, and refuse the meta device")
     # With a clean first frame where there is room for it in the time of this test.
     small = replace(BIG, double=layers[0], single=layers[1], token_replace=layers == (2, 1))
-    step = meta_step(small, (33, 44, 44), 256, ops=ops, fp8_weights=fp8_weights)
+    step = meta_step(small, (33, 44, 44), 256, ops=ops, fp8=fp8)
     peaks = []
     for run in (step.full, step.predicted):
         with torch.no_grad(), PeakMemory(META) as memory:
             run()
         peaks.append(memory.peak)
-    estimate = footprint(NEED._replace(ops=ops, fp8_weights=fp8_weights)).activations
+    estimate = footprint(NEED._replace(ops=ops, fp8=fp8)).activations
     assert max(peaks) <= estimate
     if layers[0] == 2:
         assert estimate <= 1.05 * max(peaks)

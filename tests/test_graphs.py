@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from disca_rt.attention.backends import BACKENDS
 from disca_rt.cache.policies import build_policy
 from disca_rt.cache.policy import Policy
 from disca_rt.cli import main
@@ -46,7 +48,7 @@ SHORT = preset(3, shift=5.0, step_list=(0, 1))
 
 def runtime(graphs: GraphRunner | None = None, **arguments: Any) -> Runtime:
     """Runtime by PyTorch's operators, which are those that can be recorded."""
-    arguments = {"ops": "reference"} | arguments
+    arguments = {"ops": "reference", "attention": "sdpa"} | arguments
     return with_tiny_prompts(Runtime.load(DIT, PREDICTOR, graphs=graphs, **arguments))
 
 
@@ -118,6 +120,29 @@ def test_text_lengths_in_turn_keep_their_captures(
     only_replays()
     for prompt in (short, long, short):
         assert torch.equal(short_sample(captured, prompt, policy), expected[prompt])
+
+
+def test_texts_of_any_length_share_a_capture_where_lengths_are_on_the_device(
+    only_replays: Callable[[], None],
+) -> None:
+    sdpa, fp32 = BACKENDS["sdpa"], {"dtype": torch.float32}  # bf16 would round unlike lengths
+
+    def by_mask(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+        return sdpa(q, k, v, torch.arange(k.shape[1]) < lengths[:, None])
+
+    graphs = GraphRunner(CPU, record)
+    captured, eager = runtime(graphs, **fp32), runtime(**fp32)
+    reads = replace(sdpa, name="reads", attend_with_lengths=by_mask)
+    captured.dit.attention.backend = reads
+    short, long = PROMPTS[:2]
+    expected = {each: short_sample(eager, each, "disca") for each in (short, long)}
+    for prompt in (short, long):
+        short_sample(captured, prompt, "disca")
+    assert graphs.captures == 1
+    only_replays()
+    for prompt in (short, long):
+        ours = short_sample(captured, prompt, "disca")
+        torch.testing.assert_close(ours, expected[prompt], atol=1e-5, rtol=1e-4)
 
 
 def short_sample(sampled: Runtime, prompt: str, policy: str | Policy, width: int = 8) -> Tensor:
@@ -363,9 +388,27 @@ def test_a_failing_capture_says_what_broke_it() -> None:
 
     graphs = GraphRunner(CPU, refuse)
     graphs.run("key", doubled, torch.ones(1), 2)
-    for _ in range(2):  # never eagerly instead
-        with pytest.raises(CaptureError, match=r"graph of doubled .*stream is capturing\); switch"):
-            graphs.run("key", doubled, torch.ones(1), 2)
+    for key in ("key", "key", "another"):  # never eagerly instead
+        said = r"graph of doubled .*stream is capturing\); end this process.*with graphs off"
+        with pytest.raises(CaptureError, match=said):
+            graphs.run(key, doubled, torch.ones(1), 2)
+
+
+def test_a_thread_captures_what_it_has_run_itself() -> None:
+    """Libraries have plans for each thread, and build none within a capture."""
+    graphs, captures = GraphRunner(CPU, record), []
+
+    def run() -> None:
+        assert torch.equal(graphs.run("key", doubled, torch.ones(1), 2), torch.full((1,), 2.0))
+        captures.append(graphs.captures)
+
+    run()
+    for _ in range(2):
+        other = threading.Thread(target=lambda: [run(), run()])
+        other.start()
+        other.join()
+    run()
+    assert captures == [0, 0, 1, 1, 1, 1]
 
 
 @pytest.fixture
@@ -379,7 +422,8 @@ def test_generate_captures_by_itself_on_a_gpu(
     pretended_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [tmp_path / f"{name}.safetensors" for name in ("captured", "plain")]
-    asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--ops", "reference", "--latents-out"]
+    eager = ["--ops", "reference", "--attention", "sdpa"]
+    asked = ["generate", PROMPTS[0], "--size", "16x16x1", *eager, "--latents-out"]
     assert main([*asked, str(files[0])]) == 0
     monkeypatch.setattr(generate, "wants_graphs", wants_graphs)
     assert main([*asked, str(files[1])]) == 0
@@ -401,7 +445,7 @@ def test_a_capture_that_fails_is_one_line(
     asked = ["generate", PROMPTS[0], "--size", "16x16x1", "--latents-out", out]
     told = refusal(asked, capsys)
     assert "a CUDA graph of run cannot be captured" in told
-    assert told.endswith("switch graphs off")
+    assert told.endswith("start it with graphs off")
     assert not out.exists()
 
 

@@ -15,6 +15,7 @@ from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT, StepInputs
 from disca_rt.models.layers import PatchEmbed
 from disca_rt.models.prepared import drop_padding
+from disca_rt.models.rope import RopeTables
 from disca_rt.models.stream import Branch, PendingSum, materialise
 from disca_rt.weights.load import load_dit, load_predictor
 from golden_vectors import NAMES, Golden, load_golden, relative_error
@@ -140,11 +141,43 @@ def test_padding_never_changes_the_result(golden: Golden, dit: DiT) -> None:
 def test_drop_padding_keeps_order_and_counts() -> None:
     tokens = torch.arange(2 * 5 * 1.0).reshape(2, 5, 1)
     mask = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]])
-    valid, lengths = drop_padding(tokens, mask)
+    valid, lengths, counts = drop_padding(tokens, mask)
     assert valid[0, :, 0].tolist() == [1, 3, 4]
     assert valid[1, 0, 0] == 5
     assert lengths.tolist() == [3, 1]
-    assert drop_padding(tokens[:1], mask[:1]).lengths is None
+    assert counts == (3, 1)
+    assert drop_padding(tokens[:1], mask[:1])[1:] == (None, None)
+    padded, lengths, counts = drop_padding(tokens, mask, 4)
+    assert padded[0, :, 0].tolist() == [1, 3, 4, 0]
+    assert (lengths.tolist(), counts) == ([3, 1], None), "known to the device alone"
+    assert drop_padding(tokens, mask, 7).tokens[:, 5:].eq(0).all(), "more than there are"
+
+
+def test_text_padded_to_a_multiple_changes_no_result(golden: Golden, dit: DiT) -> None:
+    batch, rows = two_texts(golden.conditioning)
+    latents, step = torch.cat([golden.io["latents"], golden.io["latents_2"]]), golden.step_inputs(3)
+    for given, x in ((batch, latents), (rows[1], latents[1:])):
+        wanted, padded = (dit.prepare(given, x.shape, multiple) for multiple in (1, 8))
+        assert padded.counts is None
+        assert (padded.tokens - len(padded.freqs_cos)) % 8 == 0
+        same = repeated(step, len(x))
+        assert relative_error(dit(x, same, padded), dit(x, same, wanted)) <= EXACT
+
+
+def test_rotary_tables_are_kept_by_grid(dit: DiT, golden: Golden) -> None:
+    shape = golden.io["latents"].shape
+    with torch.inference_mode():
+        first = dit.prepare(golden.conditioning, shape)
+    again = dit.prepare(golden.conditioning, shape)
+    assert first.freqs_cos is again.freqs_cos
+    assert not again.freqs_cos.is_inference(), "a gradient may pass them later"
+    tables = RopeTables((2, 2, 2))
+    cos, sin = tables.of((1, 1, 3), torch.device("cpu"))
+    torch.testing.assert_close(cos[:, 2], torch.arange(3.0).cos())
+    torch.testing.assert_close(sin[:, 2], torch.arange(3.0).sin())
+    for width in range(5):
+        tables.of((1, 1, 4 + width), torch.device("cpu"))
+    assert tables.of((1, 1, 3), torch.device("cpu"))[0] is not cos, "the oldest goes"
 
 
 def test_all_zero_vision_states_are_text_to_video() -> None:

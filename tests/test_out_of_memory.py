@@ -15,6 +15,7 @@ from disca_rt.commands.out_of_memory import (
 )
 from disca_rt.config import MODELS, predictor_config
 from disca_rt.measure.random_models import random_runtime
+from disca_rt.models.fp8_table import fp8_table
 from disca_rt.pipeline.request import Request
 from disca_rt.pipeline.runtime import Runtime
 from disca_rt.tiny.config import TINY
@@ -54,7 +55,7 @@ def test_fp32_is_told_of_bf16() -> None:
 
 def test_fp8_weights_are_told_where_they_would_fit_and_are_not_on() -> None:
     assert "--fp8-weights" not in explanation(NEED, 20 * 10**9, show)
-    said = explanation(NEED._replace(fp8_weights=True), 20 * 10**9, show)
+    said = explanation(NEED._replace(fp8="weights"), 20 * 10**9, show)
     assert said.startswith("needs about 20.4 GB (weights 13.8 GB")
     assert said.endswith("would fit: size 704x704x121, or 2 ranks (torchrun)")
 
@@ -63,10 +64,10 @@ def test_a_runtime_says_whether_its_weights_are_fp8() -> None:
     golden = load_golden("hyvideo10")
     given = {"conditioning": golden.conditioning, "latent_shape": (12, 1, 4, 4)}
     request = Request(**given, schedule=golden.schedule, policy="full")
-    for fp8_weights in (False, True):
-        runtime = random_runtime(TINY, torch.device("cpu"), torch.float32, fp8_weights=fp8_weights)
+    for fp8 in (None, "weights"):
+        runtime = random_runtime(TINY, torch.device("cpu"), torch.float32, fp8=fp8)
         need = runtime_need(runtime, "reference", request, ranks=3)
-        assert need.fp8_weights == fp8_weights
+        assert need.fp8 == fp8_table(fp8)
         assert (need.size, need.ranks, need.passes) == ((1, 4, 4), 3, 1)
 
 

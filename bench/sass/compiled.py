@@ -26,6 +26,8 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int32: "*i32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.bool: "*i1",
 }
 ALIGNMENT = [["tt.divisibility", 16]]
 JUMP = re.compile(r"(\bBRA\b.*?)\b(0x[0-9a-f]+)")
@@ -57,7 +59,7 @@ def compiled(launch: Launch, architecture: int) -> Any:
             return TYPES[value.dtype]
         if isinstance(value, float):
             return "fp32"
-        if value % 16 == 0:
+        if value % 16 == 0 and not launch.kernel.params[place[0]].do_not_specialize:
             attributes[place] = ALIGNMENT
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 

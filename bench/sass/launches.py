@@ -4,7 +4,7 @@ Arguments are meta tensors; a launch is recorded where Triton would have run it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +15,7 @@ from triton.runtime.jit import JITFunction
 
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.gated_sum import MAX_BRANCHES
+from disca_rt.kernels.key_blocks import Corners
 from disca_rt.kernels.launch import trying
 from disca_rt.kernels.launch_table import MODELLED, OPS, Choice, LaunchConfig, read_ops
 from disca_rt.kernels.op_table import Call, calls
@@ -66,6 +67,11 @@ def variants() -> Iterator[Launch]:
     yield from launches_of(
         made["euler_step"]._replace(args=(latents, patches, None, *rest), minimum_bytes=0), name
     )
+    *_, wide = made["quantize_joint"].args
+    for args in (made["quantize_joint"].args, (wide,)):  # GELU on the way into linear2, and fc2
+        call = made["quantize_joint"]._replace(args=args, minimum_bytes=0)
+        for launch in launches_of(call, name):
+            yield replace(launch, options={**launch.options, "GELU": True})
     for terms in (1, 2, 4):
         each = on_meta(terms, *factors.shape[1:], dtype=factors.dtype)
         numbers = (on_meta(count, dtype=torch.float32) for count in (2, terms))
@@ -76,9 +82,21 @@ def variants() -> Iterator[Launch]:
         yield from launches_of(forecast._replace(args=(each, next(numbers)), minimum_bytes=0), name)
         table = on_meta(terms, factors.shape[-1], dtype=torch.float32)
         yield from launches_of(of_channels._replace(args=(each, table), minimum_bytes=0), name)
+    yield from launches_of(_with_all(made["block_sparse_attention"]), name)
     for section in (OPS, MODELLED):
         for by_op in read_ops(section=section).values():
             yield from _measured(by_op)
+
+
+def _with_all(call: Call) -> Call:
+    """Block-sparse attention with keys of zeros, boxes, padding and some of the heads."""
+    q, k, v, plan = call.args
+    of_queries, of_keys = (
+        each.new_empty(2, *each.shape[-2:]) for each in (plan.queries, plan.keys)
+    )
+    plan = plan._replace(zeros=plan.counts, corners=Corners(of_queries, of_keys, 1 << 29))
+    heads = plan.counts.new_empty(len(q), q.shape[2], dtype=torch.bool)
+    return call._replace(args=(q, k, v, plan, plan.counts.new_empty(len(q)), heads))
 
 
 def _measured(by_op: Mapping[str, Mapping[str, Choice]]) -> Iterator[Launch]:

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from ..kernels.launch import table_name
 from ..kernels.launch_table import items, read_section, remembered, table_path
+from . import native
 from . import pytorch_kernels as pytorch
+from . import sparse_packages as packages
 from .flash_packages import FA2, FA3, FA4, FlashPackage
+from .fp8 import FP8_KERNELS, Fp8Kernel, backend
 from .partial import Partial
-
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
-
-AttendWithLSE = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
-"""Takes the same arguments and returns output and log-sum-exp of the scores; no gradient."""
+from .protocol import Attend, AttendWithLengths, AttendWithLSE, AttentionInputs, Instead
 
 
 @dataclass(frozen=True)
@@ -30,25 +28,37 @@ class Backend:
     """A row of the table; calling it attends, or raises ValueError: it never falls back.
 
     `devices` and `dtypes` are those it runs on, `padding` and `padding_with_lse` the devices where
-    it can leave out padding (None: all). `refusals` are parts of what a RuntimeError says where it
-    cannot run for another cause. `install` names the package that has it, `missing` tells why that
+    it can leave out padding (None: all), `lengths` those where it reads numbers of keys on the
+    device. It takes heads of `widths` (None: all), and at least `least_tokens` of both queries and
+    keys. `refusals` are parts of what a RuntimeError says where it cannot run for another cause.
+    `install` names its package, `pip` what pip is told where that is more, `missing` tells why it
     is not here. `is_measured`: `disca-rt tune` measures it, so it may become the automatic choice.
+    `attend_by_places`, where image tokens have places, attends to some keys in place of `attend`.
     """
 
     name: str
     attend: Attend
     attend_with_lse: AttendWithLSE | None = None
+    attend_with_lengths: AttendWithLengths | None = None
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     padding: tuple[str, ...] | None = None
     padding_with_lse: tuple[str, ...] | None = None
+    lengths: tuple[str, ...] | None = None
+    widths: range | None = None
+    least_tokens: int = 1
     refusals: tuple[str, ...] = ()
     install: str | None = None
+    pip: str | None = None
     missing: Callable[[], str | None] = lambda: None
     is_measured: bool = True
+    attend_by_places: Instead | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        if not self.takes(q.device.type, q.dtype, valid is not None):
+        has_width = self.widths is None or q.shape[-1] in self.widths
+        has_tokens = q.shape[1] >= self.least_tokens <= k.shape[1]
+        is_taken = self.takes(q.device.type, q.dtype, valid is not None)
+        if not (is_taken and has_width and has_tokens):
             self._refuse(q, valid)
         try:
             return self.attend(q, k, v, valid)
@@ -56,6 +66,26 @@ class Backend:
             if not any(refusal in str(error) for refusal in self.refusals):
                 raise
             self._refuse(q, valid, error)
+
+    def with_lengths(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+        """Attention to the first `lengths [B]` int32 keys of each sample, read on the device.
+
+        One capture so serves samples of any lengths. It has no gradient; ValueError where
+        `takes_lengths` is false.
+        """
+        width = q.shape[-1]
+        if not self.takes_lengths(width, q.dtype, q.device):
+            raise ValueError(
+                f"attention backend {self.name} cannot read lengths on {q.device.type} with "
+                f"{q.dtype} and head width {width}; give it a mask"
+            )
+        return self.attend_with_lengths(q, k, v, lengths)
+
+    def takes_lengths(self, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Tell whether it has `with_lengths` for heads of `width` on `device`."""
+        row = self if self.name != AUTOMATIC else BACKENDS[automatic(width, dtype, device)]
+        is_there = row.lengths is None or device.type in row.lengths
+        return is_there and row.attend_with_lengths is not None and row.takes(device.type, dtype)
 
     def with_lse(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
         """Attention to some of the keys, and what it takes to merge it with the rest."""
@@ -74,6 +104,16 @@ class Backend:
             )
         return self.attend_with_lse(q, k, v, valid)
 
+    @property
+    def instead(self) -> Instead | None:
+        """What attends in blocks, in place of attention to all keys; None where that is meant."""
+        return None if self.attend_by_places is None else self._by_places
+
+    def _by_places(self, inputs: AttentionInputs) -> Tensor:
+        if not self.takes(inputs.q.device.type, inputs.q.dtype, inputs.valid is not None):
+            self._refuse(inputs.q, inputs.valid)
+        return self.attend_by_places(inputs)
+
     def takes(self, device: str, dtype: torch.dtype, has_padding: bool = False) -> bool:
         """Tell whether it runs on devices of this type, in this dtype."""
         return (
@@ -88,16 +128,23 @@ class Backend:
         padding = "no padding" if valid is None else "padding"
         raise ValueError(
             f"attention backend {self.name} cannot run on {q.device.type} with {q.dtype}, head "
-            f"width {q.shape[-1]} and {padding}; choose sdpa"
+            f"width {q.shape[-1]}, {q.shape[1]} tokens and {padding}; choose sdpa"
         ) from cause
 
 
 def _automatic(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-    return BACKENDS[automatic(q.shape[-1], q.dtype, q.device, valid is not None)](q, k, v, valid)
+    tokens = min(q.shape[1], k.shape[1])
+    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None, tokens=tokens)
+    return BACKENDS[name](q, k, v, valid)
+
+
+def _automatic_with_lengths(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    return BACKENDS[automatic(q.shape[-1], q.dtype, q.device)].with_lengths(q, k, v, lengths)
 
 
 def _automatic_with_lse(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:
-    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None, with_lse=True)
+    tokens = min(q.shape[1], k.shape[1])
+    name = automatic(q.shape[-1], q.dtype, q.device, valid is not None, True, tokens)
     return BACKENDS[name].with_lse(q, k, v, valid)
 
 
@@ -106,6 +153,7 @@ def _packaged(name: str, package: FlashPackage, install: str) -> Backend:
         name,
         package.attend,
         package.attend_with_lse,
+        package.attend_with_lengths if package.with_lengths else None,
         devices=GPU,
         dtypes=SIXTEEN_BITS,
         padding=(),
@@ -115,44 +163,81 @@ def _packaged(name: str, package: FlashPackage, install: str) -> Backend:
     )
 
 
+def _in_fp8(name: str, kernel: Fp8Kernel) -> Backend:
+    """Attention in FP8 of any model: scales are looked for at each call, so it is not measured."""
+    return Backend(
+        name,
+        backend(kernel),
+        devices=None if kernel.device is None else (kernel.device,),
+        dtypes=None if kernel.device is None else SIXTEEN_BITS,
+        padding=None if kernel.padding else (),
+        install=kernel.install,
+        missing=kernel.missing,
+        is_measured=False,
+    )
+
+
+def _lossy(name: str, kernel: packages.Kernel) -> Backend:
+    """A row of fewer bits, or of some of the keys: never chosen for its speed alone."""
+    named = kernel._asdict()
+    return Backend(name, **named, devices=GPU, padding=(), padding_with_lse=(), is_measured=False)
+
+
 AUTOMATIC, DEFAULT = "auto", "sdpa"
+MANY = 1024  # tokens: more than any backend needs at least
 GPU, CPU = ("cuda",), ("cpu",)
 SIXTEEN_BITS = torch.bfloat16, torch.float16
-NO_KERNEL = "No available kernel", "No viable backend"  # PyTorch on a GPU and on a CPU
 
 BACKENDS: dict[str, Backend] = {
     row.name: row
     for row in (
-        Backend(AUTOMATIC, _automatic, _automatic_with_lse, is_measured=False),
+        Backend(
+            AUTOMATIC, _automatic, _automatic_with_lse, _automatic_with_lengths, is_measured=False
+        ),
         Backend(DEFAULT, pytorch.sdpa, pytorch.sdpa_with_lse),
         Backend(
             "cudnn",
             pytorch.cudnn,
             pytorch.cudnn_with_lse,
             devices=GPU,
+            dtypes=SIXTEEN_BITS,
             padding_with_lse=(),
-            refusals=NO_KERNEL,
+            widths=range(8, 129, 8),
+            least_tokens=2,
+            refusals=("cuDNN",),
         ),
         Backend(
             "flash",
             pytorch.flash,
             pytorch.flash_with_lse,
+            pytorch.flash_with_lengths,
             padding=CPU,
             padding_with_lse=CPU,
-            refusals=NO_KERNEL,
+            lengths=GPU,
+            refusals=("FlashAttention", "flash_attention", "head_size"),
         ),
         Backend(
             "efficient",
             pytorch.efficient,
             pytorch.efficient_with_lse,
             devices=GPU,
-            refusals=NO_KERNEL,
+            refusals=("cutlassF", "not correctly aligned"),
+        ),
+        Backend(
+            "native",
+            native.attend,
+            devices=CPU,
+            dtypes=(torch.float32, torch.bfloat16),
+            missing=native.missing,
+            is_measured=False,
         ),
         # It keeps all scores: no contender, and no room for them at 64,000 tokens.
         Backend("math", pytorch.math, pytorch.math_with_lse, is_measured=False),
         _packaged("fa2", FA2, "flash-attn"),
         _packaged("fa3", FA3, "fa3-fwd"),
         _packaged("fa4", FA4, "flash-attn-4"),
+        *(_in_fp8(name, kernel) for name, kernel in FP8_KERNELS.items()),
+        *(_lossy(name, kernel) for name, kernel in packages.KERNELS.items()),
     )
 }
 
@@ -163,8 +248,9 @@ def get_backend(name: str) -> Backend:
         raise ValueError(f"attention backend must be one of {sorted(BACKENDS)}, got {name!r}")
     cause = BACKENDS[name].missing()
     if cause is not None:
-        install = BACKENDS[name].install
-        raise ValueError(f"attention backend {name} is not here ({cause}): pip install {install}")
+        install = BACKENDS[name].pip or BACKENDS[name].install
+        way = "choose sdpa" if install is None else f"pip install {install}"
+        raise ValueError(f"attention backend {name} is not here ({cause}): {way}")
     return BACKENDS[name]
 
 
@@ -174,19 +260,29 @@ def automatic(
     device: torch.device,
     has_padding: bool = False,
     with_lse: bool = False,
+    tokens: int = MANY,
 ) -> str:
-    """The backend that "auto" stands for, for heads of `width`.
+    """The backend that "auto" stands for, for heads of `width` and at least so many `tokens`.
 
-    The fastest one that is here and was measured by `disca-rt tune`, which does so on a GPU in 16
-    bits without padding; sdpa under all other conditions, and where nothing was measured.
+    On a GPU the fastest one that is here and was measured by `disca-rt tune`, which does so in 16
+    bits without padding; on a CPU native for narrow heads; sdpa under all other conditions, and
+    where nothing was measured.
     """
-    if device.type == "cpu" or dtype not in SIXTEEN_BITS or has_padding:
+    if device.type == "cpu":
+        return "native" if _is_native_fastest(width, dtype) and not with_lse else DEFAULT
+    if dtype not in SIXTEEN_BITS or has_padding:
         return DEFAULT
     for name in measured_order(width, table_name(device)):
         row = BACKENDS[name]
-        if row.missing() is None and (row.attend_with_lse or not with_lse):
+        is_able = tokens >= row.least_tokens and (row.attend_with_lse or not with_lse)
+        if is_able and row.missing() is None:
             return name
     return DEFAULT
+
+
+def _is_native_fastest(width: int, dtype: torch.dtype) -> bool:
+    row = BACKENDS["native"]
+    return width <= native.WIDEST and row.takes("cpu", dtype) and row.missing() is None
 
 
 def settled(name: str, width: int, dtype: torch.dtype, device: torch.device) -> str:

@@ -41,7 +41,7 @@ class KeptKeys:
 class KeptKeysHandle:
     """One attention of the rows at hand to all."""
 
-    packing = None
+    packing = q_scale = k_scale = None
 
     def __init__(self, kept: KeptKeys) -> None:
         self._kept = kept

@@ -1,7 +1,7 @@
-"""Attention to some of the keys of each query, as masks say: the reference, right and slow.
+"""Masks: which keys each query attends to, as values. What computes by them is `some_keys.py`.
 
-A mask is a value: which keys the queries of a group attend to, or how far a window reaches. A
-kernel that leaves out blocks of keys can take the same value. Knows no models and no ranks.
+A mask says which keys the queries of a group attend to, or how far a window reaches. Knows no
+models and no ranks.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .protocol import AttentionInputs
-
-SCORES = 2**26  # scores that are in memory at once: 256 MB in fp32
 PIECE = 64  # queries of a window that attend at once, to the keys that any of them does
+GUARDED = 1 << 30  # places, with all their guard bits, are below
+WHOLE_BOX = 1 << 29  # the guard bit of a place that is one number
 
 
 class Mask(Protocol):
@@ -37,6 +36,21 @@ class Span(NamedTuple):
     is_whole: bool = False
 
 
+class Boxes(NamedTuple):
+    """The box of places within which each query's keys are, `[S]` int32 each, and its guard bits.
+
+    Places are coordinates packed as in `kernels.key_blocks.Corners`. `low` and `high` are corners
+    of the query's box; a key is in it from its `first` to its `last` place, which are the same,
+    or the ends of all places for a key that every query attends to.
+    """
+
+    low: Tensor
+    high: Tensor
+    first: Tensor
+    last: Tensor
+    guards: int
+
+
 class SpanMask(Protocol):
     """A mask of which much is empty in whole blocks, the same for all samples and heads.
 
@@ -51,6 +65,9 @@ class SpanMask(Protocol):
 
     def spans(self, device: torch.device) -> Iterator[Span]:
         """Each image query once, with its keys."""
+
+    def boxes(self, device: torch.device) -> Boxes | None:
+        """What of its span's keys each query attends to; None where it is all of them."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,11 @@ class Window:
         """The pairs that `attend_within` computes, over all."""
         return share_of(self)
 
+    def boxes(self, device: torch.device) -> Boxes:
+        at = numbers(range(self.tokens), device).int()
+        ends = (at - self.reach).clamp(min=0), (at + self.reach).clamp(max=WHOLE_BOX - 1)
+        return boxes_of(*ends, at, self.img, WHOLE_BOX)
+
     def spans(self, device: torch.device) -> Iterator[Span]:
         """`PIECE` image queries after the other."""
         for first in range(0, self.img, PIECE):
@@ -97,33 +119,12 @@ class Window:
             yield Span(numbers(range(first, stop), device), torch.cat([*places]))
 
 
-def attend(inputs: AttentionInputs, mask: Mask) -> Tensor:
-    """The output `[B, S, H, D]` of attention to the keys of `mask`."""
-    q, k, v = (each.transpose(1, 2) for each in inputs[:3])
-    parts = []
-    for queries in pieces(inputs):
-        keys = mask.keys(queries)
-        if inputs.valid is not None:
-            keys = keys & inputs.valid[:, None, None]
-        keys = keys.expand(-1, q.shape[1], -1, -1)
-        part = F.scaled_dot_product_attention(q[:, :, queries], k, v, attn_mask=keys)
-        parts.append(part.transpose(1, 2))
-    return torch.cat(parts, dim=1)
-
-
-def attend_within(inputs: AttentionInputs, mask: SpanMask) -> Tensor:
-    """The output `[B, S, H, D]` of `attend`, without keys that a span's queries skip."""
-    q, k, v = (each.transpose(1, 2) for each in inputs[:3])
-    out = torch.empty_like(inputs.q)
-    for queries, places, is_whole in all_spans(mask, q.device):
-        keys = None if is_whole else mask.keys(queries, places)
-        if inputs.valid is not None:
-            valid = inputs.valid[:, None, None, places]
-            keys = valid if keys is None else keys & valid
-        mine, *near = q[:, :, queries], k[:, :, places], v[:, :, places]
-        part = F.scaled_dot_product_attention(mine, *near, attn_mask=keys)
-        out[:, queries] = part.transpose(1, 2)
-    return out
+def boxes_of(low: Tensor, high: Tensor, at: Tensor, img: int, guards: int) -> Boxes:
+    """Boxes of queries at places `at [S]`; text, behind `img` rows, goes with everything."""
+    is_text, last = numbers(range(len(at)), at.device) >= img, GUARDED - 1 & ~guards
+    low, first = (each.masked_fill(is_text, 0) for each in (low, at))
+    high, last = (each.masked_fill(is_text, last) for each in (high, at))
+    return Boxes(low, high, first, last, guards)
 
 
 def all_spans(mask: SpanMask, device: torch.device) -> Iterator[Span]:
@@ -132,6 +133,12 @@ def all_spans(mask: SpanMask, device: torch.device) -> Iterator[Span]:
     if mask.img < mask.tokens:
         text, everything = range(mask.img, mask.tokens), range(mask.tokens)
         yield Span(numbers(text, device), numbers(everything, device), True)
+
+
+@lru_cache(maxsize=64)
+def spans_of(mask: SpanMask, device: torch.device) -> tuple[Span, ...]:
+    """All spans of a mask, kept: making their numbers takes a tenth of attention to 254 tokens."""
+    return tuple(all_spans(mask, device))
 
 
 @lru_cache(maxsize=64)
@@ -144,22 +151,6 @@ def share_of(mask: SpanMask) -> float:
 def numbers(of: range, device: torch.device) -> Tensor:
     """The numbers of a range, `[N]` int64."""
     return torch.arange(of.start, of.stop, device=device)
-
-
-def pieces(inputs: AttentionInputs, group: int = 1) -> Iterator[Tensor]:
-    """Numbers of all queries, in order: as many at once as `SCORES` allows, in whole groups."""
-    batch, tokens, heads, _ = inputs.q.shape
-    count = max(1, SCORES // (batch * heads * tokens * group)) * group
-    yield from torch.arange(tokens, device=inputs.q.device).split(count)
-
-
-def scores(inputs: AttentionInputs, queries: Tensor) -> Tensor:
-    """`[B, H, Q, S]` fp32: what the softmax of `queries [Q]` is taken of, -inf at padding."""
-    q, k = (each.transpose(1, 2).float() for each in (inputs.q[:, queries], inputs.k))
-    products = torch.matmul(q, k.transpose(2, 3)) * q.shape[-1] ** -0.5
-    if inputs.valid is None:
-        return products
-    return products.masked_fill(~inputs.valid[:, None, None], float("-inf"))
 
 
 def pack(mask: Tensor) -> Tensor:

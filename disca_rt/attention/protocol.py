@@ -7,11 +7,22 @@ the rest under work the block has anyway (`Overlap`). Knows tokens and heads, no
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.packing import Packing
 from ..sharding import Sharding
 from ..tokens import TokenLayout
+from .partial import Partial
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`q [B, Sq, H, D]`, `k, v [B, Sk, H, D]`, which keys are `valid [B, Sk]` (None: all) -> like q."""
+
+AttendWithLengths = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Takes `lengths [B]` int32 in place of `valid`: the first keys of each sample; no gradient."""
+
+AttendWithLSE = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
+"""Takes the same arguments and returns output and log-sum-exp of the scores; no gradient."""
 
 
 class Overlap(Protocol):
@@ -32,7 +43,8 @@ class AttentionInputs(NamedTuple):
     """The arguments of one attention of the heads at hand, over all tokens of the sample.
 
     `q, k, v [B, S, H, D]` are as they are attended, `valid [B, S]` tells keys from padding (None:
-    all), `layout` has the places of all tokens, and `backend` computes the attention to all keys.
+    all), `layout` has the places of all tokens, and `backend` computes the attention of queries to
+    all keys but padding.
     """
 
     q: Tensor
@@ -55,10 +67,12 @@ class AttentionHandle(Protocol):
     """One attention in flight, over joint tokens `[B, S, H, D]`.
 
     Where `packing` is not None once v is put, k and q are wanted in the layout of
-    `rms_norm_rope_send`.
+    `rms_norm_rope_send`; where `k_scale` and `q_scale` are not None, in e4m3, divided by these.
     """
 
     packing: Packing | None
+    k_scale: Tensor | None
+    q_scale: Tensor | None
 
     def put_v(self, v: Tensor) -> None: ...
 
@@ -82,6 +96,12 @@ class Attention(Protocol):
 
     def prepare(self, heads: int) -> None:
         """Get ready for models with `heads` heads, before their first forward."""
+
+    def takes_lengths(self, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Tell whether layouts may keep their `counts` from the host, for heads of `width`.
+
+        It is right in any case, but elsewhere by a mask.
+        """
 
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> AttentionHandle:
         """Start one attention over tokens laid out so; padding is not attended to.

@@ -4,13 +4,11 @@ All take `q [B, Sq, H, D]`, `k, v [B, Sk, H, D]` and which keys are `valid [B, S
 Knows no names and no table. With the log-sum-exp there is no gradient.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .partial import Partial
 
@@ -23,6 +21,9 @@ aten = torch.ops.aten
 def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
     """Attention by the kernel that PyTorch chooses."""
     if q.device.type != "cpu":
+        if valid is not None and _needs_grad(q, k, v):
+            # cuDNN's backward gives NaN at a mask and a length of 64 modulo 128 (pytorch#196678).
+            return efficient(q, k, v, valid)
         return _attend(q, k, v, valid, q.shape[-1])
     # A CPU's fused kernel is fastest in fp32, and on whole vectors of it.
     width, dtype = q.shape[-1], q.dtype
@@ -30,16 +31,6 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
     q, k, v = [F.pad(x.to(at_least_fp32), (0, -width % CPU_VECTOR)) for x in (q, k, v)]
     with torch.autocast("cpu", enabled=False):
         return _attend(q, k, v, valid, width)[..., :width].to(dtype)
-
-
-def _only(kernel: SDPBackend) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """Attention by one kernel of PyTorch's, which raises RuntimeError where it cannot run."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        with sdpa_kernel(kernel):
-            return _attend(q, k, v, valid, q.shape[-1])
-
-    return attend
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, width: int) -> Tensor:
@@ -50,10 +41,56 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, width: int) -
     return out.transpose(1, 2)
 
 
-cudnn = _only(SDPBackend.CUDNN_ATTENTION)
-flash = _only(SDPBackend.FLASH_ATTENTION)
-efficient = _only(SDPBackend.EFFICIENT_ATTENTION)
-math = _only(SDPBackend.MATH)
+# One kernel each, by its own operator: PyTorch's choice among them is a switch of the whole
+# process, in which two threads would undo each other's.
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    """Attention by cuDNN, which has heads of 16 bits only."""
+    keeps_lse = _needs_grad(q, k, v)
+    return _one(aten._scaled_dot_product_cudnn_attention, q, k, v, _bias(valid, q), keeps_lse)
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    """FlashAttention 2; on a GPU it cannot leave out padding."""
+    if q.device.type != "cpu":
+        return _one(aten._scaled_dot_product_flash_attention, q, k, v)
+    kernel = aten._scaled_dot_product_flash_attention_for_cpu
+    return _one(kernel, q, k, v, attn_mask=_bias(valid, q))
+
+
+def flash_with_lengths(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """FlashAttention 2 to the first `lengths [B]` int32 keys of each sample; no gradient."""
+    starts = (
+        torch.arange(0, (len(x) + 1) * x.shape[1], x.shape[1], device=x.device, dtype=torch.int32)
+        for x in (q, k)
+    )
+    rows = (x.flatten(0, 1) for x in (q, k, v))
+    out, *_ = aten._flash_attention_forward(
+        *rows, *starts, q.shape[1], k.shape[1], 0.0, False, False,
+        scale=q.shape[-1] ** -0.5, seqused_k=lengths,
+    )  # fmt: skip
+    return out.view(q.shape)
+
+
+def efficient(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    """Memory-efficient attention (arXiv 2112.05682)."""
+    keeps_lse = _needs_grad(q, k, v)
+    return _one(aten._scaled_dot_product_efficient_attention, q, k, v, _bias(valid, q), keeps_lse)
+
+
+def math(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+    """Attention by two products and all scores between them."""
+    return _one(aten._scaled_dot_product_attention_math, q, k, v, _bias(valid, q))
+
+
+def _one(kernel: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
+    out, *_ = kernel(*_heads_first(q, k, v), *more, scale=q.shape[-1] ** -0.5, **named)
+    return out.transpose(1, 2)
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def sdpa_with_lse(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Partial:

@@ -104,7 +104,9 @@ def check_plan(
     standing = _standing(policy.slots, plan)
     for number, acts in enumerate(plan.passes):
         for slot, act in enumerate(acts):
-            if act in (Act.STAND_IN, Act.CHECK, Act.REFRESH) and (number, slot) not in kept:
+            needs_kept = act in (Act.STAND_IN, Act.CHECK, Act.REFRESH)
+            needs_kept &= policy.slots[slot].stand_in.needs_kept
+            if needs_kept and (number, slot) not in kept:
                 raise ValueError(
                     f"{where}: slot {slot} of pass {number} stands in before anything was kept; "
                     "keep it at an earlier step"

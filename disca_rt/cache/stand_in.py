@@ -127,6 +127,7 @@ class StandIn(Protocol):
     levels: tuple[Level, ...]
     network: PredictorConfig | None  # a network that `value` runs, for those who count its work
     matrices: int  # C x C products of `value` with every row, likewise
+    needs_kept: bool  # False where it keeps nothing, so that it may stand in from the first step on
     reads_to_keep: bool  # False where `keep` writes the buffers without reading what is in them
     reads_other_pass: bool  # True where `value` reads what the other pass kept
     takes: str  # a word for the scalars that it takes from plans; "" where it takes none
@@ -229,6 +230,7 @@ class StandInDefaults:
 
     network: PredictorConfig | None = None
     matrices: int = 0
+    needs_kept: ClassVar[bool] = True
     reads_to_keep: ClassVar[bool] = True
     reads_other_pass: ClassVar[bool] = False
     takes: ClassVar[str] = ""

@@ -111,10 +111,19 @@ def add_schedule_arguments(parser: argparse.ArgumentParser, title: str = "schedu
 
 
 def add_fp8_argument(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--fp8-weights",
-        action="store_true",
-        help="keep the DiT's weights in FP8, decoded at each use: half the memory, no faster",
+    """Add --fp8, --fp8-weights and --fp8-table, of which one may be given: all are `fp8`."""
+    one = group.add_mutually_exclusive_group()
+    for flag, name, text in (
+        ("--fp8", "compute", "compute in FP8: linears and attention of all blocks but the ends"),
+        ("--fp8-weights", "weights", "keep the DiT's weights in FP8, decoded at each use: half "
+         "the memory, no faster; for GPUs without FP8 units"),
+    ):  # fmt: skip
+        one.add_argument(flag, action="store_const", const=name, dest="fp8", help=text)
+    one.add_argument(
+        "--fp8-table",
+        metavar="FILE.json",
+        dest="fp8",
+        help="--fp8 with layers of its own choice: patterns of names to fp8, weights or 16 bits",
     )
 
 

@@ -138,10 +138,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
     from ..parallel.ranks import is_launched
 
     alone = set(RIVALS).intersection(args.only or ())
-    if alone and args.fp8_weights:
-        raise ValueError(
-            f"--only {min(alone)}: rivals keep no FP8 weights; leave --fp8-weights out"
-        )
+    if alone and args.fp8:
+        flag = "fp8-weights" if args.fp8 == "weights" else "fp8"
+        raise ValueError(f"--only {min(alone)}: rivals keep no FP8 weights; leave --{flag} out")
     if alone and is_launched():
         raise ValueError(f"--only {min(alone)} is for one process: rivals do not share a sample")
 

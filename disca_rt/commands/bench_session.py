@@ -80,7 +80,7 @@ def _chosen(args: argparse.Namespace, session: Session, suite: Suite) -> list[st
     if args.only:
         return [name for name in BENCHMARKS if name in args.only]
     left_out = [] if suite.graphs is not None else [GRAPHS]
-    if args.quick or args.fp8_weights or session.ranks > 1:
+    if args.quick or args.fp8 or session.ranks > 1:
         left_out += RIVALS
     elif find_spec("cache_dit") is None:
         session.say("sample-rivals: skipped, needs cache-dit: pip install cache-dit")

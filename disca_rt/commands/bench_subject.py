@@ -89,7 +89,7 @@ def load_suite(
         "dtype": dtype,
         "ops": chosen.ops,
         "attention": choose_attention(args, ranks, LocalAttention(attention)),
-        "fp8_weights": args.fp8_weights,
+        "fp8": args.fp8,
     }
     with explained(lambda: need, device, partial(show_size, workload)):
         runtime = random_runtime(config, **built) if is_random else _load(args, built)
@@ -127,13 +127,13 @@ def _need(
         ranks=chosen.ranks,
         graphs=wants_graphs(args, device),
         passes=1 + args.cfg,
-        fp8_weights=args.fp8_weights,
+        fp8=args.fp8,
     )
 
 
 def _weights(args: argparse.Namespace, is_random: bool) -> str:
     file = EMBEDDED if args.dit is None else Path(args.dit).name
-    return (RANDOM if is_random else file) + " FP8" * args.fp8_weights
+    return (RANDOM if is_random else file) + " FP8" * (args.fp8 is not None)
 
 
 def show_size(workload: Workload, grid: tuple[int, int, int]) -> str:

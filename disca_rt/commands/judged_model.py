@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..pipeline.runtime import Runtime
 
 WITH_MODEL = "only with --model or --dit"
-FLAGS_OF_FACTS = "ops", "attention", "fp8_weights", "vae_dtype", "tiles", "noise", "match"
+FLAGS_OF_FACTS = "ops", "attention", "fp8", "vae_dtype", "tiles", "noise", "match"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, command: str) -> None:

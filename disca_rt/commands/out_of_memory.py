@@ -14,6 +14,7 @@ import torch
 from ..config import DiTConfig, PredictorConfig
 from ..errors import first_line
 from ..instruments.capacity import capacity
+from ..models.fp8_table import Fp8
 from ..pipeline.fit import latent_shape
 from ..pipeline.request import Request
 from ..pipeline.runtime import Runtime
@@ -66,7 +67,7 @@ def explanation(need: Need, there: int, show_size: ShowSize, is_gpu: bool = True
         ways.append("--no-graphs")
     if need.itemsize > 2 and fits(need._replace(itemsize=2), room):
         ways.append("--dtype bfloat16")
-    if not need.fp8_weights and fits(need._replace(fp8_weights=True), room):
+    if not need.fp8 and fits(need._replace(fp8="weights"), room):
         ways.append("--fp8-weights")
     ways += smaller_caches(need, room, capacity(HOST) if is_gpu else None)
     ranks = fewest_ranks(need, room) if is_gpu else None
@@ -94,7 +95,7 @@ def runtime_need(runtime: Runtime, ops: str, request: Request, ranks: int = 1) -
         batch=1 if runtime.decides_per_sample(request) else conditioning.batch,
         graphs=runtime.graphs is not None,
         passes=len(request.conditionings),
-        fp8_weights=runtime.facts.fp8_weights,
+        fp8=runtime.facts.fp8,
     )
 
 
@@ -135,7 +136,7 @@ def refuse_weights(
     predictor: str | None,
     device: torch.device,
     dtype: torch.dtype | None,
-    fp8_weights: bool,
+    fp8: Fp8,
 ) -> None:
     """Raise MemoryError where the models of these files cannot fit, by their headers alone."""
     model = identify(open_checkpoint(resolve(dit)))
@@ -149,7 +150,7 @@ def refuse_weights(
         text=1,
         itemsize=(dtype or own_dtype(model.checkpoint)).itemsize,
         policy="full",
-        fp8_weights=fp8_weights,
+        fp8=fp8,
     )
     refuse_hopeless(need, device, str)
 

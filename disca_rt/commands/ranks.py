@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from ..config import DiTConfig
     from ..parallel.ranks import Ranks
 
-FLAGS = "timeout", "head_chunks", "ulysses_degree"
+FLAGS = "timeout", "head_chunks", "ulysses_degree", "max_ctas"
 MAX_FLAG_VALUE = 86_400  # of any of them; as seconds a day
 
 
 def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add --timeout, --head-chunks and --ulysses-degree."""
+    """Add --timeout, --head-chunks, --ulysses-degree and --max-ctas."""
     group = parser.add_argument_group(
         f"ranks (torchrun --nproc-per-node N -m disca_rt {command} ...)"
     )
@@ -26,6 +26,9 @@ def add_rank_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     group.add_argument("--head-chunks", type=int, help="pieces a rank's heads are exchanged in")
     group.add_argument(
         "--ulysses-degree", type=int, help="ranks that trade heads; a ring of groups is the rest"
+    )
+    group.add_argument(
+        "--max-ctas", type=int, help="SMs of a GPU that NCCL may take from the work beside it"
     )
 
 
@@ -81,7 +84,9 @@ def joined_ranks(args: argparse.Namespace) -> Iterator["Ranks | None"]:
         yield None
         return
     seconds = TIMEOUT if args.timeout is None else args.timeout
-    with joined(choose_device(args.device), timedelta(seconds=seconds)) as ranks:
+    max_ctas = getattr(args, "max_ctas", None)  # decode has no such flag
+    device = choose_device(args.device)
+    with joined(device, timedelta(seconds=seconds), max_ctas=max_ctas) as ranks:
         ranks.check_alike(as_flags(args))
         yield ranks
 
@@ -95,5 +100,6 @@ def choose_attention(
     from ..parallel.attention import UlyssesAttention
     from ..parallel.topology import Topology
 
-    topology = Topology(ranks.group, ranks.timeout, ranks.per_node, args.ulysses_degree or 0)
+    degree = args.ulysses_degree or 0
+    topology = Topology(ranks.group, ranks.timeout, ranks.per_node, degree, ranks.max_ctas)
     return ranks.use(UlyssesAttention(topology, local, args.head_chunks or 1))

@@ -153,7 +153,7 @@ def load_runtime(
         "ops": args.ops if ops is None else ops,
         "attention": choose_attention(args, ranks, local or LocalAttention(args.attention)),
         "graphs": graphs,
-        "fp8_weights": args.fp8_weights,
+        "fp8": args.fp8,
     }
     if args.model is not None:
         runtime = load_folder(args, ranks, built)
@@ -161,7 +161,7 @@ def load_runtime(
         return runtime
     if args.dit is not None:
         dtype = choose_dtype(args.dtype, device)
-        refuse_weights(args.dit, args.predictor, device, dtype, args.fp8_weights)
+        refuse_weights(args.dit, args.predictor, device, dtype, args.fp8)
     runtime = Runtime.load(
         DIT if args.dit is None else args.dit,
         PREDICTOR if args.dit is None and args.predictor is None else args.predictor,

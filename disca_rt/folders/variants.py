@@ -34,6 +34,7 @@ TEN = {
 }
 
 BUCKET_SIZES: dict[int, Size] = {640: (121, 480, 848), 960: (121, 720, 1280)}
+SPARSE = "the sparse checkpoints were made for SSTA: --policy ssta"
 _LOW, _HIGH = BUCKET_SIZES[640], BUCKET_SIZES[960]
 FIFTEEN = {
     "480p_t2v": Variant(50, 5.0, None, 6.0, _LOW, 640),
@@ -44,6 +45,8 @@ FIFTEEN = {
     "480p_i2v_distilled": Variant(50, 5.0, None, None, _LOW, 640),
     "720p_t2v_distilled": Variant(50, 9.0, None, None, _HIGH, 960),
     "720p_i2v_distilled": Variant(50, 7.0, None, None, _HIGH, 960),
+    "720p_t2v_distilled_sparse": Variant(50, 9.0, None, None, _HIGH, 960, SPARSE),
+    "720p_i2v_distilled_sparse": Variant(50, 7.0, None, None, _HIGH, 960, SPARSE),
     "480p_i2v_step_distilled": Variant(12, 7.0, None, None, _LOW, 640),
     # LightX2V lists 1000, 750, 500, 250, and then shifts them: 1000, 937.5, 833.3, 625.
     "480p_t2v_4step": Variant(4, 5.0, None, None, _LOW, 640),
@@ -51,6 +54,7 @@ FIFTEEN = {
 
 VARIANTS: dict[Family, dict[str, Variant]] = {VIDEO_10.name: TEN, VIDEO_15.name: FIFTEEN}
 
+_DISTILLED = r"[-_](cfg[-_])?distilled"
 # How files and folders are called -> the row; the first that is found is taken.
 NAMES: dict[Family, tuple[tuple[str, str], ...]] = {
     VIDEO_10.name: (
@@ -65,7 +69,12 @@ NAMES: dict[Family, tuple[tuple[str, str], ...]] = {
             (rf"{resolution}[-_]{task}{written}", f"{resolution}_{task}{kind}")
             for resolution in ("480p", "720p")
             for task in ("t2v", "i2v")
-            for written, kind in ((r"[-_](cfg[-_])?distilled", "_distilled"), ("", ""))
+            for written, kind in (
+                (rf"{_DISTILLED}[-_]sparse", "_distilled_sparse"),
+                (_DISTILLED, "_distilled"),
+                ("", ""),
+            )
+            if f"{resolution}_{task}{kind}" in FIFTEEN
         ),
     ),
 }

@@ -6,6 +6,7 @@ runs as it is and is the warm-up (kernels are compiled, libraries get their memo
 capturing is raised, never hidden by running eagerly.
 """
 
+import threading
 import warnings
 import weakref
 from collections import OrderedDict
@@ -25,7 +26,11 @@ MAX_WARM = 1024  # keys that ran once; cheap, as only the shape of a result is k
 
 
 class CaptureError(RuntimeError):
-    """A callable cannot be captured; the message says which one and why."""
+    """A callable cannot be captured; the message says which one and why.
+
+    PyTorch may be left amid the capture: its allocator still gives this stream memory of the
+    graph's pool, and its random numbers wait for a replay. The process ought to end.
+    """
 
 
 Capture = Callable[[Callable[[], object]], Replayable]
@@ -76,12 +81,17 @@ class CudaCapture:
 
 
 class _Key(NamedTuple):
-    """The caller's key, the ids of what it depends on, and the form of the inputs."""
+    """The caller's key, the ids of what it depends on, and the form of the inputs.
+
+    Of one that ran once, the thread that ran it, too: cuDNN's plans are each thread's own, and none
+    can be built within a capture.
+    """
 
     key: Hashable
     depends_on: tuple[int, ...]
     inputs: tuple[Hashable, ...]
     bound: tuple[Hashable, ...]
+    thread: threading.Thread | None = None
 
 
 class _Tree(NamedTuple):
@@ -152,6 +162,7 @@ class GraphRunner:
         self._captured: OrderedDict[_Key, _Captured] = OrderedDict()
         self._warm: OrderedDict[_Key, _WarmedUp] = OrderedDict()
         self._bound: tuple[Any, _Tree] = (None, _tree(None))  # the last one, and its tree
+        self._failure: str | None = None
 
     def run(
         self,
@@ -161,8 +172,9 @@ class GraphRunner:
         bound: Any = None,
         depends_on: Sequence[object] = (),
     ) -> Any:
-        """`compute(*inputs, bound)`, captured from the second time on: a tree of tensors.
+        """`compute(*inputs, bound)`, captured at a thread's second time: a tree of tensors.
 
+        A capture is replayed by all threads. Where one failed, all runs raise its CaptureError.
         Without `bound` it is `compute(*inputs)`.
 
         The result is good until the key's next run, or that of a key which was captured with it as
@@ -172,18 +184,21 @@ class GraphRunner:
         that changes while the key stays and `depends_on` are the same objects, such as a model and
         the buffers of a state, and write nothing but buffers that stay.
         """
+        if self._failure is not None:
+            raise CaptureError(self._failure)
         given = _tree(inputs)
         if bound is not self._bound[0]:
             self._bound = bound, _tree(bound)
         bound_tree = self._bound[1]
         full_key = _Key(key, tuple(map(id, depends_on)), given.form, bound_tree.form)
         if full_key not in self._captured:
-            if full_key not in self._warm:
+            of_thread = full_key._replace(thread=threading.current_thread())
+            if of_thread not in self._warm:
                 result = compute(*inputs, *_if_any(bound))
                 warmed_up = _WarmedUp(depends_on, pytree.tree_map(_to_meta, result))
-                _keep(self._warm, full_key, warmed_up, self._max_warm)
+                _keep(self._warm, of_thread, warmed_up, self._max_warm)
                 return result
-            captured = self._capture_now(compute, given, bound_tree, bound, self._warm[full_key])
+            captured = self._capture_now(compute, given, bound_tree, bound, self._warm[of_thread])
             _keep(self._captured, full_key, captured, self._max_captures)
         self._captured.move_to_end(full_key)
         captured = self._captured[full_key]
@@ -237,11 +252,12 @@ class GraphRunner:
         try:
             graph = self._capture(captured)
         except Exception as error:
-            raise CaptureError(
+            self._failure = (
                 f"a CUDA graph of {_name(compute)} cannot be captured "
-                f"({type(error).__name__}: {first_line(error)}); "
-                "switch graphs off"
-            ) from error
+                f"({type(error).__name__}: {first_line(error)}); end this process, which it may "
+                "have left amid a capture, and start it with graphs off"
+            )
+            raise CaptureError(self._failure) from error
         return _Captured(ran.depends_on, static.tensors, static_bound.tensors, tree, output, graph)
 
     def _empty_like(self, leaf: Any) -> Any:

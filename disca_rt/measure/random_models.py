@@ -14,6 +14,7 @@ from ..attention.protocol import Attention
 from ..config import DiTConfig, predictor_config
 from ..kernels.ops import get_ops
 from ..models.build import build_dit, build_predictor
+from ..models.fp8_table import Fp8
 from ..models.linear import ALL, fp8_linears
 from ..pipeline.runtime import Runtime
 from ..tiny.runtime import with_tiny_prompts
@@ -29,15 +30,15 @@ def random_runtime(
     ops: str = "reference",
     attention: Attention | None = None,
     seed: int = 0,
-    fp8_weights: bool = False,
+    fp8: Fp8 = None,
 ) -> Runtime:
     """Runtime of a DiT of `config` and the predictor that fits it; alike on every rank.
 
-    `fp8_weights`: the blocks' linears are FP8, as `Runtime.load` has them.
+    `fp8`: the table of layers in FP8, as of `Runtime.load`.
     """
     built = {"ops": get_ops(ops, device), "attention": attention, "dtype": dtype}
-    dit = build_dit(config, **built, fp8_weights=fp8_weights)
-    predictor = build_predictor(predictor_config(config), **built)
+    dit = build_dit(config, **built, fp8=fp8)
+    predictor = build_predictor(predictor_config(config), **built, fp8=fp8)
     models = [
         fill_randomly(m.to_empty(device=device), seed + i) for i, m in enumerate((dit, predictor))
     ]
@@ -55,7 +56,7 @@ def fill_randomly(module: M, seed: int) -> M:
         mean = 1.0 if "norm" in name and is_vector and not name.endswith("bias") else 0.0
         parameter.normal_(mean, scale, generator=generator)
     for linear in fp8_linears(module).values():
-        weight = torch.empty(linear.quantized.shape, dtype=linear.scale.dtype, device=device)
+        weight = torch.empty(linear.quantized.shape, dtype=linear.bias.dtype, device=device)
         linear.quantize(ALL, weight.normal_(0.0, linear.in_features**-0.5, generator=generator))
     return module
 
@@ -68,10 +69,11 @@ def with_other(runtime: Runtime, ops: str, attention: str) -> Runtime:
         "attention": LocalAttention(attention),
         "dtype": dit.dtype,
     }
-    other = build_dit(dit.config, **built, fp8_weights=bool(fp8_linears(dit)))
+    other = build_dit(dit.config, **built, fp8=dit.fp8)
     other = _sharing(other, dit)
     if predictor is not None:
-        predictor = _sharing(build_predictor(predictor.config, **built), predictor)
+        twin = build_predictor(predictor.config, **built, fp8=predictor.fp8)
+        predictor = _sharing(twin, predictor)
     return Runtime(other, predictor, codec=runtime.codec, text_encoder=runtime.text_encoder)
 
 

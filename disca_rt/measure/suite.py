@@ -169,7 +169,8 @@ class Suite:
     def _flashes(self) -> list[str]:
         """Names of PyTorch's FlashAttention and of the installed packages'."""
         dit = self.subject.runtime.dit
-        packages = [row for row in BACKENDS.values() if row.install and row.missing() is None]
+        packages = [row for row in BACKENDS.values() if row.install and row.is_measured]
+        packages = [row for row in packages if row.missing() is None]
         device = "cuda" if self._is_gpu else "cpu"
         return ["flash", *(row.name for row in packages if row.takes(device, dit.dtype))]
 

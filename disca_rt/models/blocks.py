@@ -5,14 +5,16 @@ same signature, so all blocks, a range of them or none can run. `branches` may p
 place of one branch of a block. Blocks know no cache, no graph and no rank.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 
 from torch import Tensor, nn
 
-from ..attention.protocol import Attention, AttentionHandle, NoOverlap, Overlap
+from ..attention.protocol import Attention, NoOverlap, Overlap
+from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector
+from .block_parts import MLPHalf, put_heads
 from .branches import PARTS, Branches, Compute, once
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
@@ -29,31 +31,6 @@ from .stream import (
 
 Mods = tuple[Vector, ...]
 """Shifts, scales and gates of a block."""
-
-
-def put_heads(
-    attention: AttentionHandle,
-    project: Callable[[str], Tensor],
-    norms: Mapping[str, tuple[Tensor, Tensor]],
-    context: StepContext,
-    ops: Ops,
-) -> None:
-    """Hand v, k and q to `attention`; k and q normalised by `norms` and rotated.
-
-    Where they are sent to other ranks each goes as soon as it is there; else both are rotated at
-    once.
-    """
-    rope = context.freqs_cos, context.freqs_sin
-    attention.put_v(project("v"))
-    if attention.packing is None:
-        k, q = project("k"), project("q")
-        q, k = ops.rms_norm_rope_pair(q, k, *norms["q"], *norms["k"], *rope)
-        attention.put_k(k)
-        attention.put_q(q)
-    else:
-        send = ops.rms_norm_rope_send
-        attention.put_k(send(project("k"), *norms["k"], *rope, attention.packing))
-        attention.put_q(send(project("q"), *norms["q"], *rope, attention.packing))
 
 
 def run_blocks(
@@ -81,8 +58,10 @@ class DoubleStreamBlock(nn.Module):
     """MMDiT block: separate weights for image and text, joint attention (arXiv 2403.03206).
 
     Branches: `img_attn`, `txt_attn`, `img_mlp`, `txt_mlp`. With `merged` the qkv weights are one
-    tensor (1.0), otherwise three (1.5).
+    tensor (1.0), otherwise three (1.5). `in_fp8` are the names of its linears that take FP8.
     """
+
+    in_fp8: Set[str] = frozenset()
 
     def __init__(
         self,
@@ -96,6 +75,8 @@ class DoubleStreamBlock(nn.Module):
         super().__init__()
         self.ops, self.attention = ops, attention
         self.heads, self.merged = heads, merged
+        first = "attn_qkv" if merged else "attn_q"  # of the linears that the norms go into
+        self._img_in, self._txt_in = f"img_{first}", f"txt_{first}"
         head_dim = hidden // heads
         self.img_mod = Modulation(hidden, factor=6)
         if merged:
@@ -131,11 +112,11 @@ class DoubleStreamBlock(nn.Module):
 
     def _whole(self, parts: Stream, mods: tuple[Mods, Mods], context: StepContext) -> Stream:
         img_mod, txt_mod = mods
-        img, img_in = add_norm(parts[0], *img_mod[:2], self.ops)
-        txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops)
+        img, img_in = add_norm(parts[0], *img_mod[:2], self.ops, self._img_in in self.in_fp8)
+        txt, txt_in = add_norm(parts[1], *txt_mod[:2], self.ops, self._txt_in in self.in_fp8)
         img_attn, txt_attn = self._attend(img_in, txt_in, context, self.attention)
-        img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod)
-        txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod)
+        img, img_normed = self._add_attn(img, self.img_attn_proj(img_attn), img_mod, "img_mlp.fc1")
+        txt, txt_normed = self._add_attn(txt, self.txt_attn_proj(txt_attn), txt_mod, "txt_mlp.fc1")
         img_part = PendingSum(img, self.img_mlp(img_normed), img_mod[-1])
         return img_part, PendingSum(txt, self.txt_mlp(txt_normed), txt_mod[-1])
 
@@ -144,14 +125,15 @@ class DoubleStreamBlock(nn.Module):
     ) -> Stream:
         """Run the branches one by one; of a replaced one nothing is computed, its norm neither."""
         img_mod, txt_mod = mods
-        img, txt = (self._entered(part, mod[:2]) for part, mod in zip(parts, mods, strict=True))
+        img = self._entered(parts[0], img_mod[:2], self._img_in)
+        txt = self._entered(parts[1], txt_mod[:2], self._txt_in)
         attention = branches.around(self.attention)
         joint = once(lambda: self._attend(img.normed(), txt.normed(), context, attention))
         img_proj, txt_proj = self.img_attn_proj, self.txt_attn_proj
         img_attn = branches("img_attn", lambda out=None: img_proj.into(joint()[0], out), img_mod[2])
         txt_attn = branches("txt_attn", lambda out=None: txt_proj.into(joint()[1], out), txt_mod[2])
-        img_2 = self._entered(img.plus(img_attn), img_mod[3:5])
-        txt_2 = self._entered(txt.plus(txt_attn), txt_mod[3:5])
+        img_2 = self._entered(img.plus(img_attn), img_mod[3:5], "img_mlp.fc1")
+        txt_2 = self._entered(txt.plus(txt_attn), txt_mod[3:5], "txt_mlp.fc1")
         img_mlp = branches("img_mlp", self._mlp(self.img_mlp, img_2, img_mod[3:5]), img_mod[-1])
         txt_mlp = branches("txt_mlp", self._mlp(self.txt_mlp, txt_2, txt_mod[3:5]), txt_mod[-1])
         return img_2.plus(img_mlp), txt_2.plus(txt_mlp)
@@ -162,15 +144,23 @@ class DoubleStreamBlock(nn.Module):
         def compute(out: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
             if rows is None:
                 return mlp(entered.normed(), out)
-            return mlp(layer_norm_modulate(self.ops, entered.sum(), *shift_scale, rows=rows))
+            more = {"rows": rows, "quantize": mlp.fc1.takes_fp8}
+            return mlp(layer_norm_modulate(self.ops, entered.sum(), *shift_scale, **more))
 
         return compute
 
-    def _entered(self, part: PendingSum, shift_scale: Mods) -> Entered:
-        return Entered((part,), lambda: add_norm(part, *shift_scale, self.ops), self.ops)
+    def _entered(self, part: PendingSum, shift_scale: Mods, linear: str) -> Entered:
+        """A part whose norm goes into `linear`."""
+        entered = partial(add_norm, part, *shift_scale, self.ops, linear in self.in_fp8)
+        return Entered((part,), entered, self.ops)
+
+    def norms(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The weights of q's norms, and of k's."""
+        q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
+        return q_norms, (self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight)
 
     def _attend(
-        self, img_in: Tensor, txt_in: Tensor, context: StepContext, given: Attention
+        self, img_in: Input, txt_in: Input, context: StepContext, given: Attention
     ) -> tuple[Tensor, ...]:
         norms = {
             "k": (self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight),
@@ -182,24 +172,26 @@ class DoubleStreamBlock(nn.Module):
         out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
-    def _project(self, which: str, img_in: Tensor, txt_in: Tensor) -> Tensor:
+    def _project(self, which: str, img_in: Input, txt_in: Input) -> Tensor:
         if self.merged:
             linears = self.img_attn_qkv.rows[which], self.txt_attn_qkv.rows[which]
         else:
             linears = getattr(self, f"img_attn_{which}"), getattr(self, f"txt_attn_{which}")
         return self.ops.joint_linear(img_in, txt_in, *linears).unflatten(-1, (self.heads, -1))
 
-    def _add_attn(self, x: Tensor, attn: Tensor, mod: Mods) -> tuple[Tensor, ...]:
+    def _add_attn(self, x: Tensor, attn: Tensor, mod: Mods, linear: str) -> tuple[Tensor, Input]:
         _, _, gate, shift, scale, _ = mod
-        return add_norm(PendingSum(x, attn, gate), shift, scale, self.ops)
+        return add_norm(PendingSum(x, attn, gate), shift, scale, self.ops, linear in self.in_fp8)
 
 
 class SingleStreamBlock(nn.Module):
     """Attention and MLP in parallel over joint tokens (arXiv 2302.05442).
 
     Branches: `attn` and `mlp` (before `linear2`), `total` (after it), and `attn_part` and
-    `mlp_part`, what each half adds to `total`.
+    `mlp_part`, what each half adds to `total`. `in_fp8` are the names of its linears that take FP8.
     """
+
+    in_fp8: Set[str] = frozenset()
 
     def __init__(
         self, ops: Ops, attention: Attention, hidden: int, heads: int, mlp_ratio: int = 4
@@ -216,18 +208,20 @@ class SingleStreamBlock(nn.Module):
         self, stream: Stream, context: StepContext, branches: Branches | None = None
     ) -> Stream:
         shift, scale, gate = self.modulation.of_step(context)
+        quantize = "linear1" in self.in_fp8
+        entered = partial(add_norm_joint, stream, shift, scale, self.ops, quantize)
         if branches is None:
-            x, normed = add_norm_joint(stream, shift, scale, self.ops)
-            mlp = _MLPHalf(self._mlp, normed)
+            x, normed = entered()
+            gelu = "linear2" in self.in_fp8  # with which GELU is taken
+            mlp = MLPHalf(self.linear1.rows["extra"] if gelu else self._mlp, normed)
             attn = self._attend(normed, context, mlp, self.attention)
-            return (PendingSum(x, self._join_halves(attn, mlp.finish()), gate),)
-        entered = partial(add_norm_joint, stream, shift, scale, self.ops)
+            return (PendingSum(x, self._join_halves(attn, mlp.finish(), gelu=gelu), gate),)
         joint = Entered(stream, entered, self.ops)
 
-        def norm(rows: Tensor | None = None) -> Tensor:
+        def norm(rows: Tensor | None = None) -> Input:
             if rows is None:
                 return joint.normed()
-            return layer_norm_modulate(self.ops, joint.sum(), shift, scale, rows=rows)
+            return layer_norm_modulate(self.ops, joint.sum(), shift, scale, rows, quantize)
 
         total = branches(
             "total", lambda out=None: self._in_branches(norm, context, branches, out), gate
@@ -236,7 +230,7 @@ class SingleStreamBlock(nn.Module):
 
     def _in_branches(
         self,
-        norm: Callable[..., Tensor],
+        norm: Callable[..., Input],
         context: StepContext,
         branches: Branches,
         out: Tensor | None,
@@ -255,7 +249,7 @@ class SingleStreamBlock(nn.Module):
         if "mlp" in branches.names:  # it may be replaced, so it cannot hide an exchange
             half = mlp()
             return self._join_halves(attn(NoOverlap()), [half], out)
-        pieces = _MLPHalf(self._mlp, norm())
+        pieces = MLPHalf(self._mlp, norm())
         return self._join_halves(attn(pieces), pieces.finish(), out)
 
     def _in_parts(
@@ -268,16 +262,27 @@ class SingleStreamBlock(nn.Module):
         attn_part = branches("attn_part", lambda out=None: share(attn(), of_attn, False, out)).value
         return attn_part + mlp_part
 
-    def _mlp(self, x: Tensor) -> Tensor:
+    def _mlp(self, x: Input) -> Tensor:
         return self.ops.linear_gelu(x, self.linear1.rows["extra"])
 
     def _join_halves(
-        self, attn: Tensor, mlp: Sequence[Tensor], out: Tensor | None = None
+        self,
+        attn: Tensor,
+        mlp: Sequence[Tensor],
+        out: Tensor | None = None,
+        gelu: bool = False,
     ) -> Tensor:
-        """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows."""
-        return self.ops.pair_linear(attn, mlp, self.linear2, out)
+        """`linear2` of [attention, MLP]; the latter comes in one or two pieces of rows.
 
-    def _attend(self, x: Tensor, context: StepContext, work: Overlap, given: Attention) -> Tensor:
+        `gelu`: it has yet to go through its GELU.
+        """
+        return self.ops.pair_linear(attn, mlp, self.linear2, out, gelu=gelu)
+
+    def norms(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The weights of q's norm, and of k's."""
+        return (self.q_norm.weight,), (self.k_norm.weight,)
+
+    def _attend(self, x: Input, context: StepContext, work: Overlap, given: Attention) -> Tensor:
         def project(which: str) -> Tensor:
             return self.linear1.rows[which](x).unflatten(-1, (self.heads, -1))
 
@@ -285,21 +290,3 @@ class SingleStreamBlock(nn.Module):
         attention = given.begin(context.layout)
         put_heads(attention, project, norms, context, self.ops)
         return attention.result(work)
-
-
-class _MLPHalf:
-    """The MLP half of `linear1`, at once or, where attention has to wait, in two row pieces."""
-
-    def __init__(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        self._compute, self._left = compute, [x]
-        self._done: list[Tensor] = []
-
-    def advance(self) -> None:
-        if not self._done:
-            self._left = list(self._left[0].tensor_split(2, dim=1))
-        if self._left:
-            self._done.append(self._compute(self._left.pop(0)))
-
-    def finish(self) -> list[Tensor]:
-        """Its rows in one or two pieces."""
-        return [*self._done, *map(self._compute, self._left)]

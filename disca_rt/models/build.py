@@ -11,9 +11,10 @@ from ..config import DiTConfig, PredictorConfig
 from ..family import VIDEO_10, VIDEO_15
 from ..kernels.ops import Ops, get_ops
 from .dit import DiT
+from .fp8 import put_into_fp8
+from .fp8_table import Fp8, fp8_table
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video_15 import HunyuanVideo15
-from .linear import Fp8Linear, replace_linears
 from .predictor import Predictor, Predictor10, Predictor15
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,18 +35,19 @@ def build_dit(
     attention: Attention | None = None,
     device: torch.device | str = "meta",
     dtype: torch.dtype = torch.float32,
-    fp8_weights: bool = False,
+    fp8: Fp8 = None,
 ) -> DiT:
     """A DiT with uninitialised weights (the loader or the trainer fills them), in eval mode.
 
-    With `fp8_weights` the linears of its blocks keep theirs in FP8, as the official FP8 files do.
+    `fp8`: the layers that compute in FP8, or keep their weights so (`fp8_table`).
     """
-    attention = attention or LocalAttention()
+    attention, ops = attention or LocalAttention(), ops or get_ops("reference")
     attention.prepare(config.heads)
     with torch.device("meta"):
-        dit = DIT_CLASSES[config.family](config, ops or get_ops("reference"), attention).to(dtype)
-    if fp8_weights:
-        replace_linears(dit.blocks, Fp8Linear)
+        dit = DIT_CLASSES[config.family](config, ops, attention).to(dtype)
+    dit.fp8 = fp8_table(fp8)
+    if dit.fp8 is not None:
+        put_into_fp8(dit, dit.blocks, dit.fp8, ops, is_dit=True)
     return _allocated(dit, device)
 
 
@@ -55,14 +57,16 @@ def build_predictor(
     attention: Attention | None = None,
     device: torch.device | str = "meta",
     dtype: torch.dtype = torch.float32,
+    fp8: Fp8 = None,
 ) -> Predictor:
-    """A predictor with uninitialised weights, in eval mode."""
-    attention = attention or LocalAttention()
+    """A predictor with uninitialised weights, in eval mode; `fp8` as of `build_dit`."""
+    attention, ops = attention or LocalAttention(), ops or get_ops("reference")
     attention.prepare(config.heads)
     with torch.device("meta"):
-        predictor = PREDICTOR_CLASSES[config.family](
-            config, ops or get_ops("reference"), attention
-        ).to(dtype)
+        predictor = PREDICTOR_CLASSES[config.family](config, ops, attention).to(dtype)
+    predictor.fp8 = fp8_table(fp8)
+    if predictor.fp8 is not None:
+        put_into_fp8(predictor, predictor.blocks, predictor.fp8, ops, is_dit=False)
     return _allocated(predictor, device)
 
 

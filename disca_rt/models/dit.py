@@ -18,8 +18,10 @@ from ..config import DiTConfig
 from ..kernels.ops import Ops
 from ..tokens import RowVectors, StepContext, TokenLayout, Vector, of_text
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
+from .fp8_table import Fp8Table
 from .layers import FinalLayer, MLPEmbedder, Modulation, PatchEmbed, TimestepEmbedder
 from .prepared import Prepared
+from .rope import RopeTables
 from .token_refiner import TokenRefiner
 
 
@@ -48,7 +50,12 @@ class Timed(NamedTuple):
 
 
 class DiT(nn.Module, ABC):
-    """`config` gives the sizes, `ops` and `attention` the implementation."""
+    """`config` gives the sizes, `ops` and `attention` the implementation.
+
+    `fp8` says which layers are in FP8; None: none is.
+    """
+
+    fp8: Fp8Table | None = None
 
     def __init__(self, config: DiTConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
@@ -74,6 +81,7 @@ class DiT(nn.Module, ABC):
                 for _ in range(config.single)
             )
         self._modulations = _placed(self.blocks)
+        self._rope = RopeTables(config.rope)
         p, q, r = config.patch
         self.final_layer = FinalLayer(ops, hidden, config.in_channels * p * q * r)
 
@@ -91,8 +99,14 @@ class DiT(nn.Module, ABC):
         return self.final_layer.linear.bias.device
 
     @abstractmethod
-    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        """Compute what no step of a sample changes; `latent_shape` is `[B, C, T, H, W]`."""
+    def prepare(
+        self, conditioning: Conditioning, latent_shape: Sequence[int], text_multiple: int = 1
+    ) -> Prepared:
+        """Compute what no step of a sample changes; `latent_shape` is `[B, C, T, H, W]`.
+
+        Tokens of text are cut to the longest sample's, or to the next `text_multiple` with lengths
+        for the device alone; see `drop_padding`.
+        """
 
     @abstractmethod
     def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
@@ -105,7 +119,7 @@ class DiT(nn.Module, ABC):
     def timed(self, step: StepInputs, prepared: Prepared) -> Timed:
         """The part of a step that does not depend on the latents."""
         self._check_step(step)
-        text = self.txt_in(prepared.text_states, step.timestep, prepared.text_lengths)
+        text = self.txt_in(prepared.text_states, step.timestep, prepared.text_layout)
         return Timed(self.modulation_vector(step, prepared), text)
 
     def modulations(self, vec: Tensor) -> Tensor:
@@ -134,8 +148,10 @@ class DiT(nn.Module, ABC):
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
         tokens = self._joint(latents, self.text_tokens(timed.text, prepared), prepared.grid)
-        layout = TokenLayout(len(prepared.freqs_cos), prepared.lengths, grid=prepared.grid)
         rope = prepared.freqs_cos, prepared.freqs_sin
+        layout = TokenLayout(
+            len(rope[0]), prepared.lengths, grid=prepared.grid, counts=prepared.counts
+        )
         return tokens, StepContext(vec, *rope, layout, timed.modulations)
 
     def _joint(self, latents: Tensor, text: Tensor, grid: tuple[int, int, int]) -> Tensor:

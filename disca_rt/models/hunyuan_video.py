@@ -8,16 +8,19 @@ from torch import Tensor
 from ..conditioning import Conditioning
 from .dit import DiT, StepInputs
 from .prepared import FirstFrame, Prepared, drop_padding
-from .rope import rope_frequencies
 
 
 class HunyuanVideo(DiT):
-    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config, latent_shape)
+    def prepare(
+        self, conditioning: Conditioning, latent_shape: Sequence[int], text_multiple: int = 1
+    ) -> Prepared:
         conditioning = conditioning.to(self.device)
+        conditioning.validate(self.config, latent_shape)
         grid = self.token_grid(latent_shape)
-        states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
-        freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
+        states, text_lengths, counts = drop_padding(
+            conditioning.text_states, conditioning.text_mask, text_multiple
+        )
+        freqs_cos, freqs_sin = self._rope.of(grid, self.device)
         pooled = self.vector_in(conditioning.text_states_2.to(self.dtype))
         return Prepared(
             text_states=states.to(self.dtype),
@@ -31,6 +34,8 @@ class HunyuanVideo(DiT):
             freqs_sin=freqs_sin,
             grid=grid,
             first=self._first_frame(conditioning.first_frame_latents, pooled),
+            text_counts=counts,
+            counts=counts and tuple(len(freqs_cos) + count for count in counts),
         )
 
     def _first_frame(self, latents: Tensor | None, pooled: Tensor) -> FirstFrame | None:

@@ -11,8 +11,7 @@ from ..config import DiTConfig
 from ..kernels.ops import Ops
 from .dit import DiT, StepInputs
 from .layers import ByT5Mapper, VisionProjection
-from .prepared import Prepared, drop_padding
-from .rope import rope_frequencies
+from .prepared import Prepared, ValidTokens, drop_padding
 
 LLM, BYT5, VISION = 0, 1, 2  # rows of `cond_type_embedding`
 
@@ -26,14 +25,19 @@ class HunyuanVideo15(DiT):
         rows = torch.empty(3, config.hidden)
         self.cond_type_embedding = nn.Embedding(3, config.hidden, _weight=rows)
 
-    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
-        conditioning.validate(self.config, latent_shape)
+    def prepare(
+        self, conditioning: Conditioning, latent_shape: Sequence[int], text_multiple: int = 1
+    ) -> Prepared:
         conditioning = conditioning.to(self.device)
+        conditioning.validate(self.config, latent_shape)
         grid = self.token_grid(latent_shape)
-        tokens, token_lengths = self._condition_tokens(conditioning)
-        states, text_lengths = drop_padding(conditioning.text_states, conditioning.text_mask)
-        order, lengths = _valid_first(tokens, token_lengths, states, text_lengths)
-        freqs_cos, freqs_sin = rope_frequencies(grid, self.config.rope, self.device)
+        tokens, token_lengths, _ = self._condition_tokens(conditioning, text_multiple)
+        states, text_lengths, text_counts = drop_padding(
+            conditioning.text_states, conditioning.text_mask, text_multiple
+        )
+        given = tokens, token_lengths, states, text_lengths
+        order, lengths, counts = _valid_first(*given, text_multiple)
+        freqs_cos, freqs_sin = self._rope.of(grid, self.device)
         pooled = conditioning.text_states_2
         return Prepared(
             text_states=states.to(self.dtype),
@@ -46,9 +50,11 @@ class HunyuanVideo15(DiT):
             freqs_cos=freqs_cos,
             freqs_sin=freqs_sin,
             grid=grid,
+            text_counts=text_counts,
+            counts=counts and tuple(len(freqs_cos) + count for count in counts),
         )
 
-    def _condition_tokens(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+    def _condition_tokens(self, conditioning: Conditioning, multiple: int) -> ValidTokens:
         """Vision then byT5 tokens `[B, L, C]`, embedded: they do not depend on t."""
         vision, byt5 = conditioning.vision_states, conditioning.byt5_text_states
         # Text-to-video is saved as all-zero vision states: those tokens are padding.
@@ -62,7 +68,7 @@ class HunyuanVideo15(DiT):
             dim=1,
         )
         mask = torch.cat([vision_mask, conditioning.byt5_text_mask.bool()], dim=1)
-        return drop_padding(tokens, mask)
+        return drop_padding(tokens, mask, multiple)
 
     def modulation_vector(self, step: StepInputs, prepared: Prepared) -> Tensor:
         vec = self.time_in(step.timestep)
@@ -83,18 +89,22 @@ class HunyuanVideo15(DiT):
 
 
 def _valid_first(
-    tokens: Tensor, token_lengths: Tensor | None, txt: Tensor, text_lengths: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+    tokens: Tensor,
+    token_lengths: Tensor | None,
+    txt: Tensor,
+    text_lengths: Tensor | None,
+    multiple: int,
+) -> tuple[Tensor | None, Tensor | None, tuple[int, ...] | None]:
     """The order `[B, L]` that puts the valid tokens of [condition, text] first, and their counts.
 
-    Both None where no sample has padding. Padding beyond the longest sample is cut.
+    All None where no sample has padding. Padding beyond the longest sample is cut.
     """
     if token_lengths is None and text_lengths is None:
-        return None, None
+        return None, None, None
     mask = torch.cat([_length_mask(tokens, token_lengths), _length_mask(txt, text_lengths)], dim=1)
     index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-    order, lengths = drop_padding(index[:, :, None], mask)
-    return order[:, :, 0], lengths
+    order, lengths, counts = drop_padding(index[:, :, None], mask, multiple)
+    return order[:, :, 0], lengths, counts
 
 
 def _length_mask(tokens: Tensor, lengths: Tensor | None) -> Tensor:

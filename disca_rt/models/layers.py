@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector
 from ..tokens import of_text as text_vector
@@ -109,9 +110,10 @@ class MLP(nn.Module):
         self.fc1 = Linear(hidden, ratio * hidden)
         self.fc2 = Linear(ratio * hidden, hidden)
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def forward(self, x: Input, out: Tensor | None = None) -> Tensor:
         """`out`: preferred destination, may be ignored."""
-        return self.fc2.into(self.ops.linear_gelu(x, self.fc1), out)
+        fc2 = self.fc2
+        return fc2.into(self.ops.linear_gelu(x, self.fc1, quantize=fc2.takes_fp8), out)
 
 
 class ByT5Mapper(nn.Module):

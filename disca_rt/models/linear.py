@@ -22,6 +22,8 @@ class Linear(nn.Linear):
     Parts are produced each on its own, when it is needed: q, k and v of a merged projection.
     """
 
+    takes_fp8 = False  # rows that are quantized, by the op that makes them
+
     def __init__(
         self, in_features: int, out_features: int, parts: Mapping[str, slice] | None = None
     ) -> None:
@@ -41,10 +43,10 @@ class Linear(nn.Linear):
         """`weight·x + bias` of `rows`: `[..., K]` -> `[..., N]`."""
         return F.linear(x, *self.dense(rows))
 
-    def into(self, x: Tensor, out: Tensor | None) -> Tensor:
+    def into(self, x: Tensor, out: Tensor | None, rows: slice = ALL) -> Tensor:
         """`weight·x + bias` of `x [B, S, K]`. `out`: preferred destination, may be ignored."""
-        dense = None if out is None or torch.is_grad_enabled() else self.dense()
-        return self(x) if dense is None else _product(x, *dense, out)
+        dense = None if out is None or torch.is_grad_enabled() else self.dense(rows)
+        return self.product(x, rows) if dense is None else _product(x, *dense, out)
 
     def share(
         self, x: Tensor, columns: slice, with_bias: bool, out: Tensor | None = None
@@ -87,11 +89,23 @@ class Rows:
         self._linear, self.rows = weakref.ref(linear), rows
         self.out_features = rows.stop - rows.start
 
+    @property
+    def takes_fp8(self) -> bool:
+        return self._linear().takes_fp8
+
+    @property
+    def bias(self) -> Tensor:
+        return self._linear().bias[self.rows]
+
     def __reduce__(self) -> tuple[type["Rows"], tuple[Linear, slice]]:
         return Rows, (self._linear(), self.rows)  # a copied linear's are of the copy
 
     def dense(self) -> tuple[Tensor, Tensor] | None:
         return self._linear().dense(self.rows)
+
+    def into(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """The product; `out`: preferred destination, may be ignored."""
+        return self._linear().into(x, out, self.rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._linear().product(x, self.rows)

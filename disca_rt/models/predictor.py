@@ -4,6 +4,8 @@
 of the last full step, both joint `[B, S, C]`, image first. The head is the DiT's own.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from ..attention.protocol import Attention
@@ -11,6 +13,7 @@ from ..config import PredictorConfig
 from ..kernels.ops import Ops
 from ..tokens import StepContext
 from .blocks import DoubleStreamBlock, SingleStreamBlock, run_blocks
+from .fp8_table import Fp8Table
 from .linear import Linear
 
 
@@ -32,6 +35,8 @@ class FusionMLP(nn.Sequential):
 class Predictor10(nn.Module):
     """HunyuanVideo 1.0: one fusion over all tokens, then single-stream blocks."""
 
+    fp8: Fp8Table | None = None
+
     def __init__(self, config: PredictorConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
         self.config = config
@@ -41,6 +46,10 @@ class Predictor10(nn.Module):
             for _ in range(config.depth)
         )
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.mm_single_blocks
+
     def forward(self, current: Tensor, cached: Tensor, context: StepContext) -> Tensor:
         tokens = self.fusion_mlp(current, cached)
         return run_blocks(self.mm_single_blocks, tokens, context)
@@ -48,6 +57,8 @@ class Predictor10(nn.Module):
 
 class Predictor15(nn.Module):
     """HunyuanVideo 1.5: one fusion per stream, then double-stream blocks."""
+
+    fp8: Fp8Table | None = None
 
     def __init__(self, config: PredictorConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
@@ -58,6 +69,10 @@ class Predictor15(nn.Module):
             DoubleStreamBlock(ops, attention, config.hidden, config.heads, merged=False)
             for _ in range(config.depth)
         )
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.double_blocks
 
     def forward(self, current: Tensor, cached: Tensor, context: StepContext) -> Tensor:
         img_len = context.layout.img_len

@@ -7,27 +7,42 @@ no step rebuilds them.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..tokens import TokenLayout
 
 
 class ValidTokens(NamedTuple):
-    """Tokens `[B, L, C]` with the valid ones in front; `lengths [B]` counts them (None: all)."""
+    """Tokens `[B, L, C]` with the valid ones in front; `lengths [B]` counts them (None: all).
+
+    `counts` are the `lengths` on the host, None where these are for the device alone.
+    """
 
     tokens: Tensor
     lengths: Tensor | None
+    counts: tuple[int, ...] | None = None
 
 
-def drop_padding(tokens: Tensor, mask: Tensor) -> ValidTokens:
+def drop_padding(tokens: Tensor, mask: Tensor, multiple: int = 1) -> ValidTokens:
     """Move valid tokens to the front, in order, and cut what is padding in every sample.
 
     Exact: text tokens carry no position, and padding is never attended to. At batch 1 (or equal
     counts) nothing is left to mask and `lengths` is None. `tokens [B, L, C]`, `mask [B, L]`.
+
+    With a `multiple` above 1 their number is rounded up to one, with zeros where tokens are too
+    few, and only the device knows the counts: what is captured for one text serves another.
     """
-    counts = mask.bool().sum(1)
-    longest = int(counts.max())
-    order = mask.bool().logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :longest]
+    lengths = mask.bool().sum(1, dtype=torch.int32)
+    counts = tuple(lengths.tolist())
+    kept = -(-max(counts) // multiple) * multiple
+    order = mask.bool().logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :kept]
     tokens = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[-1]))
-    return ValidTokens(tokens, None if bool((counts == longest).all()) else counts)
+    if multiple > 1:
+        return ValidTokens(F.pad(tokens, (0, 0, 0, kept - tokens.shape[1])), lengths)
+    if len(set(counts)) == 1:
+        return ValidTokens(tokens, None)
+    return ValidTokens(tokens, lengths, counts)
 
 
 class FirstFrame(NamedTuple):
@@ -72,7 +87,8 @@ class Prepared(NamedTuple):
     `text_states [B, L, text_dim]` valid first; `text_lengths [B]` or None; `pooled [B, C]` the
     embedded `text_states_2`; `condition_tokens [B, L', C]` embedded vision and byT5 tokens (1.5);
     `order [B, L'']` gathers [condition, text] tokens into valid-first order; `lengths [B]` or None
-    counts image plus valid text tokens; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is
+    counts image plus valid text tokens; `text_counts` and `counts` are both lengths on the host,
+    None where captures serve any; `freqs_cos, freqs_sin [S_img, D/2]` fp32; `grid` is
     (T, H, W) in patches; `first` is None unless the sample begins with a given frame, `edit` unless
     it changes a part of a given video.
     """
@@ -89,6 +105,8 @@ class Prepared(NamedTuple):
     grid: tuple[int, int, int]
     first: FirstFrame | None = None
     edit: Edit | None = None
+    text_counts: tuple[int, ...] | None = None
+    counts: tuple[int, ...] | None = None
 
     def repeated(self, count: int) -> "Prepared":
         """Inputs of the `timed` part of a step, `count` times over: as many steps at once."""
@@ -96,7 +114,17 @@ class Prepared(NamedTuple):
             None if each is None else each.repeat(count, *[1] * (each.ndim - 1))
             for each in (self.text_states, self.text_lengths, self.pooled)
         )
-        return self._replace(text_states=text, text_lengths=lengths, pooled=pooled)
+        return self._replace(
+            text_states=text,
+            text_lengths=lengths,
+            text_counts=self.text_counts and self.text_counts * count,
+            pooled=pooled,
+        )
+
+    @property
+    def text_layout(self) -> TokenLayout:
+        """The layout of the text states alone."""
+        return TokenLayout(0, self.text_lengths, counts=self.text_counts)
 
     @property
     def tokens(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import RowVectors, Vector
 
@@ -20,30 +21,47 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def layer_norm_modulate(
-    ops: Ops, x: Tensor, shift: Vector, scale: Vector, rows: Tensor | None = None
-) -> Tensor:
-    """`LayerNorm(x)·(1 + scale) + shift` of rows `x [B, S, C]`, or those numbered `rows [B, R]`."""
+    ops: Ops,
+    x: Tensor,
+    shift: Vector,
+    scale: Vector,
+    rows: Tensor | None = None,
+    quantize: bool = False,
+) -> Input:
+    """`LayerNorm(x)·(1 + scale) + shift` of rows `x [B, S, C]`, or those numbered `rows [B, R]`.
+
+    Quantized where it is so wanted.
+    """
+    op = ops.layer_norm_modulate_quantize if quantize else ops.layer_norm_modulate
     if rows is not None:
-        return _of_some(ops, take_rows(x, rows), shift, scale, rows)
+        return _of_some(op, take_rows(x, rows), shift, scale, rows)
     if isinstance(shift, Tensor):
-        return ops.layer_norm_modulate(x, shift, scale)
+        return op(x, shift, scale)
 
-    def compute(*args: Tensor, out: Sequence[Tensor | None]) -> tuple[Tensor]:
-        return (ops.layer_norm_modulate(*args, out=out[0]),)
+    def compute(*args: Tensor, out: Sequence[Input | None]) -> tuple[Input]:
+        return (op(*args, out=out[0]),)
 
-    return _by_group(ops, compute, (x,), (shift, scale), (None,))[0]
+    out = normed_buffer(ops, x, x.shape, quantize)
+    return _by_group(ops, compute, (x,), (shift, scale), (out,))[0]
 
 
-def _of_some(ops: Ops, x: Tensor, shift: Vector, scale: Vector, rows: Tensor) -> Tensor:
+def normed_buffer(ops: Ops, like: Tensor, shape: tuple[int, ...], quantize: bool) -> Input | None:
+    """Memory for what a modulated norm gives, or None where ops return tensors of their own."""
+    return (ops.quantized_buffer if quantize else ops.buffer)(like, shape)
+
+
+def _of_some(
+    op: Callable[..., Input], x: Tensor, shift: Vector, scale: Vector, rows: Tensor
+) -> Input:
     """Modulated LayerNorm of rows `x [B, R, C]`, numbered `rows` among those of the vectors."""
     if isinstance(shift, Tensor):
-        return ops.layer_norm_modulate(x, shift, scale)
+        return op(x, shift, scale)
     groups = torch.zeros_like(rows)
     for start in shift.starts:
         groups = groups + (rows >= start)
     # Rows of all groups are mixed, so that each row is a sample to the op.
     each = (take_rows(vectors.values, groups).flatten(0, 1) for vectors in (shift, scale))
-    return ops.layer_norm_modulate(x.reshape(-1, 1, x.shape[2]), *each).reshape(x.shape)
+    return op(x.reshape(-1, 1, x.shape[2]), *each).reshape(x.shape)
 
 
 def gate_residual(
@@ -81,12 +99,20 @@ def gate_residual_layer_norm_modulate(
     gate: Vector,
     shift: Vector,
     scale: Vector,
-    out: tuple[Tensor | None, Tensor | None] = (None, None),
-) -> tuple[Tensor, ...]:
-    """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`."""
+    out: tuple[Tensor | None, Input | None] = (None, None),
+    quantize: bool = False,
+) -> tuple[Tensor, Input]:
+    """The residual `x + gate·branch` and its `layer_norm_modulate`, both `[B, S, C]`.
+
+    The latter quantized where it is so wanted.
+    """
     op = ops.gate_residual_layer_norm_modulate
+    if quantize:
+        op = ops.gate_residual_layer_norm_modulate_quantize
     if isinstance(gate, Tensor):
         return op(x, branch, gate, shift, scale, out=out)
+    if out[1] is None:
+        out = out[0], normed_buffer(ops, x, x.shape, quantize)
     return _by_group(ops, op, (x, branch), (gate, shift, scale), out)
 
 
@@ -100,18 +126,18 @@ def gate_rows(branch: Tensor, gate: Vector) -> Tensor:
 
 def _by_group(
     ops: Ops,
-    compute: Callable[..., Sequence[Tensor]],
+    compute: Callable[..., Sequence[Input]],
     rows: Sequence[Tensor],
     vectors: Sequence[RowVectors],
-    out: Sequence[Tensor | None],
-) -> tuple[Tensor, ...]:
+    out: Sequence[Input | None],
+) -> tuple[Input, ...]:
     """The results of `compute`, as many as `out`, each of the rows of all groups.
 
     A rank's share may lack a group: it has no rows then, which is nothing to compute.
     """
     starts = vectors[0].starts
 
-    def of_groups(tensor: Tensor | None) -> Sequence[Any]:
+    def of_groups(tensor: Input | None) -> Sequence[Any]:
         no_memory = (None,) * (len(starts) + 1)
         return no_memory if tensor is None else tensor.tensor_split(starts, dim=1)
 

@@ -5,12 +5,13 @@ instead of the sum lets one op do both, whatever block comes next; and where who
 replaced by what a cache kept, one op adds the branches of several. Knows ops, no weights.
 """
 
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import Vector, of_text
 from .row_groups import (
@@ -18,6 +19,7 @@ from .row_groups import (
     gate_residual_layer_norm_modulate,
     gated_sum,
     layer_norm_modulate,
+    normed_buffer,
 )
 
 Term = tuple[Tensor, Vector]
@@ -82,25 +84,33 @@ def materialise(stream: Stream, ops: Ops, out: Tensor | None = None) -> Tensor:
     return ops.join_tokens(*sums, out=out)
 
 
-def add_norm(part: PendingSum, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
-    """Take the sum of a part and its modulated LayerNorm, with which a block begins."""
+def add_norm(
+    part: PendingSum, shift: Vector, scale: Vector, ops: Ops, quantize: bool = False
+) -> tuple[Tensor, Input]:
+    """Take the sum of a part and its modulated LayerNorm, with which a block begins.
+
+    The norm is quantized where it is so wanted.
+    """
     if part.branch is None or part.more:
         x = _sum(part, ops, None)
-        return x, layer_norm_modulate(ops, x, shift, scale)
-    return gate_residual_layer_norm_modulate(ops, *part[:3], shift, scale)
+        return x, layer_norm_modulate(ops, x, shift, scale, quantize=quantize)
+    return gate_residual_layer_norm_modulate(ops, *part[:3], shift, scale, quantize=quantize)
 
 
-def add_norm_joint(stream: Stream, shift: Vector, scale: Vector, ops: Ops) -> tuple[Tensor, ...]:
+def add_norm_joint(
+    stream: Stream, shift: Vector, scale: Vector, ops: Ops, quantize: bool = False
+) -> tuple[Tensor, Input]:
     """Do `add_norm` on all rows, into joint tensors."""
     if len(stream) == 1:
-        return add_norm(stream[0], shift, scale, ops)
+        return add_norm(stream[0], shift, scale, ops, quantize)
     if stream[0].branch is None or any(part.more for part in stream):
-        return add_norm(PendingSum(materialise(stream, ops)), shift, scale, ops)
-    joint = _joint_buffer(stream, ops), _joint_buffer(stream, ops)
+        return add_norm(PendingSum(materialise(stream, ops)), shift, scale, ops, quantize)
+    shape = _joint_shape(stream)
+    joint = _joint_buffer(stream, ops), normed_buffer(ops, stream[0].x, shape, quantize)
     rows = zip(*(_rows(stream, each) for each in joint), strict=True)
     vectors = (shift, scale), (of_text(shift), of_text(scale))
     entered = [
-        gate_residual_layer_norm_modulate(ops, *part[:3], *each, out=out)
+        gate_residual_layer_norm_modulate(ops, *part[:3], *each, out=out, quantize=quantize)
         for part, each, out in zip(stream, vectors, rows, strict=True)
     ]
     x, normed = (
@@ -117,12 +127,12 @@ class Entered:
     """
 
     def __init__(
-        self, stream: Stream, add_norm: Callable[[], tuple[Tensor, ...]], ops: Ops
+        self, stream: Stream, add_norm: Callable[[], tuple[Tensor, Input]], ops: Ops
     ) -> None:
         self._stream, self._add_norm, self._ops = stream, add_norm, ops
-        self._normed: Tensor | None = None
+        self._normed: Input | None = None
 
-    def normed(self) -> Tensor:
+    def normed(self) -> Input:
         if self._normed is None:
             x, self._normed = self._add_norm()
             self._stream = (PendingSum(x),)
@@ -151,12 +161,16 @@ def _sum(part: PendingSum, ops: Ops, out: Tensor | None) -> Tensor:
 
 
 def _joint_buffer(stream: Stream, ops: Ops) -> Tensor | None:
+    return ops.buffer(stream[0].x, _joint_shape(stream))
+
+
+def _joint_shape(stream: Stream) -> tuple[int, ...]:
     x = stream[0].x
-    return ops.buffer(x, (x.shape[0], sum(part.x.shape[1] for part in stream), x.shape[2]))
+    return x.shape[0], sum(part.x.shape[1] for part in stream), x.shape[2]
 
 
-def _rows(stream: Stream, joint: Tensor | None) -> tuple[Tensor | None, ...]:
+def _rows(stream: Stream, joint: Input | None) -> Sequence[Input | None]:
     """Views of a joint buffer, one per part."""
     if joint is None:
         return tuple(None for _ in stream)
-    return joint.split([part.x.shape[1] for part in stream], dim=1)
+    return joint.tensor_split(list(accumulate(part.x.shape[1] for part in stream))[:-1], dim=1)

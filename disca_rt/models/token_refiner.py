@@ -24,10 +24,10 @@ class TokenRefiner(nn.Module):
         self.c_embedder = TextProjection(config.text_dim, config.hidden)
         self.individual_token_refiner = RefinerBlocks(ops, attention, config)
 
-    def forward(self, states: Tensor, t: Tensor, lengths: Tensor | None) -> Tensor:
-        """`states [B, L, text_dim]` valid first, `t [B]`, `lengths [B]` or None -> `[B, L, C]`."""
-        c = self.t_embedder(t) + self.c_embedder(_masked_mean(states, lengths))  # [B, C]
-        return self.individual_token_refiner(self.input_embedder(states), c, lengths)
+    def forward(self, states: Tensor, t: Tensor, layout: TokenLayout) -> Tensor:
+        """`states [B, L, text_dim]` valid first, `t [B]`, layout of the text -> `[B, L, C]`."""
+        c = self.t_embedder(t) + self.c_embedder(_masked_mean(states, layout.lengths))  # [B, C]
+        return self.individual_token_refiner(self.input_embedder(states), c, layout)
 
 
 def _masked_mean(states: Tensor, lengths: Tensor | None) -> Tensor:
@@ -58,9 +58,9 @@ class RefinerBlocks(nn.Module):
         )
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, c: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, layout: TokenLayout) -> Tensor:
         for block in self.blocks:
-            x = block(x, c, lengths)
+            x = block(x, c, layout)
         return x
 
 
@@ -75,16 +75,16 @@ class RefinerBlock(nn.Module):
         self.mlp = RefinerMLP(hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden, 2 * hidden))
 
-    def forward(self, x: Tensor, c: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, layout: TokenLayout) -> Tensor:
         gate_msa, gate_mlp = self.adaLN_modulation(c).chunk(2, dim=-1)
-        x = self.ops.gate_residual(x, self._attend(x, lengths), gate_msa)
+        x = self.ops.gate_residual(x, self._attend(x, layout), gate_msa)
         normed = self.ops.layer_norm(x, self.norm2)
         return self.ops.gate_residual(x, self.mlp(normed), gate_mlp)
 
-    def _attend(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         normed = self.ops.layer_norm(x, self.norm1)
         heads = (self.heads, -1)
-        attention = self.attention.begin(TokenLayout(0, lengths))
+        attention = self.attention.begin(layout)
         attention.put_v(self.self_attn_qkv.rows["v"](normed).unflatten(-1, heads))
         attention.put_k(self.self_attn_qkv.rows["k"](normed).unflatten(-1, heads))
         attention.put_q(self.self_attn_qkv.rows["q"](normed).unflatten(-1, heads))

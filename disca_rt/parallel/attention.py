@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..attention.local import LocalAttention
+from ..attention.padding import Padding, attend, attend_with_lse, inputs_of, padding_of
 from ..attention.partial import merge
-from ..attention.protocol import AttentionInputs, Instead, Overlap
+from ..attention.protocol import Instead, Overlap
 from ..graphs.between import between_graphs
 from ..kernels.packing import Packing, packing
 from ..tokens import TokenLayout
@@ -66,8 +67,12 @@ class UlyssesAttention:
         self._release()
         self.topology.close()
 
+    def takes_lengths(self, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Tell whether all keys are here at once, and `local` takes lengths."""
+        return not self.topology.has_ring and self.local.takes_lengths(width, dtype, device)
+
     def begin(self, layout: TokenLayout, instead: Instead | None = None) -> "UlyssesHandle":
-        return UlyssesHandle(self, layout, instead)
+        return UlyssesHandle(self, layout, instead or self.local.backend.instead)
 
     def partition(self, layout: TokenLayout, heads: int, row_bytes: int) -> Partition:
         """Partition of tokens with this `layout`; see `Topology.partition`."""
@@ -116,6 +121,8 @@ class UlyssesAttention:
 class UlyssesHandle:
     """One attention whose tokens are on their way."""
 
+    q_scale = k_scale = None
+
     def __init__(
         self, attention: UlyssesAttention, layout: TokenLayout, instead: Instead | None
     ) -> None:
@@ -127,7 +134,7 @@ class UlyssesHandle:
         if self._instead is not None:
             check_heads_are_whole(self._scheduler.partition)
         self._origins = self._attention.origins(self._scheduler.partition)
-        self._valid = [self._valid_of(origin, v.device) for origin in self._origins]
+        self._padding = [self._padding_of(origin) for origin in self._origins]
         between_graphs(self._scheduler.send, Slot.V, v)
 
     def _chosen_scheduler(self, v: Tensor) -> Scheduler | DifferentiableScheduler:
@@ -139,12 +146,14 @@ class UlyssesHandle:
             self.packing = prepared.packing
         return prepared.scheduler
 
-    def _valid_of(self, origin: int, device: torch.device) -> Tensor | None:
-        """Mask of a group's tokens, `[B, S_group]`, true where valid; None if none is padding."""
+    def _padding_of(self, origin: int) -> Padding | None:
+        """Numbers of a group's valid tokens; None if none is padding."""
         if self._layout.lengths is None:
             return None
+        if len(self._origins) == 1:
+            return padding_of(self._layout)
         span = self._scheduler.partition.group_span(origin)
-        return torch.arange(span.start, span.stop, device=device) < self._layout.lengths[:, None]
+        return padding_of(self._layout, span.start, span.stop)
 
     def put_k(self, k: Tensor) -> None:
         self._send(Slot.K, k)
@@ -168,26 +177,26 @@ class UlyssesHandle:
 
     def _attend(self, chunk: int) -> Tensor:
         q, k, v = between_graphs(_each, self._scheduler.receive, (Slot.Q, Slot.K, Slot.V), chunk)
-        backend = self._attention.local.backend
+        given = self._attention.local.backend, q, k, v, self._padding[0]
         if self._instead is None:
-            return backend(q, k, v, self._valid[0])
+            return attend(*given)
         layout = self._layout._replace(img_len=self._layout.whole[0], whole=None, start=0)
-        return self._instead(AttentionInputs(q, k, v, self._valid[0], layout, backend))
+        return self._instead(inputs_of(*given, layout))
 
     def _attend_round(self, chunk: int) -> Tensor:
         """Attend to every group's keys; the next group's arrive during the attention to these."""
         rounds = self._round(chunk)
         if torch.is_grad_enabled():  # parts cannot be differentiated: all keys at once
-            k, v = (torch.cat(each, dim=1) for each in zip(*rounds, strict=True))
-            valid = None if self._valid[0] is None else torch.cat(self._valid, dim=1)
+            in_order = (keys for _, keys in sorted(zip(self._origins, rounds, strict=True)))
+            k, v = (torch.cat(each, dim=1) for each in zip(*in_order, strict=True))
             (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
-            return self._attention.local.backend(q, k, v, valid)
-        attend = self._attention.local.backend.with_lse
-        keys = next(rounds)
+            at = None if self._layout.lengths is None else padding_of(self._layout)
+            return attend(self._attention.local.backend, q, k, v, at)
+        backend, keys = self._attention.local.backend, next(rounds)
         (q,) = between_graphs(_each, self._scheduler.receive, (Slot.Q,), chunk)
-        done = attend(q, *keys, self._valid[0])
-        for keys, valid in zip(rounds, self._valid[1:], strict=True):
-            done = merge(done, attend(q, *keys, valid))
+        done = attend_with_lse(backend, q, *keys, self._padding[0])
+        for keys, padding in zip(rounds, self._padding[1:], strict=True):
+            done = merge(done, attend_with_lse(backend, q, *keys, padding))
         return done.out.to(q.dtype)
 
     def _round(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -27,6 +27,7 @@ from .. import __version__
 from ..errors import first_line
 from .beats import MISSED, PERIOD, Beat, Watch, heard, key, say
 from .failures import RankFailure, cause, named, record, recorded, store_is_gone
+from .nccl import nccl_options
 
 if TYPE_CHECKING:
     from .attention import UlyssesAttention
@@ -46,7 +47,8 @@ class Ranks:
     """This process among those that share a sample, `per_node` of them on one machine.
 
     `group` is None until they have joined. `attention` counts the exchanges that it has begun;
-    `own` counts all other operations, of which the one called `at` is under way.
+    `own` counts all other operations, of which the one called `at` is under way. NCCL's kernels
+    have at most `max_ctas` thread blocks.
     """
 
     rank: int
@@ -59,6 +61,7 @@ class Ranks:
     attention: "UlyssesAttention | None" = None
     own: int = 0
     at: str = ""
+    max_ctas: int | None = None
 
     @property
     def is_first(self) -> bool:
@@ -113,19 +116,24 @@ class Ranks:
 
 @contextmanager
 def joined(
-    device: torch.device, timeout: timedelta, meeting: timedelta = MEETING
+    device: torch.device,
+    timeout: timedelta,
+    meeting: timedelta = MEETING,
+    max_ctas: int | None = None,
 ) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, until the block ends; errors in it name their rank.
 
     All must have come within `timeout`, or within `meeting` where that is longer: some start long
-    before others.
+    before others. `max_ctas`: see `Ranks`; ValueError where they do not exchange by NCCL.
     """
+    if max_ctas is not None and device.type != "cuda":
+        raise ValueError(f"max_ctas is for NCCL, between GPUs; leave it out on a {device.type}")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     base, store, rank, size = _met(max(timeout, meeting))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    ranks = Ranks(rank, size, per_node, device, None, store, timeout)
+    ranks = Ranks(rank, size, per_node, device, None, store, timeout, max_ctas=max_ctas)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(ranks, ended), daemon=True)
     heart.start()
@@ -179,6 +187,7 @@ def _join(ranks: Ranks, base: Store) -> None:
         rank=ranks.rank,
         world_size=ranks.size,
         timeout=ranks.timeout,
+        pg_options=nccl_options(ranks.max_ctas, ranks.timeout),
     )
     ranks.group = dist.group.WORLD
 

@@ -15,6 +15,7 @@ from torch.distributed import ProcessGroup
 
 from ._native import Partition, Progress, Shard, token_shard
 from .failures import named
+from .nccl import nccl_options
 
 
 class Groups(NamedTuple):
@@ -29,7 +30,8 @@ class Topology:
 
     `ranks_per_node`: with several nodes, tokens are traded inside each and keys go round them; 0
     where all ranks are in one. `ulysses_degree` ranks trade tokens for heads; 0 leaves that to the
-    number of heads. An exchange fails after `timeout`.
+    number of heads. An exchange fails after `timeout`. NCCL's kernels have at most `max_ctas`
+    thread blocks in groups that are made here.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Topology:
         timeout: timedelta,
         ranks_per_node: int = 0,
         ulysses_degree: int = 0,
+        max_ctas: int | None = None,
     ) -> None:
         self.world, self.rank, self.size = world, world.rank(), world.size()
-        self.timeout = timeout
+        self.timeout, self._options = timeout, nccl_options(max_ctas, timeout)
         self.ranks_per_node, self.ulysses_degree = ranks_per_node, ulysses_degree
         self.progress = Progress()
         self._groups: dict[int, Groups] = {}
@@ -64,10 +67,20 @@ class Topology:
         subsets = ranks[group * degree : (group + 1) * degree], ranks[number::degree]
         with named("groups of ranks"):
             made = [
-                dist.new_group(each, self.timeout, use_local_synchronization=True)
+                dist.new_group(
+                    each,
+                    self.timeout,
+                    pg_options=self._options,
+                    use_local_synchronization=True,
+                )
                 for each in subsets
             ]
         self._groups[degree] = Groups(*made)
+
+    @property
+    def has_ring(self) -> bool:
+        """True where keys go round several groups, once these are made."""
+        return bool(self._groups)
 
     def groups(self, partition: Partition) -> Groups:
         """The groups in which the ranks of `partition` exchange."""

@@ -16,6 +16,8 @@ from ..encoders.text import PromptCheck, TextEncoder
 from ..instruments.capacity import capacity
 from ..kernels.ops import Ops, default_ops, get_ops
 from ..models.dit import DiT
+from ..models.fp8 import check_device
+from ..models.fp8_table import Fp8, Fp8Table, fp8_table
 from ..models.predictor import Predictor
 from ..vae.codec import Codec
 from ..vae.share import TileShare
@@ -38,9 +40,10 @@ T = TypeVar("T")
 class Options:
     """Ways to load a model; ValueError where two contradict each other.
 
-    `dtype` None keeps the DiT's own, `ops` None are the device's fastest. With `fp8_weights` the
-    linears of the DiT's blocks stay in FP8 in memory and are decoded at each use: weights halved,
-    arithmetic in `dtype` as before, no faster. Several ranks share a sample with an `attention`
+    `dtype` None keeps the DiT's own, `ops` None are the device's fastest. `fp8`:
+    "compute" has the layers of DiT and predictor compute in FP8, "weights" only keeps the DiT's
+    weights so, decoded at each use (half the memory, no faster), FILE.json says which layer does
+    what (`models.fp8_table`). Several ranks share a sample with an `attention`
     that trades its tokens (`parallel.attention`); all of them then call `run` alike.
 
     Of a whole model's folder: `variant` names one of several DiTs in it, `dit` is a checkpoint that
@@ -58,7 +61,7 @@ class Options:
     dtype: torch.dtype | None = None
     ops: str | Ops | None = None
     attention: str | Attention = "auto"
-    fp8_weights: bool = False
+    fp8: Fp8 = None
     keep_resident: bool = False
     match: Match = "disca"
     encoder_device: torch.device | str | None = None
@@ -78,7 +81,9 @@ class Options:
         ops = self.ops or default_ops(self.device)
         if isinstance(ops, str):
             ops = get_ops(ops, self.device)
-        built = {"ops": ops, "attention": attention, "device": self.device}
+        object.__setattr__(self, "fp8", fp8_table(self.fp8))
+        check_device(self.fp8, torch.device(self.device))
+        built = {"ops": ops, "attention": attention, "device": self.device, "fp8": self.fp8}
         object.__setattr__(self, "built", built)
 
 
@@ -86,14 +91,14 @@ class Options:
 class Facts:
     """Facts of a DiT that are known without its weights, and the rules that its samples follow.
 
-    `fp8_weights`: its blocks' linears stay in FP8 (`Options`). `folder` says which parts lie where,
+    `fp8`: the table of its layers in FP8 (`Options`). `folder` says which parts lie where,
     what the DiT was trained for and what it is sampled with, `options` how it is loaded, and
     `check_prompts` what of prompts its tokenizers would cut; None for a DiT alone.
     """
 
     config: DiTConfig
     place: Place
-    fp8_weights: bool = False
+    fp8: Fp8Table | None = None
     folder: "ModelFolder | None" = None
     options: Options | None = None
     check_prompts: PromptCheck | None = None
@@ -154,8 +159,7 @@ def _folder(
 
 
 def _load_dit(source: str | Path, options: Options) -> DiT:
-    chosen = {"dtype": options.dtype, "fp8_weights": options.fp8_weights}
-    return load_dit(source, **chosen, **options.built)
+    return load_dit(source, dtype=options.dtype, **options.built)
 
 
 def _load_predictor(
@@ -191,7 +195,7 @@ class _WholeModel:
             facts=Facts(
                 config,
                 place,
-                options.fp8_weights,
+                options.fp8,
                 self.folder,
                 options,
                 self.check_prompts,

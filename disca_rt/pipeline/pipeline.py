@@ -24,7 +24,6 @@ from ..encoders.text import TextEncoder
 from ..graphs.runner import GraphRunner
 from ..instruments.stopwatch import StageTime, Stopwatch
 from ..models.dit import DiT
-from ..models.linear import fp8_linears
 from ..models.predictor import Predictor
 from ..sampling.denoiser import MAX_STATES, current_device
 from ..sampling.loop import StepEvent
@@ -102,7 +101,7 @@ class Pipeline(Calls, DenoisingModels):
         self.calibration = calibration
         if facts is None:
             check_fits(self.predictor, self.dit)
-            facts = Facts(self.dit.config, place_of(self.dit), bool(fp8_linears(self.dit)))
+            facts = Facts(self.dit.config, place_of(self.dit), self.dit.fp8)
         self.facts = facts
         self._busy = threading.Lock()
         self._is_closed = False

@@ -111,7 +111,7 @@ class StageMemory:
         ways = ["a smaller --size"]
         if self.need.itemsize > 2:
             ways.insert(0, "--dtype bfloat16")
-        if not self.need.fp8_weights:
+        if not self.need.fp8:
             ways.insert(0, "--fp8-weights")
         ways = smaller_caches(self.need, capacity(device)) + ways
         working = estimate.total - estimate.weights
@@ -168,6 +168,6 @@ def denoise_need(
         size=size,
         text=TOKENS[config.traits.has_glyphs],
         itemsize=dtype.itemsize,
-        fp8_weights=options.fp8_weights,
+        fp8=options.fp8,
         **known,
     )

@@ -27,7 +27,7 @@ def subject_of(
     """
     preset = request.schedule if isinstance(request.schedule, Preset) else Preset(request.schedule)
     guidance = guidance_of(request, facts.config)
-    has_weights = dit is not None and not facts.fp8_weights
+    has_weights = dit is not None and not facts.fp8
     return Subject(
         model=facts.config,
         weights=weights_digest(dit) if has_weights else None,

@@ -74,7 +74,8 @@ def facts(
 
 def _model(runtime: Runtime) -> str:
     config = runtime.config
-    weights = ", FP8 weights" if runtime.facts.fp8_weights else ""
+    fp8 = runtime.facts.fp8
+    weights = "" if fp8 is None else ", FP8 weights" if fp8.weights_only else ", FP8"
     return f"{config.family}, {config.layers}, width {config.hidden}{weights}"
 
 

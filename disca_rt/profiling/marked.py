@@ -72,8 +72,14 @@ def marked_ops(ops: Ops, ranges: Ranges) -> Ops:
 def marked_attention(backend: str, ranges: Ranges) -> LocalAttention:
     """Local attention whose `backend` runs in ranges called attention."""
     attention = LocalAttention(backend)
-    attend = _marked("attention", attention.backend.attend, attention_work, ranges)
-    attention.backend = replace(attention.backend, attend=attend)
+    row = attention.backend
+    ways = {"attend": row.attend, "attend_with_lengths": row.attend_with_lengths}
+    marked = {
+        name: _marked("attention", way, attention_work, ranges)
+        for name, way in ways.items()
+        if way is not None
+    }
+    attention.backend = replace(row, **marked)
     return attention
 
 

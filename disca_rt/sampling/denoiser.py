@@ -32,6 +32,7 @@ from .sampler import Sampler, no_mark
 from .state import SampleState, new_state
 
 MAX_STATES = 4
+TEXT_MULTIPLE = 64  # tokens: at 64,000 in all, half of it on average costs 0.05 % of a step
 
 
 class Denoiser:
@@ -90,12 +91,24 @@ class Denoiser:
         for number, row in enumerate(rows):
             mine = latents[row]
             with stopwatch.stage("conditioning"):
-                prepared = [self.dit.prepare(each.rows(row), mine.shape) for each in conditions]
+                prepared = [self.prepare(each.rows(row), mine.shape) for each in conditions]
                 if edit is not None:
                     prepared[0] = prepared[0]._replace(edit=edit.of_samples(row))
             loop = self.loop(mine.shape, prepared, schedule, policy, guidance)
             done.append(loop.run(mine, stopwatch, on_step, cancel, Turn(number, len(rows))))
         return done[0] if len(done) == 1 else torch.cat(done)
+
+    def prepare(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Prepared:
+        """The part of a sample that no step changes, such that captures serve other texts too.
+
+        Text is padded for that where the attention reads its lengths on the device.
+        """
+        dit = self.dit
+        width = dit.config.hidden // dit.config.heads
+        is_padded = self.graphs is not None and all(
+            block.attention.takes_lengths(width, dit.dtype, dit.device) for block in dit.blocks
+        )
+        return dit.prepare(conditioning, latent_shape, TEXT_MULTIPLE if is_padded else 1)
 
     def loop(
         self,
@@ -113,6 +126,7 @@ class Denoiser:
             )
         self._check_pairs(policy, prepared)
         setting = Setting(tuple(schedule), len(prepared), len(policy.slots))
+        self.dit.attention.local.begin_sample()
         state = self.state(policy, self.shape(latent_shape, prepared, policy))
         scale = guidance.classifier_free
         sampler = Sampler(self.forward, policy, state, scale, self.mark)

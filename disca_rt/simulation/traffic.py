@@ -49,7 +49,8 @@ def wires(partition: Partition, links: Links) -> tuple[str, str]:
 def buffer_bytes(partition: Partition, rank: int) -> int:
     """Largest number of bytes that the scheduler of `rank` keeps in buffers for a batch of one.
 
-    In one chunk K and Q are sent from where they were made. A ring needs K and V of one
+    In one chunk K and Q are sent from where they were made. What comes back has a buffer as it
+    arrives, and one in which a rank's tokens have all heads. A ring needs K and V of one
     group more, or of two: those being attended and those that come.
     """
     if partition.ranks == 1:
@@ -61,7 +62,7 @@ def buffer_bytes(partition: Partition, rank: int) -> int:
     turns = min(len(groups) - 1, 2)  # a third one writes over the first
     passed = 2 * turns * max(map(partition.group_tokens, groups)) * ours
     sent = 1 if partition.chunks == 1 else 3
-    return (sent * shard + 3 * gathered + shard + passed) * partition.row_bytes
+    return (sent * shard + 3 * gathered + 2 * shard + passed) * partition.row_bytes
 
 
 def _others(partition: Partition, group: int) -> int:

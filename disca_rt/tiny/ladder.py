@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 
 from ..calibration.places import choose
+from ..kernels.ops import Ops
+from ..models.fp8_table import Fp8
 from ..pipeline.runtime import Runtime
 from ..schedule import PRESETS, Preset, preset
 from .config import GUIDANCE_SCALE, SHIFT
@@ -129,15 +131,21 @@ COMPARISONS = (
 
 
 def load_rung(
-    rung: Rung, folders: Sequence[Path], device: torch.device, calibration: str | None = None
+    rung: Rung,
+    folders: Sequence[Path],
+    device: torch.device,
+    calibration: str | None = None,
+    ops: Ops | None = None,
+    dtype: torch.dtype = torch.float32,
+    fp8: Fp8 = None,
 ) -> Runtime:
-    """Load a rung's models from the files that `rung_weights` finds; fp32 on `device`.
+    """Load a rung's models from the files that `rung_weights` finds; on `device`.
 
     Policies take options that are left out from file `calibration`; for None from calibrations
-    beside the weights, or the user's; for "none" from nowhere.
+    beside the weights, or the user's; for "none" from nowhere. Without `ops` the device's own.
     """
     paths = rung_weights(rung, folders)
-    runtime = Runtime.load(*paths, device=device, dtype=torch.float32)
+    runtime = Runtime.load(*paths, device=device, dtype=dtype, ops=ops, fp8=fp8)
     runtime.calibration = choose(calibration, *folders)
     return with_tiny_prompts(runtime)
 

@@ -20,6 +20,7 @@ from ..kernels.ops import Ops
 from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
 from ..models.dit import DiT
+from ..models.fp8_table import Fp8
 from ..models.linear import ALL, FP8, EncodedLinear, Fp8Linear, fp8_linears, weight_slots
 from ..models.predictor import Predictor
 from .assign import Copy, assign
@@ -44,12 +45,13 @@ def load_dit(
     attention: Attention | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    fp8_weights: bool = False,
+    fp8: Fp8 = None,
 ) -> DiT:
     """The DiT in `source`: a file, a folder, an index, or a Hub reference (see `hub.resolve`).
 
-    `dtype` None keeps the checkpoint's own (bf16 for FP8). With `fp8_weights` the blocks' linears
-    stay in FP8, or are quantized tensor by tensor where the checkpoint has them in another dtype.
+    `dtype` None keeps the checkpoint's own (bf16 for FP8). `fp8` names the table of the layers that
+    are in FP8 (`models.fp8_table`): "compute", "weights" or a file. What FP8 values the checkpoint
+    has stay as they are there, with their scales; others are quantized tensor by tensor.
     Raises CheckpointError for anything wrong with the checkpoint.
     """
     model = _open(source)
@@ -58,7 +60,7 @@ def load_dit(
             f"{model.checkpoint.path} is a {model.describe()}, not a DiT; give it as the predictor"
         )
     dtype = dtype or own_dtype(model.checkpoint)
-    dit = build_dit(model.config, ops, attention, "meta", dtype, fp8_weights)
+    dit = build_dit(model.config, ops, attention, "meta", dtype, fp8)
     return _fill(dit, model, torch.device(device), dtype)
 
 
@@ -70,6 +72,7 @@ def load_predictor(
     attention: Attention | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    fp8: Fp8 = None,
 ) -> Predictor:
     """The DisCa predictor in `source`, as `load_dit`; with `dit`, only one that fits that DiT.
 
@@ -83,7 +86,7 @@ def load_predictor(
     if dit is not None:
         _check_fits(model, model.config, dit)
     dtype = dtype or own_dtype(model.checkpoint)
-    predictor = build_predictor(model.config, ops, attention, "meta", dtype)
+    predictor = build_predictor(model.config, ops, attention, "meta", dtype, fp8)
     return _fill(predictor, model, torch.device(device), dtype)
 
 
@@ -158,7 +161,7 @@ def _allocate(module: M, model: Model, device: torch.device) -> M:
                 setattr(owner, name, _empty(buffer, device))
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         can_code = isinstance(module, DiT) and not fp8_linears(module)
-        way_out = ", or fp8_weights" if can_code else ""
+        way_out = ', or fp8="weights"' if can_code else ""
         raise CheckpointError(
             f"{model.checkpoint.path}: its {size / 1e9:.1f} GB do not fit on {device} "
             f"({first_line(error)}); choose another device or dtype{way_out}"

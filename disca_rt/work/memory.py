@@ -19,6 +19,7 @@ from ..cache.stand_ins.kept_elsewhere import smaller
 from ..config import DiTConfig, PredictorConfig
 from ..kernels.work import tensor_bytes
 from ..models.build import build_dit, build_predictor
+from ..models.fp8_table import Fp8, Fp8Table, fp8_table
 from ..units import byte_text
 from .flops import image_tokens
 
@@ -61,8 +62,8 @@ class Need(NamedTuple):
 
     `size` is (T, H, W) of the latents, `text` tokens with every condition's, `itemsize` bytes of
     the dtype; `predictor` is None where no checkpoint of one is loaded; with `graphs` steps are
-    captured; `passes` is 2 under classifier-free guidance; with `fp8_weights` the linears of the
-    DiT's blocks are FP8.
+    captured; `passes` is 2 under classifier-free guidance; `fp8` is the table of
+    layers in FP8.
     """
 
     dit: DiTConfig
@@ -76,7 +77,7 @@ class Need(NamedTuple):
     batch: int = 1
     graphs: bool = False
     passes: int = 1
-    fp8_weights: bool = False
+    fp8: Fp8 = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -101,11 +102,12 @@ def footprint(need: Need) -> Footprint:
     whole = need.batch * (4 * channels + need.dit.embed_channels) * t * h * w * FP32
     whole += need.batch * channels * h * w * FP32 * need.dit.token_replace  # the first frame
     whole += image_tokens(need.dit, need.latent_shape) * need.dit.head_dim * FP32
-    weights = weight_bytes(need.dit, need.itemsize, need.fp8_weights)
+    fp8 = fp8_table(need.fp8)
+    weights = weight_bytes(need.dit, need.itemsize, fp8)
     if need.predictor is not None:
-        weights += weight_bytes(need.predictor, need.itemsize)
+        weights += weight_bytes(need.predictor, need.itemsize, fp8)
     activations = TENSORS[need.ops] * tensor + whole + measured
-    if need.fp8_weights:
+    if fp8 is not None and fp8.decodes:
         activations += DECODED * need.dit.hidden**2 * need.itemsize
     return Footprint(
         weights=weights,
@@ -183,14 +185,14 @@ def _fits_at(need: Need, size: tuple[int, int, int], capacity: int) -> bool:
 
 @cache
 def weight_bytes(
-    config: DiTConfig | PredictorConfig, itemsize: int, fp8_weights: bool = False
+    config: DiTConfig | PredictorConfig, itemsize: int, fp8: Fp8Table | None = None
 ) -> int:
     """Bytes of a model's parameters and buffers, counted on the model itself, without storage.
 
     Takes 0.2 s for the 13B model, once.
     """
     if isinstance(config, DiTConfig):
-        model = build_dit(config, dtype=DTYPES[itemsize], fp8_weights=fp8_weights)
+        model = build_dit(config, dtype=DTYPES[itemsize], fp8=fp8)
     else:
-        model = build_predictor(config, dtype=DTYPES[itemsize])
+        model = build_predictor(config, dtype=DTYPES[itemsize], fp8=fp8)
     return tensor_bytes(*model.parameters(), *model.buffers())

@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache_draws import CONFIG, CPU, OPS, SCALE, models
-from disca_rt.attention.masks import Window, attend, attend_within, pack, unpack
+from disca_rt.attention.masks import Window, pack, share_of, unpack
 from disca_rt.attention.protocol import Attention, AttentionInputs, With
+from disca_rt.attention.some_keys import attend, attend_within
 from disca_rt.cache.attention_plan import (
     AttentionPlan,
     compression_loss,
@@ -27,6 +28,7 @@ from disca_rt.cache.policies import build_policy, resolve
 from disca_rt.cache.policy import Policy, Slot, check_plans
 from disca_rt.cache.site import Site
 from disca_rt.cache.stand_in import Moment
+from disca_rt.cache.stand_ins import sparse_delta
 from disca_rt.cache.stand_ins.head_masks import HeadMasks
 from disca_rt.cache.stand_ins.reuse import Reuse
 from disca_rt.cache.stand_ins.sparse_delta import _uniform
@@ -205,8 +207,14 @@ class Chipmunk:
         return keys
 
 
-@pytest.mark.parametrize(("tile", "random", "passes"), [((1, 2, 2), 0.0, 1), ((2, 1, 3), 0.2, 2)])
-def test_chipmunk_is_its_formulas(tile: tuple, random: float, passes: int) -> None:
+@pytest.mark.parametrize(
+    ("tile", "random", "passes", "gathered"),
+    [((1, 2, 2), 0.0, 1, 2**24), ((2, 1, 3), 0.2, 2, 2**24), ((2, 1, 3), 0.2, 1, 0)],
+)
+def test_chipmunk_is_its_formulas(
+    tile: tuple, random: float, passes: int, gathered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse_delta, "GATHERED", gathered)
     denoiser = models().denoiser
     sides = ",".join(map(str, tile))
     text = f"chipmunk:full_step_schedule=0,1,3,voxel_shape={sides},counts_multiple_of=1"
@@ -283,7 +291,7 @@ def test_attention_counts_the_pairs_that_are_computed() -> None:
 def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, text: int) -> None:
     """Equal to attention under its mask, of the products that it counts and no others."""
     generator, tokens = torch.Generator().manual_seed(5), img + text
-    q, k, v = (torch.randn(2, tokens, 2, 4, generator=generator) for _ in range(3))
+    q, k, v = (torch.randn(2, tokens, 2, 16, generator=generator) for _ in range(3))
     valid = torch.ones(2, tokens, dtype=torch.bool)
     valid[1, tokens - text // 2 :] = False
     layout = TokenLayout(img, None, grid=(1, 1, img))
@@ -292,7 +300,7 @@ def test_a_window_leaves_out_what_is_in_no_querys_reach(reach: int, img: int, te
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         found = attend_within(inputs, window)
     assert relative_error(found, attend(inputs, window)) <= 1e-6
-    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 8
+    assert counted.get_total_flops() == round(window.share * tokens**2) * 4 * 2 * 32
     own = window.keys(torch.arange(tokens)).double().mean().item()
     assert own <= window.share + 1e-9
     assert window.share <= 1 + 1e-9
@@ -537,10 +545,11 @@ def test_heads_within_their_masks_attend_to_everything() -> None:
 @pytest.mark.parametrize("grid", [(3, 5, 3), (1, 4, 4), (6, 1, 2)])
 @pytest.mark.parametrize("text", [0, 4])
 def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, text: int) -> None:
-    """All three are computed for all heads, each equal to attention under it."""
-    img, heads = math.prod(grid), HeadMasks(samples=1, spatial_width=0, temporal_width=1)
+    """Each is equal to attention under it, and what a head's mask leaves out is not computed."""
+    img = math.prod(grid)
+    heads = HeadMasks(samples=1, spatial_width=0, temporal_width=1, threshold=float("inf"))
     generator = torch.Generator().manual_seed(5)
-    q, k, v = (torch.randn(2, img + text, 2, 4, generator=generator) for _ in range(3))
+    q, k, v = (torch.randn(2, img + text, 2, 16, generator=generator) for _ in range(3))
     valid = torch.ones(2, img + text, dtype=torch.bool)
     valid[1, img + text // 2 :] = False
     layout = TokenLayout(img, None, grid=grid)
@@ -549,8 +558,10 @@ def test_masks_of_heads_leave_out_blocks_and_count_what_is_left(grid: tuple, tex
         assert relative_error(attend_within(inputs, mask), attend(inputs, mask)) <= 1e-6
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         heads.value((), Moment(None, None, None, attention=inputs))
-    share = heads.pair_shares(grid, text).value
-    assert counted.get_total_flops() == round(share * (img + text) ** 2 * 4 * 2 * 8)
+    *_, board = (share_of(each) for each in heads._masks(grid, img + text))
+    queried = 1 / (2 * (img + text))
+    assert counted.get_total_flops() == round((board + queried) * (img + text) ** 2 * 4 * 2 * 32)
+    assert heads.pair_shares(grid, text).value >= board + queried, "of the mask with most pairs"
 
 
 @pytest.mark.parametrize(

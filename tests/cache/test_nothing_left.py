@@ -49,6 +49,8 @@ OPTIONS = {
     "profilingdit": "step_start=2,step_cache_list=2,4",
     "ras": "scheduler_start_step=1,error_reset_steps=3",
     "speca": "min_taylor_steps=1,base_threshold=3",
+    "ssta": "warmup_steps=4",
+    "sta": "warmup_steps=4",
     "t-gate": "gate_step=3",
     "taylorcache-1.5": "cache_start_step=1",
     "taylorseer": f"{IN_TURN},max_order=2",

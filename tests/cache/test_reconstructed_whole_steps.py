@@ -137,9 +137,9 @@ def test_omnicache_computes_where_the_path_bends() -> None:
 
 
 def test_texts_reach_rules_and_slots() -> None:
-    ab = build_policy("ab-cache:k=3,interval=4,recursive=false,level=blocks", PARTS)
+    ab = build_policy("ab-cache:k=3,interval=4,recursive=true,level=blocks", PARTS)
     assert (ab.rule, ab.slots[0].site) == (Interval(4), WHOLE)
-    assert ab.slots[0].stand_in == AdamsBashforth(OPS, 3, recursive=False)
+    assert ab.slots[0].stand_in == AdamsBashforth(OPS, 3, recursive=True)
     assert build_policy("ab-cache:interval=2", PARTS).slots[0].site == VELOCITY
     erta = build_policy("ertacache:step_list=0,2,error_scale=0,0.1,0.2", PARTS)
     assert erta.rule == ErrorScaled((0, 2), (0.0, 0.1, 0.2))

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -156,6 +157,36 @@ void factors_are_differences(Type type, int64_t known) {
   }
 }
 
+// Heads lie side by side in a row, as they do after the projection.
+void heads_attend(Type type, int64_t width, int64_t keys, bool is_padded) {
+  const int64_t batch = 2, heads = 3, queries = 5, row = heads * width;
+  Values q(type, batch * queries * row), out = q;
+  Values k(type, batch * keys * row), v(type, batch * keys * row);
+  const auto rows = [&](Values& values, int64_t count) {
+    return HeadRows{values.data(), count * row, row, width};
+  };
+  const auto valid = std::make_unique<bool[]>(batch * keys);
+  for (int64_t i = 0; i < batch * keys; ++i) valid[i] = !is_padded || i % keys == 0 || i % 3 != 1;
+  in_parts(batch * heads, [&](int64_t begin, int64_t end) {
+    attention(type, {heads, queries, keys, width}, rows(q, queries), rows(k, keys), rows(v, keys),
+              is_padded ? valid.get() : nullptr, rows(out, queries), begin, end);
+  });
+  for (int64_t i = 0; i < batch * queries * heads; ++i) {
+    const int64_t sample = i / (queries * heads), head = i % heads;
+    std::vector<double> weights(keys), exact(width);
+    double sum = 0;
+    for (int64_t key = 0; key < keys; ++key) {
+      const int64_t first = ((sample * keys + key) * heads + head) * width;
+      double score = 0;
+      for (int64_t j = 0; j < width; ++j) score += q[i * width + j] * k[first + j];
+      weights[key] = valid[sample * keys + key] ? std::exp(score / std::sqrt(double(width))) : 0;
+      sum += weights[key];
+      for (int64_t j = 0; j < width; ++j) exact[j] += weights[key] * v[first + j];
+    }
+    for (int64_t j = 0; j < width; ++j) near(type, out[i * width + j], exact[j] / sum);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -168,6 +199,11 @@ int main() {
     for (const int64_t width : {2, 14, 64, 128}) heads_are_turned(type, width);
     gelu_is_its_formula(type);
     for (const int64_t known : {1, 2, 3}) factors_are_differences(type, known);
+    for (const int64_t width : {1, 14, 33, 128}) {
+      for (const int64_t keys : {1, 17, 600}) {
+        for (const bool is_padded : {false, true}) heads_attend(type, width, keys, is_padded);
+      }
+    }
   }
   std::printf("%d checks\n", checks.load());
 }

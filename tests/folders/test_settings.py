@@ -39,6 +39,10 @@ def seen(family: str, config: DiTConfig, name: str = "", **others: Any) -> Evide
         (seen(FIFTEEN, NEW, "720p_i2v"), "720p_i2v", 50, 7, None, 6, HIGH),
         (seen(FIFTEEN, NEW, "720p_t2v_distilled"), "720p_t2v_distilled", 50, 9, None, None, HIGH),
         (
+            seen(FIFTEEN, NEW, "720p_i2v_distilled_sparse"),
+            *("720p_i2v_distilled_sparse", 50, 7, None, None, HIGH),
+        ),
+        (
             seen(FIFTEEN, NEW, "hunyuanvideo1.5_480p_i2v_cfg_distilled_fp16"),
             *("480p_i2v_distilled", 50, 5, None, None, LOW),
         ),

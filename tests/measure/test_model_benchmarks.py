@@ -62,10 +62,10 @@ def subject(
     config: DiTConfig,
     dtype: torch.dtype = torch.float32,
     policy: str = "disca",
-    fp8_weights: bool = False,
+    fp8: str | None = None,
 ) -> Subject:
     latents = (config.in_channels, 3, 4, 6)
-    runtime = random_runtime(config, CPU, dtype, fp8_weights=fp8_weights)
+    runtime = random_runtime(config, CPU, dtype, fp8=fp8)
     given = random_conditioning(config, FEW, latents)
     return Subject(runtime, given, latents, policy, preset(4, 5.0, (0, 2)))
 
@@ -105,17 +105,17 @@ def test_random_weights_are_alike_for_a_seed_and_differ_within_a_model() -> None
     assert not torch.equal(*weights[:2])
 
 
-@pytest.mark.parametrize("fp8_weights", [False, True])
-def test_other_ops_and_attention_share_the_weights(fp8_weights: bool) -> None:
+@pytest.mark.parametrize("fp8", [None, "weights"])
+def test_other_ops_and_attention_share_the_weights(fp8: str | None) -> None:
     """Weights are shared, and counted by memory."""
-    made = subject(SMALL_10, fp8_weights=fp8_weights)
+    made = subject(SMALL_10, fp8=fp8)
     other = with_other(made.runtime, "reference", "math")
     ours, theirs = made.runtime.dit.state_dict(), other.dit.state_dict()
-    assert (torch.float8_e4m3fn in {each.dtype for each in ours.values()}) == fp8_weights
+    assert (torch.float8_e4m3fn in {each.dtype for each in ours.values()}) == (fp8 is not None)
     assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
     torch.testing.assert_close(Steps(made).full(), Steps(replace(made, runtime=other)).full())
     predictor = made.runtime.predictor.config
-    need = Need(SMALL_10, predictor, (3, 4, 6), 5, 4, fp8_weights=fp8_weights)
+    need = Need(SMALL_10, predictor, (3, 4, 6), 5, 4, fp8=fp8)
     assert memory_by_source(made)["weights"] == footprint(need).weights
 
 
@@ -301,7 +301,17 @@ def test_the_union_of_overlapping_kernels() -> None:
     assert union([]) == []
 
 
-QUICK = ["bench", "8x8x1", "--model", "tiny", "--ops", "reference", "--quick"]
+QUICK = [
+    "bench",
+    "8x8x1",
+    "--model",
+    "tiny",
+    "--ops",
+    "reference",
+    "--attention",
+    "sdpa",
+    "--quick",
+]
 RESULTS = pytest.mark.xdist_group("quick run")  # by one worker for all tests
 Bench = Callable[..., list[Record]]
 
@@ -353,7 +363,7 @@ def test_a_run_in_fp8_says_so_and_leaves_rivals_out(
     records = bench("--fp8-weights", "--random", "--steps", "2", "--only", "sample")
     records = [record for record in records if record.weights]
     assert {record.weights for record in records} == {"random FP8"}
-    need = footprint(Need(TINY, predictor_config(TINY), (1, 4, 4), 16, 4, "full", fp8_weights=True))
+    need = footprint(Need(TINY, predictor_config(TINY), (1, 4, 4), 16, 4, "full", fp8="weights"))
     assert records[-1].memory["weights"] == need.weights
     assert f"random FP8 weights: about {need}" in capsys.readouterr().out
     args = build_parser().parse_args([*QUICK[:-1], "--fp8-weights"])

@@ -10,7 +10,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from bench.sass.launches import Launch, recorded, variants
 from bench.sass.model import H200, estimate
 
 ARCHITECTURES = 80, 90, 100
+FP8_ARCHITECTURES = 89, 90, 100  # the first that round to e4m3, in place of 80
 COUNTED = "registers", "stack", "local", "wide_loads", "loads", "wide_stores", "stores"
 
 
@@ -80,7 +80,17 @@ def _issue(launch: Launch, code: str, registers: int, architecture: int) -> floa
     return estimate(launch, code, registers).ratio
 
 
+def takes_fp8(launch: Launch) -> bool:
+    return any(getattr(each, "dtype", None) == torch.float8_e4m3fn for each in launch.arguments)
+
+
+def all_lines(launches: Sequence[Launch]) -> Iterator[dict[str, Any]]:
+    """The report of every launch for each architecture that has what it takes."""
+    for architecture in sorted({*ARCHITECTURES, *FP8_ARCHITECTURES}):
+        wanted = (architecture in ARCHITECTURES, architecture in FP8_ARCHITECTURES)
+        yield from report([each for each in launches if wanted[takes_fp8(each)]], architecture)
+
+
 if __name__ == "__main__":
-    launches = planted(), *recorded(), *variants()
-    lines = chain.from_iterable(report(launches, each) for each in ARCHITECTURES)
+    lines = all_lines([planted(), *recorded(), *variants()])
     Path(sys.argv[1]).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,7 +1,11 @@
 """Every op in fp64, from its definition; the arguments are the op's own."""
 
+from itertools import product
+
 import torch
 from torch import Tensor
+
+from disca_rt.kernels.key_blocks import Corners, KeyBlocks
 
 EPS = 1e-6
 
@@ -47,7 +51,11 @@ def rms_norm_rope_pair(q: Tensor, k: Tensor, *others: Tensor) -> tuple[Tensor, T
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    z = x.double() @ weight.double().T + bias.double()
+    return gelu(x.double() @ weight.double().T + bias.double())
+
+
+def gelu(z: Tensor) -> Tensor:
+    z = z.double()
     return 0.5 * z * (1 + ((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)).tanh())
 
 
@@ -101,3 +109,41 @@ def _normed(x: Tensor) -> Tensor:
     x = x.double()
     centred = x - x.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt()
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: KeyBlocks,
+    lengths: Tensor | None = None,
+    *others: None,
+) -> Tensor:
+    """All scores, of which the plan's pairs count."""
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) / q.shape[-1] ** 0.5
+    counted, zeros = torch.zeros_like(scores), torch.zeros_like(scores[..., :1])
+    for b, h, g in product(range(len(q)), range(q.shape[2]), range(len(plan.queries))):
+        tables = (
+            None if each is None else each[b % len(each), h % each.shape[1]] for each in plan[1:5]
+        )
+        keys, blocks, counts, of_zeros = tables
+        chosen = blocks[g, : counts[g]].long()
+        rows, queries = keys[chosen].flatten().long(), plan.queries[g].long()
+        pairs = (queries >= 0)[:, None] & (rows >= 0)
+        pairs &= rows < (k.shape[1] if lengths is None else lengths[b])
+        if plan.corners is not None:
+            pairs &= _is_inside(plan.corners, g, chosen)
+        counted[b, h].index_put_((queries[:, None], rows), pairs.double(), accumulate=True)
+        if of_zeros is not None:
+            zeros[b, h, queries[queries >= 0]] = of_zeros[g].double()
+    weights = scores.exp() * counted
+    total = (weights.sum(-1, keepdim=True) + zeros).clamp(min=1e-300)
+    return torch.einsum("bhqk,bkhd->bqhd", weights / total, v.double())
+
+
+def _is_inside(corners: Corners, group: int, blocks: Tensor) -> Tensor:
+    """Whether keys' places are in queries' boxes, in one coordinate, or keys are in all boxes."""
+    (low, high), (nearest, farthest) = corners.query[:, group], corners.key[:, blocks].flatten(1)
+    mask = ~corners.guards
+    is_low_enough = (nearest & mask) <= (high & mask)[:, None]
+    return is_low_enough & ((farthest & mask) >= (low & mask)[:, None])

@@ -18,8 +18,9 @@ from ops.test_fused import DEVICE, Args, Make, error, fused
 TRAINS = torch.float32, torch.bfloat16
 
 
-NONE = "buffer", "unpatchify", "finite_differences"
-"""Ops of no gradient: of memory alone, on no fused path, and of caches alone."""
+FP8 = {name for name in OP_NAMES if "quantize" in name or name.startswith("scale")}
+NONE = {"buffer", "unpatchify", "finite_differences", *FP8}
+"""Ops of no gradient: of memory alone, on no fused path, of caches alone, and of FP8."""
 
 NAMES = [name for name in OP_NAMES if name not in NONE]
 

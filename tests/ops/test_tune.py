@@ -66,6 +66,18 @@ def test_a_launch_is_the_table_s_or_the_default(table: Path) -> None:
     assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(8, 2)
 
 
+def test_a_measured_launch_goes_before_a_modelled_one(table: Path) -> None:
+    modelled = {"layer_norm": {"64": [1, 4, 8], "128": [1, 4, 4]}}
+    measured = {"layer_norm": {"64": [2, 4, 1]}}
+    table.write_text(json.dumps({"cpu": {"modelled": modelled, "ops": measured}}))
+    assert launch_config("layer_norm", 64, CPU) == LaunchConfig(2, 4)
+    assert launch_config("layer_norm", 128, CPU) == LaunchConfig(1, 4, 4)
+    table.write_text(json.dumps({"cpu": {"modelled": {"layer_norm": {"64": [7, 1]}}}}))
+    forget_table()
+    with pytest.raises(ValueError, match="cpu, layer_norm, 64: must be"):
+        launch_config("layer_norm", 64, CPU)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,7 +100,11 @@ def test_a_file_is_checked_when_it_is_read(table: Path, text: str, message: str)
     ("op", "by_width", "message"),
     [
         ("head", [16, 4], r"cpu, head: must be an object, got \[16, 4\]"),
-        ("gelu", {}, r"cpu: op must be one of \['euler_step', .*, got 'gelu'; remove it"),
+        (
+            "gelu",
+            {},
+            r"cpu: op must be one of \['block_sparse_attention', .*, got 'gelu'; remove it",
+        ),
         ("joint_linear", {}, "got 'joint_linear'; remove it"),
         ("head", {"8": [7, 2]}, r"cpu, head, 8: must be \[rows, num_w.*got \[7, 2\]"),
         ("head", {"8": [16, 64]}, r"at most 32 warps, got \[16, 64\]; remove it"),

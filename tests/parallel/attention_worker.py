@@ -53,6 +53,8 @@ def attended_as_one(draw: random.Random, degree: int) -> None:
     ulysses.prepare(heads)
     mine = places(ulysses, img, txt)
     layout = TokenLayout(sum(place < img for place in mine.tolist()), lengths, (img, txt))
+    if lengths is not None and draw.random() < 0.7:
+        layout = layout._replace(counts=tuple(lengths.tolist()))
     shared = [each[:, mine] for each in (v, k, q)]
     for layer in range(2):  # the second one through the same buffers
         with torch.no_grad():

@@ -5,9 +5,12 @@ Run as `torchrun ... exchange_worker.py`; ends with an error where anything diff
 
 import random
 from datetime import timedelta
+from itertools import groupby
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from disca_rt.parallel._native import Partition, Scheduler, Slot
 from parallel.places import joint_rows
@@ -49,8 +52,10 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
     for _ in range(LAYERS):
         shape = (batch, img + txt, heads, width)
         whole = {slot: torch.randn(shape, generator=generator).to(dtype) for slot in SLOTS}
-        for slot, tokens in whole.items():
-            scheduler.send(slot, strided(tokens[:, mine]))
+        given = {slot: strided(tokens[:, mine]) for slot, tokens in whole.items()}
+        with Copies() as out:
+            for slot, tokens in given.items():
+                scheduler.send(slot, tokens)
         for chunk in range(partition.chunks):
             span = partition.heads(rank, chunk)
             for slot, tokens in whole.items():
@@ -58,7 +63,21 @@ def exchange(draw: random.Random, group: dist.ProcessGroup) -> None:
                 assert torch.equal(ours, tokens[:, :, span.start : span.stop])
                 ours.fill_(float("nan"))  # what the next layer must not see
             scheduler.send_back(Slot.O, chunk, whole[Slot.Q][:, :, span.start : span.stop])
-        assert torch.equal(scheduler.receive_back(Slot.O), whole[Slot.Q][:, mine])
+        with Copies() as back:
+            assert torch.equal(scheduler.receive_back(Slot.O), whole[Slot.Q][:, mine])
+        widths = groupby(len(partition.heads(member)) for member in range(ranks))
+        copies = len(list(widths)) * partition.chunks
+        assert (out.count, back.count) == (3 * copies, copies)
+
+
+class Copies(TorchDispatchMode):
+    """Counter of copies: one for all neighbours with equally many heads."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.copy_.default
+        return func(*args, **(kwargs or {}))
 
 
 SLOTS = Slot.V, Slot.K, Slot.Q

@@ -118,10 +118,10 @@ def test_wires_of_nodes() -> None:
 
 def test_buffers_by_hand() -> None:
     partition = Partition(img_tokens=7, txt_tokens=1, heads=3, ranks=3, row_bytes=10)
-    # V and O of two tokens of all heads; V, K, Q of all tokens of one.
-    assert buffer_bytes(partition, 0) == (2 * 2 * 3 + 3 * 8) * 10
+    # V and twice O of two tokens of all heads; V, K, Q of all tokens of one.
+    assert buffer_bytes(partition, 0) == (3 * 2 * 3 + 3 * 8) * 10
     ring = Partition(img_tokens=8, txt_tokens=0, heads=2, ranks=4, ulysses_degree=2, row_bytes=10)
-    assert buffer_bytes(ring, 0) == (2 * 2 * 2 + 3 * 4 + 2 * 4) * 10
+    assert buffer_bytes(ring, 0) == (3 * 2 * 2 + 3 * 4 + 2 * 4) * 10
     assert buffer_bytes(Partition(img_tokens=8, txt_tokens=0, heads=2, ranks=1), 0) == 0
 
 

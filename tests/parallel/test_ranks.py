@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.distributed import HashStore, TCPStore
 
 from disca_rt.parallel.beats import PERIOD, Beat, say
 from disca_rt.parallel.failures import RankFailure
-from disca_rt.parallel.ranks import Ranks, joined
+from disca_rt.parallel.ranks import Ranks, _join, joined
+from disca_rt.parallel.topology import Topology
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=1)
@@ -120,6 +122,34 @@ def test_a_group_that_cannot_be_made_is_named(
     monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
     message = "rank 0 was at: joining the group: gloo connectFullMesh failed"
     with pytest.raises(RankFailure, match=message), joined(CPU, PATIENCE, PATIENCE):
+        pass
+
+
+def test_the_groups_leave_nccl_as_many_ctas_as_asked_for(
+    started: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Options:  # PyTorch's, of a build with NCCL
+        def __init__(self) -> None:
+            self.config = SimpleNamespace(max_ctas=None)
+
+    made: list[object] = []
+
+    def make(*args: object, pg_options: Options | None, **flags: object) -> None:
+        made.append(pg_options and pg_options.config.max_ctas)
+
+    dist = torch.distributed
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", SimpleNamespace(Options=Options), raising=False)
+    monkeypatch.setattr(dist, "init_process_group", make)
+    monkeypatch.setattr(dist, "new_group", make)
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda world: list(range(4)))
+    for max_ctas in (None, 8):
+        ranks = Ranks(0, 4, 4, CPU, None, started, PATIENCE, max_ctas=max_ctas)
+        _join(ranks, started)
+        world = SimpleNamespace(rank=lambda: 0, size=lambda: 4)
+        Topology(world, PATIENCE, ulysses_degree=2, max_ctas=max_ctas).prepare(heads=2)
+    assert made == [None] * 3 + [8] * 3, "the world, and the groups and the rings in it"
+    refused = pytest.raises(ValueError, match="max_ctas is for NCCL, between GPUs; leave it out")
+    with refused, joined(CPU, PATIENCE, max_ctas=8):
         pass
 
 

@@ -5,6 +5,7 @@ are threads of this process, on a CPU and on one GPU alike.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ class Block:
             self._machine.spin(seconds)
             return q.clone()
 
-        local.backend = attend
+        local.backend = replace(local.backend, attend=attend)
         return local
 
     def measured(self) -> Measured:

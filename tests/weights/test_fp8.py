@@ -59,7 +59,7 @@ def scaled_inside(tensors: dict, suffix: str, by_row: bool) -> dict[str, torch.T
     return found
 
 
-@pytest.mark.parametrize("fp8_weights", [False, True])
+@pytest.mark.parametrize("fp8", [None, "weights"])
 @pytest.mark.parametrize(
     ("suffix", "by_row", "spelt"),
     [
@@ -72,7 +72,7 @@ def scaled_inside(tensors: dict, suffix: str, by_row: bool) -> dict[str, torch.T
     ids=["scalar", "rows", "inverse", "comfyui", "comfyui, rows"],
 )
 def test_scales_inside(
-    tmp_path: Path, vectors: Golden, suffix: str, by_row: bool, spelt: Callable, fp8_weights: bool
+    tmp_path: Path, vectors: Golden, suffix: str, by_row: bool, spelt: Callable, fp8: str | None
 ) -> None:
     """Scales of q, k and v packed into one, and beside what FP8 products would take."""
     shutil.copy(vectors.folder / "config.json", tmp_path)
@@ -80,7 +80,7 @@ def test_scales_inside(
     extra = {"scaled_fp8": torch.zeros(2).to(FP8), "double_blocks.0.img_mlp.fc1.scale_input": ONE}
     save_file({spelt(n): t for n, t in (inside | extra).items()}, tmp_path / "d.safetensors")
     assert inspect_checkpoint(tmp_path).encoding == "FP8, its scales inside"
-    ours = load_dit(tmp_path, fp8_weights=fp8_weights)
+    ours = load_dit(tmp_path, fp8=fp8)
     decoded = {
         name: tensor.bfloat16() * inside[name.removesuffix(".weight") + suffix].bfloat16()
         for name, tensor in inside.items()
@@ -116,18 +116,18 @@ def test_a_scale_of_a_weight_that_is_not_fp8(folder: Path, vectors_10: Golden) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-@pytest.mark.parametrize("fp8_weights", [False, True])
+@pytest.mark.parametrize("fp8", [None, "weights"])
 def test_a_plain_cast_is_taken_as_it_is_and_said(
-    folder: Path, vectors_10: Golden, dtype: torch.dtype, fp8_weights: bool
+    folder: Path, vectors_10: Golden, dtype: torch.dtype, fp8: str | None
 ) -> None:
     """e5m2 is kept as e4m3 with a scale a row, which has one bit more and four fewer octaves."""
     tensors = load_file(vectors_10.dit)
     cast = {n: t.to(dtype) if is_coded(n, t) else t for n, t in tensors.items()}
     save_file(cast, folder / "d.safetensors")
     with pytest.warns(CheckpointWarning, match="29 FP8 tensors have no scales"):
-        ours = load_dit(folder, fp8_weights=fp8_weights)
+        ours = load_dit(folder, fp8=fp8)
     for name, tensor in weights_of(ours).items():
-        if dtype == FP8 or not fp8_weights:
+        if dtype == FP8 or not fp8:
             assert torch.equal(tensor, cast[name].bfloat16()), name
         else:
             assert relative_error(tensor, cast[name]) < 2**-4

@@ -45,7 +45,7 @@ def test_an_official_checkpoint_gives_the_same_bits(
 ) -> None:
     file = official(vectors, tmp_path)
     both = [
-        Runtime.load(file, vectors.predictor, dtype=dtype, fp8_weights=fp8) for fp8 in (True, False)
+        Runtime.load(file, vectors.predictor, dtype=dtype, fp8=fp8) for fp8 in ("weights", None)
     ]
     assert_same(both[0].dit, both[1].dit)
     coded_tensors = {name for name, t in load_file(vectors.dit).items() if is_coded(name, t)}
@@ -63,7 +63,7 @@ def test_rows_of_a_split_checkpoint_keep_their_own_scales(
     vectors_10: Golden, tmp_path: Path
 ) -> None:
     file = official(vectors_10, tmp_path, split=True)
-    ours = load_dit(file, fp8_weights=True)
+    ours = load_dit(file, fp8="weights")
     assert_same(ours, load_dit(file))
     assert ours.double_blocks[0].img_attn_qkv.scale.unique().numel() == 3
 
@@ -73,7 +73,7 @@ def test_fused_ops_give_the_same_bits(vectors_10: Golden, tmp_path: Path) -> Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ops, file = get_ops("triton", device), official(vectors_10, tmp_path)
     given = {"ops": ops, "attention": LocalAttention("math"), "device": device}
-    both = [load_dit(file, dtype=torch.float32, fp8_weights=f, **given) for f in (True, False)]
+    both = [load_dit(file, dtype=torch.float32, fp8=f, **given) for f in ("weights", None)]
     hidden, head = both[0].config.hidden, both[0].config.head_dim
     generator = torch.Generator().manual_seed(0)
     drawn = [(1, 9, hidden), (1, hidden), (6, head // 2), (6, head // 2)]
@@ -84,7 +84,7 @@ def test_fused_ops_give_the_same_bits(vectors_10: Golden, tmp_path: Path) -> Non
 
 
 def test_only_the_rows_in_use_are_decoded(vectors_10: Golden, tmp_path: Path) -> None:
-    linear1 = load_dit(official(vectors_10, tmp_path), fp8_weights=True).single_blocks[0].linear1
+    linear1 = load_dit(official(vectors_10, tmp_path), fp8="weights").single_blocks[0].linear1
     for index, which in enumerate(("q", "k", "v", "extra")):
         weight, bias = linear1.rows[which].dense()
         width = linear1.in_features
@@ -103,7 +103,7 @@ def test_a_checkpoint_in_bf16_is_coded_within_what_fp8_can_hold(
     Below, where it is subnormal, within 2⁻¹⁰ of the scale. The scale is rounded to the dtype, and
     so is what is decoded: 2⁻⁹ of it in bf16, of at most 17/16 of the value.
     """
-    ours = fp8_linears(load_dit(vectors.dit, dtype=dtype, fp8_weights=True))
+    ours = fp8_linears(load_dit(vectors.dit, dtype=dtype, fp8="weights"))
     for name, tensor in load_file(vectors.dit).items():
         if is_coded(name, tensor):
             tensor, linear = tensor.double(), ours[name.removesuffix(".weight")]
@@ -133,4 +133,4 @@ def test_values_that_are_not_finite_are_refused(folder: Path, vectors_10: Golden
         tensors[f"double_blocks.0.img_mlp.{name}.weight"][3, 5] = value
     save_file(tensors, folder / "dit.safetensors")
     with pytest.raises(CheckpointError, match="2 tensors have values that are not finite"):
-        load_dit(folder / "dit.safetensors", fp8_weights=True)
+        load_dit(folder / "dit.safetensors", fp8="weights")

@@ -40,9 +40,9 @@ class Int8:
         return {n: Step(checkpoint.read(n.removesuffix("weight") + "step")) for n in names}
 
 
-@pytest.mark.parametrize("fp8_weights", [False, True])
+@pytest.mark.parametrize("fp8", [None, "weights"])
 def test_an_encoding_of_our_own(
-    folder: Path, vectors_10: Golden, monkeypatch: pytest.MonkeyPatch, fp8_weights: bool
+    folder: Path, vectors_10: Golden, monkeypatch: pytest.MonkeyPatch, fp8: str | None
 ) -> None:
     monkeypatch.setattr(choose, "KINDS", (*choose.KINDS, Int8()))
     tensors, expected = {}, {}
@@ -55,7 +55,7 @@ def test_an_encoding_of_our_own(
             expected[name] = (tensors[name] * step).bfloat16()
     torch.save(tensors, folder / "int8.pt")
     assert inspect_checkpoint(folder).encoding == "int8"
-    for name, slot in weight_slots(load_dit(folder, fp8_weights=fp8_weights)).items():
+    for name, slot in weight_slots(load_dit(folder, fp8=fp8)).items():
         if isinstance(slot, Fp8Linear):
             assert (slot.dense()[0] - expected[name]).abs().max() <= expected[name].abs().max() / 16
         else:

@@ -16,9 +16,9 @@ from weights.layout_writers import split_for_tensor_parallel
 
 CONFIG = DiTConfig(hidden=512, heads=4, double=2, single=3, meanflow=True)  # 180 MB in fp32
 CASES = (
-    ("dit.safetensors", "bfloat16", False),
-    ("dit.pt", "float32", False),
-    ("dit.safetensors", "bfloat16", True),
+    ("dit.safetensors", "bfloat16", None),
+    ("dit.pt", "float32", None),
+    ("dit.safetensors", "bfloat16", "weights"),
 )
 
 MEASURE = """
@@ -48,7 +48,7 @@ warm_up, cases = sys.argv[1], json.loads(sys.argv[2])
 load_dit(warm_up)
 for path, dtype, fp8 in cases:
     before = rss_anon()
-    given = {"dtype": getattr(torch, dtype), "fp8_weights": fp8}
+    given = {"dtype": getattr(torch, dtype), "fp8": fp8}
     dit, peak = peak_while(lambda: load_dit(path, **given))
     held = [*dit.parameters(), *dit.buffers()]
     model = sum(p.numel() * p.element_size() for p in held)

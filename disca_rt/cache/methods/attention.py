@@ -9,6 +9,7 @@ from ..rules.ditfastattn import ByPlan, Windowed
 from ..stand_ins.head_masks import HeadMasks
 from ..stand_ins.reuse import OnlyOutput, Reuse
 from ..stand_ins.sparse_delta import SparseDelta
+from ..stand_ins.tiles import SelectedTiles, SlidingTiles
 from ..stand_ins.window import FromConditional, WindowResidual
 
 SKIPPED = 7, 11, *range(13, 16), *range(17, 20), *range(21, 24), *range(25, 28), 29, 31
@@ -22,7 +23,7 @@ METHODS = {
         about="Attention to all keys at a few steps; at the others to the heaviest 5 % of each "
         "group of queries and 1 % at random, plus what the rest added at the last full step. "
         "With with-step-reuse half of the steps take the tokens of the step before instead. FLOPs "
-        "count the pairs of its masks; without a kernel for these, all are computed and masked.",
+        "count the pairs of its masks; on a CPU all pairs of small groups are computed and masked.",
         paper="Chipmunk, sandyresearch/chipmunk",
         presets={
             "with-step-reuse": {"skip_step_schedule": SKIPPED},
@@ -55,5 +56,24 @@ METHODS = {
         "whichever its own queries tell in every step. It keeps nothing; with another method's "
         "rule, as in teacache+rainfusion, that one says which steps attend in full.",
         paper="RainFusion, arXiv 2505.21036",
+    ),
+    "sta": Method(
+        (AfterWarmUp,),
+        (Where(EveryAttention, SlidingTiles),),
+        brief="3-D tiles attend to those around them",
+        about="Image tokens in 3-D tiles, of which each attends to the tiles around it and to text "
+        "in every step; text attends to everything. For models that were trained so.",
+        paper="Sliding Tile Attention, arXiv 2502.04507; as in Tencent-Hunyuan/HunyuanVideo-1.5",
+        defaults={"warmup_steps": 0},
+    ),
+    "ssta": Method(
+        (AfterWarmUp,),
+        (Where(EveryAttention, SelectedTiles),),
+        brief="3-D tiles attend to those around them and to the most important",
+        about="As sta, and each tile also attends to the most important others of its head. What "
+        "HunyuanVideo 1.5's sparse checkpoints are for. FLOPs count selected tiles as "
+        "if none was in the window.",
+        paper="HunyuanVideo 1.5, arXiv 2511.18870; Tencent-Hunyuan/HunyuanVideo-1.5",
+        defaults={"warmup_steps": 0},
     ),
 }

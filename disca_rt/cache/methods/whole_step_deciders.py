@@ -39,8 +39,9 @@ METHODS = {
         everywhere(AdamsBashforth, Output),
         brief="Adams-Bashforth over the last outputs",
         is_reconstructed=True,
-        about="The outputs of the last one, two or three steps, predicted ones too, combined as an "
-        "Adams-Bashforth step would. Reconstructed; at the velocity, or at the last hidden state.",
+        about="The outputs of the last one, two or three full steps, or with `recursive` of the "
+        "last steps of any kind, combined as an Adams-Bashforth step would. Reconstructed; at the "
+        "velocity, or at the last hidden state.",
         paper="AB-Cache, arXiv 2504.10540",
     ),
     "ertacache": Method(

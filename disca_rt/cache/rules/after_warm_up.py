@@ -16,7 +16,7 @@ class AfterWarmUp(Memoryless):
     warmup_steps: int = 1
 
     def __post_init__(self) -> None:
-        check_int("warmup_steps", self.warmup_steps, 1)
+        check_int("warmup_steps", self.warmup_steps, 0)
 
     def decide(self, setting: Setting, step: Step, seen: Seen, memory: None) -> StepPlan:
         if step.index < self.warmup_steps:

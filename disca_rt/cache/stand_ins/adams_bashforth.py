@@ -26,15 +26,16 @@ Row = tuple[float, ...]
 class AdamsBashforth(StandInDefaults):
     """The last `k` values, fewer until as many are known.
 
-    With `recursive` these are of the last k steps, values that were predicted among them;
-    without, of the last k steps that were kept, at their true distances (Lagrange's polynomial
-    through them). Both are choices; on unit distances they are the same.
+    These are of the last k steps that were kept, at their true distances (Lagrange's polynomial
+    through them), or with `recursive` of the last k steps, values that were predicted among them.
+    Both are choices; on unit distances they are the same. Recursion multiplies the error of the
+    newest prediction by about the number of predicted steps between two kept ones.
     """
 
     levels: ClassVar[tuple[Level, ...]] = ("blocks", "branch", "guidance", "velocity")
     ops: Ops
     k: int = 2
-    recursive: bool = True
+    recursive: bool = False
 
     def __post_init__(self) -> None:
         check_int("k", self.k, 1, len(WEIGHTS))

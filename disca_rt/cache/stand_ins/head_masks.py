@@ -6,17 +6,24 @@ What a head is, is told from its queries in every step: nothing is kept.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...attention.masks import Span, attend_within, numbers, scores, share_of
+from ...attention.masks import Boxes, Span, boxes_of, numbers, share_of
 from ...attention.protocol import AttentionInputs
+from ...attention.some_keys import attend_within, scores
 from ...attention.tiles import Grid, coordinates
 from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec
+
+PLACE_BITS = 10  # of a coordinate, the last of them a guard
+MOST_PLACES = 1 << PLACE_BITS - 1
+GUARDS = sum(1 << PLACE_BITS * (axis + 1) - 1 for axis in range(3))
 
 
 @dataclass(frozen=True)
@@ -48,21 +55,41 @@ class Near:
         return (found | near)[None, None]
 
     def spans(self, device: torch.device) -> Iterator[Span]:
-        """Queries of one frame, of one row in all frames, or of one row of one frame."""
+        """Boxes of queries: one frame, or all of them; all places, or as many as are in reach."""
         text = numbers(range(self.img, self.tokens), device)
-        frames, rows, _ = self.grid
-        for t in _middles(self.frames, frames):
-            for h in _middles(self.rows, rows):
-                queries = self._box(_around(t, 0, frames), _around(h, 0, rows), device)
-                near = _around(t, self.frames, frames), _around(h, self.rows, rows)
-                places = torch.cat([self._box(*near, device), text])
-                yield Span(queries, places, self.rows is None)
+        sides = list(zip(self.grid, self._reaches, strict=True))
+        lengths = 1, max(1, self.rows or 1), max(1, self.rows or 1)
+        for box in product(*map(_cut, self.grid, self._reaches, lengths)):
+            near = [_around(part, *side) for part, side in zip(box, sides, strict=True)]
+            places = torch.cat([self._box(near, device), text])
+            yield Span(self._box(box, device), places, not self.rows)
 
-    def _box(self, frames: range, rows: range, device: torch.device) -> Tensor:
-        """The tokens of some rows of some frames; made without waiting for the device."""
+    def boxes(self, device: torch.device) -> Boxes | None:
+        """Coordinates as three places of PLACE_BITS."""
+        if not self.rows:
+            return None
+        if max(self.grid) > MOST_PLACES:
+            raise ValueError(f"a grid must be at most {MOST_PLACES} long, got {self.grid}")
+        text = (0, self.tokens - self.img)
+        at, low, high = ([], [], [])
+        for x, side, reach in zip(
+            coordinates(self.grid, device), self.grid, self._reaches, strict=True
+        ):
+            x = F.pad(x, text)
+            at.append(x)
+            low.append(x * 0 if reach is None else (x - reach).clamp(min=0))
+            high.append(x * 0 + side - 1 if reach is None else (x + reach).clamp(max=side - 1))
+        return boxes_of(*map(_packed, (low, high, at)), self.img, GUARDS)
+
+    @property
+    def _reaches(self) -> tuple[int | None, ...]:
+        return self.frames, self.rows, self.rows
+
+    def _box(self, box: Sequence[range], device: torch.device) -> Tensor:
+        """The tokens of a box of places; made without waiting for the device."""
         _, height, width = self.grid
-        first = numbers(frames, device)[:, None] * height * width
-        return (first + numbers(range(rows.start * width, rows.stop * width), device)).flatten()
+        t, h, w = (numbers(each, device) for each in box)
+        return (((t * height)[:, None] + h)[:, :, None] * width + w).flatten()
 
 
 @dataclass(frozen=True)
@@ -89,21 +116,32 @@ class Checkerboard:
         places = torch.cat([on, text])
         yield Span(numbers(range(self.img), device), places, True)
 
+    def boxes(self, device: torch.device) -> None:
+        """None: a query attends to all keys of its span."""
+
     def _is_on(self, device: torch.device) -> Tensor:
         t, h, w = coordinates(self.grid, device)
         return (t + h + w) % 2 == 0
 
 
-def _middles(reach: int | None, side: int) -> Sequence[int | None]:
-    """Places of a side around which a span lies: each of them, or None where all is in reach."""
-    return [None] if reach is None else range(side)
+def _cut(side: int, reach: int | None, length: int) -> list[range]:
+    """A side in parts of `length`; in one where all is in reach (None)."""
+    if reach is None:
+        return [range(side)]
+    return [range(first, min(first + length, side)) for first in range(0, side, length)]
 
 
-def _around(middle: int | None, reach: int | None, side: int) -> range:
-    """The places of a side within `reach` of `middle`."""
-    if middle is None or reach is None:
+def _around(part: range, side: int, reach: int | None) -> range:
+    """The places of a side within `reach` of a part of it."""
+    if reach is None:
         return range(side)
-    return range(max(0, middle - reach), min(side, middle + reach + 1))
+    return range(max(0, part.start - reach), min(side, part.stop + reach))
+
+
+def _packed(coordinates: Sequence[Tensor]) -> Tensor:
+    """Three coordinates as one number."""
+    t, h, w = coordinates
+    return ((t << 2 * PLACE_BITS) | (h << PLACE_BITS) | w).int()
 
 
 @dataclass(frozen=True)
@@ -118,6 +156,7 @@ class HeadMasks(StandInDefaults):
     """
 
     levels: ClassVar[tuple[Level, ...]] = ("attention",)
+    needs_kept: ClassVar[bool] = False
     reads_to_keep: ClassVar[bool] = False
     threshold: float = 0.9
     spatial_width: int = 1
@@ -135,10 +174,10 @@ class HeadMasks(StandInDefaults):
         return ()
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
-        """All three masks' of all heads: which one a head takes is decided on the device."""
+        """At most: which mask a head takes is decided on the device, and they differ in pairs."""
         img = grid[0] * grid[1] * grid[2]
         queried = min(self.samples, img) / (2 * (img + text))  # one of attention's two products
-        return PairShares(sum(map(share_of, self._masks(grid, img + text))) + queried)
+        return PairShares(max(map(share_of, self._masks(grid, img + text))) + queried)
 
     def _masks(self, grid: Grid, tokens: int) -> tuple[Near, Near, Checkerboard]:
         """Masks of space, of time, and of neither."""
@@ -158,9 +197,10 @@ class HeadMasks(StandInDefaults):
         in_space, in_time = self._recalls(inputs, (spatial, temporal))
         is_spatial = (in_space >= self.threshold) & (in_space >= in_time)
         is_temporal = (in_time >= self.threshold) & ~is_spatial
-        out = attend_within(inputs, board)
-        for mask, heads in ((temporal, is_temporal), (spatial, is_spatial)):
-            out = torch.where(heads[:, None, :, None], attend_within(inputs, mask), out)
+        kinds = (spatial, is_spatial), (temporal, is_temporal), (board, ~is_spatial & ~is_temporal)
+        out = torch.empty_like(inputs.q)
+        for mask, heads in kinds:
+            attend_within(inputs, mask, heads, out)
         return out
 
     def _recalls(self, inputs: AttentionInputs, masks: tuple[Near, ...]) -> list[Tensor]:

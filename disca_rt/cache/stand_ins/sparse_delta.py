@@ -6,18 +6,24 @@ steps o = o_cache + sparse(o), over the same keys.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...attention.masks import GroupMask, attend, pack, pieces, scores, unpack
+from ...attention.block_plans import LISTED, attend_by, in_blocks, listed, of_own_keys
+from ...attention.masks import GroupMask, pack, unpack
 from ...attention.protocol import AttentionInputs
+from ...attention.some_keys import attend, pieces, scores
 from ...attention.tiles import tile_ranks
+from ...kernels.key_blocks import KeyBlocks
 from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec
+
+GATHERED = 2**24  # FLOPs of a group: fewer are done before its keys are gathered
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,41 @@ class SparseDelta(StandInDefaults):
         return tile_ranks(inputs.layout.grid, tile, tokens, device)
 
     def _attend(self, bits: Tensor, inputs: AttentionInputs) -> Tensor:
-        keys = unpack(bits, inputs.k.shape[1])
-        return attend(inputs, GroupMask(keys, self._ranks(inputs) // self._group))
+        tokens, img, ranks = inputs.k.shape[1], inputs.layout.img_len, self._ranks(inputs)
+        own = self._sparse_groups(img, tokens) * self._group
+        if not own or not self._is_gathered(inputs):
+            return attend(inputs, GroupMask(unpack(bits, tokens), ranks // self._group))
+        order = ranks.argsort()
+        out = attend_by(self._plan(bits, order[:own], tokens, img), inputs)
+        if own < tokens:
+            rest = order[own:]
+            out[:, rest] = inputs.backend(inputs.q[:, rest], *inputs[1:4])
+        return out
+
+    def _sparse_groups(self, img: int, tokens: int) -> int:
+        """The groups without text queries."""
+        return img // self._group if img < tokens else -(-tokens // self._group)
+
+    def _is_gathered(self, inputs: AttentionInputs) -> bool:
+        """Whether keys are gathered: always for the kernel, else where that is less work."""
+        tokens, img = inputs.k.shape[1], inputs.layout.img_len
+        left_out = self._group * (tokens - self._room(tokens, img))
+        is_less = 4 * inputs.q.shape[-1] * left_out >= GATHERED
+        return inputs.q.device.type == "cuda" or is_less
+
+    def _room(self, tokens: int, img: int) -> int:
+        """The most keys of a group without text queries."""
+        groups = self._sparse_groups(img, tokens)
+        always = most_drawn(groups, tokens, img, self.random_keys)
+        return min(tokens, self._count(tokens) + always)
+
+    def _plan(self, bits: Tensor, order: Tensor, tokens: int, img: int) -> KeyBlocks:
+        """The chosen keys of the first groups, whose queries are `order`."""
+        queries, room = in_blocks(order, self._group), self._room(tokens, img)
+        at_once = max(1, LISTED // (bits.shape[0] * bits.shape[1] * tokens))
+        pieces = bits[:, :, : len(queries)].split(at_once, dim=2)
+        rows = torch.cat([listed(unpack(each, tokens), room) for each in pieces], dim=2)
+        return of_own_keys(rows, queries)
 
     def _choose(
         self, inputs: AttentionInputs, before: Tensor, is_first: Tensor
@@ -136,11 +175,22 @@ class SparseDelta(StandInDefaults):
     def _always(self, inputs: AttentionInputs) -> Tensor:
         """Random keys and text, `[G, S]`; all keys for groups with text queries."""
         tokens, img, device = inputs.k.shape[1], inputs.layout.img_len, inputs.k.device
-        groups = torch.arange(-(-tokens // self._group), device=device)[:, None]
-        keys = torch.arange(tokens, device=device)
-        drawn = _uniform(groups * tokens + keys) < self.random_keys
-        has_text = groups >= img // self._group if img < tokens else groups < 0
-        return drawn | (keys >= img) | has_text
+        groups = torch.arange(-(-tokens // self._group), device=device)
+        has_text = (groups >= self._sparse_groups(img, tokens))[:, None]
+        return _drawn(groups, tokens, img, self.random_keys) | has_text
+
+
+def _drawn(groups: Tensor, tokens: int, img: int, share: float) -> Tensor:
+    """Random keys and text, `[G, S]`."""
+    keys = torch.arange(tokens, device=groups.device)
+    return (_uniform(groups[:, None] * tokens + keys) < share) | (keys >= img)
+
+
+@lru_cache(maxsize=64)
+def most_drawn(groups: int, tokens: int, img: int, share: float) -> int:
+    """The most keys that any of the first `groups` draws at random, with text."""
+    each = (_drawn(torch.tensor([group]), tokens, img, share) for group in range(groups))
+    return max((int(keys.sum()) for keys in each), default=0)
 
 
 def _uniform(number: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...attention.masks import Window, attend_within
+from ...attention.masks import Window
+from ...attention.some_keys import attend_within
 from ..options import check_int
 from ..site import Level
 from ..stand_in import Kept, Moment, PairShares, StandInDefaults, TensorSpec

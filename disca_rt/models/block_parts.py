@@ -1,0 +1,58 @@
+"""Two parts of the blocks: heads as attention wants them, and an MLP half that can wait for it."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from ..attention.protocol import AttentionHandle
+from ..kernels.operand import Input
+from ..kernels.ops import Ops
+from ..tokens import StepContext
+
+
+def put_heads(
+    attention: AttentionHandle,
+    project: Callable[[str], Tensor],
+    norms: Mapping[str, tuple[Tensor, Tensor]],
+    context: StepContext,
+    ops: Ops,
+) -> None:
+    """Hand v, k and q to `attention`, k and q normalised by `norms` and rotated.
+
+    Both are rotated at once where they stay here in 16 bits; else each as soon as it is projected,
+    in the layout or by the scale that `attention` wants.
+    """
+    rope = context.freqs_cos, context.freqs_sin
+    attention.put_v(project("v"))
+    scales = {"k": attention.k_scale, "q": attention.q_scale}
+    if attention.packing is None and scales == {"k": None, "q": None}:
+        k, q = project("k"), project("q")
+        q, k = ops.rms_norm_rope_pair(q, k, *norms["q"], *norms["k"], *rope)
+        attention.put_k(k)
+        attention.put_q(q)
+        return
+    for which, put in (("k", attention.put_k), ("q", attention.put_q)):
+        # Without names of their own, so that what was projected ends with its norm.
+        if scales[which] is None:
+            put(ops.rms_norm_rope_send(project(which), *norms[which], *rope, attention.packing))
+        else:
+            quantize = ops.rms_norm_rope_quantize
+            put(quantize(project(which), *norms[which], *rope, scales[which]))
+
+
+class MLPHalf:
+    """The MLP half of `linear1`, at once or, where attention has to wait, in two row pieces."""
+
+    def __init__(self, compute: Callable[[Input], Tensor], x: Input) -> None:
+        self._compute, self._left = compute, [x]
+        self._done: list[Tensor] = []
+
+    def advance(self) -> None:
+        if not self._done:
+            self._left = list(self._left[0].tensor_split(2, dim=1))
+        if self._left:
+            self._done.append(self._compute(self._left.pop(0)))
+
+    def finish(self) -> list[Tensor]:
+        """Its rows in one or two pieces."""
+        return [*self._done, *map(self._compute, self._left)]
