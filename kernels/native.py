@@ -76,6 +76,21 @@ def rms_norm_rope(
     return reference.rms_norm_rope(*args) if found is None else found
 
 
+def rms_norm_rope_pair(
+    q: Tensor,
+    k: Tensor,
+    q_img_weight: Tensor,
+    q_txt_weight: Tensor,
+    k_img_weight: Tensor,
+    k_txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+) -> tuple[Tensor, Tensor]:
+    tables = freqs_cos, freqs_sin
+    q = rms_norm_rope(q, q_img_weight, q_txt_weight, *tables)
+    return q, rms_norm_rope(k, k_img_weight, k_txt_weight, *tables)
+
+
 def rms_norm_rope_send(
     x: Tensor,
     img_weight: Tensor,

@@ -75,6 +75,10 @@ def _rope_work(
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
 
 
+def _rope_pair_work(q: Tensor, k: Tensor, *weights_and_tables: Tensor) -> Work:
+    return passes(4, 14)(q) + Work(0, tensor_bytes(*weights_and_tables[-2:]))
+
+
 def _quantized(reads: int, operations: int) -> Callable[..., Work]:
     """Work of `reads` of the first argument, and of writing its rows in e4m3, each with a scale."""
 
@@ -153,6 +157,7 @@ OP_ROWS: dict[str, OpRow] = {
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),
     "rms_norm_rope": OpRow(_rope_work, Arguments.rope, TOKEN_ROWS),
+    "rms_norm_rope_pair": OpRow(_rope_pair_work, Arguments.rope_pair, TOKEN_ROWS),
     "rms_norm_rope_send": OpRow(_rope_work, lambda a: (*a.rope(), a.packing()), TOKEN_ROWS),
     "gelu_tanh": OpRow(passes(2, 10), lambda a: (a.tokens(4),), FLAT),
     "linear_gelu": OpRow(_linear_gelu_work, lambda a: (a.tokens(), *a.linear(1, 4)), GELU),

@@ -182,10 +182,10 @@ def _tune(measured: "Iterable[tuple[Section, Timing]]", path: Path, device: str)
     from ..kernels.launch_table import ELSEWHERE, table_path
 
     known: dict[str, list[Timing]] = {}
-    _write(path, device, {})  # must be there before a launch, if the environment names it
+    write_winners(path, device, {})  # must be there before a launch, if the environment names it
     for section, each in measured:
         known.setdefault(section.name, []).append(each)
-        _write(path, device, {section.name: section.winners(known[section.name])})
+        write_winners(path, device, {section.name: section.winners(known[section.name])})
     if not known:
         raise ValueError("nothing was measured, no shape fits in memory; tune on a larger GPU")
     print(f"wrote {path}")
@@ -212,7 +212,7 @@ def _once(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _write(path: Path, device: str, winners: "Mapping[str, Mapping[str, object]]") -> None:
+def write_winners(path: Path, device: str, winners: "Mapping[str, Mapping[str, object]]") -> None:
     """Put `winners` by section into `device`'s part of the table; all else in it stays."""
     from ..atomic import write_whole
     from ..kernels.launch_table import read_json

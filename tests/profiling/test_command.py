@@ -43,7 +43,9 @@ def test_shares_of_each_kind_of_step_add_up(folder: Path) -> None:
     for kind in ("full", "predicted"):
         shares = {line["class"]: line["share"] for line in lines if line["kind"] == kind}
         assert sum(shares.values()) - shares["all"] == pytest.approx(1)
-        assert {"GEMM", "attention", "rms_norm_rope", "head", "euler_step", "gap"} <= set(shares)
+        assert {"GEMM", "attention", "rms_norm_rope_pair", "head", "euler_step", "gap"} <= set(
+            shares
+        )
     named = {(line["kind"], line["class"]): line for line in lines}
     assert ("full", "cache op") not in named, "the last block writes into the buffer"
     assert named["predicted", "fuse_cached"]["calls"] > 0
@@ -86,7 +88,7 @@ def test_the_page_needs_nothing_from_elsewhere(folder: Path) -> None:
         assert starts == sorted(starts)
         assert all(0 <= start <= lanes["end"] for start in starts)
     assert "<svg" in page
-    assert ">rms_norm_rope<" in page
+    assert ">rms_norm_rope_pair<" in page
 
 
 def test_the_table_reads_as_markdown(folder: Path) -> None:
