@@ -38,6 +38,11 @@ def is_plain() -> bool:
     return forward_ad._current_level < 0 and not torch.compiler.is_compiling()
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor | None:
+    """Attention `[B, S, H, D]` to `valid` keys `[B, S]`; None where it is left to PyTorch."""
+    return _cpu.attention(q, k, v, valid) if is_plain() else None
+
+
 def layer_norm_modulate(
     x: Tensor, shift: Tensor, scale: Tensor, out: Tensor | None = None
 ) -> Tensor:
