@@ -180,8 +180,8 @@ def _note(records: Sequence[Record]) -> str:
         )
     return (
         "No GPU has run these yet. On a machine with one, `disca-rt tune` writes the launch table, "
-        "`python -m bench.run --device cuda` the results, and `python -m bench.kernel_page` this "
-        "page; the goal is 0.90 each.\n"
+        "`python -m bench.run --device cuda --only ops` the results, and "
+        "`python -m bench.kernel_page` this page; the goal is 0.90 each.\n"
     )
 
 

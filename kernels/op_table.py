@@ -186,7 +186,8 @@ OP_ROWS: dict[str, OpRow] = {
     "quantize_heads": OpRow(
         lambda x, scale: passes(1, 1)(x) + Work(0, x.numel()), Arguments.heads, TOKEN_ROWS
     ),
-    "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
+    # After the first values of a sample it looks at scales alone.
+    "scale_heads": OpRow(lambda x, scale: Work(0, 2 * tensor_bytes(scale)), Arguments.heads),
     "scaled_linear": OpRow(nothing),
     "block_sparse_attention": OpRow(_sparse_work, Arguments.sparse_attention, SPARSE),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),

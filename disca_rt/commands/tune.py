@@ -39,6 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="the table to write; default: DISCA_RT_LAUNCH_TABLE, or the package's own",
     )
     parser.add_argument(
+        "--only", metavar="PART", help="only shapes whose name contains this, such as 704x704x129"
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="try every candidate once, interpreted on the CPU at a small shape; write nothing",
@@ -60,14 +63,14 @@ def run(args: argparse.Namespace) -> None:
             for section in _sections([SMALL], [SMALL]):
                 list(_told(section, torch.device("cpu"), _once))
         return
+    models, shares = _shapes(args.only)
     device, path = _gpu(args.device), _table(args.out)
     from ..kernels.launch import table_name
     from ..kernels.launch_table import forget_table
-    from ..kernels.workload import REAL, REAL_SHARES
 
     clock = _gpu_clock(device)
     with torch.inference_mode(), torch.cuda.device(device):
-        sections = _sections(REAL.values(), REAL_SHARES)
+        sections = _sections(models, shares)
         measured = (
             (section, each)
             for section in sections
@@ -75,6 +78,17 @@ def run(args: argparse.Namespace) -> None:
         )
         _tune(measured, path, table_name(device))
     forget_table()
+
+
+def _shapes(only: str | None) -> "tuple[list[Shapes], list[Shapes]]":
+    """The real models' shapes, and those of one rank, whose names contain `only`."""
+    from ..kernels.workload import REAL, REAL_SHARES
+
+    part = only or ""
+    models = [shapes for name, shapes in REAL.items() if part in name]
+    if not models:
+        raise ValueError(f"--only must be part of one of {list(REAL)}, got {part!r}")
+    return models, [share for share in REAL_SHARES if part in share.name]
 
 
 class Section(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 
 from disca_rt.attention.backends import read_orders
 from disca_rt.cli import main
-from disca_rt.commands.tune import Section, _told, _tune, write_winners
+from disca_rt.commands.tune import Section, _shapes, _told, _tune, write_winners
 from disca_rt.kernels import launch
 from disca_rt.kernels.launch import launch_config, launch_variant, trying
 from disca_rt.kernels.launch_table import (
@@ -283,6 +283,7 @@ def test_a_table_elsewhere_is_told_how_to_use(
         (["--out", "{folder}/a.json/t.json"], "--out cannot be written"),
         (["--out", "{folder}/a.json"], "a.json: cpu: op must be one of"),
         (["--out", "{folder}/b.json"], "b.json: cpu, attention, 128: must be some of ['sdpa'"),
+        (["--only", "8x8"], "--only must be part of one of ['1.0 704x704x129', "),
         ([], "table.json is not JSON"),
     ],
 )
@@ -316,6 +317,14 @@ def test_the_gate_compiles_the_table_s_launches_in_every_dtype() -> None:
     )  # fmt: skip
     dtypes = "torch.bfloat16", "torch.float16", "torch.float32"
     assert done.stdout.splitlines() == len(REAL) * [f"gelu_tanh {dtype} 4 2" for dtype in dtypes]
+
+
+def test_one_size_is_tuned_alone_and_as_one_of_eight_ranks() -> None:
+    models, shares = _shapes("704x704x129")
+    assert [each.name for each in models] == ["1.0 704x704x129"]
+    assert [each.name for each in shares] == ["1.0 704x704x129", "1.0 704x704x129, 8 ranks"]
+    everything, all_shares = _shapes(None)
+    assert (len(everything), len(all_shares)) == (len(REAL), 2 * len(REAL))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -357,7 +366,7 @@ def test_a_dry_run_interprets_everything_and_writes_nothing(table: Path) -> None
 def test_tuning_writes_a_table_that_is_used(table: Path) -> None:
     with (
         patch.dict(REAL, {"small": SMALL}, clear=True),
-        patch("disca_rt.kernels.workload.shard", lambda shapes, ranks: shapes),
+        patch("disca_rt.kernels.workload.REAL_SHARES", [SMALL]),
     ):
         assert main(["tune"]) == 0
     device = torch.device("cuda")

@@ -21,6 +21,7 @@ from refusal import refusal
 
 FILES = ["profile.html", "table.jsonl", "table.md", "trace.json"]
 SMALL = ["--steps", "3", "--step-list", "0,2", "--size", "16x8x3"]
+CORE = "GEMM", "attention"
 POINTWISE = Work(0, 1000, 500)
 CEILINGS = Ceilings(8e14, 4e12, 8192, "bfloat16", 16)
 
@@ -98,9 +99,24 @@ def test_the_table_reads_as_markdown(folder: Path) -> None:
     assert "ceilings measured in this run" in text
 
 
+def test_random_weights_need_no_file(tmp_path: Path) -> None:
+    flags = ["--random", "tiny", "--steps", "2", "--step-list", "0", "--size", "16x8x1"]
+    assert main(["profile", *flags, "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"full", "predicted"}
+    assert {tuple(line["latent_shape"]) for line in lines} == {(1, 12, 1, 4, 8)}
+    shares = [row["share"] for row in lines if row["kind"] == "full" and row["class"] in CORE]
+    assert f"{1 - sum(shares):.1%} of a full step" in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--random", "tiny", "a red circle"], "leave prompt out"),
+        (["--random", "tiny", "--dit", "x"], "leave --dit out"),
+        (["--random", "small"], "--random must be one of"),
+        (["--random", "hunyuan-video"], "--random hunyuan-video needs a --size"),
+        (["--random", "hunyuan-video-meanflow", "--size", "704x704x130"], "130"),
         (["a red dog moving left"], "dog"),
         (["--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
         (["--device", "tpu"], "--device must be"),
@@ -143,9 +159,10 @@ def test_a_sample_that_fails_writes_nothing(
     assert not out.exists()
 
 
-def test_flags_make_the_same_sample_again() -> None:
+@pytest.mark.parametrize("fp8", [["--fp8"], ["--fp8-weights"], ["--fp8-table", "t.json"]])
+def test_flags_make_the_same_sample_again(fp8: list[str]) -> None:
     given = ["profile", "a red circle", "--size", "16x8x3", "--step-list", "0,2", "--no-guidance"]
-    args = build_parser().parse_args([*given, "--fp8-weights", "--out", "x", "--seed", "7"])
+    args = build_parser().parse_args([*given, *fp8, "--out", "x", "--seed", "7"])
     again = build_parser().parse_args(["profile", "--nvtx-only", *sample_flags(args)])
     expected = {**vars(args), "out": None, "nvtx_only": True}
     assert vars(again) == expected
