@@ -10,20 +10,19 @@ from ..kernels.ops import Ops
 from ..tokens import StepContext
 
 
-def put_heads(
+def put_k_and_q(
     attention: AttentionHandle,
     project: Callable[[str], Tensor],
     norms: Mapping[str, tuple[Tensor, Tensor]],
     context: StepContext,
     ops: Ops,
 ) -> None:
-    """Hand v, k and q to `attention`, k and q normalised by `norms` and rotated.
+    """Hand k and q to `attention`, which has v: projected, normalised by `norms` and rotated.
 
     Both are rotated at once where they stay here in 16 bits; else each as soon as it is projected,
     in the layout or by the scale that `attention` wants.
     """
     rope = context.freqs_cos, context.freqs_sin
-    attention.put_v(project("v"))
     scales = {"k": attention.k_scale, "q": attention.q_scale}
     if attention.packing is None and scales == {"k": None, "q": None}:
         k, q = project("k"), project("q")

@@ -14,7 +14,7 @@ from ..attention.protocol import Attention, NoOverlap, Overlap
 from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector
-from .block_parts import MLPHalf, put_heads
+from .block_parts import MLPHalf, put_k_and_q
 from .branches import PARTS, Branches, Compute, once
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
@@ -167,8 +167,9 @@ class DoubleStreamBlock(nn.Module):
             "q": (self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight),
         }
         attention = given.begin(context.layout)
+        attention.put_v(self._project("v", img_in, txt_in))
         project = partial(self._project, img_in=img_in, txt_in=txt_in)
-        put_heads(attention, project, norms, context, self.ops)
+        put_k_and_q(attention, project, norms, context, self.ops)
         out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
@@ -288,5 +289,6 @@ class SingleStreamBlock(nn.Module):
 
         norms = {"k": (self.k_norm.weight,) * 2, "q": (self.q_norm.weight,) * 2}
         attention = given.begin(context.layout)
-        put_heads(attention, project, norms, context, self.ops)
+        attention.put_v(self.linear1.rows["v"](x).unflatten(-1, (self.heads, -1)))
+        put_k_and_q(attention, project, norms, context, self.ops)
         return attention.result(work)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import triton
 
 from bench.sass.compiled import missing_tools
 from disca_rt.kernels.op_table import OP_ROWS
@@ -41,7 +42,8 @@ BUDGETS = {
     "_rms_norm_rope_kernel": (128, 1024),  # rows of q and of k are under way at once
     "_rms_norm_rope_kernel float16": (152, 1024),
     "_rms_norm_rope_kernel float32": (168, 1024),
-    "_gelu_tanh_kernel": (48, 0),
+    "_gelu_tanh_kernel": (64, 0),
+    "_gelu_tanh_kernel float32": (96, 0),  # a tile of eight rows is twice the bytes
     "_head_kernel": (112, 65536),
     "_head_kernel float32": (248, 32768),  # products in fp32 by multiply-add, not by tensor core
     "_layer_norm_modulate_quantize_kernel": (96, 64),
@@ -151,8 +153,11 @@ def test_instructions_are_issued_while_memory_is_at_work(report: list[dict[str, 
 
 
 def test_the_page_has_the_model_s_figures(report: list[dict[str, Any]]) -> None:
-    """Within a tenth: other versions of ptxas count otherwise."""
-    committed = json.loads((ROOT / "bench" / "sass" / "figures.json").read_text())["ratios"]
+    """Within a tenth, of the Triton that made them: another compiles otherwise."""
+    figures = json.loads((ROOT / "bench" / "sass" / "figures.json").read_text())
+    if figures["triton"] != triton.__version__:
+        pytest.skip(f"the figures are of Triton {figures['triton']}, not {triton.__version__}")
+    committed = figures["ratios"]
     assert set(committed) == LIMITED_BY_BYTES
     fresh = {(each["op"], each["shapes"]): each["issue"] for each in default_launches(report)}
     for op, by_shapes in committed.items():
