@@ -22,16 +22,19 @@ def put_k_and_q(
     Both are rotated at once where they stay here in 16 bits; else each as soon as it is projected,
     in the layout or by the scale that `attention` wants.
     """
-    rope = context.freqs_cos, context.freqs_sin
+    # Nothing here holds what was projected, neither a name nor a tuple, so that it ends with its
+    # norm.
+    cos, sin = rope = context.freqs_cos, context.freqs_sin
     scales = {"k": attention.k_scale, "q": attention.q_scale}
     if attention.packing is None and scales == {"k": None, "q": None}:
-        k, q = project("k"), project("q")
-        q, k = ops.rms_norm_rope_pair(q, k, *norms["q"], *norms["k"], *rope)
+        (q_img, q_txt), (k_img, k_txt) = norms["q"], norms["k"]
+        q, k = ops.rms_norm_rope_pair(
+            project("q"), project("k"), q_img, q_txt, k_img, k_txt, cos, sin
+        )
         attention.put_k(k)
         attention.put_q(q)
         return
     for which, put in (("k", attention.put_k), ("q", attention.put_q)):
-        # Without names of their own, so that what was projected ends with its norm.
         if scales[which] is None:
             put(ops.rms_norm_rope_send(project(which), *norms[which], *rope, attention.packing))
         else:
