@@ -9,7 +9,7 @@ from torch import Tensor
 from ..kernels import __name__ as kernels
 from .pytorch_kernels import sdpa
 
-WIDEST = 64  # of a head, up to which it is the faster
+WIDEST = 128  # of a head, up to which it is there and the faster
 
 
 @cache

@@ -103,9 +103,9 @@ def test_what_it_does_not_know_is_left_alone(change) -> None:
 
 
 def test_it_is_automatic_on_a_cpu_for_heads_that_it_is_faster_for() -> None:
-    assert automatic(14, torch.float32, CPU) == automatic(64, torch.bfloat16, CPU) == "native"
+    assert automatic(14, torch.float32, CPU) == automatic(128, torch.bfloat16, CPU) == "native"
     assert automatic(14, torch.float32, CPU, with_lse=True) == "sdpa"
-    assert automatic(128, torch.float32, CPU) == automatic(14, torch.float64, CPU) == "sdpa"
+    assert automatic(160, torch.float32, CPU) == automatic(14, torch.float64, CPU) == "sdpa"
     with pytest.raises(ValueError, match=r"native cannot run on cpu with torch\.float16"):
         get_backend("native")(*packed(9, 8, torch.float16), None)
 
