@@ -1,22 +1,35 @@
 PYTHON ?= python3
 JOBS ?= 2
 PROMPT ?= a red circle moving left on a black background
-STAGES ?=
+STAGES ?= first second
+KIT_PYTHON ?= $(OLDEST)/bin/python
+GPU_OUT ?= out/gpu
 
 BIN := .venv/bin
 READY := .venv/.ready
+# The stack of a machine with a GPU, in an environment and a copy of the tree of its own.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= python3.12
+TESTS ?= tests/ops tests/test_attention.py tests/test_graphs.py tests/test_segments.py \
+         tests/test_models.py tests/test_golden.py tests/profiling tests/parallel \
+         tests/pipeline/test_runtime.py
 CPP := $(wildcard csrc/* tests/csrc/*.h tests/csrc/*.cpp)
 
-.PHONY: help demo test lint sanitize bench gpu gpu-dry-run clean
+.PHONY: help demo test test-oldest lint sanitize bench gpu gpu-dry-run gpu-kit gpu-pages clean
 
 help:
 	@echo "make demo   generate a video with the embedded model: out/demo.mp4 (PROMPT=\"...\")"
 	@echo "make test   lint and run the tests (JOBS=$(JOBS))"
+	@echo "make test-oldest  what depends on PyTorch and Triton, with the oldest that we support"
+	@echo "            (OLDEST_PYTHON=$(OLDEST_PYTHON), TESTS=tests: all of them)"
 	@echo "make lint   ruff check, ruff format --check and clang-format"
 	@echo "make sanitize  the C++ tests under AddressSanitizer and UBSan"
 	@echo "make bench  measure on this machine's CPU"
-	@echo "make gpu    build, test, tune and measure on this machine's GPU, with PYTHON's own PyTorch"
-	@echo "            (STAGES=\"steps sample\": only those; make gpu-dry-run tries them on a CPU)"
+	@echo "make gpu    build, test, tune and measure on this machine's GPU, with PYTHON's own PyTorch,"
+	@echo "            in two parts of 420 and 260 s (STAGES=first: one of them; STAGES=\"steps ops\":"
+	@echo "            only those; make gpu-dry-run tries them on a CPU)"
+	@echo "make gpu-kit    what a rented GPU needs, prepared without one: .gpu and out/gpu-kit.tar.gz"
+	@echo "make gpu-pages  pages of what make gpu wrote (GPU_OUT=$(GPU_OUT)), on any machine"
 	@echo "make clean  remove the environment and everything built or generated"
 
 demo: $(READY)
@@ -25,6 +38,15 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+# In a copy: extensions are built beside the sources, and work with the PyTorch that built them.
+test-oldest: $(OLDEST)/.ready
+	@mkdir -p $(OLDEST)/tree
+	find $(OLDEST)/tree -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
+	git ls-files -co --exclude-standard -z | tar --null -T - --ignore-failed-read -cf - \
+	  | tar -xf - -C $(OLDEST)/tree
+	cd $(OLDEST)/tree && ../bin/python setup.py -q build_ext --inplace
+	cd $(OLDEST)/tree && ../bin/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,13 +61,20 @@ bench: $(READY)
 
 # Without .venv: a machine with a GPU has the PyTorch that fits it, and may have no network.
 gpu:
-	PYTHON=$(PYTHON) bench/gpu.sh $(STAGES)
+	PYTHON=$(PYTHON) GPU_OUT=$(GPU_OUT) bench/gpu.sh $(STAGES)
 
 gpu-dry-run:
 	PYTHON=$(PYTHON) bench/gpu.sh --dry-run $(STAGES)
 
+# With the Python, PyTorch and Triton of the machine that it is for.
+gpu-kit: $(OLDEST)/.ready
+	$(KIT_PYTHON) -m bench.gpu_kit
+
+gpu-pages: $(READY)
+	$(BIN)/python -m bench.gpu_pages $(GPU_OUT)
+
 clean:
-	rm -rf .venv build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv $(OLDEST) .gpu build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f disca_rt/parallel/_native.*.so kernels/_cpu.*.so
 
 # Without isolation: the extension is built against the pinned PyTorch, which is fetched once.
@@ -64,4 +93,11 @@ $(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*)
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt setuptools ninja torch
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
+
+# The package index has PyTorch 2.11 with its CUDA libraries alone, which is what such a machine has
+# too: 5 GB on disk. The list is installed as it is: this package runs from its copy.
+$(OLDEST)/.ready: constraints-oldest.txt pyproject.toml
+	test -x $(OLDEST)/bin/pip || $(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -r constraints-oldest.txt
 	@touch $@

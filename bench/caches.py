@@ -121,10 +121,10 @@ HEADER = (
 class MovedBytes:
     """Counter of the bytes that the fused ops of each step have to move, by a run of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, latents: tuple[int, int, int, int] = LATENTS) -> None:
         self._ranges = Ranges(CPU)
         ops = marked_ops(get_ops(default_ops(CPU), CPU), self._ranges)
-        self._subject = subject(name, "full", ops=ops)
+        self._subject = subject(name, "full", latents, ops)
 
     def __call__(self, policy: str) -> list[int]:
         ends = [0]
@@ -156,8 +156,11 @@ class Told(NamedTuple):
 class Clock:
     """Measurer of methods by turns with the uncached sample of model `name`."""
 
-    def __init__(self, name: str, rounds: int) -> None:
-        self._full, self._rounds, self._moved = subject(name, "full"), rounds, MovedBytes(name)
+    def __init__(
+        self, name: str, rounds: int, latents: tuple[int, int, int, int] = LATENTS
+    ) -> None:
+        self._full, self._rounds = subject(name, "full", latents), rounds
+        self._moved = MovedBytes(name, latents)
         self._uncached_bytes = median(self._moved("full"))
         self._bytes_per_s = measure_ceilings(CPU, torch.float32).bytes_per_s
 

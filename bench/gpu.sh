@@ -1,68 +1,77 @@
 #!/usr/bin/env bash
-# Everything a GPU can show, in stages that each end within eight minutes: bench/gpu.sh [STAGE ...]
+# What a GPU can show, in two commands that fit a rented quarter of an hour: bench/gpu.sh first, of
+# 420 seconds at most, then bench/gpu.sh second, of 260; or any stages by name.
 #
-# Needs PyTorch >= 2.11, Triton and a compiler, no network and no installation; NEEDS says which
-# stages need packages beside these, and are skipped where one is not here. A stage that fails is
-# reported at the end and the others go on; each can be run alone, and replaces only its own lines of
-# bench/results/<gpu>-<date>.jsonl. --dry-run takes every stage through small shapes on a CPU and
-# writes under out/. In the environment: PYTHON, LIMIT (seconds of a stage), RESULTS.
+# What matters most comes first; a stage has a limit, and what is left of its command's time. One that
+# fails or is stopped is told at the end, and the others go on. Needs PyTorch >= 2.11, Triton and a
+# compiler, no network; what `make gpu-kit` has prepared is taken from .gpu. Everything is written
+# into out/gpu (in the environment: GPU_OUT), which python -m bench.gpu_pages turns into pages on
+# any machine; where OUT names a folder, a copy packed into one file is kept there after each stage.
+# --dry-run takes every stage through small shapes on a CPU and writes into out/gpu-dry-run. In the
+# environment: PYTHON, GPU_KIT for .gpu, LIMIT and BUDGET, the seconds of a stage and of the command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STAGES=(
-  machine build ceilings tests tune ops-704 ops-720p ops-480p
-  steps sample sample-graphs rivals sample-rivals embedded ladder
+FIRST=(machine build golden tests rates tune profile steps)
+SECOND=(sample ops fp8)
+STAGES=("${FIRST[@]}" "${SECOND[@]}")
+declare -A LIMITS=(
+  [machine]=20 [build]=60 [golden]=60 [tests]=90 [rates]=75 [tune]=75 [profile]=60 [steps]=200
+  [sample]=200 [ops]=70 [fp8]=60
 )
+declare -A BUDGETS=([first]=420 [second]=260)
 declare -A NEEDS=(
-  [tests]="pytest pytest-timeout hypothesis safetensors"
-  [sample-rivals]="diffusers cache-dit"
+  [golden]="pytest pytest-timeout hypothesis safetensors"
+  [tests]="pytest pytest-timeout pytest-xdist hypothesis safetensors"
+  [profile]="rich" [fp8]="rich"
 )
 PYTHON=${PYTHON:-python3}
-LIMIT=${LIMIT:-480}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+KIT=${GPU_KIT:-$PWD/.gpu}
+MODEL_13B=hunyuan-video-meanflow
+export PYTHONPATH="$KIT/site:$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if [ -d "$KIT/cache" ]; then export TRITON_CACHE_DIR=$KIT/cache; fi
 
 # What differs in a trial on a CPU: kernels are interpreted, nothing is compiled, shapes are small.
 dry_run_settings() {
   export TRITON_INTERPRET=1 TORCH_COMPILE_DISABLE=1
-  RESULTS=${RESULTS:-out/gpu-dry-run/cpu.jsonl}
-  MODEL=(bench.trial 8x8x1 --model tiny --random)
-  SETTINGS=(--steps 5 --step-list 0,2 --samples 1 --quick)
-  KERNELS=(--device cuda --dry-run --samples 1)
-  TUNE=(--dry-run) FUSED=(--ops triton)
-  PAGE=out/gpu-dry-run/kernels.md README=(--print)
+  LIMIT=${LIMIT:-600} BUDGET=${BUDGET:-7200} # a CPU interprets slowly
+  OUT_DIR=${GPU_OUT:-out/gpu-dry-run}
+  MODEL=(bench.trial bench 8x8x1 --model tiny --random --steps 5 --step-list 0,2 --quick)
+  PROFILE=(bench.trial profile --random tiny --size 8x8x1)
+  KERNELS=(--device cuda --dry-run) SMALLER=(--ops triton)
+  GOLDEN=${GOLDEN:-test_last_hidden_state and triton and hyvideo10}
+  TUNE=(--dry-run) MARK=() GPU_TESTS=(tests/test_gpu_nodes.py)
 }
 
 gpu_settings() {
-  if [ -z "${RESULTS:-}" ]; then
-    RESULTS=bench/results/$("$PYTHON" - <<'PY'
-import sys
-import torch
-if not torch.cuda.is_available():
-    sys.exit("gpu.sh: error: PyTorch sees no GPU; --dry-run tries every stage on a CPU")
-from datetime import date
-from disca_rt.measure.record import file_stem
-print(f"{file_stem('GPU: ' + torch.cuda.get_device_name())}-{date.today():%Y-%m-%d}.jsonl")
-PY
-    )
-  fi
-  MODEL=(disca_rt bench 704x704x129)
-  SETTINGS=(--device cuda)
-  KERNELS=(--device cuda --out "$RESULTS")
-  TUNE=() FUSED=()
-  PAGE=docs/kernels.md README=()
+  "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+    echo "gpu.sh: error: PyTorch sees no GPU; --dry-run tries every stage on a CPU" >&2
+    exit 1
+  }
+  OUT_DIR=${GPU_OUT:-out/gpu}
+  MODEL=(disca_rt bench 704x704x129 --device cuda)
+  PROFILE=(disca_rt profile --random "$MODEL_13B" --device cuda)
+  KERNELS=(--device cuda) SMALLER=()
+  TUNE=(--only 704x704x129 --out "$OUT_DIR/launch_table.json")
+  # Only files with such tests: others import packages that may not be here. Virtual ranks time
+  # clocks of several streams on an idle card, which is no first sign of anything.
+  mapfile -t GPU_TESTS < <(grep -rl --include='test_*.py' 'mark\.gpu' tests | grep -v virtual_ranks)
+  MARK=(-m gpu -n 8 --dist loadgroup)
 }
 
-model() { measured "${MODEL[@]}" "$@"; }
-measured() {
-  "$PYTHON" -m "$@" "${SETTINGS[@]}" --out "$RESULTS" --ladder out/last-stage.png
+model() {
+  "$PYTHON" -m "${MODEL[@]}" "$@" --out "$OUT_DIR/results.jsonl" --ladder "$OUT_DIR/last-stage.png"
 }
+kernels() { "$PYTHON" -m bench.run "${KERNELS[@]}" --out "$OUT_DIR/results.jsonl" "$@"; }
 
 # Of the packages named, those that are not here.
 absent() {
   "$PYTHON" - "$@" <<'PY'
 import sys
 from importlib.util import find_spec
-print(*(name for name in sys.argv[1:] if find_spec(name.replace("-", "_")) is None))
+modules = {"pytest-xdist": "xdist"}
+names = ((name, modules.get(name, name.replace("-", "_"))) for name in sys.argv[1:])
+print(*(name for name, module in names if find_spec(module) is None))
 PY
 }
 # Says in a line what a stage lacks, or fails where it lacks nothing.
@@ -73,12 +82,17 @@ lacks() {
 }
 
 stage_machine() {
+  if compgen -G "$KIT/wheels/*.whl" >/dev/null; then
+    "$PYTHON" -m pip install -q --no-index --no-deps --upgrade --target "$KIT/site" "$KIT"/wheels/*.whl ||
+      echo "machine: the kit's wheels do not fit this Python, and are left out"
+  fi
+  if [ -f "$KIT/cache.tgz" ]; then
+    mkdir -p "$KIT/cache"
+    tar -xzf "$KIT/cache.tgz" -C "$KIT/cache"
+    "$PYTHON" -m bench.triton_cache move "$KIT/cache"
+  fi
   local stage
   for stage in "${STAGES[@]}"; do lacks "$stage" || true; done
-  if [ -n "$(absent matplotlib)" ]; then
-    echo "ladder: without its picture, needs matplotlib; on any machine that has it:" \
-      "python -m disca_rt.measure.ladder FILE OUT.png"
-  fi
   "$PYTHON" - <<'PY'
 import torch, triton
 print(f"PyTorch {torch.__version__}, Triton {triton.__version__}, cuDNN {torch.backends.cudnn.version()}")
@@ -86,60 +100,80 @@ for index in range(torch.cuda.device_count()):
     print(torch.cuda.get_device_properties(index))
 PY
   if command -v nvidia-smi >/dev/null; then nvidia-smi; fi
-  "$PYTHON" -m pip list 2>/dev/null | grep -iE '^(torch|triton|diffusers|cache.dit|liger|quack|flash|fa3|nvidia-cudnn)' || true
 }
+# A kit's extensions are taken where they load: built for this Python, PyTorch and C++ library.
 stage_build() {
-  "$PYTHON" setup.py -q build_ext --inplace
-  "$PYTHON" -c 'from disca_rt.parallel import _native; print(_native.__file__)'
+  local check='from disca_rt.parallel import _native; from disca_rt.kernels import _cpu'
+  if [ -d "$KIT/built" ]; then
+    cp "$KIT"/built/disca_rt/kernels/*.so kernels/
+    cp "$KIT"/built/disca_rt/parallel/*.so disca_rt/parallel/
+  fi
+  if ! "$PYTHON" -c "import torch; $check" 2>/dev/null; then
+    echo "building the extensions"
+    "$PYTHON" setup.py -q build_ext --inplace --force
+  fi
+  "$PYTHON" -c "import torch; $check; print(_native.__file__, _cpu.__file__)"
 }
-stage_ceilings() { model --only ceilings; }
-# Only files with such tests: others import packages that may not be here.
-stage_tests() {
-  local files
-  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-  "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider "${files[@]}"
+# The authors' vectors, fused ops on the GPU: whole models, right or wrong. No mark: a CPU has it too.
+stage_golden() {
+  "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_golden.py -k "${GOLDEN:-triton}"
 }
+stage_tests() { "$PYTHON" -m pytest -q -p no:cacheprovider "${MARK[@]}" "${GPU_TESTS[@]}"; }
+stage_rates() { kernels --only rates; }
 stage_tune() { "$PYTHON" -m disca_rt tune "${TUNE[@]}"; }
-stage_ops-704() { ops 704x704x129; }
-stage_ops-720p() { ops 1280x720x129; }
-stage_ops-480p() { ops 848x480x121; }
-ops() {
-  if [ -z "${IS_DRY_RUN:-}" ]; then
-    "$PYTHON" -m bench.run "${KERNELS[@]}" --only "$1"
-  elif [ "$1" = 704x704x129 ]; then
-    "$PYTHON" -m bench.run "${KERNELS[@]}"
+# A full step and a predicted one, each also in the short samples before: 20 s of 13B.
+stage_profile() { profiled profile; }
+stage_fp8() {
+  local flags
+  flags=$("$PYTHON" -m disca_rt profile --help)
+  if [[ $flags == *"--fp8 "* ]]; then
+    profiled profile-fp8 --fp8
   else
-    echo "skipped: in small it is what ops-704 is"
+    echo "skipped: this version does not compute in FP8"
   fi
 }
-stage_steps() { model --only full-step --only predicted-step "${FUSED[@]}"; }
-stage_sample() { model --only sample; }
-stage_sample-graphs() {
+profiled() {
+  "$PYTHON" -m "${PROFILE[@]}" --steps 2 --step-list 0 --out "$OUT_DIR/$1" "${@:2}"
+}
+stage_steps() { model --only full-step --only predicted-step --samples 2 "${SMALLER[@]}"; }
+stage_sample() {
   if [ -z "${IS_DRY_RUN:-}" ]; then
-    model --only sample-graphs
+    model --only sample-graphs --samples 1
   else
-    echo "skipped: there are no CUDA graphs on a CPU"
+    model --only sample --samples 1 # a CPU has no CUDA graphs
   fi
 }
-stage_rivals() { model --only rivals; }
-stage_sample-rivals() { model --only sample-rivals; }
-stage_embedded() { measured disca_rt bench embedded; }
-stage_ladder() { "$PYTHON" -m bench.pages "$RESULTS" "$PAGE" "${README[@]}"; }
+stage_ops() {
+  if [ -z "${IS_DRY_RUN:-}" ]; then
+    kernels --no-compile --samples 15 --only ", 1.0 704x704x129"
+  else
+    kernels --only "ops: "
+  fi
+}
 
 run_stages() {
-  local failed=() stage started status
+  local failed=() stage started status left limit
   for stage in "$@"; do
+    left=$((BUDGET - SECONDS)) limit=${LIMIT:-${LIMITS[$stage]}}
+    if [ "$left" -le 0 ]; then failed+=("$stage"); echo "$stage: no time left"; continue; fi
+    if [ "${limit%.*}" -gt "$left" ]; then limit=$left; fi
     echo "=== $stage"
     started=$SECONDS status=0
     # A process of its own, so that the limit ends all of it; what it has written by then stays.
-    timeout --kill-after=30 "$LIMIT" bash "$SELF" --inside "$stage" || status=$?
-    if [ "$status" = 124 ]; then echo "$stage: stopped after $LIMIT s"; fi
+    timeout --kill-after=5 "$limit" bash "$SELF" --inside "$stage" || status=$?
+    if [ "$status" = 124 ]; then echo "$stage: stopped after $limit s"; fi
     if [ "$status" != 0 ]; then failed+=("$stage"); fi
     echo "=== $stage: exit code $status, $((SECONDS - started)) s"
+    pack
   done
   if [ ${#failed[@]} -gt 0 ]; then
     echo "gpu.sh: failed: ${failed[*]} (each can be run alone: bench/gpu.sh ${failed[0]})"
     return 1
+  fi
+}
+pack() {
+  if [ -n "${OUT:-}" ]; then
+    tar -czf "$OUT/gpu.tgz.partial" -C "$OUT_DIR" . && mv "$OUT/gpu.tgz.partial" "$OUT/gpu.tgz"
   fi
 }
 
@@ -147,19 +181,35 @@ SELF=bench/gpu.sh
 if [ "${1:-}" = --dry-run ]; then export IS_DRY_RUN=1; shift; fi
 inside=
 if [ "${1:-}" = --inside ]; then inside=$2; shift 2; fi
-for stage in "$@"; do
+chosen=() seconds=0
+for name in "$@"; do
+  case $name in
+    first) chosen+=("${FIRST[@]}") ;;
+    second) chosen+=("${SECOND[@]}") ;;
+    *) chosen+=("$name") ;;
+  esac
+  seconds=$((seconds + ${BUDGETS[$name]:-${LIMITS[$name]:-0}}))
+done
+if [ -z "$inside" ] && [ ${#chosen[@]} = 0 ]; then
+  echo "gpu.sh: error: say first, second, or stages: ${STAGES[*]}" >&2
+  exit 2
+fi
+for stage in "${chosen[@]}"; do
   if [[ " ${STAGES[*]} " != *" $stage "* ]]; then
-    echo "gpu.sh: error: stage must be one of ${STAGES[*]}, got $stage" >&2
+    echo "gpu.sh: error: stage must be first, second or some of ${STAGES[*]}, got $stage" >&2
     exit 2
   fi
 done
 if [ -n "${IS_DRY_RUN:-}" ]; then dry_run_settings; else gpu_settings; fi
-export RESULTS
-mkdir -p out "$(dirname "$RESULTS")" "$(dirname "$PAGE")"
-if [ -n "$inside" ]; then
-  lacks "$inside" || "stage_$inside"
-elif [ $# -gt 0 ]; then
-  run_stages "$@"
-else
-  run_stages "${STAGES[@]}"
+BUDGET=${BUDGET:-$seconds}
+mkdir -p "$OUT_DIR"
+if [ ! -f "$OUT_DIR/launch_table.json" ]; then
+  cp kernels/launch_table.json "$OUT_DIR/launch_table.json"
+fi
+export DISCA_RT_LAUNCH_TABLE=$OUT_DIR/launch_table.json
+if [ -z "$inside" ]; then
+  run_stages "${chosen[@]}"
+elif ! lacks "$inside"; then
+  # Not within `||` or `if`, where bash would go on past a failing line of the stage.
+  "stage_$inside"
 fi

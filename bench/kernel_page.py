@@ -6,7 +6,8 @@ how they are launched, and the results of `bench.run --device cuda` what was mea
 
 import argparse
 import inspect
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import torch
 from disca_rt.kernels import reference
 from disca_rt.kernels.fused import implementation
 from disca_rt.kernels.launch import default_of
-from disca_rt.kernels.launch_table import Choice, read_ops
+from disca_rt.kernels.launch_table import MODELLED, OPS, Choice, read_ops
 from disca_rt.kernels.op_table import OP_ROWS, TUNED, Call, calls
 from disca_rt.kernels.workload import REAL, Shapes, shard
 from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
 
+FIGURES = Path(__file__).parent / "sass" / "figures.json"  # of `python -m bench.sass.table`
 RESULTS = Path(__file__).parent / "results"
 INTRO = """\
 # Kernels
@@ -46,7 +48,19 @@ Launches go by a table, `[rows, num_warps, turns]` of a program by device, op an
 gets the default. A row is a token's values, or 1,024 elements where an op is on flat memory. A
 program takes its rows in turns, with the vectors of its sample in registers, and fewer turns where
 rows are few. Where the package cannot be written, `disca-rt tune --out FILE.json` writes another
-table, and with `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that.
+table, and with `DISCA_RT_LAUNCH_TABLE=FILE.json` in the environment launches go by that. Until an
+op is measured an H200 launches it by the section "modelled", which `python -m bench.sass.table`
+makes of the compiled code: a guess.
+
+Issue / bytes is such a guess, too, and no measurement: instructions × warps × programs of the
+default launch over what an H200 issues (132 multiprocessors × 4 × 1.98 GHz, counted in the code for
+sm_90), against the fewest bytes at 4.3 TB/s. A kernel that streams rarely passes 0.85 of a copy
+where it is above one half. The compile gate holds it to 0.45, GELU to 0.35. Exceptions: `head` does
+products (about 0.1 ms more than its bytes take, once a step, and less than the two ops that it
+replaces, which move three times as much); `layer_norm` is of a few hundred rows, so that its launch
+is what it takes; `euler_step` gathers patches; norms that quantize move fewer bytes and do more
+with each value: above one half, so that less is gained by them than by their bytes. GELU's two
+special functions a value take half of the time of its bytes.
 
 `block_sparse_attention` is limited by its products, not by bytes: its row has the FLOPs of one call
 in which each block of queries attends to a sixteenth of the tokens, and its launch is a tile of
@@ -60,17 +74,27 @@ ignored there. Forward-mode differentiation and second derivatives are refused, 
 of several of them, forecasts term by term, so that tokens are read and written once.
 """
 
-HEADER = ("op", "moves at least", "launch at 1.0's width", "at 1.5's", "fraction")
+HEADER = (
+    "op",
+    "moves at least",
+    "issue / bytes, 1.0",
+    "1.5",
+    "launch at 1.0's width",
+    "at 1.5's",
+    "fraction",
+)
 
 
 def page(records: Sequence[Record]) -> str:
     """Markdown: the table of all kernels, then a section on each."""
     first, _, last = REAL.values()
     ten, fifteen = (calls(each, _on_meta) for each in (first, last))
+    ratios = json.loads(FIGURES.read_text())["ratios"]
     rows = [
         (
             f"`{op}`",
             _units(make_call(), first),
+            *(_ratio(ratios, op, each) for each in (first, last)),
             _launch(op, make_call()),
             _launch(op, fifteen[op]()),
             _measured(op, records),
@@ -95,13 +119,20 @@ def _units(call: Call, shapes: Shapes) -> str:
     return f"{units:.2g} U" if units >= 0.1 else f"{call.minimum_bytes / 1e6:.0f} MB"
 
 
+def _ratio(ratios: Mapping[str, Mapping[str, float]], op: str, shapes: Shapes) -> str:
+    """Issue time over the time of bytes, where bytes limit the op."""
+    ratio = ratios.get(op, {}).get(shapes.name)
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
 def _launch(op: str, call: Call) -> str:
     """Launches by device of the launch table; the default where it has none."""
     if op not in TUNED:
         return "the library's"
     shown = {
-        device: _choice(by_op[op][str(call.width)])
-        for device, by_op in read_ops().items()
+        f"{device}{note}": _choice(by_op[op][str(call.width)])
+        for section, note in ((MODELLED, " (modelled)"), (OPS, ""))
+        for device, by_op in read_ops(section=section).items()
         if str(call.width) in by_op.get(op, {})
     }
     shown = shown or {"default": _choice(default(op, call.width))}
@@ -149,8 +180,8 @@ def _note(records: Sequence[Record]) -> str:
         )
     return (
         "No GPU has run these yet. On a machine with one, `disca-rt tune` writes the launch table, "
-        "`python -m bench.run --device cuda` the results, and `python -m bench.kernel_page` this "
-        "page; the goal is 0.90 each.\n"
+        "`python -m bench.run --device cuda --only ops` the results, and "
+        "`python -m bench.kernel_page` this page; the goal is 0.90 each.\n"
     )
 
 

@@ -24,6 +24,8 @@ from .rivals import rivals
 
 FRACTION = 0.90  # of copy bandwidth: P3
 SAMPLES = 30
+COMPILED = "torch.compile"
+ONCE = "scale_heads"  # it works at the first call of a sample alone
 
 Build = Callable[[], Comparison]
 
@@ -44,10 +46,12 @@ CONCATENATED: dict[str, Callable[..., Tensor]] = {
 """Products as others compute them: one, over a concatenation or into one."""
 
 
-def comparisons(device: torch.device, is_small: bool) -> Iterator[tuple[str, Build]]:
+def comparisons(
+    device: torch.device, is_small: bool, compiled: bool = True
+) -> Iterator[tuple[str, Build]]:
     """Every op at the real shapes, by name; tensors are made when a comparison is built.
 
-    `is_small` is for a trial in Triton's interpreter.
+    `is_small` is for a trial in Triton's interpreter; `compiled`: against torch.compile as well.
     """
     generator = torch.Generator(device).manual_seed(0)
 
@@ -56,15 +60,21 @@ def comparisons(device: torch.device, is_small: bool) -> Iterator[tuple[str, Bui
 
     for each in [SMALL] if is_small else REAL_SHARES:
         for op, make_call in calls(each, make).items():
-            yield f"{op}, {each.name}", partial(_comparison, each, make_call, device)
+            if op == ONCE:
+                continue
+            build = partial(_comparison, each, make_call, device, compiled)
+            yield f"ops: {op}, {each.name}", build
 
 
-def _comparison(shapes: Shapes, make_call: Callable[[], Call], device: torch.device) -> Comparison:
+def _comparison(
+    shapes: Shapes, make_call: Callable[[], Call], device: torch.device, compiled: bool
+) -> Comparison:
     call = make_call()
     if call.op == "block_sparse_attention":
         contenders = _attention(call)
     else:
-        contenders = _product(call) if not call.minimum_bytes else _moved(call, device)
+        contenders = _moved(call, device) if call.minimum_bytes else _product(call)
+    contenders = [each for each in contenders if compiled or each.name != COMPILED]
     return Comparison(
         name=f"{call.op}, {shapes.name}",
         shape={
@@ -88,7 +98,7 @@ def _moved(call: Call, device: torch.device) -> list[Contender]:
     compiled = torch.compile(eager, dynamic=False)
     runs = {
         "eager PyTorch": partial(eager, *call.args),
-        "torch.compile": partial(compiled, *call.args),
+        COMPILED: partial(compiled, *call.args),
         **rivals(call.op, call.args),
     }
     size = call.minimum_bytes
@@ -130,7 +140,7 @@ def _product(call: Call) -> list[Contender]:
         runs["linear alone"] = F.linear
         runs |= {f"ours, {name}": partial(forced, name) for name in TUNED[call.op].variants}
         runs["eager PyTorch"] = eager
-    runs["torch.compile"] = torch.compile(eager, dynamic=False)
+    runs[COMPILED] = torch.compile(eager, dynamic=False)
     flops = call_flops(call)
     return [
         Contender(name, partial(run, *call.args), flops, goal=1.0 if name == "ours" else None)

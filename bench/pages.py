@@ -4,6 +4,7 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from disca_rt.atomic import write_whole
@@ -14,12 +15,12 @@ from disca_rt.measure.table import markdown
 from . import kernel_page, readme_results
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.pages", description=__doc__)
     parser.add_argument("results", type=Path, help="a results file")
     parser.add_argument("kernels", type=Path, help="the page of the kernels")
     parser.add_argument("--print", action="store_true", help="leave the README as it is")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     records = read_records(args.results)
     texts = {
         args.results.with_suffix(".md"): markdown(records),

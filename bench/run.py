@@ -1,8 +1,8 @@
 """Benchmarks of this machine, to JSON lines and a table of them: `python -m bench.run`.
 
-A CPU runs models, samples and the host's work for a step; with --device cuda a GPU runs every
-fused op at the real models' shapes. Absolute times are this machine's; only the ratios within a
-benchmark mean something elsewhere.
+A CPU runs models, samples and the host's work for a step; with --device cuda a GPU runs products,
+attention (--only rates) and every fused op (--only ops) at the real models' shapes. Absolute times
+are this machine's; only the ratios within a benchmark mean something elsewhere.
 """
 
 import argparse
@@ -52,17 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cpu" if args.dry_run else args.device)
     benchmarks = ON_CPU
     if args.device == "cuda":
-        from .ops import comparisons
+        from . import ops, rates
 
-        benchmarks = dict(comparisons(device, args.dry_run))
+        benchmarks = dict(rates.comparisons(device, args.dry_run))
+        benchmarks |= ops.comparisons(device, args.dry_run, args.compile)
     chosen = select(benchmarks, args.only)
     if not chosen:
         parser.error(f"--only {args.only} is in no benchmark; they are {list(benchmarks)}")
     records = []
     for threads in args.threads:
         stem = file_stem(this_machine(device).device)
-        out = args.out or RESULTS / f"{stem}-{date.today():%Y-%m-%d}.jsonl"
-        out = None if args.dry_run else out
+        dated = None if args.dry_run else RESULTS / f"{stem}-{date.today():%Y-%m-%d}.jsonl"
+        out = args.out or dated
         records += run(chosen, 1 if args.dry_run else args.samples, threads, device, out)
     if records:
         print(f"\n{markdown(records)}")
@@ -110,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="with --device cuda: every benchmark once, interpreted on the CPU, nothing written",
+        help="with --device cuda: every benchmark once, interpreted on the CPU; for --out alone",
+    )
+    parser.add_argument(
+        "--no-compile", action="store_false", dest="compile", help="leave torch.compile out of ops"
     )
     parser.add_argument(
         "--samples", type=positive, help="of each contender; default: the benchmark's own number"

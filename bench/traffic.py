@@ -5,13 +5,13 @@ PyTorch's profiler sees every copy, those in C++ and in gloo's threads too. What
 itself (a rank's own part is one memcpy, for every contender) it does not see. Knows no contender.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
+
+from disca_rt.profiling.work import COPY, operator_work
 
 IO = Path("/proc/self/io")
 
@@ -32,17 +32,17 @@ def traffic(run: Callable[[], object], item_bytes: int) -> ObservedTraffic:
         activities=[ProfilerActivity.CPU], record_shapes=True, profile_memory=True
     ) as profiled:
         run()
-    return ObservedTraffic(
-        sent, sum(_copied_elements(each, item_bytes) for each in profiled.events())
-    )
+    copied = sum(map(_copied_bytes, profiled.profiler.kineto_results.events()))
+    # The profiler keeps no shapes of lists, but what was allocated.
+    joined = sum(e.cpu_memory_usage for e in profiled.events() if e.name == "aten::cat")
+    return ObservedTraffic(sent, (copied + joined) // item_bytes)
 
 
-def _copied_elements(event: FunctionEvent, item_bytes: int) -> int:
-    if event.name == "aten::copy_":
-        return math.prod(event.input_shapes[0])
-    if event.name == "aten::cat":  # the profiler keeps no shapes of lists, but what was allocated
-        return event.cpu_memory_usage // item_bytes
-    return 0
+def _copied_bytes(event: Any) -> int:
+    """Bytes that one operator writes if it is a copy, whose elements may be wide ones."""
+    if event.name() != COPY:
+        return 0
+    return operator_work(COPY, event.shapes(), event.dtypes()).minimum_bytes // 2
 
 
 def _written_bytes() -> int:

@@ -38,6 +38,7 @@ from .quantize_joint import quantize_joint as quantize_joint
 from .quantized import quantized_buffer as quantized_buffer
 from .reference import unpatchify as unpatchify
 from .rms_norm_rope import rms_norm_rope as rms_norm_rope
+from .rms_norm_rope_pair import rms_norm_rope_pair as rms_norm_rope_pair
 from .rms_norm_rope_quantize import rms_norm_rope_quantize as rms_norm_rope_quantize
 from .rms_norm_rope_send import rms_norm_rope_send as rms_norm_rope_send
 from .scaled_linear import scaled_linear as scaled_linear

@@ -9,7 +9,7 @@ from .registration import register_op
 from .row_tile import INTERPRETED
 
 OP = "gelu_tanh"
-DEFAULT = LaunchConfig(rows=4, num_warps=4)
+DEFAULT = LaunchConfig(rows=8, num_warps=4)
 # 1 / (1 + 2ᵛ) to within 2 units in the last place; a division, with its checks of range, would be
 # half of the kernel's instructions.
 LOGISTIC = tl.constexpr("""{

@@ -26,9 +26,9 @@ class RecomputedOp:
     `out=` is ignored then, as the reference ignores it.
     """
 
-    def __init__(self, fused: Callable[..., Any], gives_up_first: bool) -> None:
+    def __init__(self, fused: Callable[..., Any], gives_up: int) -> None:
         self.fused, self.reference = fused, getattr(reference, fused.__name__)
-        self.gives_up_first = gives_up_first
+        self.gives_up = gives_up
         wraps(fused)(self)
         RECOMPUTED[fused.__name__] = self
 
@@ -44,11 +44,11 @@ class _Recomputed(torch.autograd.Function):
     """The `RecomputedOp` called `name` on its arguments."""
 
     @staticmethod
-    def forward(name: str, first: Tensor, *others: Any) -> Any:
+    def forward(name: str, *args: Any) -> Any:
         op = RECOMPUTED[name]
-        if op.gives_up_first:
-            first = first.clone(memory_format=torch.contiguous_format)
-        return op.fused(first, *others)
+        given_up, others = args[: op.gives_up], args[op.gives_up :]
+        copies = (each.clone(memory_format=torch.contiguous_format) for each in given_up)
+        return op.fused(*copies, *others)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -88,12 +88,12 @@ class _Recomputed(torch.autograd.Function):
         return (None, *(next(found) if is_needed else None for is_needed in needed))
 
 
-def recomputed(gives_up_first: bool = False) -> Callable[[Callable[..., Any]], RecomputedOp]:
+def recomputed(gives_up: int = 0) -> Callable[[Callable[..., Any]], RecomputedOp]:
     """Give the decorated op its reference's backward.
 
-    `gives_up_first`: the op may work in place of its first argument.
+    `gives_up`: the op may work in place of that many arguments, the first ones.
     """
-    return lambda fused: RecomputedOp(fused, gives_up_first)
+    return lambda fused: RecomputedOp(fused, gives_up)
 
 
 def products_kept(fused: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,5 +115,6 @@ def products_kept(fused: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_autocast(values: Sequence[Any]) -> bool:
     first = next(each for each in tree_leaves(values) if isinstance(each, Tensor))
-    kind = first.device.type  # tensors on meta are never cast, and PyTorch refuses to say so
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    kind = first.device.type  # tensors on meta are never cast, and PyTorch refuses to say so;
+    # Dynamo of 2.11 cannot trace `is_autocast_available`
+    return kind != "meta" and torch.is_autocast_enabled(kind)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch_table import Choice, LaunchConfig, read_ops, remembered
+from .launch_table import MODELLED, OPS, Choice, LaunchConfig, read_ops, remembered
 from .op_table import OP_ROWS
 from .op_table import SPAN as SPAN  # beside `launch_config` in every kernel on flat memory
 
@@ -73,7 +73,9 @@ def table_name(device: torch.device) -> str:
 
 @remembered
 def _from_table(op: str, width: int, device: str) -> Choice | None:
-    return read_ops().get(device, {}).get(op, {}).get(str(width))
+    by_section = (read_ops(section=each).get(device, {}) for each in (OPS, MODELLED))
+    found = (by_op.get(op, {}).get(str(width)) for by_op in by_section)
+    return next((choice for choice in found if choice is not None), None)
 
 
 def default_config(width: int) -> LaunchConfig:

@@ -1,7 +1,8 @@
 """The launch table: a JSON file of choices by device, which `disca-rt tune` measures and writes.
 
 `{device: {section: ...}}`: the section "ops" has what the kernels are launched with,
-`{op: {width: [rows, num_warps, turns] or variant}}`. Other sections are their owners'.
+`{op: {width: [rows, num_warps, turns] or variant}}`, and "modelled" the same by a model, for what
+was not measured. Other sections are their owners'.
 """
 
 import json
@@ -18,6 +19,9 @@ ELSEWHERE = "DISCA_RT_LAUNCH_TABLE"
 """Names another file in the environment: where the package's cannot be written."""
 
 OPS = "ops"
+MODELLED = "modelled"
+"""What `bench.sass.table` chose by the kernels' machine code, for ops that were not measured."""
+
 MAX_WARPS = 32  # of a CUDA block
 CONFIG = f"[rows, num_warps] or [rows, num_warps, turns], powers of two, at most {MAX_WARPS} warps"
 
@@ -58,12 +62,14 @@ def table_path() -> Path:
     return Path(os.environ.get(ELSEWHERE) or PACKAGED)
 
 
-def read_ops(path: Path | None = None) -> dict[str, dict[str, dict[str, Choice]]]:
+def read_ops(
+    path: Path | None = None, section: str = OPS
+) -> dict[str, dict[str, dict[str, Choice]]]:
     """`{device: {op: {width: choice}}}`; ValueError names what is wrong in the file."""
     path = path or table_path()
     table: dict[str, dict[str, dict[str, Choice]]] = {}
-    for device, by_op in read_section(OPS, path).items():
-        for op, by_width in items(path, f"{device}, {OPS}", by_op):
+    for device, by_op in read_section(section, path).items():
+        for op, by_width in items(path, f"{device}, {section}", by_op):
             if op not in TUNED:
                 raise ValueError(
                     f"{path}: {device}: op must be one of {sorted(TUNED)}, got {op!r}; remove it"

@@ -38,6 +38,11 @@ def is_plain() -> bool:
     return forward_ad._current_level < 0 and not torch.compiler.is_compiling()
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor | None:
+    """Attention `[B, S, H, D]` to `valid` keys `[B, S]`; None where it is left to PyTorch."""
+    return _cpu.attention(q, k, v, valid) if is_plain() else None
+
+
 def layer_norm_modulate(
     x: Tensor, shift: Tensor, scale: Tensor, out: Tensor | None = None
 ) -> Tensor:
@@ -74,6 +79,21 @@ def rms_norm_rope(
     args = x, img_weight, txt_weight, freqs_cos, freqs_sin
     found = _cpu.rms_norm_rope(*args) if is_plain() else None
     return reference.rms_norm_rope(*args) if found is None else found
+
+
+def rms_norm_rope_pair(
+    q: Tensor,
+    k: Tensor,
+    q_img_weight: Tensor,
+    q_txt_weight: Tensor,
+    k_img_weight: Tensor,
+    k_txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+) -> tuple[Tensor, Tensor]:
+    tables = freqs_cos, freqs_sin
+    q = rms_norm_rope(q, q_img_weight, q_txt_weight, *tables)
+    return q, rms_norm_rope(k, k_img_weight, k_txt_weight, *tables)
 
 
 def rms_norm_rope_send(

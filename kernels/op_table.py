@@ -75,6 +75,10 @@ def _rope_work(
     return passes(2, 7)(x) + Work(0, tensor_bytes(cos, sin))
 
 
+def _rope_pair_work(q: Tensor, k: Tensor, *weights_and_tables: Tensor) -> Work:
+    return passes(4, 14)(q) + Work(0, tensor_bytes(*weights_and_tables[-2:]))
+
+
 def _quantized(reads: int, operations: int) -> Callable[..., Work]:
     """Work of `reads` of the first argument, and of writing its rows in e4m3, each with a scale."""
 
@@ -153,6 +157,7 @@ OP_ROWS: dict[str, OpRow] = {
         passes(4, 10), lambda a: (a.tokens(), a.tokens(), *a.vectors(3)), TOKEN_ROWS
     ),
     "rms_norm_rope": OpRow(_rope_work, Arguments.rope, TOKEN_ROWS),
+    "rms_norm_rope_pair": OpRow(_rope_pair_work, Arguments.rope_pair, TOKEN_ROWS),
     "rms_norm_rope_send": OpRow(_rope_work, lambda a: (*a.rope(), a.packing()), TOKEN_ROWS),
     "gelu_tanh": OpRow(passes(2, 10), lambda a: (a.tokens(4),), FLAT),
     "linear_gelu": OpRow(_linear_gelu_work, lambda a: (a.tokens(), *a.linear(1, 4)), GELU),
@@ -181,7 +186,8 @@ OP_ROWS: dict[str, OpRow] = {
     "quantize_heads": OpRow(
         lambda x, scale: passes(1, 1)(x) + Work(0, x.numel()), Arguments.heads, TOKEN_ROWS
     ),
-    "scale_heads": OpRow(nothing, Arguments.heads),  # after the first values of a sample
+    # After the first values of a sample it looks at scales alone.
+    "scale_heads": OpRow(lambda x, scale: Work(0, 2 * tensor_bytes(scale)), Arguments.heads),
     "scaled_linear": OpRow(nothing),
     "block_sparse_attention": OpRow(_sparse_work, Arguments.sparse_attention, SPARSE),
     "join_tokens": OpRow(lambda *parts: Work(0, 2 * tensor_bytes(*parts))),

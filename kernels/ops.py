@@ -33,6 +33,7 @@ class Ops:
     gated_sum = staticmethod(reference.gated_sum)
     gate_residual_layer_norm_modulate = staticmethod(reference.gate_residual_layer_norm_modulate)
     rms_norm_rope = staticmethod(reference.rms_norm_rope)
+    rms_norm_rope_pair = staticmethod(reference.rms_norm_rope_pair)
     rms_norm_rope_send = staticmethod(reference.rms_norm_rope_send)
     layer_norm_modulate_quantize = staticmethod(reference.layer_norm_modulate_quantize)
     gate_residual_layer_norm_modulate_quantize = staticmethod(

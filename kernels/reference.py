@@ -140,6 +140,22 @@ def rms_norm_rope(
     return torch.cat([rotated.flatten(-2).to(x.dtype), txt * txt_weight], dim=1)
 
 
+def rms_norm_rope_pair(
+    q: Tensor,
+    k: Tensor,
+    q_img_weight: Tensor,
+    q_txt_weight: Tensor,
+    k_img_weight: Tensor,
+    k_txt_weight: Tensor,
+    freqs_cos: Tensor,
+    freqs_sin: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`rms_norm_rope` of `q` and of `k [B, S, H, D]`, by weights of their own; gives up both."""
+    tables = freqs_cos, freqs_sin
+    q = rms_norm_rope(q, q_img_weight, q_txt_weight, *tables)
+    return q, rms_norm_rope(k, k_img_weight, k_txt_weight, *tables)
+
+
 def rms_norm_rope_send(
     x: Tensor,
     img_weight: Tensor,

@@ -207,7 +207,7 @@ def check_rope(
             raise ValueError(f"{op}: {name} must be contiguous fp32, got {table.dtype}")
 
 
-@recomputed(gives_up_first=True)
+@recomputed(gives_up=1)
 def rms_norm_rope(
     x: Tensor, img_weight: Tensor, txt_weight: Tensor, freqs_cos: Tensor, freqs_sin: Tensor
 ) -> Tensor:

@@ -119,6 +119,11 @@ class Arguments:
         x = self.tensor(s.batch, s.tokens, s.heads, width)
         return x, self.tensor(width), self.tensor(width), *tables
 
+    def rope_pair(self) -> tuple[Tensor, ...]:
+        """`q` and `k [B, S, H, D]`, the weights of each, and the tables."""
+        (q, *q_weights, cos, sin), (k, *k_weights, _, _) = self.rope(), self.rope()
+        return q, k, *q_weights, *k_weights, cos, sin
+
     def heads(self) -> tuple[Tensor, Tensor]:
         """`x [B, S, H, D]` and scales of its heads `[B, H]`."""
         s = self.shapes

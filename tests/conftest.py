@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gpu_nodes import gpu_nodes
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is imported; subprocesses inherit it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-if not Path("/dev/nvidia0").exists():  # before Triton is imported: kernels run in its interpreter
+if not gpu_nodes():  # before Triton is imported: kernels run in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The cores are shared, so a deadline would measure the neighbours.

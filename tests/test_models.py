@@ -1,6 +1,7 @@
 """Cases that the golden vectors lack: batches, unequal texts, text-to-video, hooks, refusals."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from disca_rt.config import DiTConfig
 from disca_rt.kernels.ops import get_ops
 from disca_rt.models.blocks import run_blocks
 from disca_rt.models.dit import DiT, StepInputs
+from disca_rt.models.layers import PatchEmbed
 from disca_rt.models.prepared import drop_padding
 from disca_rt.models.rope import RopeTables
 from disca_rt.models.stream import Branch, PendingSum, materialise
@@ -89,6 +91,20 @@ def test_batch_of_unequal_texts_is_its_rows(golden: Golden, dit: DiT) -> None:
         alone = dit(latents[i : i + 1], step, prepared)
         assert relative_error(together[i : i + 1], alone) <= EXACT
     assert relative_error(together[:1], together[1:]) > 1e-2, "the rows should differ"
+
+
+def test_tokens_are_embedded_into_one_tensor_where_ops_can(golden: Golden, dit: DiT) -> None:
+    batch, _ = two_texts(golden.conditioning)
+    latents = torch.cat([golden.io["latents"], golden.io["latents_2"]])
+    step, prepared = repeated(golden.step_inputs(3), 2), dit.prepare(batch, latents.shape)
+    joined_after, _ = dit.embed(latents, step, prepared)
+    forward = PatchEmbed.forward
+    with torch.no_grad(), patch.object(PatchEmbed, "forward", autospec=True) as embed:
+        embed.side_effect = forward
+        tokens, _ = dit.embed(latents, step, prepared)
+    assert relative_error(tokens, joined_after) <= EXACT
+    is_fused = dit.ops.buffer(tokens.detach(), (1,)) is not None
+    assert ("out" in embed.call_args.kwargs) == is_fused
 
 
 def test_predictor_on_a_batch_of_unequal_texts(golden: Golden, dit: DiT) -> None:

@@ -6,6 +6,7 @@ the table, so a new backend is one row.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -104,7 +105,7 @@ class Backend:
             )
         return self.attend_with_lse(q, k, v, valid)
 
-    @property
+    @cached_property
     def instead(self) -> Instead | None:
         """What attends in blocks, in place of attention to all keys; None where that is meant."""
         return None if self.attend_by_places is None else self._by_places
@@ -280,6 +281,7 @@ def automatic(
     return DEFAULT
 
 
+@cache
 def _is_native_fastest(width: int, dtype: torch.dtype) -> bool:
     row = BACKENDS["native"]
     return width <= native.WIDEST and row.takes("cpu", dtype) and row.missing() is None

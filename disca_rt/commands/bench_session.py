@@ -12,7 +12,7 @@ import torch
 
 from ..measure import BENCHMARKS, CEILINGS, GRAPHS, RIVALS
 from ..measure.busy import busy_share
-from ..measure.ceilings import ceilings
+from ..measure.ceilings import ceilings, sustained
 from ..measure.device_timer import device_timer
 from ..measure.harness import Comparison, Contender
 from ..measure.machine import this_machine
@@ -36,6 +36,8 @@ def measured(args: argparse.Namespace, ranks: "Ranks | None") -> Session:
     device, dtype = placement(args, ranks)
     for each in ceilings(device, dtype, args.quick):
         session.run(each)
+    if device.type == "cuda" and not args.quick:
+        session.run(sustained(device, dtype))
     if args.only == [CEILINGS]:
         return session
     suite, session.weights, need = load_suite(args, ranks, session.say)

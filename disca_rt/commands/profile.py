@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import check_writable
 from .profile_sample import profiled_sample, run_sample
-from .ranks import joined_ranks
+from .ranks import choose_attention, joined_ranks
 from .sampling import (
     add_sampling_arguments,
     check_sampling_arguments,
@@ -21,6 +21,8 @@ from .sampling import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..attention.local import LocalAttention
+    from ..kernels.ops import Ops
     from ..measure.ceilings import Ceilings
     from ..parallel.ranks import Ranks
     from ..pipeline.runtime import Runtime
@@ -35,6 +37,7 @@ DEFAULT_OUT = Path("out") / "profile"
 DEFAULT_PROMPT = "a red circle moving left on a black background"
 TABLE, LINES, TRACE, PAGE = "table.md", "table.jsonl", "trace.json", "profile.html"
 LEFT_OUT = "step kind", "calls", "ms"  # on the terminal
+FP8_FLAGS = {"compute": ["--fp8"], "weights": ["--fp8-weights"]}
 OURS = "command", "out", "nvtx_only"  # arguments that are not the sample's
 
 
@@ -43,11 +46,17 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         name,
         help="say where the time of a sample goes, by stage, step kind and kernel class",
         description="Runs one sample under PyTorch's profiler: of the embedded model, of a DiT "
-        "(--dit), or of a whole model (--model), whose loading, encoders and VAE are profiled as "
-        "well. Writes a table (Markdown and JSON lines), a Chrome trace and a page with the "
-        "timeline and the roofline plot.",
+        "(--dit), of a whole model (--model), whose loading, encoders and VAE are profiled as "
+        "well, or of one with random weights (--random). Writes a table (Markdown and JSON "
+        "lines), a Chrome trace and a page with the timeline and the roofline plot.",
     )
     add_sampling_arguments(parser, name)
+    parser.add_argument(
+        "--random",
+        metavar="MODEL",
+        help="a model with random weights and conditioning, in place of files and prompt; --size "
+        "is that of its benchmark by default (an unknown name lists all)",
+    )
     outputs = parser.add_argument_group("output")
     outputs.add_argument(
         "--out", type=Path, metavar="FOLDER", help="what to write into; default out/profile"
@@ -70,9 +79,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--nvtx-only is for NVIDIA's profilers; give --device cuda")
     if args.out is None:
         args.out = DEFAULT_OUT
-    if args.prompt is None and args.conditioning is None and args.dit is None:
+    if args.random is not None:
+        from .profile_random import check_random
+
+        check_random(args)
+    elif args.prompt is None and args.conditioning is None and args.dit is None:
         args.prompt = DEFAULT_PROMPT
-    check_sampling_arguments(args)
+    check_sampling_arguments(args, needs_input=args.random is None)
     if not args.nvtx_only:
         for name in (TABLE, LINES, TRACE, PAGE):
             check_writable("--out", args.out / name, Path(name).suffix)
@@ -103,7 +116,7 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     args.ops = choose_ops(args.ops, device)
     ranges = Ranges(device)
     ops = marked_ops(get_ops(args.ops, device), ranges)
-    runtime = load_runtime(args, ranks, ops, marked_attention(args.attention, ranges))
+    runtime = _runtime(args, ranks, ops, marked_attention(args.attention, ranges))
     if is_whole(runtime):
         runtime.stopwatch = partial(MarkedStopwatch, ranges, device)
     if args.nvtx_only:
@@ -113,6 +126,16 @@ def _profile(args: argparse.Namespace, ranks: "Ranks | None") -> None:
     if ranks is None or ranks.is_first:
         commands = _commands(args, profile)
         _report(profile, commands, _write(args.out, profile, commands))
+
+
+def _runtime(
+    args: argparse.Namespace, ranks: "Ranks | None", ops: "Ops", local: "LocalAttention"
+) -> "Runtime":
+    if args.random is None:
+        return load_runtime(args, ranks, ops, local)
+    from .profile_random import random_model
+
+    return random_model(args, device_of(args, ranks), ops, choose_attention(args, ranks, local))
 
 
 def _measured(
@@ -158,6 +181,8 @@ def sample_flags(args: argparse.Namespace) -> list[str]:
             continue
         if name == "prompt":
             flags.append(value)
+        elif name == "fp8":
+            flags += FP8_FLAGS.get(value, ["--fp8-table", value])
         elif value is True:
             flags.append(flag)
         elif isinstance(value, tuple):
@@ -187,9 +212,10 @@ def _write(folder: Path, profile: Profile, commands: Sequence[str]) -> list[Path
 
 def _about(profile: Profile) -> list[str]:
     from ..profiling.facts import slowdown_lines
-    from ..profiling.table import stage_line
+    from ..profiling.table import outside_line, stage_line
 
     lines = [*profile.facts.lines(profile.ceilings), *slowdown_lines(profile.captured)]
+    lines.append(outside_line(profile.rows))
     if any(row.is_stage for row in profile.rows):
         lines.append(stage_line(profile.rows))
     return lines

@@ -70,6 +70,10 @@ def _request(
     """Request whose prompts are encoded; of a whole model the DiT stays in memory in `stack`."""
     from ..profiling.capture import is_whole
 
+    if args.random is not None:
+        from .profile_random import random_request
+
+        return runtime.conditioned(random_request(args, runtime))
     request = sample_request(args, runtime, ranks, ranks is None or ranks.is_first)
     if is_whole(runtime):
         stack.enter_context(runtime.keeping_models())

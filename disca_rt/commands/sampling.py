@@ -100,15 +100,18 @@ def add_sampling_arguments(
     add_calibration_argument(parser)
 
 
-def check_sampling_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for all that can be refused before a model is loaded."""
+def check_sampling_arguments(args: argparse.Namespace, needs_input: bool = True) -> None:
+    """Raise ValueError for all that can be refused before a model is loaded.
+
+    `needs_input`: a prompt or a saved conditioning must be given.
+    """
     from ..pipeline.request import SEEDS
     from ..pipeline.saved_conditioning import load_conditioning
     from .schedules import check_schedule_arguments
 
     if not SEEDS.start <= args.seed < SEEDS.stop:
         raise ValueError(f"--seed must be from {SEEDS.start} to {SEEDS.stop - 1}, got {args.seed}")
-    if (args.prompt is None) == (args.conditioning is None):
+    if needs_input and (args.prompt is None) == (args.conditioning is None):
         raise ValueError("give either a prompt or --conditioning FILE")
     if args.conditioning is not None and args.negative_prompt is not None:
         raise ValueError(

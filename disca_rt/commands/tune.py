@@ -39,6 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction, name: str) -> None:
         help="the table to write; default: DISCA_RT_LAUNCH_TABLE, or the package's own",
     )
     parser.add_argument(
+        "--only", metavar="PART", help="only shapes whose name contains this, such as 704x704x129"
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="try every candidate once, interpreted on the CPU at a small shape; write nothing",
@@ -60,14 +63,14 @@ def run(args: argparse.Namespace) -> None:
             for section in _sections([SMALL], [SMALL]):
                 list(_told(section, torch.device("cpu"), _once))
         return
+    models, shares = _shapes(args.only)
     device, path = _gpu(args.device), _table(args.out)
     from ..kernels.launch import table_name
     from ..kernels.launch_table import forget_table
-    from ..kernels.workload import REAL, REAL_SHARES
 
     clock = _gpu_clock(device)
     with torch.inference_mode(), torch.cuda.device(device):
-        sections = _sections(REAL.values(), REAL_SHARES)
+        sections = _sections(models, shares)
         measured = (
             (section, each)
             for section in sections
@@ -75,6 +78,17 @@ def run(args: argparse.Namespace) -> None:
         )
         _tune(measured, path, table_name(device))
     forget_table()
+
+
+def _shapes(only: str | None) -> "tuple[list[Shapes], list[Shapes]]":
+    """The real models' shapes, and those of one rank, whose names contain `only`."""
+    from ..kernels.workload import REAL, REAL_SHARES
+
+    part = only or ""
+    models = [shapes for name, shapes in REAL.items() if part in name]
+    if not models:
+        raise ValueError(f"--only must be part of one of {list(REAL)}, got {part!r}")
+    return models, [share for share in REAL_SHARES if part in share.name]
 
 
 class Section(NamedTuple):
@@ -168,10 +182,10 @@ def _tune(measured: "Iterable[tuple[Section, Timing]]", path: Path, device: str)
     from ..kernels.launch_table import ELSEWHERE, table_path
 
     known: dict[str, list[Timing]] = {}
-    _write(path, device, {})  # must be there before a launch, if the environment names it
+    write_winners(path, device, {})  # must be there before a launch, if the environment names it
     for section, each in measured:
         known.setdefault(section.name, []).append(each)
-        _write(path, device, {section.name: section.winners(known[section.name])})
+        write_winners(path, device, {section.name: section.winners(known[section.name])})
     if not known:
         raise ValueError("nothing was measured, no shape fits in memory; tune on a larger GPU")
     print(f"wrote {path}")
@@ -198,7 +212,7 @@ def _once(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _write(path: Path, device: str, winners: "Mapping[str, Mapping[str, object]]") -> None:
+def write_winners(path: Path, device: str, winners: "Mapping[str, Mapping[str, object]]") -> None:
     """Put `winners` by section into `device`'s part of the table; all else in it stays."""
     from ..atomic import write_whole
     from ..kernels.launch_table import read_json

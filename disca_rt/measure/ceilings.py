@@ -1,6 +1,7 @@
 """Ceilings of a device, measured in the same run: the rates of a matrix product and of a copy."""
 
 from collections.abc import Callable
+from math import ceil
 from statistics import median
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ from ..instruments.ceiling_work import ceiling_work
 from .device_timer import device_timer
 from .harness import Comparison, Contender
 
-MATMUL, COPY = "matrix product", "copy"
+MATMUL, COPY, SUSTAINED = "matrix product", "copy", "matrix product, sustained"
 SAMPLES = 30
+SUSTAINED_S = 2.0  # a forward of 13B takes longer, and runs at the power limit
 FEW_WARMUP, FEW_SAMPLES = 3, 10  # a second at most
 
 
@@ -56,3 +58,20 @@ def ceilings(device: torch.device, dtype: torch.dtype, is_quick: bool) -> list[C
         Comparison(MATMUL, {"side": work.side}, name, [product], SAMPLES),
         Comparison(COPY, {"bytes": work.copied}, "uint8", [copy], SAMPLES),
     ]
+
+
+def sustained(device: torch.device, dtype: torch.dtype, is_quick: bool = False) -> Comparison:
+    """Comparison of one contender: products without a pause, for as long as power limits them."""
+    work = ceiling_work(device, dtype, is_quick)
+    seconds = 0.0 if is_quick else SUSTAINED_S
+    work.product()
+    once = device_timer(device).time(work.product).wall
+    count = max(1, ceil(seconds / once))
+
+    def run() -> None:
+        for _ in range(count):
+            work.product()
+
+    product = Contender(SUSTAINED, run, flops=count * work.flops, warm_up=work.product)
+    shape, name = {"side": work.side, "seconds": seconds}, str(dtype).removeprefix("torch.")
+    return Comparison(SUSTAINED, shape, name, [product], samples=1)

@@ -12,7 +12,7 @@ from torch import nn
 from ..attention.local import LocalAttention
 from ..attention.protocol import Attention
 from ..config import DiTConfig, predictor_config
-from ..kernels.ops import get_ops
+from ..kernels.ops import Ops, get_ops
 from ..models.build import build_dit, build_predictor
 from ..models.fp8_table import Fp8
 from ..models.linear import ALL, fp8_linears
@@ -27,7 +27,7 @@ def random_runtime(
     config: DiTConfig,
     device: torch.device,
     dtype: torch.dtype,
-    ops: str = "reference",
+    ops: str | Ops = "reference",
     attention: Attention | None = None,
     seed: int = 0,
     fp8: Fp8 = None,
@@ -36,7 +36,8 @@ def random_runtime(
 
     `fp8`: the table of layers in FP8, as of `Runtime.load`.
     """
-    built = {"ops": get_ops(ops, device), "attention": attention, "dtype": dtype}
+    chosen = get_ops(ops, device) if isinstance(ops, str) else ops
+    built = {"ops": chosen, "attention": attention, "dtype": dtype}
     dit = build_dit(config, **built, fp8=fp8)
     predictor = build_predictor(predictor_config(config), **built, fp8=fp8)
     models = [

@@ -1,6 +1,6 @@
 """Two parts of the blocks: heads as attention wants them, and an MLP half that can wait for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -10,23 +10,36 @@ from ..kernels.ops import Ops
 from ..tokens import StepContext
 
 
-def norm_rope_for(
-    attention: AttentionHandle, context: StepContext, ops: Ops
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """`rms_norm_rope` with the step's tables, in the layout that `attention` wants.
+def put_k_and_q(
+    attention: AttentionHandle,
+    project: Callable[[str], Tensor],
+    norms: Mapping[str, tuple[Tensor, Tensor]],
+    context: StepContext,
+    ops: Ops,
+) -> None:
+    """Hand k and q to `attention`, which has v: projected, normalised by `norms` and rotated.
 
-    Its last argument is the scale by which `attention` wants the result in e4m3, or None.
+    Both are rotated at once where they stay here in 16 bits; else each as soon as it is projected,
+    in the layout or by the scale that `attention` wants.
     """
-    rope, packing = (context.freqs_cos, context.freqs_sin), attention.packing
-
-    def norm_rope(x: Tensor, img_norm: Tensor, txt_norm: Tensor, scale: Tensor | None) -> Tensor:
-        if scale is not None:
-            return ops.rms_norm_rope_quantize(x, img_norm, txt_norm, *rope, scale)
-        if packing is None:
-            return ops.rms_norm_rope(x, img_norm, txt_norm, *rope)
-        return ops.rms_norm_rope_send(x, img_norm, txt_norm, *rope, packing)
-
-    return norm_rope
+    # Nothing here holds what was projected, neither a name nor a tuple, so that it ends with its
+    # norm.
+    cos, sin = rope = context.freqs_cos, context.freqs_sin
+    scales = {"k": attention.k_scale, "q": attention.q_scale}
+    if attention.packing is None and scales == {"k": None, "q": None}:
+        (q_img, q_txt), (k_img, k_txt) = norms["q"], norms["k"]
+        q, k = ops.rms_norm_rope_pair(
+            project("q"), project("k"), q_img, q_txt, k_img, k_txt, cos, sin
+        )
+        attention.put_k(k)
+        attention.put_q(q)
+        return
+    for which, put in (("k", attention.put_k), ("q", attention.put_q)):
+        if scales[which] is None:
+            put(ops.rms_norm_rope_send(project(which), *norms[which], *rope, attention.packing))
+        else:
+            quantize = ops.rms_norm_rope_quantize
+            put(quantize(project(which), *norms[which], *rope, scales[which]))
 
 
 class MLPHalf:

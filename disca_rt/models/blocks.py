@@ -14,7 +14,7 @@ from ..attention.protocol import Attention, NoOverlap, Overlap
 from ..kernels.operand import Input
 from ..kernels.ops import Ops
 from ..tokens import StepContext, Vector
-from .block_parts import MLPHalf, norm_rope_for
+from .block_parts import MLPHalf, put_k_and_q
 from .branches import PARTS, Branches, Compute, once
 from .layers import MLP, HeadNorm, Modulation
 from .linear import Linear, qkv_linear
@@ -162,15 +162,14 @@ class DoubleStreamBlock(nn.Module):
     def _attend(
         self, img_in: Input, txt_in: Input, context: StepContext, given: Attention
     ) -> tuple[Tensor, ...]:
-        k_norms = self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight
-        q_norms = self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight
+        norms = {
+            "k": (self.img_attn_k_norm.weight, self.txt_attn_k_norm.weight),
+            "q": (self.img_attn_q_norm.weight, self.txt_attn_q_norm.weight),
+        }
         attention = given.begin(context.layout)
         attention.put_v(self._project("v", img_in, txt_in))
-        norm_rope = norm_rope_for(attention, context, self.ops)
-        # Without names of their own, so that what was projected ends with its norm.
-        k_scale, q_scale = attention.k_scale, attention.q_scale
-        attention.put_k(norm_rope(self._project("k", img_in, txt_in), *k_norms, k_scale))
-        attention.put_q(norm_rope(self._project("q", img_in, txt_in), *q_norms, q_scale))
+        project = partial(self._project, img_in=img_in, txt_in=txt_in)
+        put_k_and_q(attention, project, norms, context, self.ops)
         out = attention.result(NoOverlap())
         return out.tensor_split([img_in.shape[1]], dim=1)
 
@@ -285,12 +284,11 @@ class SingleStreamBlock(nn.Module):
         return (self.q_norm.weight,), (self.k_norm.weight,)
 
     def _attend(self, x: Input, context: StepContext, work: Overlap, given: Attention) -> Tensor:
-        heads = (self.heads, -1)
-        q_norm, k_norm = self.q_norm.weight, self.k_norm.weight
+        def project(which: str) -> Tensor:
+            return self.linear1.rows[which](x).unflatten(-1, (self.heads, -1))
+
+        norms = {"k": (self.k_norm.weight,) * 2, "q": (self.q_norm.weight,) * 2}
         attention = given.begin(context.layout)
-        attention.put_v(self.linear1.rows["v"](x).unflatten(-1, heads))
-        norm_rope = norm_rope_for(attention, context, self.ops)
-        k_norms, q_norms = (k_norm, k_norm, attention.k_scale), (q_norm, q_norm, attention.q_scale)
-        attention.put_k(norm_rope(self.linear1.rows["k"](x).unflatten(-1, heads), *k_norms))
-        attention.put_q(norm_rope(self.linear1.rows["q"](x).unflatten(-1, heads), *q_norms))
+        attention.put_v(self.linear1.rows["v"](x).unflatten(-1, (self.heads, -1)))
+        put_k_and_q(attention, project, norms, context, self.ops)
         return attention.result(work)

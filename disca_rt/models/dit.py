@@ -147,12 +147,22 @@ class DiT(nn.Module, ABC):
         latents = latents.to(self.dtype)
         if prepared.cond_latents is not None:
             latents = torch.cat([latents, prepared.cond_latents], dim=1)
-        tokens = torch.cat([self.img_in(latents), self.text_tokens(timed.text, prepared)], dim=1)
+        tokens = self._joint(latents, self.text_tokens(timed.text, prepared), prepared.grid)
         rope = prepared.freqs_cos, prepared.freqs_sin
         layout = TokenLayout(
             len(rope[0]), prepared.lengths, grid=prepared.grid, counts=prepared.counts
         )
         return tokens, StepContext(vec, *rope, layout, timed.modulations)
+
+    def _joint(self, latents: Tensor, text: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The image tokens of `latents`, then `text`; written into one tensor where ops can."""
+        rows = grid[0] * grid[1] * grid[2]
+        joint = self.ops.buffer(text, (len(text), rows + text.shape[1], text.shape[2]))
+        if joint is None or torch.is_grad_enabled():
+            return torch.cat([self.img_in(latents), text], dim=1)
+        self.img_in(latents, out=joint[:, :rows])
+        joint[:, rows:] = text
+        return joint
 
     def head(self, tokens: Tensor, context: StepContext) -> Tensor:
         """Joint tokens -> velocity patches `[B, S_img, C·p·q·r]` of the image rows at hand."""

@@ -51,14 +51,20 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv3d(in_channels, hidden, kernel_size=patch, stride=patch)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`out [B, S, C]`: rows of a longer tensor that the tokens are written into."""
         # A strided convolution without overlap is a product over patches; as one GEMM it is exact
         # and, on a CPU, several times faster than the convolution.
         patches = x
         for dim, size in zip((2, 4, 6), self.proj.kernel_size, strict=True):
             patches = patches.unflatten(dim, (-1, size))  # B C T p H q W r
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        if out is None:
+            return F.linear(patches, weight, bias)
+        for sample, rows in zip(patches, out, strict=True):  # only one sample's rows lie together
+            torch.addmm(bias, sample, weight.T, out=rows)
+        return out
 
 
 class Modulation(nn.Module):

@@ -15,6 +15,7 @@ COLOURS = {
     "gate_residual_layer_norm_modulate": "#0f766e",
     "gate_residual": "#4d7c0f",
     "rms_norm_rope": "#7c3aed",
+    "rms_norm_rope_pair": "#8b5cf6",
     "rms_norm_rope_send": "#6d28d9",
     "linear_gelu": "#0369a1",
     "pair_linear": "#0e7490",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..measure.ceilings import Ceilings
 from ..units import rate_text
 from .account import Account, Entry
-from .classes import COPY, GAP, OTHER
+from .classes import ATTENTION, COPY, GAP, GEMM, OTHER
 from .work import Work
 
 ALL = "all"
@@ -93,6 +93,17 @@ def stage_line(rows: Sequence[Row]) -> str:
         name = row.kind if row.is_stage else f"{row.steps} {row.kind} step{'s' * (row.steps != 1)}"
         parts.append(f"{name} {row.time_us / total:.1%}")
     return f"under the profiler {total / 1e6:,.2f} s: {', '.join(parts)}"
+
+
+def outside_line(rows: Sequence[Row]) -> str:
+    """Sentence on the share of each kind of step that is neither a product nor attention."""
+    inside: dict[str, float] = {}
+    for row in rows:
+        if not row.is_stage:
+            share = row.share if row.class_name in (GEMM, ATTENTION) else 0.0
+            inside[row.kind] = inside.get(row.kind, 0.0) + share
+    said = (f"{1 - share:.1%} of a {kind} step" for kind, share in inside.items())
+    return f"outside GEMM and attention: {', '.join(said)}"
 
 
 def _row(kind: str, name: str, group: Sequence[Entry], steps: int, wall: float) -> Row:

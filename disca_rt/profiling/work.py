@@ -45,6 +45,7 @@ GEMMS: dict[str, _Operands] = {
 CONVOLUTIONS = "aten::conv2d", "aten::conv3d"
 COPY = "aten::copy_"
 ITEM_SIZES = {
+    "c10::complex<double>": 16,
     "double": 8,
     "float": 4,
     "c10::BFloat16": 2,

@@ -1,6 +1,7 @@
 """Every benchmark runs, on the smallest shapes with one sample. No test looks at a time."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import against_diffusers, caches, embedded, host, rivals
+from bench import against_diffusers, caches, embedded, host, ops, rivals
 from bench.against_diffusers import EMBEDDED, MID_10, MID_15, StepShape
 from bench.embedded import VideoSize
 from bench.run import ON_CPU, main
+from disca_rt.instruments.ceiling_work import ceiling_work
 from disca_rt.kernels import reference
 from disca_rt.kernels.op_table import OP_ROWS
+from disca_rt.measure import ceilings as measure_ceilings
 from disca_rt.measure.harness import Comparison, measure
 from disca_rt.measure.machine import this_machine
 from disca_rt.measure.record import Record, read_records
@@ -82,15 +85,24 @@ def test_static_caches_have_plans_before_a_run(name: str) -> None:
 
 
 def test_where_the_time_of_a_cached_sample_goes() -> None:
-    full = caches.subject("distilled", "full", (12, 1, 4, 4))
-    row = caches.told(full, "reuse:interval=4", rounds=1)
-    cached = replace(full, policy="reuse:interval=4")
+    clock = caches.Clock("distilled", 1, (12, 1, 4, 4))
+    row = clock.told("reuse:interval=4")
+    cached = caches.subject("distilled", "reuse:interval=4", (12, 1, 4, 4))
     computed, reused = (cached.flops_of([plan]) for plan in cached.plans[:2])
     assert row.cheap_flops == reused / computed
-    assert row.by_theory == pytest.approx(20 / (5 + 15 * row.cheap_flops))
+    assert row.by_flops == pytest.approx(20 / (5 + 15 * row.cheap_flops))
+    assert row.by_flops >= row.by_both > 0
     assert min(row.actual, row.full, row.cheap) > 0
     with pytest.raises(ValueError, match="policy teacache measures"):
-        caches.told(full, "teacache", rounds=1)
+        clock.told("teacache")
+
+
+def test_bytes_beyond_a_share_of_a_full_step_count() -> None:
+    moved = caches.MovedBytes("distilled", (12, 1, 4, 4))
+    full, fora = moved("full")[1:3], moved("fora:fresh_threshold=3")[1:3]
+    assert full[0] == full[1]
+    kept = caches.subject("distilled", "fora:fresh_threshold=3", (12, 1, 4, 4)).cache_bytes
+    assert kept < fora[1] < full[0], "a step reads what is kept, and adds it to the tokens"
 
 
 def test_a_sample_has_the_flops_of_its_steps() -> None:
@@ -140,11 +152,12 @@ def test_without_diffusers_its_rows_are_skipped(
 def test_every_op_is_measured_against_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
     """Dry run of what a GPU will do; torch.compile is left out by an eager backend."""
     with patch("torch.compile", lambda function, **_: function):
-        main(["--device", "cuda", "--dry-run", "--samples", "1"])
+        main(["--device", "cuda", "--dry-run", "--samples", "1", "--only", "ops: "])
     table = capsys.readouterr().out
-    for op in fused_ops():
+    measured = [op for op in fused_ops() if op != ops.ONCE]
+    for op in measured:
         assert f"| {op}, small | 2 | ours" in table
-    moved = [op for op in fused_ops() if not OP_ROWS[op].is_product]
+    moved = [op for op in measured if not OP_ROWS[op].is_product]
     assert table.count("| copy |") == len(moved)
     assert table.count("| ≤ 1.11111 |") == len(moved)
     assert table.count("| concatenated |") == 3
@@ -215,3 +228,16 @@ def test_bad_flags_are_refused(flags: list[str], capsys: pytest.CaptureFixture[s
         main(flags)
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_a_sustained_product_goes_on_for_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = ceiling_work(torch.device("cpu"), torch.float32, is_small=True)
+    products: list[int] = []
+    counted = work._replace(product=lambda: products.append(1) or time.sleep(0.002))
+    monkeypatch.setattr(measure_ceilings, "ceiling_work", lambda *args: counted)
+    monkeypatch.setattr(measure_ceilings, "SUSTAINED_S", 0.02)
+    (contender,) = measure_ceilings.sustained(torch.device("cpu"), torch.float32).contenders
+    products.clear()
+    contender.run()
+    assert 2 <= len(products) <= 10
+    assert contender.flops == len(products) * work.flops

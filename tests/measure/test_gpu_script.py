@@ -3,22 +3,25 @@
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.gpu_goals import ABSENT
+from bench.gpu_pages import page, read
 from disca_rt.measure.record import read_records
 
 ROOT = Path(__file__).parents[2]
-TEST_PACKAGES = "pytest pytest-timeout hypothesis safetensors"
+PACKAGES = "pytest pytest-timeout pytest-xdist hypothesis safetensors"
 # NumPy is what Triton's interpreter needs, and no GPU does.
 BARE = """
 import sys
 from importlib.machinery import PathFinder
 
 ABSENT = "pytest", "_pytest", "pytest_timeout", "hypothesis", "safetensors", "rich", "PIL", "av"
-ABSENT = {*ABSENT, "matplotlib", "diffusers", "transformers", "cache_dit"}
+ABSENT = {*ABSENT, "xdist", "matplotlib", "diffusers", "transformers", "cache_dit"}
 
 class Without(PathFinder):
     @classmethod
@@ -27,28 +30,26 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
+# Without the kit, if one was made here: it is for another Python.
+ALONE = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "GPU_KIT": "/nowhere"}
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", ROOT / "bench" / "gpu.sh", *arguments],
-        env=os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | ALONE | environment,
         capture_output=True,
         text=True,
     )
 
 
-def stages() -> list[str]:
-    said = script("unknown").stderr
-    return said.partition("one of ")[2].partition(",")[0].split()
-
-
 def test_an_unknown_stage_is_refused() -> None:
     done = script("unknown")
     assert done.returncode == 2
-    assert done.stderr.startswith("gpu.sh: error: stage must be one of machine build ")
+    assert done.stderr.startswith("gpu.sh: error: stage must be first, second or some of machine ")
     assert done.stderr.endswith("got unknown\n")
+    assert script().stderr.startswith("gpu.sh: error: say first, second, or stages: machine build ")
 
 
 @NO_GPU
@@ -59,56 +60,54 @@ def test_without_a_gpu_it_names_the_dry_run() -> None:
 
 
 @pytest.mark.slow
-def test_stages_go_on_past_a_failing_one_and_can_be_run_alone(tmp_path: Path) -> None:
-    results = tmp_path / "cpu.jsonl"
-    done = script("--dry-run", "tune", "sample", RESULTS=str(results), LIMIT="0.5")
+def test_stages_go_on_past_a_failing_one_and_pages_are_made_of_them(tmp_path: Path) -> None:
+    out, packed = tmp_path / "out", tmp_path / "packed"
+    packed.mkdir()
+    folders = {"GPU_OUT": str(out), "OUT": str(packed)}
+    done = script("--dry-run", "tune", "sample", LIMIT="0.5", **folders)
     assert done.returncode == 1
     assert "tune: stopped after 0.5 s" in done.stdout
     assert done.stdout.count("=== sample") == 2, "the other went on"
     assert "gpu.sh: failed: tune sample" in done.stdout
-    done = script("--dry-run", "sample", "ladder", RESULTS=str(results))
+    done = script("--dry-run", "sample", "profile", **folders)
     assert done.returncode == 0, done.stdout + done.stderr
-    names = [record.benchmark for record in read_records(results)]
-    assert names == ["matrix product", "copy", *["sample, tiny 8x8x1"] * 2]
-    assert {path.name for path in tmp_path.iterdir()} >= {"cpu.jsonl", "cpu.png", "cpu.md"}
+    for stage in ("sample", "profile"):
+        assert f"=== {stage}: exit code 0" in done.stdout
+    with tarfile.open(packed / "gpu.tgz") as tar:
+        names = set(tar.getnames())
+    assert {"./results.jsonl", "./launch_table.json", "./profile/table.jsonl"} <= names
+    rows = {line.split(" | ")[0][2:]: line for line in page(read(out)).splitlines()}
+    assert all(ABSENT not in rows[goal] for goal in ("P4", "P9", "P12"))
+    assert all(ABSENT in rows[goal] for goal in ("P1", "P2", "P3", "P5", "P8", "P10"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stage",
-    [
-        *("machine", pytest.param("tests", marks=NO_GPU)),
-        *("ops-704", "ops-720p", "ops-480p"),
-        *("ceilings", "steps", "sample-graphs", "rivals", "sample-rivals"),
-    ],
-)
+def test_a_command_keeps_its_time(tmp_path: Path) -> None:
+    done = script("--dry-run", "machine", "steps", GPU_OUT=str(tmp_path), BUDGET="1")
+    assert done.returncode == 1
+    assert "steps: no time left" in done.stdout or "steps: stopped after" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [pytest.param("tests", marks=NO_GPU), "rates", "steps"])
 def test_a_stage_in_small(stage: str, tmp_path: Path) -> None:
-    assert stage in stages()
-    done = script("--dry-run", stage, RESULTS=str(tmp_path / "cpu.jsonl"))
+    done = script("--dry-run", stage, GPU_OUT=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"=== {stage}: exit code 0" in done.stdout
+    rows = {"tests": (), "rates": ("fc2, tensor-wise", "sdpa"), "steps": ("eager reference 0.",)}
+    assert all(row in page(read(tmp_path)) for row in rows[stage])
 
 
 @pytest.mark.slow
 def test_a_machine_with_nothing_but_pytorch(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BARE)
-    results = tmp_path / "cpu.jsonl"
-    bare = {"PYTHONPATH": str(tmp_path), "RESULTS": str(results)}
-    chosen = "machine", "tests", "sample-rivals", "embedded", "ladder"
-    done = script("--dry-run", *chosen, **bare)
+    bare = {"PYTHONPATH": str(tmp_path), "GPU_OUT": str(tmp_path / "out")}
+    done = script("--dry-run", "machine", "tests", "sample", "fp8", **bare)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
-    assert lines[:4] == [
-        "=== machine",
-        f"tests: skipped, needs {TEST_PACKAGES}: pip install {TEST_PACKAGES}",
-        "sample-rivals: skipped, needs diffusers cache-dit: pip install diffusers cache-dit",
-        "ladder: without its picture, needs matplotlib; on any machine that has it: "
-        "python -m disca_rt.measure.ladder FILE OUT.png",
-    ]
-    tests = lines.index("=== tests")
-    assert lines[tests + 1] == lines[1]
-    assert lines[tests + 2].startswith("=== tests: exit code 0")
-    assert {record.weights for record in read_records(results)} == {"", "embedded"}
-    assert (tmp_path / "cpu.md").is_file()
-    assert not (tmp_path / "cpu.png").exists()
+    assert f"tests: skipped, needs {PACKAGES}: pip install {PACKAGES}" in lines
+    assert lines.count("profile: skipped, needs rich: pip install rich") == 1
+    assert lines.count("fp8: skipped, needs rich: pip install rich") == 2, "and at its place"
+    records = read_records(tmp_path / "out" / "results.jsonl")
+    assert {record.weights for record in records} == {"", "random"}

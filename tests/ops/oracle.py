@@ -45,6 +45,11 @@ def rms_norm_rope(
     return torch.cat([torch.view_as_real(pairs * turn).flatten(-2), txt], dim=1)
 
 
+def rms_norm_rope_pair(q: Tensor, k: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    *weights, cos, sin = others
+    return rms_norm_rope(q, *weights[:2], cos, sin), rms_norm_rope(k, *weights[2:], cos, sin)
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return gelu(x.double() @ weight.double().T + bias.double())
 

@@ -205,6 +205,7 @@ TURNING = (
     "gate_residual",
     "gate_residual_layer_norm_modulate",
     "rms_norm_rope",
+    "rms_norm_rope_pair",
 )
 
 
@@ -223,6 +224,22 @@ def test_rms_norm_rope(
     heads: int, width: int, rows: int, rotated: int, mean: int, dtype: torch.dtype
 ) -> None:
     check("rms_norm_rope", rope_of_packed(Make(dtype), heads, width, rows, rotated, mean))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_q_and_k_are_rotated_at_once_as_one_by_one(dtype: torch.dtype) -> None:
+    """Of packed heads; each in place and by weights of its own."""
+    make = Make(dtype)
+    args = arguments("rms_norm_rope_pair", make)
+    check("rms_norm_rope_pair", args)
+    q, k, *weights, cos, sin = args
+    one_by_one = [
+        fused().rms_norm_rope(each.clone(), *of_each, cos, sin)
+        for each, of_each in ((q, weights[:2]), (k, weights[2:]))
+    ]
+    both = fused().rms_norm_rope_pair(*args)
+    assert [each.data_ptr() for each in both] == [q.data_ptr(), k.data_ptr()]
+    assert all(map(torch.equal, both, one_by_one))
 
 
 def test_rms_norm_rope_is_in_place_and_leaves_its_neighbours() -> None:

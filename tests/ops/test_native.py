@@ -100,6 +100,17 @@ def test_rms_norm_rope(
     check_loop("rms_norm_rope", rope_of_packed(Make(dtype), heads, width, rows, rotated, mean))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_q_and_k_are_rotated_as_one_by_one(dtype: torch.dtype) -> None:
+    args = arguments("rms_norm_rope_pair", Make(dtype))
+    q, k, *weights, cos, sin = args
+    expected = (
+        native.rms_norm_rope(q.clone(), *weights[:2], cos, sin),
+        native.rms_norm_rope(k.clone(), *weights[2:], cos, sin),
+    )
+    assert all(map(torch.equal, native.rms_norm_rope_pair(*args), expected))
+
+
 def test_rms_norm_rope_leaves_its_neighbours() -> None:
     make = Make(torch.float32)
     packed = make.tensor(2, 7, 3, 4, 8)

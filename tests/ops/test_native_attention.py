@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 from disca_rt.attention import native
-from disca_rt.attention.backends import BACKENDS, automatic, get_backend
+from disca_rt.attention.backends import (
+    BACKENDS,
+    _is_native_fastest,
+    automatic,
+    get_backend,
+)
 from disca_rt.kernels import _cpu
 
 CPU = torch.device("cpu")
@@ -106,7 +111,9 @@ def test_it_is_automatic_on_a_cpu_for_heads_that_it_is_faster_for() -> None:
 
 
 def test_an_extension_that_is_not_built_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "find_spec", lambda name: None)
+    _is_native_fastest.cache_clear()
+    monkeypatch.setattr(native, "extension", lambda: None)
     with pytest.raises(ValueError, match=r"native is not here .*_cpu is not built\): choose sdpa"):
         get_backend("native")
     assert automatic(14, torch.float32, CPU) == "sdpa"
+    _is_native_fastest.cache_clear()

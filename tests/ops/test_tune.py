@@ -13,7 +13,7 @@ import torch
 
 from disca_rt.attention.backends import read_orders
 from disca_rt.cli import main
-from disca_rt.commands.tune import Section, _told, _tune, _write
+from disca_rt.commands.tune import Section, _shapes, _told, _tune, write_winners
 from disca_rt.kernels import launch
 from disca_rt.kernels.launch import launch_config, launch_variant, trying
 from disca_rt.kernels.launch_table import (
@@ -64,6 +64,18 @@ def test_a_launch_is_the_table_s_or_the_default(table: Path) -> None:
             assert launch_variant("linear_gelu", 8, CPU, "in place") == "in place"
         assert launch_variant("linear_gelu", 8, CPU, "in place") == "epilogue"
     assert launch_config("gelu_tanh", 1024, CPU) == LaunchConfig(8, 2)
+
+
+def test_a_measured_launch_goes_before_a_modelled_one(table: Path) -> None:
+    modelled = {"layer_norm": {"64": [1, 4, 8], "128": [1, 4, 4]}}
+    measured = {"layer_norm": {"64": [2, 4, 1]}}
+    table.write_text(json.dumps({"cpu": {"modelled": modelled, "ops": measured}}))
+    assert launch_config("layer_norm", 64, CPU) == LaunchConfig(2, 4)
+    assert launch_config("layer_norm", 128, CPU) == LaunchConfig(1, 4, 4)
+    table.write_text(json.dumps({"cpu": {"modelled": {"layer_norm": {"64": [7, 1]}}}}))
+    forget_table()
+    with pytest.raises(ValueError, match="cpu, layer_norm, 64: must be"):
+        launch_config("layer_norm", 64, CPU)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +215,11 @@ def test_a_second_tuning_has_the_same_default_as_the_first(table: Path) -> None:
 
 def test_winners_replace_their_entries_and_no_others(tmp_path: Path) -> None:
     out = tmp_path / "new" / "table.json"
-    _write(out, "one", {"ops": {"head": {"64": [16, 2], "128": [32, 2]}}})
-    _write(out, "two", {"ops": {"head": {"64": [16, 4]}}, "attention": {"64": ["sdpa"]}})
-    _write(out, "one", {"ops": {"head": {"64": [64, 2]}, "linear_gelu": {"128": "epilogue"}}})
+    write_winners(out, "one", {"ops": {"head": {"64": [16, 2], "128": [32, 2]}}})
+    write_winners(out, "two", {"ops": {"head": {"64": [16, 4]}}, "attention": {"64": ["sdpa"]}})
+    write_winners(
+        out, "one", {"ops": {"head": {"64": [64, 2]}, "linear_gelu": {"128": "epilogue"}}}
+    )
     head = {"64": [64, 2], "128": [32, 2]}
     assert json.loads(out.read_text()) == {
         "one": {"ops": {"head": head, "linear_gelu": {"128": "epilogue"}}},
@@ -269,6 +283,7 @@ def test_a_table_elsewhere_is_told_how_to_use(
         (["--out", "{folder}/a.json/t.json"], "--out cannot be written"),
         (["--out", "{folder}/a.json"], "a.json: cpu: op must be one of"),
         (["--out", "{folder}/b.json"], "b.json: cpu, attention, 128: must be some of ['sdpa'"),
+        (["--only", "8x8"], "--only must be part of one of ['1.0 704x704x129', "),
         ([], "table.json is not JSON"),
     ],
 )
@@ -289,7 +304,7 @@ def test_what_would_fail_is_refused_before_anything_is_measured(
 
 def test_the_gate_compiles_the_table_s_launches_in_every_dtype() -> None:
     code = (
-        "from ops.real_launches import LaunchConfig, _measured\n"
+        "from bench.sass.launches import LaunchConfig, _measured\n"
         "gelu = {'gelu_tanh': {'1024': LaunchConfig(4, 2)}, 'linear_gelu': {'12288': 'epilogue'}}\n"
         "for each in _measured(gelu):\n"
         "    print(each.op, each.dtype, each.options['BLOCK_M'], each.options['num_warps'])"
@@ -302,6 +317,14 @@ def test_the_gate_compiles_the_table_s_launches_in_every_dtype() -> None:
     )  # fmt: skip
     dtypes = "torch.bfloat16", "torch.float16", "torch.float32"
     assert done.stdout.splitlines() == len(REAL) * [f"gelu_tanh {dtype} 4 2" for dtype in dtypes]
+
+
+def test_one_size_is_tuned_alone_and_as_one_of_eight_ranks() -> None:
+    models, shares = _shapes("704x704x129")
+    assert [each.name for each in models] == ["1.0 704x704x129"]
+    assert [each.name for each in shares] == ["1.0 704x704x129", "1.0 704x704x129, 8 ranks"]
+    everything, all_shares = _shapes(None)
+    assert (len(everything), len(all_shares)) == (len(REAL), 2 * len(REAL))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -343,7 +366,7 @@ def test_a_dry_run_interprets_everything_and_writes_nothing(table: Path) -> None
 def test_tuning_writes_a_table_that_is_used(table: Path) -> None:
     with (
         patch.dict(REAL, {"small": SMALL}, clear=True),
-        patch("disca_rt.kernels.workload.shard", lambda shapes, ranks: shapes),
+        patch("disca_rt.kernels.workload.REAL_SHARES", [SMALL]),
     ):
         assert main(["tune"]) == 0
     device = torch.device("cuda")

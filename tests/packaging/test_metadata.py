@@ -61,3 +61,14 @@ def test_every_requirement_has_one_pin_within_its_range(
 def test_entry_point(dist_info: Path) -> None:
     lines = (dist_info / "entry_points.txt").read_text().splitlines()
     assert "disca-rt = disca_rt.cli:main" in lines
+
+
+def test_the_oldest_stack_is_what_the_ranges_begin_with(
+    root: Path, requirements: list[Requirement]
+) -> None:
+    lines = (root / "constraints-oldest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for requirement in requirements:
+        if requirement.name in ("torch", "triton"):
+            (least,) = (specifier.version for specifier in requirement.specifier)
+            assert pins[requirement.name].startswith(f"{least}.")

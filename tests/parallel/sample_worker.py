@@ -81,7 +81,7 @@ def main() -> None:
             continue
         for case in cases(ranks):
             topology = Topology(group, TIMEOUT, ulysses_degree=case.degree)
-            attention = UlyssesAttention(topology, LocalAttention(), case.chunks)
+            attention = UlyssesAttention(topology, LocalAttention("auto"), case.chunks)
             latents = case.sample(attention)
             everyone = [torch.empty_like(latents) for _ in range(ranks)]
             dist.all_gather(everyone, latents, group=group)
@@ -89,7 +89,7 @@ def main() -> None:
             if rank == 0:
                 kind = case._replace(chunks=1, degree=0)
                 if kind not in alone:
-                    alone[kind] = case.sample(LocalAttention())
+                    alone[kind] = case.sample(LocalAttention("auto"))
                 error = (latents - alone[kind]).abs().max() / alone[kind].abs().max()
                 print(f"{ranks} ranks, {case}: {error:.1e}", flush=True)
                 bound = BOUND if 0 < case.degree < ranks else 0.0

@@ -18,7 +18,7 @@ def test_two_ranks_measure_one_sample(tmp_path: Path) -> None:
     )
     records = read_records(out)
     assert [record.contender for record in records[2:]] == [
-        "ours: native ops, sdpa attention, 2 ranks",
+        "ours: native ops, native attention, 2 ranks",
         "full step",
         "predicted step, disca",
         "3 full steps",

@@ -21,6 +21,7 @@ from refusal import refusal
 
 FILES = ["profile.html", "table.jsonl", "table.md", "trace.json"]
 SMALL = ["--steps", "3", "--step-list", "0,2", "--size", "16x8x3"]
+CORE = "GEMM", "attention"
 POINTWISE = Work(0, 1000, 500)
 CEILINGS = Ceilings(8e14, 4e12, 8192, "bfloat16", 16)
 
@@ -42,7 +43,9 @@ def test_shares_of_each_kind_of_step_add_up(folder: Path) -> None:
     for kind in ("full", "predicted"):
         shares = {line["class"]: line["share"] for line in lines if line["kind"] == kind}
         assert sum(shares.values()) - shares["all"] == pytest.approx(1)
-        assert {"GEMM", "attention", "rms_norm_rope", "head", "euler_step", "gap"} <= set(shares)
+        assert {"GEMM", "attention", "rms_norm_rope_pair", "head", "euler_step", "gap"} <= set(
+            shares
+        )
     named = {(line["kind"], line["class"]): line for line in lines}
     assert ("full", "cache op") not in named, "the last block writes into the buffer"
     assert named["predicted", "fuse_cached"]["calls"] > 0
@@ -85,7 +88,7 @@ def test_the_page_needs_nothing_from_elsewhere(folder: Path) -> None:
         assert starts == sorted(starts)
         assert all(0 <= start <= lanes["end"] for start in starts)
     assert "<svg" in page
-    assert ">rms_norm_rope<" in page
+    assert ">rms_norm_rope_pair<" in page
 
 
 def test_the_table_reads_as_markdown(folder: Path) -> None:
@@ -96,9 +99,24 @@ def test_the_table_reads_as_markdown(folder: Path) -> None:
     assert "ceilings measured in this run" in text
 
 
+def test_random_weights_need_no_file(tmp_path: Path) -> None:
+    flags = ["--random", "tiny", "--steps", "2", "--step-list", "0", "--size", "16x8x1"]
+    assert main(["profile", *flags, "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"full", "predicted"}
+    assert {tuple(line["latent_shape"]) for line in lines} == {(1, 12, 1, 4, 8)}
+    shares = [row["share"] for row in lines if row["kind"] == "full" and row["class"] in CORE]
+    assert f"{1 - sum(shares):.1%} of a full step" in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--random", "tiny", "a red circle"], "leave prompt out"),
+        (["--random", "tiny", "--dit", "x"], "leave --dit out"),
+        (["--random", "small"], "--random must be one of"),
+        (["--random", "hunyuan-video"], "--random hunyuan-video needs a --size"),
+        (["--random", "hunyuan-video-meanflow", "--size", "704x704x130"], "130"),
         (["a red dog moving left"], "dog"),
         (["--steps", "30"], "give --step-list, such as 0,1,2,5, or --policy"),
         (["--device", "tpu"], "--device must be"),
@@ -141,9 +159,10 @@ def test_a_sample_that_fails_writes_nothing(
     assert not out.exists()
 
 
-def test_flags_make_the_same_sample_again() -> None:
+@pytest.mark.parametrize("fp8", [["--fp8"], ["--fp8-weights"], ["--fp8-table", "t.json"]])
+def test_flags_make_the_same_sample_again(fp8: list[str]) -> None:
     given = ["profile", "a red circle", "--size", "16x8x3", "--step-list", "0,2", "--no-guidance"]
-    args = build_parser().parse_args([*given, "--fp8-weights", "--out", "x", "--seed", "7"])
+    args = build_parser().parse_args([*given, *fp8, "--out", "x", "--seed", "7"])
     again = build_parser().parse_args(["profile", "--nvtx-only", *sample_flags(args)])
     expected = {**vars(args), "out": None, "nvtx_only": True}
     assert vars(again) == expected

@@ -56,6 +56,10 @@ class KeptElsewhere:
         return self.stand_in.reads_other_pass
 
     @property
+    def needs_kept(self) -> bool:
+        return self.stand_in.needs_kept
+
+    @property
     def refreshes(self) -> bool:
         return self.stand_in.refreshes
 
