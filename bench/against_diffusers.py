@@ -112,7 +112,7 @@ def full_step(shape: StepShape) -> Comparison:
             ),
         ],
         samples=40,
-        relative_difference=_check_equal(whole_step, theirs),
+        relative_difference=check_equal(whole_step, theirs),
     )
 
 
@@ -123,17 +123,21 @@ def _ours(reference: nn.Module) -> DiT:
         return load_dit(Path(folder), dtype=torch.float32, **chosen)
 
 
-def _check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
-    """Relative difference ‖a − b‖ / ‖b‖ of the outputs; RuntimeError above the tolerance."""
+def check_equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> float:
+    """Relative difference of the outputs; RuntimeError above the tolerance."""
     with torch.inference_mode():
-        actual, expected = ours().double(), theirs().double()
-    difference = float((actual - expected).norm() / expected.norm())
+        difference = relative_difference(ours(), theirs())
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"ours differs from diffusers' by {difference:.1e}, more than {TOLERANCE}: these are "
             "not the same computation, so nothing was timed"
         )
     return difference
+
+
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """‖a − b‖ / ‖b‖, in fp64."""
+    return float((actual.double() - expected).norm() / expected.double().norm())
 
 
 def _describe(shape: StepShape) -> dict[str, object]:

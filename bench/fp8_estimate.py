@@ -191,28 +191,34 @@ def speedup(table: Fp8Table, rates: Rates = H200) -> float:
     return plain / ours
 
 
+HEADER = (
+    *("estimate", "attention, ms", "products", "ops on memory", "modulation", "full step"),
+    *("speed-up", "predicted step"),
+)
+
+
+def table(ours: Fp8Table = COMPUTE, rates: Rates = H200) -> list[str]:
+    """Lines of the table of docs/fp8.md, `ours` as its last row."""
+    rows = {"bf16": PLAIN, "attention alone": ATTENTION, "`--fp8`": ours}
+    return table_lines(HEADER, [_row(name, each, rates) for name, each in rows.items()])
+
+
+def _row(name: str, layers: Fp8Table, rates: Rates) -> tuple[str, ...]:
+    full = sums(step_parts(layers, rates))
+    predicted = sum(sums(predicted_parts(layers, rates)).values())
+    kinds = "attention", "products", "ops on memory", "modulation"
+    milliseconds = (f"{1e3 * full[kind]:,.0f}" for kind in kinds)
+    ends = f"{sum(full.values()):.2f} s", f"{speedup(layers, rates):.2f}"
+    return name, *milliseconds, *ends, f"{1e3 * predicted:.0f} ms"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.fp8_estimate", description=__doc__)
     parser.add_argument("--table", type=Path, help="a table of layers in place of the default")
     args = parser.parse_args()
-    table, rates = COMPUTE if args.table is None else read_table(args.table), H200
-    rows = []
-    for name, each in (("bf16", PLAIN), ("attention alone", ATTENTION), ("FP8", table)):
-        full, predicted = sums(step_parts(each, rates)), sums(predicted_parts(each, rates))
-        total = sum(full.values())
-        kinds = "attention", "products", "ops on memory", "modulation"
-        rows.append(
-            [
-                name,
-                *(f"{1e3 * full[kind]:,.0f}" for kind in kinds),
-                f"{total:.2f} s",
-                f"{speedup(each, rates):.2f}",
-                f"{1e3 * sum(predicted.values()):.0f} ms",
-            ]
-        )
-    header = ["estimate", "attention, ms", "products", "ops on memory", "modulation", "full step"]
-    print("\n".join(table_lines([*header, "speed-up", "predicted step"], rows)))
-    print(f"\nRates: {', '.join(f'{k} {v:g}' for k, v in rates._asdict().items())}.")
+    ours = COMPUTE if args.table is None else read_table(args.table)
+    print("\n".join(table(ours)))
+    print(f"\nRates: {', '.join(f'{k} {v:g}' for k, v in H200._asdict().items())}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Results in the README, from the JSON lines of bench/results: `python -m bench.readme_results`.
 
-Shown are our steps and samples, against the baseline that each took turns with; ops and exchanges
-have pages of their own. With --print the README stays as it is.
+Shown are our steps and samples, against the baseline that each took turns with; ops, exchanges
+and growth have pages of their own. With --print the README stays as it is.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from disca_rt.markdown import table_lines
 from disca_rt.measure.record import Record, read_records
 from disca_rt.units import time_unit
 
+from .growth_record import GROWTH
 from .run import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -36,7 +37,7 @@ def results(folder: Path = RESULTS) -> str:
 
 def _is_shown(record: Record) -> bool:
     name = record.benchmark.partition(",")[0]
-    is_model = name not in OP_ROWS and not record.sent_bytes
+    is_model = name not in (*OP_ROWS, GROWTH) and not record.sent_bytes
     return is_model and record.contender != record.baseline and record.contender.startswith(OURS)
 
 

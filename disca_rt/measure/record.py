@@ -22,7 +22,7 @@ class Record:
     `libraries` are further versions. Models alone have: `weights`, "random" or where they come
     from; `ranks` that shared the work; `mfu`, the share of the matrix-product rate of the same
     run; `memory`, bytes by what they hold; `stages`, seconds of each stage in each sample; `busy`,
-    the share of the wall time in which the device worked.
+    the share of the wall time in which the device worked; `operators`, how many one run dispatches.
     """
 
     benchmark: str
@@ -72,6 +72,7 @@ class Record:
     memory: dict[str, int] = field(default_factory=dict)
     stages: dict[str, list[float]] = field(default_factory=dict)
     busy: float | None = None
+    operators: int = 0
 
     @property
     def comparison(self) -> tuple[str | int, ...]:

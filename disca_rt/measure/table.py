@@ -34,7 +34,7 @@ def markdown(records: Sequence[Record]) -> str:
 
     Ratios are to a benchmark's first row; MFU is the share of a matrix product's rate in that run.
     """
-    parts = [_machines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
+    parts = [machine_lines(records), _table(HEADER, map(_cells, records)), *_stages(records)]
     parts += [_memory(records), _shapes(records)]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
@@ -99,7 +99,8 @@ def _cells(record: Record) -> list[str]:
     ]
 
 
-def _machines(records: Sequence[Record]) -> list[str]:
+def machine_lines(records: Sequence[Record]) -> list[str]:
+    """Lines, each once, of the machines and versions that the records are of."""
     lines = [
         f"{r.device}, {r.cpus} cores; PyTorch {r.torch}, diffusers {r.diffusers or 'absent'}, "
         f"Python {r.python}, disca_rt {r.disca_rt}; {r.time[:10]}; "

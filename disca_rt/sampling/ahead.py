@@ -55,6 +55,7 @@ class Ahead:
         """Step number `index`."""
         first = index - index % self._at_once
         if first != self._first:
+            self._first, self._rows = -1, ()  # not beside those that take their place
             self._first, self._rows = first, self._compute(first)
         return self._rows[index - first]
 

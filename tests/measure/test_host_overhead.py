@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.host import BIG, GRID, TEXT, replaying
 from bench.meta_step import meta_step
 from disca_rt.config import predictor_config
 from disca_rt.graphs.runner import GraphRunner
+from disca_rt.instruments.operator_count import OperatorCount
 from disca_rt.kernels.launch import launch_config
 from disca_rt.measure.random_models import random_runtime
 from disca_rt.measure.steps import Steps, Subject
@@ -38,23 +38,8 @@ COPIES = 5  # of inputs that change from step to step: latents and scalars
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-class Operators(TorchDispatchMode):
-    """Counter of the operators that would launch something: views do not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.count += not func.is_view
-        return out
-
-
 def operators(run: Callable[[], object]) -> int:
-    with torch.no_grad(), Operators() as seen:
+    with torch.no_grad(), OperatorCount() as seen:
         run()
     return seen.count
 
