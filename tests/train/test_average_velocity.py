@@ -11,7 +11,7 @@ CLIPS = Batch(torch.zeros(2, 1, 1, 1, 3), None)
 
 
 def test_the_average_is_that_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A velocity of 2t + x·0 moves by t² − r²: its average is t + r, but for Euler's first order."""
+    """A velocity of 2t moves by t² − r²: its average is t + r, but for Euler's first order."""
 
     def grows(dit: None, clips: Batch, x: Tensor, t: float, r: float) -> Tensor:
         return torch.full_like(x, 2 * t)
