@@ -89,7 +89,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(launch: Launch, sass: str, registers: int, chip: Chip = H200) -> Estimate:
-    """What `launch`, compiled to `sass`, takes on `chip`; for launches that bytes limit."""
+    """Times of `launch`, compiled to `sass`, on `chip`; for launches that bytes limit."""
     code, turns = parse(sass), _turns(launch.options)
     warps = launch.options["num_warps"]
     launched = warps * prod(launch.grid)

@@ -48,7 +48,7 @@ def write_figures() -> None:
 
 
 def modelled(shapes: Shapes) -> Iterator[Timing]:
-    """What `disca-rt tune` would measure of ops in turns, with guesses in place of a clock."""
+    """Guesses in place of the times that `disca-rt tune` would measure of ops in turns."""
     launches = list(_tried(shapes))
     seconds: dict[str, dict[Choice | None, float]] = {}
     found = estimates(launch for _, launch in launches)

@@ -107,7 +107,7 @@ class Backend:
 
     @cached_property
     def instead(self) -> Instead | None:
-        """What attends in blocks, in place of attention to all keys; None where that is meant."""
+        """Attention in blocks, in place of that to all keys; None where the latter is meant."""
         return None if self.attend_by_places is None else self._by_places
 
     def _by_places(self, inputs: AttentionInputs) -> Tensor:

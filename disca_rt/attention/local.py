@@ -14,7 +14,7 @@ from .protocol import Instead, Overlap
 
 
 class OfSample(Protocol):
-    """What keeps something of a sample."""
+    """Keeper of something of one sample, which `forget` ends."""
 
     def forget(self) -> None: ...
 

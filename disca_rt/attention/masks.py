@@ -67,7 +67,7 @@ class SpanMask(Protocol):
         """Each image query once, with its keys."""
 
     def boxes(self, device: torch.device) -> Boxes | None:
-        """What of its span's keys each query attends to; None where it is all of them."""
+        """Mask of the keys of its span that each query attends to; None where it is all of them."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class ScaledAttention:
         self.local.tell(self)
 
     def takes_lengths(self, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """As of 16 bits; false where the kernel in FP8 cannot leave out padding."""
+        """Tell so as in 16 bits; false where the kernel in FP8 cannot leave out padding."""
         kernel = self.kernel(device, has_padding=False)
         is_able = kernel is None or kernel.padding
         return is_able and self.attention.takes_lengths(width, dtype, device)
@@ -92,7 +92,7 @@ class ScaledAttention:
         return kernel.attend(queries, keys, values, valid, v.dtype)
 
     def _in_place(self, instead: Instead | None, inputs: AttentionInputs) -> Tensor:
-        """What is in place of the backend's call: the same in FP8, or `instead` with it."""
+        """Output in place of the backend's call: the same in FP8, or `instead` with it."""
         kernel = self.kernel(inputs.v.device, inputs.valid is not None)
         if kernel is not None:
             inputs = inputs._replace(backend=partial(self.attend, kernel))

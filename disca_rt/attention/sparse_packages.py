@@ -42,7 +42,7 @@ class Package(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What the table of backends has of a package's kernel: fields of a row, by their names."""
+    """Fields, by their names, of a package's kernel in the table of backends."""
 
     attend: Attend
     missing: Callable[[], str | None]
@@ -162,4 +162,4 @@ KERNELS = {
     ),
     "sta": Kernel(sdpa, STA.missing, "st-attn", attend_by_places=sta_by_package),
 }
-"""By the backend's name. Where tokens have no places, such as the refiner's, PyTorch attends."""
+"""Kernels by the backend's name. Where tokens have no places, as the refiner's, PyTorch attends."""

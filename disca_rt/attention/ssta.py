@@ -118,7 +118,7 @@ def _means(x: Tensor, tiles: Tiling) -> Tensor:
 
 
 def block_mask(tiles: Tiling, selected: Tensor | None, text: int, device: torch.device) -> Tensor:
-    """Who attends `[B or 1, H or 1, N + text, N + text]`: tiles to theirs, text to everything."""
+    """Table `[B or 1, H or 1, N + text, N + text]` of who attends: tiles to theirs, text to all."""
     near = tiles.near(device)
     near = near[None, None] if selected is None else selected | near
     return F.pad(near, (0, text, 0, text), value=True)

@@ -174,7 +174,7 @@ class HeadMasks(StandInDefaults):
         return ()
 
     def pair_shares(self, grid: tuple[int, int, int], text: int) -> PairShares:
-        """At most: which mask a head takes is decided on the device, and they differ in pairs."""
+        """Largest share of pairs: which mask a head takes is decided on the device."""
         img = grid[0] * grid[1] * grid[2]
         queried = min(self.samples, img) / (2 * (img + text))  # one of attention's two products
         return PairShares(max(map(share_of, self._masks(grid, img + text))) + queried)
