@@ -9,13 +9,11 @@ from .gradients import recomputed
 from .launch import check_rows, check_shape, launch_rows
 from .registration import register_op
 from .row_tile import (
-    load_rows,
+    add_rows,
     load_samples,
     load_vector,
     multiply_add,
     one_plus,
-    rounded,
-    row_layer_norm,
     rows_of_turn,
     store_rows,
 )
@@ -58,14 +56,8 @@ def _gate_residual_layer_norm_modulate_kernel(
         rows, mask = rows_of_turn(turn, S, BLOCK_M, TURNS)
         x_ptrs = x_ptr + batch * stride_xb + rows * stride_xs
         branch_ptrs = branch_ptr + batch * stride_bb + rows * stride_bs
-        x, samples = load_rows(x_ptrs, mask, C, BLOCK_C), load_samples(x_ptrs, mask, C)
-        branch = load_rows(branch_ptrs, mask, C, BLOCK_C)
-        samples = multiply_add(load_samples(branch_ptrs, mask, C), gate_samples, samples)
-        # Rounded: whoever normalises the residual from memory gets the same.
-        residual = rounded(multiply_add(branch, gate, x), residual_ptr.dtype.element_ty)
         residual_ptrs = residual_ptr + batch * stride_rb + rows * stride_rs
-        store_rows(residual_ptrs, mask, C, BLOCK_C, residual)
-        normed = row_layer_norm(residual, samples, C, BLOCK_C)
+        normed = add_rows(x_ptrs, branch_ptrs, residual_ptrs, gate, gate_samples, mask, C, BLOCK_C)
         out_ptrs = out_ptr + batch * stride_ob + rows * stride_os
         store_rows(out_ptrs, mask, C, BLOCK_C, multiply_add(normed, scale, shift))
 

@@ -10,13 +10,11 @@ from .launch import check_rows, check_shape, launch_rows
 from .quantized import Quantized, check_quantized, quantized_buffer
 from .registration import register_op
 from .row_tile import (
-    load_rows,
+    add_rows,
     load_samples,
     load_vector,
     multiply_add,
     one_plus,
-    rounded,
-    row_layer_norm,
     rows_of_turn,
     store_rows,
 )
@@ -62,14 +60,9 @@ def _gate_residual_layer_norm_modulate_quantize_kernel(
         rows, mask = rows_of_turn(turn, S, BLOCK_M, TURNS)
         x_ptrs = x_ptr + batch * stride_xb + rows * stride_xs
         branch_ptrs = branch_ptr + batch * stride_bb + rows * stride_bs
-        x, samples = load_rows(x_ptrs, mask, C, BLOCK_C), load_samples(x_ptrs, mask, C)
-        branch = load_rows(branch_ptrs, mask, C, BLOCK_C)
-        samples = multiply_add(load_samples(branch_ptrs, mask, C), gate_samples, samples)
-        # Rounded: whoever normalises the residual from memory gets the same.
-        residual = rounded(multiply_add(branch, gate, x), residual_ptr.dtype.element_ty)
         residual_ptrs = residual_ptr + batch * stride_rb + rows * stride_rs
-        store_rows(residual_ptrs, mask, C, BLOCK_C, residual)
-        out = multiply_add(row_layer_norm(residual, samples, C, BLOCK_C), scale, shift)
+        normed = add_rows(x_ptrs, branch_ptrs, residual_ptrs, gate, gate_samples, mask, C, BLOCK_C)
+        out = multiply_add(normed, scale, shift)
         row_scale = scale_of(row_largest(out))
         tl.store(row_scale_ptr + batch * stride_cb + rows * stride_cs, row_scale, mask=mask)
         out_ptrs = out_ptr + batch * stride_ob + rows * stride_os

@@ -148,3 +148,26 @@ def row_layer_norm(row, samples, C: tl.constexpr, BLOCK_C: tl.constexpr):
     for part in tl.static_range(len(row)):
         out = out + (centred[part] * rstd[:, None] - (mean * rstd)[:, None],)
     return out
+
+
+@triton.jit
+def add_rows(
+    x_ptrs,
+    branch_ptrs,
+    residual_ptrs,
+    gate,
+    gate_samples,
+    mask,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Store x + gate·branch; return its LayerNorm without scale and shift.
+
+    The sum is rounded first: whoever normalises it from memory gets the same.
+    """
+    x, samples = load_rows(x_ptrs, mask, C, BLOCK_C), load_samples(x_ptrs, mask, C)
+    branch = load_rows(branch_ptrs, mask, C, BLOCK_C)
+    samples = multiply_add(load_samples(branch_ptrs, mask, C), gate_samples, samples)
+    residual = rounded(multiply_add(branch, gate, x), residual_ptrs.dtype.element_ty)
+    store_rows(residual_ptrs, mask, C, BLOCK_C, residual)
+    return row_layer_norm(residual, samples, C, BLOCK_C)
